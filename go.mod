@@ -1,0 +1,3 @@
+module github.com/ocems-io/ocems
+
+go 1.25.0

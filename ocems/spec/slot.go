@@ -1,0 +1,83 @@
+package spec
+
+import (
+	"errors"
+	"fmt"
+	"time"
+)
+
+const (
+	// SlotLength is the time between two readings of one parameter in normal operation (spec 2.4.3).
+	SlotLength = 15 * time.Minute
+	// CalibrationLength is the time between two readings during calibration and zero calibration (spec 2.4.3).
+	CalibrationLength = 30 * time.Second
+	// MaxAge is how old a reading may be when it is sent (spec 2.4.3, status 117).
+	MaxAge = 7 * 24 * time.Hour
+	// SlotsKept is the number of slots within MaxAge.
+	SlotsKept = int(MaxAge / SlotLength)
+)
+
+// IST is Indian Standard Time, UTC+5:30 all year. It is 22 slots from UTC, so a slot of one is a slot of the other.
+var IST = time.FixedZone("IST", 5*3600+30*60)
+
+// Window returns the half-open window [start, start+length) that holds t, aligned to the Unix epoch.
+func Window(t time.Time, length time.Duration) (start, end time.Time) {
+	ms, n := t.UnixMilli(), length.Milliseconds()
+	s := ms - mod(ms, n)
+	return time.UnixMilli(s), time.UnixMilli(s + n)
+}
+
+// Length is the distance of two readings with this flag.
+func (f Flag) Length() time.Duration {
+	if f.Calibration() {
+		return CalibrationLength
+	}
+	return SlotLength
+}
+
+// Aligned reports whether t falls on the grid of the given length, to the millisecond.
+func Aligned(t time.Time, length time.Duration) bool {
+	return t.Nanosecond()%int(time.Millisecond) == 0 && mod(t.UnixMilli(), length.Milliseconds()) == 0
+}
+
+func mod(a, n int64) int64 { return ((a % n) + n) % n }
+
+// Why a stamp is refused. Each wraps into the error of CheckStamp.
+var (
+	ErrTooOld     = errors.New("older than 7 days")
+	ErrFuture     = errors.New("in the future")
+	ErrNotAligned = errors.New("not on the grid of slots")
+)
+
+// CheckStamp applies the three rules of spec 2.4.3 to a reading's stamp: on the grid of its flag, not older than
+// 7 days, not in the future. The error wraps ErrNotAligned, ErrTooOld or ErrFuture and gives the nearest valid stamp.
+func CheckStamp(stamp time.Time, flag Flag, now time.Time) error {
+	length := flag.Length()
+	switch {
+	case !Aligned(stamp, length):
+		before, after := Window(stamp, length)
+		return fmt.Errorf("timestamp %s is %w of %s: nearest %s and %s", ISTString(stamp), ErrNotAligned, length,
+			ISTString(before), ISTString(after))
+	case stamp.Before(now.Add(-MaxAge)):
+		return fmt.Errorf("timestamp %s is %w: oldest taken now %s", ISTString(stamp), ErrTooOld, ISTString(now.Add(-MaxAge)))
+	case stamp.After(now):
+		return fmt.Errorf("timestamp %s is %w: now is %s", ISTString(stamp), ErrFuture, ISTString(now))
+	}
+	return nil
+}
+
+// StampStatus is the status code with which the server answers a fault of CheckStamp.
+func StampStatus(err error) Status {
+	switch {
+	case errors.Is(err, ErrTooOld):
+		return StatusTooOld
+	case errors.Is(err, ErrFuture):
+		return StatusFuture
+	case errors.Is(err, ErrNotAligned):
+		return StatusNotSlot
+	}
+	return StatusFailed
+}
+
+// ISTString writes a time as a plant reads it.
+func ISTString(t time.Time) string { return t.In(IST).Format("2006-01-02 15:04:05.999 IST") }

@@ -1,0 +1,160 @@
+package payload
+
+import (
+	"cmp"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// Reading is one value of one parameter: an average of 15 minutes, or a point of 30 seconds in calibration.
+type Reading struct {
+	Parameter  string // key of annexe 3.1
+	Value      float64
+	Unit       string // key of annexe 3.2
+	Stamp      time.Time
+	Flag       spec.Flag
+	Diagnostic bool // goes to diag_params instead of params
+}
+
+// Record is what one request carries: readings of one device of one station.
+type Record struct {
+	StationID string
+	DeviceID  string
+	Latitude  *float64 // degrees, -90 to 90; nil leaves it out
+	Longitude *float64 // degrees, -180 to 180; nil leaves it out
+	Readings  []Reading
+}
+
+// Marshal writes the record as the compact JSON of spec 2.4.1, keys in the order of the document. Readings come
+// ordered by stamp and then by parameter key, so that the same readings always give the same bytes. It refuses what
+// JSON or the document cannot carry: empty identifiers, NaN, infinities, an invalid flag, no reading at all.
+func (r Record) Marshal() ([]byte, error) {
+	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
+	switch {
+	case station == "":
+		return nil, errors.New("writing a payload: the station id is empty")
+	case device == "":
+		return nil, errors.New("writing a payload: the device id is empty")
+	case len(r.Readings) == 0:
+		return nil, fmt.Errorf("writing a payload: device %q has no readings", device)
+	}
+	for i := range r.Readings {
+		if err := checkReading(&r.Readings[i]); err != nil {
+			return nil, fmt.Errorf("writing a payload of device %q: %w", device, err)
+		}
+	}
+	sorted := slices.Clone(r.Readings)
+	slices.SortStableFunc(sorted, func(a, b Reading) int {
+		return cmp.Or(a.Stamp.Compare(b.Stamp), cmp.Compare(a.Parameter, b.Parameter))
+	})
+	out := make([]byte, 0, 160+112*len(sorted))
+	out = append(out, `{"data":[{"stationId":`...)
+	out = appendString(out, station)
+	out = append(out, `,"device_data":[{"deviceId":`...)
+	out = appendString(out, device)
+	out = append(out, `,"params":[`...)
+	out, _ = appendReadings(out, sorted, false)
+	out = append(out, ']')
+	mark := len(out)
+	out = append(out, `,"diag_params":[`...)
+	out, n := appendReadings(out, sorted, true)
+	if n == 0 {
+		out = out[:mark]
+	} else {
+		out = append(out, ']')
+	}
+	out = append(out, `}]`...)
+	for _, c := range []struct {
+		key   string
+		value *float64
+		limit float64
+	}{{"latitude", r.Latitude, 90}, {"longitude", r.Longitude, 180}} {
+		if c.value == nil {
+			continue
+		}
+		if !(math.Abs(*c.value) <= c.limit) {
+			return nil, fmt.Errorf("writing a payload of device %q: %s %v is outside -%v to %v", device, c.key, *c.value, c.limit, c.limit)
+		}
+		out = append(out, `,"`+c.key+`":`...)
+		out = appendNumber(out, *c.value)
+	}
+	return append(out, `}]}`...), nil
+}
+
+func checkReading(r *Reading) error {
+	switch {
+	case strings.TrimSpace(r.Parameter) == "":
+		return errors.New("a reading has no parameter key")
+	case strings.TrimSpace(r.Unit) == "":
+		return fmt.Errorf("parameter %q has no unit", r.Parameter)
+	case math.IsNaN(r.Value) || math.IsInf(r.Value, 0):
+		return fmt.Errorf("parameter %q: %v is not a number that JSON can carry", r.Parameter, r.Value)
+	case !r.Flag.Valid():
+		return fmt.Errorf("parameter %q: flag %q is not one of %s", r.Parameter, string(rune(r.Flag)), spec.Flags)
+	}
+	return nil
+}
+
+func appendReadings(out []byte, rs []Reading, diagnostic bool) ([]byte, int) {
+	n := 0
+	for i := range rs {
+		r := &rs[i]
+		if r.Diagnostic != diagnostic {
+			continue
+		}
+		if n > 0 {
+			out = append(out, ',')
+		}
+		n++
+		out = append(out, `{"parameter":`...)
+		out = appendString(out, strings.TrimSpace(r.Parameter))
+		out = append(out, `,"value":`...)
+		out = appendNumber(out, r.Value)
+		out = append(out, `,"unit":`...)
+		out = appendString(out, strings.TrimSpace(r.Unit))
+		out = append(out, `,"timestamp":`...)
+		out = strconv.AppendInt(out, r.Stamp.UnixMilli(), 10)
+		out = append(out, `,"flag":"`...)
+		out = append(out, byte(r.Flag), '"', '}')
+	}
+	return out, n
+}
+
+// appendNumber writes the shortest decimal that reads back as v, never with an exponent, and never as -0: some
+// servers refuse both.
+func appendNumber(out []byte, v float64) []byte {
+	if v == 0 {
+		return append(out, '0')
+	}
+	return strconv.AppendFloat(out, v, 'f', -1, 64)
+}
+
+// appendString writes a JSON string. Keys and identifiers are nearly always plain, and then cost no allocation.
+func appendString(out []byte, s string) []byte {
+	for i := 0; i < len(s); i++ {
+		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= 0x80 {
+			return appendAnyString(out, s)
+		}
+	}
+	out = append(out, '"')
+	out = append(out, s...)
+	return append(out, '"')
+}
+
+func appendAnyString(out []byte, s string) []byte {
+	var b strings.Builder
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	if err := e.Encode(s); err != nil { // a string always encodes
+		return append(out, `""`...)
+	}
+	return append(out, strings.TrimSuffix(b.String(), "\n")...)
+}

@@ -10,6 +10,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf8"
 
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -35,7 +36,7 @@ type Record struct {
 
 // Marshal writes the record as the compact JSON of spec 2.4.1, keys in the order of the document. Readings come
 // ordered by stamp and then by parameter key, so that the same readings always give the same bytes. It refuses what
-// JSON or the document cannot carry: empty identifiers, NaN, infinities, an invalid flag, no reading at all.
+// JSON or the document cannot carry: empty identifiers, text that is not UTF-8, NaN, infinities, an invalid flag, no reading at all.
 func (r Record) Marshal() ([]byte, error) {
 	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
 	switch {
@@ -43,6 +44,10 @@ func (r Record) Marshal() ([]byte, error) {
 		return nil, errors.New("writing a payload: the station id is empty")
 	case device == "":
 		return nil, errors.New("writing a payload: the device id is empty")
+	case !utf8.ValidString(station):
+		return nil, fmt.Errorf("writing a payload: the station id %q is not UTF-8", station)
+	case !utf8.ValidString(device):
+		return nil, fmt.Errorf("writing a payload: the device id %q is not UTF-8", device)
 	case len(r.Readings) == 0:
 		return nil, fmt.Errorf("writing a payload: device %q has no readings", device)
 	}
@@ -53,7 +58,13 @@ func (r Record) Marshal() ([]byte, error) {
 	}
 	sorted := slices.Clone(r.Readings)
 	slices.SortStableFunc(sorted, func(a, b Reading) int {
-		return cmp.Or(a.Stamp.Compare(b.Stamp), cmp.Compare(a.Parameter, b.Parameter))
+		return cmp.Or(
+			cmp.Compare(a.Stamp.UnixMilli(), b.Stamp.UnixMilli()),
+			cmp.Compare(strings.TrimSpace(a.Parameter), strings.TrimSpace(b.Parameter)),
+			cmp.Compare(strings.TrimSpace(a.Unit), strings.TrimSpace(b.Unit)),
+			cmp.Compare(a.Value, b.Value),
+			cmp.Compare(a.Flag, b.Flag),
+		)
 	})
 	out := make([]byte, 0, 160+112*len(sorted))
 	out = append(out, `{"data":[{"stationId":`...)
@@ -95,6 +106,10 @@ func checkReading(r *Reading) error {
 		return errors.New("a reading has no parameter key")
 	case strings.TrimSpace(r.Unit) == "":
 		return fmt.Errorf("parameter %q has no unit", r.Parameter)
+	case !utf8.ValidString(r.Parameter):
+		return fmt.Errorf("parameter %q is not UTF-8", r.Parameter)
+	case !utf8.ValidString(r.Unit):
+		return fmt.Errorf("parameter %q: unit %q is not UTF-8", r.Parameter, r.Unit)
 	case math.IsNaN(r.Value) || math.IsInf(r.Value, 0):
 		return fmt.Errorf("parameter %q: %v is not a number that JSON can carry", r.Parameter, r.Value)
 	case !r.Flag.Valid():

@@ -203,7 +203,7 @@ func (v *validator) value(path string, raw json.RawMessage) {
 
 func shorten(s string) string {
 	if len(s) > 64 {
-		return s[:64] + "..."
+		return strings.ToValidUTF8(s[:64], "") + "..."
 	}
 	return s
 }

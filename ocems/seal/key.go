@@ -10,6 +10,8 @@ import (
 	"strings"
 )
 
+var errPrivate = errors.New("reading the public key: this is a private key; it does not belong here")
+
 // ParsePublicKey reads the industry's public key in any form in which the board's e-mail is pasted: PEM (PKIX or
 // PKCS#1), PEM on one line with literal \n, or bare base64 without the PEM armour.
 func ParsePublicKey(text string) (*rsa.PublicKey, error) {
@@ -18,7 +20,7 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 		return nil, fmt.Errorf("reading the public key: %w", err)
 	}
 	if strings.Contains(kind, "PRIVATE") {
-		return nil, errors.New("reading the public key: this is a private key; it does not belong here")
+		return nil, errPrivate
 	}
 	if key, err := x509.ParsePKIXPublicKey(der); err == nil {
 		if key, ok := key.(*rsa.PublicKey); ok {
@@ -28,6 +30,9 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 	}
 	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
 		return key, nil
+	}
+	if _, err := ParsePrivateKey(text); err == nil { // bare base64 has no armour that says so
+		return nil, errPrivate
 	}
 	if kind == "CERTIFICATE" {
 		return nil, errors.New("reading the public key: this is a certificate; the key from the board's e-mail is needed")
@@ -55,7 +60,7 @@ func ParsePrivateKey(text string) (*rsa.PrivateKey, error) {
 }
 
 func keyBytes(text string) (der []byte, kind string, err error) {
-	text = strings.Trim(strings.TrimSpace(text), `"'`)
+	text = strings.Trim(strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")), `"'`)
 	text = strings.NewReplacer(`\r`, "", `\n`, "\n", "\r", "").Replace(text)
 	if text == "" {
 		return nil, "", errors.New("it is empty")

@@ -1,9 +1,6 @@
 package spec
 
-import (
-	"strings"
-	"unicode/utf8"
-)
+import "strings"
 
 // ResolveUnit turns a spelling of a unit into the catalogue's key (annexe 3.2): `mg/l`, `MG/L` and `mg/L` are mg/L,
 // `m3/h` is m³/hr, UCUM's `Cel` is °C. Only spellings of one and the same unit are joined, so that a value never
@@ -13,20 +10,36 @@ func ResolveUnit(s string) (string, error) {
 	if IsUnit(s) {
 		return s, nil
 	}
-	// A lone letter of the other case is another unit: S is siemens, M is mole per litre.
-	if utf8.RuneCountInString(s) > 1 || s == "l" {
-		f := foldUnit(s)
-		if key, ok := foldedUnits[f]; ok && !prefixClash(s, key) {
+	// Case is looked at without the brackets of UCUM, or [M] would be a metre.
+	bare := unitDecoration.Replace(s)
+	if IsUnit(bare) {
+		return bare, nil
+	}
+	f := foldUnit(s)
+	switch {
+	case otherUnits[bare] || prefixClash(bare, f):
+	case len(bare) == 1 && bare != strings.ToLower(bare):
+		// A lone letter of the other case is another unit: S is siemens, M is mole per litre.
+	case len(f) == 1 && f != "l":
+		if key, ok := unitAliases[f]; ok {
+			return key, nil
+		}
+	default:
+		if key, ok := foldedUnits[f]; ok {
 			return key, nil
 		}
 		if key, ok := unitAliases[f]; ok {
 			return key, nil
 		}
-	} else if key, ok := unitAliases[foldUnit(s)]; ok && s == strings.ToLower(s) {
-		return key, nil
 	}
 	return "", &UnknownError{Kind: "unit", Value: s, Nearest: nearestUnits(s)}
 }
+
+// otherUnits are written with the letters of a catalogue unit and mean something else: millimolar and centimolar are
+// not lengths, a picoampere is no pascal.
+var otherUnits = map[string]bool{"mM": true, "cM": true, "pA": true}
+
+var unitDecoration = strings.NewReplacer("[", "", "]", "", " ", "", "_", "", "\u00a0", "", ".", "", "^", "", "**", "")
 
 var unitFolder = strings.NewReplacer(
 	"²", "2", "³", "3", "^", "", "**", "",
@@ -44,10 +57,18 @@ func foldUnit(s string) string {
 	return s
 }
 
-// prefixClash reports that s and key differ in the case of a leading m, where M is mega and m is milli, and s is not
-// simply written in capitals throughout as displays do.
-func prefixClash(s, key string) bool {
-	return key != "" && s != "" && key[0] == 'm' && s[0] == 'M' && s != strings.ToUpper(s)
+// prefixClash reports that s begins with M for mega where the folded spelling has m for milli (or for metre in m/s),
+// and s is not simply written in capitals throughout as displays do. M3/hr is no clash: a prefix stands before a unit.
+func prefixClash(s, folded string) bool {
+	if !strings.HasPrefix(s, "M") || s == strings.ToUpper(s) {
+		return false
+	}
+	for _, milli := range []string{"mg", "mm", "mbar", "ms/", "m/"} {
+		if strings.HasPrefix(folded, milli) {
+			return true
+		}
+	}
+	return false
 }
 
 var foldedUnits = func() map[string]string {
@@ -58,56 +79,58 @@ var foldedUnits = func() map[string]string {
 	return m
 }()
 
-// unitAliases are other names of catalogue units, folded. Every pair is the same quantity: factor one, offset zero.
+// unitSpellings are other names of catalogue units, folded. Every pair is the same quantity: factor one, offset zero.
+var unitSpellings = map[string]string{
+	"%":            "percent pct",
+	"°C":           "cel degc celsius degcelsius degreec degreecelsius degreescelsius",
+	"°F":           "degf fahrenheit degfahrenheit degreef",
+	"K":            "kelvin",
+	"cm/s":         "cm/sec",
+	"cm³":          "cc cucm",
+	"Hrs":          "h hr hour hours",
+	"Hz":           "hertz",
+	"Imperial gpm": "impgpm ukgpm",
+	"US gpm":       "usgal/min gpmus",
+	"inch":         "in ini inches",
+	"Kg/Hr":        "kg/h kg/hour kgph",
+	"km/hr":        "km/h km/hour",
+	"knm³/h":       "knm3/hr",
+	"L":            "litre liter litres liters ltr",
+	"l/hr":         "l/h l/hour lph ltr/hr litre/hour litres/hour",
+	"l/min":        "lpm l/minute ltr/min litre/minute",
+	"l/s":          "lps l/sec l/second",
+	"m":            "metre meter metres meters",
+	"m/s":          "m/sec m/second mps",
+	"m²":           "sqm",
+	"m³":           "cum kl kilolitre kiloliter",
+	"m³/day":       "m3/d kld kl/d kl/day cum/day",
+	"m³/hr":        "m3/h m3/hour cum/hr cum/h cmh kl/hr kl/h klh",
+	"m³/s":         "m3/sec m3/second cum/s cumec cumecs",
+	"mbar":         "millibar hpa hectopascal",
+	"mg/L":         "mgl-1 mg/litre mg/liter mg/ltr mgpl",
+	"mg/m³":        "mgm-3 mg/cum",
+	"mg/Nm³":       "mg/ncum",
+	"μg/m³":        "ugm-3 ug/cum microgram/m3",
+	"g/m³":         "gm-3 gm/m3 g/cum",
+	"kg/m³":        "kgm-3",
+	"mile":         "miles mi",
+	"miles/hr":     "mi/h mi/hr miles/h miles/hour",
+	"min":          "minute minutes mins",
+	"Mole":         "mol moles",
+	"Pa":           "pascal",
+	"ppm":          "partspermillion",
+	"ppb":          "partsperbillion",
+	"s":            "sec secs second seconds",
+	"T/D":          "tpd t/day tonne/day ton/day tonnes/day tons/day",
+	"ton/hr":       "ton/h tons/hr tons/h tonne/hr tonnes/hr t/hr t/h tph",
+	"True False":   "bool boolean true/false truefalse",
+	"uS/cm":        "us/cm microsiemens/cm umho/cm",
+	"mS/cm":        "millisiemens/cm mmho/cm",
+}
+
 var unitAliases = func() map[string]string {
 	m := map[string]string{}
-	for key, spellings := range map[string]string{
-		"%":            "percent pct",
-		"°C":           "cel degc celsius degcelsius degreec degreecelsius degreescelsius",
-		"°F":           "degf fahrenheit degfahrenheit degreef",
-		"K":            "kelvin",
-		"cm/s":         "cm/sec",
-		"cm³":          "cc cucm",
-		"Hrs":          "h hr hour hours",
-		"Hz":           "hertz",
-		"Imperial gpm": "impgpm ukgpm",
-		"US gpm":       "usgal/min gpmus",
-		"inch":         "in ini inches",
-		"Kg/Hr":        "kg/h kg/hour kgph",
-		"km/hr":        "km/h km/hour",
-		"knm³/h":       "knm3/hr",
-		"L":            "litre liter litres liters ltr",
-		"l/hr":         "l/h l/hour lph ltr/hr litre/hour litres/hour",
-		"l/min":        "lpm l/minute ltr/min litre/minute",
-		"l/s":          "lps l/sec l/second",
-		"m":            "metre meter metres meters",
-		"m/s":          "m/sec m/second mps",
-		"m²":           "sqm",
-		"m³":           "cum kl kilolitre kiloliter",
-		"m³/day":       "m3/d kld kl/d kl/day cum/day",
-		"m³/hr":        "m3/h m3/hour cum/hr cum/h cmh kl/hr kl/h klh",
-		"m³/s":         "m3/sec m3/second cum/s cumec cumecs",
-		"mbar":         "millibar hpa hectopascal",
-		"mg/L":         "mgl-1 mg/litre mg/liter mg/ltr mgpl",
-		"mg/m³":        "mgm-3 mg/cum",
-		"mg/Nm³":       "mg/ncum",
-		"μg/m³":        "ugm-3 ug/cum microgram/m3",
-		"g/m³":         "gm-3 gm/m3 g/cum",
-		"kg/m³":        "kgm-3",
-		"mile":         "miles mi",
-		"miles/hr":     "mi/h mi/hr miles/h miles/hour",
-		"min":          "minute minutes mins",
-		"Mole":         "mol moles",
-		"Pa":           "pascal",
-		"ppm":          "partspermillion",
-		"ppb":          "partsperbillion",
-		"s":            "sec secs second seconds",
-		"T/D":          "tpd t/day tonne/day ton/day tonnes/day tons/day",
-		"ton/hr":       "ton/h tons/hr tons/h tonne/hr tonnes/hr t/hr t/h tph",
-		"True False":   "bool boolean true/false truefalse",
-		"uS/cm":        "us/cm microsiemens/cm umho/cm",
-		"mS/cm":        "millisiemens/cm mmho/cm",
-	} {
+	for key, spellings := range unitSpellings {
 		for _, s := range strings.Fields(spellings) {
 			m[foldUnit(s)] = key
 		}

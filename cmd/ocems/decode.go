@@ -1,0 +1,96 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/subtle"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+func decode(_ context.Context, s std, args []string) error {
+	flags := flag.NewFlagSet("decode", flag.ContinueOnError)
+	tokenFile := flags.String("token-file", "", "`file` of the device's token; without it OCEMS_TOKEN of the environment")
+	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key, for --signature")
+	signature := flags.String("signature", "", "`value` of the request's signature header, to be checked too")
+	if err := parse(flags, s, args, 1); err != nil {
+		return err
+	}
+	if (*keyFile == "") != (*signature == "") {
+		return usageError{errors.New("--private-key and --signature go together")}
+	}
+	token, err := readToken(*tokenFile)
+	if err != nil {
+		return err
+	}
+	faulty := false
+	if *signature != "" {
+		key, err := readPrivateKey(*keyFile)
+		if err != nil {
+			return err
+		}
+		signed, at, err := seal.Unsign(key, *signature)
+		if err != nil {
+			fmt.Fprintln(s.out, "signature:", err)
+			faulty = true
+		} else {
+			matches := subtle.ConstantTimeCompare([]byte(signed), []byte(token)) == 1
+			fmt.Fprintf(s.out, "signature: made %s, its token is the device's: %t\n", spec.ISTString(at), matches)
+			faulty = !matches
+		}
+	}
+	in := s.in
+	if path := flags.Arg(0); path != "" {
+		f, err := os.Open(path)
+		if err != nil {
+			return fmt.Errorf("reading the body: %w", err)
+		}
+		defer f.Close()
+		in = f
+	}
+	body, err := io.ReadAll(in)
+	if err != nil {
+		return fmt.Errorf("reading the body: %w", err)
+	}
+	text, err := seal.Open(token, body)
+	if err != nil {
+		return err
+	}
+	var indented bytes.Buffer
+	if json.Indent(&indented, text, "", "  ") == nil {
+		fmt.Fprintln(s.out, indented.String())
+	}
+	for _, fault := range payload.Validate(text, payload.Rules{Now: time.Now()}) {
+		fmt.Fprintln(s.out, "fault:", fault.Error())
+		faulty = true
+	}
+	if faulty {
+		return errFaults
+	}
+	return nil
+}
+
+func readToken(path string) (string, error) {
+	text, source := os.Getenv("OCEMS_TOKEN"), "OCEMS_TOKEN"
+	if path != "" {
+		file, err := os.ReadFile(path)
+		if err != nil {
+			return "", fmt.Errorf("--token-file: %w", err)
+		}
+		text, source = string(file), path
+	}
+	if strings.TrimSpace(text) == "" {
+		return "", usageError{fmt.Errorf("no token: %s is empty: give --token-file or set OCEMS_TOKEN", source)}
+	}
+	return strings.TrimSpace(text), nil
+}

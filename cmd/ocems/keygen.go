@@ -1,0 +1,75 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"crypto/x509"
+	"encoding/pem"
+	"errors"
+	"flag"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+)
+
+// leastBits is the smallest RSA key that takes a token and a time under OAEP with SHA-256 with room to spare.
+const leastBits = 2048
+
+func keygen(_ context.Context, s std, args []string) error {
+	flags := flag.NewFlagSet("keygen", flag.ContinueOnError)
+	dir := flags.String("out", "", "`directory` for private.pem and public.pem (required)")
+	bits := flags.Int("bits", leastBits, "size of the RSA key in `bits`, 2048 or more")
+	if err := parse(flags, s, args, 0); err != nil {
+		return err
+	}
+	if *dir == "" {
+		return usageError{errors.New("--out: missing")}
+	}
+	if *bits < leastBits || *bits > 16384 {
+		return usageError{fmt.Errorf("--bits: %d is outside %d to 16384: nearest %d", *bits, leastBits, max(leastBits, min(*bits, 16384)))}
+	}
+	if err := os.MkdirAll(*dir, 0o700); err != nil {
+		return fmt.Errorf("--out: %w", err)
+	}
+	private, public := filepath.Join(*dir, "private.pem"), filepath.Join(*dir, "public.pem")
+	for _, path := range []string{private, public} {
+		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
+			return fmt.Errorf("--out: %s is there already and is not overwritten", path)
+		}
+	}
+	key, err := rsa.GenerateKey(rand.Reader, *bits)
+	if err != nil {
+		return fmt.Errorf("making the key: %w", err)
+	}
+	privateDER, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return fmt.Errorf("writing the private key: %w", err)
+	}
+	publicDER, err := x509.MarshalPKIXPublicKey(&key.PublicKey)
+	if err != nil {
+		return fmt.Errorf("writing the public key: %w", err)
+	}
+	if err := writePEM(private, "PRIVATE KEY", privateDER, 0o600); err != nil {
+		return err
+	}
+	if err := writePEM(public, "PUBLIC KEY", publicDER, 0o644); err != nil {
+		return err
+	}
+	fmt.Fprintf(s.out, "wrote %s and %s\n", private, public)
+	return nil
+}
+
+// writePEM writes a new file and refuses to touch one that is there.
+func writePEM(path, kind string, der []byte, mode fs.FileMode) error {
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
+	if err != nil {
+		return fmt.Errorf("writing a key: %w", err)
+	}
+	err = pem.Encode(f, &pem.Block{Type: kind, Bytes: der})
+	if err := errors.Join(err, f.Close()); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}

@@ -1,0 +1,95 @@
+package main
+
+import (
+	"context"
+	"crypto/rsa"
+	"errors"
+	"flag"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+)
+
+// shutdownTime is how long requests under way may take when the server is told to stop.
+const shutdownTime = 5 * time.Second
+
+func simulate(ctx context.Context, s std, args []string) error {
+	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
+	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on")
+	registryFile := flags.String("registry", "", "YAML `file` of stations and devices (required)")
+	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
+	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what is stored once: each `parameter` or the whole `slot`")
+	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
+	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
+	if err := parse(flags, s, args, 0); err != nil {
+		return err
+	}
+	if *registryFile == "" {
+		return usageError{errors.New("--registry: missing")}
+	}
+	if (*cert == "") != (*tlsKey == "") {
+		return usageError{errors.New("--tls-cert and --tls-key go together")}
+	}
+	registry, err := simulator.LoadRegistry(*registryFile)
+	if err != nil {
+		return fmt.Errorf("--registry: %w", err)
+	}
+	config := simulator.Config{Registry: registry, Duplicates: *duplicates, Logger: slog.New(slog.NewTextHandler(s.err, nil))}
+	if *keyFile != "" {
+		if config.PrivateKey, err = readPrivateKey(*keyFile); err != nil {
+			return err
+		}
+	}
+	handler, err := simulator.New(config)
+	if err != nil {
+		return err
+	}
+	listener, err := net.Listen("tcp", *listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
+	stopped := make(chan error, 1)
+	scheme := "http"
+	if *cert != "" {
+		scheme = "https"
+	}
+	fmt.Fprintf(s.out, "listening on %s://%s\n", scheme, listener.Addr())
+	go func() {
+		if *cert != "" {
+			stopped <- server.ServeTLS(listener, *cert, *tlsKey)
+		} else {
+			stopped <- server.Serve(listener)
+		}
+	}()
+	select {
+	case err := <-stopped:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	limited, cancel := context.WithTimeout(context.Background(), shutdownTime)
+	defer cancel()
+	if err := server.Shutdown(limited); err != nil {
+		_ = server.Close() // a long latency fault: nothing is lost with it
+	}
+	<-stopped
+	return nil
+}
+
+func readPrivateKey(path string) (*rsa.PrivateKey, error) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("--private-key: %w", err)
+	}
+	key, err := seal.ParsePrivateKey(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("--private-key: %s: %w", path, err)
+	}
+	return key, nil
+}

@@ -1,0 +1,10 @@
+// Package simulator is a CPCB server of the OCEMS REST API v1.5 as an http.Handler, for tests, demonstrations and the
+// rehearsal of a plant's set-up. It makes every check of the document in a fixed order, answers with the document's
+// status codes and texts (spec 2.5, 3.3), remembers what it took, and misbehaves on demand.
+//
+//	POST   /v1.0/industry/data   the API
+//	GET    /received             what was stored, ?device= &parameter= &since= (milliseconds since the Unix epoch)
+//	POST   /faults               one fault or a list of them, see Fault
+//	GET    /faults               the faults that are left
+//	DELETE /faults               no more faults
+package simulator

@@ -1,0 +1,165 @@
+package simulator
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net/http"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// Fault is one way in which the server misbehaves. A request meets the first fault in the list that is for its device.
+// A fault with none of http_status, status, html, close and half leaves the answer as the checks make it.
+type Fault struct {
+	Device      string       `json:"device,omitempty"`       // X-Device-Id; empty is every device
+	Count       int          `json:"count"`                  // requests it is for; 0 until it is cleared
+	Latency     Duration     `json:"latency,omitempty"`      // wait before the answer
+	HTTPStatus  int          `json:"http_status,omitempty"`  // HTTP status, 200 to 599
+	RetryAfter  int          `json:"retry_after,omitempty"`  // Retry-After header in seconds
+	Status      *spec.Status `json:"status,omitempty"`       // status in the body, also one outside v1.5
+	HTML        bool         `json:"html,omitempty"`         // a page of HTML as the body
+	Close       bool         `json:"close,omitempty"`        // close the connection without an answer
+	Half        bool         `json:"half,omitempty"`         // close the connection after half of the answer's body
+	ClockOffset Duration     `json:"clock_offset,omitempty"` // moves the clock of the checks and of the Date header
+	AfterStore  bool         `json:"after_store,omitempty"`  // judge and store first: only the reply is lost
+}
+
+var faultKeys = []string{"device", "count", "latency", "http_status", "retry_after", "status", "html", "close", "half", "clock_offset", "after_store"}
+
+// Duration is a time.Duration that JSON spells as Go does: "2s", "-1h".
+type Duration time.Duration
+
+// UnmarshalText reads a duration such as 2s.
+func (d *Duration) UnmarshalText(text []byte) error {
+	v, err := time.ParseDuration(string(text))
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 2s or -1h", text)
+	}
+	*d = Duration(v)
+	return nil
+}
+
+// MarshalText writes the duration as Go does.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(time.Duration(d).String()), nil }
+
+// parseFaults reads a fault or a list of them.
+func parseFaults(text []byte) ([]Fault, error) {
+	text = bytes.TrimSpace(text)
+	list := []json.RawMessage{text}
+	if len(text) > 0 && text[0] == '[' {
+		list = nil
+		if err := json.Unmarshal(text, &list); err != nil {
+			return nil, fmt.Errorf("reading faults: %w", err)
+		}
+	}
+	faults := make([]Fault, len(list))
+	for i, one := range list {
+		var err error
+		if faults[i], err = parseFault(one); err != nil {
+			return nil, fmt.Errorf("reading fault %d: %w", i+1, err)
+		}
+	}
+	return faults, nil
+}
+
+func parseFault(text []byte) (Fault, error) {
+	var fault Fault
+	var keys map[string]json.RawMessage
+	if err := json.Unmarshal(text, &keys); err != nil || keys == nil {
+		return fault, errors.New("it is not a JSON object")
+	}
+	for _, key := range slices.Sorted(maps.Keys(keys)) {
+		if !slices.Contains(faultKeys, key) {
+			return fault, fmt.Errorf("unknown key %q: nearest %s", key, strings.Join(spec.Nearest(key, faultKeys), ", "))
+		}
+		// One key at a time, so that every error can name it.
+		one, _ := json.Marshal(map[string]json.RawMessage{key: keys[key]})
+		if err := json.Unmarshal(one, &fault); err != nil {
+			return fault, fmt.Errorf("%s: value %s is not valid: %w", key, keys[key], err)
+		}
+	}
+	fault.Device = strings.TrimSpace(fault.Device)
+	switch {
+	case fault.Count < 0:
+		return fault, fmt.Errorf("count: %d is negative: 0 is until cleared", fault.Count)
+	case fault.Latency < 0:
+		return fault, fmt.Errorf("latency: %s is negative", time.Duration(fault.Latency))
+	case fault.RetryAfter < 0:
+		return fault, fmt.Errorf("retry_after: %d is negative", fault.RetryAfter)
+	case fault.HTTPStatus != 0 && (fault.HTTPStatus < 200 || fault.HTTPStatus > 599):
+		return fault, fmt.Errorf("http_status: %d is not an HTTP status from 200 to 599", fault.HTTPStatus)
+	}
+	return fault, nil
+}
+
+// takeFault returns the fault for a request of the device and counts it down. The caller holds the lock.
+func (s *Server) takeFault(device string) Fault {
+	for i := range s.faults {
+		f := &s.faults[i]
+		if f.Device != "" && f.Device != device {
+			continue
+		}
+		taken := *f
+		if f.Count == 1 {
+			s.faults = slices.Delete(s.faults, i, i+1)
+		} else if f.Count > 1 {
+			f.Count--
+		}
+		return taken
+	}
+	return Fault{}
+}
+
+// write answers a request that was judged with the status, as the fault wants it.
+func (f Fault) write(w http.ResponseWriter, judged spec.Status) {
+	if f.Close {
+		panic(http.ErrAbortHandler)
+	}
+	code, kind, body := http.StatusOK, "application/json", answer(judged)
+	if f.HTTPStatus != 0 {
+		code = f.HTTPStatus
+		kind, body = "text/plain; charset=utf-8", []byte(http.StatusText(code)+"\n")
+	}
+	if f.Status != nil {
+		kind, body = "application/json", answer(*f.Status)
+	}
+	if f.HTML {
+		kind, body = "text/html; charset=utf-8", []byte("<!DOCTYPE html><html><body><h1>"+strconv.Itoa(code)+" "+http.StatusText(code)+"</h1></body></html>\n")
+	}
+	if f.RetryAfter > 0 {
+		w.Header().Set("Retry-After", strconv.Itoa(f.RetryAfter))
+	}
+	w.Header().Set("Content-Type", kind)
+	if code != http.StatusNoContent && code != http.StatusNotModified {
+		w.Header().Set("Content-Length", strconv.Itoa(len(body)))
+	} else {
+		body = nil
+	}
+	w.WriteHeader(code)
+	if f.Half {
+		_, _ = w.Write(body[:len(body)/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler)
+	}
+	_, _ = w.Write(body)
+}
+
+// answer is the body of spec 2.5.
+func answer(s spec.Status) []byte {
+	msg := s.Message()
+	if msg == "" {
+		msg = "status outside v1.5"
+	}
+	text, _ := json.Marshal(struct {
+		Msg    string      `json:"msg"`
+		Status spec.Status `json:"status"`
+	}{msg, s})
+	return text
+}

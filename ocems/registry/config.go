@@ -1,0 +1,58 @@
+package registry
+
+// Config is the part of a configuration that names devices. TOML and YAML use the same words, but that TOML's tables
+// are `device` and Telegraf's attributes are `tags`.
+type Config struct {
+	// PublicKey is the industry's public key, for devices that give none of their own.
+	PublicKey Secret `mapstructure:"public_key" toml:"public_key" yaml:"public_key"`
+	// PublicKeyFile is the file that holds it instead.
+	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
+	// Devices are the devices of this configuration.
+	Devices []DeviceConfig `mapstructure:"devices" toml:"device" yaml:"devices"`
+	// DevicesFile is a CSV or YAML file of further devices. Reload reads it again.
+	DevicesFile string `mapstructure:"devices_file" toml:"devices_file" yaml:"devices_file"`
+}
+
+// DeviceConfig is one registered device (spec 2.1). Relative file names start at the working directory.
+type DeviceConfig struct {
+	// StationID is the stationId that the board gave.
+	StationID string `mapstructure:"station_id" toml:"station_id" yaml:"station_id"`
+	// DeviceID is the deviceId that the board gave, also the X-Device-Id header.
+	DeviceID string `mapstructure:"device_id" toml:"device_id" yaml:"device_id"`
+	// TokenID is the device's token (spec 2.3.1).
+	TokenID Secret `mapstructure:"token_id" toml:"token_id" yaml:"token_id"`
+	// TokenIDFile is the file that holds the token instead.
+	TokenIDFile string `mapstructure:"token_id_file" toml:"token_id_file" yaml:"token_id_file"`
+	// Latitude in degrees, -90 to 90; left out of the payload when not set.
+	Latitude *float64 `mapstructure:"latitude" toml:"latitude" yaml:"latitude"`
+	// Longitude in degrees, -180 to 180; left out of the payload when not set.
+	Longitude *float64 `mapstructure:"longitude" toml:"longitude" yaml:"longitude"`
+	// PublicKey is the key of this device's industry, where it differs from Config's.
+	PublicKey Secret `mapstructure:"public_key" toml:"public_key" yaml:"public_key"`
+	// PublicKeyFile is the file that holds it instead.
+	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
+	// Parameters says which metrics are this device's parameters.
+	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameters" yaml:"parameters"`
+}
+
+// ParameterConfig maps a metric to a parameter.
+type ParameterConfig struct {
+	// Metric is the metric's name.
+	Metric string `mapstructure:"metric" toml:"metric" yaml:"metric"`
+	// Field is the field of a Telegraf metric. Without it, the metric's only field, or the one called `value`.
+	Field string `mapstructure:"field" toml:"field" yaml:"field"`
+	// Attributes must all be on the metric with these values.
+	Attributes map[string]string `mapstructure:"attributes" toml:"tags" yaml:"attributes"`
+	// Parameter is the key of annexe 3.1; by default the field or metric, where that is one.
+	Parameter string `mapstructure:"parameter" toml:"parameter" yaml:"parameter"`
+	// Unit is the key of annexe 3.2 or another spelling of it; by default the metric's own unit.
+	Unit string `mapstructure:"unit" toml:"unit" yaml:"unit"`
+	// Statistic is mean, last, min, max, sum or median; by default what fits the metric.
+	Statistic string `mapstructure:"statistic" toml:"statistic" yaml:"statistic"`
+	// Decimals is the number of decimals to round to, 0 to 10; by default the value goes as it is.
+	Decimals *int `mapstructure:"decimals" toml:"decimals" yaml:"decimals"`
+	// Diagnostic puts the parameter among diag_params.
+	Diagnostic bool `mapstructure:"diagnostic" toml:"diagnostic" yaml:"diagnostic"`
+	// AllowUnlisted sends Parameter and Unit exactly as they are written, in the catalogue or not.
+	AllowUnlisted bool `mapstructure:"allow_unlisted" toml:"allow_unlisted" yaml:"allow_unlisted"`
+}

@@ -1,0 +1,252 @@
+package registry
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/csv"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// version tells one state of the devices_file from another. The time counts, so that a touched file has its token
+// files read again; so does the content, which may change within the clock's grain.
+type version struct {
+	modified time.Time
+	sum      [sha256.Size]byte
+}
+
+func readVersion(path string) ([]byte, version, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, version{}, err
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return nil, version{}, err
+	}
+	data, err := io.ReadAll(f)
+	return data, version{info.ModTime(), sha256.Sum256(data)}, err
+}
+
+func readDevices(path string) ([]source, version, error) {
+	data, v, err := readVersion(path)
+	if err != nil {
+		return nil, v, err
+	}
+	list, err := parseDevices(path, data)
+	return list, v, err
+}
+
+// parseDevices reads a devices_file. What it can read it returns beside the error, so that all mistakes show at once.
+func parseDevices(path string, data []byte) ([]source, error) {
+	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	switch strings.ToLower(filepath.Ext(path)) {
+	case ".csv":
+		return parseCSV(path, data)
+	case ".yaml", ".yml":
+		return parseYAML(path, data)
+	}
+	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
+}
+
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file"}
+
+// parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
+func parseCSV(path string, data []byte) ([]source, error) {
+	r := csv.NewReader(bytes.NewReader(data))
+	r.TrimLeadingSpace = true
+	header, err := r.Read()
+	if err == io.EOF {
+		return nil, fmt.Errorf("%s:1: the file is empty; the first row names the columns: %s", path, strings.Join(columns, ","))
+	}
+	if err != nil {
+		return nil, csvError(path, err)
+	}
+	for i := range header {
+		header[i] = strings.TrimSpace(header[i])
+	}
+	line, _ := r.FieldPos(0)
+	if !slices.Contains(header, "device_id") {
+		return nil, fmt.Errorf("%s:%d: no column device_id; the first row names the columns: %s", path, line, strings.Join(columns, ","))
+	}
+	var faults []error
+	for i, name := range header {
+		if !slices.Contains(columns, name) {
+			faults = append(faults, fmt.Errorf("%s:%d: column %q is unknown; nearest: %s", path, line, name, strings.Join(spec.Nearest(name, columns), ", ")))
+		} else if slices.Contains(header[:i], name) {
+			faults = append(faults, fmt.Errorf("%s:%d: column %q is given twice", path, line, name))
+		}
+	}
+	if faults != nil {
+		return nil, errors.Join(faults...)
+	}
+	var list []source
+	for {
+		row, err := r.Read()
+		if err == io.EOF {
+			break
+		}
+		if err != nil {
+			faults = append(faults, csvError(path, err))
+			if errors.Is(err, csv.ErrFieldCount) {
+				continue
+			}
+			break
+		}
+		line, _ := r.FieldPos(0)
+		src := source{at: func(key string) string { return fmt.Sprintf("%s:%d: %s", path, line, key) }}
+		for i, name := range header {
+			if err := src.set(name, strings.TrimSpace(row[i])); err != nil {
+				faults = append(faults, fmt.Errorf("%s: %w", src.at(name), err))
+			}
+		}
+		list = append(list, src)
+	}
+	return list, errors.Join(faults...)
+}
+
+func csvError(path string, err error) error {
+	if p := (*csv.ParseError)(nil); errors.As(err, &p) {
+		return fmt.Errorf("%s:%d: %w", path, p.Line, p.Err)
+	}
+	return fmt.Errorf("%s: %w", path, err)
+}
+
+func (d *DeviceConfig) set(column, cell string) error {
+	degrees := func(to **float64) error {
+		if cell == "" {
+			return nil
+		}
+		v, err := strconv.ParseFloat(cell, 64)
+		if err != nil {
+			return errors.New("not a number of degrees")
+		}
+		*to = &v
+		return nil
+	}
+	switch column {
+	case "station_id":
+		d.StationID = cell
+	case "device_id":
+		d.DeviceID = cell
+	case "token_id":
+		d.TokenID = Secret(cell)
+	case "token_id_file":
+		d.TokenIDFile = cell
+	case "latitude":
+		return degrees(&d.Latitude)
+	case "longitude":
+		return degrees(&d.Longitude)
+	case "public_key":
+		d.PublicKey = Secret(cell)
+	case "public_key_file":
+		d.PublicKeyFile = cell
+	}
+	return nil
+}
+
+var (
+	yamlQuote = regexp.MustCompile("`[^`]*`")
+	yamlType  = regexp.MustCompile(`(line \d+: )?field (\S+) not found in type .*`)
+	yamlLine  = regexp.MustCompile(`^(?:yaml: )?line (\d+): `)
+)
+
+func parseYAML(path string, data []byte) ([]source, error) {
+	var doc struct {
+		Devices []DeviceConfig `yaml:"devices"`
+	}
+	dec := yaml.NewDecoder(bytes.NewReader(data))
+	dec.KnownFields(true)
+	err := dec.Decode(&doc)
+	if err == nil && dec.Decode(new(yaml.Node)) != io.EOF {
+		err = errors.New("a second document; keep one")
+	}
+	if err == io.EOF || err == nil && doc.Devices == nil {
+		err = errors.New("line 1: no list of `devices:`")
+		return nil, yamlError(path, err.Error(), false)
+	}
+	if t := (*yaml.TypeError)(nil); errors.As(err, &t) {
+		var faults []error
+		for _, text := range t.Errors {
+			faults = append(faults, yamlError(path, text, true))
+		}
+		return nil, errors.Join(faults...)
+	}
+	if err != nil {
+		return nil, yamlError(path, err.Error(), true)
+	}
+	var root yaml.Node
+	if err := yaml.Unmarshal(data, &root); err != nil {
+		return nil, yamlError(path, err.Error(), true)
+	}
+	var list []source
+	for i, d := range doc.Devices {
+		list = append(list, source{d, func(key string) string {
+			key = fmt.Sprintf("devices[%d].%s", i, key)
+			return fmt.Sprintf("%s:%d: %s", path, lineOf(&root, key), key)
+		}})
+	}
+	return list, nil
+}
+
+// yamlError brings the decoder's text into the form file:line and takes out the values that it quotes.
+func yamlError(path, text string, hide bool) error {
+	if hide {
+		text = yamlQuote.ReplaceAllString(text, "the value")
+	}
+	if m := yamlType.FindStringSubmatch(text); m != nil {
+		keys := slices.Concat(columns, []string{"devices", "parameters", "metric", "field", "attributes", "parameter", "unit",
+			"statistic", "decimals", "diagnostic", "allow_unlisted"})
+		text = fmt.Sprintf("%skey %q is unknown; nearest: %s", m[1], m[2], strings.Join(spec.Nearest(m[2], keys), ", "))
+	}
+	if m := yamlLine.FindStringSubmatch(text); m != nil {
+		return fmt.Errorf("%s:%s: %s", path, m[1], text[len(m[0]):])
+	}
+	return fmt.Errorf("%s: %s", path, strings.TrimPrefix(text, "yaml: "))
+}
+
+// lineOf finds the line of a key such as devices[0].parameters[1].unit, or of what should hold it.
+func lineOf(n *yaml.Node, key string) int {
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+		n = n.Content[0]
+	}
+	line := max(n.Line, 1)
+	for _, word := range strings.FieldsFunc(key, func(r rune) bool { return r == '.' || r == '[' || r == ']' }) {
+		if n.Kind == yaml.AliasNode {
+			n = n.Alias
+		}
+		i, err := strconv.Atoi(word)
+		switch {
+		case n.Kind == yaml.SequenceNode && err == nil && i < len(n.Content):
+			n = n.Content[i]
+			line = n.Line
+		case n.Kind == yaml.MappingNode:
+			at := -1
+			for k := 0; k+1 < len(n.Content); k += 2 {
+				if n.Content[k].Value == word {
+					at = k
+				}
+			}
+			if at < 0 {
+				return line
+			}
+			line, n = n.Content[at].Line, n.Content[at+1]
+		default:
+			return line
+		}
+	}
+	return line
+}

@@ -1,0 +1,332 @@
+package registry
+
+import (
+	"cmp"
+	"crypto/rsa"
+	"errors"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+var statistics = []string{"mean", "last", "min", "max", "sum", "median"}
+
+// Registry is the set of devices and the names of their parameters. It is safe for concurrent use.
+type Registry struct {
+	now atomic.Pointer[snapshot]
+
+	mu   sync.Mutex // one Reload at a time
+	file string
+	seen version                            // of the file in force
+	read func() (*snapshot, version, error) // holds the Config, so that no print reaches its secrets
+}
+
+// Device is one registered device with its credentials, which it uses and never shows.
+type Device struct {
+	StationID string
+	DeviceID  string
+	Latitude  *float64 // degrees; nil when not set
+	Longitude *float64 // degrees; nil when not set
+
+	// Closures, because fmt prints unexported strings.
+	seal func([]byte) []byte
+	sign func(time.Time) (string, error)
+}
+
+// Seal encrypts a payload under the device's token into a request body (spec 2.4).
+func (d *Device) Seal(payload []byte) []byte { return d.seal(payload) }
+
+// Sign makes the signature header of one attempt at the given time (spec 2.3.2).
+func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
+
+func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
+
+// snapshot is all that a Reload replaces.
+type snapshot struct {
+	devices map[string]*Device
+	ids     []string // sorted
+	index   map[selector]*group
+}
+
+// New checks the whole configuration, reads the files that it names and returns every mistake joined, each beginning
+// with its key.
+func New(cfg Config) (*Registry, error) {
+	r := &Registry{
+		file: cfg.DevicesFile,
+		read: func() (*snapshot, version, error) { return load(cfg) },
+	}
+	s, v, err := r.read()
+	if err != nil {
+		return nil, err
+	}
+	r.seen = v
+	r.now.Store(s)
+	return r, nil
+}
+
+// Device finds a device by its id.
+func (r *Registry) Device(id string) (*Device, bool) {
+	d, ok := r.now.Load().devices[id]
+	return d, ok
+}
+
+// Devices returns all devices, sorted by id.
+func (r *Registry) Devices() []*Device {
+	s := r.now.Load()
+	list := make([]*Device, len(s.ids))
+	for i, id := range s.ids {
+		list[i] = s.devices[id]
+	}
+	return list
+}
+
+// source is a device's configuration and where each of its keys is written.
+type source struct {
+	DeviceConfig
+	at func(key string) string
+}
+
+func load(cfg Config) (*snapshot, version, error) {
+	var (
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}}
+		v    version
+		list []source
+	)
+	for i, d := range cfg.Devices {
+		list = append(list, source{d, func(key string) string { return fmt.Sprintf("devices[%d].%s", i, key) }})
+	}
+	if cfg.DevicesFile != "" {
+		more, seen, err := readDevices(cfg.DevicesFile)
+		if err != nil {
+			b.faults = append(b.faults, fmt.Errorf("devices_file: %w", err))
+		}
+		v, list = seen, append(list, more...)
+	} else if len(cfg.Devices) == 0 {
+		b.fault("devices", "none is given; give at least one, or a devices_file")
+	}
+	b.addAll(cfg, list)
+	if err := errors.Join(b.faults...); err != nil {
+		return nil, v, err
+	}
+	return b.snapshot, v, nil
+}
+
+type builder struct {
+	*snapshot
+	faults []error
+	keys   map[string]parsedKey
+}
+
+type parsedKey struct {
+	key *rsa.PublicKey
+	err error
+}
+
+func (b *builder) fault(at, format string, args ...any) {
+	b.faults = append(b.faults, fmt.Errorf("%s: "+format, append([]any{at}, args...)...))
+}
+
+// text returns what an inline key or its file holds. ok is false after a fault.
+func (b *builder) text(at func(string) string, key string, inline Secret, file string) (text string, ok bool) {
+	text = strings.TrimSpace(inline.Reveal())
+	if file == "" {
+		return text, true
+	}
+	if text != "" {
+		b.fault(at(key), "both %s and %s_file are given; keep one", key, key)
+		return "", false
+	}
+	data, err := os.ReadFile(file)
+	if p := (*os.PathError)(nil); errors.As(err, &p) && maybeSecret(file) {
+		b.fault(at(key+"_file"), "%w; this is not a file's name; if it is the %s itself, give it as %s", p.Err, key, key)
+		return "", false
+	}
+	if err != nil {
+		b.fault(at(key+"_file"), "%w", err)
+		return "", false
+	}
+	if text = strings.TrimSpace(string(data)); text == "" {
+		b.fault(at(key+"_file"), "%s is empty", file)
+	}
+	return text, text != ""
+}
+
+// maybeSecret reports that a file's name looks like a token or key put in its place, which no error may show.
+func maybeSecret(name string) bool {
+	return len(name) >= 32 && !strings.ContainsAny(name, `./\`) || len(name) > 200 || strings.Contains(name, "-----BEGIN")
+}
+
+// publicKey parses a key; the same text is parsed once, for hubs whose devices share one key.
+func (b *builder) publicKey(at func(string) string, inline Secret, file string) (key *rsa.PublicKey, ok bool) {
+	text, ok := b.text(at, "public_key", inline, file)
+	if !ok || text == "" {
+		return nil, ok
+	}
+	p, known := b.keys[text]
+	if !known {
+		p.key, p.err = seal.ParsePublicKey(text)
+		if b.keys == nil {
+			b.keys = map[string]parsedKey{}
+		}
+		b.keys[text] = p
+	}
+	if p.err != nil {
+		name := "public_key"
+		if file != "" {
+			name += "_file"
+		}
+		b.fault(at(name), "%w", p.err)
+		return nil, false
+	}
+	return p.key, true
+}
+
+func (b *builder) addAll(cfg Config, list []source) {
+	common, commonOK := b.publicKey(func(key string) string { return key }, cfg.PublicKey, cfg.PublicKeyFile)
+	var (
+		keyless  []string
+		places   = map[string]string{} // device id: where
+		taken    = map[string]string{} // selector with attributes: where
+		owner    = map[string]int{}    // selector with attributes: device
+		mappings []*mapping
+	)
+	for i, src := range list {
+		src.StationID, src.DeviceID = strings.TrimSpace(src.StationID), strings.TrimSpace(src.DeviceID)
+		if src.StationID == "" {
+			b.fault(src.at("station_id"), "missing; give the station id that the board registered")
+		}
+		if src.DeviceID == "" {
+			b.fault(src.at("device_id"), "missing; give the device id that the board registered")
+		} else if first, ok := places[src.DeviceID]; ok {
+			b.fault(src.at("device_id"), "%q is also %s; give each device once", src.DeviceID, first)
+		} else {
+			places[src.DeviceID] = src.at("device_id")
+		}
+		degrees := func(key string, v *float64, limit float64) {
+			if v != nil && !(*v >= -limit && *v <= limit) {
+				b.fault(src.at(key), "%v is outside -%v to %v degrees", *v, limit, limit)
+			}
+		}
+		degrees("latitude", src.Latitude, 90)
+		degrees("longitude", src.Longitude, 180)
+
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude}
+		token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
+		if ok && token == "" {
+			b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
+		}
+		key, keyOK := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)
+		if keyOK && key == nil {
+			if key = common; key == nil && commonOK {
+				keyless = append(keyless, src.at("public_key"))
+			}
+		}
+		if token != "" && key != nil {
+			b.arm(device, src, key, token)
+		}
+		if src.DeviceID != "" && b.devices[src.DeviceID] == nil {
+			b.devices[src.DeviceID] = device
+			b.ids = append(b.ids, src.DeviceID)
+		}
+
+		params := map[string]int{}
+		for j, p := range src.Parameters {
+			at := func(key string) string { return src.at(fmt.Sprintf("parameters[%d].%s", j, key)) }
+			m := b.mapping(at, device, p)
+			if m.parameter != "" {
+				if first, ok := params[m.parameter]; ok {
+					b.fault(at("parameter"), "%q is also parameters[%d] of this device; map each parameter once", m.parameter, first)
+				} else {
+					params[m.parameter] = j
+				}
+			}
+			if m.metric == "" {
+				continue
+			}
+			mappings = append(mappings, m)
+			same := fmt.Sprintf("%q%q%q", m.metric, m.field, m.attributes)
+			if n, ok := owner[same]; !ok {
+				owner[same], taken[same] = i, at("metric")
+			} else if n != i {
+				b.fault(at("metric"), "%q is also %s, with the same field and attributes; add attributes that tell the devices apart, such as ocems.device.id", m.metric, taken[same])
+			}
+		}
+	}
+	if len(keyless) > 0 {
+		b.fault("public_key", "missing; give public_key or public_key_file (devices without their own: %d, the first %s)", len(keyless), keyless[0])
+	}
+	slices.Sort(b.ids)
+	b.index = newIndex(mappings)
+}
+
+// arm gives a device its credentials.
+func (b *builder) arm(d *Device, src source, key *rsa.PublicKey, token string) {
+	if err := seal.CheckKey(key, token); err != nil {
+		b.fault(src.at("public_key"), "%w", err)
+		return
+	}
+	body, err := seal.NewBody(token)
+	if err != nil {
+		b.fault(src.at("token_id"), "%w", err)
+		return
+	}
+	d.seal = body.Seal
+	d.sign = func(at time.Time) (string, error) { return seal.Sign(key, token, at) }
+}
+
+// mapping checks one entry of parameters.
+func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) *mapping {
+	m := &mapping{
+		selector: selector{strings.TrimSpace(p.Metric), plainField(strings.TrimSpace(p.Field))},
+		device:   d, statistic: p.Statistic, decimals: -1, diagnostic: p.Diagnostic,
+	}
+	for k, v := range p.Attributes {
+		m.attributes = append(m.attributes, attribute{k, v})
+	}
+	slices.SortFunc(m.attributes, func(x, y attribute) int { return cmp.Compare(x.key, y.key) })
+	if m.metric == "" {
+		b.fault(at("metric"), "missing; give the name of the metric")
+	}
+
+	m.parameter = strings.TrimSpace(p.Parameter)
+	switch {
+	case m.parameter == "":
+		if name := m.catalogueName(); spec.IsParameter(name) {
+			m.parameter = name
+		} else if name != "" {
+			_, err := spec.LookupParameter(name)
+			b.fault(at("parameter"), "missing, and the metric's name is none: %w", err)
+		} else {
+			b.fault(at("parameter"), "missing; give a key of the catalogue")
+		}
+	case !p.AllowUnlisted:
+		if _, err := spec.LookupParameter(m.parameter); err != nil {
+			b.fault(at("parameter"), "%w", err)
+		}
+	}
+	if m.unit = strings.TrimSpace(p.Unit); m.unit != "" && !p.AllowUnlisted {
+		unit, err := spec.ResolveUnit(m.unit)
+		if err != nil {
+			b.fault(at("unit"), "%w", err)
+		}
+		m.unit = unit
+	}
+	if p.Statistic != "" && !slices.Contains(statistics, p.Statistic) {
+		b.fault(at("statistic"), "%q is unknown; nearest: %s; all: %s", p.Statistic, spec.Nearest(p.Statistic, statistics)[0], strings.Join(statistics, ", "))
+	} else if p.Statistic == "" && spec.IsTotalizer(m.parameter) {
+		m.statistic = "last"
+	}
+	if p.Decimals != nil {
+		if m.decimals = *p.Decimals; m.decimals < 0 || m.decimals > 10 {
+			b.fault(at("decimals"), "%d is outside 0 to 10; nearest: %d", m.decimals, min(max(m.decimals, 0), 10))
+		}
+	}
+	return m
+}

@@ -1,0 +1,447 @@
+package registry
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+const (
+	token   = "8d97c71e68c2f4eee5fb254fccb49773"
+	token44 = "q1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6j7k8l9z0x1c="
+	keyFile = "../seal/testdata/industry_test_public.pem"
+	weak    = "../seal/testdata/weak_1024_public.pem"
+)
+
+func ptr[T any](v T) *T { return &v }
+
+// good is a configuration without mistakes.
+func good() Config {
+	return Config{PublicKeyFile: keyFile, Devices: []DeviceConfig{{
+		StationID: " station_1 ", DeviceID: "device_1", TokenID: token, Latitude: ptr(17.4), Longitude: ptr(78.5),
+		Parameters: []ParameterConfig{
+			{Metric: "effluent", Field: "ph_raw", Parameter: "ph", Unit: "pH"},
+			{Metric: "tank", Attributes: map[string]string{"tag": "AI-7", "site": "a"}, Parameter: "cod", Unit: "mg/l", Statistic: "max", Decimals: ptr(2)},
+			{Metric: "inlet flow2 totalizer", Unit: "m3", Diagnostic: true},
+			{Metric: "odd", Parameter: "board_key", Unit: "knm3/h", AllowUnlisted: true},
+		},
+	}}}
+}
+
+func second(cfg *Config) *DeviceConfig {
+	cfg.Devices = append(cfg.Devices, DeviceConfig{StationID: "station_1", DeviceID: "device_2", TokenID: token})
+	return &cfg.Devices[1]
+}
+
+func TestMistakes(t *testing.T) {
+	type C = *Config
+	param := func(c C) *ParameterConfig { return &c.Devices[0].Parameters[1] }
+	for _, tt := range []struct {
+		name string
+		edit func(C)
+		want []string
+	}{
+		{"no device", func(c C) { c.Devices = nil }, []string{"devices: none is given"}},
+		{"no ids", func(c C) { c.Devices[0].StationID, c.Devices[0].DeviceID, c.Devices[0].TokenID = "", " ", "" },
+			[]string{"devices[0].station_id: missing", "devices[0].device_id: missing", "devices[0].token_id: missing"}},
+		{"token twice", func(c C) { c.Devices[0].TokenIDFile = "f" }, []string{"devices[0].token_id: both token_id and token_id_file are given"}},
+		{"token file absent", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", "absent.txt" }, []string{"devices[0].token_id_file: open absent.txt"}},
+		{"token as its file", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", token }, []string{"devices[0].token_id_file: ", "give it as token_id"}},
+		{"token file empty", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", os.DevNull }, []string{"devices[0].token_id_file: /dev/null is empty"}},
+		{"key twice", func(c C) { c.PublicKey = "x" }, []string{"public_key: both public_key and public_key_file are given"}},
+		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
+		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
+		{"not a device's key", func(c C) { c.Devices[0].PublicKey = "n@nsense" }, []string{"devices[0].public_key: reading the public key"}},
+		{"small key", func(c C) { c.Devices[0].PublicKeyFile, c.Devices[0].TokenID = weak, token44 }, []string{"devices[0].public_key: "}},
+		{"same device", func(c C) { second(c).DeviceID = "device_1" }, []string{`devices[1].device_id: "device_1" is also devices[0].device_id`}},
+		{"latitude", func(c C) { c.Devices[0].Latitude = ptr(91.5) }, []string{"devices[0].latitude: 91.5 is outside -90 to 90"}},
+		{"longitude", func(c C) { c.Devices[0].Longitude = ptr(-181.0) }, []string{"devices[0].longitude: -181 is outside -180 to 180"}},
+		{"no metric", func(c C) { param(c).Metric = "" }, []string{"devices[0].parameters[1].metric: missing"}},
+		{"no parameter", func(c C) { param(c).Parameter = "" }, []string{"devices[0].parameters[1].parameter: missing, and the metric's name is none", `"tank"`}},
+		{"unknown parameter", func(c C) { param(c).Parameter = "COD" }, []string{"devices[0].parameters[1].parameter: ", `"COD"`, "cod"}},
+		{"unknown unit", func(c C) { param(c).Unit = "mg2" }, []string{"devices[0].parameters[1].unit: ", `"mg2"`, "mg"}},
+		{"statistic", func(c C) { param(c).Statistic = "average" }, []string{`devices[0].parameters[1].statistic: "average" is unknown; nearest: `}},
+		{"decimals", func(c C) { param(c).Decimals = ptr(11) }, []string{"devices[0].parameters[1].decimals: 11 is outside 0 to 10; nearest: 10"}},
+		{"parameter twice", func(c C) { param(c).Parameter = "ph" }, []string{`devices[0].parameters[1].parameter: "ph" is also parameters[0]`}},
+		{"same selector", func(c C) { second(c).Parameters = []ParameterConfig{*param(c)} },
+			[]string{`devices[1].parameters[0].metric: "tank" is also devices[0].parameters[1].metric`, "add attributes"}},
+		{"devices_file absent", func(c C) { c.DevicesFile = "absent.csv" }, []string{"devices_file: open absent.csv"}},
+		{"devices_file of another kind", func(c C) { c.DevicesFile = keyFile }, []string{"devices_file: ", "neither .csv, .yaml nor .yml"}},
+		{"all at once", func(c C) { param(c).Unit, param(c).Parameter, c.Devices[0].StationID = "zz", "zz", "" },
+			[]string{".station_id: ", ".parameter: ", ".unit: "}},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			cfg := good()
+			tt.edit(&cfg)
+			_, err := New(cfg)
+			if err == nil {
+				t.Fatal("no error")
+			}
+			for _, w := range tt.want {
+				if !strings.Contains(err.Error(), w) {
+					t.Errorf("got %q, want %q", err, w)
+				}
+			}
+			if strings.Contains(err.Error(), token) || strings.Contains(err.Error(), token44) {
+				t.Errorf("the error shows the token: %v", err)
+			}
+		})
+	}
+}
+
+func mustNew(t testing.TB, cfg Config) *Registry {
+	t.Helper()
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r
+}
+
+func attrs(kv ...string) func(string) (string, bool) {
+	return func(key string) (string, bool) {
+		for i := 0; i < len(kv); i += 2 {
+			if kv[i] == key {
+				return kv[i+1], true
+			}
+		}
+		return "", false
+	}
+}
+
+func TestResolve(t *testing.T) {
+	cfg := good()
+	second(&cfg).Parameters = []ParameterConfig{
+		{Metric: "tank", Attributes: map[string]string{"tag": "AI-8"}, Parameter: "cod"},
+		{Metric: "effluent", Field: "bod_raw", Parameter: "bod", Unit: "mg/L"},
+		{Metric: "effluent", Field: "bod_raw", Parameter: "bod5", Unit: "mg/L", AllowUnlisted: true},
+	}
+	r := mustNew(t, cfg)
+	for _, tt := range []struct {
+		name   string
+		metric Metric
+		want   string
+		err    string
+	}{
+		{"field", Metric{Name: "effluent", Field: "ph_raw"}, "device_1 ph pH U  -1 false;", ""},
+		{"another field", Metric{Name: "effluent", Field: "x"}, "", ""},
+		{"several", Metric{Name: "effluent", Field: "bod_raw"}, "device_2 bod mg/L U  -1 false;device_2 bod5 mg/L U  -1 false;", ""},
+		{"attributes", Metric{Name: "tank", Field: "value", Attr: attrs("tag", "AI-7", "site", "a", "more", "x")}, "device_1 cod mg/L U max 2 false;", ""},
+		{"an attribute short", Metric{Name: "tank", Attr: attrs("tag", "AI-7")}, "", ""},
+		{"no attributes", Metric{Name: "tank"}, "", ""},
+		{"named as another device", Metric{Name: "tank", Attr: attrs("tag", "AI-7", "site", "a", "ocems_device_id", "device_2")}, "", ""},
+		{"named as this device", Metric{Name: "tank", Attr: attrs("tag", "AI-7", "site", "a", "ocems.device.id", "device_1")}, "device_1 cod mg/L U max 2 false;", ""},
+		{"totalizer", Metric{Name: "inlet flow2 totalizer"}, "device_1 inlet flow2 totalizer m³ U last -1 true;", ""},
+		{"unlisted", Metric{Name: "odd"}, "device_1 board_key knm3/h U  -1 false;", ""},
+		{"unit of the metric", Metric{Name: "tank", Unit: "MG/L", Attr: attrs("tag", "AI-8")}, "device_2 cod mg/L U  -1 false;", ""},
+		{"unit of the attribute", Metric{Name: "tank", Unit: "K", Attr: attrs("tag", "AI-8", "ocems_unit", "mg/l")}, "device_2 cod mg/L U  -1 false;", ""},
+		{"no unit", Metric{Name: "tank", Attr: attrs("tag", "AI-8")}, "", `naming parameter "cod" of device "device_2": it has no unit`},
+		{"unknown unit", Metric{Name: "tank", Unit: "mgl", Attr: attrs("tag", "AI-8")}, "", "mg/L"},
+		{"flag", Metric{Name: "odd", Attr: attrs("ocems.flag", "c")}, "device_1 board_key knm3/h C  -1 false;", ""},
+		{"bad flag", Metric{Name: "odd", Attr: attrs("ocems_flag", "Q")}, "", `"Q"`},
+		{"implicit", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_2")}, "device_2 bod mg/L U  -1 false;", ""},
+		{"implicit field", Metric{Name: "x", Field: "bod", Unit: "mg/L", Attr: attrs("ocems_device_id", "device_2")}, "device_2 bod mg/L U  -1 false;", ""},
+		{"status of a parameter", Metric{Name: "bod", Field: "status", Unit: "mg/L", Attr: attrs("ocems_device_id", "device_2")}, "", ""},
+		{"implicit without unit", Metric{Name: "bod", Attr: attrs("ocems_device_id", "device_2")}, "", "it has no unit"},
+		{"implicit bad flag", Metric{Name: "bod", Attr: attrs("ocems_device_id", "device_2", "ocems_flag", "Q")}, "", `"Q"`},
+		{"unknown device", Metric{Name: "bod", Attr: attrs("ocems.device.id", "device_3")}, "", `unknown device "device_3"; nearest: device_1, device_2`},
+		{"unknown device and name", Metric{Name: "cpu", Attr: attrs("ocems.device.id", "device_3")}, "", ""},
+		{"no device", Metric{Name: "bod", Unit: "mg/L"}, "", ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			matches, err := r.Resolve(tt.metric)
+			var got string
+			for _, m := range matches {
+				got += fmt.Sprintf("%s %s %s %v %s %d %v;", m.Device.DeviceID, m.Parameter, m.Unit, m.Flag, m.Statistic, m.Decimals, m.Diagnostic)
+			}
+			if got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Errorf("error %v, want %q", err, tt.err)
+			}
+			var re *ResolveError
+			if err != nil && !errors.Is(err, ErrUnknownDevice) && !errors.As(err, &re) {
+				t.Errorf("error of type %T", err)
+			}
+		})
+	}
+}
+
+func TestDevice(t *testing.T) {
+	r := mustNew(t, good())
+	d, ok := r.Device("device_1")
+	if !ok || d.StationID != "station_1" || len(r.Devices()) != 1 || r.Devices()[0] != d {
+		t.Fatal(d, ok)
+	}
+	if _, ok := r.Device("x"); ok {
+		t.Fatal("found a device that is not there")
+	}
+	if plain, err := seal.Open(token, d.Seal([]byte("{}"))); err != nil || string(plain) != "{}" {
+		t.Fatal(string(plain), err)
+	}
+	text, err := os.ReadFile("../seal/testdata/industry_test_private.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := seal.ParsePrivateKey(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := time.UnixMilli(1726857000042)
+	signature, err := d.Sign(at)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tok, got, err := seal.Unsign(private, signature); err != nil || tok != token || !got.Equal(at) {
+		t.Fatal(got, err)
+	}
+}
+
+func TestSecretIsNeverPrinted(t *testing.T) {
+	cfg := good()
+	r := mustNew(t, cfg)
+	d, _ := r.Device("device_1")
+	s := Secret(token)
+	if s.Reveal() != token || s.String() != "[REDACTED]" || s.GoString() != "[REDACTED]" {
+		t.Fatal("not itself")
+	}
+	var out bytes.Buffer
+	for _, v := range []any{s, &s, cfg, &cfg, cfg.Devices, d, *d, r, []*Device{d}, map[string]Secret{"a": s}, struct{ R *Registry }{r}} {
+		for _, verb := range []string{"%v", "%+v", "%#v", "%s", "%q", "%x", "%X", "%d"} {
+			fmt.Fprintf(&out, verb+"\n", v)
+		}
+	}
+	for _, h := range []slog.Handler{slog.NewJSONHandler(&out, nil), slog.NewTextHandler(&out, nil)} {
+		slog.New(h).Info("x", "s", s, "cfg", cfg, "device", d, "registry", r)
+	}
+	for _, v := range []any{s, cfg, d} {
+		text, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		out.Write(text)
+	}
+	text, err := yaml.Marshal(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	out.Write(text)
+	for _, leak := range []string{token, fmt.Sprintf("%x", token), fmt.Sprintf("%X", token)} {
+		if strings.Contains(out.String(), leak) {
+			t.Fatalf("printed: %s", leak)
+		}
+	}
+}
+
+const csvHead = "\xef\xbb\xbfstation_id,device_id,token_id,latitude,longitude\n"
+
+func write(t testing.TB, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestDevicesFile(t *testing.T) {
+	row := "s," + "d1," + token
+	for _, tt := range []struct{ name, file, text, err string }{
+		{"csv", "d.csv", csvHead + row + ",17.4,78.5\n", ""},
+		{"csv of no device yet", "d.csv", csvHead, ""},
+		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
+		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
+		{"csv column", "d.csv", "device_id,tokenid\n", `d.csv:1: column "tokenid" is unknown; nearest: token_id`},
+		{"csv column twice", "d.csv", "device_id,device_id\n", `d.csv:1: column "device_id" is given twice`},
+		{"csv short row", "d.csv", csvHead + "\n" + row + "\n", "d.csv:3: wrong number of fields"},
+		{"csv quote", "d.csv", csvHead + "\"" + row, "d.csv:2: "},
+		{"csv slipped row", "d.csv", csvHead + "s,d1,,17.4," + token + "\n", "d.csv:2: longitude: not a number of degrees"},
+		{"csv no token", "d.csv", csvHead + "s,d1,,1,1\n", "d.csv:2: token_id: missing"},
+		{"csv twice", "d.csv", csvHead + row + ",,\n" + row + ",,\n", `d.csv:3: device_id: "d1" is also `},
+		{"yaml", "d.yaml", "devices:\n- {station_id: s, device_id: d1, token_id: " + token + "}\n", ""},
+		{"yaml of no device yet", "d.yml", "devices: []\n", ""},
+		{"yaml empty", "d.yml", "", "d.yml:1: no list of `devices:`"},
+		{"yaml key", "d.yml", "devices:\n- station_id: s\n  tokenid: " + token + "\n", `d.yml:3: key "tokenid" is unknown; nearest: token_id`},
+		{"yaml type", "d.yml", "devices:\n- latitude: " + token + "\n", "d.yml:2: cannot unmarshal"},
+		{"yaml syntax", "d.yml", "devices:\n- {\n", "d.yml:"},
+		{"yaml two documents", "d.yml", "devices: []\n---\ndevices: []\n", "d.yml: a second document"},
+		{"yaml unit", "d.yml", "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token +
+			"\n  parameters:\n  - metric: bod\n    unit: mg/L\n  - metric: cod\n    unit: zz\n", `d.yml:9: devices[0].parameters[1].unit: `},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), tt.file)
+			write(t, path, tt.text)
+			_, err := New(Config{PublicKeyFile: keyFile, DevicesFile: path})
+			if (err == nil) != (tt.err == "") || err != nil && !strings.Contains(err.Error(), tt.err) {
+				t.Fatalf("got %v, want %q", err, tt.err)
+			}
+			if err != nil && strings.Contains(err.Error(), token[:7]) {
+				t.Fatalf("the error shows the token: %v", err)
+			}
+		})
+	}
+}
+
+func TestReload(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.csv")
+	row := func(id string) string { return "s," + id + "," + token + ",,\n" }
+	write(t, path, csvHead+row("d1"))
+	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
+	check := func(want bool, fails bool, ids ...string) {
+		t.Helper()
+		changed, err := r.Reload()
+		if changed != want || (err != nil) != fails {
+			t.Fatal(changed, err)
+		}
+		var got []string
+		for _, d := range r.Devices() {
+			got = append(got, d.DeviceID)
+		}
+		if fmt.Sprint(got) != fmt.Sprint(ids) {
+			t.Fatalf("got %v, want %v", got, ids)
+		}
+	}
+	check(false, false, "d1")
+	write(t, path, csvHead+row("d2")+row("d1"))
+	check(true, false, "d1", "d2")
+	info, _ := os.Stat(path)
+	write(t, path, csvHead+row("d3")+row("d1")) // same size, same time
+	if err := os.Chtimes(path, info.ModTime(), info.ModTime()); err != nil {
+		t.Fatal(err)
+	}
+	check(true, false, "d1", "d3")
+	write(t, path, csvHead+"s,d4\n")
+	check(false, true, "d1", "d3")
+	check(false, true, "d1", "d3")
+	os.Remove(path)
+	check(false, true, "d1", "d3")
+	write(t, path, csvHead+row("d4"))
+	check(true, false, "d4")
+	if changed, err := mustNew(t, good()).Reload(); changed || err != nil {
+		t.Fatal(changed, err)
+	}
+}
+
+func TestReloadWhileResolving(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.csv")
+	text := csvHead + "s,d1," + token + ",,\n"
+	write(t, path, text)
+	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
+	done := make(chan struct{})
+	var wg sync.WaitGroup
+	for range 4 {
+		wg.Go(func() {
+			for {
+				select {
+				case <-done:
+					return
+				default:
+				}
+				if m, err := r.Resolve(Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "d1")}); len(m) != 1 || err != nil {
+					t.Error(m, err)
+					return
+				}
+			}
+		})
+	}
+	for i := range 50 {
+		write(t, path, text+fmt.Sprintf("s,x%d,%s,,\n", i, token))
+		if changed, err := r.Reload(); !changed || err != nil {
+			t.Error(changed, err)
+		}
+	}
+	close(done)
+	wg.Wait()
+}
+
+func TestWatch(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.csv")
+	write(t, path, csvHead)
+	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(t.Context())
+		var changes, faults int
+		ended := make(chan struct{})
+		go func() {
+			r.Watch(ctx, time.Minute, func() { changes++ }, func(error) { faults++ })
+			close(ended)
+		}()
+		pass := func(text string, wantChanges, wantFaults int) {
+			t.Helper()
+			write(t, path, text)
+			time.Sleep(3*time.Minute + time.Second)
+			synctest.Wait()
+			if changes != wantChanges || faults != wantFaults {
+				t.Fatal(changes, faults)
+			}
+		}
+		pass(csvHead+"s,d1,"+token+",,\n", 1, 0)
+		pass("broken", 1, 1)
+		pass(csvHead+"s,d2,"+token+",,\n", 2, 1)
+		cancel()
+		<-ended
+	})
+	mustNew(t, good()).Watch(t.Context(), time.Minute, nil, nil)
+}
+
+func FuzzDevicesFile(f *testing.F) {
+	for _, text := range []string{
+		csvHead + "s,d1," + token + ",17.4,78.5\n", "device_id\n\"", "", "device_id,token_id\na\n",
+	} {
+		f.Add(text, false)
+	}
+	for _, text := range []string{
+		"devices:\n- {station_id: s, device_id: d1, token_id: t, parameters: [{metric: bod, unit: mg/L, attributes: {a: b}}]}\n",
+		"devices: &a\n- &b {device_id: x}\n- *b\n", "devices: 3", "a: b", "devices: []\n---\n", "devices:\n- latitude: x\n", "",
+	} {
+		f.Add(text, true)
+	}
+	f.Fuzz(func(t *testing.T, text string, isYAML bool) {
+		name := "d.csv"
+		if isYAML {
+			name = "d.yaml"
+		}
+		list, err := parseDevices(name, []byte(text))
+		if err != nil && !strings.HasPrefix(err.Error(), name+":") {
+			t.Errorf("the error does not begin with the file: %v", err)
+		}
+		for _, src := range list {
+			if at := src.at("parameters[0].unit"); !strings.HasPrefix(at, name+":") {
+				t.Error(at)
+			}
+		}
+	})
+}
+
+func BenchmarkResolve(b *testing.B) {
+	var cfg = Config{PublicKeyFile: keyFile}
+	for i := range 20000 {
+		id := fmt.Sprintf("d%d", i)
+		cfg.Devices = append(cfg.Devices, DeviceConfig{StationID: "s", DeviceID: id, TokenID: token, Parameters: []ParameterConfig{
+			{Metric: "tank", Attributes: map[string]string{"area": "a", "tag": id}, Parameter: "cod", Unit: "mg/l"}}})
+	}
+	start := time.Now()
+	r := mustNew(b, cfg)
+	b.Logf("20,000 devices in %v", time.Since(start))
+	m := Metric{Name: "tank", Attr: attrs("area", "a", "tag", "d19999")}
+	b.ReportAllocs()
+	for b.Loop() {
+		if got, err := r.Resolve(m); len(got) != 1 || err != nil || got[0].Flag != spec.FlagNormal {
+			b.Fatal(got, err)
+		}
+	}
+}

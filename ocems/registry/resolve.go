@@ -1,0 +1,289 @@
+package registry
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// Metric is a host's metric as far as its name goes.
+type Metric struct {
+	Name  string
+	Field string // of a Telegraf metric; "" and `value` are the same
+	Unit  string // the metric's own unit, if it has one
+	Attr  func(key string) (string, bool)
+}
+
+// Match is what one metric is to the board.
+type Match struct {
+	Device     *Device
+	Parameter  string
+	Unit       string
+	Flag       spec.Flag
+	Statistic  string // as configured; last for a totalizer; else "", which leaves it to the kind of metric
+	Decimals   int    // -1 for the value as it is
+	Diagnostic bool
+}
+
+// ErrUnknownDevice is a device attribute that names no device, on a metric that a catalogue key names.
+var ErrUnknownDevice = errors.New("unknown device")
+
+// UnknownDeviceError wraps ErrUnknownDevice. The nearest ids are looked for only when the text is wanted: among
+// thousands of devices that takes longer than a sample may.
+type UnknownDeviceError struct {
+	Device string
+	Metric string
+	ids    []string
+}
+
+func (e *UnknownDeviceError) Error() string {
+	text := fmt.Sprintf("naming metric %q: %v %q", e.Metric, ErrUnknownDevice, e.Device)
+	if near := spec.Nearest(e.Device, e.ids); len(near) > 0 {
+		text += "; nearest: " + strings.Join(near, ", ")
+	}
+	return text
+}
+
+func (e *UnknownDeviceError) Unwrap() error { return ErrUnknownDevice }
+
+// ResolveError is a metric that is a device's parameter but has no unit, or a unit or flag that is not in the
+// catalogue. Err is then a *spec.UnknownError with the nearest keys.
+type ResolveError struct {
+	Device    string
+	Parameter string
+	Unit      string // as found, "" for none
+	Err       error
+}
+
+func (e *ResolveError) Error() string {
+	return fmt.Sprintf("naming parameter %q of device %q: %v", e.Parameter, e.Device, e.Err)
+}
+
+func (e *ResolveError) Unwrap() error { return e.Err }
+
+var errNoUnit = errors.New("it has no unit; configure one or set the attribute ocems.unit")
+
+// Resolve says which parameters of which devices a metric is: all mappings of the configuration that it fits; or else
+// the device that its attribute names and the catalogue key that it is called. None and no error is a metric to be
+// ignored. Where some of several mappings are faulty, the others are returned beside the error.
+func (r *Registry) Resolve(m Metric) ([]Match, error) {
+	s := r.now.Load()
+	sel := selector{m.Name, plainField(m.Field)}
+	id, named := m.attr("ocems.device.id", "ocems_device_id")
+
+	var matches []Match
+	var faults []error
+	if g := s.index[sel]; g != nil {
+		var flag spec.Flag
+		for p := range g.candidates(m) {
+			if named && p.device.DeviceID != id || !p.fits(m) {
+				continue
+			}
+			if flag == 0 {
+				var err error
+				if flag, err = m.flag(); err != nil {
+					return nil, &ResolveError{Device: p.device.DeviceID, Parameter: p.parameter, Err: err}
+				}
+			}
+			match := Match{p.device, p.parameter, p.unit, flag, p.statistic, p.decimals, p.diagnostic}
+			if err := m.unit(&match); err != nil {
+				faults = append(faults, err)
+				continue
+			}
+			matches = append(matches, match)
+		}
+		if len(faults) == 1 && len(matches) == 0 {
+			return nil, faults[0]
+		}
+		if matches != nil || faults != nil {
+			return matches, errors.Join(faults...)
+		}
+	}
+
+	name := sel.catalogueName()
+	if !named || !spec.IsParameter(name) {
+		return nil, nil
+	}
+	device := s.devices[id]
+	if device == nil {
+		return nil, &UnknownDeviceError{id, m.Name, s.ids}
+	}
+	match := Match{Device: device, Parameter: name, Decimals: -1}
+	if spec.IsTotalizer(name) {
+		match.Statistic = "last"
+	}
+	var err error
+	if match.Flag, err = m.flag(); err != nil {
+		return nil, &ResolveError{Device: id, Parameter: name, Err: err}
+	}
+	if err := m.unit(&match); err != nil {
+		return nil, err
+	}
+	return []Match{match}, nil
+}
+
+// attr reads an attribute under its name in the collector or in Telegraf. An empty one is none.
+func (m Metric) attr(keys ...string) (string, bool) {
+	if m.Attr == nil {
+		return "", false
+	}
+	for _, key := range keys {
+		if v, ok := m.Attr(key); ok {
+			if v = strings.TrimSpace(v); v != "" {
+				return v, true
+			}
+		}
+	}
+	return "", false
+}
+
+func (m Metric) flag() (spec.Flag, error) {
+	v, ok := m.attr("ocems.flag", "ocems_flag")
+	if !ok {
+		return spec.FlagNormal, nil
+	}
+	return spec.ParseFlag(v)
+}
+
+// unit fills in the unit of a match whose mapping gives none.
+func (m Metric) unit(match *Match) error {
+	if match.Unit != "" {
+		return nil
+	}
+	v, ok := m.attr("ocems.unit", "ocems_unit")
+	if !ok {
+		v = strings.TrimSpace(m.Unit)
+	}
+	err := errNoUnit
+	if v != "" {
+		match.Unit, err = spec.ResolveUnit(v)
+	}
+	if v == "" || err != nil {
+		return &ResolveError{match.Device.DeviceID, match.Parameter, v, err}
+	}
+	return nil
+}
+
+// selector is what mappings are indexed by.
+type selector struct{ metric, field string }
+
+// plainField makes `value`, as Telegraf calls an only field, the same as none.
+func plainField(field string) string {
+	if field == "value" {
+		return ""
+	}
+	return field
+}
+
+// catalogueName is the word that may be a catalogue key: the field, which is more exact, or else the metric.
+func (s selector) catalogueName() string {
+	if s.field != "" {
+		return s.field
+	}
+	return s.metric
+}
+
+type attribute struct{ key, value string }
+
+// mapping is one checked entry of parameters.
+type mapping struct {
+	selector
+	attributes []attribute // sorted by key
+	device     *Device
+	parameter  string
+	unit       string // "" for the metric's own
+	statistic  string
+	decimals   int
+	diagnostic bool
+}
+
+func (p *mapping) fits(m Metric) bool {
+	for _, a := range p.attributes {
+		if m.Attr == nil {
+			return false
+		}
+		if v, ok := m.Attr(a.key); !ok || v != a.value {
+			return false
+		}
+	}
+	return true
+}
+
+// group holds the mappings of one selector by their most telling attribute, so that a hub whose thousands of devices
+// share a metric name finds the one without trying them all.
+type group struct {
+	plain []*mapping // without attributes
+	keys  []string   // the attributes of by
+	by    map[attribute][]*mapping
+}
+
+func newIndex(mappings []*mapping) map[selector]*group {
+	type variety struct {
+		selector
+		key string
+	}
+	seen := map[selector]map[attribute]bool{}
+	values := map[variety]int{}
+	for _, p := range mappings {
+		if seen[p.selector] == nil {
+			seen[p.selector] = map[attribute]bool{}
+		}
+		for _, a := range p.attributes {
+			if !seen[p.selector][a] {
+				seen[p.selector][a] = true
+				values[variety{p.selector, a.key}]++
+			}
+		}
+	}
+	index := map[selector]*group{}
+	for _, p := range mappings {
+		g := index[p.selector]
+		if g == nil {
+			g = &group{by: map[attribute][]*mapping{}}
+			index[p.selector] = g
+		}
+		if len(p.attributes) == 0 {
+			g.plain = append(g.plain, p)
+			continue
+		}
+		best := p.attributes[0]
+		for _, a := range p.attributes[1:] {
+			if values[variety{p.selector, a.key}] > values[variety{p.selector, best.key}] {
+				best = a
+			}
+		}
+		if !slices.Contains(g.keys, best.key) {
+			g.keys = append(g.keys, best.key)
+		}
+		g.by[best] = append(g.by[best], p)
+	}
+	return index
+}
+
+// candidates yields the mappings that may fit.
+func (g *group) candidates(m Metric) func(yield func(*mapping) bool) {
+	return func(yield func(*mapping) bool) {
+		for _, p := range g.plain {
+			if !yield(p) {
+				return
+			}
+		}
+		if m.Attr == nil {
+			return
+		}
+		for _, key := range g.keys {
+			v, ok := m.Attr(key)
+			if !ok {
+				continue
+			}
+			for _, p := range g.by[attribute{key, v}] {
+				if !yield(p) {
+					return
+				}
+			}
+		}
+	}
+}

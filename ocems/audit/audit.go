@@ -1,0 +1,206 @@
+// Package audit keeps the trail of what became of every reading: an append-only file of JSON lines, one line a final
+// outcome, each line with the SHA-256 of the line before it, so that a change or a gap shows.
+package audit
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/payload"
+)
+
+// Outcome is what became of readings.
+type Outcome string
+
+// The outcomes. Recovered is a note of the trail about itself: a line that a crash cut short was removed.
+const (
+	Delivered     Outcome = "delivered"
+	AlreadyStored Outcome = "already_stored"
+	Rejected      Outcome = "rejected"
+	Expired       Outcome = "expired"
+	Refused       Outcome = "refused"
+	Late          Outcome = "late"
+	Recovered     Outcome = "recovered"
+)
+
+// Reading is one value in a line.
+type Reading struct {
+	Parameter  string  `json:"parameter"`
+	Value      float64 `json:"value"`
+	Unit       string  `json:"unit"`
+	Flag       string  `json:"flag"`
+	Diagnostic bool    `json:"diagnostic,omitempty"`
+}
+
+// Readings takes over the readings of a record.
+func Readings(rs []payload.Reading) []Reading {
+	out := make([]Reading, len(rs))
+	for i, r := range rs {
+		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic}
+	}
+	return out
+}
+
+// Entry is one line. It never holds a token or a key.
+type Entry struct {
+	Number   uint64    `json:"n"`
+	Time     time.Time `json:"time"`
+	Outcome  Outcome   `json:"outcome"`
+	Station  string    `json:"station,omitempty"`
+	Device   string    `json:"device,omitempty"`
+	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch
+	Readings []Reading `json:"readings,omitempty"`
+	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
+	Detail   string    `json:"detail,omitempty"`
+	Previous string    `json:"prev"` // SHA-256 of the line before, without its line break
+}
+
+// Trail appends to one file. It is safe for concurrent use by one process; the file must not be shared.
+type Trail struct {
+	mu   sync.Mutex
+	file *os.File
+	size int64
+	last uint64
+	prev string
+}
+
+// Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
+// removed, and the trail says so in a line of its own.
+func Open(path string) (*Trail, error) {
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("opening the audit trail: %w", err)
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fmt.Errorf("opening the audit trail: %w", err)
+	}
+	t := &Trail{file: file}
+	cut, err := t.findEnd()
+	if err == nil && cut > 0 {
+		if err = file.Truncate(t.size); err == nil {
+			err = t.Append(Entry{Outcome: Recovered, Detail: fmt.Sprintf("removed an unfinished last line of %d bytes", cut)})
+		}
+	}
+	if err != nil {
+		file.Close()
+		return nil, fmt.Errorf("opening the audit trail %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// findEnd reads the last whole line and returns how many bytes stand after it.
+func (t *Trail) findEnd() (cut int64, err error) {
+	end, err := t.file.Seek(0, io.SeekEnd)
+	if err != nil {
+		return 0, err
+	}
+	var tail []byte
+	for at := end; at > 0; {
+		n := min(at, 64<<10)
+		at -= n
+		block := make([]byte, n)
+		if _, err := t.file.ReadAt(block, at); err != nil {
+			return 0, err
+		}
+		tail = append(block, tail...)
+		lastBreak := bytes.LastIndexByte(tail, '\n')
+		if lastBreak < 0 {
+			continue
+		}
+		before := bytes.LastIndexByte(tail[:lastBreak], '\n')
+		if before < 0 && at > 0 {
+			continue
+		}
+		line := tail[before+1 : lastBreak]
+		var e Entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return 0, fmt.Errorf("the last line is not one of an audit trail: %w", err)
+		}
+		t.size, t.last, t.prev = at+int64(lastBreak)+1, e.Number, hash(line)
+		return end - t.size, nil
+	}
+	return end, nil
+}
+
+// Append writes the entries and syncs them to disk before it returns. After an error nothing of them is in the file.
+func (t *Trail) Append(entries ...Entry) error {
+	if len(entries) == 0 {
+		return nil
+	}
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var text []byte
+	n, prev := t.last, t.prev
+	for _, e := range entries {
+		n++
+		e.Number, e.Previous = n, prev
+		if e.Time.IsZero() {
+			e.Time = time.Now()
+		}
+		e.Time = e.Time.UTC().Truncate(time.Millisecond)
+		line, err := json.Marshal(e)
+		if err != nil {
+			return fmt.Errorf("writing the audit trail: %w", err)
+		}
+		prev = hash(line)
+		text = append(append(text, line...), '\n')
+	}
+	_, err := t.file.WriteAt(text, t.size)
+	if err == nil {
+		err = t.file.Sync()
+	}
+	if err != nil {
+		return errors.Join(fmt.Errorf("writing the audit trail: %w", err), t.file.Truncate(t.size))
+	}
+	t.size, t.last, t.prev = t.size+int64(len(text)), n, prev
+	return nil
+}
+
+// Close closes the file.
+func (t *Trail) Close() error { return t.file.Close() }
+
+// Verify reads a trail, checks its chain and calls visit for each line. The error names the first line that was
+// altered, removed or put in.
+func Verify(r io.Reader, visit func(Entry)) error {
+	lines := bufio.NewReaderSize(r, 1<<20)
+	prev := ""
+	for n := uint64(1); ; n++ {
+		line, err := lines.ReadBytes('\n')
+		if err == io.EOF && len(line) == 0 {
+			return nil
+		}
+		if err == io.EOF {
+			return fmt.Errorf("line %d: unfinished", n)
+		}
+		if err != nil {
+			return fmt.Errorf("line %d: %w", n, err)
+		}
+		line = line[:len(line)-1]
+		var e Entry
+		if err := json.Unmarshal(line, &e); err != nil {
+			return fmt.Errorf("line %d: not an audit line: %w", n, err)
+		}
+		if e.Previous != prev || e.Number != n {
+			return fmt.Errorf("line %d: the chain is broken: the line before it, or this one, was altered, removed or put in", n)
+		}
+		prev = hash(line)
+		if visit != nil {
+			visit(e)
+		}
+	}
+}
+
+func hash(line []byte) string {
+	sum := sha256.Sum256(line)
+	return hex.EncodeToString(sum[:])
+}

@@ -1,0 +1,526 @@
+package delivery
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"log/slog"
+	"math"
+	"net/http"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// Target is where a device's records go and how they are sealed.
+type Target struct {
+	StationID           string
+	Latitude, Longitude *float64
+	Sealer              interface {
+		Seal(payload []byte) []byte
+		Sign(at time.Time) (signature string, err error)
+	}
+}
+
+// Config is what a Delivery needs of its host. Zero durations and counts take the defaults named.
+type Config struct {
+	Endpoint string                              // URL that takes the POST (spec 2.1)
+	Client   *http.Client                        // the host's; redirects are never followed
+	Store    Store                               // the outbox
+	Trail    *audit.Trail                        // nil: final outcomes go to the log, with the whole record
+	Lookup   func(device string) (Target, bool)  // the registry
+	Logger   *slog.Logger                        // nil: slog.Default
+	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
+	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
+	OnHealth func(err error)                     // called when trouble begins (not nil) and ends (nil); may be nil
+
+	Coalesce       time.Duration // how long a slot waits for its other parameters, 5 s
+	Spread         time.Duration // over how long the devices' requests are spread, 10 s
+	InitialBackoff time.Duration // first wait after a failed attempt, 5 s, doubled each time
+	MaxBackoff     time.Duration // longest such wait, 5 min
+	HoldInterval   time.Duration // between attempts of a device whose registration is refused, 10 min
+	MaxConcurrency int           // requests in flight, 32
+	DryRun         bool          // log the JSON, send nothing, keep everything
+}
+
+// NoWait turns Coalesce or Spread off.
+const NoWait = -1 * time.Nanosecond
+
+func (c *Config) setDefaults() error {
+	if c.Endpoint == "" || c.Client == nil || c.Store == nil || c.Lookup == nil {
+		return errors.New("delivery needs an endpoint, a client, a store and a registry")
+	}
+	c.Logger = cmp.Or(c.Logger, slog.Default())
+	c.Coalesce = max(cmp.Or(c.Coalesce, 5*time.Second), 0)
+	c.Spread = max(cmp.Or(c.Spread, 10*time.Second), 0)
+	c.InitialBackoff = cmp.Or(c.InitialBackoff, 5*time.Second)
+	c.MaxBackoff = max(cmp.Or(c.MaxBackoff, 5*time.Minute), c.InitialBackoff)
+	c.HoldInterval = cmp.Or(c.HoldInterval, 10*time.Minute)
+	c.MaxConcurrency = cmp.Or(c.MaxConcurrency, 32)
+	if c.MaxConcurrency < 0 || c.InitialBackoff < 0 || c.HoldInterval < 0 {
+		return errors.New("delivery: max_concurrency and the intervals must not be negative")
+	}
+	client := *c.Client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	c.Client = &client
+	return nil
+}
+
+// Delivery is an outbox with its dispatcher.
+type Delivery struct {
+	cfg Config
+
+	mu      sync.Mutex // guards all below, and every lane
+	lanes   map[string]*lane
+	devices []string // in the order of the stored list
+	queue   laneQueue
+	active  int
+	down    int // attempts since the server last answered anything
+	skew    time.Duration
+	skewAt  time.Time // of the last measurement; zero before the first
+	health  string
+	stale   bool // health may have changed since it was reported
+	closing bool
+
+	wake    chan struct{}
+	work    chan work
+	stop    chan struct{}
+	writing sync.WaitGroup
+	running sync.WaitGroup // the dispatcher and the attempts
+	abort   context.CancelFunc
+	ctx     context.Context
+}
+
+// New restores the outbox from the store and starts to deliver.
+func New(ctx context.Context, cfg Config) (*Delivery, error) {
+	if err := cfg.setDefaults(); err != nil {
+		return nil, err
+	}
+	d := &Delivery{cfg: cfg, lanes: map[string]*lane{}, wake: make(chan struct{}, 1), work: make(chan work, 1024), stop: make(chan struct{})}
+	if err := d.restore(ctx); err != nil {
+		return nil, err
+	}
+	d.ctx, d.abort = context.WithCancel(context.WithoutCancel(ctx))
+	d.writing.Add(1)
+	go d.writeLoop()
+	d.running.Add(1)
+	go d.dispatch()
+	return d, nil
+}
+
+// Close stops to send, waits for the requests in flight until ctx ends, and then aborts them. What was not delivered
+// stays in the outbox.
+func (d *Delivery) Close(ctx context.Context) error {
+	d.mu.Lock()
+	if d.closing {
+		d.mu.Unlock()
+		return nil
+	}
+	d.closing = true
+	d.mu.Unlock()
+	close(d.stop)
+	done := make(chan struct{})
+	go func() { d.running.Wait(); close(done) }()
+	select {
+	case <-done:
+	case <-ctx.Done():
+	}
+	d.abort()
+	<-done
+	close(d.work)
+	d.writing.Wait()
+	return nil
+}
+
+// Stats is a picture of the outbox.
+type Stats struct {
+	Slots  int               // waiting slots, of all devices
+	Oldest time.Time         // stamp of the oldest, zero when there is none
+	Held   map[string]string // devices that wait for a person, with the reason
+	Skew   time.Duration     // the server's clock less ours, as last measured
+}
+
+// Stats returns the present state.
+func (d *Delivery) Stats() Stats {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := Stats{Held: map[string]string{}, Skew: d.skew}
+	for name, l := range d.lanes {
+		s.Slots += len(l.slots)
+		if len(l.slots) > 0 {
+			if at := time.UnixMilli(l.slots[0].stamp); s.Oldest.IsZero() || at.Before(s.Oldest) {
+				s.Oldest = at
+			}
+		}
+		if l.held != "" {
+			s.Held[name] = l.held
+		}
+	}
+	return s
+}
+
+// Retry makes every waiting lane try at once: for a registry that was mended.
+func (d *Delivery) Retry() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	for _, l := range d.lanes {
+		l.next, l.probe = now, now
+		d.schedule(l)
+	}
+	d.poke()
+}
+
+func (d *Delivery) poke() {
+	select {
+	case d.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Put stores the readings of one device durably. After an error none of them is in the outbox. A reading whose
+// parameter already waits for the same stamp with another value is refused, into the audit trail: the first stays.
+func (d *Delivery) Put(ctx context.Context, records ...payload.Record) error {
+	for _, r := range records {
+		if _, err := r.Marshal(); err != nil {
+			return err
+		}
+		for _, x := range r.Readings {
+			if !spec.Aligned(x.Stamp, x.Flag.Length()) {
+				return fmt.Errorf("parameter %q of device %q: timestamp %s is %w of %s", x.Parameter, r.DeviceID,
+					spec.ISTString(x.Stamp), spec.ErrNotAligned, x.Flag.Length())
+			}
+		}
+	}
+	d.mu.Lock()
+	if d.closing {
+		d.mu.Unlock()
+		return errors.New("the outbox is closed")
+	}
+	d.running.Add(1)
+	d.mu.Unlock()
+	defer d.running.Done()
+	w := work{puts: records, done: make(chan error, 1)}
+	select {
+	case d.work <- w:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-w.done:
+		return err
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// work is what the writer carries out: readings that come, or readings that leave.
+type work struct {
+	puts []payload.Record
+	done chan error
+
+	left    chan struct{} // closed once they have left
+	leave   []payload.Reading
+	device  string
+	entry   audit.Entry
+	audited bool
+}
+
+type place struct {
+	device string
+	stamp  int64
+}
+
+// writeLoop is the only writer of the store. It takes all work that waits and carries it out in one batch.
+func (d *Delivery) writeLoop() {
+	defer d.writing.Done()
+	const most = 512
+	for first := range d.work {
+		list := []work{first}
+		for len(list) < most {
+			select {
+			case w, ok := <-d.work:
+				if ok {
+					list = append(list, w)
+					continue
+				}
+			default:
+			}
+			break
+		}
+		d.writeAll(list)
+	}
+}
+
+func (d *Delivery) writeAll(list []work) {
+	err := d.write(list)
+	if err == nil {
+		return
+	}
+	// What came goes back to the host, which keeps it. What left must be written before anything else.
+	leaving := slices.DeleteFunc(slices.Clone(list), func(w work) bool {
+		if w.done != nil {
+			w.done <- fmt.Errorf("writing the outbox: %w", err)
+		}
+		return w.done != nil
+	})
+	for wait := 100 * time.Millisecond; len(leaving) > 0; wait = min(2*wait, 10*time.Second) {
+		if err = d.write(leaving); err == nil {
+			return
+		}
+		d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or mend the directory; trying again", "error", err)
+		timer := time.NewTimer(wait)
+		select {
+		case <-timer.C:
+		case <-d.ctx.Done(): // sent again after the restart, answered 111
+			timer.Stop()
+			return
+		}
+	}
+}
+
+// write carries out a list in one batch: audit trail, store, memory, in this order.
+func (d *Delivery) write(list []work) error {
+	ctx := context.WithoutCancel(d.ctx)
+	slots := map[place][]payload.Reading{}
+	load := func(p place) ([]payload.Reading, error) {
+		rs, ok := slots[p]
+		if ok {
+			return rs, nil
+		}
+		rs, err := d.load(ctx, p)
+		if err == nil {
+			slots[p] = rs
+		}
+		return rs, err
+	}
+	var refused []audit.Entry
+	for _, w := range list {
+		for _, rec := range w.puts {
+			for _, r := range rec.Readings {
+				p := place{rec.DeviceID, r.Stamp.UnixMilli()}
+				rs, err := load(p)
+				if err != nil {
+					return err
+				}
+				i := slices.IndexFunc(rs, func(x payload.Reading) bool { return sameParameter(x, r) })
+				switch {
+				case i < 0:
+					slots[p] = append(slices.Clone(rs), r)
+				case rs[i].Value != r.Value || rs[i].Unit != r.Unit || rs[i].Flag != r.Flag:
+					refused = append(refused, audit.Entry{Outcome: audit.Refused, Station: rec.StationID, Device: p.device, Stamp: p.stamp,
+						Readings: audit.Readings([]payload.Reading{r}),
+						Detail:   fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", rs[i].Value, rs[i].Unit, rs[i].Flag)})
+				}
+			}
+		}
+		for _, gone := range w.leave {
+			p := place{w.device, gone.Stamp.UnixMilli()}
+			rs, err := load(p)
+			if err != nil {
+				return err
+			}
+			slots[p] = slices.DeleteFunc(slices.Clone(rs), func(x payload.Reading) bool { return sameParameter(x, gone) })
+		}
+	}
+	entries := refused
+	for _, w := range list {
+		if w.leave != nil && !w.audited {
+			entries = append(entries, w.entry)
+		}
+	}
+	if err := d.audit(entries); err != nil {
+		return err
+	}
+	for i := range list {
+		list[i].audited = true
+	}
+	ops, names := d.operations(slots)
+	if err := d.cfg.Store.Batch(ctx, ops); err != nil {
+		return err
+	}
+	d.apply(slots, names)
+	for _, w := range list {
+		if w.done != nil {
+			w.done <- nil
+		} else {
+			close(w.left)
+		}
+	}
+	return nil
+}
+
+func sameParameter(a, b payload.Reading) bool {
+	return a.Parameter == b.Parameter && a.Diagnostic == b.Diagnostic
+}
+
+func (d *Delivery) load(ctx context.Context, p place) ([]payload.Reading, error) {
+	b, err := d.cfg.Store.Get(ctx, slotKey(p.device, p.stamp))
+	if err != nil || b == nil {
+		return nil, err
+	}
+	rs, err := decodeReadings(b, p.stamp)
+	if err != nil {
+		return nil, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(time.UnixMilli(p.stamp)), p.device, err)
+	}
+	return rs, nil
+}
+
+// operations are the store's writes for the new content of the slots.
+func (d *Delivery) operations(slots map[place][]payload.Reading) (ops []Op, names []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	stamps := map[string][]int64{}
+	names = d.devices
+	for p, rs := range slots {
+		list, seen := stamps[p.device]
+		if l := d.lanes[p.device]; !seen && l != nil {
+			list = l.stamps()
+		} else if !seen && l == nil && !slices.Contains(names, p.device) {
+			names = append(slices.Clone(names), p.device)
+		}
+		i, found := slices.BinarySearch(list, p.stamp)
+		switch {
+		case len(rs) == 0:
+			ops = append(ops, Op{Key: slotKey(p.device, p.stamp)})
+			if found {
+				list = slices.Delete(list, i, i+1)
+			}
+		default:
+			ops = append(ops, Op{slotKey(p.device, p.stamp), encodeReadings(rs)})
+			if !found {
+				list = slices.Insert(list, i, p.stamp)
+			}
+		}
+		stamps[p.device] = list
+	}
+	for device, list := range stamps {
+		ops = append(ops, Op{indexKey(device), encodeIndex(list)})
+	}
+	if len(names) != len(d.devices) {
+		ops = append(ops, Op{devicesKey, encodeDevices(names)})
+	}
+	return ops, names
+}
+
+// apply brings the lanes in memory to what the store now holds.
+func (d *Delivery) apply(slots map[place][]payload.Reading, names []string) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	d.devices = names
+	for p, rs := range slots {
+		l := d.lane(p.device)
+		i, found := l.find(p.stamp)
+		switch {
+		case len(rs) == 0 && found:
+			l.slots = slices.Delete(l.slots, i, i+1)
+		case len(rs) > 0 && !found:
+			l.slots = slices.Insert(l.slots, i, &slot{stamp: p.stamp, ready: now.Add(d.cfg.Coalesce + d.offset(p.device))})
+		case len(rs) > 0:
+			l.slots[i].aside = false
+		}
+		d.schedule(l)
+	}
+	d.poke()
+}
+
+// offset spreads the devices' requests after a boundary.
+func (d *Delivery) offset(device string) time.Duration {
+	h := fnv.New64a()
+	h.Write([]byte(device))
+	return time.Duration(float64(d.cfg.Spread) * (float64(h.Sum64()>>11) / (1 << 53)))
+}
+
+func (d *Delivery) restore(ctx context.Context) error {
+	b, err := d.cfg.Store.Get(ctx, devicesKey)
+	if err != nil {
+		return fmt.Errorf("reading the outbox: %w", err)
+	}
+	if d.devices, err = decodeDevices(b); err != nil {
+		return err
+	}
+	now := time.Now()
+	for _, device := range d.devices {
+		b, err := d.cfg.Store.Get(ctx, indexKey(device))
+		if err != nil {
+			return fmt.Errorf("reading the outbox: %w", err)
+		}
+		stamps, err := decodeIndex(b)
+		if err != nil {
+			return fmt.Errorf("reading the outbox of device %q: %w", device, err)
+		}
+		l := d.lane(device)
+		for _, s := range stamps {
+			l.slots = append(l.slots, &slot{stamp: s, ready: now})
+		}
+		d.schedule(l)
+	}
+	return nil
+}
+
+// audit writes to the trail, or to the log where there is none.
+func (d *Delivery) audit(entries []audit.Entry) error {
+	if d.cfg.Trail != nil {
+		if err := d.cfg.Trail.Append(entries...); err != nil {
+			return err
+		}
+	}
+	for _, e := range entries {
+		if d.cfg.OnResult != nil {
+			d.cfg.OnResult(e.Outcome, len(e.Readings))
+		}
+		if lost := e.Outcome == audit.Rejected || e.Outcome == audit.Expired || e.Outcome == audit.Refused; lost {
+			d.cfg.Logger.Warn("readings are not at the server", "outcome", e.Outcome, "device", e.Device,
+				"slot", spec.ISTString(time.UnixMilli(e.Stamp)), "readings", e.Readings, "reason", e.Detail)
+		}
+	}
+	return nil
+}
+
+// finish takes readings out of the outbox with their outcome, and returns when that is on disk: until then the lane
+// must not look at the slot again. Many lanes share one write.
+func (d *Delivery) finish(device, station string, rs []payload.Reading, o audit.Outcome, status *int, detail string) {
+	w := work{left: make(chan struct{}), device: device, leave: rs, entry: audit.Entry{Outcome: o, Station: station, Device: device,
+		Stamp: rs[0].Stamp.UnixMilli(), Readings: audit.Readings(rs), Status: status, Detail: detail}}
+	d.work <- w
+	select {
+	case <-w.left:
+	case <-d.ctx.Done():
+	}
+}
+
+// clock is the time by which readings expire: the server's as far as it is known. Where the server was not heard of
+// for a while, our own clock may be the one that is wrong, and a day is allowed for that.
+func (d *Delivery) clock() time.Time {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	now := time.Now()
+	if !d.skewAt.IsZero() && now.Sub(d.skewAt) < 15*time.Minute {
+		return now.Add(d.skew)
+	}
+	return now.Add(-24 * time.Hour)
+}
+
+func (d *Delivery) measureSkew(resp *http.Response, sent time.Time) {
+	at, err := http.ParseTime(resp.Header.Get("Date"))
+	if err != nil {
+		return
+	}
+	now := time.Now()
+	// The header has whole seconds: half a second is its mean error.
+	skew := at.Add(500 * time.Millisecond).Sub(sent.Add(now.Sub(sent) / 2)).Round(time.Second)
+	d.mu.Lock()
+	before := d.skew
+	d.skew, d.skewAt = skew, now
+	d.mu.Unlock()
+	if math.Abs(float64(skew-before)) > float64(30*time.Second) {
+		d.cfg.Logger.Warn("this machine's clock differs from the server's: mend it with NTP", "server_ahead_by", skew.String())
+	}
+}

@@ -1,0 +1,125 @@
+package delivery
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// verdict is what an answer means for the request that it answers.
+type verdict int
+
+const (
+	accepted     verdict = iota // status 1
+	stored                      // 111: stored before, for a stamp on the grid
+	expired                     // 117
+	future                      // 118
+	badParameter                // 110, 119: one parameter of the request is refused
+	notScheduled                // 112
+	holdDevice                  // the device's registration or credentials are wrong
+	tooLarge                    // HTTP 413
+	tryAgain                    // everything else: the data is kept
+)
+
+// answer is what came back from one attempt.
+type answer struct {
+	verdict   verdict
+	status    *int // of the body, where there was one
+	detail    string
+	wait      time.Duration // Retry-After, 0 when there was none
+	transport bool          // the server itself did not answer: no connection, no JSON, 5xx, 429
+	unknown   bool          // the server may have stored the request all the same
+}
+
+// judge turns an HTTP answer into a verdict. The body decides where it has a status of v1.5 (spec 2.5), whatever the
+// HTTP status says.
+func judge(resp *http.Response, body []byte) answer {
+	var doc struct {
+		Status json.RawMessage `json:"status"`
+		Msg    string          `json:"msg"`
+	}
+	wait := retryAfter(resp.Header.Get("Retry-After"))
+	if json.Unmarshal(body, &doc) == nil && len(doc.Status) > 0 {
+		if code, err := strconv.Atoi(strings.Trim(string(doc.Status), `"`)); err == nil {
+			a := answer{verdict: byStatus(spec.Status(code)), status: &code, wait: wait}
+			a.detail = fmt.Sprintf("status %s, msg %s", spec.Status(code), quote(doc.Msg))
+			a.unknown = a.verdict == tryAgain
+			return a
+		}
+	}
+	a := answer{verdict: tryAgain, wait: wait, transport: true, unknown: true}
+	a.detail = fmt.Sprintf("HTTP %d, %s", resp.StatusCode, quote(string(body)))
+	switch c := resp.StatusCode; {
+	case c == http.StatusUnauthorized || c == http.StatusForbidden:
+		return answer{verdict: holdDevice, detail: a.detail}
+	case c == http.StatusRequestEntityTooLarge:
+		return answer{verdict: tooLarge, detail: a.detail}
+	case c >= 300 && c < 400:
+		a.detail = fmt.Sprintf("HTTP %d, a redirect to %s, which is not followed: check the endpoint", c, quote(resp.Header.Get("Location")))
+	}
+	return a
+}
+
+// byStatus is the table of outcomes. A code outside v1.5 keeps the data.
+func byStatus(s spec.Status) verdict {
+	switch s {
+	case spec.StatusSuccess:
+		return accepted
+	case spec.StatusNotSlot:
+		return stored
+	case spec.StatusTooOld:
+		return expired
+	case spec.StatusFuture:
+		return future
+	case spec.StatusInvalidUnit, spec.StatusInvalidParameter:
+		return badParameter
+	case spec.StatusNoCalibration:
+		return notScheduled
+	case spec.StatusInvalidDetails, spec.StatusInvalidStation, spec.StatusNotEncrypted, spec.StatusNoSignature,
+		spec.StatusNoDeviceID, spec.StatusNoPublicKey, spec.StatusDeviceNotRegistered, spec.StatusSeveralStations,
+		spec.StatusNoStationDeviceMatch:
+		return holdDevice
+	}
+	return tryAgain
+}
+
+const (
+	maxAnswer = 64 << 10  // bytes read of an answer
+	maxWait   = time.Hour // longest Retry-After obeyed
+)
+
+func readAnswer(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxAnswer)) }
+
+func retryAfter(s string) time.Duration {
+	if s == "" {
+		return 0
+	}
+	if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n > 0 {
+		return min(time.Duration(min(n, 1<<20))*time.Second, maxWait)
+	}
+	if at, err := http.ParseTime(s); err == nil {
+		return min(max(time.Until(at), 0), maxWait)
+	}
+	return 0
+}
+
+// quote makes a server's text fit for a log: short, and without control characters.
+func quote(s string) string {
+	s = strings.Map(func(r rune) rune {
+		if unicode.IsControl(r) {
+			return ' '
+		}
+		return r
+	}, s)
+	if r := []rune(s); len(r) > 160 {
+		s = string(r[:160]) + "..."
+	}
+	return strconv.Quote(s)
+}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/rsa"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -54,20 +55,20 @@ func simulate(ctx context.Context, s std, args []string) error {
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
-	stopped := make(chan error, 1)
+	defer listener.Close()
 	scheme := "http"
 	if *cert != "" {
+		pair, err := tls.LoadX509KeyPair(*cert, *tlsKey)
+		if err != nil {
+			return fmt.Errorf("--tls-cert, --tls-key: %w", err)
+		}
+		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
 		scheme = "https"
 	}
+	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
+	stopped := make(chan error, 1)
 	fmt.Fprintf(s.out, "listening on %s://%s\n", scheme, listener.Addr())
-	go func() {
-		if *cert != "" {
-			stopped <- server.ServeTLS(listener, *cert, *tlsKey)
-		} else {
-			stopped <- server.Serve(listener)
-		}
-	}()
+	go func() { stopped <- server.Serve(listener) }()
 	select {
 	case err := <-stopped:
 		return fmt.Errorf("serving: %w", err)

@@ -112,8 +112,6 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	fault := s.takeFault(id)
 	s.mu.Unlock()
-	setDate(w, s.config.Now().Add(time.Duration(fault.ClockOffset)))
-
 	judged := spec.StatusFailed
 	if fault.AfterStore {
 		judged = s.judge(r.Header, id, body, fault)

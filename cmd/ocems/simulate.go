@@ -25,7 +25,7 @@ func simulate(ctx context.Context, s std, args []string) error {
 	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on")
 	registryFile := flags.String("registry", "", "YAML `file` of stations and devices (required)")
 	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
-	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what is stored once: each `parameter` or the whole `slot`")
+	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp, `parameter|slot`")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
 	if err := parse(flags, s, args, 0); err != nil {

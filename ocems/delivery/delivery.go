@@ -88,6 +88,7 @@ type Delivery struct {
 	stale   bool // health may have changed since it was reported
 	closing bool
 
+	telling sync.Mutex // held while OnHealth runs
 	wake    chan struct{}
 	work    chan work
 	stop    chan struct{}

@@ -238,6 +238,8 @@ func (d *Delivery) report() {
 	if d.cfg.OnHealth == nil {
 		return
 	}
+	d.telling.Lock() // so that the host hears the changes in their order
+	defer d.telling.Unlock()
 	d.mu.Lock()
 	if !d.stale {
 		d.mu.Unlock()

@@ -1,0 +1,485 @@
+package delivery_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rsa"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// pipes is a listener and dialer in memory, so that a real server and a real client run in a synctest bubble.
+type pipes struct {
+	conns chan net.Conn
+	done  chan struct{}
+	once  sync.Once
+	mu    sync.Mutex
+	off   bool
+}
+
+func newPipes() *pipes { return &pipes{conns: make(chan net.Conn), done: make(chan struct{})} }
+
+func (p *pipes) Accept() (net.Conn, error) {
+	select {
+	case c := <-p.conns:
+		return c, nil
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+func (p *pipes) Close() error   { p.once.Do(func() { close(p.done) }); return nil }
+func (p *pipes) Addr() net.Addr { return &net.UnixAddr{Name: "pipe"} }
+func (p *pipes) unplug(off bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.off = off
+}
+func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
+	p.mu.Lock()
+	off := p.off
+	p.mu.Unlock()
+	if off {
+		return nil, errors.New("connection refused")
+	}
+	ours, theirs := net.Pipe()
+	select {
+	case p.conns <- theirs:
+		return ours, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-p.done:
+		return nil, net.ErrClosed
+	}
+}
+
+const tokenOf = "token-for-tests-"
+
+type sealer struct {
+	key   *rsa.PublicKey
+	token string
+}
+
+func (s sealer) Seal(text []byte) []byte {
+	b, _ := seal.Seal(s.token, text)
+	return b
+}
+func (s sealer) Sign(at time.Time) (string, error) { return seal.Sign(s.key, s.token, at) }
+
+// plant is a delivery, the board's server and the network between them.
+type plant struct {
+	t      *testing.T
+	net    *pipes
+	server *simulator.Server
+	http   *http.Server
+	client *http.Client
+	cfg    delivery.Config
+	d      *delivery.Delivery
+	log    *bytes.Buffer
+	trail  string
+	mu     sync.Mutex
+	tokens map[string]string
+}
+
+func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *plant {
+	t.Helper()
+	pem, err := os.ReadFile("../seal/testdata/industry_test_private.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := seal.ParsePrivateKey(string(pem))
+	if err != nil {
+		t.Fatal(err)
+	}
+	reg, err := simulator.ParseRegistry([]byte(registry), time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &plant{t: t, net: newPipes(), log: &bytes.Buffer{}, tokens: map[string]string{}}
+	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg}); err != nil {
+		t.Fatal(err)
+	}
+	p.http = &http.Server{Handler: p.server}
+	go p.http.Serve(p.net)
+	transport := &http.Transport{DialContext: p.net.dial, MaxIdleConnsPerHost: 8}
+	p.client = &http.Client{Transport: transport, Timeout: 45 * time.Second}
+	p.trail = filepath.Join(t.TempDir(), "audit.jsonl")
+	trail, err := audit.Open(p.trail)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.cfg = delivery.Config{
+		Endpoint: "http://cpcb.test/v1.0/industry/data", Client: p.client, Store: delivery.NewMemoryStore(), Trail: trail,
+		Logger: slog.New(slog.NewTextHandler(p.log, nil)),
+		Lookup: func(device string) (delivery.Target, bool) {
+			p.mu.Lock()
+			defer p.mu.Unlock()
+			token := tokenOf + device
+			if t, ok := p.tokens[device]; ok {
+				token = t
+			}
+			return delivery.Target{StationID: "s-" + device, Sealer: sealer{&key.PublicKey, token}}, !strings.HasPrefix(device, "gone")
+		},
+	}
+	if change != nil {
+		change(&p.cfg)
+	}
+	p.start()
+	t.Cleanup(func() {
+		p.stop()
+		transport.CloseIdleConnections()
+		p.http.Close()
+		trail.Close()
+		if strings.Contains(p.log.String(), tokenOf) {
+			t.Error("a token is in the log")
+		}
+	})
+	return p
+}
+
+func (p *plant) start() {
+	d, err := delivery.New(context.Background(), p.cfg)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	p.d = d
+}
+
+func (p *plant) stop() {
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	p.d.Close(ctx)
+}
+
+func (p *plant) put(device string, stamp time.Time, readings ...payload.Reading) {
+	p.t.Helper()
+	for i := range readings {
+		readings[i].Stamp = stamp
+	}
+	if err := p.d.Put(context.Background(), payload.Record{StationID: "s-" + device, DeviceID: device, Readings: readings}); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+func (p *plant) fault(text string) {
+	p.t.Helper()
+	resp, err := p.client.Post("http://cpcb.test/faults", "application/json", strings.NewReader(text))
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if resp.StatusCode >= 300 {
+		b, _ := io.ReadAll(resp.Body)
+		p.t.Fatalf("setting a fault: %s", b)
+	}
+}
+
+// received is what the server has, as device/parameter/minutes-since-start, in the order of arrival.
+func (p *plant) received() []string {
+	p.t.Helper()
+	p.net.unplug(false)
+	resp, err := p.client.Get("http://cpcb.test/received")
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var got struct {
+		Readings []struct {
+			Device, Parameter string
+			Value             float64
+			Timestamp         int64
+			Flag              string
+		}
+	}
+	if err := json.NewDecoder(resp.Body).Decode(&got); err != nil {
+		p.t.Fatal(err)
+	}
+	var out []string
+	for _, r := range got.Readings {
+		out = append(out, fmt.Sprintf("%s/%s@%s=%v%s", r.Device, r.Parameter, time.UnixMilli(r.Timestamp).UTC().Format("15:04:05"), r.Value, r.Flag))
+	}
+	return out
+}
+
+// outcomes counts the lines of the verified audit trail.
+func (p *plant) outcomes() map[audit.Outcome]int {
+	p.t.Helper()
+	f, err := os.Open(p.trail)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer f.Close()
+	got := map[audit.Outcome]int{}
+	if err := audit.Verify(f, func(e audit.Entry) { got[e.Outcome] += len(e.Readings) }); err != nil {
+		p.t.Fatal(err)
+	}
+	return got
+}
+
+func (p *plant) want(what string, got, want any) {
+	p.t.Helper()
+	if g, w := fmt.Sprint(got), fmt.Sprint(want); g != w {
+		p.t.Errorf("%s:\n got %s\nwant %s\nlog:\n%s", what, g, w, p.log)
+	}
+}
+
+func cod(v float64) payload.Reading {
+	return payload.Reading{Parameter: "cod", Value: v, Unit: "mg/L", Flag: spec.FlagNormal}
+}
+func bod(v float64) payload.Reading {
+	return payload.Reading{Parameter: "bod", Value: v, Unit: "mg/L", Flag: spec.FlagNormal}
+}
+func so2(v float64) payload.Reading {
+	return payload.Reading{Parameter: "so2", Value: v, Unit: "mg/Nm³", Flag: spec.FlagNormal}
+}
+
+const registry = `
+stations:
+  - id: s-a
+    devices: [{id: a, token: token-for-tests-a, parameters: {cod: [mg/L], bod: [mg/L]}}]
+  - id: s-b
+    devices: [{id: b, token: token-for-tests-b}]
+`
+
+// The bubble's clock starts at 2000-01-01 00:00 UTC. Tests begin an hour later.
+func at(minutes int) time.Time {
+	return time.Date(2000, 1, 1, 0, minutes, 0, 0, time.UTC)
+}
+
+func run(t *testing.T, name string, registry string, change func(*delivery.Config), f func(*plant)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Hour)
+			f(newPlant(t, registry, change))
+		})
+	})
+}
+
+func TestOutcomes(t *testing.T) {
+	run(t, "one request a slot, oldest first", registry, nil, func(p *plant) {
+		p.put("a", at(45), cod(3))
+		p.put("a", at(30), cod(2))
+		p.put("a", at(15), cod(1))
+		p.put("a", at(15), bod(4)) // a sibling that came later joins
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/bod@00:15:00=4U", "a/cod@00:15:00=1U", "a/cod@00:30:00=2U", "a/cod@00:45:00=3U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
+		p.want("waiting", p.d.Stats().Slots, 0)
+	})
+	run(t, "an outage is delivered oldest first", registry, nil, func(p *plant) {
+		p.net.unplug(true)
+		for i := 1; i <= 4; i++ {
+			p.put("a", at(15*i), cod(float64(i)))
+		}
+		time.Sleep(3 * time.Hour)
+		p.want("waiting", p.d.Stats().Slots, 4)
+		p.net.unplug(false)
+		time.Sleep(10 * time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U", "a/cod@00:30:00=2U", "a/cod@00:45:00=3U", "a/cod@01:00:00=4U"})
+	})
+	for _, c := range []struct{ name, fault string }{
+		{"HTTP 500", `{"count":3,"http_status":500}`},
+		{"429 with Retry-After", `{"count":1,"http_status":429,"retry_after":120}`},
+		{"HTML page", `{"count":2,"html":true}`},
+		{"closed connection", `{"count":2,"close":true}`},
+		{"half an answer", `{"count":2,"half":true}`},
+		{"status 0", `{"count":2,"status":0}`},
+		{"unknown status", `{"count":2,"status":108}`},
+		{"server's clock behind", `{"count":1,"clock_offset":"-50m"}`},
+	} {
+		run(t, "kept and sent again after "+c.name, registry, nil, func(p *plant) {
+			p.fault(c.fault)
+			p.put("a", at(15), cod(1), bod(2))
+			p.put("a", at(30), cod(3))
+			time.Sleep(30 * time.Minute)
+			p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "a/cod@00:30:00=3U"})
+			want := map[audit.Outcome]int{audit.Delivered: 3}
+			if strings.Contains(c.fault, "half") { // the server stored what it answered by half
+				want = map[audit.Outcome]int{audit.Delivered: 1, audit.AlreadyStored: 2}
+			}
+			p.want("outcomes", p.outcomes(), want)
+		})
+	}
+	run(t, "a lost reply is already stored", registry, nil, func(p *plant) {
+		p.fault(`{"count":1,"close":true,"after_store":true}`)
+		p.put("a", at(15), cod(1), bod(2))
+		time.Sleep(10 * time.Minute)
+		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 2})
+	})
+	run(t, "111 for a slot that is stored in part loses nothing", registry, nil, func(p *plant) {
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.put("a", at(15), cod(1), bod(2))
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U", "a/bod@00:15:00=2U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2, audit.AlreadyStored: 1})
+	})
+	run(t, "one refused parameter does not hold up the others", registry, nil, func(p *plant) {
+		p.put("a", at(15), cod(1), bod(2), so2(3))
+		p.put("a", at(30), cod(4), bod(5), so2(6))
+		time.Sleep(5 * time.Minute)
+		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "a/bod@00:30:00=5U", "a/cod@00:30:00=4U"})
+		p.want("waiting", p.d.Stats().Slots, 2)
+		time.Sleep(9 * 24 * time.Hour)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4, audit.Expired: 2})
+	})
+	run(t, "two refused parameters", registry, nil, func(p *plant) {
+		ph := payload.Reading{Parameter: "ph", Value: 7, Unit: "pH", Flag: spec.FlagNormal}
+		p.put("a", at(15), cod(1), bod(2), so2(3), ph)
+		time.Sleep(5 * time.Minute)
+		p.want("received", len(p.received()), 2)
+		p.want("waiting", p.d.Stats().Slots, 1)
+	})
+	run(t, "calibration that is not scheduled does not take the slot with it", registry, nil, func(p *plant) {
+		z := bod(0)
+		z.Flag = spec.FlagZeroCalibration
+		p.put("a", at(15), cod(1), z)
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.Rejected: 1})
+	})
+	run(t, "expired by the server", registry, nil, func(p *plant) {
+		p.fault(`{"count":1,"status":117}`)
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Expired: 1})
+	})
+	run(t, "too large is split", registry, nil, func(p *plant) {
+		p.fault(`{"count":1,"http_status":413}`)
+		p.put("a", at(15), cod(1), bod(2))
+		time.Sleep(time.Minute)
+		p.want("received", len(p.received()), 2)
+	})
+	run(t, "the second value for a slot is refused and kept in the trail", registry, nil, func(p *plant) {
+		p.put("a", at(15), cod(1))
+		p.put("a", at(15), cod(1))
+		p.put("a", at(15), cod(2))
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.Refused: 1})
+	})
+}
+
+func TestWrongTokenHoldsOneDevice(t *testing.T) {
+	var mu sync.Mutex
+	var health []bool
+	run(t, "", registry, func(c *delivery.Config) {
+		c.OnHealth = func(err error) {
+			mu.Lock()
+			defer mu.Unlock()
+			health = append(health, err != nil)
+		}
+	}, func(p *plant) {
+		p.tokens["a"] = "wrong"
+		p.put("a", at(15), cod(1))
+		p.put("b", at(15), so2(2))
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"b/so2@00:15:00=2U"})
+		p.want("held", len(p.d.Stats().Held), 1)
+		p.mu.Lock()
+		delete(p.tokens, "a")
+		p.mu.Unlock()
+		p.d.Retry()
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"b/so2@00:15:00=2U", "a/cod@00:15:00=1U"})
+		mu.Lock()
+		defer mu.Unlock()
+		p.want("trouble", health, []bool{true, false})
+	})
+}
+
+func TestRestartKeepsWhatWaits(t *testing.T) {
+	run(t, "", registry, nil, func(p *plant) {
+		p.net.unplug(true)
+		for i := 1; i <= 3; i++ {
+			p.put("a", at(15*i), cod(float64(i)), bod(0))
+		}
+		time.Sleep(time.Minute)
+		p.stop()
+		p.net.unplug(false)
+		p.start()
+		time.Sleep(time.Minute)
+		p.want("received", len(p.received()), 6)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6})
+	})
+}
+
+func TestDryRunSendsNothing(t *testing.T) {
+	run(t, "", registry, func(c *delivery.Config) { c.DryRun = true }, func(p *plant) {
+		p.put("a", at(15), cod(1))
+		p.put("a", at(30), cod(2))
+		time.Sleep(time.Minute)
+		p.want("received", len(p.received()), 0)
+		p.want("waiting", p.d.Stats().Slots, 2)
+		p.want("logged", strings.Count(p.log.String(), "this would be sent"), 2)
+	})
+}
+
+func TestUnknownDeviceWaits(t *testing.T) {
+	run(t, "", registry, nil, func(p *plant) {
+		p.put("gone", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.want("held", len(p.d.Stats().Held), 1)
+	})
+}
+
+func TestFullStoreRefusesAndHeals(t *testing.T) {
+	full := &fullStore{Store: delivery.NewMemoryStore()}
+	run(t, "", registry, func(c *delivery.Config) { c.Store = full }, func(p *plant) {
+		full.set(true)
+		err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a",
+			Readings: []payload.Reading{{Parameter: "cod", Value: 1, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}})
+		if err == nil || !strings.Contains(err.Error(), "no space left") {
+			t.Errorf("a full store took readings: %v", err)
+		}
+		full.set(false)
+		p.put("a", at(15), cod(1))
+		time.Sleep(20 * time.Second)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+	})
+}
+
+// fullStore is a disk that is full for a while.
+type fullStore struct {
+	delivery.Store
+	mu   sync.Mutex
+	full bool
+}
+
+func (s *fullStore) set(full bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.full = full
+}
+
+func (s *fullStore) Batch(ctx context.Context, ops []delivery.Op) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.full {
+		return errors.New("no space left on device")
+	}
+	return s.Store.Batch(ctx, ops)
+}

@@ -383,6 +383,19 @@ func TestOutcomes(t *testing.T) {
 	})
 }
 
+func TestOneBadSlotDoesNotHoldUpTheRest(t *testing.T) {
+	run(t, "", registry, nil, func(p *plant) {
+		p.fault(`{"count":5,"status":0}`)
+		for i := 1; i <= 3; i++ {
+			p.put("a", at(15*i), cod(float64(i)))
+		}
+		time.Sleep(5 * time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:30:00=2U", "a/cod@00:45:00=3U"})
+		time.Sleep(20 * time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:30:00=2U", "a/cod@00:45:00=3U", "a/cod@00:15:00=1U"})
+	})
+}
+
 func TestWrongTokenHoldsOneDevice(t *testing.T) {
 	var mu sync.Mutex
 	var health []bool

@@ -1,0 +1,59 @@
+// Package metadata holds what metadata.yaml says: the type, the stability and the instruments.
+package metadata
+
+import (
+	"errors"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/otel/metric"
+)
+
+const (
+	ScopeName        = "github.com/ocems-io/ocems/exporter/ocemsexporter"
+	MetricsStability = component.StabilityLevelAlpha
+)
+
+// Type is the exporter's type.
+var Type = component.MustNewType("ocems")
+
+// Telemetry holds the exporter's instruments.
+type Telemetry struct {
+	Readings, Refused, Ignored, Attempts metric.Int64Counter
+	RequestDuration                      metric.Float64Histogram
+
+	meter        metric.Meter
+	outbox, held metric.Int64ObservableGauge
+	oldest, skew metric.Float64ObservableGauge
+}
+
+// Observed are the gauges' values.
+type Observed struct {
+	Slots, Held  int64
+	Oldest, Skew float64 // seconds
+}
+
+// NewTelemetry makes the instruments.
+func NewTelemetry(set component.TelemetrySettings) (*Telemetry, error) {
+	t := &Telemetry{meter: set.MeterProvider.Meter(ScopeName)}
+	var errs [9]error
+	counter := func(err *error, name, unit, text string) (c metric.Int64Counter) {
+		c, *err = t.meter.Int64Counter("otelcol_exporter_ocems_"+name, metric.WithUnit(unit), metric.WithDescription(text))
+		return c
+	}
+	t.Readings = counter(&errs[0], "readings", "{readings}", "Readings that reached their final outcome.")
+	t.Refused = counter(&errs[1], "refused", "{readings}", "Readings refused before the outbox.")
+	t.Ignored = counter(&errs[2], "ignored", "{points}", "Data points that are no parameter of a device.")
+	t.Attempts = counter(&errs[3], "attempts", "{requests}", "Requests sent.")
+	t.RequestDuration, errs[4] = t.meter.Float64Histogram("otelcol_exporter_ocems_request_duration", metric.WithUnit("s"),
+		metric.WithDescription("How long requests took."),
+		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60))
+	t.outbox, errs[5] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_outbox_slots", metric.WithUnit("{slots}"),
+		metric.WithDescription("Slots that wait in the outbox."))
+	t.oldest, errs[6] = t.meter.Float64ObservableGauge("otelcol_exporter_ocems_oldest_age", metric.WithUnit("s"),
+		metric.WithDescription("Age of the oldest slot in the outbox."))
+	t.held, errs[7] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_held_devices", metric.WithUnit("{devices}"),
+		metric.WithDescription("Devices whose registration or credentials the server refuses."))
+	t.skew, errs[8] = t.meter.Float64ObservableGauge("otelcol_exporter_ocems_clock_skew", metric.WithUnit("s"),
+		metric.WithDescription("The server's clock less this machine's."))
+	return t, errors.Join(errs[:]...)
+}

@@ -1,0 +1,148 @@
+package ocemsslotprocessor
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.uber.org/zap"
+
+	"github.com/ocems-io/ocems/ocems/slot"
+)
+
+// maxPoints is the most that one call of the next consumer carries.
+const maxPoints = 5000
+
+func (p *slotProcessor) run(ctx context.Context) {
+	defer close(p.done)
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			p.step(ctx, time.Now())
+		}
+	}
+}
+
+// step closes, saves and sends, in this order: a slot that was sent but not saved would close a second time, with
+// other samples, after a crash.
+func (p *slotProcessor) step(ctx context.Context, now time.Time) {
+	if closed := p.aligner.Close(now); len(closed) > 0 {
+		p.telemetry.SlotsClosed.Add(ctx, int64(len(closed)))
+		p.unsaved = p.client != nil
+	}
+	checkpoint := now.Sub(p.lastSave) >= p.cfg.CheckpointInterval
+	if p.unsaved || checkpoint {
+		err := p.save(ctx)
+		if err == nil {
+			p.unsaved = false
+		}
+		if checkpoint {
+			p.lastSave = now
+			err = errors.Join(err, p.writeRefusals())
+		}
+		if err != nil && !p.saveFault && ctx.Err() == nil {
+			p.log.Error("Saving failed; closed slots are held until it works again", zap.Error(err))
+		} else if err == nil && p.saveFault {
+			p.log.Info("Saving works again")
+		}
+		p.saveFault = err != nil
+	}
+	if !p.unsaved && !now.Before(p.retryAt) {
+		p.send(ctx, now)
+	}
+}
+
+// save stores what changed, in one batch.
+func (p *slotProcessor) save(ctx context.Context) error {
+	if p.client == nil {
+		return nil
+	}
+	if !p.saving.TryLock() {
+		return errors.New("saving the slots' state: the storage is still busy with the save before")
+	}
+	defer p.saving.Unlock()
+	entries := p.aligner.Save()
+	if len(entries) == 0 {
+		return nil
+	}
+	ops := make([]*storage.Operation, 0, len(entries))
+	for k, v := range entries {
+		ops = append(ops, storage.SetOperation(k, v))
+	}
+	if err := p.client.Batch(ctx, ops...); err != nil {
+		return fmt.Errorf("saving the slots' state to storage %q: %w", p.cfg.Storage, err)
+	}
+	p.aligner.Saved()
+	return nil
+}
+
+// send hands over what is pending, oldest first. Whatever the error, the slots are kept and tried again.
+func (p *slotProcessor) send(ctx context.Context, now time.Time) {
+	pending := p.aligner.Pending()
+	slices.SortFunc(pending, func(a, b slot.Closed[string]) int {
+		return cmp.Or(a.Stamp.Compare(b.Stamp), cmp.Compare(a.Key, b.Key), cmp.Compare(a.Seq, b.Seq))
+	})
+	for part := range slices.Chunk(pending, maxPoints) {
+		if err := p.next.ConsumeMetrics(ctx, p.metrics(part)); err != nil {
+			p.backoff = min(max(2*p.backoff, tick), maxBackoff)
+			p.retryAt = now.Add(p.backoff)
+			if !p.sendFault && ctx.Err() == nil {
+				p.log.Error("The next consumer refused slots; they are kept and tried again", zap.Int("slots", len(pending)), zap.Error(err))
+			}
+			p.sendFault = true
+			return
+		}
+		seqs := make([]uint64, len(part))
+		for i, c := range part {
+			seqs[i] = c.Seq
+		}
+		p.aligner.Taken(seqs...)
+		if p.sendFault {
+			p.log.Info("The next consumer takes slots again")
+		}
+		p.backoff, p.sendFault = 0, false
+	}
+}
+
+// metrics writes slots, which are in order of stamp and key. Neighbours of one resource and scope share them.
+func (p *slotProcessor) metrics(slots []slot.Closed[string]) pmetric.Metrics {
+	md := pmetric.NewMetrics()
+	var sm pmetric.ScopeMetrics
+	prefix := ""
+	for i, c := range slots {
+		id, err := decodeKey(c.Key)
+		if err != nil { // encoded here, or checked when it was restored
+			p.log.DPanic("A slot's series cannot be read", zap.Error(err))
+			continue
+		}
+		if own := c.Key[:id.prefixLen]; i == 0 || own != prefix {
+			prefix = own
+			rm := md.ResourceMetrics().AppendEmpty()
+			id.resource.MoveTo(rm.Resource().Attributes())
+			sm = rm.ScopeMetrics().AppendEmpty()
+			sm.Scope().SetName(id.scope)
+			sm.Scope().SetVersion(id.scopeVersion)
+		}
+		m := sm.Metrics().AppendEmpty()
+		m.SetName(id.metric)
+		m.SetUnit(id.unit)
+		dp := m.SetEmptyGauge().DataPoints().AppendEmpty()
+		id.attributes.MoveTo(dp.Attributes())
+		dp.Attributes().PutStr(flagAttribute, c.Flag.String())
+		dp.Attributes().PutInt(samplesAttribute, int64(c.Samples))
+		dp.SetStartTimestamp(pcommon.NewTimestampFromTime(c.Start))
+		dp.SetTimestamp(pcommon.NewTimestampFromTime(c.Stamp))
+		dp.SetDoubleValue(c.Value)
+	}
+	return md
+}

@@ -1,0 +1,375 @@
+package ocemsslotprocessor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/intervalprocessor"
+	"github.com/stretchr/testify/require"
+	bolt "go.etcd.io/bbolt"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/processor/processortest"
+	"go.uber.org/goleak"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// store is a storage extension over a bbolt file, of one client.
+type store struct {
+	component.StartFunc
+	component.ShutdownFunc
+	db *bolt.DB
+}
+
+func openStore(t *testing.T, path string) *store {
+	db, err := bolt.Open(path, 0o600, nil)
+	require.NoError(t, err)
+	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
+		_, err := tx.CreateBucketIfNotExists([]byte("b"))
+		return err
+	}))
+	return &store{db: db}
+}
+
+func (s *store) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
+	return s, nil
+}
+
+func (s *store) Get(ctx context.Context, key string) ([]byte, error) {
+	op := storage.GetOperation(key)
+	err := s.Batch(ctx, op)
+	return op.Value, err
+}
+
+func (s *store) Set(ctx context.Context, key string, value []byte) error {
+	return s.Batch(ctx, storage.SetOperation(key, value))
+}
+
+func (s *store) Delete(ctx context.Context, key string) error {
+	return s.Batch(ctx, storage.DeleteOperation(key))
+}
+
+func (s *store) Batch(_ context.Context, ops ...*storage.Operation) error {
+	return s.db.Update(func(tx *bolt.Tx) (err error) {
+		b := tx.Bucket([]byte("b"))
+		for _, op := range ops {
+			switch op.Type {
+			case storage.Get:
+				op.Value = append([]byte(nil), b.Get([]byte(op.Key))...)
+			case storage.Set:
+				err = errors.Join(err, b.Put([]byte(op.Key), op.Value))
+			case storage.Delete:
+				err = errors.Join(err, b.Delete([]byte(op.Key)))
+			}
+		}
+		return err
+	})
+}
+
+func (s *store) Close(context.Context) error { return nil }
+
+func (s *store) GetExtensions() map[component.ID]component.Component {
+	return map[component.ID]component.Component{storeID: s}
+}
+
+var storeID = component.MustNewID("file_storage")
+
+func start(t *testing.T, host component.Host, next consumer.Metrics, change func(*Config)) *slotProcessor {
+	cfg := createDefaultConfig().(*Config)
+	if change != nil {
+		change(cfg)
+	}
+	p, err := newProcessor(processortest.NewNopSettings(metadata.Type), cfg, next)
+	require.NoError(t, err)
+	require.NoError(t, p.Start(t.Context(), host))
+	return p
+}
+
+func stored(c *Config) { c.Storage = &storeID }
+
+func gauge(metric string, value float64, flag string) pmetric.Metrics {
+	md := pmetric.NewMetrics()
+	rm := md.ResourceMetrics().AppendEmpty()
+	rm.Resource().Attributes().PutStr("ocems.device.id", "D1")
+	sm := rm.ScopeMetrics().AppendEmpty()
+	sm.Scope().SetName("modbus")
+	m := sm.Metrics().AppendEmpty()
+	m.SetName(metric)
+	m.SetUnit("mg/l")
+	dp := m.SetEmptyGauge().DataPoints().AppendEmpty()
+	dp.SetDoubleValue(value)
+	dp.SetTimestamp(pcommon.NewTimestampFromTime(time.Now()))
+	dp.Attributes().PutStr("b", "2")
+	dp.Attributes().PutStr("a", "1")
+	if flag != "" {
+		dp.Attributes().PutStr("ocems_flag", flag)
+	}
+	return md
+}
+
+// lines writes what was emitted, one line a point.
+func lines(all []pmetric.Metrics) (out []string) {
+	for _, md := range all {
+		for _, rm := range md.ResourceMetrics().All() {
+			for _, sm := range rm.ScopeMetrics().All() {
+				for _, m := range sm.Metrics().All() {
+					if m.Type() != pmetric.MetricTypeGauge {
+						out = append(out, m.Name()+" "+m.Type().String())
+						continue
+					}
+					dp := m.Gauge().DataPoints().At(0)
+					out = append(out, fmt.Sprintf("%v %s %s %s %s-%s %v=%v", rm.Resource().Attributes().AsRaw(), sm.Scope().Name(), m.Name(), m.Unit(),
+						dp.StartTimestamp().AsTime().Format("15:04:05"), dp.Timestamp().AsTime().Format("15:04:05"),
+						dp.Attributes().AsRaw(), dp.DoubleValue()))
+				}
+			}
+		}
+	}
+	return out
+}
+
+const point = "map[ocems.device.id:D1] modbus %s mg/l %s map[a:1 b:2 ocems.flag:%s ocems.samples:%d]=%v"
+
+func TestEmitted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := new(consumertest.MetricsSink)
+		trail := filepath.Join(t.TempDir(), "audit.jsonl")
+		p := start(t, componenttest.NewNopHost(), sink, func(c *Config) {
+			c.AuditFile = trail
+			c.Statistics = []StatisticConfig{{Metric: "peak", Statistic: "max"}}
+		})
+		for i := range 3 {
+			for _, name := range []string{"cod", "peak", "flow_totalizer"} {
+				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge(name, float64(10-3*i), "")))
+			}
+			delta := gauge("delta", 0, "")
+			sum := delta.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).SetEmptySum()
+			sum.SetAggregationTemporality(pmetric.AggregationTemporalityDelta)
+			gauge("", 2, "").ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().CopyTo(sum.DataPoints())
+			sum.DataPoints().At(0).SetIntValue(2)
+			require.NoError(t, p.ConsumeMetrics(t.Context(), delta))
+			time.Sleep(time.Second)
+		}
+		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 99, "C")))
+		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 99, "X")))
+		none := gauge("cod", 99, "")
+		dp := none.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().At(0)
+		dp.SetFlags(dp.Flags().WithNoRecordedValue(true))
+		require.NoError(t, p.ConsumeMetrics(t.Context(), none))
+		late := gauge("cod", 5, "")
+		mixed := gauge("cod", 7, "")
+		h := mixed.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty()
+		h.SetName("h")
+		h.SetEmptyHistogram().DataPoints().AppendEmpty().SetCount(1)
+		require.NoError(t, p.ConsumeMetrics(t.Context(), mixed))
+		require.Equal(t, []string{"h Histogram"}, lines(sink.AllMetrics()))
+		sink.Reset()
+
+		time.Sleep(16 * time.Minute)
+		require.Equal(t, []string{
+			fmt.Sprintf(point, "cod", "00:00:00-00:00:30", "C", 1, 99),
+			fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 4, 7),
+			fmt.Sprintf(point, "peak", "00:00:00-00:15:00", "U", 3, 10),
+			fmt.Sprintf(point, "delta", "00:00:00-00:15:00", "U", 3, 6),
+			fmt.Sprintf(point, "flow_totalizer", "00:00:00-00:15:00", "U", 3, 4),
+		}, lines(sink.AllMetrics()))
+		require.NoError(t, p.ConsumeMetrics(t.Context(), late))
+		require.NoError(t, p.Shutdown(t.Context()))
+		f, err := os.Open(trail)
+		require.NoError(t, err)
+		defer f.Close()
+		var got []audit.Outcome
+		require.NoError(t, audit.Verify(f, func(e audit.Entry) {
+			require.Equal(t, "D1", e.Device)
+			got = append(got, e.Outcome)
+		}))
+		require.Equal(t, []audit.Outcome{audit.Refused, audit.Late}, got)
+	})
+}
+
+func TestNextFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		sink := new(consumertest.MetricsSink)
+		var up atomic.Bool
+		next, err := consumer.NewMetrics(func(ctx context.Context, md pmetric.Metrics) error {
+			if !up.Load() {
+				return errors.New("down")
+			}
+			return sink.ConsumeMetrics(ctx, md)
+		})
+		require.NoError(t, err)
+		p := start(t, componenttest.NewNopHost(), next, nil)
+		for i := range 3 {
+			require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", float64(i), "")))
+			time.Sleep(15 * time.Minute)
+		}
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		require.Equal(t, 3, p.aligner.Stats().Pending)
+		up.Store(true)
+		time.Sleep(31 * time.Second)
+		synctest.Wait()
+		require.Equal(t, []string{
+			fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 1, 0),
+			fmt.Sprintf(point, "cod", "00:15:00-00:30:00", "U", 1, 1),
+			fmt.Sprintf(point, "cod", "00:30:00-00:45:00", "U", 1, 2),
+		}, lines(sink.AllMetrics()))
+		require.Zero(t, p.aligner.Stats().Pending)
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+func TestRestart(t *testing.T) {
+	for name, kill := range map[string]bool{"shutdown": false, "kill": true} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				path := filepath.Join(t.TempDir(), "state")
+				s := openStore(t, path)
+				sink := new(consumertest.MetricsSink)
+				p := start(t, s, sink, stored)
+				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 1, "")))
+				time.Sleep(11 * time.Second) // a checkpoint
+				synctest.Wait()
+				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 3, "")))
+				want := fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 2, 2)
+				if kill {
+					p.cancel()
+					<-p.done
+					want = fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 1, 1)
+				} else {
+					require.NoError(t, p.Shutdown(t.Context()))
+				}
+				require.NoError(t, s.db.Close())
+				require.Empty(t, sink.AllMetrics(), "a partial window")
+
+				s = openStore(t, path)
+				require.NoError(t, s.Set(t.Context(), p.aligner.Keys()[0], []byte("damaged")))
+				p = start(t, s, sink, stored)
+				time.Sleep(16 * time.Minute)
+				require.NoError(t, p.Shutdown(t.Context()))
+				require.Equal(t, []string{want}, lines(sink.AllMetrics()))
+				require.NoError(t, s.db.Close())
+			})
+		})
+	}
+}
+
+func TestLifecycle(t *testing.T) {
+	f := NewFactory()
+	p, err := f.CreateMetrics(t.Context(), processortest.NewNopSettings(f.Type()), f.CreateDefaultConfig(), consumertest.NewNop())
+	require.NoError(t, err)
+	require.NoError(t, p.Shutdown(t.Context())) // without a start
+	cfg := f.CreateDefaultConfig().(*Config)
+	stored(cfg)
+	tel := componenttest.NewTelemetry()
+	set := processortest.NewNopSettings(f.Type())
+	set.TelemetrySettings = tel.NewTelemetrySettings()
+	p, err = f.CreateMetrics(t.Context(), set, cfg, consumertest.NewNop())
+	require.NoError(t, err)
+	require.ErrorContains(t, p.Start(t.Context(), componenttest.NewNopHost()), `storage = "file_storage": no such extension`)
+	require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 1, "")))
+	for _, name := range []string{"samples", "series", "pending_slots"} {
+		_, err = tel.GetMetric("otelcol_processor_ocems_slot_" + name)
+		require.NoError(t, err)
+	}
+	require.NoError(t, p.Shutdown(t.Context()))
+	require.NoError(t, tel.Shutdown(t.Context()))
+}
+
+func TestKnownSeriesAllocatesNothing(t *testing.T) {
+	p, err := newProcessor(processortest.NewNopSettings(metadata.Type), createDefaultConfig().(*Config), consumertest.NewNop())
+	require.NoError(t, err)
+	dp := gauge("cod", 1, "U").ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().At(0)
+	prefix := newKeyEncoder()
+	prefix.attributes(pcommon.NewMap(), 0)
+	for range 4 {
+		prefix.string("x")
+	}
+	now := time.Now()
+	require.Zero(t, testing.AllocsPerRun(100, func() {
+		p.enc.b = append(p.enc.b[:0], prefix.b...)
+		if !p.take(context.Background(), dp, 0, "", now) {
+			t.Fatal("refused")
+		}
+	}))
+}
+
+func FuzzDecodeKey(f *testing.F) {
+	e := newKeyEncoder()
+	m := pcommon.NewMap()
+	_ = m.FromRaw(map[string]any{"s": "x", "i": 1, "d": 1.5, "b": true, "y": []byte{1}, "l": []any{"a", nil}, "m": map[string]any{"k": "v"}})
+	e.attributes(m, 0)
+	for _, s := range []string{"scope", "v1", "metric", "unit"} {
+		e.string(s)
+	}
+	e.attributes(m, 0)
+	f.Add(string(e.b))
+	f.Fuzz(func(t *testing.T, key string) {
+		id, err := decodeKey(key)
+		if err != nil {
+			if key == string(e.b) {
+				t.Fatal(err)
+			}
+			return
+		}
+		again := newKeyEncoder()
+		again.attributes(id.resource, 0)
+		for _, s := range []string{id.scope, id.scopeVersion, id.metric, id.unit} {
+			again.string(s)
+		}
+		again.attributes(id.attributes, 0)
+		if string(again.b) != key {
+			t.Fatalf("%q came back as %q", key, again.b)
+		}
+	})
+}
+
+// BenchmarkProcessor takes 1,000 points, and compares with the interval processor on the same points.
+func BenchmarkProcessor(b *testing.B) {
+	md := gauge("cod", 1, "U")
+	points := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
+	for i := range 999 {
+		points.At(0).CopyTo(points.AppendEmpty())
+		points.At(i+1).Attributes().PutInt("n", int64(i))
+	}
+	ours, err := newProcessor(processortest.NewNopSettings(metadata.Type), createDefaultConfig().(*Config), consumertest.NewNop())
+	require.NoError(b, err)
+	f := intervalprocessor.NewFactory()
+	theirs, err := f.CreateMetrics(b.Context(), processortest.NewNopSettings(f.Type()), f.CreateDefaultConfig(), consumertest.NewNop())
+	require.NoError(b, err)
+	var spent [2]time.Duration
+	b.ReportAllocs()
+	for b.Loop() {
+		for i, p := range []consumer.Metrics{ours, theirs} {
+			b.StopTimer()
+			in := pmetric.NewMetrics()
+			md.CopyTo(in) // the interval processor empties it
+			if i == 0 {
+				b.StartTimer()
+			}
+			began := time.Now()
+			if err := p.ConsumeMetrics(b.Context(), in); err != nil {
+				b.Fatal(err)
+			}
+			spent[i] += time.Since(began)
+		}
+		b.StartTimer()
+	}
+	b.ReportMetric(float64(spent[0])/float64(spent[1]), "x_intervalprocessor")
+}

@@ -24,7 +24,7 @@ bin/tools/builder:
 
 bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
 	bin/tools/builder --config builder-config.yaml
-	cp dist/otelcol-ocems $@
+	install dist/otelcol-ocems $@
 
 .PHONY: demo
 demo: build

@@ -19,13 +19,14 @@ pids=()
 finish() {
 	code=$?
 	trap - EXIT INT TERM
+	trap '' PIPE
 	for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
 	for pid in "${pids[@]}"; do wait "$pid" 2>/dev/null || true; done
 	if [ "$code" -ne 0 ]; then
 		for log in simulator collector; do
 			[ -s "$work/$log.log" ] || continue
-			echo "--- the end of $log.log" >&2
-			tail -n 40 "$work/$log.log" >&2
+			echo "--- the end of $log.log" >&2 || true
+			tail -n 40 "$work/$log.log" >&2 || true
 		done
 	fi
 	rm -rf "$work"
@@ -58,5 +59,8 @@ await "http://$board/received" "${pids[0]}" simulator
 pids+=($!)
 await "http://$health/" "${pids[1]}" collector
 
-timeout 100 "$work/plant" --otlp "http://127.0.0.1:$OCEMS_OTLP_PORT/v1/metrics" --received "http://$board/received" \
-	--live "${OCEMS_LIVE:-30s}" --deadline 50s
+# In the background, so that a signal is taken at once.
+"$work/plant" --otlp "http://127.0.0.1:$OCEMS_OTLP_PORT/v1/metrics" --received "http://$board/received" \
+	--live "${OCEMS_LIVE:-30s}" --deadline 50s &
+pids+=($!)
+wait "${pids[2]}"

@@ -357,8 +357,10 @@ func (d *Delivery) write(list []work) error {
 	return nil
 }
 
+// sameParameter reports whether two readings of one stamp are of one parameter. A calibration point is apart from the
+// 15-minute average that ends with it.
 func sameParameter(a, b payload.Reading) bool {
-	return a.Parameter == b.Parameter && a.Diagnostic == b.Diagnostic
+	return a.Parameter == b.Parameter && a.Diagnostic == b.Diagnostic && a.Flag.Calibration() == b.Flag.Calibration()
 }
 
 func (d *Delivery) load(ctx context.Context, p place) ([]payload.Reading, error) {

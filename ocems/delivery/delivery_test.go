@@ -361,6 +361,15 @@ func TestOutcomes(t *testing.T) {
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.Rejected: 1})
 	})
+	const calibrating = "stations: [{id: s-a, devices: [{id: a, token: token-for-tests-a, calibrations: [{from: -24h, to: 24h}]}]}]"
+	run(t, "a calibration point that ends with the slot goes beside it", calibrating, nil, func(p *plant) {
+		z := cod(0.5)
+		z.Flag = spec.FlagZeroCalibration
+		p.put("a", at(15), cod(1), z, bod(2))
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "a/cod@00:15:00=0.5Z"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 3})
+	})
 	run(t, "expired by the server", registry, nil, func(p *plant) {
 		p.fault(`{"count":1,"status":117}`)
 		p.put("a", at(15), cod(1))

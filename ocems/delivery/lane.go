@@ -353,7 +353,20 @@ func (a *attempt) finish(rs []payload.Reading, o audit.Outcome, status *int, det
 // deliver sends the readings in one request and settles them by the answer. Verdict accepted means: the lane may go
 // on; anything else is why it must wait.
 func (a *attempt) deliver(rs []payload.Reading) answer {
+	if points, rest := split(rs); twice(points, rest) { // a request names a parameter once
+		if out := a.deliver(rest); out.verdict != accepted {
+			return out
+		}
+		return a.deliver(points)
+	}
 	return a.settle(rs, a.send(rs))
+}
+
+// twice reports whether a parameter has both a calibration point and an average at the stamp.
+func twice(points, rest []payload.Reading) bool {
+	return slices.ContainsFunc(points, func(p payload.Reading) bool {
+		return slices.ContainsFunc(rest, func(r payload.Reading) bool { return r.Parameter == p.Parameter && r.Diagnostic == p.Diagnostic })
+	})
 }
 
 func (a *attempt) settle(rs []payload.Reading, ans answer) answer {

@@ -51,6 +51,7 @@ type storedKey struct {
 	device, parameter string // parameter is empty when slots are unique
 	diagnostic        bool
 	stamp             int64
+	point             bool // of a calibration
 }
 
 type counts struct{ accepted, rejected, duplicates, requests int }
@@ -165,10 +166,12 @@ func (s *Server) store(readings []Reading, now time.Time) spec.Status {
 	inRequest := map[storedKey]bool{}
 	keys := make([]storedKey, len(readings))
 	for i, r := range readings {
-		one := storedKey{r.Device, r.Parameter, r.Diagnostic, r.Timestamp}
+		// A calibration point is no average: the two may end at the same time.
+		point := len(r.Flag) == 1 && spec.Flag(r.Flag[0]).Calibration()
+		one := storedKey{r.Device, r.Parameter, r.Diagnostic, r.Timestamp, point}
 		keys[i] = one
 		if s.config.Duplicates == DuplicatesBySlot {
-			keys[i] = storedKey{device: r.Device, stamp: r.Timestamp}
+			keys[i] = storedKey{device: r.Device, stamp: r.Timestamp, point: point}
 		}
 		if inRequest[one] || s.stored[keys[i]] {
 			return spec.StatusNotSlot

@@ -242,36 +242,30 @@ func (g *gateway) live(ctx context.Context, next time.Time, length time.Duration
 type place struct {
 	device, parameter string
 	stamp             int64 // Unix ms
+	flag              string
 }
 
 // want is what must be at a place.
 type want struct {
-	station, unit, flag string
-	value               float64
-	due                 bool // its window ended before the run began
+	station, unit string
+	value         float64
+	due           bool // its window ended before the run began
 }
 
 // expected is the plain mean of the samples of each window, or the last one of a totalizer, stamped at its end.
 func (g *gateway) expected() map[place]want {
-	type window struct {
-		place
-		flag string
-	}
-	values := map[window][]sample{}
+	values := map[place][]sample{}
 	for _, s := range g.sent {
 		length := slot
 		if s.flag == "Z" {
 			length = point
 		}
 		end := s.at.Truncate(length).Add(length)
-		w := window{place{s.device.id, s.signal.parameter, end.UnixMilli()}, s.flag}
+		w := place{s.device.id, s.signal.parameter, end.UnixMilli(), s.flag}
 		values[w] = append(values[w], s)
 	}
 	out := map[place]want{}
 	for w, samples := range values {
-		if _, taken := out[w.place]; taken && w.flag == "Z" {
-			continue // a slot of normal readings ends with this point: it is the slot that counts
-		}
 		value, last := 0.0, samples[0]
 		for _, s := range samples {
 			value += s.value
@@ -283,7 +277,7 @@ func (g *gateway) expected() map[place]want {
 		if last.signal.totalizer {
 			value = last.value
 		}
-		out[w.place] = want{last.device.station, last.signal.unit, w.flag, value, w.stamp <= g.began.UnixMilli()}
+		out[w] = want{last.device.station, last.signal.unit, value, w.stamp <= g.began.UnixMilli()}
 	}
 	return out
 }
@@ -335,7 +329,7 @@ func judge(wants map[place]want, got *received) (map[string]*verdict, []string) 
 	var faults []string
 	seen := map[place]bool{}
 	for _, r := range got.Readings {
-		p := place{r.Device, r.Parameter, r.Timestamp}
+		p := place{r.Device, r.Parameter, r.Timestamp, r.Flag}
 		w, known := wants[p]
 		v := of(r.Device)
 		v.received++
@@ -345,8 +339,8 @@ func judge(wants map[place]want, got *received) (map[string]*verdict, []string) 
 			fault = "unexpected"
 		case seen[p]:
 			fault = "there twice"
-		case r.Station != w.station || r.Unit != w.unit || r.Flag != w.flag || r.Diagnostic:
-			fault = fmt.Sprintf("must be %s %s %s", w.station, w.unit, w.flag)
+		case r.Station != w.station || r.Unit != w.unit || r.Diagnostic:
+			fault = fmt.Sprintf("must be %s %s", w.station, w.unit)
 		case math.Abs(r.Value-w.value) > 1e-9*math.Abs(w.value):
 			fault = fmt.Sprintf("must be %v", w.value)
 		}
@@ -364,7 +358,7 @@ func judge(wants map[place]want, got *received) (map[string]*verdict, []string) 
 		v.expected++
 		if !seen[p] {
 			v.missing++
-			faults = append(faults, fmt.Sprintf("%s %s %s %s: %v %s %s: missing", w.station, p.device, p.parameter, clock(p.stamp), w.value, w.unit, w.flag))
+			faults = append(faults, fmt.Sprintf("%s %s %s %s: %v %s %s: missing", w.station, p.device, p.parameter, clock(p.stamp), w.value, w.unit, p.flag))
 		}
 	}
 	slices.Sort(faults)

@@ -479,6 +479,10 @@ func (d *Delivery) audit(entries []audit.Entry) error {
 		if d.cfg.OnResult != nil {
 			d.cfg.OnResult(e.Outcome, len(e.Readings))
 		}
+		if d.cfg.Trail == nil && (e.Outcome == audit.Delivered || e.Outcome == audit.AlreadyStored) {
+			d.cfg.Logger.Info("readings are at the server", "outcome", e.Outcome, "device", e.Device,
+				"slot", spec.ISTString(time.UnixMilli(e.Stamp)), "readings", e.Readings, "detail", e.Detail)
+		}
 		if lost := e.Outcome == audit.Rejected || e.Outcome == audit.Expired || e.Outcome == audit.Refused; lost {
 			d.cfg.Logger.Warn("readings are not at the server", "outcome", e.Outcome, "device", e.Device,
 				"slot", spec.ISTString(time.UnixMilli(e.Stamp)), "readings", e.Readings, "reason", e.Detail)

@@ -69,10 +69,14 @@ type Entry struct {
 type Trail struct {
 	mu   sync.Mutex
 	file *os.File
+	name string
 	size int64
 	last uint64
 	prev string
 }
+
+// inUse holds the absolute paths of the trails that this process has open: two writers would break a chain.
+var inUse sync.Map
 
 // Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
 // removed, and the trail says so in a line of its own.
@@ -80,11 +84,19 @@ func Open(path string) (*Trail, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
-	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	name, err := filepath.Abs(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
-	t := &Trail{file: file}
+	if _, taken := inUse.LoadOrStore(name, true); taken {
+		return nil, fmt.Errorf("opening the audit trail: %s is in use by another component: each needs a file of its own", name)
+	}
+	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		inUse.Delete(name)
+		return nil, fmt.Errorf("opening the audit trail: %w", err)
+	}
+	t := &Trail{file: file, name: name}
 	cut, err := t.findEnd()
 	if err == nil && cut > 0 {
 		if err = file.Truncate(t.size); err == nil {
@@ -92,7 +104,7 @@ func Open(path string) (*Trail, error) {
 		}
 	}
 	if err != nil {
-		file.Close()
+		t.Close()
 		return nil, fmt.Errorf("opening the audit trail %s: %w", path, err)
 	}
 	return t, nil
@@ -167,7 +179,10 @@ func (t *Trail) Append(entries ...Entry) error {
 }
 
 // Close closes the file.
-func (t *Trail) Close() error { return t.file.Close() }
+func (t *Trail) Close() error {
+	inUse.Delete(t.name)
+	return t.file.Close()
+}
 
 // Verify reads a trail, checks its chain and calls visit for each line. The error names the first line that was
 // altered, removed or put in.

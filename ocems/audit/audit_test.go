@@ -63,6 +63,19 @@ func TestTornLineIsRemovedAndNamed(t *testing.T) {
 	}
 }
 
+func TestOneWriterAFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	first, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := audit.Open(path); err == nil || !strings.Contains(err.Error(), "in use by another component") {
+		t.Errorf("a second writer: %v", err)
+	}
+	first.Close()
+	write(t, path, 1)
+}
+
 func TestVerifyFindsEveryChange(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	write(t, path, 2)

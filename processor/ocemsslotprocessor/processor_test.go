@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
@@ -340,36 +341,62 @@ func FuzzDecodeKey(f *testing.F) {
 	})
 }
 
-// BenchmarkProcessor takes 1,000 points, and compares with the interval processor on the same points.
+// BenchmarkProcessor takes samples of 1 and of 100,000 series in batches of 1,000. The baseline of the same run is the
+// interval processor on the same points, batch by batch in turn.
 func BenchmarkProcessor(b *testing.B) {
-	md := gauge("cod", 1, "U")
-	points := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
-	for i := range 999 {
-		points.At(0).CopyTo(points.AppendEmpty())
-		points.At(i+1).Attributes().PutInt("n", int64(i))
-	}
-	ours, err := newProcessor(processortest.NewNopSettings(metadata.Type), createDefaultConfig().(*Config), consumertest.NewNop())
-	require.NoError(b, err)
-	f := intervalprocessor.NewFactory()
-	theirs, err := f.CreateMetrics(b.Context(), processortest.NewNopSettings(f.Type()), f.CreateDefaultConfig(), consumertest.NewNop())
-	require.NoError(b, err)
-	var spent [2]time.Duration
-	b.ReportAllocs()
-	for b.Loop() {
-		for i, p := range []consumer.Metrics{ours, theirs} {
-			b.StopTimer()
-			in := pmetric.NewMetrics()
-			md.CopyTo(in) // the interval processor empties it
-			if i == 0 {
-				b.StartTimer()
+	const batch = 1000
+	for _, series := range []int{1, 100_000} {
+		b.Run(fmt.Sprintf("series=%d", series), func(b *testing.B) {
+			batches := make([]pmetric.Metrics, max(series/batch, 1))
+			for i := range batches {
+				batches[i] = gauge("cod", 1, "U")
+				points := batches[i].ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
+				for points.Len() < batch {
+					points.At(0).CopyTo(points.AppendEmpty())
+				}
+				for n := range batch {
+					points.At(n).Attributes().PutInt("n", int64((i*batch+n)%series))
+				}
 			}
-			began := time.Now()
-			if err := p.ConsumeMetrics(b.Context(), in); err != nil {
-				b.Fatal(err)
+			ours, err := newProcessor(processortest.NewNopSettings(metadata.Type), createDefaultConfig().(*Config), consumertest.NewNop())
+			require.NoError(b, err)
+			f := intervalprocessor.NewFactory()
+			theirs, err := f.CreateMetrics(b.Context(), processortest.NewNopSettings(f.Type()), f.CreateDefaultConfig(), consumertest.NewNop())
+			require.NoError(b, err)
+			processors := []consumer.Metrics{ours, theirs}
+			var spent [2]time.Duration
+			var allocated [2]uint64
+			var before, after runtime.MemStats
+			round := func(md pmetric.Metrics, count bool) {
+				for i, p := range processors {
+					in := pmetric.NewMetrics()
+					md.CopyTo(in) // the interval processor empties it
+					runtime.ReadMemStats(&before)
+					began := time.Now()
+					if err := p.ConsumeMetrics(b.Context(), in); err != nil {
+						b.Fatal(err)
+					}
+					if took := time.Since(began); count {
+						runtime.ReadMemStats(&after)
+						spent[i] += took
+						allocated[i] += after.TotalAlloc - before.TotalAlloc
+					}
+				}
 			}
-			spent[i] += time.Since(began)
-		}
-		b.StartTimer()
+			for _, md := range batches { // every series is known
+				round(md, false)
+			}
+			n := 0
+			for b.Loop() {
+				round(batches[n%len(batches)], true)
+				n++
+			}
+			samples := float64(n * batch)
+			b.ReportMetric(0, "ns/op") // of both and of the copies: says nothing
+			b.ReportMetric(float64(spent[0])/samples, "ns/sample")
+			b.ReportMetric(float64(allocated[0])/samples, "B/sample")
+			b.ReportMetric(float64(spent[0])/float64(spent[1]), "x_intervalprocessor")
+			b.ReportMetric(float64(allocated[0])/float64(max(allocated[1], 1)), "x_intervalprocessor_B")
+		})
 	}
-	b.ReportMetric(float64(spent[0])/float64(spent[1]), "x_intervalprocessor")
 }

@@ -35,6 +35,8 @@ type Device struct {
 	Latitude  *float64 // degrees; nil when not set
 	Longitude *float64 // degrees; nil when not set
 
+	decimals map[string]int // of the parameters to be rounded
+
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
 	sign func(time.Time) (string, error)
@@ -217,7 +219,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude}
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude, decimals: map[string]int{}}
 		token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
 		if ok && token == "" {
 			b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
@@ -245,6 +247,9 @@ func (b *builder) addAll(cfg Config, list []source) {
 					b.fault(at("parameter"), "%q is also parameters[%d] of this device; map each parameter once", m.parameter, first)
 				} else {
 					params[m.parameter] = j
+				}
+				if m.decimals >= 0 {
+					device.decimals[m.parameter] = m.decimals
 				}
 			}
 			if m.metric == "" {

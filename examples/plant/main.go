@@ -2,13 +2,12 @@
 // simulated server holds.
 //
 // It sends a day of samples over OTLP, and live ones after them. Then it works out every slot by plain arithmetic of
-// its own, and compares. It shares no code with the components that it judges.
+// its own, and compares, in package judge.
 package main
 
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"flag"
 	"fmt"
 	"io"
@@ -23,12 +22,12 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
+
+	"github.com/ocems-io/ocems/examples/judge"
 )
 
 const (
 	step     = 10 * time.Second // between two samples of an instrument
-	slot     = 15 * time.Minute
-	point    = 30 * time.Second // of a calibration
 	disorder = time.Minute      // how far out of order history is sent
 	zeroLead = 30 * time.Minute // how long before now the zero calibration began
 	batch    = 60               // rounds of samples in a request
@@ -186,7 +185,7 @@ func (g *gateway) history(ctx context.Context) (next time.Time, err error) {
 		order int64
 	}
 	var all []placed
-	at := g.began.Add(-24 * time.Hour).Truncate(slot)
+	at := g.began.Add(-24 * time.Hour).Truncate(judge.Slot)
 	for ; at.Before(g.began); at = at.Add(step) {
 		for _, s := range g.round(at) {
 			all = append(all, placed{s, at.UnixNano() + g.random.Int64N(int64(disorder))})
@@ -238,135 +237,14 @@ func (g *gateway) live(ctx context.Context, next time.Time, length time.Duration
 	return nil
 }
 
-// place is one value at the board.
-type place struct {
-	device, parameter string
-	stamp             int64 // Unix ms
-	flag              string
-}
-
-// want is what must be at a place.
-type want struct {
-	station, unit string
-	value         float64
-	due           bool // its window ended before the run began
-}
-
-// expected is the plain mean of the samples of each window, or the last one of a totalizer, stamped at its end.
-func (g *gateway) expected() map[place]want {
-	values := map[place][]sample{}
-	for _, s := range g.sent {
-		length := slot
-		if s.flag == "Z" {
-			length = point
-		}
-		end := s.at.Truncate(length).Add(length)
-		w := place{s.device.id, s.signal.parameter, end.UnixMilli(), s.flag}
-		values[w] = append(values[w], s)
+// wants is what the board must hold: every window that ended before the run began.
+func (g *gateway) wants() judge.Wants {
+	samples := make([]judge.Sample, len(g.sent))
+	for i, s := range g.sent {
+		samples[i] = judge.Sample{Station: s.device.station, Device: s.device.id, Parameter: s.signal.parameter, Unit: s.signal.unit,
+			Totalizer: s.signal.totalizer, At: s.at, Value: s.value, Flag: s.flag}
 	}
-	out := map[place]want{}
-	for w, samples := range values {
-		value, last := 0.0, samples[0]
-		for _, s := range samples {
-			value += s.value
-			if s.at.After(last.at) {
-				last = s
-			}
-		}
-		value /= float64(len(samples))
-		if last.signal.totalizer {
-			value = last.value
-		}
-		out[w] = want{last.device.station, last.signal.unit, value, w.stamp <= g.began.UnixMilli()}
-	}
-	return out
-}
-
-// received is the simulator's account.
-type received struct {
-	Accepted int `json:"accepted"`
-	Rejected int `json:"rejected"`
-	Readings []struct {
-		Station    string  `json:"station"`
-		Device     string  `json:"device"`
-		Parameter  string  `json:"parameter"`
-		Value      float64 `json:"value"`
-		Unit       string  `json:"unit"`
-		Timestamp  int64   `json:"timestamp"`
-		Flag       string  `json:"flag"`
-		Diagnostic bool    `json:"diagnostic"`
-	} `json:"readings"`
-}
-
-func fetch(ctx context.Context, client *http.Client, url string) (*received, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
-	if err != nil {
-		return nil, fmt.Errorf("asking what was received: %w", err)
-	}
-	resp, err := client.Do(req)
-	if err != nil {
-		return nil, fmt.Errorf("asking what was received: %w", err)
-	}
-	defer resp.Body.Close()
-	out := &received{}
-	if err := json.NewDecoder(resp.Body).Decode(out); err != nil {
-		return nil, fmt.Errorf("reading what was received: %w", err)
-	}
-	return out, nil
-}
-
-// verdict is a device's line in the table.
-type verdict struct{ expected, received, wrong, missing int }
-
-func judge(wants map[place]want, got *received) (map[string]*verdict, []string) {
-	verdicts := map[string]*verdict{}
-	of := func(id string) *verdict {
-		if verdicts[id] == nil {
-			verdicts[id] = &verdict{}
-		}
-		return verdicts[id]
-	}
-	var faults []string
-	seen := map[place]bool{}
-	for _, r := range got.Readings {
-		p := place{r.Device, r.Parameter, r.Timestamp, r.Flag}
-		w, known := wants[p]
-		v := of(r.Device)
-		v.received++
-		fault := ""
-		switch {
-		case !known:
-			fault = "unexpected"
-		case seen[p]:
-			fault = "there twice"
-		case r.Station != w.station || r.Unit != w.unit || r.Diagnostic:
-			fault = fmt.Sprintf("must be %s %s", w.station, w.unit)
-		case math.Abs(r.Value-w.value) > 1e-9*math.Abs(w.value):
-			fault = fmt.Sprintf("must be %v", w.value)
-		}
-		seen[p] = true
-		if fault != "" {
-			v.wrong++
-			faults = append(faults, fmt.Sprintf("%s %s %s %s: %v %s %s: %s", r.Station, r.Device, r.Parameter, clock(r.Timestamp), r.Value, r.Unit, r.Flag, fault))
-		}
-	}
-	for p, w := range wants {
-		if !w.due {
-			continue
-		}
-		v := of(p.device)
-		v.expected++
-		if !seen[p] {
-			v.missing++
-			faults = append(faults, fmt.Sprintf("%s %s %s %s: %v %s %s: missing", w.station, p.device, p.parameter, clock(p.stamp), w.value, w.unit, p.flag))
-		}
-	}
-	slices.Sort(faults)
-	return verdicts, faults
-}
-
-func clock(stamp int64) string {
-	return time.UnixMilli(stamp).In(time.FixedZone("IST", 19800)).Format("2006-01-02 15:04:05 MST")
+	return judge.Expect(samples, func(judge.Sample) time.Time { return g.began })
 }
 
 func run() error {
@@ -390,38 +268,18 @@ func run() error {
 	}
 	log.Printf("sent %d samples in all, waiting for their slots", len(g.sent))
 
-	wants := g.expected()
-	var got *received
-	var verdicts map[string]*verdict
-	var faults []string
+	wants := g.wants()
+	var verdict *judge.Verdict
 	for end := time.Now().Add(*deadline); ; time.Sleep(time.Second) {
-		if got, err = fetch(ctx, g.client, *receivedURL); err != nil {
+		got, err := judge.Fetch(ctx, *receivedURL)
+		if err != nil {
 			return err
 		}
-		if verdicts, faults = judge(wants, got); len(faults) == 0 || time.Now().After(end) {
+		if verdict = wants.Compare(got); len(verdict.Faults) == 0 || time.Now().After(end) {
 			break
 		}
 	}
-
-	for i, f := range faults {
-		if i == 20 {
-			fmt.Printf("and %d more\n", len(faults)-i)
-			break
-		}
-		fmt.Println(f)
-	}
-	fmt.Printf("%-12s %-16s %9s %9s %6s %8s\n", "device", "station", "expected", "received", "wrong", "missing")
-	missing := 0
-	for _, d := range g.devices {
-		v := verdicts[d.id]
-		if v == nil {
-			v = &verdict{}
-		}
-		missing += v.missing
-		fmt.Printf("%-12s %-16s %9d %9d %6d %8d\n", d.id, d.station, v.expected, v.received, v.wrong, v.missing)
-	}
-	fmt.Printf("demo: devices=%d accepted=%d rejected=%d missing=%d\n", len(g.devices), got.Accepted, got.Rejected, missing)
-	if len(faults) > 0 || got.Rejected > 0 {
+	if !verdict.Print() {
 		os.Exit(1)
 	}
 	return nil

@@ -1,5 +1,0 @@
-package main
-
-import _ "github.com/simonvetter/modbus"
-
-func main() {}

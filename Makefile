@@ -1,6 +1,9 @@
 # make test   all tests, with the race detector
 # make build  bin/ocems, the operator's tool, and bin/otelcol-ocems, a collector with both components
 # make demo   a whole day through that collector into a simulated CPCB server, each value checked
+# make demo-telegraf  the same through a Telegraf with the output built in, which reads instruments by Modbus
+# make telegraf       bin/telegraf-ocems, a Telegraf with every plugin and outputs.ocems; it takes a quarter of an hour.
+#                     TELEGRAF_TAGS="custom,inputs.modbus,..." makes a small one in its place
 # make bench  the benchmarks of the parts that a hub with thousands of devices waits for
 GO ?= go
 
@@ -29,6 +32,32 @@ bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
 .PHONY: demo
 demo: build
 	examples/collector/run.sh
+
+# A Telegraf with what the examples use, with the output and as InfluxData ships it.
+TELEGRAF_VERSION := 1.38.3
+EXAMPLE_TAGS := custom,inputs.file,inputs.internal,inputs.modbus,outputs.file,outputs.execd,outputs.opentelemetry,processors.enum,processors.converter,parsers.influx,serializers.influx,serializers.json,secretstores.docker
+TELEGRAF_SOURCES := $(SOURCES) $(wildcard cmd/telegraf/*.go) cmd/telegraf/go.mod cmd/telegraf/go.sum $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
+TELEGRAF_BUILD = cd cmd/telegraf && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
+
+.PHONY: telegraf telegraf-small telegraf-stock telegraf-external
+telegraf:
+	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS)" -o $(CURDIR)/bin/telegraf-ocems .
+
+telegraf-small: bin/telegraf-ocems-small
+bin/telegraf-ocems-small: $(TELEGRAF_SOURCES)
+	$(TELEGRAF_BUILD) -tags "$(EXAMPLE_TAGS)" -o $(CURDIR)/$@ .
+
+telegraf-stock: bin/tools/telegraf
+bin/tools/telegraf:
+	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath -tags "$(EXAMPLE_TAGS)" github.com/influxdata/telegraf/cmd/telegraf@v$(TELEGRAF_VERSION)
+
+telegraf-external: bin/ocems-telegraf
+bin/ocems-telegraf: $(TELEGRAF_SOURCES) $(wildcard cmd/ocems-telegraf/*.go)
+	$(GO) build -o $@ ./cmd/ocems-telegraf
+
+.PHONY: demo-telegraf
+demo-telegraf: bin/ocems telegraf-small
+	examples/telegraf-modbus/run.sh
 
 .PHONY: bench
 bench:

@@ -35,6 +35,7 @@ type Config struct {
 	Store    Store                               // the outbox
 	Trail    *audit.Trail                        // nil: final outcomes go to the log, with the whole record
 	Lookup   func(device string) (Target, bool)  // the registry
+	Devices  func() []string                     // the registry's devices, looked for in a store that lost its list; may be nil
 	Logger   *slog.Logger                        // nil: slog.Default
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
@@ -88,6 +89,9 @@ type Delivery struct {
 	stale   bool // health may have changed since it was reported
 	closing bool
 
+	damaged []damage // the writer's: found in the store, and not yet kept
+	mended  []Op     // the writer's: what stands in for it
+
 	telling sync.Mutex // held while OnHealth runs
 	wake    chan struct{}
 	work    chan work
@@ -104,10 +108,16 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		return nil, err
 	}
 	d := &Delivery{cfg: cfg, lanes: map[string]*lane{}, wake: make(chan struct{}, 1), work: make(chan work, 1024), stop: make(chan struct{})}
-	if err := d.restore(ctx); err != nil {
-		return nil, err
-	}
 	d.ctx, d.abort = context.WithCancel(context.WithoutCancel(ctx))
+	if err := d.restore(ctx); err != nil {
+		d.abort()
+		return nil, fmt.Errorf("reading the outbox: %w", err)
+	}
+	if len(d.damaged)+len(d.mended) > 0 {
+		if err := d.write(nil); err != nil {
+			cfg.Logger.Error("cannot keep what is damaged in the outbox: it goes with the next write", "error", err)
+		}
+	}
 	d.writing.Add(1)
 	go d.writeLoop()
 	d.running.Add(1)
@@ -238,12 +248,32 @@ type place struct {
 	stamp  int64
 }
 
-// writeLoop is the only writer of the store. It takes all work that waits and carries it out in one batch.
+// writeLoop is the only writer of the store. It takes all work that waits and carries it out in one batch. What left
+// and could not be written is owed: it is tried again with all that comes, and never makes a Put wait.
 func (d *Delivery) writeLoop() {
 	defer d.writing.Done()
 	const most = 512
-	for first := range d.work {
-		list := []work{first}
+	var owed []work
+	wait := 100 * time.Millisecond
+	timer := time.NewTimer(0)
+	defer timer.Stop()
+	for {
+		var again <-chan time.Time
+		if len(owed) > 0 {
+			timer.Reset(wait)
+			again = timer.C
+		}
+		list := owed
+		select {
+		case w, ok := <-d.work:
+			if !ok { // what is owed even then is sent again after the restart, answered 111
+				d.writeAll(owed)
+				return
+			}
+			list = append(list, w)
+		case <-again:
+			wait = min(2*wait, 10*time.Second)
+		}
 		for len(list) < most {
 			select {
 			case w, ok := <-d.work:
@@ -255,36 +285,42 @@ func (d *Delivery) writeLoop() {
 			}
 			break
 		}
-		d.writeAll(list)
+		before := len(owed)
+		var err error
+		switch owed, err = d.writeAll(list); {
+		case len(owed) == 0:
+			wait = 100 * time.Millisecond
+		case before == 0:
+			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or mend the directory; trying again", "error", err)
+		}
 	}
 }
 
-func (d *Delivery) writeAll(list []work) {
-	err := d.write(list)
-	if err == nil {
-		return
+// writeAll carries out a list and returns what of it is owed. What came and cannot be written goes back to the host,
+// which keeps it.
+func (d *Delivery) writeAll(list []work) (owed []work, err error) {
+	if err = d.write(list); err == nil {
+		return nil, nil
 	}
-	// What came goes back to the host, which keeps it. What left must be written before anything else.
-	leaving := slices.DeleteFunc(slices.Clone(list), func(w work) bool {
+	var puts []work
+	for _, w := range list {
 		if w.done != nil {
-			w.done <- fmt.Errorf("writing the outbox: %w", err)
-		}
-		return w.done != nil
-	})
-	for wait := 100 * time.Millisecond; len(leaving) > 0; wait = min(2*wait, 10*time.Second) {
-		if err = d.write(leaving); err == nil {
-			return
-		}
-		d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or mend the directory; trying again", "error", err)
-		timer := time.NewTimer(wait)
-		select {
-		case <-timer.C:
-		case <-d.ctx.Done(): // sent again after the restart, answered 111
-			timer.Stop()
-			return
+			puts = append(puts, w)
+		} else {
+			owed = append(owed, w)
 		}
 	}
+	// What comes has mostly nothing for the trail, so that it goes on without it.
+	if errors.Is(err, errTrail) && len(puts) > 0 && len(owed) > 0 && d.write(puts) == nil {
+		return owed, err
+	}
+	for _, w := range puts {
+		w.done <- fmt.Errorf("writing the outbox: %w", err)
+	}
+	return owed, err
 }
+
+var errTrail = errors.New("the audit trail")
 
 // write carries out a list in one batch: audit trail, store, memory, in this order.
 func (d *Delivery) write(list []work) error {
@@ -295,7 +331,14 @@ func (d *Delivery) write(list []work) error {
 		if ok {
 			return rs, nil
 		}
-		rs, err := d.load(ctx, p)
+		if err := d.adopt(ctx, p.device); err != nil {
+			return nil, err
+		}
+		rs, value, err := d.load(ctx, p)
+		if errors.Is(err, errDamaged) {
+			d.setAside(slotKey(p.device, p.stamp), value, p.device, p.stamp)
+			rs, err = nil, nil
+		}
 		if err == nil {
 			slots[p] = rs
 		}
@@ -331,21 +374,32 @@ func (d *Delivery) write(list []work) error {
 		}
 	}
 	entries := refused
+	for _, x := range d.damaged {
+		if !x.audited {
+			entries = append(entries, x.entry)
+		}
+	}
 	for _, w := range list {
 		if w.leave != nil && !w.audited {
 			entries = append(entries, w.entry)
 		}
 	}
 	if err := d.audit(entries); err != nil {
-		return err
+		return fmt.Errorf("%w: %w", errTrail, err)
 	}
 	for i := range list {
 		list[i].audited = true
 	}
-	ops, names := d.operations(slots)
-	if err := d.cfg.Store.Batch(ctx, ops); err != nil {
+	var ops []Op
+	for i := range d.damaged {
+		d.damaged[i].audited = true
+		ops = append(ops, Op{d.damaged[i].to, d.damaged[i].value})
+	}
+	more, names := d.operations(slots)
+	if err := d.cfg.Store.Batch(ctx, slices.Concat(ops, d.mended, more)); err != nil {
 		return err
 	}
+	d.damaged, d.mended = nil, nil
 	d.apply(slots, names)
 	for _, w := range list {
 		if w.done != nil {
@@ -363,16 +417,16 @@ func sameParameter(a, b payload.Reading) bool {
 	return a.Parameter == b.Parameter && a.Diagnostic == b.Diagnostic && a.Flag.Calibration() == b.Flag.Calibration()
 }
 
-func (d *Delivery) load(ctx context.Context, p place) ([]payload.Reading, error) {
-	b, err := d.cfg.Store.Get(ctx, slotKey(p.device, p.stamp))
-	if err != nil || b == nil {
-		return nil, err
+// load reads a slot's readings, and their value for the case that it is damaged.
+func (d *Delivery) load(ctx context.Context, p place) (rs []payload.Reading, value []byte, err error) {
+	value, err = d.cfg.Store.Get(ctx, slotKey(p.device, p.stamp))
+	if err == nil && value != nil {
+		rs, err = decodeReadings(value, p.stamp)
 	}
-	rs, err := decodeReadings(b, p.stamp)
 	if err != nil {
-		return nil, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(time.UnixMilli(p.stamp)), p.device, err)
+		return nil, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(time.UnixMilli(p.stamp)), p.device, err)
 	}
-	return rs, nil
+	return rs, value, nil
 }
 
 // operations are the store's writes for the new content of the slots.
@@ -441,33 +495,6 @@ func (d *Delivery) offset(device string) time.Duration {
 	return time.Duration(float64(d.cfg.Spread) * (float64(h.Sum64()>>11) / (1 << 53)))
 }
 
-func (d *Delivery) restore(ctx context.Context) error {
-	b, err := d.cfg.Store.Get(ctx, devicesKey)
-	if err != nil {
-		return fmt.Errorf("reading the outbox: %w", err)
-	}
-	if d.devices, err = decodeDevices(b); err != nil {
-		return err
-	}
-	now := time.Now()
-	for _, device := range d.devices {
-		b, err := d.cfg.Store.Get(ctx, indexKey(device))
-		if err != nil {
-			return fmt.Errorf("reading the outbox: %w", err)
-		}
-		stamps, err := decodeIndex(b)
-		if err != nil {
-			return fmt.Errorf("reading the outbox of device %q: %w", device, err)
-		}
-		l := d.lane(device)
-		for _, s := range stamps {
-			l.slots = append(l.slots, &slot{stamp: s, ready: now})
-		}
-		d.schedule(l)
-	}
-	return nil
-}
-
 // audit writes to the trail, or to the log where there is none.
 func (d *Delivery) audit(entries []audit.Entry) error {
 	if d.cfg.Trail != nil {
@@ -494,8 +521,12 @@ func (d *Delivery) audit(entries []audit.Entry) error {
 // finish takes readings out of the outbox with their outcome, and returns when that is on disk: until then the lane
 // must not look at the slot again. Many lanes share one write.
 func (d *Delivery) finish(device, station string, rs []payload.Reading, o audit.Outcome, status *int, detail string) {
-	w := work{left: make(chan struct{}), device: device, leave: rs, entry: audit.Entry{Outcome: o, Station: station, Device: device,
-		Stamp: rs[0].Stamp.UnixMilli(), Readings: audit.Readings(rs), Status: status, Detail: detail}}
+	d.remove(work{device: device, leave: rs, entry: audit.Entry{Outcome: o, Station: station, Device: device,
+		Stamp: rs[0].Stamp.UnixMilli(), Readings: audit.Readings(rs), Status: status, Detail: detail}})
+}
+
+func (d *Delivery) remove(w work) {
+	w.left = make(chan struct{})
 	d.work <- w
 	select {
 	case <-w.left:

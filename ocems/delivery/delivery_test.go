@@ -88,6 +88,30 @@ func (s sealer) Seal(text []byte) []byte {
 }
 func (s sealer) Sign(at time.Time) (string, error) { return seal.Sign(s.key, s.token, at) }
 
+// logText is a log that is read while it is written.
+type logText struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logText) Write(b []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(b)
+}
+
+func (l *logText) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+func (l *logText) Reset() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.text.Reset()
+}
+
 // plant is a delivery, the board's server and the network between them.
 type plant struct {
 	t      *testing.T
@@ -97,7 +121,7 @@ type plant struct {
 	client *http.Client
 	cfg    delivery.Config
 	d      *delivery.Delivery
-	log    *bytes.Buffer
+	log    *logText
 	trail  string
 	mu     sync.Mutex
 	tokens map[string]string
@@ -117,7 +141,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := &plant{t: t, net: newPipes(), log: &bytes.Buffer{}, tokens: map[string]string{}}
+	p := &plant{t: t, net: newPipes(), log: &logText{}, tokens: map[string]string{}}
 	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg}); err != nil {
 		t.Fatal(err)
 	}

@@ -278,16 +278,22 @@ type attempt struct {
 
 func (a *attempt) run() answer {
 	d := a.d
-	rs, err := d.load(d.ctx, place{a.l.device, a.s.stamp})
-	if err != nil {
+	rs, _, err := d.load(d.ctx, place{a.l.device, a.s.stamp})
+	nothing := work{device: a.l.device, leave: []payload.Reading{{Stamp: time.UnixMilli(a.s.stamp)}}}
+	switch {
+	case errors.Is(err, errDamaged):
+		nothing.audited = true // by the writer, with what it keeps
+		d.remove(nothing)
+		return answer{verdict: accepted}
+	case err != nil:
 		return answer{verdict: tryAgain, detail: err.Error()}
+	case len(rs) == 0:
+		nothing.entry = audit.Entry{Outcome: audit.Recovered, Device: a.l.device, Stamp: a.s.stamp, Detail: "the store's index named a slot that it does not hold"}
+		d.remove(nothing)
+		return answer{verdict: accepted}
 	}
 	target, ok := d.cfg.Lookup(a.l.device)
 	a.target = target
-	if len(rs) == 0 {
-		a.finish([]payload.Reading{{Stamp: time.UnixMilli(a.s.stamp)}}, audit.Recovered, nil, "the store's index named a slot that it does not hold")
-		return answer{verdict: accepted}
-	}
 	if rs[0].Stamp.Before(d.clock().Add(-spec.MaxAge)) {
 		a.finish(rs, audit.Expired, nil, "not delivered within 7 days of its stamp: "+a.l.held)
 		return answer{verdict: accepted}

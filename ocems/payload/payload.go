@@ -52,7 +52,7 @@ func (r Record) Marshal() ([]byte, error) {
 		return nil, fmt.Errorf("writing a payload: device %q has no readings", device)
 	}
 	for i := range r.Readings {
-		if err := checkReading(&r.Readings[i]); err != nil {
+		if err := r.Readings[i].Check(); err != nil {
 			return nil, fmt.Errorf("writing a payload of device %q: %w", device, err)
 		}
 	}
@@ -100,7 +100,8 @@ func (r Record) Marshal() ([]byte, error) {
 	return append(out, `}]}`...), nil
 }
 
-func checkReading(r *Reading) error {
+// Check returns why JSON or the document cannot carry the reading, or nil.
+func (r *Reading) Check() error {
 	switch {
 	case strings.TrimSpace(r.Parameter) == "":
 		return errors.New("a reading has no parameter key")

@@ -116,6 +116,7 @@ func (e *keyEncoder) value(v pcommon.Value, depth int) {
 type identity struct {
 	resource            pcommon.Map
 	scope, scopeVersion string
+	scopeAttributes     pcommon.Map
 	metric, unit        string
 	attributes          pcommon.Map
 	prefixLen           int // of the key: the resource and the scope
@@ -125,9 +126,10 @@ var errKey = errors.New("the key of a series is damaged")
 
 func decodeKey(key string) (identity, error) {
 	d := keyDecoder{s: key}
-	id := identity{resource: pcommon.NewMap(), attributes: pcommon.NewMap()}
+	id := identity{resource: pcommon.NewMap(), scopeAttributes: pcommon.NewMap(), attributes: pcommon.NewMap()}
 	d.attributes(id.resource, 0)
 	id.scope, id.scopeVersion = d.string(), d.string()
+	d.attributes(id.scopeAttributes, 0)
 	id.prefixLen = len(key) - len(d.s)
 	id.metric, id.unit = d.string(), d.string()
 	d.attributes(id.attributes, 0)

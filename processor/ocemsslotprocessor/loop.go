@@ -3,7 +3,6 @@ package ocemsslotprocessor
 import (
 	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -28,7 +27,9 @@ func (p *slotProcessor) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			p.step(ctx, time.Now())
+			if ctx.Err() == nil { // both may have come
+				p.step(ctx, time.Now())
+			}
 		}
 	}
 }
@@ -46,20 +47,17 @@ func (p *slotProcessor) step(ctx context.Context, now time.Time) {
 		if err == nil {
 			p.unsaved = false
 		}
-		if checkpoint {
-			p.lastSave = now
-			err = errors.Join(err, p.writeRefusals())
-		}
-		if err != nil && !p.saveFault && ctx.Err() == nil {
-			p.log.Error("Saving failed; closed slots are held until it works again", zap.Error(err))
-		} else if err == nil && p.saveFault {
-			p.log.Info("Saving works again")
-		}
-		p.saveFault = err != nil
+		p.health.saving.note(ctx, p.log, err, "Saving failed; closed slots are held until it works again", "Saving works again")
+	}
+	if checkpoint {
+		p.lastSave = now
+		p.health.trail.note(ctx, p.log, p.writeRefusals(),
+			"The audit trail cannot be written; what belongs into it is kept and tried again", "The audit trail is written again")
 	}
 	if !p.unsaved && !now.Before(p.retryAt) {
-		p.send(ctx, now)
+		p.send(ctx)
 	}
+	p.health.report(ctx, p.host)
 }
 
 // save stores what changed, in one batch.
@@ -67,10 +65,12 @@ func (p *slotProcessor) save(ctx context.Context) error {
 	if p.client == nil {
 		return nil
 	}
-	if !p.saving.TryLock() {
-		return errors.New("saving the slots' state: the storage is still busy with the save before")
+	select {
+	case p.saving <- struct{}{}:
+		defer func() { <-p.saving }()
+	case <-ctx.Done():
+		return fmt.Errorf("saving the slots' state: the storage is still busy with the save before: %w", ctx.Err())
 	}
-	defer p.saving.Unlock()
 	entries := p.aligner.Save()
 	if len(entries) == 0 {
 		return nil
@@ -87,30 +87,29 @@ func (p *slotProcessor) save(ctx context.Context) error {
 }
 
 // send hands over what is pending, oldest first. Whatever the error, the slots are kept and tried again.
-func (p *slotProcessor) send(ctx context.Context, now time.Time) {
+func (p *slotProcessor) send(ctx context.Context) {
 	pending := p.aligner.Pending()
 	slices.SortFunc(pending, func(a, b slot.Closed[string]) int {
 		return cmp.Or(a.Stamp.Compare(b.Stamp), cmp.Compare(a.Key, b.Key), cmp.Compare(a.Seq, b.Seq))
 	})
 	for part := range slices.Chunk(pending, maxPoints) {
-		if err := p.next.ConsumeMetrics(ctx, p.metrics(part)); err != nil {
-			p.backoff = min(max(2*p.backoff, tick), maxBackoff)
-			p.retryAt = now.Add(p.backoff)
-			if !p.sendFault && ctx.Err() == nil {
-				p.log.Error("The next consumer refused slots; they are kept and tried again", zap.Int("slots", len(pending)), zap.Error(err))
-			}
-			p.sendFault = true
+		if ctx.Err() != nil {
 			return
 		}
+		err := p.next.ConsumeMetrics(ctx, p.metrics(part))
+		p.health.next.note(ctx, p.log, err, "The next consumer refused slots; they are kept and tried again",
+			"The next consumer takes slots again", zap.Int("slots", len(pending)))
+		if err != nil {
+			p.backoff = min(max(2*p.backoff, tick), maxBackoff)
+			p.retryAt = time.Now().Add(p.backoff) // a time-out of the next consumer is no pause of it
+			return
+		}
+		p.backoff = 0
 		seqs := make([]uint64, len(part))
 		for i, c := range part {
 			seqs[i] = c.Seq
 		}
 		p.aligner.Taken(seqs...)
-		if p.sendFault {
-			p.log.Info("The next consumer takes slots again")
-		}
-		p.backoff, p.sendFault = 0, false
 	}
 }
 
@@ -132,6 +131,7 @@ func (p *slotProcessor) metrics(slots []slot.Closed[string]) pmetric.Metrics {
 			sm = rm.ScopeMetrics().AppendEmpty()
 			sm.Scope().SetName(id.scope)
 			sm.Scope().SetVersion(id.scopeVersion)
+			id.scopeAttributes.MoveTo(sm.Scope().Attributes())
 		}
 		m := sm.Metrics().AppendEmpty()
 		m.SetName(id.metric)

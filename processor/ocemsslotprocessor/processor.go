@@ -23,8 +23,11 @@ import (
 )
 
 const (
-	tick       = time.Second
-	maxBackoff = 30 * time.Second
+	tick        = time.Second
+	maxBackoff  = 30 * time.Second
+	reportAfter = time.Minute      // of refusals by the next consumer: a short one is no trouble worth a status
+	leaveWithin = time.Second      // of the loop at a shutdown that has no time left
+	saveWithin  = 10 * time.Second // of a shutdown, whatever time it has left, since what is not saved is lost
 )
 
 type slotProcessor struct {
@@ -41,19 +44,20 @@ type slotProcessor struct {
 	known    map[string]string // keys, so that a known series needs no new string
 	refusals refusals
 
-	saving sync.Mutex // one save at a time
-	client storage.Client
-	trail  *audit.Trail
-	cancel context.CancelFunc
-	done   chan struct{}
+	saving  chan struct{} // holds one while a save runs
+	host    component.Host
+	client  storage.Client
+	trail   *audit.Trail
+	cancel  context.CancelFunc
+	done    chan struct{}
+	stopped bool
 
 	// of the loop
-	unsaved   bool // something closed that is not saved: it must not be sent
-	lastSave  time.Time
-	saveFault bool
-	sendFault bool
-	backoff   time.Duration
-	retryAt   time.Time
+	unsaved  bool // something closed that is not saved: it must not be sent
+	lastSave time.Time
+	backoff  time.Duration
+	retryAt  time.Time
+	health   health
 }
 
 func newProcessor(set processor.Settings, cfg *Config, next consumer.Metrics) (*slotProcessor, error) {
@@ -70,7 +74,7 @@ func newProcessor(set processor.Settings, cfg *Config, next consumer.Metrics) (*
 	}
 	p := &slotProcessor{
 		cfg: cfg, id: set.ID, log: set.Logger, next: next, aligner: aligner, statistics: statistics,
-		enc: newKeyEncoder(), known: map[string]string{}, refusals: newRefusals(),
+		enc: newKeyEncoder(), known: map[string]string{}, refusals: newRefusals(), saving: make(chan struct{}, 1),
 	}
 	p.telemetry, err = metadata.NewTelemetry(set.TelemetrySettings, func() (int, int) {
 		s := aligner.Stats()
@@ -97,7 +101,7 @@ func (p *slotProcessor) Start(ctx context.Context, host component.Host) error {
 	} else if err := p.load(ctx, host); err != nil {
 		return err
 	}
-	p.lastSave = time.Now()
+	p.host, p.lastSave = host, time.Now()
 	run, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	p.cancel, p.done = cancel, make(chan struct{})
 	go p.run(run)
@@ -136,26 +140,36 @@ func (p *slotProcessor) load(ctx context.Context, host component.Host) error {
 	return nil
 }
 
-// Shutdown saves the state. Open windows stay open for the next start.
+// Shutdown saves the state, also when ctx has expired. Open windows stay open for the next start. A next consumer that
+// does not return leaves the loop behind, which then does nothing more; so the loop's fields stay as they are.
 func (p *slotProcessor) Shutdown(ctx context.Context) error {
+	if p.stopped { // the file of a trail that is closed twice may be another's by now
+		return nil
+	}
+	p.stopped = true
 	var errs []error
 	if p.cancel != nil {
 		p.cancel()
 		select {
 		case <-p.done:
 		case <-ctx.Done():
-			errs = append(errs, fmt.Errorf("waiting for the next consumer at shutdown: %w", ctx.Err()))
+			select {
+			case <-p.done:
+			case <-time.After(leaveWithin):
+				errs = append(errs, fmt.Errorf("waiting for the next consumer at shutdown: %w", ctx.Err()))
+			}
 		}
-		p.cancel = nil
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), saveWithin)
+	defer cancel()
+	if p.cancel != nil {
 		errs = append(errs, p.save(ctx), p.writeRefusals())
 	}
 	if p.client != nil {
 		errs = append(errs, p.client.Close(ctx))
-		p.client = nil
 	}
 	if p.trail != nil {
 		errs = append(errs, p.trail.Close())
-		p.trail = nil
 	}
 	return errors.Join(append(errs, p.telemetry.Close())...)
 }
@@ -184,6 +198,7 @@ func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 			e.b = e.b[:resourceLen]
 			e.string(sm.Scope().Name())
 			e.string(sm.Scope().Version())
+			e.attributes(sm.Scope().Attributes(), 0)
 			scopeLen := len(e.b)
 			for k := range sm.Metrics().Len() {
 				m := sm.Metrics().At(k)

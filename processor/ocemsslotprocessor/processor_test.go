@@ -4,26 +4,30 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"runtime"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/intervalprocessor"
 	"github.com/stretchr/testify/require"
-	bolt "go.etcd.io/bbolt"
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/consumer/consumertest"
+	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/collector/processor/processortest"
 	"go.uber.org/goleak"
+	"go.uber.org/zap"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
@@ -31,75 +35,89 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// store is a storage extension over a bbolt file, of one client.
-type store struct {
-	component.StartFunc
-	component.ShutdownFunc
-	db *bolt.DB
-}
+// host has the real file_storage, whose clients also honour their context and fail while the disk is full.
+type host struct {
+	storage.Extension
+	full atomic.Bool
 
-func openStore(t *testing.T, path string) *store {
-	db, err := bolt.Open(path, 0o600, nil)
-	require.NoError(t, err)
-	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
-		_, err := tx.CreateBucketIfNotExists([]byte("b"))
-		return err
-	}))
-	return &store{db: db}
-}
-
-func (s *store) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
-	return s, nil
-}
-
-func (s *store) Get(ctx context.Context, key string) ([]byte, error) {
-	op := storage.GetOperation(key)
-	err := s.Batch(ctx, op)
-	return op.Value, err
-}
-
-func (s *store) Set(ctx context.Context, key string, value []byte) error {
-	return s.Batch(ctx, storage.SetOperation(key, value))
-}
-
-func (s *store) Delete(ctx context.Context, key string) error {
-	return s.Batch(ctx, storage.DeleteOperation(key))
-}
-
-func (s *store) Batch(_ context.Context, ops ...*storage.Operation) error {
-	return s.db.Update(func(tx *bolt.Tx) (err error) {
-		b := tx.Bucket([]byte("b"))
-		for _, op := range ops {
-			switch op.Type {
-			case storage.Get:
-				op.Value = append([]byte(nil), b.Get([]byte(op.Key))...)
-			case storage.Set:
-				err = errors.Join(err, b.Put([]byte(op.Key), op.Value))
-			case storage.Delete:
-				err = errors.Join(err, b.Delete([]byte(op.Key)))
-			}
-		}
-		return err
-	})
-}
-
-func (s *store) Close(context.Context) error { return nil }
-
-func (s *store) GetExtensions() map[component.ID]component.Component {
-	return map[component.ID]component.Component{storeID: s}
+	mu     sync.Mutex
+	events []*componentstatus.Event
 }
 
 var storeID = component.MustNewID("file_storage")
 
+func openHost(t *testing.T, dir string) *host {
+	f := filestorage.NewFactory()
+	cfg := f.CreateDefaultConfig().(*filestorage.Config)
+	cfg.Directory = dir
+	ext, err := f.Create(t.Context(), extension.Settings{ID: storeID, TelemetrySettings: componenttest.NewNopTelemetrySettings()}, cfg)
+	require.NoError(t, err)
+	require.NoError(t, ext.Start(t.Context(), componenttest.NewNopHost()))
+	return &host{Extension: ext.(storage.Extension)}
+}
+
+func (h *host) close(t *testing.T) { require.NoError(t, h.Shutdown(t.Context())) }
+
+func (h *host) GetExtensions() map[component.ID]component.Component {
+	return map[component.ID]component.Component{storeID: h}
+}
+
+func (h *host) GetClient(ctx context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
+	c, err := h.Extension.GetClient(ctx, kind, id, name)
+	return &client{c, h}, err
+}
+
+func (h *host) Report(e *componentstatus.Event) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.events = append(h.events, e)
+}
+
+func (h *host) statuses() (out []componentstatus.Status) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	for _, e := range h.events {
+		out = append(out, e.Status())
+	}
+	return out
+}
+
+type client struct {
+	storage.Client
+	host *host
+}
+
+func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
+	if c.host.full.Load() {
+		return errors.New("no space left on device")
+	}
+	if ctx.Err() != nil {
+		return ctx.Err()
+	}
+	return c.Client.Batch(ctx, ops...)
+}
+
 func start(t *testing.T, host component.Host, next consumer.Metrics, change func(*Config)) *slotProcessor {
+	return startLogged(t, host, next, change, zap.NewNop())
+}
+
+func startLogged(t *testing.T, host component.Host, next consumer.Metrics, change func(*Config), log *zap.Logger) *slotProcessor {
 	cfg := createDefaultConfig().(*Config)
 	if change != nil {
 		change(cfg)
 	}
-	p, err := newProcessor(processortest.NewNopSettings(metadata.Type), cfg, next)
+	p, err := newProcessor(settings(log), cfg, next)
 	require.NoError(t, err)
 	require.NoError(t, p.Start(t.Context(), host))
+	t.Cleanup(func() { _ = p.Shutdown(context.Background()) }) // of a test that failed before its own
 	return p
+}
+
+func settings(log *zap.Logger) processor.Settings {
+	set := processortest.NewNopSettings(metadata.Type)
+	set.ID = component.NewID(metadata.Type) // NewNopSettings names each anew, and the storage goes by the name
+	set.Logger = log
+	return set
 }
 
 func stored(c *Config) { c.Storage = &storeID }
@@ -192,14 +210,11 @@ func TestEmitted(t *testing.T) {
 		}, lines(sink.AllMetrics()))
 		require.NoError(t, p.ConsumeMetrics(t.Context(), late))
 		require.NoError(t, p.Shutdown(t.Context()))
-		f, err := os.Open(trail)
-		require.NoError(t, err)
-		defer f.Close()
 		var got []audit.Outcome
-		require.NoError(t, audit.Verify(f, func(e audit.Entry) {
+		for _, e := range entriesOf(t, trail) {
 			require.Equal(t, "D1", e.Device)
 			got = append(got, e.Outcome)
-		}))
+		}
 		require.Equal(t, []audit.Outcome{audit.Refused, audit.Late}, got)
 	})
 }
@@ -240,10 +255,10 @@ func TestRestart(t *testing.T) {
 	for name, kill := range map[string]bool{"shutdown": false, "kill": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				path := filepath.Join(t.TempDir(), "state")
-				s := openStore(t, path)
+				dir := t.TempDir()
+				h := openHost(t, dir)
 				sink := new(consumertest.MetricsSink)
-				p := start(t, s, sink, stored)
+				p := start(t, h, sink, stored)
 				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 1, "")))
 				time.Sleep(11 * time.Second) // a checkpoint
 				synctest.Wait()
@@ -252,20 +267,24 @@ func TestRestart(t *testing.T) {
 				if kill {
 					p.cancel()
 					<-p.done
+					require.NoError(t, p.client.Close(t.Context())) // the lock of a killed process is gone, too
 					want = fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 1, 1)
 				} else {
 					require.NoError(t, p.Shutdown(t.Context()))
 				}
-				require.NoError(t, s.db.Close())
+				h.close(t)
 				require.Empty(t, sink.AllMetrics(), "a partial window")
 
-				s = openStore(t, path)
-				require.NoError(t, s.Set(t.Context(), p.aligner.Keys()[0], []byte("damaged")))
-				p = start(t, s, sink, stored)
+				h = openHost(t, dir)
+				c, err := h.GetClient(t.Context(), component.KindProcessor, p.id, "")
+				require.NoError(t, err)
+				require.NoError(t, c.Set(t.Context(), p.aligner.Keys()[0], []byte("damaged")))
+				require.NoError(t, c.Close(t.Context()))
+				p = start(t, h, sink, stored)
 				time.Sleep(16 * time.Minute)
 				require.NoError(t, p.Shutdown(t.Context()))
 				require.Equal(t, []string{want}, lines(sink.AllMetrics()))
-				require.NoError(t, s.db.Close())
+				h.close(t)
 			})
 		})
 	}
@@ -316,9 +335,11 @@ func FuzzDecodeKey(f *testing.F) {
 	m := pcommon.NewMap()
 	_ = m.FromRaw(map[string]any{"s": "x", "i": 1, "d": 1.5, "b": true, "y": []byte{1}, "l": []any{"a", nil}, "m": map[string]any{"k": "v"}})
 	e.attributes(m, 0)
-	for _, s := range []string{"scope", "v1", "metric", "unit"} {
-		e.string(s)
-	}
+	e.string("scope")
+	e.string("v1")
+	e.attributes(m, 0)
+	e.string("metric")
+	e.string("unit")
 	e.attributes(m, 0)
 	f.Add(string(e.b))
 	f.Fuzz(func(t *testing.T, key string) {
@@ -331,9 +352,11 @@ func FuzzDecodeKey(f *testing.F) {
 		}
 		again := newKeyEncoder()
 		again.attributes(id.resource, 0)
-		for _, s := range []string{id.scope, id.scopeVersion, id.metric, id.unit} {
-			again.string(s)
-		}
+		again.string(id.scope)
+		again.string(id.scopeVersion)
+		again.attributes(id.scopeAttributes, 0)
+		again.string(id.metric)
+		again.string(id.unit)
 		again.attributes(id.attributes, 0)
 		if string(again.b) != key {
 			t.Fatalf("%q came back as %q", key, again.b)

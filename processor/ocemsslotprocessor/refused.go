@@ -37,10 +37,37 @@ type warning struct {
 type refusals struct {
 	counts map[refusal]int // since the last line of the audit trail
 	warned map[warning]time.Time
+	swept  time.Time // when warned was last rid of what is old
 }
 
 func newRefusals() refusals {
-	return refusals{map[refusal]int{}, map[warning]time.Time{}}
+	return refusals{counts: map[refusal]int{}, warned: map[warning]time.Time{}}
+}
+
+func (r *refusals) count(x refusal, n int) {
+	if _, known := r.counts[x]; !known && len(r.counts) >= maxRefusals {
+		x = refusal{reason: x.reason}
+	}
+	r.counts[x] += n
+}
+
+// warn says whether to name the series now. Beyond maxWarned all further ones share a warning, whose key is empty.
+func (r *refusals) warn(key string, reason slot.Reason, now time.Time) (string, bool) {
+	w := warning{key, reason}
+	if _, known := r.warned[w]; !known && len(r.warned) >= maxWarned {
+		if now.Sub(r.swept) >= warnEvery { // not for each sample of a flood
+			maps.DeleteFunc(r.warned, func(_ warning, last time.Time) bool { return now.Sub(last) >= warnEvery })
+			r.swept = now
+		}
+		if len(r.warned) >= maxWarned {
+			w.key = ""
+		}
+	}
+	if last, known := r.warned[w]; known && now.Sub(last) < warnEvery {
+		return "", false
+	}
+	r.warned[w] = now
+	return w.key, true
 }
 
 // refuse counts and names a sample that was not taken. cause is what is wrong with its flag, if that is.
@@ -56,24 +83,12 @@ func (p *slotProcessor) refuse(ctx context.Context, key string, at time.Time, fl
 		stamp = start
 	}
 	if p.cfg.AuditFile != "" {
-		r := refusal{key, stamp.UnixMilli(), reason}
-		if _, known := p.refusals.counts[r]; !known && len(p.refusals.counts) >= maxRefusals {
-			r = refusal{reason: reason}
-		}
-		p.refusals.counts[r]++
+		p.refusals.count(refusal{key, stamp.UnixMilli(), reason}, 1)
 	}
-
-	w := warning{key, reason}
-	warned := p.refusals.warned
-	if last, known := warned[w]; known && now.Sub(last) < warnEvery {
+	key, due := p.refusals.warn(key, reason, now)
+	if !due {
 		return
-	} else if !known && len(warned) >= maxWarned {
-		maps.DeleteFunc(warned, func(_ warning, last time.Time) bool { return now.Sub(last) >= warnEvery })
-		if len(warned) >= maxWarned {
-			return
-		}
 	}
-	warned[w] = now
 	name, _, _ := describe(key)
 	p.log.Warn("Sample refused", zap.String("reason", string(reason)), zap.String("series", name),
 		zap.Time("time", at), zap.NamedError("flag", cause))
@@ -124,7 +139,7 @@ func (p *slotProcessor) writeRefusals() error {
 	if err != nil {
 		p.mu.Lock()
 		for r, n := range counts {
-			p.refusals.counts[r] += n
+			p.refusals.count(r, n)
 		}
 		p.mu.Unlock()
 	}

@@ -35,10 +35,10 @@ func NewTelemetry(set component.TelemetrySettings, observe func() (pending, seri
 		to                      *metric.Int64Counter
 		name, description, unit string
 	}{
-		{&t.Samples, "samples", "Samples taken into a window.", "{sample}"},
-		{&t.LateSamples, "late_samples", "Samples whose window was closed already.", "{sample}"},
-		{&t.RefusedSamples, "refused_samples", "Samples refused, by reason.", "{sample}"},
-		{&t.SlotsClosed, "slots_closed", "Windows closed.", "{slot}"},
+		{&t.Samples, "samples", "Samples taken into a window. [Alpha]", "{sample}"},
+		{&t.LateSamples, "late_samples", "Samples whose window was closed already. [Alpha]", "{sample}"},
+		{&t.RefusedSamples, "refused_samples", "Samples refused, by reason. [Alpha]", "{sample}"},
+		{&t.SlotsClosed, "slots_closed", "Windows closed. [Alpha]", "{slot}"},
 	} {
 		var err error
 		*c.to, err = meter.Int64Counter("otelcol_processor_ocems_slot_"+c.name,
@@ -46,10 +46,10 @@ func NewTelemetry(set component.TelemetrySettings, observe func() (pending, seri
 		errs = append(errs, err)
 	}
 	pending, err := meter.Int64ObservableGauge("otelcol_processor_ocems_slot_pending_slots",
-		metric.WithDescription("Closed windows that the next consumer has not taken yet."), metric.WithUnit("{slot}"))
+		metric.WithDescription("Closed windows that the next consumer has not taken yet. [Alpha]"), metric.WithUnit("{slot}"))
 	errs = append(errs, err)
 	series, err := meter.Int64ObservableGauge("otelcol_processor_ocems_slot_series",
-		metric.WithDescription("Series held."), metric.WithUnit("{series}"))
+		metric.WithDescription("Series held. [Alpha]"), metric.WithUnit("{series}"))
 	errs = append(errs, err)
 	t.registration, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		p, s := observe()

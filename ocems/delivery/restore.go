@@ -19,7 +19,8 @@ type damage struct {
 	audited bool
 }
 
-// setAside has the writer keep a damaged value with its next batch. The log names the key and never the content.
+// setAside has the writer keep a damaged value with its next batch, a slot's in place of where it was. The log names the
+// key and never the content.
 func (d *Delivery) setAside(key string, value []byte, device string, stamp int64) {
 	if slices.ContainsFunc(d.damaged, func(x damage) bool { return x.key == key }) {
 		return // found again: the batch that was to keep it failed
@@ -29,6 +30,9 @@ func (d *Delivery) setAside(key string, value []byte, device string, stamp int64
 		"key", key, "bytes", len(value), "kept_as", to)
 	d.damaged = append(d.damaged, damage{key: key, to: to, value: value, entry: audit.Entry{Outcome: audit.Recovered,
 		Device: device, Stamp: stamp, Detail: fmt.Sprintf("the outbox's key %q, %d bytes, is damaged and kept as %q", key, len(value), to)}})
+	if stamp != 0 {
+		d.mended = append(d.mended, Op{Key: key})
+	}
 }
 
 // restore reads the outbox. All of it is read before anything is written, so that a newer version's state stays as it is.
@@ -119,7 +123,6 @@ func (d *Delivery) restoreLane(ctx context.Context, device string, known bool) e
 			return errors.Join(err, ctx.Err())
 		case errors.Is(err, errDamaged):
 			d.setAside(slotKey(device, stamp), value, device, stamp)
-			d.mended = append(d.mended, Op{Key: slotKey(device, stamp)})
 			mend = true
 			continue
 		}

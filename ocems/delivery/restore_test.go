@@ -185,7 +185,12 @@ func (p *plant) trailOf(visit func(audit.Entry)) {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	if err := audit.Verify(bytes.NewReader(text), visit); err != nil {
+	if err := audit.Verify(bytes.NewReader(text), func(e audit.Entry) {
+		if e.Outcome == "" {
+			p.t.Errorf("line %d has no outcome", e.Number)
+		}
+		visit(e)
+	}); err != nil {
 		p.t.Fatal(err)
 	}
 }

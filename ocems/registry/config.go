@@ -11,6 +11,9 @@ type Config struct {
 	Devices []DeviceConfig `mapstructure:"devices" toml:"device" yaml:"devices"`
 	// DevicesFile is a CSV or YAML file of further devices. Reload reads it again.
 	DevicesFile string `mapstructure:"devices_file" toml:"devices_file" yaml:"devices_file"`
+	// Unused are the keys of ParameterConfig that the host has no use for, each with what to do instead. An entry that
+	// has one, here or in DevicesFile, is a mistake: it would do nothing in silence.
+	Unused map[string]string `mapstructure:"-" toml:"-" yaml:"-"`
 }
 
 // DeviceConfig is one registered device (spec 2.1). Relative file names start at the working directory.

@@ -11,6 +11,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -97,7 +99,7 @@ type source struct {
 
 func load(cfg Config) (*snapshot, version, error) {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, unused: cfg.Unused}
 		v    version
 		list []source
 	)
@@ -122,6 +124,7 @@ func load(cfg Config) (*snapshot, version, error) {
 
 type builder struct {
 	*snapshot
+	unused map[string]string
 	faults []error
 	keys   map[string]parsedKey
 }
@@ -210,6 +213,11 @@ func (b *builder) addAll(cfg Config, list []source) {
 			b.fault(src.at("device_id"), "%q is also %s; give each device once", src.DeviceID, first)
 		} else {
 			places[src.DeviceID] = src.at("device_id")
+		}
+		for _, id := range []struct{ key, value string }{{"station_id", src.StationID}, {"device_id", src.DeviceID}} {
+			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
+				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
+			}
 		}
 		degrees := func(key string, v *float64, limit float64) {
 			if v != nil && !(*v >= -limit && *v <= limit) {
@@ -323,7 +331,12 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 		}
 		m.unit = unit
 	}
-	if p.Statistic != "" && !slices.Contains(statistics, p.Statistic) {
+	for _, given := range []struct{ key, value string }{{"field", m.field}, {"statistic", p.Statistic}} {
+		if instead, ok := b.unused[given.key]; ok && given.value != "" {
+			b.fault(at(given.key), "%q does nothing here; %s", given.value, instead)
+		}
+	}
+	if _, unused := b.unused["statistic"]; !unused && p.Statistic != "" && !slices.Contains(statistics, p.Statistic) {
 		b.fault(at("statistic"), "%q is unknown; nearest: %s; all: %s", p.Statistic, spec.Nearest(p.Statistic, statistics)[0], strings.Join(statistics, ", "))
 	} else if p.Statistic == "" && spec.IsTotalizer(m.parameter) {
 		m.statistic = "last"

@@ -15,11 +15,14 @@ import (
 	"testing/synctest"
 	"time"
 
+	"go.uber.org/goleak"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	token   = "8d97c71e68c2f4eee5fb254fccb49773"
@@ -67,7 +70,10 @@ func TestMistakes(t *testing.T) {
 		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
 		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
 		{"not a device's key", func(c C) { c.Devices[0].PublicKey = "n@nsense" }, []string{"devices[0].public_key: reading the public key"}},
+		{"file without a key", func(c C) { c.PublicKeyFile = "doc.go" }, []string{"public_key_file: reading the public key: neither PEM nor base64"}},
 		{"small key", func(c C) { c.Devices[0].PublicKeyFile, c.Devices[0].TokenID = weak, token44 }, []string{"devices[0].public_key: "}},
+		{"id not UTF-8", func(c C) { c.Devices[0].StationID = "Barauni\xa0" }, []string{`devices[0].station_id: "Barauni\xa0" is not one line of UTF-8`}},
+		{"id of two lines", func(c C) { c.Devices[0].DeviceID = "device\n1" }, []string{`devices[0].device_id: "device\n1" is not one line of UTF-8`}},
 		{"same device", func(c C) { second(c).DeviceID = "device_1" }, []string{`devices[1].device_id: "device_1" is also devices[0].device_id`}},
 		{"latitude", func(c C) { c.Devices[0].Latitude = ptr(91.5) }, []string{"devices[0].latitude: 91.5 is outside -90 to 90"}},
 		{"longitude", func(c C) { c.Devices[0].Longitude = ptr(-181.0) }, []string{"devices[0].longitude: -181 is outside -180 to 180"}},
@@ -76,6 +82,12 @@ func TestMistakes(t *testing.T) {
 		{"unknown parameter", func(c C) { param(c).Parameter = "COD" }, []string{"devices[0].parameters[1].parameter: ", `"COD"`, "cod"}},
 		{"unknown unit", func(c C) { param(c).Unit = "mg2" }, []string{"devices[0].parameters[1].unit: ", `"mg2"`, "mg"}},
 		{"statistic", func(c C) { param(c).Statistic = "average" }, []string{`devices[0].parameters[1].statistic: "average" is unknown; nearest: `}},
+		{"no metric and no parameter", func(c C) { param(c).Metric, param(c).Parameter = "", "" },
+			[]string{"devices[0].parameters[1].parameter: missing; give a key of the catalogue"}},
+		{"unused statistic", func(c C) { c.Unused = map[string]string{"statistic": "set it elsewhere"} },
+			[]string{`devices[0].parameters[1].statistic: "max" does nothing here; set it elsewhere`}},
+		{"unused field", func(c C) { c.Unused = map[string]string{"field": "leave it out"} },
+			[]string{`devices[0].parameters[0].field: "ph_raw" does nothing here; leave it out`}},
 		{"decimals", func(c C) { param(c).Decimals = ptr(11) }, []string{"devices[0].parameters[1].decimals: 11 is outside 0 to 10; nearest: 10"}},
 		{"parameter twice", func(c C) { param(c).Parameter = "ph" }, []string{`devices[0].parameters[1].parameter: "ph" is also parameters[0]`}},
 		{"same selector", func(c C) { second(c).Parameters = []ParameterConfig{*param(c)} },
@@ -213,6 +225,24 @@ func TestDevice(t *testing.T) {
 	}
 }
 
+func TestRound(t *testing.T) {
+	r := mustNew(t, good())
+	for _, tt := range []struct {
+		device, parameter string
+		value, want       float64
+	}{
+		{"device_1", "cod", 41.23456, 41.23},
+		{"device_1", "cod", 1.005, 1}, // less than 1.005 in binary
+		{"device_1", "cod", -0.001, 0},
+		{"device_1", "ph", 7.123456, 7.123456},
+		{"device_2", "cod", 41.23456, 41.23456},
+	} {
+		if got := r.Round(tt.device, tt.parameter, tt.value); got != tt.want {
+			t.Errorf("%s of %s: %v becomes %v, want %v", tt.parameter, tt.device, tt.value, got, tt.want)
+		}
+	}
+}
+
 func TestSecretIsNeverPrinted(t *testing.T) {
 	cfg := good()
 	r := mustNew(t, cfg)
@@ -262,6 +292,8 @@ func TestDevicesFile(t *testing.T) {
 	row := "s," + "d1," + token
 	for _, tt := range []struct{ name, file, text, err string }{
 		{"csv", "d.csv", csvHead + row + ",17.4,78.5\n", ""},
+		{"csv of all columns", "d.csv", "station_id,device_id,token_id,token_id_file,latitude,longitude,public_key,public_key_file\n" +
+			row + ",,,,," + weak + "\n" + "s,d2,," + keyFile + ",,,oops,\n", "d.csv:3: public_key: reading the public key"},
 		{"csv of no device yet", "d.csv", csvHead, ""},
 		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
 		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
@@ -271,6 +303,7 @@ func TestDevicesFile(t *testing.T) {
 		{"csv quote", "d.csv", csvHead + "\"" + row, "d.csv:2: "},
 		{"csv slipped row", "d.csv", csvHead + "s,d1,,17.4," + token + "\n", "d.csv:2: longitude: not a number of degrees"},
 		{"csv no token", "d.csv", csvHead + "s,d1,,1,1\n", "d.csv:2: token_id: missing"},
+		{"csv in another encoding", "d.csv", csvHead + "Barauni\xe9,d1," + token + ",,\n", `d.csv:2: station_id: "Barauni\xe9" is not one line of UTF-8`},
 		{"csv twice", "d.csv", csvHead + row + ",,\n" + row + ",,\n", `d.csv:3: device_id: "d1" is also `},
 		{"yaml", "d.yaml", "devices:\n- {station_id: s, device_id: d1, token_id: " + token + "}\n", ""},
 		{"yaml of no device yet", "d.yml", "devices: []\n", ""},
@@ -293,6 +326,39 @@ func TestDevicesFile(t *testing.T) {
 				t.Fatalf("the error shows the token: %v", err)
 			}
 		})
+	}
+}
+
+// A field called `value` is none, so that one file serves both hosts.
+func TestUnused(t *testing.T) {
+	const entry = "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: bod\n    field: value\n    unit: mg/L\n"
+	path := filepath.Join(t.TempDir(), "d.yaml")
+	write(t, path, entry+"    statistic: max\n")
+	cfg := Config{PublicKeyFile: keyFile, DevicesFile: path}
+	statistic := func(r *Registry) string {
+		t.Helper()
+		m, err := r.Resolve(Metric{Name: "bod"})
+		if len(m) != 1 || err != nil {
+			t.Fatal(m, err)
+		}
+		return m[0].Statistic
+	}
+	if got := statistic(mustNew(t, cfg)); got != "max" {
+		t.Errorf("a host that aligns gets %q", got)
+	}
+	cfg.Unused = map[string]string{"field": "leave it out", "statistic": "set it elsewhere"}
+	want := path + ":9: devices[0].parameters[0].statistic: \"max\" does nothing here; set it elsewhere"
+	if _, err := New(cfg); err == nil || err.Error() != want {
+		t.Errorf("got %v, want %s", err, want)
+	}
+	write(t, path, entry)
+	r := mustNew(t, cfg)
+	write(t, path, strings.Replace(entry, "d1", "d2", 1)+"    statistic: max\n")
+	if changed, err := r.Reload(); changed || err == nil || !strings.HasSuffix(err.Error(), want) {
+		t.Error(changed, err)
+	}
+	if _, ok := r.Device("d1"); !ok || statistic(r) != "" {
+		t.Error("the devices of before are gone")
 	}
 }
 

@@ -1,13 +1,104 @@
+// Command ocems-telegraf is outputs.ocems as an external plugin, for a Telegraf as it is: outputs.execd starts it and
+// writes line protocol to its standard input. A metric is durable before the next is read.
 package main
 
 import (
-	_ "github.com/influxdata/telegraf/config"
-	_ "github.com/influxdata/telegraf/logger"
-	_ "github.com/influxdata/telegraf/plugins/parsers/influx"
-	_ "github.com/influxdata/telegraf/plugins/parsers/influx/influx_upstream"
-	_ "github.com/influxdata/toml"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/plugins/outputs"
 
 	_ "github.com/ocems-io/ocems/plugins/outputs/ocems"
 )
 
-func main() {}
+const name = "ocems"
+
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // execd restarts the plugin itself; its end of the log may go first
+	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
+	if err != nil && !errors.Is(err, flag.ErrHelp) {
+		fmt.Fprintln(os.Stderr, "ocems-telegraf:", err)
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) (err error) {
+	flags := flag.NewFlagSet("ocems-telegraf", flag.ContinueOnError)
+	flags.SetOutput(errOut)
+	file := flags.String("config", "", "`file` with [[outputs.ocems]] as in a configuration of Telegraf")
+	check := flags.Bool("check", false, "check the configuration and stop")
+	sample := flags.Bool("sample-config", false, "print a configuration and stop")
+	show := flags.Bool("version", false, "print the version and stop")
+	debug := flags.Bool("debug", false, "log debug messages")
+	quiet := flags.Bool("quiet", false, "log errors only")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	switch {
+	case flags.NArg() > 0:
+		return fmt.Errorf("unknown argument %q", flags.Arg(0))
+	case *show:
+		fmt.Fprintln(out, "ocems-telegraf", version)
+		return nil
+	case *sample:
+		fmt.Fprint(out, outputs.Outputs[name]().SampleConfig())
+		return nil
+	case *file == "":
+		return errors.New("--config: missing; give the file with [[outputs.ocems]]")
+	}
+	data, err := os.ReadFile(*file)
+	if err != nil {
+		return fmt.Errorf("--config: %w", err)
+	}
+	blocks, err := load(data)
+	if err != nil {
+		return fmt.Errorf("%s: %w", *file, err)
+	}
+	level := telegraf.Info
+	if *debug {
+		level = telegraf.Debug
+	} else if *quiet {
+		level = telegraf.Error
+	}
+	sinks := &streams{out: out, err: errOut}
+	var plugins []telegraf.Output
+	for _, b := range blocks {
+		log := &log{streams: sinks, level: level, alias: b.alias}
+		if b.level != telegraf.None {
+			log.level = b.level
+		}
+		b.plugin.Log = log
+		if err := b.plugin.Init(); err != nil {
+			return fmt.Errorf("%s: line %d: outputs.%s: %w", *file, b.line, name, err)
+		}
+		plugins = append(plugins, b.plugin)
+	}
+	if *check {
+		fmt.Fprintf(out, "%s: %d outputs are well configured\n", *file, len(plugins))
+		return nil
+	}
+	opened := 0
+	defer func() {
+		for _, p := range plugins[:opened] {
+			err = errors.Join(err, p.Close())
+		}
+	}()
+	for _, p := range plugins {
+		if err := p.Connect(); err != nil {
+			return err
+		}
+		opened++
+	}
+	return feed(ctx, in, plugins, &log{streams: sinks, level: level})
+}

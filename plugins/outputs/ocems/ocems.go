@@ -28,7 +28,7 @@ import (
 var sampleConfig string
 
 const (
-	closeWithin = 4 * time.Second  // of Close, for requests in flight
+	closeWithin = 3 * time.Second  // of Close, for requests in flight
 	shortest    = 30 * time.Second // timeout below which the server may store what counts as failed here
 )
 

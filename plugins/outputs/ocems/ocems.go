@@ -214,7 +214,7 @@ func (o *OCEMS) Connect() (err error) {
 	}
 	o.stats = newStats(map[string]string{"endpoint": o.Endpoint, "state_directory": o.StateDirectory})
 	o.delivery, err = delivery.New(ctx, delivery.Config{
-		Endpoint: o.Endpoint, Client: client, Store: outbox, Trail: o.trail, Lookup: o.lookup,
+		Endpoint: o.Endpoint, Client: client, Store: outbox, Trail: o.trail, Lookup: o.lookup, Devices: o.ids,
 		Logger:   slog.New(logHandler{log: o.Log}),
 		OnResult: o.stats.result, OnTry: o.stats.try,
 		Coalesce: orNoWait(o.Coalesce), Spread: orNoWait(o.Spread),
@@ -314,6 +314,14 @@ func (o *OCEMS) lookup(id string) (delivery.Target, bool) {
 		return delivery.Target{}, false
 	}
 	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
+}
+
+// ids are the devices to look for in a state that lost its list of them.
+func (o *OCEMS) ids() (ids []string) {
+	for _, d := range o.registry.Devices() {
+		ids = append(ids, d.DeviceID)
+	}
+	return ids
 }
 
 func orNoWait(d config.Duration) time.Duration {

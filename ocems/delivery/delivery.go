@@ -3,9 +3,10 @@ package delivery
 import (
 	"cmp"
 	"context"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/fnv"
 	"log/slog"
 	"math"
 	"net/http"
@@ -488,11 +489,10 @@ func (d *Delivery) apply(slots map[place][]payload.Reading, names []string) {
 	d.poke()
 }
 
-// offset spreads the devices' requests after a boundary.
+// offset spreads the devices' requests after a boundary. Device ids differ by a digit: only a strong hash scatters them.
 func (d *Delivery) offset(device string) time.Duration {
-	h := fnv.New64a()
-	h.Write([]byte(device))
-	return time.Duration(float64(d.cfg.Spread) * (float64(h.Sum64()>>11) / (1 << 53)))
+	sum := sha256.Sum256([]byte(device))
+	return time.Duration(float64(d.cfg.Spread) * (float64(binary.BigEndian.Uint64(sum[:])>>11) / (1 << 53)))
 }
 
 // audit writes to the trail, or to the log where there is none.

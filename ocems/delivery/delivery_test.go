@@ -116,7 +116,7 @@ func (l *logText) Reset() {
 type plant struct {
 	t      *testing.T
 	net    *pipes
-	server *simulator.Server
+	server http.Handler // the simulator, or one of the test's own
 	http   *http.Server
 	client *http.Client
 	cfg    delivery.Config
@@ -145,7 +145,12 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg}); err != nil {
 		t.Fatal(err)
 	}
-	p.http = &http.Server{Handler: p.server}
+	p.http = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		p.mu.Lock()
+		server := p.server
+		p.mu.Unlock()
+		server.ServeHTTP(w, r)
+	})}
 	go p.http.Serve(p.net)
 	transport := &http.Transport{DialContext: p.net.dial, MaxIdleConnsPerHost: 8}
 	p.client = &http.Client{Transport: transport, Timeout: 45 * time.Second}

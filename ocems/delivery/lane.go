@@ -155,7 +155,7 @@ func (d *Delivery) dispatch() {
 			l.busy = true
 			d.active++
 			d.running.Add(1)
-			go d.attempt(l, s)
+			go d.attempt(l, s, s.aside)
 			wait = time.Hour
 		}
 		d.mu.Unlock()
@@ -170,9 +170,9 @@ func (d *Delivery) dispatch() {
 }
 
 // attempt tries one slot of a lane and decides when the lane comes again.
-func (d *Delivery) attempt(l *lane, s *slot) {
+func (d *Delivery) attempt(l *lane, s *slot, aside bool) {
 	defer d.running.Done()
-	a := &attempt{d: d, l: l, s: s}
+	a := &attempt{d: d, l: l, s: s, aside: aside}
 	out := a.run()
 	d.mu.Lock()
 	defer func() {
@@ -273,6 +273,7 @@ type attempt struct {
 	d      *Delivery
 	l      *lane
 	s      *slot
+	aside  bool // when the attempt began: new readings bring a slot back meanwhile
 	target Target
 }
 
@@ -312,7 +313,7 @@ func (a *attempt) run() answer {
 		d.mu.Unlock()
 		return answer{verdict: accepted}
 	}
-	if !a.s.aside {
+	if !a.aside {
 		good := slices.DeleteFunc(slices.Clone(rs), func(r payload.Reading) bool { return a.l.offenders[offender(r)] != "" })
 		if len(good) == 0 {
 			d.putAside(a.l, a.s)

@@ -45,7 +45,7 @@ func judge(resp *http.Response, body []byte) answer {
 		Status json.RawMessage `json:"status"`
 		Msg    string          `json:"msg"`
 	}
-	wait := retryAfter(resp.Header.Get("Retry-After"))
+	wait := retryAfter(resp.Header)
 	if json.Unmarshal(body, &doc) == nil && len(doc.Status) > 0 {
 		if code, err := strconv.Atoi(strings.Trim(string(doc.Status), `"`)); err == nil {
 			a := answer{verdict: byStatus(spec.Status(code)), status: &code, wait: wait}
@@ -97,15 +97,18 @@ const (
 
 func readAnswer(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxAnswer)) }
 
-func retryAfter(s string) time.Duration {
-	if s == "" {
-		return 0
-	}
-	if n, err := strconv.Atoi(strings.TrimSpace(s)); err == nil && n > 0 {
+// retryAfter reads the wait that the server asks for: seconds, or a time by the server's own clock.
+func retryAfter(h http.Header) time.Duration {
+	text := strings.TrimSpace(h.Get("Retry-After"))
+	if n, err := strconv.Atoi(text); err == nil && n > 0 {
 		return min(time.Duration(min(n, 1<<20))*time.Second, maxWait)
 	}
-	if at, err := http.ParseTime(s); err == nil {
-		return min(max(time.Until(at), 0), maxWait)
+	if at, err := http.ParseTime(text); err == nil {
+		now, err := http.ParseTime(h.Get("Date"))
+		if err != nil {
+			now = time.Now()
+		}
+		return min(max(at.Sub(now), 0), maxWait)
 	}
 	return 0
 }

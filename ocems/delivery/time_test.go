@@ -1,0 +1,341 @@
+package delivery_test
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"maps"
+	"net/http"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/payload"
+)
+
+// answers puts a server of the test's own in the simulator's place, and notes when each device asked.
+func (p *plant) answers(f func(w http.ResponseWriter, r *http.Request, n int)) (asked func() map[string][]time.Time) {
+	var mu sync.Mutex
+	at := map[string][]time.Time{}
+	n := 0
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.server = http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		mu.Lock()
+		n++
+		now := n
+		at[r.Header.Get("X-Device-Id")] = append(at[r.Header.Get("X-Device-Id")], time.Now())
+		mu.Unlock()
+		f(w, r, now)
+	})
+	return func() map[string][]time.Time {
+		mu.Lock()
+		defer mu.Unlock()
+		return maps.Clone(at)
+	}
+}
+
+func success(w http.ResponseWriter, _ *http.Request, _ int) {
+	fmt.Fprint(w, `{"msg":"success","status":1}`)
+}
+
+func TestSkewIsMeasuredFromTheServersDate(t *testing.T) {
+	for _, c := range []struct {
+		ahead time.Duration
+		warns bool
+	}{{0, false}, {20 * time.Second, false}, {-40 * time.Minute, true}, {2 * time.Hour, true}} {
+		run(t, c.ahead.String(), registry, nil, func(p *plant) {
+			p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+				time.Sleep(4 * time.Second) // half of it is the way there
+				w.Header().Set("Date", time.Now().Add(-2*time.Second+c.ahead).UTC().Format(http.TimeFormat))
+				success(w, r, n)
+			})
+			p.put("a", at(15), cod(1))
+			time.Sleep(time.Minute)
+			if got := p.d.Stats().Skew; got < c.ahead-time.Second || got > c.ahead+time.Second {
+				t.Errorf("skew %s, want %s", got, c.ahead)
+			}
+			if warned := strings.Contains(p.log.String(), "NTP"); warned != c.warns {
+				t.Errorf("warned %v, want %v", warned, c.warns)
+			}
+		})
+	}
+	run(t, "not from a proxy's page", registry, nil, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			w.Header().Set("Date", time.Now().Add(time.Hour).UTC().Format(http.TimeFormat))
+			http.Error(w, "bad gateway", http.StatusBadGateway)
+		})
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.want("skew", p.d.Stats().Skew, time.Duration(0))
+	})
+}
+
+// What is too old is decided by the server's clock: ours may be wrong.
+func TestExpiryByTheServersClock(t *testing.T) {
+	const week = 7 * 24 * time.Hour
+	for _, c := range []struct {
+		name          string
+		ahead         time.Duration
+		age           time.Duration // by our clock
+		heard         bool          // an answer came before
+		want          audit.Outcome
+		requestsForIt int
+	}{
+		{"young for both", 0, week - 15*time.Minute, true, audit.Delivered, 1},
+		{"old for both", 0, week + 15*time.Minute, true, audit.Expired, 0},
+		{"old by the server alone", 2 * time.Hour, week - time.Hour, true, audit.Expired, 0},
+		{"old by our clock alone", -2 * time.Hour, week + time.Hour, true, audit.Delivered, 1},
+		{"old by a clock that nobody confirmed", 0, week + 12*time.Hour, false, audit.Delivered, 1},
+		{"too old by any clock", 0, week + 25*time.Hour, false, audit.Expired, 0},
+	} {
+		run(t, c.name, registry, nil, func(p *plant) {
+			time.Sleep(10 * 24 * time.Hour)
+			now := time.Now().Truncate(15 * time.Minute)
+			asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+				w.Header().Set("Date", time.Now().Add(c.ahead).UTC().Format(http.TimeFormat))
+				success(w, r, n)
+			})
+			if c.heard {
+				p.put("b", now, so2(1))
+				time.Sleep(time.Minute)
+			}
+			p.put("a", now.Add(-c.age), cod(1))
+			time.Sleep(time.Minute)
+			p.want("requests", len(asked()["a"]), c.requestsForIt)
+			p.want("outcome", p.outcomes()[c.want] > 0 && p.d.Stats().Slots == 0, true)
+			if c.want == audit.Expired {
+				p.want("expired", p.outcomes()[audit.Expired], 1)
+			}
+		})
+	}
+}
+
+func TestRequestsAreSpreadByDevice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		time.Sleep(time.Hour)
+		const devices, spread, coalesce = 200, 40 * time.Second, 5 * time.Second
+		p := newPlant(t, registry, func(c *delivery.Config) { c.Spread = spread })
+		asked := p.answers(success)
+		var rounds [2]map[string]time.Duration
+		for round := range rounds {
+			boundary := time.Now()
+			for i := range devices {
+				p.put(fmt.Sprint("device-", i), at(15+15*round), cod(1))
+			}
+			time.Sleep(15 * time.Minute)
+			rounds[round] = map[string]time.Duration{}
+			quarters := [4]int{}
+			for device, times := range asked() {
+				after := times[round].Sub(boundary) - coalesce
+				rounds[round][device] = after
+				if after < 0 || after > spread+time.Second {
+					t.Fatalf("%s asked %s after its slot was whole, want within %s", device, after, spread)
+				}
+				quarters[min(int(4*after/spread), 3)]++
+			}
+			for i, n := range quarters {
+				if n < devices/8 || n > devices/2 {
+					t.Errorf("quarter %d of the spread has %d of %d devices", i+1, n, devices)
+				}
+			}
+		}
+		for device, first := range rounds[0] {
+			if d := (rounds[1][device] - first).Abs(); d > time.Second {
+				t.Fatalf("%s moved by %s between two slots", device, d)
+			}
+		}
+	})
+}
+
+func TestRetryAfterIsObeyed(t *testing.T) {
+	date := func(ahead time.Duration, d time.Duration) func(http.Header) {
+		return func(h http.Header) {
+			h.Set("Date", time.Now().Add(ahead).UTC().Format(http.TimeFormat))
+			h.Set("Retry-After", time.Now().Add(ahead+d).UTC().Format(http.TimeFormat))
+		}
+	}
+	seconds := func(s string) func(http.Header) { return func(h http.Header) { h.Set("Retry-After", s) } }
+	for _, c := range []struct {
+		name string
+		set  func(http.Header)
+		want time.Duration
+	}{
+		{"seconds", seconds("120"), 120 * time.Second},
+		{"HTTP date", date(0, 3*time.Minute), 3 * time.Minute},
+		{"HTTP date of a server whose clock is behind", date(-time.Hour, 3*time.Minute), 3 * time.Minute},
+		{"HTTP date of a server whose clock is ahead", date(time.Hour, 3*time.Minute), 3 * time.Minute},
+		{"shorter than the backoff", seconds("1"), 4 * time.Second},
+		{"a past date", date(0, -time.Hour), 4 * time.Second},
+		{"at most an hour", seconds("86400"), time.Hour},
+		{"beyond any number", seconds("99999999999999999999"), 4 * time.Second},
+		{"negative", seconds("-5"), 4 * time.Second},
+		{"not a time", seconds("soon"), 4 * time.Second},
+	} {
+		for _, code := range []int{http.StatusTooManyRequests, http.StatusServiceUnavailable} {
+			run(t, fmt.Sprint(c.name, " with ", code), registry, nil, func(p *plant) {
+				asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+					if n > 1 {
+						success(w, r, n)
+						return
+					}
+					c.set(w.Header())
+					w.WriteHeader(code)
+				})
+				p.put("a", at(15), cod(1))
+				time.Sleep(3 * time.Hour)
+				times := asked()["a"]
+				if len(times) != 2 {
+					t.Fatalf("%d requests, want 2", len(times))
+				}
+				if wait := times[1].Sub(times[0]); wait < c.want-2*time.Second || wait > c.want+2*time.Second {
+					t.Errorf("tried again after %s, want %s", wait, c.want)
+				}
+			})
+		}
+	}
+}
+
+// The store fails after the server has taken a slot: it is neither lost nor sent again, and Put says so at once.
+func TestStoreThatFailsForAWhile(t *testing.T) {
+	store := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+		asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			store.fill(true) // from the first answer on
+			success(w, r, n)
+		})
+		p.put("a", at(15), cod(1))
+		p.put("b", at(15), so2(1))
+		time.Sleep(time.Minute)
+		p.want("waiting", p.d.Stats().Slots, 2)
+		begun := time.Now()
+		for range 3 {
+			err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
+				{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(30)}}})
+			if err == nil || !strings.Contains(err.Error(), "no space left") {
+				t.Errorf("Put into a failing store = %v", err)
+			}
+		}
+		if took := time.Since(begun); took > time.Second {
+			t.Errorf("Put took %s to say that the store fails", took)
+		}
+		time.Sleep(30 * time.Minute)
+		p.want("requests of a while the store fails", len(asked()["a"]), 1)
+		p.want("requests of b while the store fails", len(asked()["b"]), 1)
+		p.want("told once", strings.Count(p.log.String(), "cannot write the outbox"), 1)
+		p.answers(success)
+		store.fill(false)
+		time.Sleep(20 * time.Second)
+		p.want("waiting", p.d.Stats().Slots, 0)
+		p.put("a", at(30), cod(2))
+		time.Sleep(time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 3})
+		p.want("left in the store", len(store.keys("outbox/slot/")), 0)
+	})
+}
+
+// What the store could not be told before the end is sent once more after it, and answered 111.
+func TestStopWhileTheStoreFails(t *testing.T) {
+	store := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+		p.put("a", at(15), cod(1))
+		store.fill(true)
+		time.Sleep(time.Minute)
+		begun := time.Now()
+		p.stop()
+		if took := time.Since(begun); took > 5*time.Second {
+			t.Errorf("Close took %s", took)
+		}
+		store.fill(false)
+		p.start()
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+		p.want("waiting", p.d.Stats().Slots, 0)
+	})
+}
+
+// A trail that cannot be written holds up what leaves, not what comes.
+func TestTrailThatCannotBeWritten(t *testing.T) {
+	run(t, "", registry, nil, func(p *plant) {
+		p.put("a", at(15), cod(1))
+		p.cfg.Trail.Close()
+		time.Sleep(time.Minute)
+		p.put("a", at(30), cod(2))
+		p.want("waiting", p.d.Stats().Slots, 2)
+	})
+}
+
+func TestManyPutAtOnce(t *testing.T) {
+	run(t, "", registry, func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
+		asked := p.answers(success)
+		const hosts, devices, slots = 8, 5, 12
+		var wg sync.WaitGroup
+		for host := range hosts {
+			wg.Go(func() {
+				for i := range slots {
+					var records []payload.Record
+					for d := range devices {
+						// Every host has a parameter of its own, and one that they share.
+						records = append(records, payload.Record{StationID: "s", DeviceID: fmt.Sprint("device-", d), Readings: []payload.Reading{
+							{Parameter: fmt.Sprint("p", host), Value: float64(i), Unit: "mg/L", Flag: 'U', Stamp: at(-15 * i)},
+							{Parameter: "shared", Value: 7, Unit: "mg/L", Flag: 'U', Stamp: at(-15 * i)}}})
+					}
+					if err := p.d.Put(context.Background(), records...); err != nil {
+						t.Error(err)
+					}
+				}
+			})
+			wg.Go(func() { p.d.Stats(); p.d.Retry() })
+		}
+		wg.Wait()
+		time.Sleep(time.Minute)
+		p.want("waiting", p.d.Stats().Slots, 0)
+		own := map[string]int{}
+		p.trailOf(func(e audit.Entry) {
+			for _, r := range e.Readings {
+				if r.Parameter != "shared" {
+					own[fmt.Sprint(e.Device, e.Stamp, r.Parameter, e.Outcome)]++
+				}
+			}
+		})
+		p.want("readings in the trail", len(own), hosts*devices*slots)
+		for what, n := range own {
+			if n != 1 || !strings.HasSuffix(what, string(audit.Delivered)) {
+				t.Errorf("%s: %d times", what, n)
+			}
+		}
+		p.want("devices", len(asked()), devices)
+	})
+}
+
+func TestCloseEndsWithItsContext(t *testing.T) {
+	run(t, "", registry, nil, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			io.Copy(io.Discard, r.Body)
+			<-r.Context().Done()
+		})
+		p.put("a", at(15), cod(1))
+		time.Sleep(30 * time.Second) // the request hangs
+		ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
+		defer cancel()
+		begun := time.Now()
+		p.d.Close(ctx)
+		if took := time.Since(begun); took < 2*time.Second || took > 4*time.Second {
+			t.Errorf("Close took %s, want the 3 s of its context", took)
+		}
+		if err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
+			{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(30)}}}); err == nil {
+			t.Error("a closed outbox took readings")
+		}
+		asked := p.answers(success)
+		p.start()
+		time.Sleep(time.Minute)
+		p.want("requests after the restart", len(asked()["a"]), 1)
+		p.want("devices", slices.Sorted(maps.Keys(asked())), []string{"a"})
+	})
+}

@@ -1,0 +1,303 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// host is how one of the three is started, fed and asked what it took.
+type host struct {
+	name   string
+	config string // text of the configuration; @NAME@ is replaced
+	argv   func(bin, dir string) []string
+	dial   bool // it listens for its feed
+	// feed sends metrics and reports whether the host said that it took them.
+	feed func(p *process, ms []metric) bool
+	// took is how many metrics, of those fed to this process in their order, it surely keeps through a kill now.
+	took func(p *process) int
+}
+
+// process is one life of a host.
+type process struct {
+	host    *host
+	dir     string
+	port    string
+	command *exec.Cmd
+	stdin   io.WriteCloser
+	exited  chan struct{}
+	acked   []ack // of the collector
+	fed     int   // metrics
+	sure    int   // of the external plugin
+}
+
+type ack struct {
+	at  time.Time
+	fed int
+}
+
+const line = `plant,ocems_device_id=%s,ocems_flag=%s,ocems_unit=mg/L cod=%v,bod=%v %d`
+
+func lines(ms []metric) []byte {
+	var b bytes.Buffer
+	for _, m := range ms {
+		fmt.Fprintf(&b, line+"\n", m.device, m.flag, m.cod, m.bod, m.at.UnixNano())
+	}
+	return b.Bytes()
+}
+
+const outputBlock = `[[outputs.ocems]]
+  endpoint = "https://@FRONT@/v1.0/industry/data"
+  tls_ca = "@DIR@/ca.pem"
+  state_directory = "@STATE@"
+  audit_file = "@DIR@/audit.jsonl"
+  public_key_file = "@DIR@/keys/public.pem"
+  timeout = "5s"
+  coalesce = "0s"
+  spread = "0s"
+  initial_backoff = "500ms"
+  max_backoff = "1s"
+  hold_interval = "1s"
+  [[outputs.ocems.device]]
+    station_id = "station_a"
+    device_id = "dev_a"
+    token_id = "@TOKEN_A@"
+  [[outputs.ocems.device]]
+    station_id = "station_b"
+    device_id = "dev_b"
+    token_id = "@TOKEN_B@"
+`
+
+var hosts = map[string]*host{
+	"telegraf": {
+		name: "telegraf", dial: true,
+		argv: func(bin, dir string) []string {
+			return []string{filepath.Join(bin, "telegraf-ocems-small"), "--config", filepath.Join(dir, "config")}
+		},
+		config: `[agent]
+  interval = "100ms"
+  flush_interval = "100ms"
+  round_interval = false
+  metric_buffer_limit = 1000000
+  omit_hostname = true
+[[inputs.http_listener_v2]]
+  service_address = "tcp://@PORT@"
+  paths = ["/"]
+  data_format = "influx"
+[[inputs.internal]]
+  collect_memstats = false
+[[outputs.file]]
+  files = ["@DIR@/internal.json"]
+  data_format = "json"
+  namepass = ["internal_ocems"]
+` + outputBlock,
+		feed: func(p *process, ms []metric) bool {
+			resp, err := http.Post("http://"+p.port+"/", "text/plain", bytes.NewReader(lines(ms)))
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			return resp.StatusCode < 300
+		},
+		took: func(p *process) int { // its own account of it
+			text, _ := os.ReadFile(filepath.Join(p.dir, "internal.json"))
+			best := 0
+			for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
+				var m struct{ Fields map[string]float64 }
+				if json.Unmarshal(s.Bytes(), &m) == nil {
+					best = max(best, int(m.Fields["samples"]+m.Fields["samples_late"]+m.Fields["samples_refused"])/2)
+				}
+			}
+			return best
+		},
+	},
+	"external": {
+		name: "external",
+		argv: func(bin, dir string) []string {
+			return []string{filepath.Join(bin, "ocems-telegraf"), "--config", filepath.Join(dir, "config")}
+		},
+		config: outputBlock,
+		feed: func(p *process, ms []metric) bool {
+			before := p.fed - len(ms)
+			if _, err := p.stdin.Write(lines(ms)); err != nil {
+				return false
+			}
+			// Once these bytes are gone from the pipe, what was written before them is durable.
+			if n, err := unix.IoctlGetInt(int(p.stdin.(*os.File).Fd()), unix.TIOCINQ); err == nil && n == 0 {
+				p.sure = max(p.sure, before)
+			}
+			return true
+		},
+		took: func(p *process) int { return p.sure },
+	},
+	"collector": {
+		name: "collector", dial: true,
+		argv: func(bin, dir string) []string {
+			return []string{filepath.Join(bin, "otelcol-ocems"), "--config", filepath.Join(dir, "config")}
+		},
+		config: `receivers:
+  otlp:
+    protocols:
+      http:
+        endpoint: @PORT@
+processors:
+  ocems_slot:
+    storage: file_storage
+    checkpoint_interval: 1s
+    audit_file: @DIR@/slots.jsonl
+exporters:
+  ocems:
+    endpoint: https://@FRONT@/v1.0/industry/data
+    http:
+      timeout: 5s
+      tls:
+        ca_file: @DIR@/ca.pem
+    public_key_file: @DIR@/keys/public.pem
+    storage: file_storage
+    audit_file: @DIR@/audit.jsonl
+    coalesce: 0s
+    spread: 0s
+    initial_backoff: 500ms
+    max_backoff: 1s
+    hold_interval: 1s
+    devices:
+      - {station_id: station_a, device_id: dev_a, token_id: "@TOKEN_A@"}
+      - {station_id: station_b, device_id: dev_b, token_id: "@TOKEN_B@"}
+extensions:
+  file_storage:
+    directory: @STATE@
+    create_directory: true
+    fsync: true
+service:
+  extensions: [file_storage]
+  pipelines:
+    metrics:
+      receivers: [otlp]
+      processors: [ocems_slot]
+      exporters: [ocems]
+  telemetry:
+    metrics:
+      level: none
+`,
+		feed: func(p *process, ms []metric) bool {
+			resp, err := http.Post("http://"+p.port+"/v1/metrics", "application/json", bytes.NewReader(otlp(ms)))
+			if err != nil {
+				return false
+			}
+			defer resp.Body.Close()
+			if resp.StatusCode != http.StatusOK {
+				return false
+			}
+			p.acked = append(p.acked, ack{time.Now(), p.fed})
+			return true
+		},
+		took: func(p *process) int { // a kill costs what came since the last checkpoint
+			sure := 0
+			for _, a := range p.acked {
+				if time.Since(a.at) > 2500*time.Millisecond {
+					sure = a.fed
+				}
+			}
+			return sure
+		},
+	},
+}
+
+// otlp writes metrics as OTLP in JSON, each point in a metric of its own so that their order is that of the samples.
+func otlp(ms []metric) []byte {
+	type object = map[string]any
+	var list []object
+	for _, m := range ms {
+		attributes := []object{
+			{"key": "ocems.device.id", "value": object{"stringValue": m.device}},
+			{"key": "ocems.flag", "value": object{"stringValue": m.flag}},
+		}
+		for _, v := range []struct {
+			name  string
+			value float64
+		}{{"bod", m.bod}, {"cod", m.cod}} {
+			list = append(list, object{"name": v.name, "unit": "mg/L", "gauge": object{"dataPoints": []object{
+				{"timeUnixNano": fmt.Sprint(m.at.UnixNano()), "asDouble": v.value, "attributes": attributes}}}})
+		}
+	}
+	text, _ := json.Marshal(object{"resourceMetrics": []object{{"scopeMetrics": []object{{"metrics": list}}}}})
+	return text
+}
+
+// start begins a life and waits until it can be fed.
+func (v *victim) start() (*process, error) {
+	p := &process{host: v.host, dir: v.dir, port: v.port, exited: make(chan struct{})}
+	_ = os.Remove(filepath.Join(v.dir, "internal.json"))
+	argv := v.host.argv(v.bin, v.dir)
+	p.command = exec.Command(argv[0], argv[1:]...)
+	p.command.Stdout, p.command.Stderr = v.log, v.log
+	var pipe *os.File
+	if !v.host.dial {
+		r, w, err := os.Pipe()
+		if err != nil {
+			return nil, err
+		}
+		p.command.Stdin, p.stdin, pipe = r, w, r
+	}
+	began := time.Now()
+	err := p.command.Start()
+	if pipe != nil {
+		_ = pipe.Close()
+	}
+	if err != nil {
+		return nil, err
+	}
+	go func() { _ = p.command.Wait(); close(p.exited) }()
+	if v.host.dial {
+		err = until(20*time.Second, func() bool {
+			c, err := net.Dial("tcp", p.port)
+			if err == nil {
+				_ = c.Close()
+			}
+			return err == nil || p.dead()
+		})
+		if err != nil || p.dead() {
+			return nil, errors.New("it does not start; see host.log")
+		}
+	}
+	v.recovery = append(v.recovery, time.Since(began))
+	return p, nil
+}
+
+func (p *process) dead() bool {
+	select {
+	case <-p.exited:
+		return true
+	default:
+		return false
+	}
+}
+
+// stop ends a life by a signal and reports how long that took.
+func (p *process) stop(s os.Signal) time.Duration {
+	began := time.Now()
+	_ = p.command.Process.Signal(s)
+	<-p.exited
+	if p.stdin != nil {
+		_ = p.stdin.Close()
+	}
+	return time.Since(began)
+}
+
+func (v *victim) writeConfig() error {
+	text := strings.NewReplacer("@FRONT@", v.board.front, "@DIR@", v.dir, "@STATE@", v.state, "@PORT@", v.port,
+		"@TOKEN_A@", tokens["dev_a"], "@TOKEN_B@", tokens["dev_b"]).Replace(v.host.config)
+	return os.WriteFile(filepath.Join(v.dir, "config"), []byte(text), 0o600)
+}

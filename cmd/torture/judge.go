@@ -1,0 +1,287 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"math"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// place is one value at the board.
+type place struct {
+	device, parameter, flag string
+	stamp                   int64 // Unix ms
+}
+
+func (p place) String() string {
+	return fmt.Sprintf("%s %s %s %s", p.device, p.parameter, p.flag, time.UnixMilli(p.stamp).UTC().Format(time.RFC3339))
+}
+
+// number is the place of a sample in the order of what was fed, and its value.
+type number struct {
+	fed   int
+	value float64
+}
+
+// windows sorts what was fed.
+func (v *victim) windows() map[place][]number {
+	out := map[place][]number{}
+	for i, m := range v.fed {
+		length := 15 * time.Minute
+		if m.flag == "Z" {
+			length = 30 * time.Second
+		}
+		end := m.at.Truncate(length).Add(length).UnixMilli()
+		for _, x := range []struct {
+			parameter string
+			value     float64
+		}{{"cod", m.cod}, {"bod", m.bod}} {
+			p := place{m.device, x.parameter, m.flag, end}
+			out[p] = append(out[p], number{i, x.value})
+		}
+	}
+	return out
+}
+
+// may returns every mean that the window may rightly have, and whether it may rightly be missing. Samples at the end of
+// a gap may be lost, one gap apart from the other; where samples came late, the trail says so and any number of them may
+// be missing at the end.
+func (v *victim) may(samples []number, late bool) (means []float64, none bool) {
+	type partial struct {
+		sum   float64
+		count int
+	}
+	options := []partial{{}}
+	unique := func(list []partial) []partial {
+		slices.SortFunc(list, func(a, b partial) int {
+			if a.count != b.count {
+				return a.count - b.count
+			}
+			return int(math.Copysign(1, a.sum-b.sum))
+		})
+		return slices.Compact(list)
+	}
+	all := []partial{}
+	for i := 0; i < len(samples); {
+		// The run of samples up to the next border of a gap, and the one gap that it is in.
+		in, end := -1, i
+		for end < len(samples) {
+			g := slices.IndexFunc(v.gaps, func(g gap) bool { return g.lo <= samples[end].fed && samples[end].fed < g.hi })
+			if end == i {
+				in = g
+			} else if g != in {
+				break
+			}
+			end++
+		}
+		var next []partial
+		for _, o := range options {
+			for n := 0; n <= end-i; n++ {
+				if n > 0 {
+					o.sum += samples[i+n-1].value
+					o.count++
+				}
+				if in >= 0 || n == end-i {
+					next = append(next, o)
+				}
+				if late {
+					all = append(all, o)
+				}
+			}
+		}
+		options, i = unique(next), end
+	}
+	for _, o := range append(all, options...) {
+		if o.count == 0 {
+			none = true
+		} else {
+			means = append(means, o.sum/float64(o.count))
+		}
+	}
+	return means, none
+}
+
+type verdict struct {
+	slots, delivered, audited, lost, wrong, twice, again, secrets int
+	faults                                                        []string
+}
+
+func (v *verdict) add(o verdict) {
+	v.slots += o.slots
+	v.lost += o.lost
+	v.wrong += o.wrong
+	v.twice += o.twice
+	v.secrets += o.secrets
+}
+
+type entry struct {
+	Outcome  string  `json:"outcome"`
+	Device   string  `json:"device"`
+	Stamp    int64   `json:"stamp"`
+	Previous *string `json:"prev"`
+	Readings []struct {
+		Parameter string  `json:"parameter"`
+		Value     float64 `json:"value"`
+		Flag      string  `json:"flag"`
+	} `json:"readings"`
+}
+
+// trail reads an audit file and checks that each line carries the hash of the line before.
+func trail(path string) (out []entry, faults []string) {
+	text, err := os.ReadFile(path)
+	if err != nil {
+		return nil, nil // nothing had an outcome yet
+	}
+	lines := bytes.Split(text, []byte("\n"))
+	before := ""
+	for i, l := range lines {
+		if len(l) == 0 && i == len(lines)-1 {
+			break
+		}
+		var e entry
+		if err := json.Unmarshal(l, &e); err != nil || e.Previous == nil {
+			if i < len(lines)-1 {
+				faults = append(faults, fmt.Sprintf("%s:%d: not a line of a trail", path, i+1))
+			}
+			continue
+		}
+		if i > 0 && *e.Previous != before {
+			faults = append(faults, fmt.Sprintf("%s:%d: the chain is broken", path, i+1))
+		}
+		sum := sha256.Sum256(l)
+		before = hex.EncodeToString(sum[:])
+		out = append(out, e)
+	}
+	return out, faults
+}
+
+// judge compares what the board has with what was fed.
+func (v *victim) judge() (r verdict) {
+	got, err := v.board.received()
+	if err != nil {
+		if got = v.last; got == nil {
+			r.faults, r.lost = []string{err.Error()}, 1
+			return r
+		}
+	}
+	v.last = got
+	r.again = got.Duplicates
+	at := map[place]float64{}
+	for _, x := range got.Readings {
+		p := place{x.Device, x.Parameter, x.Flag, x.Timestamp}
+		if _, there := at[p]; there {
+			r.twice++
+			r.faults = append(r.faults, fmt.Sprintf("%s: twice", p))
+		}
+		at[p] = x.Value
+		if x.Unit != "mg/L" || x.Station != "station_"+x.Device[len(x.Device)-1:] {
+			r.wrong++
+			r.faults = append(r.faults, fmt.Sprintf("%s: unit %s, station %s", p, x.Unit, x.Station))
+		}
+	}
+	type key struct {
+		device string
+		stamp  int64
+	}
+	late, ended := map[key]bool{}, map[place]bool{}
+	for _, name := range []string{"audit.jsonl", "slots.jsonl"} {
+		entries, faults := trail(filepath.Join(v.dir, name))
+		if len(faults) > 0 {
+			r.wrong += len(faults)
+			r.faults = append(r.faults, faults...)
+		}
+		for _, e := range entries {
+			switch e.Outcome {
+			case "late":
+				late[key{e.Device, e.Stamp}] = true
+			case "rejected", "expired", "already_stored":
+				for _, x := range e.Readings {
+					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
+					ended[p] = true
+					if stored, ok := at[p]; ok && stored != x.Value {
+						r.wrong++
+						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
+					}
+				}
+			}
+		}
+	}
+	windows, damaged := v.windows(), 0
+	for p, samples := range windows {
+		value, there := at[p]
+		means, none := v.may(samples, late[key{p.device, p.stamp}])
+		r.slots++
+		switch {
+		case there:
+			r.delivered++
+			if !v.excused[p] && !slices.ContainsFunc(means, func(m float64) bool { return math.Abs(m-value) <= 1e-9*math.Abs(m) }) {
+				r.wrong++
+				r.faults = append(r.faults, fmt.Sprintf("%s: %v, must be %v", p, value, means))
+			}
+		case ended[p]:
+			r.audited++
+		case v.excused[p]:
+			damaged++
+		case none:
+		default:
+			r.lost++
+			r.faults = append(r.faults, fmt.Sprintf("%s: lost", p))
+		}
+	}
+	for p := range at {
+		if windows[p] == nil {
+			r.wrong++
+			r.faults = append(r.faults, fmt.Sprintf("%s: never fed", p))
+		}
+	}
+	if damaged > 0 {
+		if text, _ := os.ReadFile(filepath.Join(v.dir, "host.log")); !strings.Contains(string(text), "damaged") {
+			r.wrong++
+			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", damaged))
+		}
+	}
+	for _, f := range v.secrets() {
+		r.secrets++
+		r.faults = append(r.faults, f)
+	}
+	slices.Sort(r.faults)
+	return r
+}
+
+// secrets looks for tokens in everything that the host left behind.
+func (v *victim) secrets() (faults []string) {
+	_ = filepath.WalkDir(v.dir, func(path string, d fs.DirEntry, err error) error {
+		name := filepath.Base(path)
+		if err != nil || !d.Type().IsRegular() || name == "config" || name == "registry.yaml" || name == "balloon" || strings.Contains(path, "/keys/") {
+			return nil
+		}
+		f, err := os.Open(path)
+		if err != nil {
+			return nil
+		}
+		defer f.Close()
+		text := new(bytes.Buffer)
+		if _, err := bufio.NewReader(f).WriteTo(text); err != nil {
+			return nil
+		}
+		for _, token := range tokens {
+			for _, form := range []string{token, base64.StdEncoding.EncodeToString([]byte(token))[:40]} {
+				if bytes.Contains(text.Bytes(), []byte(form)) {
+					faults = append(faults, fmt.Sprintf("%s holds a token", path))
+				}
+			}
+		}
+		return nil
+	})
+	return faults
+}

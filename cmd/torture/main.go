@@ -1,0 +1,110 @@
+// Command torture runs the three hosts under faults and is then the judge of what the board has: no slot lost, none
+// wrong, none twice.
+//
+// Each host is a real process with a simulated board of its own. It is fed days of history while it is killed, stopped
+// and started, its disk fills up, a second process takes hold of its state, and the board answers with every fault that
+// it knows. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
+// processes react are the machine's.
+package main
+
+import (
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+)
+
+type options struct {
+	bin    string
+	kills  int
+	seed   uint64
+	keep   bool
+	settle time.Duration
+}
+
+func main() {
+	log.SetFlags(log.Ltime)
+	var o options
+	flag.StringVar(&o.bin, "bin", "bin", "`directory` of the built programs")
+	flag.IntVar(&o.kills, "kills", 4, "kills and stops of each host")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of every choice")
+	flag.BoolVar(&o.keep, "keep", false, "keep the directory of the run")
+	only := flag.String("hosts", "collector,telegraf,external", "hosts to run, separated by commas")
+	flag.DurationVar(&o.settle, "drain", 90*time.Second, "how long the slots may take after the last fault")
+	flag.Parse()
+	ok, err := run(o, strings.Split(*only, ","))
+	if err != nil {
+		log.Fatal(err)
+	}
+	if !ok {
+		os.Exit(1)
+	}
+}
+
+func run(o options, names []string) (bool, error) {
+	bin, err := filepath.Abs(o.bin)
+	if err != nil {
+		return false, err
+	}
+	o.bin = bin
+	work, err := os.MkdirTemp("", "torture-")
+	if err != nil {
+		return false, err
+	}
+	log.Printf("seed %d, in %s", o.seed, work)
+	var runs []*victim
+	for i, name := range names {
+		v, err := newVictim(o, name, filepath.Join(work, name), o.seed+uint64(i))
+		if err != nil {
+			return false, fmt.Errorf("%s: %w", name, err)
+		}
+		runs = append(runs, v)
+	}
+	errs := make([]error, len(runs))
+	var all sync.WaitGroup
+	for i, v := range runs {
+		all.Go(func() { errs[i] = v.torture() })
+	}
+	all.Wait()
+	ok := true
+	total := verdict{}
+	kills, faults := 0, 0
+	for i, v := range runs {
+		v.end()
+		if errs[i] != nil {
+			log.Printf("%s: %v", v.host.name, errs[i])
+			ok = false
+		}
+		r := v.judge()
+		for j, f := range r.faults {
+			if j == 15 {
+				fmt.Printf("%s: and %d more\n", v.host.name, len(r.faults)-j)
+				break
+			}
+			fmt.Printf("%s: %s\n", v.host.name, f)
+		}
+		slices.Sort(v.recovery)
+		worst := time.Duration(0)
+		if n := len(v.recovery); n > 0 {
+			worst = v.recovery[n-1]
+		}
+		fmt.Printf("%-10s kills=%d faults=%d (%s) slots=%d delivered=%d audited=%d lost=%d wrong=%d twice=%d answered_111=%d slowest_start=%s\n",
+			v.host.name, v.kills, v.faults(), v.tally(), r.slots, r.delivered, r.audited, r.lost, r.wrong, r.twice, r.again, worst.Round(time.Millisecond))
+		total.add(r)
+		kills += v.kills
+		faults += v.faults()
+	}
+	ok = ok && total.lost == 0 && total.wrong == 0 && total.twice == 0 && total.secrets == 0
+	if ok && !o.keep {
+		_ = os.RemoveAll(work)
+	} else {
+		fmt.Printf("the run is kept in %s; again with -seed %d\n", work, o.seed)
+	}
+	fmt.Printf("torture: hosts=%d kills=%d faults=%d slots=%d lost=%d wrong=%d twice=%d\n", len(runs), kills, faults, total.slots, total.lost, total.wrong, total.twice)
+	return ok, nil
+}

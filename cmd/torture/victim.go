@@ -1,0 +1,450 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log"
+	"math/rand/v2"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+var tokens = map[string]string{ // for tests only
+	"dev_a": "test-token-a-00000000000000000000000000000001",
+	"dev_b": "test-token-b-00000000000000000000000000000002",
+}
+
+const registry = `stations:
+  - id: station_a
+    devices:
+      - {id: dev_a, token: test-token-a-00000000000000000000000000000001, parameters: {cod: [mg/L], bod: [mg/L]}}
+  - id: station_b
+    devices:
+      - id: dev_b
+        token: test-token-b-00000000000000000000000000000002
+        parameters: {cod: [mg/L], bod: [mg/L]}
+        calibrations: [{from: -192h, to: 24h}]
+`
+
+const (
+	step      = 10 * time.Second // of event time between samples
+	batchSize = 6                // steps fed at once
+	stateSize = 64 << 20
+)
+
+// metric is what one device shows at one time: two samples.
+type metric struct {
+	device, flag string
+	at           time.Time
+	cod, bod     float64
+}
+
+// gap says that of the metrics lo to hi, some number at the end may not have been taken.
+type gap struct{ lo, hi int }
+
+// victim is a host under torture.
+type victim struct {
+	host            *host
+	bin, dir, state string
+	port            string
+	kill            int // wanted
+	drain           time.Duration
+	board           *board
+	log             *os.File
+	random          *rand.Rand
+	mounted         bool
+
+	fed      []metric
+	gaps     []gap
+	began    time.Time // of event time
+	kills    int
+	recovery []time.Duration
+	excused  map[place]bool // not yet at the board when the state was damaged
+	last     *received
+
+	mu    sync.Mutex
+	kinds map[string]int
+}
+
+func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
+	h, ok := hosts[name]
+	if !ok {
+		return nil, errors.New("no such host; there are collector, telegraf, external")
+	}
+	v := &victim{host: h, bin: o.bin, dir: dir, state: filepath.Join(dir, "state"), kill: o.kills, drain: o.settle,
+		random: rand.New(rand.NewPCG(seed, 1)), kinds: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
+	if err := os.MkdirAll(v.state, 0o700); err != nil {
+		return nil, err
+	}
+	if err := syscall.Mount("tmpfs", v.state, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", stateSize)); err == nil {
+		v.mounted = true
+	} else {
+		log.Printf("%s: no disk of its own (%v): it will not be filled", name, err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "registry.yaml"), []byte(registry), 0o600); err != nil {
+		return nil, err
+	}
+	if out, err := exec.Command(filepath.Join(o.bin, "ocems"), "keygen", "--out", filepath.Join(dir, "keys")).CombinedOutput(); err != nil {
+		return nil, fmt.Errorf("keygen: %w: %s", err, out)
+	}
+	var err error
+	if v.log, err = os.Create(filepath.Join(dir, "host.log")); err != nil {
+		return nil, err
+	}
+	if v.board, err = startBoard(o.bin, dir, filepath.Join(dir, "registry.yaml")); err != nil {
+		return nil, err
+	}
+	if v.port, err = freePort(); err != nil {
+		return nil, err
+	}
+	return v, v.writeConfig()
+}
+
+func (v *victim) end() {
+	v.board.stop()
+	v.log.Close()
+	if v.mounted {
+		_ = exec.Command("cp", "-r", v.state, v.dir+"/state-at-the-end").Run() // for the search for secrets, and for people
+		_ = syscall.Unmount(v.state, 0)
+	}
+}
+
+// next makes the metrics of the next minute of event time.
+func (v *victim) next() []metric {
+	var out []metric
+	for range batchSize {
+		at := v.began.Add(time.Duration(len(v.fed)/2) * step)
+		for _, device := range []string{"dev_a", "dev_b"} {
+			m := metric{device: device, flag: "U", at: at, cod: v.value(), bod: v.value()}
+			if device == "dev_b" && at.Unix()/900%8 == 3 {
+				m.flag = "Z"
+			}
+			v.fed = append(v.fed, m)
+			out = append(out, m)
+		}
+	}
+	return out
+}
+
+func (v *victim) value() float64 { return float64(v.random.IntN(1_000_000)) / 1024 }
+
+// exhausted reports that the fed time has come near to now.
+func (v *victim) exhausted() bool {
+	return time.Since(v.began.Add(time.Duration(len(v.fed)/2)*step)) < time.Hour
+}
+
+func (v *victim) feed(p *process, length time.Duration) {
+	for end := time.Now().Add(length); time.Now().Before(end) && !p.dead() && !v.exhausted(); {
+		ms := v.next()
+		p.fed += len(ms)
+		if !p.host.feed(p, ms) {
+			v.gaps = append(v.gaps, gap{len(v.fed) - len(ms), len(v.fed)})
+		}
+		time.Sleep(time.Duration(10+v.random.IntN(30)) * time.Millisecond)
+	}
+}
+
+func (v *victim) between(low, high time.Duration) time.Duration {
+	return low + time.Duration(v.random.Int64N(int64(high-low)))
+}
+
+// torture kills, stops and starts the host while the board misbehaves, and then lets both recover.
+func (v *victim) torture() error {
+	stopFaults, faultsDone := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(faultsDone)
+		v.misbehave(stopFaults)
+	}()
+	err := v.lives()
+	close(stopFaults)
+	<-faultsDone
+	v.board.mode.Store(good)
+	v.board.reset.Store(false)
+	if err == nil {
+		err = v.board.faults(nil)
+	}
+	if err != nil {
+		return err
+	}
+	// The last life: what waits goes out.
+	p, err := v.start()
+	if err != nil {
+		return err
+	}
+	_ = until(v.drain, func() bool { time.Sleep(2 * time.Second); return v.judge().lost == 0 })
+	if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
+		return fmt.Errorf("it took %s to stop", took)
+	}
+	v.judge() // takes the board's account, before it is gone
+	return nil
+}
+
+func (v *victim) lives() error {
+	for v.kills < v.kill {
+		base := len(v.fed)
+		p, err := v.start()
+		if err != nil {
+			return err
+		}
+		v.feed(p, v.between(200*time.Millisecond, 2*time.Second))
+		if v.mounted && v.random.IntN(4) == 0 {
+			v.fillDisk(p)
+		}
+		if v.kills == 1 {
+			if err := v.second(); err != nil {
+				return err
+			}
+		}
+		if v.random.IntN(5) == 0 {
+			if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
+				return fmt.Errorf("it took %s to stop", took)
+			}
+		} else {
+			sure := base + min(p.host.took(p), p.fed)
+			p.stop(syscall.SIGKILL)
+			v.gaps = append(v.gaps, gap{sure, len(v.fed)})
+		}
+		v.kills++
+		if v.host.name != "collector" && v.kills == v.kill*3/4 {
+			if err := v.damage(); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// fillDisk leaves no room for a while, in which the host is fed on.
+func (v *victim) fillDisk(p *process) {
+	v.count("disk full")
+	balloon := filepath.Join(v.state, "balloon")
+	f, err := os.Create(balloon)
+	if err != nil {
+		return
+	}
+	block := make([]byte, 1<<16)
+	for err == nil {
+		_, err = f.Write(block)
+	}
+	_ = f.Close()
+	free := time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(balloon) })
+	v.feed(p, time.Second)
+	free.Reset(0)
+	_ = until(10*time.Second, func() bool { _, err := os.Stat(balloon); return err != nil })
+	// A collector killed before it could save again would lose more than the last checkpoint interval, as it says.
+	v.feed(p, 4*time.Second)
+}
+
+// second starts another process on the same state, which must end by itself and do no harm.
+func (v *victim) second() error {
+	v.count("second process")
+	text, err := os.ReadFile(filepath.Join(v.dir, "config"))
+	if err != nil {
+		return err
+	}
+	other, err := freePort()
+	if err != nil {
+		return err
+	}
+	config := strings.NewReplacer(v.port, other, "audit.jsonl", "audit-2.jsonl", "slots.jsonl", "slots-2.jsonl", "internal.json", "internal-2.json").Replace(string(text))
+	dir := filepath.Join(v.dir, "second")
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
+		return err
+	}
+	argv := v.host.argv(v.bin, dir)
+	c := exec.Command(argv[0], argv[1:]...)
+	c.Stdout, c.Stderr = v.log, v.log
+	if _, err := c.StdinPipe(); err != nil {
+		return err
+	}
+	if err := c.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- c.Wait() }()
+	select {
+	case err := <-ended:
+		if err == nil {
+			return errors.New("a second process on the same state ended as if all were well")
+		}
+		return nil
+	case <-time.After(40 * time.Second):
+		_ = c.Process.Kill()
+		return errors.New("a second process on the same state went on")
+	}
+}
+
+// damage truncates or overwrites a state file of a host that does not run. What was neither at the board nor in the
+// trail by then may be lost, and the host must say so.
+func (v *victim) damage() error {
+	v.count("damaged state")
+	got, err := v.board.received()
+	if err != nil {
+		return err
+	}
+	v.excused = map[place]bool{}
+	for p := range v.windows() {
+		v.excused[p] = true
+	}
+	for _, r := range got.Readings {
+		delete(v.excused, place{r.Device, r.Parameter, r.Flag, r.Timestamp})
+	}
+	var files []string
+	entries, err := os.ReadDir(v.state)
+	if err != nil {
+		return err
+	}
+	for _, e := range entries {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 0 && e.Name() != "audit.jsonl" {
+			files = append(files, filepath.Join(v.state, e.Name()))
+		}
+	}
+	name := files[v.random.IntN(len(files))]
+	info, err := os.Stat(name)
+	if err != nil {
+		return err
+	}
+	if v.random.IntN(2) == 0 {
+		log.Printf("%s: %s is cut in half", v.host.name, filepath.Base(name))
+		return os.Truncate(name, info.Size()/2)
+	}
+	log.Printf("%s: a part of %s is overwritten", v.host.name, filepath.Base(name))
+	f, err := os.OpenFile(name, os.O_WRONLY, 0)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	noise := make([]byte, 4096)
+	for i := range noise {
+		noise[i] = byte(v.random.Uint32())
+	}
+	_, err = f.WriteAt(noise[:min(int64(len(noise)), info.Size())], v.random.Int64N(max(info.Size()-4096, 1)))
+	return err
+}
+
+var statuses = []int{0, 10, 102, 109, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 999}
+
+// misbehave makes the board do so until stop.
+func (v *victim) misbehave(stop <-chan struct{}) {
+	random := rand.New(rand.NewPCG(v.random.Uint64(), 2))
+	for {
+		wait := time.Duration(100+random.IntN(300)) * time.Millisecond
+		select {
+		case <-stop:
+			v.left()
+			return
+		case <-time.After(wait):
+		}
+		v.left()
+		count := 1 + random.IntN(6)
+		fault := map[string]any{"count": count}
+		kind := ""
+		switch random.IntN(12) {
+		case 0:
+			kind = "slow"
+			fault["latency"] = fmt.Sprintf("%dms", 50+random.IntN(600))
+		case 1:
+			kind = "http 5xx"
+			fault["http_status"] = 500 + random.IntN(5)
+		case 2:
+			kind = "http 429"
+			fault["http_status"], fault["retry_after"] = 429, 1
+		case 3:
+			kind = "http 4xx"
+			fault["http_status"] = []int{401, 403, 404, 413}[random.IntN(4)]
+		case 4:
+			kind = "html"
+			fault["html"], fault["http_status"] = true, 200
+		case 5:
+			kind = "closed"
+			fault["close"] = true
+		case 6:
+			kind = "half a body"
+			fault["half"] = true
+		case 7:
+			kind = "reply lost after it was stored"
+			fault["close"], fault["after_store"] = true, true
+		case 8:
+			kind = "server's clock"
+			fault["clock_offset"] = fmt.Sprintf("%dh", random.IntN(7)-3)
+		case 9:
+			kind = "certificate"
+			v.board.mode.Store(int32(expired + random.IntN(2)))
+			v.board.cut()
+			time.Sleep(time.Duration(200+random.IntN(400)) * time.Millisecond)
+			v.board.mode.Store(good)
+		case 10:
+			kind = "reset"
+			v.board.reset.Store(true)
+			v.board.cut()
+			time.Sleep(time.Duration(200+random.IntN(400)) * time.Millisecond)
+			v.board.reset.Store(false)
+		default:
+			kind = "status"
+			fault["status"] = statuses[random.IntN(len(statuses))]
+		}
+		if kind == "certificate" || kind == "reset" {
+			v.count(kind)
+			continue
+		}
+		v.mu.Lock()
+		v.kinds[kind] += count
+		v.mu.Unlock()
+		if err := v.board.faults([]map[string]any{fault}); err != nil {
+			log.Printf("%s: %v", v.host.name, err)
+		}
+	}
+}
+
+// left takes the faults that met no request out of the count, and clears them.
+func (v *victim) left() {
+	resp, err := http.Get(v.board.url + "/faults")
+	if err != nil {
+		return
+	}
+	defer resp.Body.Close()
+	var list []struct {
+		Count int `json:"count"`
+	}
+	if json.NewDecoder(resp.Body).Decode(&list) != nil {
+		return
+	}
+	v.mu.Lock()
+	for _, f := range list {
+		v.kinds["unmet"] += f.Count
+	}
+	v.mu.Unlock()
+	_ = v.board.faults(nil)
+}
+
+func (v *victim) count(kind string) {
+	v.mu.Lock()
+	v.kinds[kind]++
+	v.mu.Unlock()
+}
+
+func (v *victim) faults() (n int) {
+	for kind, c := range v.kinds {
+		if kind == "unmet" {
+			n -= c
+		} else {
+			n += c
+		}
+	}
+	return n
+}
+
+func (v *victim) tally() string {
+	text, _ := json.Marshal(v.kinds)
+	return strings.NewReplacer(`"`, "", "{", "", "}", "").Replace(string(text))
+}

@@ -525,7 +525,7 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: tryAgain, detail: "half an answer: " + err.Error(), transport: true, unknown: true}
+		return answer{verdict: tryAgain, detail: "half an answer: " + hint(err), transport: true, unknown: true}
 	}
 	ans := judge(resp, body)
 	if ans.status != nil {
@@ -534,9 +534,9 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	return ans
 }
 
-// hint adds what usually mends the error.
+// hint adds what usually mends the error. The text can hold what the server sent, a certificate's names for one.
 func hint(err error) string {
-	text := err.Error()
+	text := printable(err.Error(), 400)
 	switch {
 	case strings.Contains(text, "x509:") || strings.Contains(text, "certificate"):
 		return text + " (the server's certificate is not trusted: give the authority's file as ca_file; do not turn verification off)"

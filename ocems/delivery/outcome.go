@@ -39,17 +39,19 @@ type answer struct {
 }
 
 // judge turns an HTTP answer into a verdict. The body decides where it has a status of v1.5 (spec 2.5), whatever the
-// HTTP status says.
+// HTTP status says. Another status counts only in an answer that HTTP calls good: error pages of web frameworks have a
+// status of their own.
 func judge(resp *http.Response, body []byte) answer {
 	var doc struct {
 		Status json.RawMessage `json:"status"`
-		Msg    string          `json:"msg"`
+		Msg    json.RawMessage `json:"msg"` // a status counts whatever stands beside it
 	}
 	wait := retryAfter(resp.Header)
 	if json.Unmarshal(body, &doc) == nil && len(doc.Status) > 0 {
-		if code, err := strconv.Atoi(strings.Trim(string(doc.Status), `"`)); err == nil {
+		code, err := strconv.Atoi(strings.Trim(string(doc.Status), `"`))
+		if err == nil && (spec.Status(code).Known() || resp.StatusCode < 300) {
 			a := answer{verdict: byStatus(spec.Status(code)), status: &code, wait: wait}
-			a.detail = fmt.Sprintf("status %s, msg %s", spec.Status(code), quote(doc.Msg))
+			a.detail = fmt.Sprintf("status %s, msg %s", spec.Status(code), quote(text(doc.Msg)))
 			a.unknown = a.verdict == tryAgain
 			return a
 		}
@@ -65,6 +67,15 @@ func judge(resp *http.Response, body []byte) answer {
 		a.detail = fmt.Sprintf("HTTP %d, a redirect to %s, which is not followed: check the endpoint", c, quote(resp.Header.Get("Location")))
 	}
 	return a
+}
+
+// text is a JSON string's text, or any other JSON as it is.
+func text(raw json.RawMessage) string {
+	var s string
+	if json.Unmarshal(raw, &s) != nil {
+		return string(raw)
+	}
+	return s
 }
 
 // byStatus is the table of outcomes. A code outside v1.5 keeps the data.
@@ -113,16 +124,21 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-// quote makes a server's text fit for a log: short, and without control characters.
-func quote(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsControl(r) {
+// quote makes a server's text fit for a log.
+func quote(s string) string { return strconv.Quote(printable(s, 160)) }
+
+// printable is the beginning of a text, without line breaks, escape sequences and what else a log must not carry.
+func printable(s string, most int) string {
+	for i := range s {
+		if most--; most < 0 {
+			s = s[:i] + "..."
+			break
+		}
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
 			return ' '
 		}
 		return r
 	}, s)
-	if r := []rune(s); len(r) > 160 {
-		s = string(r[:160]) + "..."
-	}
-	return strconv.Quote(s)
 }

@@ -1,8 +1,11 @@
 package main
 
 import (
+	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"reflect"
 	"regexp"
@@ -29,12 +32,12 @@ type block struct {
 
 // load reads a file that holds [[outputs.ocems]] and nothing else.
 func load(data []byte) (blocks []block, err error) {
-	root, err := toml.Parse(data)
+	root, err := toml.Parse(bytes.TrimPrefix(data, []byte("\uFEFF")))
 	if err != nil {
 		return nil, err
 	}
-	for key, v := range root.Fields {
-		if key != "outputs" {
+	for _, key := range slices.Sorted(maps.Keys(root.Fields)) {
+		if v := root.Fields[key]; key != "outputs" {
 			return nil, fmt.Errorf("line %d: %q does not belong here; only [[outputs.%s]] does", lineOf(v), key, name)
 		}
 	}
@@ -42,8 +45,8 @@ func load(data []byte) (blocks []block, err error) {
 	if !ok {
 		return nil, fmt.Errorf("there is no [[outputs.%s]]", name)
 	}
-	for key, v := range group.Fields {
-		if key != name {
+	for _, key := range slices.Sorted(maps.Keys(group.Fields)) {
+		if v := group.Fields[key]; key != name {
 			return nil, fmt.Errorf("line %d: [[outputs.%s]] does not belong here; only [[outputs.%s]] does", lineOf(v), key, name)
 		}
 	}
@@ -61,7 +64,8 @@ func load(data []byte) (blocks []block, err error) {
 }
 
 // hostOptions are those that Telegraf itself keeps for every output.
-var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namedrop", "fieldpass", "fielddrop", "fieldinclude",
+var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator",
+	"namedrop", "namedrop_separator", "fieldpass", "fielddrop", "fieldinclude",
 	"fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude", "metricpass", "metric_batch_size", "metric_buffer_limit",
 	"flush_interval", "flush_jitter", "startup_error_behavior"}
 
@@ -75,23 +79,31 @@ func read(t *ast.Table) (b block, err error) {
 			delete(t.Fields, key)
 		}
 	}
-	text := func(key string) (s string) {
-		if kv, ok := t.Fields[key].(*ast.KeyValue); ok {
-			if v, ok := kv.Value.(*ast.String); ok {
-				delete(t.Fields, key)
-				return v.Value
+	text := func(key string) (s string, line int) {
+		v, ok := t.Fields[key]
+		if !ok {
+			return "", 0
+		}
+		delete(t.Fields, key)
+		if kv, ok := v.(*ast.KeyValue); ok {
+			if s, ok := kv.Value.(*ast.String); ok {
+				return s.Value, kv.Line
 			}
 		}
-		return ""
+		faults = append(faults, fmt.Errorf("line %d: %s: it is not a text", lineOf(v), key))
+		return "", 0
 	}
-	b.alias = text("alias")
-	if level := text("log_level"); level != "" {
+	b.alias, _ = text("alias")
+	if level, line := text("log_level"); line != 0 {
 		if b.level = telegraf.LogLevelFromString(level); b.level == telegraf.None {
-			faults = append(faults, fmt.Errorf("line %d: log_level: %q is unknown; nearest: %s", t.Line, level,
+			faults = append(faults, fmt.Errorf("line %d: log_level: %q is unknown; nearest: %s", line, level,
 				strings.Join(spec.Nearest(level, []string{"error", "warn", "info", "debug", "trace"}), ", ")))
 		}
 	}
 	unknown(t, reflect.TypeFor[ocems.OCEMS](), &faults)
+	slices.SortFunc(faults, func(a, b error) int {
+		return cmp.Or(cmp.Compare(lineIn(a), lineIn(b)), strings.Compare(a.Error(), b.Error()))
+	})
 	if err := errors.Join(faults...); err != nil {
 		return b, err
 	}
@@ -115,13 +127,22 @@ func unknown(t *ast.Table, options reflect.Type, faults *[]error) {
 			*faults = append(*faults, fmt.Errorf("line %d: unknown key %q; nearest: %s", lineOf(v), key, strings.Join(spec.Nearest(key, names), ", ")))
 			continue
 		}
-		if tables, ok := v.([]*ast.Table); ok && field.Kind() == reflect.Slice && field.Elem().Kind() == reflect.Struct {
-			for _, sub := range tables {
-				unknown(sub, field.Elem(), faults)
-			}
+		if field.Kind() != reflect.Slice || field.Elem().Kind() != reflect.Struct {
+			continue
+		}
+		tables, ok := v.([]*ast.Table)
+		if !ok {
+			*faults = append(*faults, fmt.Errorf("line %d: %s is a list: write [[...%s]]", lineOf(v), key, key))
+		}
+		for _, sub := range tables {
+			unknown(sub, field.Elem(), faults)
 		}
 	}
-	slices.SortFunc(*faults, func(a, b error) int { return strings.Compare(a.Error(), b.Error()) })
+}
+
+func lineIn(err error) (line int) {
+	_, _ = fmt.Sscanf(err.Error(), "line %d:", &line)
+	return line
 }
 
 // keys are the TOML keys of a struct and of those embedded in it.
@@ -188,17 +209,28 @@ func expandAll(v any, faults *[]error) {
 	}
 }
 
-var variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}`)
+var (
+	variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}`)
+	lone     = regexp.MustCompile(`^\$([A-Za-z_][A-Za-z0-9_]*)$`)
+)
 
-// expand puts in the environment's ${VAR} and ${VAR:-default}. Every other $ is literal.
+// expand puts in the environment's ${VAR} and ${VAR:-default}. Every other $ is literal, but for what Telegraf's own
+// configuration would have expanded: it would go to the board as a wrong token.
 func expand(s string, lookup func(string) (string, bool)) (string, error) {
+	if m := lone.FindStringSubmatch(s); m != nil {
+		return "", fmt.Errorf("write ${%s}; $%s alone is not expanded", m[1], m[1])
+	}
+	rest := variable.ReplaceAllStringFunc(s, func(found string) string { return "=" + variable.FindStringSubmatch(found)[3] })
+	if strings.Contains(rest, "${") {
+		return "", errors.New("only ${VARIABLE} and ${VARIABLE:-default} are known; for a text with ${ in it, put it in a variable")
+	}
 	var missing error
 	out := variable.ReplaceAllStringFunc(s, func(found string) string {
 		parts := variable.FindStringSubmatch(found)
 		if v, ok := lookup(parts[1]); ok && (v != "" || parts[2] == "") {
 			return v
 		}
-		if parts[2] == "" {
+		if parts[2] == "" && missing == nil {
 			missing = fmt.Errorf("the environment variable %s is not set", parts[1])
 		}
 		return parts[3]

@@ -5,6 +5,8 @@ import (
 	"io"
 	"strings"
 	"sync"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/influxdata/telegraf"
 )
@@ -27,7 +29,7 @@ func (l *log) print(level telegraf.LogLevel, text string) {
 	if !l.level.Includes(level) {
 		return
 	}
-	text = strings.TrimSpace(strings.ReplaceAll(text, "\n", "; "))
+	text = oneLine(text)
 	if l.alias != "" {
 		text = l.alias + ": " + text
 	}
@@ -43,7 +45,35 @@ func (l *log) print(level telegraf.LogLevel, text string) {
 	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	for len(text) > longestLine {
+		end := longestLine
+		for !utf8.RuneStart(text[end]) {
+			end--
+		}
+		_, _ = io.WriteString(to, text[:end]+"\n")
+		text = "... " + text[end:]
+	}
 	_, _ = io.WriteString(to, text+"\n")
+}
+
+// longestLine is in bytes. At 64 KiB outputs.execd stops reading for good, and then writing a line would never end.
+const longestLine = 60 << 10
+
+// oneLine escapes what would end a line or steer a terminal.
+func oneLine(text string) string {
+	text = strings.ReplaceAll(strings.ToValidUTF8(strings.TrimSpace(text), "\uFFFD"), "\n", "; ")
+	if strings.IndexFunc(text, unicode.IsControl) < 0 {
+		return text
+	}
+	var b strings.Builder
+	for _, r := range text {
+		if unicode.IsControl(r) {
+			fmt.Fprintf(&b, `\x%02x`, r)
+		} else {
+			b.WriteRune(r)
+		}
+	}
+	return b.String()
 }
 
 func (l *log) Level() telegraf.LogLevel       { return l.level }

@@ -10,6 +10,8 @@ import (
 	"io"
 	"os"
 	"os/signal"
+	"path/filepath"
+	"sync"
 	"syscall"
 
 	"github.com/influxdata/telegraf"
@@ -73,6 +75,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	}
 	sinks := &streams{out: out, err: errOut}
 	var plugins []telegraf.Output
+	states := map[string]int{}
 	for _, b := range blocks {
 		log := &log{streams: sinks, level: level, alias: b.alias}
 		if b.level != telegraf.None {
@@ -82,23 +85,41 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		if err := b.plugin.Init(); err != nil {
 			return fmt.Errorf("%s: line %d: outputs.%s: %w", *file, b.line, name, err)
 		}
+		if b.plugin.StateDirectory != "" {
+			dir, err := filepath.Abs(b.plugin.StateDirectory)
+			if err != nil {
+				return fmt.Errorf("%s: line %d: state_directory: %w", *file, b.line, err)
+			}
+			if states[dir] != 0 {
+				return fmt.Errorf("%s: line %d: state_directory: %q is that of the block of line %d too; give each its own",
+					*file, b.line, b.plugin.StateDirectory, states[dir])
+			}
+			states[dir] = b.line
+		}
 		plugins = append(plugins, b.plugin)
 	}
 	if *check {
 		fmt.Fprintf(out, "%s: %d outputs are well configured\n", *file, len(plugins))
 		return nil
 	}
-	opened := 0
-	defer func() {
-		for _, p := range plugins[:opened] {
-			err = errors.Join(err, p.Close())
-		}
-	}()
-	for _, p := range plugins {
+	var opened []telegraf.Output
+	defer func() { err = errors.Join(err, closeAll(opened)) }()
+	for i, p := range plugins {
 		if err := p.Connect(); err != nil {
-			return err
+			return fmt.Errorf("%s: line %d: outputs.%s: %w", *file, blocks[i].line, name, err)
 		}
-		opened++
+		opened = append(opened, p)
 	}
 	return feed(ctx, in, plugins, &log{streams: sinks, level: level})
+}
+
+// closeAll closes side by side: each may wait for a request in flight, and execd does not wait for their sum.
+func closeAll(plugins []telegraf.Output) error {
+	errs := make([]error, len(plugins))
+	var closing sync.WaitGroup
+	for i, p := range plugins {
+		closing.Go(func() { errs[i] = p.Close() })
+	}
+	closing.Wait()
+	return errors.Join(errs...)
 }

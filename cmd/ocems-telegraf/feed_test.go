@@ -1,0 +1,388 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/metric"
+	"github.com/influxdata/telegraf/plugins/parsers/influx"
+	serializer "github.com/influxdata/telegraf/plugins/serializers/influx"
+)
+
+// recorder stands in for an output: it takes what it is given, or fails.
+type recorder struct {
+	mu    sync.Mutex
+	fails func() error
+	tries int
+	took  []string
+}
+
+func (*recorder) SampleConfig() string { return "" }
+func (*recorder) Connect() error       { return nil }
+func (*recorder) Close() error         { return nil }
+
+func (r *recorder) Write(metrics []telegraf.Metric) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.tries++
+	if r.fails != nil {
+		if err := r.fails(); err != nil {
+			return err
+		}
+	}
+	for _, m := range metrics {
+		r.took = append(r.took, spell(m))
+	}
+	return nil
+}
+
+func (r *recorder) count() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return len(r.took)
+}
+
+func spell(m telegraf.Metric) string {
+	f := m.Fields()
+	var b strings.Builder
+	fmt.Fprintf(&b, "%q %q", m.Name(), m.Tags())
+	for _, k := range slices.Sorted(maps.Keys(f)) {
+		fmt.Fprintf(&b, " %q=%#v", k, f[k])
+	}
+	fmt.Fprintf(&b, " %d", m.Time().UnixNano())
+	return b.String()
+}
+
+type lines struct{ out, err bytes.Buffer }
+
+func (l *lines) log() *log {
+	return &log{streams: &streams{out: &l.out, err: &l.err}, level: telegraf.Debug}
+}
+
+func newFeeder(t testing.TB, p telegraf.Output) (*feeder, *lines) {
+	t.Helper()
+	parser := &influx.Parser{}
+	if err := parser.Init(); err != nil {
+		t.Fatal(err)
+	}
+	l := &lines{}
+	return &feeder{parser: parser, plugins: []telegraf.Output{p}, log: l.log()}, l
+}
+
+// written is metrics as a Telegraf writes them, with what it spells in its own ways: texts of several lines that look
+// like metrics, quotes, backslashes, and names and tags with everything.
+func written(t testing.TB) (wire []byte, want []string) {
+	t.Helper()
+	at := time.Unix(1764000000, 0)
+	metrics := []telegraf.Metric{
+		metric.New("etp", nil, map[string]any{"cod": 42.5}, at),
+		metric.New("etp", map[string]string{"line": `a"b`, "k\\x": "v\\ w=,"}, map[string]any{"cod": 1.0, "note": "two\nlines"}, at),
+		metric.New("log", nil, map[string]any{"text": "x\netp cod=666 1764000000000000000\ny"}, at),
+		metric.New("log", map[string]string{"t": `="`}, map[string]any{"text": `quote " backslash \ both \" end\`, "n": int64(7)}, at),
+		metric.New(`odd ,"name`, map[string]string{"a": "b\nc"}, map[string]any{`field "=`: "=\"\n#\n\n", "ok": true}, at),
+		metric.New("#comment?", nil, map[string]any{"v": 1.0}, at),
+		metric.New("etp", nil, map[string]any{"cod": 43.5, "unit": "µg/m³"}, at.Add(time.Second)),
+	}
+	s := &serializer.Serializer{}
+	if err := s.Init(); err != nil {
+		t.Fatal(err)
+	}
+	parser := &influx.Parser{}
+	if err := parser.Init(); err != nil {
+		t.Fatal(err)
+	}
+	for _, m := range metrics {
+		b, err := s.Serialize(m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wire = append(wire, b...)
+		back, err := parser.Parse(b)
+		if err != nil {
+			continue // a name that begins with # is a comment for every reader
+		}
+		for _, m := range back {
+			want = append(want, spell(m))
+		}
+	}
+	if len(want) != len(metrics)-1 {
+		t.Fatalf("of %d metrics, %d come back from %s", len(metrics), len(want), wire)
+	}
+	return wire, want
+}
+
+func TestLinesSplitAnywhereGiveTheSameMetrics(t *testing.T) {
+	wire, want := written(t)
+	random := rand.New(rand.NewPCG(1, 2))
+	cuts := func(name string, next func(left int) int) {
+		r := &recorder{}
+		f, l := newFeeder(t, r)
+		for rest := wire; len(rest) > 0; {
+			n := next(len(rest))
+			f.take(t.Context(), rest[:n])
+			rest = rest[n:]
+		}
+		if err := f.end(); err != nil || l.err.Len() > 0 {
+			t.Errorf("%s: %v %s", name, err, l.err.String())
+		}
+		if !slices.Equal(r.took, want) {
+			t.Fatalf("%s:\n got %q\nwant %q", name, r.took, want)
+		}
+	}
+	cuts("whole", func(left int) int { return left })
+	cuts("bytes", func(int) int { return 1 })
+	for i := 1; i < len(wire); i++ {
+		first := true
+		cuts(fmt.Sprintf("at %d", i), func(left int) int {
+			if first {
+				first = false
+				return i
+			}
+			return left
+		})
+	}
+	for i := range 200 {
+		cuts(fmt.Sprintf("random %d", i), func(left int) int { return min(left, 1+random.IntN(40)) })
+	}
+}
+
+func FuzzTake(f *testing.F) {
+	wire, _ := written(f)
+	f.Add(wire, []byte{7, 1, 30})
+	f.Add([]byte("a b=\"c\nd e=1\nf g=\"h\"\n\xff\x00=\"\\\n"), []byte{1})
+	f.Add([]byte("a b=1\n# c=\"\n\n  d e=2 1\n"), []byte{3})
+	f.Add([]byte("a,t=\\\\ u=\" b=1\nc d=2\n"), []byte{2})
+	f.Fuzz(func(t *testing.T, wire, cuts []byte) {
+		whole, apart := &recorder{}, &recorder{}
+		one, _ := newFeeder(t, whole)
+		many, _ := newFeeder(t, apart)
+		fixed := func() time.Time { return time.Unix(1764000000, 0) }
+		one.parser.SetTimeFunc(fixed)
+		many.parser.SetTimeFunc(fixed)
+		one.take(t.Context(), wire)
+		for i, rest := 0, wire; len(rest) > 0; i++ {
+			n := 1
+			if len(cuts) > 0 {
+				n = min(len(rest), 1+int(cuts[i%len(cuts)]))
+			}
+			many.take(t.Context(), rest[:n])
+			rest = rest[n:]
+		}
+		if err := errors.Join(one.end(), many.end()); err != nil {
+			t.Fatal(err)
+		}
+		if !slices.Equal(whole.took, apart.took) {
+			t.Errorf("%q:\nwhole %q\napart %q", wire, whole.took, apart.took)
+		}
+	})
+}
+
+func TestBadLinesAreSkipped(t *testing.T) {
+	good := "etp cod=1 1764000000000000000\n"
+	for _, c := range []struct {
+		name, bad string
+		report    string
+	}{
+		{"no field", "etp cod\n", `Lines skipped: 1, the last because metric parse error: expected field at column 8: "etp cod"`},
+		{"control characters", "etp \x1b[2Jcod=\r\x00 1\n", `\x1b[2J`},
+		{"not UTF-8", "\xff\xfe cod\n", `\xff\xfe`},
+		{"JSON", `{"fields":{"cod":1},"name":"etp"}` + "\n", "Lines skipped: 1"},
+		{"text that another closes", "etp note=\"abc\netp cod=2 1\netp note=\"x\" 1\n", "Lines skipped: 3"},
+		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1, the last because it is longer than 16777216 bytes: "etp note=\"xxx`},
+		{"too long with newlines", "etp note=\"" + strings.Repeat("\netp cod=4 1", longest/10) + "\",cod=3 1\n", "longer than"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			for _, size := range []int{64 << 10, chunk} {
+				r := &recorder{}
+				f, l := newFeeder(t, r)
+				for part := range slices.Chunk([]byte(good+c.bad+good), size) {
+					f.take(t.Context(), part)
+				}
+				if err := f.end(); err != nil {
+					t.Error(err)
+				}
+				if len(r.took) != 2 {
+					t.Errorf("took %q", r.took)
+				}
+				got := l.err.String()
+				if !strings.Contains(got, c.report) || strings.Count(got, "\n") != 1 || len(got) > 1000 ||
+					strings.ContainsFunc(strings.TrimSuffix(got, "\n"), func(r rune) bool { return r < ' ' }) {
+					t.Errorf("logged %q", got)
+				}
+			}
+		})
+	}
+}
+
+func TestLongLineIsTaken(t *testing.T) {
+	r := &recorder{}
+	f, l := newFeeder(t, r)
+	long := "etp note=\"" + strings.Repeat("x", 15<<20) + "\",cod=3 1764000000000000000\n"
+	for part := range slices.Chunk([]byte(long+"etp cod=1 1\n"), 64<<10) {
+		f.take(t.Context(), part)
+	}
+	if len(r.took) != 2 || !strings.Contains(r.took[0], `"cod"=3 `) || l.err.Len() > 0 {
+		t.Errorf("took %d, logged %.200s", len(r.took), l.err.String())
+	}
+	if cap(f.rest) > chunk {
+		t.Errorf("%d bytes stay in memory", cap(f.rest))
+	}
+}
+
+func TestLastLineWithoutEndIsNotTaken(t *testing.T) {
+	r := &recorder{}
+	f, l := newFeeder(t, r)
+	f.take(t.Context(), []byte("etp cod=12.5 1\netp cod=12")) // of 12.5
+	if err := f.end(); err != nil || len(r.took) != 1 {
+		t.Errorf("took %q: %v", r.took, err)
+	}
+	if !strings.Contains(l.err.String(), `it has no end, so it may be cut off: "etp cod=12"`) {
+		t.Errorf("logged %q", l.err.String())
+	}
+}
+
+func TestTextThatNothingClosesIsGivenUp(t *testing.T) {
+	for _, held := range []string{"log text=\"abc\netp cod=1 1\n", "log text=\"abc\netp co", "log text=\"" + strings.Repeat("x", longest) + "\netp co"} {
+		synctest.Test(t, func(t *testing.T) {
+			r := &recorder{}
+			f, l := newFeeder(t, r)
+			f.take(t.Context(), []byte(held))
+			time.Sleep(unclosed + time.Second)
+			next := "etp cod=2 1\n"
+			if !strings.HasSuffix(held, "\n") {
+				next = "d=1 1\n" + next
+			}
+			f.take(t.Context(), []byte(next))
+			if len(r.took) != 1 || !strings.Contains(r.took[0], `"cod"=2 `) || strings.Count(l.err.String(), "\n") != 1 {
+				t.Errorf("took %q, logged %.300q", r.took, l.err.String())
+			}
+		})
+	}
+}
+
+func TestReportsOfBadLinesAreRare(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f, l := newFeeder(t, &recorder{})
+		for range 1000 {
+			f.take(t.Context(), []byte("bad\n"))
+		}
+		if n := strings.Count(l.err.String(), "\n"); n != badFirst {
+			t.Errorf("%d reports", n)
+		}
+		l.err.Reset()
+		time.Sleep(badEvery)
+		f.take(t.Context(), []byte("bad\n"))
+		if got := l.err.String(); !strings.HasPrefix(got, "Lines skipped: 996, ") {
+			t.Errorf("logged %q", got)
+		}
+		l.err.Reset()
+		f.take(t.Context(), []byte("bad\nbad\n"))
+		if err := f.end(); err != nil || l.err.String() != "2 more lines were skipped\n" {
+			t.Errorf("%v, logged %q", err, l.err.String())
+		}
+	})
+}
+
+// memoryPipe is a pipe with room, whose reads a fake clock can wait for; the kernel's cannot.
+func memoryPipe(t *testing.T) (*io.PipeReader, *io.PipeWriter) {
+	r, w := io.Pipe()
+	t.Cleanup(func() { r.Close() })
+	return r, w
+}
+
+func TestFailingWriteHoldsThePipe(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		until := time.Now().Add(5 * time.Minute)
+		slow := &recorder{fails: func() error {
+			if time.Now().Before(until) {
+				return errors.New("no space left")
+			}
+			return nil
+		}}
+		healthy, l := &recorder{}, &lines{}
+		in, out := memoryPipe(t)
+		done := make(chan error)
+		go func() { done <- feed(t.Context(), in, []telegraf.Output{slow, healthy}, l.log()) }()
+		go func() {
+			for i := range 100 {
+				fmt.Fprintf(out, "etp cod=%d %d\n", i, i)
+			}
+			out.Close()
+		}()
+		time.Sleep(4 * time.Minute)
+		if healthy.count() != 1 || slow.count() != 0 {
+			t.Errorf("%d and %d metrics are taken while nothing should be read", healthy.count(), slow.count())
+		}
+		if err := <-done; err != nil {
+			t.Error(err)
+		}
+		if slow.count() != 100 || !slices.Equal(slow.took, healthy.took) {
+			t.Errorf("%d and %d metrics are taken", slow.count(), healthy.count())
+		}
+		if time.Now().Sub(until) > lastRetry {
+			t.Errorf("taken %s after it worked again", time.Since(until))
+		}
+		if got := l.err.String(); got != "1 metrics wait, and nothing more is read: no space left\n" {
+			t.Errorf("errors %q", got)
+		}
+		if got := l.out.String(); got != "1 metrics that waited are taken\n" {
+			t.Errorf("information %q", got)
+		}
+	})
+}
+
+func TestStopWhileWriteFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		failing := &recorder{fails: func() error { return errors.New("no space left") }}
+		healthy, l := &recorder{}, &lines{}
+		in, out := memoryPipe(t)
+		ctx, stop := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- feed(ctx, in, []telegraf.Output{failing, healthy}, l.log()) }()
+		go func() {
+			for i := range 30 {
+				fmt.Fprintf(out, "etp cod=%d %d\n", i, i)
+			}
+		}()
+		time.Sleep(10 * time.Second)
+		told := time.Now()
+		stop()
+		err := <-done
+		if err == nil || err.Error() != "30 metrics were read and could not be kept: no space left" {
+			t.Errorf("error %v", err)
+		}
+		if healthy.count() != 30 {
+			t.Errorf("the other output has %d", healthy.count())
+		}
+		if took := time.Since(told); took > 2*time.Second {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+func TestReadError(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		in, out := memoryPipe(t)
+		r := &recorder{}
+		go func() {
+			fmt.Fprint(out, "etp cod=1 1\n")
+			out.CloseWithError(errors.New("it broke"))
+		}()
+		err := feed(t.Context(), in, []telegraf.Output{r}, (&lines{}).log())
+		if err == nil || err.Error() != "reading metrics: it broke" || r.count() != 1 {
+			t.Errorf("%v, %d taken", err, r.count())
+		}
+	})
+}

@@ -148,8 +148,12 @@ func frame(b []byte) (content []byte, ok bool) {
 	return content, crc32.Checksum(content, castagnoli) == binary.LittleEndian.Uint32(b[len(frameMagic)+4:])
 }
 
-// rotate begins a new segment and returns when it is durable. After an error the old one stays in use.
+// rotate begins a new segment, unless that in use is still empty, and returns when it is durable. After an error the
+// old one stays in use.
 func (j *journal) rotate() error {
+	if j.file != nil && j.size == int64(headerSize) {
+		return nil // or a state that cannot be saved would fill the disk with segments, one a second
+	}
 	number := j.number + 1
 	head := append([]byte(segmentMagic), journalFormat)
 	head = binary.LittleEndian.AppendUint64(head, j.number)
@@ -164,7 +168,10 @@ func (j *journal) rotate() error {
 			err = syncDir(j.dir)
 		}
 		if err != nil {
-			err = errors.Join(err, file.Close(), os.Remove(name))
+			err = errors.Join(err, file.Close())
+			if kept := os.Remove(name); kept != nil { // it says how much of the old one counts: nothing may be added there
+				err = errors.Join(err, kept, j.close())
+			}
 		}
 	}
 	if err != nil {

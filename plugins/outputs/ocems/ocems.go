@@ -122,8 +122,7 @@ func (o *OCEMS) Init() error {
 	if o.MaxConcurrency < 1 {
 		fault("max_concurrency: %d must be at least 1", o.MaxConcurrency)
 	}
-	var err error
-	if o.aligner, err = o.newAligner(); err != nil {
+	if _, err := o.newAligner(); err != nil {
 		faults = append(faults, err)
 	}
 	cfg, err := o.names()
@@ -191,6 +190,9 @@ func (o *OCEMS) Connect() (err error) {
 	if time.Duration(o.Timeout) < shortest {
 		o.Log.Warnf("timeout = %q is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more",
 			time.Duration(o.Timeout))
+	}
+	if o.aligner, err = o.newAligner(); err != nil { // anew: Telegraf connects again after a failure, and restore would count twice
+		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	o.unwatch = cancel

@@ -61,7 +61,7 @@ func (o *OCEMS) metric(b *batch, m telegraf.Metric) {
 				series: series{match.Device.DeviceID, match.Parameter, match.Unit, match.Diagnostic},
 				at:     m.Time(), flag: match.Flag,
 			}
-			if x.value, err = o.number(f.Value); err != nil {
+			if x.value, err = o.number(f.Value); err != nil { // NaN then, which no audit line shows as a value
 				o.refuse(b, x, err.Error())
 				continue
 			}
@@ -74,6 +74,7 @@ func (o *OCEMS) metric(b *batch, m telegraf.Metric) {
 	}
 }
 
+// number is NaN beside an error: what was not read has no value.
 func (o *OCEMS) number(v any) (float64, error) {
 	switch v := v.(type) {
 	case float64:
@@ -84,7 +85,7 @@ func (o *OCEMS) number(v any) (float64, error) {
 		return float64(v), nil
 	case bool:
 		if !o.BoolsAsNumbers {
-			return 0, fmt.Errorf("the value is %t: set bools_as_numbers = true to take it as 0 or 1", v)
+			return math.NaN(), fmt.Errorf("the value is %t: set bools_as_numbers = true to take it as 0 or 1", v)
 		}
 		if v {
 			return 1, nil
@@ -92,15 +93,15 @@ func (o *OCEMS) number(v any) (float64, error) {
 		return 0, nil
 	case string:
 		if !o.StringsAsNumbers {
-			return 0, fmt.Errorf("the value is the text %.40q: set strings_as_numbers = true where it is a number", v)
+			return math.NaN(), fmt.Errorf("the value is the text %.40q: set strings_as_numbers = true where it is a number", v)
 		}
 		n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
 		if err != nil {
-			return 0, fmt.Errorf("the value is the text %.40q, which is no number", v)
+			return math.NaN(), fmt.Errorf("the value is the text %.40q, which is no number", v)
 		}
 		return n, nil
 	}
-	return 0, fmt.Errorf("the value is of type %T, which is no number", v)
+	return math.NaN(), fmt.Errorf("the value is of type %T, which is no number", v)
 }
 
 // seriesCodec writes a series into the checkpoint.

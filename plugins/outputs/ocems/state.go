@@ -1,10 +1,13 @@
 package ocems
 
 import (
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -42,6 +45,9 @@ func openState(dir string) (s *state, damage string, err error) {
 		return nil, "", fmt.Errorf("making the state_directory: %w", err)
 	}
 	path := filepath.Join(dir, stateFile)
+	if info, err := os.Stat(path); err == nil && info.Size() == 0 {
+		damage = fmt.Sprintf("the state %s is empty: what it held is lost", path)
+	}
 	db, err := openBolt(path)
 	if err == nil {
 		if fault := check(db); fault == nil {
@@ -55,6 +61,8 @@ func openState(dir string) (s *state, damage string, err error) {
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
 		return nil, "", fmt.Errorf("the state_directory %q is in use by another process or plugin; give each its own", dir)
+	case errors.Is(err, berrors.ErrVersionMismatch):
+		return nil, "", fmt.Errorf("opening the state %s: %w", path, errNewer)
 	case errors.As(err, &refused), errors.Is(err, syscall.ENOSPC), errors.Is(err, syscall.EROFS):
 		return nil, "", fmt.Errorf("opening the state: %w", err)
 	case err != nil:
@@ -69,10 +77,18 @@ func openState(dir string) (s *state, damage string, err error) {
 }
 
 func openBolt(path string) (db *bolt.DB, err error) {
+	var file *os.File
+	open := func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+		file, err = os.OpenFile(name, flag, mode)
+		return file, err
+	}
 	err = guard(func() (err error) {
-		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType})
+		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType, OpenFile: open})
 		return err
 	})
+	if err != nil && file != nil {
+		_ = file.Close() // after a panic bbolt has not, and its lock would keep us from what can be read
+	}
 	return db, err
 }
 
@@ -89,29 +105,82 @@ func guard(f func() error) (err error) {
 
 // check reads every page.
 func check(db *bolt.DB) error {
+	var sum uint32
 	return guard(func() error {
 		return db.View(func(tx *bolt.Tx) error {
 			// Not tx.Check: it works in a goroutine of its own, where a fault cannot be caught.
 			return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
-				return b.ForEach(func(_, _ []byte) error { return nil })
+				return b.ForEach(func(_, v []byte) error {
+					sum = crc32.Update(sum, castagnoli, v) // a value may go on over pages that are not there
+					return nil
+				})
 			})
 		})
 	})
 }
 
-// recoverState sets path aside and copies what can be read of it.
-func recoverState(path string, cause error) (*state, string, error) {
-	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
-	if err := os.Rename(path, aside); err != nil {
-		return nil, "", fmt.Errorf("setting the damaged state aside: %w", err)
+// recoverState copies what can be read of path into a new file, which takes its place. The damaged one is kept aside.
+// After an error all is as it was, so that nothing is lost to a full disk either.
+func recoverState(path string, cause error) (s *state, damage string, err error) {
+	fresh := path + ".new"
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, "", fmt.Errorf("making a new state: %w", err)
 	}
-	fresh, err := openBolt(path)
+	db, err := openBolt(fresh)
 	if err != nil {
 		return nil, "", fmt.Errorf("making a new state: %w", err)
 	}
-	s, copied := &state{fresh}, 0
-	err = guard(func() error {
-		old, err := bolt.Open(aside, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	copied, unread, err := salvage(path, db)
+	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	if err == nil {
+		if err = os.Link(path, aside); err != nil { // not every file system has links
+			err = os.Rename(path, aside)
+		}
+	}
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err == nil {
+		err = syncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return nil, "", errors.Join(fmt.Errorf("replacing the damaged state %s: %w", path, err), db.Close(), os.Remove(fresh))
+	}
+	damage = fmt.Sprintf("the state %s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
+	if unread != nil {
+		damage += fmt.Sprintf(" (%v)", unread)
+	}
+	return &state{db}, damage, nil
+}
+
+// salvage copies the entries of the damaged file at path, from both ends to the damage, which is unread. The error is
+// that of writing.
+func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
+	const most = 10_000 // entries of one write
+	var list [][2][]byte
+	flush := func() {
+		if err == nil {
+			err = to.Update(func(tx *bolt.Tx) error {
+				b, err := tx.CreateBucketIfNotExists(bucketName)
+				for _, kv := range list {
+					if err == nil {
+						err = b.Put(kv[0], kv[1])
+					}
+				}
+				return err
+			})
+		}
+		copied += len(list)
+		list = nil
+	}
+	keep := func(k, v []byte) {
+		list = append(list, [2][]byte{bytes.Clone(k), append([]byte{}, v...)})
+		if len(list) == most {
+			flush()
+		}
+	}
+	unread = guard(func() error {
+		old, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
 		if err != nil {
 			return err
 		}
@@ -121,64 +190,56 @@ func recoverState(path string, cause error) (*state, string, error) {
 			if b == nil {
 				return errors.New("it holds no data")
 			}
-			seen := map[string]bool{}
-			keep := func(k, v []byte) error {
-				if k == nil || seen[string(k)] {
-					return nil
-				}
-				seen[string(k)] = true
-				copied++
-				return fresh.Update(func(tx *bolt.Tx) error {
-					b, err := tx.CreateBucketIfNotExists(bucketName)
-					if err != nil {
-						return err
-					}
-					return b.Put(k, v)
-				})
-			}
-			// From both ends to the damage.
+			// The keys go up or down all the way: damaged pages may lead in a circle.
+			var last []byte
 			forward := guard(func() error {
 				c := b.Cursor()
-				for k, v := c.First(); k != nil; k, v = c.Next() {
-					if err := keep(k, v); err != nil {
-						return err
-					}
+				for k, v := c.First(); k != nil && (last == nil || bytes.Compare(k, last) > 0); k, v = c.Next() {
+					keep(k, v)
+					last = bytes.Clone(k)
 				}
 				return nil
 			})
+			var first []byte
 			backward := guard(func() error {
 				c := b.Cursor()
-				for k, v := c.Last(); k != nil && !seen[string(k)]; k, v = c.Prev() {
-					if err := keep(k, v); err != nil {
-						return err
-					}
+				for k, v := c.Last(); k != nil && bytes.Compare(k, last) > 0 && (first == nil || bytes.Compare(k, first) < 0); k, v = c.Prev() {
+					keep(k, v)
+					first = bytes.Clone(k)
 				}
 				return nil
 			})
 			return errors.Join(forward, backward)
 		})
 	})
-	damage := fmt.Sprintf("the state %s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
-	if err != nil {
-		damage += fmt.Sprintf(" (%v)", err)
-	}
-	return s, damage, nil
+	flush()
+	return copied, unread, err
 }
 
+// checkFormat marks a new state with its format, and writes nothing into another.
 func (s *state) checkFormat(path string) error {
-	return s.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(bucketName)
-		if err != nil {
-			return err
-		}
-		switch v := b.Get(formatKey); {
-		case v == nil:
-			return b.Put(formatKey, []byte{stateFormat})
-		case len(v) != 1 || v[0] > stateFormat:
-			return fmt.Errorf("opening the state %s: %w", path, errNewer)
+	var format []byte
+	err := s.db.View(func(tx *bolt.Tx) error {
+		if b := tx.Bucket(bucketName); b != nil {
+			format = bytes.Clone(b.Get(formatKey))
 		}
 		return nil
 	})
+	switch {
+	case err != nil:
+		return err
+	case format == nil:
+		return s.db.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(bucketName)
+			if err != nil {
+				return err
+			}
+			return b.Put(formatKey, []byte{stateFormat})
+		})
+	case len(format) != 1 || format[0] > stateFormat:
+		return fmt.Errorf("opening the state %s: %w", path, errNewer)
+	}
+	return nil
 }
 
 // Get implements delivery.Store.

@@ -247,9 +247,7 @@ func (o *OCEMS) unresolved(b *batch, m telegraf.Metric, f *telegraf.Field, err e
 		if r := (*registry.ResolveError)(nil); errors.As(err, &r) {
 			x.series = series{device: r.Device, parameter: r.Parameter, unit: r.Unit}
 		}
-		if v, err := o.number(f.Value); err == nil {
-			x.value = v
-		}
+		x.value, _ = o.number(f.Value)
 		o.refuse(b, x, tomlWords.Replace(err.Error()))
 	}
 }

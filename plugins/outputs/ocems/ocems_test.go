@@ -1,0 +1,356 @@
+package ocems
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"math"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/config"
+	"github.com/influxdata/telegraf/metric"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+	"go.uber.org/goleak"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+func TestMain(m *testing.M) { // the ignored one is of Telegraf's secrets, for the life of the process
+	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/awnumar/memguard/core.NewCoffer.func1"))
+}
+
+const token = "token-of-dev-1"
+
+// board is the server of the other side, which can be down and which keeps the payloads it was sent.
+type board struct {
+	*httptest.Server
+	down atomic.Bool
+
+	mu       sync.Mutex
+	payloads []string
+}
+
+func startBoard(t testing.TB) *board {
+	text, err := os.ReadFile("../../../ocems/seal/testdata/industry_test_private.pem")
+	require.NoError(t, err)
+	key, err := seal.ParsePrivateKey(string(text))
+	require.NoError(t, err)
+	sim, err := simulator.New(simulator.Config{PrivateKey: key, Registry: &simulator.Registry{Stations: []simulator.Station{
+		{ID: "station_1", Devices: []simulator.Device{{ID: "dev_1", Token: token}}}}}})
+	require.NoError(t, err)
+	b := &board{}
+	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost {
+			sim.ServeHTTP(w, r)
+			return
+		}
+		if b.down.Load() {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			return
+		}
+		body, err := io.ReadAll(r.Body)
+		if err != nil {
+			return
+		}
+		if text, err := seal.Open(token, body); err == nil {
+			b.mu.Lock()
+			b.payloads = append(b.payloads, string(text))
+			b.mu.Unlock()
+		}
+		r.Body = io.NopCloser(strings.NewReader(string(body)))
+		sim.ServeHTTP(w, r)
+	}))
+	t.Cleanup(b.Close)
+	return b
+}
+
+func (b *board) received(t testing.TB) (got simulator.Received) {
+	resp, err := b.Client().Get(b.URL + "/received")
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	require.NoError(t, json.NewDecoder(resp.Body).Decode(&got))
+	return got
+}
+
+func (b *board) sent() []string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.payloads)
+}
+
+// await polls until the board has taken n readings, and returns them in words.
+func (b *board) await(t testing.TB, n int) []string {
+	t.Helper()
+	require.Eventually(t, func() bool { return b.received(t).Accepted >= n }, 15*time.Second, 20*time.Millisecond)
+	return b.words(t)
+}
+
+func (b *board) words(t testing.TB) (got []string) {
+	for _, r := range b.received(t).Readings {
+		text := fmt.Sprintf("%s %s %s %s %s", r.Parameter, r.Value, r.Unit, r.Flag, clock(time.UnixMilli(r.Timestamp)))
+		if r.Diagnostic {
+			text += " diagnostic"
+		}
+		got = append(got, text)
+	}
+	slices.Sort(got)
+	return got
+}
+
+func clock(at time.Time) string { return at.UTC().Format("15:04:05") }
+
+const oneDevice = `
+[[outputs.ocems.device]]
+  station_id = "station_1"
+  device_id = "dev_1"
+  token_id = "` + token + `"
+  [[outputs.ocems.device.parameter]]
+    metric = "modbus"
+    field = "cod"
+    unit = "mg/l"
+`
+
+// settings are the options of a test: quick, and with all state in dir.
+func settings(b *board, dir string) string {
+	return fmt.Sprintf(`
+[[outputs.ocems]]
+  endpoint = "%s/v1.0/industry/data"
+  state_directory = '%s'
+  public_key_file = "../../../ocems/seal/testdata/industry_test_public.pem"
+  grace = "1s"
+  settle = "1s"
+  coalesce = "0s"
+  spread = "0s"
+  initial_backoff = "10ms"
+  max_backoff = "50ms"
+`, b.URL, dir)
+}
+
+func load(t testing.TB, text string) (*OCEMS, *captured) {
+	c := config.NewConfig()
+	require.NoError(t, c.LoadConfigData([]byte(text), "test.conf"))
+	require.Len(t, c.Outputs, 1)
+	o := c.Outputs[0].Output.(*OCEMS)
+	l := &captured{}
+	o.Log = l
+	return o, l
+}
+
+func open(t testing.TB, text string) (*OCEMS, *captured) {
+	t.Helper()
+	o, l := load(t, text)
+	require.NoError(t, o.Init())
+	require.NoError(t, o.Connect())
+	t.Cleanup(func() { _ = o.Close() })
+	return o, l
+}
+
+// hoursAgo is the start of a window that is long over.
+func hoursAgo(n int) time.Time {
+	start, _ := spec.Window(time.Now().Add(-time.Duration(n)*time.Hour), spec.SlotLength)
+	return start
+}
+
+func modbus(at time.Time, field string, v any, tags ...string) telegraf.Metric {
+	m := metric.New("modbus", nil, map[string]any{field: v}, at)
+	for i := 0; i < len(tags); i += 2 {
+		m.AddTag(tags[i], tags[i+1])
+	}
+	return m
+}
+
+func trail(t testing.TB, dir string) (entries []audit.Entry) {
+	text, err := os.ReadFile(filepath.Join(dir, "audit.jsonl"))
+	require.NoError(t, err)
+	for line := range strings.Lines(string(text)) {
+		var e audit.Entry
+		require.NoError(t, json.Unmarshal([]byte(line), &e))
+		entries = append(entries, e)
+	}
+	return entries
+}
+
+func outcomes(entries []audit.Entry, o audit.Outcome) (of []audit.Entry) {
+	for _, e := range entries {
+		if e.Outcome == o {
+			of = append(of, e)
+		}
+	}
+	return of
+}
+
+func TestWholePath(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	o, logs := open(t, settings(b, dir)+"bools_as_numbers = true\nstrings_as_numbers = true\n"+oneDevice+`
+  [[outputs.ocems.device.parameter]]
+    metric = "modbus"
+    field = "ph"
+    unit = "pH"
+    decimals = 2
+  [[outputs.ocems.device.parameter]]
+    metric = "modbus"
+    field = "valve"
+    parameter = "do"
+    unit = "mg/L"
+    diagnostic = true
+    statistic = "max"
+  [[outputs.ocems.device.parameter]]
+    metric = "modbus"
+    field = "temp"
+    parameter = "temperature"
+    [outputs.ocems.device.parameter.tags]
+      line = "a"
+`)
+	at := hoursAgo(3)
+	end := clock(at.Add(spec.SlotLength))
+	second := func(n int) time.Time { return at.Add(time.Duration(n) * time.Second) }
+	both := metric.New("plant", map[string]string{"ocems_device_id": "dev_1", "ocems_unit": "mg/L"}, map[string]any{"bod": 3.5, "ocems_flag": "M"}, at)
+	require.NoError(t, o.Write([]telegraf.Metric{
+		modbus(second(0), "cod", int64(10)),
+		modbus(second(899), "cod", uint64(30)),
+		modbus(second(5), "cod", 23.0),
+		modbus(second(6), "cod", " 41 "),
+		modbus(second(900), "cod", 7.0), // the next window
+		modbus(second(7), "cod", math.NaN()),
+		modbus(second(8), "cod", math.Inf(1)),
+		modbus(second(9), "cod", "broken"),
+		modbus(second(0), "ph", 7.123),
+		modbus(second(1), "ph", 7.125),
+		modbus(second(2), "valve", false),
+		modbus(second(3), "valve", true),
+		modbus(second(0), "temp", 20.0, "line", "a", "ocems_unit", "degC", "ocems_flag", "M"),
+		modbus(second(0), "temp", 99.0, "line", "b", "ocems_unit", "degC"),
+		both,
+		metric.New("tss", map[string]string{"ocems_device_id": "dev_1", "ocems_unit": "mg/l"}, map[string]any{"value": 9}, at),
+		metric.New("plant", map[string]string{"ocems_device_id": "dev_2", "ocems_unit": "mg/L"}, map[string]any{"bod": 1.0}, at),
+		metric.New("plant", map[string]string{"ocems_device_id": "dev_1", "ocems_unit": "furlong"}, map[string]any{"bod": 1.25}, at),
+		metric.New("plant", map[string]string{"ocems_device_id": "dev_1", "ocems_unit": "mg/L", "ocems_flag": "Q"}, map[string]any{"bod": 1.5}, at),
+		metric.New("cpu", nil, map[string]any{"usage": 1.0}, at),
+	}))
+	assert.Equal(t, []string{
+		"bod 3.5 mg/L M " + end,
+		"cod 26 mg/L U " + end,
+		"cod 7 mg/L U " + clock(at.Add(2*spec.SlotLength)),
+		"do 1 mg/L U " + end + " diagnostic",
+		"ph 7.12 pH U " + end,
+		"temperature 20 °C M " + end,
+		"tss 9 mg/L U " + end,
+	}, b.await(t, 7))
+
+	var refused []string
+	for _, e := range outcomes(trail(t, dir), audit.Refused) {
+		assert.Equal(t, "station_1", e.Station)
+		text := e.Detail
+		for _, r := range e.Readings {
+			text += fmt.Sprint(" value ", r.Value)
+		}
+		refused = append(refused, text)
+	}
+	stamp := " " + at.UTC().Format(time.RFC3339)
+	for _, want := range []string{
+		`samples of cod: not_a_number; taken at ` + second(7).UTC().Format(time.RFC3339) + " " + second(8).UTC().Format(time.RFC3339),
+		`samples of cod: the value is the text "broken", which is no number; taken at ` + second(9).UTC().Format(time.RFC3339),
+		`"furlong"`, `"Q"`,
+	} {
+		assert.Contains(t, strings.Join(refused, "\n"), want)
+	}
+	assert.Contains(t, strings.Join(refused, "\n"), stamp+" value 1.25")
+	assert.Contains(t, strings.Join(refused, "\n"), stamp+" value 1.5")
+	assert.Len(t, refused, 4)
+	assert.Contains(t, logs.text("W"), `unknown device "dev_2"; nearest: dev_1`)
+	assert.EqualValues(t, 12, o.stats.samples.Get())
+	assert.EqualValues(t, 5, o.stats.refused.Get())
+	assert.EqualValues(t, 3, o.stats.ignored.Get(), "cpu, temp of line b, dev_2")
+
+	begun := time.Now()
+	require.NoError(t, o.Close())
+	assert.Less(t, time.Since(begun), 5*time.Second)
+	assert.NotContains(t, logs.text(""), token)
+}
+
+func TestCounterIsLast(t *testing.T) {
+	t.Parallel()
+	b := startBoard(t)
+	o, _ := open(t, settings(b, t.TempDir())+oneDevice)
+	at := hoursAgo(2)
+	var list []telegraf.Metric
+	for i, v := range []uint64{100, 104, 109} {
+		list = append(list, metric.New("modbus", nil, map[string]any{"cod": v}, at.Add(time.Duration(i)*time.Minute), telegraf.Counter))
+	}
+	slices.Reverse(list) // the last in time, not in order
+	require.NoError(t, o.Write(list))
+	assert.Equal(t, []string{"cod 109 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
+}
+
+func TestBoolAndTextAreRefused(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	o, _ := open(t, settings(b, dir)+oneDevice)
+	at := hoursAgo(2)
+	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", true), modbus(at, "cod", "12")}))
+	refused := outcomes(trail(t, dir), audit.Refused)
+	require.Len(t, refused, 2)
+	assert.Contains(t, refused[0].Detail+refused[1].Detail, "set bools_as_numbers = true")
+	assert.Contains(t, refused[0].Detail+refused[1].Detail, "set strings_as_numbers = true")
+	for _, e := range refused {
+		assert.Empty(t, e.Readings, "no number was read, and none is invented")
+	}
+	assert.Zero(t, o.aligner.Stats().Open)
+}
+
+func TestLateFutureAndOldAreAudited(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	o, _ := open(t, settings(b, dir)+oneDevice)
+	at := hoursAgo(2)
+	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", 5.0)}))
+	b.await(t, 1)
+	old, ahead := time.Now().Add(-8*24*time.Hour), time.Now().Add(time.Hour)
+	require.NoError(t, o.Write([]telegraf.Metric{
+		modbus(at.Add(time.Minute), "cod", 6.0), modbus(at.Add(2*time.Minute), "cod", 6.5), modbus(old, "cod", 1.0), modbus(ahead, "cod", 2.0),
+	}))
+	late := outcomes(trail(t, dir), audit.Late)
+	require.Len(t, late, 1)
+	assert.Equal(t, at.Add(spec.SlotLength).UnixMilli(), late[0].Stamp)
+	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 6, Unit: "mg/L", Flag: "U"}, {Parameter: "cod", Value: 6.5, Unit: "mg/L", Flag: "U"}}, late[0].Readings)
+	assert.Contains(t, late[0].Detail, at.Add(time.Minute).UTC().Format(time.RFC3339)+" "+at.Add(2*time.Minute).UTC().Format(time.RFC3339))
+	refused := outcomes(trail(t, dir), audit.Refused)
+	require.Len(t, refused, 2)
+	assert.Contains(t, refused[0].Detail, "too_old; taken at "+old.UTC().Format(time.RFC3339Nano))
+	assert.Contains(t, refused[1].Detail, "future; taken at "+ahead.UTC().Format(time.RFC3339Nano))
+	assert.EqualValues(t, 2, o.stats.late.Get())
+	assert.EqualValues(t, 2, o.stats.refused.Get())
+	assert.EqualValues(t, 1, o.stats.samples.Get())
+	assert.Equal(t, []string{"cod 5 mg/L U " + clock(at.Add(spec.SlotLength))}, b.words(t))
+}
+
+func TestSlotsMadeUpstream(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	o, _ := open(t, settings(b, dir)+"align = false\n"+oneDevice)
+	at := hoursAgo(2)
+	require.NoError(t, o.Write([]telegraf.Metric{
+		modbus(at, "cod", 5.0), modbus(at.Add(time.Second), "cod", 6.0), modbus(at.Add(spec.SlotLength), "cod", math.NaN()),
+		modbus(at.Add(spec.SlotLength), "cod", 8.0, "ocems_flag", "M"),
+	}))
+	assert.Equal(t, []string{"cod 5 mg/L U " + clock(at), "cod 8 mg/L M " + clock(at.Add(spec.SlotLength))}, b.await(t, 2))
+	refused := outcomes(trail(t, dir), audit.Refused)
+	require.Len(t, refused, 2)
+	assert.Contains(t, refused[0].Detail+refused[1].Detail, "set align = true, or make the slots upstream")
+	assert.EqualValues(t, 2, o.stats.samples.Get())
+}

@@ -58,7 +58,7 @@ func lines(ms []metric) []byte {
 	return b.Bytes()
 }
 
-const outputBlock = `[[outputs.ocems]]
+var outputBlock = `[[outputs.ocems]]
   endpoint = "https://@FRONT@/v1.0/industry/data"
   tls_ca = "@DIR@/ca.pem"
   state_directory = "@STATE@"
@@ -70,15 +70,11 @@ const outputBlock = `[[outputs.ocems]]
   initial_backoff = "500ms"
   max_backoff = "1s"
   hold_interval = "1s"
-  [[outputs.ocems.device]]
-    station_id = "station_a"
-    device_id = "dev_a"
-    token_id = "@TOKEN_A@"
-  [[outputs.ocems.device]]
-    station_id = "station_b"
-    device_id = "dev_b"
-    token_id = "@TOKEN_B@"
-`
+` + each(`  [[outputs.ocems.device]]
+    station_id = "@STATION@"
+    device_id = "@ID@"
+    token_id = "@TOKEN@"
+`)
 
 var hosts = map[string]*host{
 	"telegraf": {
@@ -173,9 +169,8 @@ exporters:
     max_backoff: 1s
     hold_interval: 1s
     devices:
-      - {station_id: station_a, device_id: dev_a, token_id: "@TOKEN_A@"}
-      - {station_id: station_b, device_id: dev_b, token_id: "@TOKEN_B@"}
-extensions:
+` + each(`      - {station_id: @STATION@, device_id: @ID@, token_id: @TOKEN@}
+`) + `extensions:
   file_storage:
     directory: @STATE@
     create_directory: true
@@ -297,7 +292,6 @@ func (p *process) stop(s os.Signal) time.Duration {
 }
 
 func (v *victim) writeConfig() error {
-	text := strings.NewReplacer("@FRONT@", v.board.front, "@DIR@", v.dir, "@STATE@", v.state, "@PORT@", v.port,
-		"@TOKEN_A@", tokens["dev_a"], "@TOKEN_B@", tokens["dev_b"]).Replace(v.host.config)
+	text := strings.NewReplacer("@FRONT@", v.board.front, "@DIR@", v.dir, "@STATE@", v.state, "@PORT@", v.port).Replace(v.host.config)
 	return os.WriteFile(filepath.Join(v.dir, "config"), []byte(text), 0o600)
 }

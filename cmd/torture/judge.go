@@ -274,8 +274,8 @@ func (v *victim) secrets() (faults []string) {
 		if _, err := bufio.NewReader(f).WriteTo(text); err != nil {
 			return nil
 		}
-		for _, token := range tokens {
-			for _, form := range []string{token, base64.StdEncoding.EncodeToString([]byte(token))[:40]} {
+		for _, d := range devices {
+			for _, form := range []string{d.token, base64.StdEncoding.EncodeToString([]byte(d.token))[:40]} {
 				if bytes.Contains(text.Bytes(), []byte(form)) {
 					faults = append(faults, fmt.Sprintf("%s holds a token", path))
 				}

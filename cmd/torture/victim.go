@@ -16,22 +16,30 @@ import (
 	"time"
 )
 
-var tokens = map[string]string{ // for tests only
-	"dev_a": "test-token-a-00000000000000000000000000000001",
-	"dev_b": "test-token-b-00000000000000000000000000000002",
+// device is one of the plant's. The tokens are for tests only.
+type device struct{ id, station, token string }
+
+var devices = func() (list []device) {
+	for i := range 6 {
+		n := string(rune('a' + i))
+		list = append(list, device{"dev_" + n, "station_" + n, fmt.Sprintf("test-token-%s-%032d", n, i)})
+	}
+	return list
+}()
+
+// each writes text once for every device, with @ID@, @STATION@ and @TOKEN@ put in.
+func each(text string) string {
+	var b strings.Builder
+	for _, d := range devices {
+		b.WriteString(strings.NewReplacer("@ID@", d.id, "@STATION@", d.station, "@TOKEN@", d.token).Replace(text))
+	}
+	return b.String()
 }
 
-const registry = `stations:
-  - id: station_a
+var registry = "stations:\n" + each(`  - id: @STATION@
     devices:
-      - {id: dev_a, token: test-token-a-00000000000000000000000000000001, parameters: {cod: [mg/L], bod: [mg/L]}}
-  - id: station_b
-    devices:
-      - id: dev_b
-        token: test-token-b-00000000000000000000000000000002
-        parameters: {cod: [mg/L], bod: [mg/L]}
-        calibrations: [{from: -192h, to: 24h}]
-`
+      - {id: @ID@, token: @TOKEN@, parameters: {cod: [mg/L], bod: [mg/L]}, calibrations: [{from: -192h, to: 24h}]}
+`)
 
 const (
 	step      = 10 * time.Second // of event time between samples
@@ -120,10 +128,10 @@ func (v *victim) end() {
 func (v *victim) next() []metric {
 	var out []metric
 	for range batchSize {
-		at := v.began.Add(time.Duration(len(v.fed)/2) * step)
-		for _, device := range []string{"dev_a", "dev_b"} {
-			m := metric{device: device, flag: "U", at: at, cod: v.value(), bod: v.value()}
-			if device == "dev_b" && at.Unix()/900%8 == 3 {
+		at := v.began.Add(time.Duration(len(v.fed)/len(devices)) * step)
+		for i, d := range devices {
+			m := metric{device: d.id, flag: "U", at: at, cod: v.value(), bod: v.value()}
+			if i == 1 && at.Unix()/900%8 == 3 {
 				m.flag = "Z"
 			}
 			v.fed = append(v.fed, m)
@@ -137,7 +145,7 @@ func (v *victim) value() float64 { return float64(v.random.IntN(1_000_000)) / 10
 
 // exhausted reports that the fed time has come near to now.
 func (v *victim) exhausted() bool {
-	return time.Since(v.began.Add(time.Duration(len(v.fed)/2)*step)) < time.Hour
+	return time.Since(v.began.Add(time.Duration(len(v.fed)/len(devices))*step)) < time.Hour
 }
 
 func (v *victim) feed(p *process, length time.Duration) {

@@ -1,5 +1,6 @@
 // Package audit keeps the trail of what became of every reading: an append-only file of JSON lines, one line a final
-// outcome, each line with the SHA-256 of the line before it, so that a change or a gap shows.
+// outcome, each line with the SHA-256 of the line before it and of its own beginning, so that a change or a gap shows, in
+// the last line too.
 package audit
 
 import (
@@ -13,6 +14,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 
@@ -164,6 +166,7 @@ func (t *Trail) Append(entries ...Entry) error {
 		if err != nil {
 			return fmt.Errorf("writing the audit trail: %w", err)
 		}
+		line = withSum(line)
 		prev = hash(line)
 		text = append(append(text, line...), '\n')
 	}
@@ -187,8 +190,8 @@ func (t *Trail) Close() error {
 // Verify reads a trail, checks its chain and calls visit for each line. The error names the first line that was
 // altered, removed or put in.
 func Verify(r io.Reader, visit func(Entry)) error {
-	lines := bufio.NewReaderSize(r, 1<<20)
-	prev := ""
+	lines := bufio.NewReaderSize(r, 64<<10)
+	prev, summed := "", false
 	for n := uint64(1); ; n++ {
 		line, err := lines.ReadBytes('\n')
 		if err == io.EOF && len(line) == 0 {
@@ -208,11 +211,32 @@ func Verify(r io.Reader, visit func(Entry)) error {
 		if e.Previous != prev || e.Number != n {
 			return fmt.Errorf("line %d: the chain is broken: the line before it, or this one, was altered, removed or put in", n)
 		}
+		switch text, ok := withoutSum(line); {
+		case ok && bytes.Equal(withSum(text), line):
+			summed = true
+		case summed || !bytes.HasSuffix(line, []byte(`"prev":"`+prev+`"}`)): // the first trails had no sums
+			return fmt.Errorf("line %d: it was altered: it does not have the sum that it carries", n)
+		}
 		prev = hash(line)
 		if visit != nil {
 			visit(e)
 		}
 	}
+}
+
+const sumKey = `,"sum":"`
+
+// withSum puts the hash of a line into the line, as its last key.
+func withSum(line []byte) []byte {
+	return append(append(append(slices.Clip(line[:len(line)-1]), sumKey...), hash(line)...), `"}`...)
+}
+
+func withoutSum(line []byte) (text []byte, ok bool) {
+	at := len(line) - len(sumKey) - 2*sha256.Size - len(`"}`)
+	if at < 1 || !bytes.HasPrefix(line[at:], []byte(sumKey)) {
+		return nil, false
+	}
+	return append(slices.Clone(line[:at]), '}'), true
 }
 
 func hash(line []byte) string {

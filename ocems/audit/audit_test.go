@@ -2,6 +2,8 @@ package audit_test
 
 import (
 	"bytes"
+	"crypto/sha256"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -82,12 +84,14 @@ func TestVerifyFindsEveryChange(t *testing.T) {
 	text, _ := os.ReadFile(path)
 	lines := strings.SplitAfter(strings.TrimSuffix(string(text), "\n"), "\n")
 	for name, changed := range map[string]string{
-		"line 1 altered": strings.Replace(string(text), `"device":"d"`, `"device":"e"`, 1),
-		"line 2 removed": lines[0] + lines[2] + lines[3] + "\n",
-		"line 2 doubled": lines[0] + lines[1] + lines[1] + lines[2] + lines[3] + "\n",
-		"line 1 removed": lines[1] + lines[2] + lines[3] + "\n",
-		"not JSON":       "x\n" + string(text),
-		"unfinished":     strings.TrimSuffix(string(text), "\n"),
+		"line 1 altered":    strings.Replace(string(text), `"device":"d"`, `"device":"e"`, 1),
+		"last line altered": strings.TrimSuffix(string(text), lines[3]+"\n") + strings.Replace(lines[3], `"late"`, `"lose"`, 1) + "\n",
+		"last sum removed":  strings.TrimSuffix(string(text), lines[3]+"\n") + lines[3][:strings.LastIndex(lines[3], `,"sum"`)] + "}\n",
+		"line 2 removed":    lines[0] + lines[2] + lines[3] + "\n",
+		"line 2 doubled":    lines[0] + lines[1] + lines[1] + lines[2] + lines[3] + "\n",
+		"line 1 removed":    lines[1] + lines[2] + lines[3] + "\n",
+		"not JSON":          "x\n" + string(text),
+		"unfinished":        strings.TrimSuffix(string(text), "\n"),
 	} {
 		if err := audit.Verify(strings.NewReader(changed), nil); err == nil || !strings.HasPrefix(err.Error(), "line ") {
 			t.Errorf("%s: %v, want an error that names the line", name, err)
@@ -95,18 +99,101 @@ func TestVerifyFindsEveryChange(t *testing.T) {
 	}
 }
 
+// The first trails had no sums. They verify, and go on with sums.
+func TestTrailWithoutSums(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	first := `{"n":1,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":""}`
+	second := fmt.Sprintf(`{"n":2,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":"%x"}`, sha256.Sum256([]byte(first)))
+	if err := os.WriteFile(path, []byte(first+"\n"+second+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	write(t, path, 1)
+	text, _ := os.ReadFile(path)
+	if err := audit.Verify(bytes.NewReader(text), nil); err != nil || bytes.Count(text, []byte(`"sum"`)) != 2 {
+		t.Errorf("%v in\n%s", err, text)
+	}
+}
+
 func FuzzVerify(f *testing.F) {
 	f.Add([]byte("{}\n"))
 	f.Add([]byte(`{"n":1,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":""}` + "\n"))
+	f.Add([]byte(`{"n":1,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":"","sum":"` + strings.Repeat("0", 64) + `"}` + "\n"))
+	f.Add([]byte("\x00\n\n{"))
 	f.Fuzz(func(t *testing.T, text []byte) {
 		path := filepath.Join(t.TempDir(), "a")
 		if err := os.WriteFile(path, text, 0o600); err != nil {
 			t.Fatal(err)
 		}
+		whole := audit.Verify(bytes.NewReader(text), nil) == nil
 		trail, err := audit.Open(path)
-		if err == nil {
-			trail.Close()
+		if whole && err != nil {
+			t.Errorf("a trail that verifies does not open: %v", err)
 		}
-		_ = audit.Verify(bytes.NewReader(text), nil)
+		if err != nil {
+			return
+		}
+		defer trail.Close()
+		if err := trail.Append(audit.Entry{Outcome: audit.Late}); err != nil {
+			t.Fatal(err)
+		}
+		if after, _ := os.ReadFile(path); whole && audit.Verify(bytes.NewReader(after), nil) != nil {
+			t.Errorf("a trail that verified does no more after a line:\n%s", after)
+		}
 	})
+}
+
+// FuzzAlteredTrail holds Verify to its word: one changed byte of a trail is always found.
+func FuzzAlteredTrail(f *testing.F) {
+	for at := range 40 {
+		f.Add(uint8(at%4), "device_1", "value 3 \"mg/L\"", at*37, byte(at+1))
+	}
+	f.Fuzz(func(t *testing.T, more uint8, device, detail string, at int, change byte) {
+		path := filepath.Join(t.TempDir(), "a")
+		trail, err := audit.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		status := 1
+		entries := []audit.Entry{{Outcome: audit.Delivered, Device: device, Detail: detail, Status: &status, Stamp: 1726857000000,
+			Readings: []audit.Reading{{Parameter: "cod", Value: 31.5, Unit: "mg/L", Flag: "U"}}}}
+		for range more % 4 {
+			entries = append(entries, audit.Entry{Outcome: audit.Late, Device: device})
+		}
+		if err := trail.Append(entries...); err != nil {
+			t.Fatal(err)
+		}
+		trail.Close()
+		text, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := audit.Verify(bytes.NewReader(text), nil); err != nil {
+			t.Fatal(err)
+		}
+		if change == 0 {
+			return
+		}
+		at = int(uint(at) % uint(len(text)))
+		text[at] ^= change
+		if err := audit.Verify(bytes.NewReader(text), nil); err == nil {
+			t.Fatalf("byte %d, changed by %02x, is not found:\n%s", at, change, text)
+		}
+	})
+}
+
+func TestEveryByteOfATrailCounts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	for lines := range 2 {
+		write(t, path, 1)
+		text, _ := os.ReadFile(path)
+		for i := range text {
+			was := text[i]
+			for _, b := range []byte{was ^ 1, was ^ 0x20, was ^ 0x80, ' ', '\n', '"', '\\', 0} {
+				if text[i] = b; b != was && audit.Verify(bytes.NewReader(text), nil) == nil {
+					t.Fatalf("after %d, byte %d changed to %q is not found:\n%s", lines, i, b, text)
+				}
+			}
+			text[i] = was
+		}
+	}
 }

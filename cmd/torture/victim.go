@@ -346,7 +346,7 @@ var statuses = []int{0, 10, 102, 109, 110, 111, 112, 113, 114, 115, 116, 117, 11
 func (v *victim) misbehave(stop <-chan struct{}) {
 	random := rand.New(rand.NewPCG(v.random.Uint64(), 2))
 	for {
-		wait := time.Duration(100+random.IntN(300)) * time.Millisecond
+		wait := time.Duration(50+random.IntN(150)) * time.Millisecond
 		select {
 		case <-stop:
 			v.left()

@@ -22,6 +22,7 @@ type journal struct {
 	number uint64 // of the segment in use
 	size   int64  // of it, valid
 	file   *os.File
+	torn   int64 // bytes of a frame cut short, at the end of what was there before
 }
 
 const (
@@ -96,7 +97,7 @@ func openJournal(dir string, from uint64, visit func(content []byte)) (j *journa
 		last := i == len(numbers)-1
 		end, clean := frames(b, visit)
 		if last {
-			j.size = int64(end)
+			j.size, j.torn = int64(end), int64(len(b)-end)
 		}
 		if clean && (last || end == len(b)) {
 			continue

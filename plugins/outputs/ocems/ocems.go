@@ -270,6 +270,9 @@ func (o *OCEMS) restore() error {
 	for _, name := range damaged {
 		o.Log.Errorf("The journal of samples is damaged; the rest of it is restored, and it is kept as %s", name)
 	}
+	if j.torn > 0 {
+		o.Log.Warnf("The journal of samples ends in a frame that is cut short, by %d bytes that are left out; a crash in the middle of a write leaves this", j.torn)
+	}
 	if unread > 0 {
 		o.Log.Errorf("%d batches of samples in the journal cannot be read and are left out", unread)
 	}

@@ -87,7 +87,8 @@ func openBolt(path string) (db *bolt.DB, err error) {
 		return err
 	})
 	if err != nil && file != nil {
-		_ = file.Close() // after a panic bbolt has not, and its lock would keep us from what can be read
+		unlock(file) // after a panic bbolt has not, and the lock would keep us from what can be read
+		_ = file.Close()
 	}
 	return db, err
 }

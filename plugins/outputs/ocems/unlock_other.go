@@ -1,0 +1,8 @@
+//go:build !(linux || darwin || freebsd || netbsd || openbsd || dragonfly)
+
+package ocems
+
+import "os"
+
+// unlock is left to the closing of the file.
+func unlock(*os.File) {}

@@ -70,6 +70,7 @@ type victim struct {
 	mounted         bool
 
 	fed      []metric
+	steps    int // of event time
 	gaps     []gap
 	began    time.Time // of event time
 	kills    int
@@ -128,16 +129,21 @@ func (v *victim) end() {
 func (v *victim) next() []metric {
 	var out []metric
 	for range batchSize {
-		at := v.began.Add(time.Duration(len(v.fed)/len(devices)) * step)
+		at := v.began.Add(time.Duration(v.steps) * step)
+		v.steps++
 		for i, d := range devices {
 			m := metric{device: d.id, flag: "U", at: at, cod: v.value(), bod: v.value()}
 			if i == 1 && at.Unix()/900%8 == 3 {
 				m.flag = "Z"
 			}
-			v.fed = append(v.fed, m)
 			out = append(out, m)
 		}
 	}
+	if n := v.random.IntN(40 * 90); n < v.steps-batchSize && v.random.IntN(8) == 0 { // one that comes late, or would
+		at := v.began.Add(time.Duration(v.steps-batchSize-n)*step + time.Second)
+		out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
+	}
+	v.fed = append(v.fed, out...)
 	return out
 }
 
@@ -145,7 +151,7 @@ func (v *victim) value() float64 { return float64(v.random.IntN(1_000_000)) / 10
 
 // exhausted reports that the fed time has come near to now.
 func (v *victim) exhausted() bool {
-	return time.Since(v.began.Add(time.Duration(len(v.fed)/len(devices))*step)) < time.Hour
+	return time.Since(v.began.Add(time.Duration(v.steps)*step)) < time.Hour
 }
 
 func (v *victim) feed(p *process, length time.Duration) {

@@ -95,6 +95,15 @@ const deviceTable = `
       unit = "mg/L"
 `
 
+const external = `
+[[outputs.execd]]
+  command = ["%[5]s", "--config", "%[1]s/ocems.conf"]
+  restart_delay = "100ms"
+  data_format = "influx"
+  use_batch_format = true
+  namepass = ["plant"]
+`
+
 // plant is a Telegraf process and the board's server.
 type plant struct {
 	t      *testing.T
@@ -109,10 +118,19 @@ type plant struct {
 }
 
 func newPlant(t *testing.T) *plant {
-	binary := os.Getenv("OCEMS_TELEGRAF")
-	if binary == "" {
-		t.Skip("OCEMS_TELEGRAF names no Telegraf with the output: make telegraf-small builds one")
+	return newPlantOf(t, program(t, "OCEMS_TELEGRAF", "telegraf-small"))
+}
+
+// program is the path in an environment variable.
+func program(t *testing.T, variable, target string) string {
+	path := os.Getenv(variable)
+	if path == "" {
+		t.Skipf("%s names no program: make %s builds it", variable, target)
 	}
+	return path
+}
+
+func newPlantOf(t *testing.T, binary string) *plant {
 	t.Parallel()
 	p := &plant{t: t, binary: binary, dir: t.TempDir(), addr: freeAddr(t), settle: "1s"}
 	key, err := os.ReadFile(keys + "industry_test_private.pem")
@@ -182,7 +200,7 @@ func (p *plant) text(config string) string {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	for i, v := range []string{p.dir, p.addr, testKeys, p.settle} {
+	for i, v := range []string{p.dir, p.addr, testKeys, p.settle, os.Getenv("OCEMS_TELEGRAF_EXTERNAL")} {
 		config = strings.ReplaceAll(config, fmt.Sprintf("%%[%d]s", i+1), v)
 	}
 	return config
@@ -303,6 +321,18 @@ func (p *plant) until(what string, ok func() bool) {
 			p.t.Fatalf("not within 40 s: %s", what)
 		}
 	}
+}
+
+// child is the process id of what Telegraf has started, or 0.
+func (p *plant) child() (pid int) {
+	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.proc.Process.Pid))
+	for _, path := range tasks {
+		b, _ := os.ReadFile(path)
+		if n, err := strconv.Atoi(strings.TrimSpace(string(b))); err == nil {
+			pid = n
+		}
+	}
+	return pid
 }
 
 // stat is a field of internal_ocems, as the process that runs now has last shown it.
@@ -510,4 +540,30 @@ func TestRunsOfOneGatherMakeOneSlot(t *testing.T) {
 	p.configure(feeding + reporting + devicesFile)
 	p.start()
 	p.check(p.arrive(1)[0], "etp-1", start.Add(slot), append(sent, part...))
+}
+
+func TestKilledExternalPluginKeepsTheSlot(t *testing.T) {
+	stock := program(t, "OCEMS_TELEGRAF_STOCK", "telegraf-stock")
+	program(t, "OCEMS_TELEGRAF_EXTERNAL", "telegraf-external")
+	p := newPlantOf(t, stock)
+	p.settle = "10s"
+	p.configure(feeding + external)
+	p.write("ocems.conf", strings.Replace(p.text(reporting+devicesFile), "  namepass = [\"plant\"]\n", "", 1))
+	p.plug()
+	start := past(1)
+	sent, lines := p.feed(start, start.Add(slot/2), "etp-1")
+	// The last one is too old: the trail names it once all before it are durable.
+	tooOld := fmt.Sprintf("plant,ocems_device_id=etp-1,ocems_unit=mg/L cod=1 %d\n", start.Add(-8*24*time.Hour).UnixNano())
+	p.write("feed.influx", strings.Join(lines, "")+tooOld)
+	p.start()
+	p.until("the samples are taken", func() bool { return strings.Contains(p.read("state/audit.jsonl"), `"refused"`) })
+	first := p.child()
+	if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	p.until("Telegraf starts the plugin again", func() bool { pid := p.child(); return pid != 0 && pid != first })
+
+	more, _ := p.feed(start.Add(slot/2), start.Add(slot), "etp-1")
+	p.signal(syscall.SIGHUP)
+	p.check(p.arrive(1)[0], "etp-1", start.Add(slot), append(sent, more...))
 }

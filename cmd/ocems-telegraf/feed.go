@@ -105,6 +105,13 @@ func (f *feeder) take(ctx context.Context, data []byte) {
 	start := 0
 	var metrics []telegraf.Metric
 	for i := from; i < len(f.rest); i++ {
+		if f.scan.in == text && !f.scan.escaped { // it may be long
+			n := bytes.IndexAny(f.rest[i:], "\"\\\n")
+			if n < 0 {
+				break
+			}
+			i += n
+		}
 		if !f.scan.ends(f.rest[i]) {
 			continue
 		}

@@ -201,7 +201,7 @@ func TestBadLinesAreSkipped(t *testing.T) {
 		{"JSON", `{"fields":{"cod":1},"name":"etp"}` + "\n", "Lines skipped: 1"},
 		{"text that another closes", "etp note=\"abc\netp cod=2 1\netp note=\"x\" 1\n", "Lines skipped: 3"},
 		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1, the last because it is longer than 16777216 bytes: "etp note=\"xxx`},
-		{"too long with newlines", "etp note=\"" + strings.Repeat("\netp cod=4 1", longest/10) + "\",cod=3 1\n", "longer than"},
+		{"too long with newlines", "etp note=\"" + strings.Repeat("\netp cod=4 1"+strings.Repeat(" ", 1000), longest/1000) + "\",cod=3 1\n", "longer than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, size := range []int{64 << 10, chunk} {

@@ -1,0 +1,231 @@
+package main
+
+import (
+	"bytes"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+func TestExpand(t *testing.T) {
+	env := map[string]string{"A": "a", "EMPTY": "", "NEST": "${A}", "QUOTE": "x\"\ntoken_id = \"y\\", "A_1": "b"}
+	lookup := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
+	for _, c := range []struct{ in, want, fault string }{
+		{"plain", "plain", ""},
+		{"", "", ""},
+		{"${A}", "a", ""},
+		{"x${A}y${A_1}z", "xaybz", ""},
+		{"${A:-d}", "a", ""},
+		{"${EMPTY}", "", ""},
+		{"${EMPTY:-d}", "d", ""},
+		{"${NONE:-d}", "d", ""},
+		{"${NONE:-}", "", ""},
+		{"${NONE:-http://x:1/v1.0?a=$b}", "http://x:1/v1.0?a=$b", ""},
+		{"${NEST}", "${A}", ""},
+		{"${QUOTE}", "x\"\ntoken_id = \"y\\", ""},
+		{"a$b", "a$b", ""},
+		{"$", "$", ""},
+		{"$$", "$$", ""},
+		{"$$A", "$$A", ""},
+		{"pa$A word", "pa$A word", ""},
+		{"$${A}", "$a", ""},
+		{"$1", "$1", ""},
+		{"^[a-z]+$", "^[a-z]+$", ""},
+		{"${NONE}", "", "the environment variable NONE is not set"},
+		{"$A", "", "write ${A}; $A alone is not expanded"},
+		{"${A", "", "only ${VARIABLE}"},
+		{"${}", "", "only ${VARIABLE}"},
+		{"${1}", "", "only ${VARIABLE}"},
+		{"${A:?unset}", "", "only ${VARIABLE}"},
+		{"${A-d}", "", "only ${VARIABLE}"},
+		{"${${A}}", "", "only ${VARIABLE}"},
+		{"${NONE:-${A}}", "", "only ${VARIABLE}"},
+		{"$${A}{", "$a{", ""},
+	} {
+		got, err := expand(c.in, lookup)
+		if c.fault == "" && (err != nil || got != c.want) {
+			t.Errorf("%q: %q, %v; want %q", c.in, got, err, c.want)
+		}
+		if c.fault != "" && (err == nil || !strings.HasPrefix(err.Error(), c.fault)) {
+			t.Errorf("%q: %q, error %v; want %q", c.in, got, err, c.fault)
+		}
+	}
+}
+
+func FuzzExpand(f *testing.F) {
+	for _, s := range []string{"", "a", "${A}", "${A:-b}", "$A", "${", "$${A}", "${A:-${B}}", "x${A}${B}y", "${A:-\"}\n"} {
+		f.Add(s, "${B}")
+		f.Add(s, "\"\n${A}$A")
+	}
+	simple := regexp.MustCompile(`\$\{A\}`)
+	f.Fuzz(func(t *testing.T, s, value string) {
+		got, err := expand(s, func(string) (string, bool) { return value, true })
+		switch {
+		case err != nil:
+			if got != "" && !strings.Contains(s, "$") {
+				t.Errorf("%q: %q with %v", s, got, err)
+			}
+		case !strings.Contains(s, "${"):
+			if got != s {
+				t.Errorf("%q became %q", s, got)
+			}
+		case strings.Count(s, "${") == strings.Count(s, "${A}"):
+			if want := strings.Join(simple.Split(s, -1), value); got != want {
+				t.Errorf("%q became %q, want %q", s, got, want)
+			}
+		}
+	})
+}
+
+const testKey = "../../ocems/seal/testdata/industry_test_public.pem"
+
+// minimal is a block without a mistake, of 9 lines.
+const minimal = `[[outputs.ocems]]
+  endpoint = "http://127.0.0.1:1/v1.0/industry/data"
+  public_key_file = "` + testKey + `"
+  [[outputs.ocems.device]]
+    station_id = "etp"
+    device_id = "etp-1"
+    token_id = "8d97c71e68c2f4eee5fb254fccb49773"
+    [[outputs.ocems.device.parameter]]
+      metric = "cod"
+`
+
+// check runs the program with --check.
+func check(t *testing.T, text string) (out string, err error) {
+	t.Helper()
+	file := filepath.Join(t.TempDir(), "ocems.conf")
+	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var b bytes.Buffer
+	err = run(t.Context(), []string{"--config", file, "--check"}, strings.NewReader(""), &b, &b)
+	return strings.ReplaceAll(b.String(), file, "FILE"), err
+}
+
+func with(line string) string { // in the block, as line 4
+	lines := strings.SplitAfter(minimal, "\n")
+	return strings.Join(lines[:3], "") + line + "\n" + strings.Join(lines[3:], "")
+}
+
+func TestConfigurationsWithoutMistake(t *testing.T) {
+	t.Setenv("TOKEN", "8d97c71e68c2f4eee5fb254fccb49773")
+	for name, text := range map[string]string{
+		"minimal":                     minimal,
+		"byte order mark":             "\uFEFF" + minimal,
+		"carriage returns":            strings.ReplaceAll(minimal, "\n", "\r\n"),
+		"comment with unset variable": with("# token = \"${UNSET}\" $UNSET @{store:key} [[inputs.cpu]]"),
+		"variable":                    strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${TOKEN}", 1),
+		"default":                     strings.Replace(minimal, "127.0.0.1:1", "${UNSET:-127.0.0.1:1}", 1),
+		"levels":                      with("alias = \"a\"\nlog_level = \"warn\""),
+		"two blocks":                  with("state_directory = \"a\"") + with("state_directory = \"b\""),
+		"tags":                        minimal + "[outputs.ocems.device.parameter.tags]\nline = \"1\"\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, err := check(t, text)
+			if err != nil || !strings.HasPrefix(out, "FILE: ") {
+				t.Errorf("%q, %v", out, err)
+			}
+		})
+	}
+}
+
+func TestMistakesAreNamed(t *testing.T) {
+	t.Setenv("INJECT", "x\"\nendpoint = \"http://evil.example\"\n#")
+	t.Setenv("STORE", "@{store:key}")
+	for name, c := range map[string]struct{ text, want string }{
+		"unknown key":             {with(`endpont = "x"`), `line 4: unknown key "endpont"; nearest: endpoint`},
+		"unknown key of a device": {strings.Replace(minimal, "station_id", "station", 1), `line 5: unknown key "station"; nearest: station_id`},
+		"unknown key of a parameter": {strings.Replace(minimal, "metric =", "metrics =", 1),
+			`line 9: unknown key "metrics"; nearest: metric`},
+		"several, in order":  {strings.Replace(with(`endpont = "x"`), "metric =", "metrics =", 1), "line 4: unknown key \"endpont\"; nearest: endpoint"},
+		"unknown table":      {"[agent]\n" + minimal, `line 1: "agent" does not belong here; only [[outputs.ocems]] does`},
+		"input":              {minimal + "[[inputs.cpu]]\n", `line 10: "inputs" does not belong here`},
+		"another output":     {"[[outputs.file]]\n" + minimal, `line 1: [[outputs.file]] does not belong here`},
+		"key without table":  {"outputs = 1\n", "there is no [[outputs.ocems]]"},
+		"single bracket":     {strings.Replace(minimal, "[[outputs.ocems]]", "[outputs.ocems]", 1), "[[outputs.ocems]]"},
+		"device in brackets": {strings.Replace(minimal, "[[outputs.ocems.device]]", "[outputs.ocems.device]", 1), "line 4: device is a list: write [[...device]]"},
+		"Telegraf's option":  {with(`namepass = ["x"]`), `line 4: "namepass" is Telegraf's own: set it in the [[outputs.execd]] block`},
+		"Telegraf's table":   {minimal + "[outputs.ocems.tagpass]\n", `line 10: "tagpass" is Telegraf's own`},
+		"secret store":       {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "@{store:key}", 1), "line 7: token_id: secret stores are Telegraf's"},
+		"secret store in a variable": {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${STORE}", 1),
+			"line 7: token_id: secret stores are Telegraf's"},
+		"empty":          {"", "there is no [[outputs.ocems]]"},
+		"comments only":  {"# x\n", "there is no [[outputs.ocems]]"},
+		"syntax":         {with("x = = 8d97"), "line 4: "},
+		"unquoted":       {strings.Replace(minimal, `"8d97c71e68c2f4eee5fb254fccb49773"`, "8d97c71e68c2f4eee5fb254fccb49773", 1), "invalid TOML syntax"},
+		"unset":          {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${UNSET}", 1), "line 7: token_id: the environment variable UNSET is not set"},
+		"lone variable":  {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "$TOKEN", 1), "line 7: token_id: write ${TOKEN}"},
+		"unset in tags":  {minimal + "[outputs.ocems.device.parameter.tags]\nline = \"${UNSET}\"\n", "line 11: line: the environment variable UNSET is not set"},
+		"Init":           {with("max_concurrency = 0\nstate_directory = \"x\""), "line 1: outputs.ocems: max_concurrency: 0 must be at least 1"},
+		"Init, 2nd":      {with("state_directory = \"a\"") + with("max_concurrency = 0"), "line 11: outputs.ocems: max_concurrency"},
+		"type":           {with("max_concurrency = \"many\""), "line 4: "},
+		"duration":       {with(`grace = "soon"`), "line 4: "},
+		"alias":          {with("alias = 5"), "line 4: alias: it is not a text"},
+		"level":          {with(`log_level = "warning"`), `line 4: log_level: "warning" is unknown; nearest: warn`},
+		"same directory": {with(`state_directory = "x/"`) + with(`state_directory = "./x"`), `line 11: state_directory: "./x" is that of the block of line 1 too; give each its own`},
+		"injection":      {with(`alias = "${INJECT}"` + "\n" + `endpont = ""`), `line 5: unknown key "endpont"`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := check(t, c.text)
+			if err == nil || !strings.Contains(err.Error(), c.want) {
+				t.Fatalf("error %v, want %q", err, c.want)
+			}
+			if !strings.Contains(err.Error(), "ocems.conf: ") {
+				t.Errorf("the file is not in %q", err)
+			}
+			if strings.Contains(err.Error(), "8d97c71e") {
+				t.Errorf("a token is in %q", err)
+			}
+		})
+	}
+}
+
+// A variable's value ends no string and begins no key.
+func TestVariableIsOnlyAValue(t *testing.T) {
+	value := "x\"\nendpoint = \"http://evil.example\"\n[[outputs.ocems]]\n\\u0041 ${HOME} \x1b'"
+	t.Setenv("INJECT", value)
+	blocks, err := load([]byte(with("audit_file = \"${INJECT}\"\nalias = \"a${INJECT}b\"\nlocal_address = '${INJECT}'")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(blocks) != 1 {
+		t.Fatalf("%d blocks", len(blocks))
+	}
+	b := blocks[0]
+	if b.plugin.Endpoint != "http://127.0.0.1:1/v1.0/industry/data" || b.plugin.AuditFile != value || b.alias != "a"+value+"b" || b.plugin.LocalAddress != value {
+		t.Errorf("%q %q %q %q", b.plugin.Endpoint, b.plugin.AuditFile, b.alias, b.plugin.LocalAddress)
+	}
+}
+
+func TestArguments(t *testing.T) {
+	for _, c := range []struct {
+		args      []string
+		out, want string
+	}{
+		{[]string{"--version"}, "ocems-telegraf dev\n", ""},
+		{nil, "", "--config: missing; give the file with [[outputs.ocems]]"},
+		{[]string{"--config", "/nonexistent"}, "", "--config: open /nonexistent: no such file"},
+		{[]string{"--config", "/"}, "", "--config: read /: is a directory"},
+		{[]string{"--version", "more"}, "", `unknown argument "more"`},
+	} {
+		var b bytes.Buffer
+		err := run(t.Context(), c.args, strings.NewReader(""), &b, &b)
+		if b.String() != c.out || (err == nil) != (c.want == "") || err != nil && !strings.HasPrefix(err.Error(), c.want) {
+			t.Errorf("%q: %q, %v", c.args, b.String(), err)
+		}
+	}
+}
+
+func TestSampleConfigurationIsOne(t *testing.T) {
+	var b bytes.Buffer
+	if err := run(t.Context(), []string{"--sample-config"}, strings.NewReader(""), &b, &b); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("OCEMS_TOKEN", "8d97c71e68c2f4eee5fb254fccb49773")
+	if out, err := check(t, strings.Replace(b.String(), "/etc/telegraf/ocems-public.pem", testKey, 1)); err != nil {
+		t.Errorf("%s %v", out, err)
+	}
+}

@@ -394,7 +394,7 @@ func past(n int) time.Time { return time.Now().Truncate(slot).Add(-time.Duration
 
 func TestKillInMidSlotKeepsTheSlot(t *testing.T) {
 	p := newPlant(t)
-	p.settle = "8s"
+	p.settle = "10s"
 	p.configure(feeding + reporting + devicesFile)
 	p.plug()
 	start, sent := past(1), []float64(nil)
@@ -445,7 +445,7 @@ func TestOutageOfFiveHoursArrivesOldestFirst(t *testing.T) {
 
 func TestReloadInMidSlotKeepsTheSlot(t *testing.T) {
 	p := newPlant(t)
-	p.settle = "8s"
+	p.settle = "10s"
 	good := feeding + reporting + deviceTable
 	p.configure(good)
 	p.plug()
@@ -521,7 +521,7 @@ func TestTestModeStartsNoOutput(t *testing.T) {
 
 func TestRunsOfOneGatherMakeOneSlot(t *testing.T) {
 	p := newPlant(t)
-	p.settle = "8s"
+	p.settle = "10s"
 	p.write("inputs.conf", p.text(feeding))
 	p.write("conf.d/ocems.conf", p.text(reporting+devicesFile))
 	p.write("more.conf", "[global_tags]\n")

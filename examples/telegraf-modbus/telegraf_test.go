@@ -95,6 +95,12 @@ const deviceTable = `
       unit = "mg/L"
 `
 
+const secretStore = `
+[[secretstores.docker]]
+  id = "store"
+  path = "%[1]s/secrets"
+`
+
 const external = `
 [[outputs.execd]]
   command = ["%[5]s", "--config", "%[1]s/ocems.conf"]
@@ -456,6 +462,7 @@ func TestReloadInMidSlotKeepsTheSlot(t *testing.T) {
 
 	for _, mistake := range []struct{ in, out, why string }{
 		{"[[outputs.ocems]]", "[[outputs.ocems", "stays in force: "},
+		{`unit = "mg/L"`, `unit = "mg/K"`, `device[0].parameter[0].unit: unknown unit "mg/K"`},
 	} {
 		said := strings.Count(p.read("log"), mistake.why)
 		p.write("telegraf.conf", strings.Replace(p.text(good), mistake.in, mistake.out, 1))
@@ -487,6 +494,19 @@ func TestWrongTokenHoldsOnlyItsDevice(t *testing.T) {
 	p.until("the device is held", func() bool { return p.stat("devices_held") == 1 })
 	p.setTokens(goodToken, goodToken)
 	p.arrive(8)
+}
+
+func TestTokenInSecretStore(t *testing.T) {
+	p := newPlant(t)
+	p.configure(strings.Replace(feeding+reporting+deviceTable+secretStore, `token_id_file = "%[1]s/secrets/etp"`, `token_id = "@{store:etp}"`, 1))
+	p.plug()
+	start := past(2)
+	sent, _ := p.feed(start, start.Add(slot), "etp-1")
+	p.start()
+	p.check(p.arrive(1)[0], "etp-1", start.Add(slot), sent)
+	sent, _ = p.feed(start.Add(slot), start.Add(2*slot), "etp-1")
+	p.signal(syscall.SIGHUP)
+	p.check(p.arrive(2)[1], "etp-1", start.Add(2*slot), sent)
 }
 
 func TestVersion(t *testing.T) {

@@ -6,9 +6,11 @@ import (
 	"errors"
 	"fmt"
 	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 )
 
@@ -16,7 +18,7 @@ import (
 // of what the frames made begins a new segment, and then the older ones are removed.
 //
 // Segment: magic, version, number of the segment before and how much of that is valid, so that a frame that failed
-// half-way is never read though the disk may hold it. Frame: magic, length, CRC-32C, content.
+// half-way is never read though the disk may hold it, CRC-32C of all these. Frame: magic, length, CRC-32C, content.
 type journal struct {
 	dir    string
 	number uint64 // of the segment in use
@@ -29,7 +31,7 @@ const (
 	segmentMagic  = "OCEMSWAL"
 	frameMagic    = "OCMf"
 	journalFormat = 1
-	headerSize    = len(segmentMagic) + 1 + 8 + 8
+	headerSize    = len(segmentMagic) + 1 + 8 + 8 + 4
 	frameHead     = len(frameMagic) + 4 + 4
 	maxFrame      = 1 << 28
 )
@@ -65,45 +67,44 @@ func openJournal(dir string, from uint64, visit func(content []byte)) (j *journa
 	if err != nil {
 		return nil, nil, err
 	}
+	numbers = slices.DeleteFunc(numbers, func(n uint64) bool { return n < from })
 	j = &journal{dir: dir, number: from}
-	data := make([][]byte, len(numbers))
-	valid := map[uint64]int64{}
-	for i, n := range numbers {
-		j.number = max(j.number, n)
-		if n < from {
-			continue
+	valid := map[uint64]int64{} // of a segment, as the one after it says
+	for _, n := range numbers {
+		before, size, err := readHeader(segmentName(dir, n))
+		if err != nil {
+			return nil, nil, err
 		}
+		if size > 0 {
+			valid[before] = size
+		}
+	}
+	for i, n := range numbers {
 		b, err := os.ReadFile(segmentName(dir, n))
 		if err != nil {
 			return nil, damage, fmt.Errorf("reading the journal: %w", err)
 		}
-		data[i] = b
-		if len(b) < headerSize || string(b[:len(segmentMagic)]) != segmentMagic {
-			continue
+		whole, size := b, int64(len(b))
+		if v, ok := valid[n]; ok {
+			size = v
+			b = b[:min(size, int64(len(b)))]
 		}
-		if b[len(segmentMagic)] > journalFormat {
-			return nil, damage, fmt.Errorf("reading the journal %s: %w", segmentName(dir, n), errNewer)
-		}
-		valid[binary.LittleEndian.Uint64(b[len(segmentMagic)+1:])] = int64(binary.LittleEndian.Uint64(b[len(segmentMagic)+9:]))
-	}
-	for i, n := range numbers {
-		if n < from {
-			continue
-		}
-		b := data[i]
-		if size, ok := valid[n]; ok && size < int64(len(b)) {
-			b = b[:size]
-		}
-		last := i == len(numbers)-1
 		end, clean := frames(b, visit)
-		if last {
-			j.size, j.torn = int64(end), int64(len(b)-end)
+		last := i == len(numbers)-1
+		if last && end == 0 && len(b) <= headerSize {
+			break // it was being begun, and is begun again: the one before it is the newest
 		}
-		if clean && (last || end == len(b)) {
+		j.number, j.size, j.torn = n, int64(end), 0
+		if torn := last && isTorn(b[end:]); torn {
+			j.torn = int64(len(b) - end)
+		} else {
+			clean = clean && int64(end) == size
+		}
+		if clean {
 			continue
 		}
 		aside := segmentName(dir, n) + ".damaged"
-		if err := os.WriteFile(aside, data[i], 0o600); err != nil {
+		if err := os.WriteFile(aside, whole, 0o600); err != nil {
 			return nil, damage, fmt.Errorf("setting a damaged journal segment aside: %w", err)
 		}
 		damage = append(damage, aside)
@@ -111,11 +112,40 @@ func openJournal(dir string, from uint64, visit func(content []byte)) (j *journa
 	return j, damage, nil
 }
 
+// readHeader reads what a segment says of the one before it: nothing, where the header is damaged.
+func readHeader(name string) (before uint64, size int64, err error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return 0, 0, fmt.Errorf("reading the journal: %w", err)
+	}
+	defer file.Close()
+	b := make([]byte, headerSize)
+	switch _, err := io.ReadFull(file, b); {
+	case errors.Is(err, io.EOF), errors.Is(err, io.ErrUnexpectedEOF):
+		return 0, 0, nil
+	case err != nil:
+		return 0, 0, fmt.Errorf("reading the journal: %w", err)
+	}
+	if string(b[:len(segmentMagic)]) == segmentMagic && b[len(segmentMagic)] > journalFormat {
+		return 0, 0, fmt.Errorf("reading the journal %s: %w", name, errNewer)
+	}
+	if !isHeader(b) {
+		return 0, 0, nil
+	}
+	return binary.LittleEndian.Uint64(b[len(segmentMagic)+1:]), int64(binary.LittleEndian.Uint64(b[len(segmentMagic)+9:])), nil
+}
+
+func isHeader(b []byte) bool {
+	const end = headerSize - 4
+	return len(b) >= headerSize && string(b[:len(segmentMagic)]) == segmentMagic &&
+		crc32.Checksum(b[:end], castagnoli) == binary.LittleEndian.Uint32(b[end:])
+}
+
 // frames visits the whole frames of a segment. It returns where the last one ends, and whether there was nothing else
 // before that.
 func frames(b []byte, visit func(content []byte)) (end int, clean bool) {
 	at := 0
-	if len(b) >= headerSize && string(b[:len(segmentMagic)]) == segmentMagic {
+	if isHeader(b) {
 		at, end = headerSize, headerSize
 	}
 	clean = true
@@ -135,6 +165,18 @@ func frames(b []byte, visit func(content []byte)) (end int, clean bool) {
 		end = at
 	}
 	return end, clean
+}
+
+// isTorn reports whether b is what a crash leaves of a frame: the beginning of one that goes on past the end, or space
+// that was never filled.
+func isTorn(b []byte) bool {
+	if len(bytes.TrimLeft(b, "\x00")) == 0 {
+		return true
+	}
+	if n := min(len(b), len(frameMagic)); string(b[:n]) != frameMagic[:n] {
+		return false
+	}
+	return len(b) < frameHead || int64(binary.LittleEndian.Uint32(b[len(frameMagic):])) > int64(len(b)-frameHead)
 }
 
 func frame(b []byte) (content []byte, ok bool) {
@@ -159,6 +201,7 @@ func (j *journal) rotate() error {
 	head := append([]byte(segmentMagic), journalFormat)
 	head = binary.LittleEndian.AppendUint64(head, j.number)
 	head = binary.LittleEndian.AppendUint64(head, uint64(j.size))
+	head = binary.LittleEndian.AppendUint32(head, crc32.Checksum(head, castagnoli))
 	name := segmentName(j.dir, number)
 	file, err := os.OpenFile(name, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
 	if err == nil {
@@ -187,8 +230,11 @@ func (j *journal) rotate() error {
 }
 
 // append writes one frame and returns when it is durable. After an error it was not written, for whoever reads the
-// journal, and the next append tries a new segment.
+// journal.
 func (j *journal) append(content []byte) error {
+	if len(content) > maxFrame {
+		return fmt.Errorf("writing the journal: %d bytes in one batch are more than %d: lower metric_batch_size", len(content), maxFrame)
+	}
 	if j.file == nil {
 		if err := j.rotate(); err != nil {
 			return err
@@ -200,16 +246,16 @@ func (j *journal) append(content []byte) error {
 	b = binary.LittleEndian.AppendUint32(b, crc32.Checksum(content, castagnoli))
 	b = append(b, content...)
 	_, err := j.file.WriteAt(b, j.size)
-	if err == nil {
+	written := err == nil
+	if written {
 		err = j.file.Sync()
 	}
 	if err != nil {
-		// After a failed sync nobody knows what the disk holds: the next segment says how much of this one counts. Until
-		// there is one, cut the frame off as well as may be.
-		_ = j.file.Truncate(j.size)
-		_ = j.file.Sync()
-		_ = j.file.Close()
-		j.file = nil
+		// Cut the frame off. Where nobody knows what the disk holds all the same, as after a failed sync, the next segment
+		// says how much of this one counts.
+		if cut := errors.Join(j.file.Truncate(j.size), j.file.Sync()); cut != nil || written {
+			_ = j.close()
+		}
 		return fmt.Errorf("writing the journal: %w", err)
 	}
 	j.size += int64(len(b))
@@ -241,7 +287,11 @@ func (j *journal) close() error {
 	return err
 }
 
+// syncDir makes a new name durable. Windows does so by itself, and lets nobody sync a directory.
 func syncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
 	d, err := os.Open(dir)
 	if err != nil {
 		return err

@@ -142,7 +142,7 @@ func (o *OCEMS) Init() error {
 }
 
 // tomlWords turns the registry's key paths, which are those of YAML, into those of Telegraf's tables.
-var tomlWords = strings.NewReplacer("devices[", "device[", ".parameters[", ".parameter[", "also parameters[", "also parameter[",
+var tomlWords = strings.NewReplacer("devices[", "device[", "devices: none", "device: none", ".parameters[", ".parameter[", "also parameters[", "also parameter[",
 	"].attributes", "].tags", "with the same field and attributes; add attributes", "with the same field and tags; add tags",
 	"ocems.device.id", "ocems_device_id", "attribute ocems.unit", "tag ocems_unit")
 

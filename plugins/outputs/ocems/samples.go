@@ -155,10 +155,11 @@ func encodeSamples(now time.Time, samples []sample) []byte {
 			names = binary.AppendUvarint(names, uint64(len(name)))
 			names = append(names, name...)
 		}
-		at := x.at.UnixNano()
+		at := x.at.Unix() // and its nanoseconds apart: a wrong time may be too far away to count them
 		body = binary.AppendUvarint(body, n)
 		body = append(body, byte(x.statistic), byte(x.flag))
 		body = binary.AppendVarint(body, at-last)
+		body = binary.AppendUvarint(body, uint64(x.at.Nanosecond()))
 		body = binary.LittleEndian.AppendUint64(body, math.Float64bits(x.value))
 		last = at
 	}
@@ -180,16 +181,17 @@ func decodeSamples(b []byte) (now time.Time, samples []sample, err error) {
 		return now, nil, errSamples
 	}
 	b = b[size:]
-	names := make([]series, count)
-	for i := range names {
+	var names []series
+	for range count {
 		n, size := binary.Uvarint(b)
 		if size <= 0 || n > uint64(len(b)-size) {
 			return now, nil, errSamples
 		}
-		if names[i], err = (seriesCodec{}).Read(b[size : size+int(n)]); err != nil {
+		name, err := seriesCodec{}.Read(b[size : size+int(n)])
+		if err != nil {
 			return now, nil, err
 		}
-		b = b[size+int(n):]
+		names, b = append(names, name), b[size+int(n):]
 	}
 	last := int64(0)
 	for len(b) > 0 {
@@ -200,11 +202,16 @@ func decodeSamples(b []byte) (now time.Time, samples []sample, err error) {
 		x := sample{series: names[n], statistic: slot.Statistic(b[size]), flag: spec.Flag(b[size+1])}
 		b = b[size+2:]
 		delta, size := binary.Varint(b)
-		if size <= 0 || len(b) < size+8 {
+		if size <= 0 {
+			return now, nil, errSamples
+		}
+		b = b[size:]
+		nanos, size := binary.Uvarint(b)
+		if size <= 0 || nanos >= uint64(time.Second) || len(b) < size+8 {
 			return now, nil, errSamples
 		}
 		last += delta
-		x.at, x.value = time.Unix(0, last), math.Float64frombits(binary.LittleEndian.Uint64(b[size:]))
+		x.at, x.value = time.Unix(last, int64(nanos)), math.Float64frombits(binary.LittleEndian.Uint64(b[size:]))
 		samples, b = append(samples, x), b[size+8:]
 	}
 	return now, samples, nil

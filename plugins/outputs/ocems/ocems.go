@@ -55,7 +55,7 @@ type OCEMS struct {
 	AuditFile           string          `toml:"audit_file"`
 	PublicKey           config.Secret   `toml:"public_key"`
 	PublicKeyFile       string          `toml:"public_key_file"`
-	Devices             []Device        `toml:"device"`
+	Devices             []*Device       `toml:"device"`
 	DevicesFile         string          `toml:"devices_file"`
 	DevicesFileInterval config.Duration `toml:"devices_file_interval"`
 	BoolsAsNumbers      bool            `toml:"bools_as_numbers"`

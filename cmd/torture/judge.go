@@ -193,6 +193,8 @@ func (v *victim) judge() (r verdict) {
 		device string
 		stamp  int64
 	}
+	windows, damaged := v.windows(), 0
+	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
 	late, ended := map[key]bool{}, map[place]bool{}
 	for _, name := range []string{"audit.jsonl", "slots.jsonl"} {
 		entries, faults := trail(filepath.Join(v.dir, name))
@@ -208,7 +210,7 @@ func (v *victim) judge() (r verdict) {
 				for _, x := range e.Readings {
 					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
 					ended[p] = true
-					if stored, ok := at[p]; ok && stored != x.Value {
+					if stored, ok := at[p]; ok && stored != x.Value && !forgotten(p) {
 						r.wrong++
 						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
 					}
@@ -216,10 +218,9 @@ func (v *victim) judge() (r verdict) {
 			}
 		}
 	}
-	windows, damaged := v.windows(), 0
 	for p, samples := range windows {
 		value, there := at[p]
-		means, none := v.may(samples, late[key{p.device, p.stamp}])
+		means, none := v.may(samples, late[key{p.device, p.stamp}] || forgotten(p))
 		r.slots++
 		switch {
 		case there:

@@ -76,6 +76,7 @@ type victim struct {
 	kills    int
 	recovery []time.Duration
 	excused  map[place]bool // not yet at the board when the state was damaged
+	broken   int            // metrics fed by then: a host may have forgotten which of their windows it had closed
 	last     *received
 
 	mu    sync.Mutex
@@ -306,7 +307,7 @@ func (v *victim) damage() error {
 	if err != nil {
 		return err
 	}
-	v.excused = map[place]bool{}
+	v.excused, v.broken = map[place]bool{}, len(v.fed)
 	for p := range v.windows() {
 		v.excused[p] = true
 	}
@@ -405,7 +406,9 @@ func (v *victim) misbehave(stop <-chan struct{}) {
 			v.board.reset.Store(false)
 		default:
 			kind = "status"
-			fault["status"] = statuses[random.IntN(len(statuses))]
+			if fault["status"] = statuses[random.IntN(len(statuses))]; random.IntN(4) == 0 {
+				fault["status"] = []int{111, 112, 117}[random.IntN(3)] // those that end a reading's way
+			}
 		}
 		if kind == "certificate" || kind == "reset" {
 			v.count(kind)

@@ -1,0 +1,71 @@
+package ocems
+
+import (
+	"os"
+	"regexp"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/selfstat"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+)
+
+// internal is what inputs.internal would show of the plugin with this directory.
+func internal(dir string) map[string]any {
+	for _, m := range selfstat.Metrics() {
+		if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems" && v == dir {
+			return m.Fields()
+		}
+	}
+	return nil
+}
+
+func TestInternalMetrics(t *testing.T) {
+	b, dir := startBoard(t), t.TempDir()
+	o, _ := open(t, settings(b, dir)+oneDevice)
+	at := hoursAgo(2)
+	require.NoError(t, o.Write([]telegraf.Metric{
+		modbus(at, "cod", 1.0), modbus(at, "cod", "no"), modbus(at, "other", 1.0), modbus(at.Add(-24*8*time.Hour), "cod", 1.0),
+	}))
+	b.await(t, 1)
+	require.Eventually(t, func() bool {
+		return internal(dir)["readings_delivered"] == int64(1) && internal(dir)["slots_open"] == int64(0)
+	},
+		15*time.Second, 20*time.Millisecond)
+	write(t, o, at, 2)
+	fields := internal(dir)
+	for field, want := range map[string]int64{
+		"samples": 1, "samples_late": 1, "samples_refused": 2, "fields_ignored": 1, "slots_closed": 1, "series": 1, "slots_open": 0,
+		"readings_delivered": 1, "readings_already_stored": 0, "readings_rejected": 0, "readings_refused": 0, "readings_expired": 0,
+		"devices_held": 0, "requests": 1, "requests_failed": 0,
+	} {
+		assert.EqualValues(t, want, fields[field], field)
+	}
+	assert.Positive(t, fields["request_time_ns"])
+
+	readme, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	var documented, shown []string
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z_]+`.*?) \\|").FindAllStringSubmatch(string(readme), -1) {
+		for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[1], -1) {
+			documented = append(documented, name[1])
+		}
+	}
+	for field := range fields {
+		shown = append(shown, field)
+	}
+	slices.Sort(shown)
+	for _, field := range shown {
+		assert.Contains(t, documented, field)
+	}
+	for _, field := range documented {
+		if field != "ocems_flag" && field != "ocems_unit" && field != "ocems_device_id" {
+			assert.Contains(t, shown, field)
+		}
+	}
+	require.NoError(t, o.Close())
+	assert.Nil(t, internal(dir), "Close takes them away")
+}

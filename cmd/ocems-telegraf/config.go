@@ -127,7 +127,14 @@ func unknown(t *ast.Table, options reflect.Type, faults *[]error) {
 			*faults = append(*faults, fmt.Errorf("line %d: unknown key %q; nearest: %s", lineOf(v), key, strings.Join(spec.Nearest(key, names), ", ")))
 			continue
 		}
-		if field.Kind() != reflect.Slice || field.Elem().Kind() != reflect.Struct {
+		if field.Kind() != reflect.Slice {
+			continue
+		}
+		entry := field.Elem()
+		if entry.Kind() == reflect.Pointer {
+			entry = entry.Elem()
+		}
+		if entry.Kind() != reflect.Struct {
 			continue
 		}
 		tables, ok := v.([]*ast.Table)
@@ -135,7 +142,7 @@ func unknown(t *ast.Table, options reflect.Type, faults *[]error) {
 			*faults = append(*faults, fmt.Errorf("line %d: %s is a list: write [[...%s]]", lineOf(v), key, key))
 		}
 		for _, sub := range tables {
-			unknown(sub, field.Elem(), faults)
+			unknown(sub, entry, faults)
 		}
 	}
 }

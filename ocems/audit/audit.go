@@ -67,7 +67,7 @@ type Entry struct {
 	Previous string    `json:"prev"` // SHA-256 of the line before, without its line break
 }
 
-// Trail appends to one file. It is safe for concurrent use by one process; the file must not be shared.
+// Trail appends to one file. It is safe for concurrent use. The file is locked, since two writers would break its chain.
 type Trail struct {
 	mu   sync.Mutex
 	file *os.File
@@ -77,11 +77,11 @@ type Trail struct {
 	prev string
 }
 
-// inUse holds the absolute paths of the trails that this process has open: two writers would break a chain.
+// inUse holds the absolute paths of the trails that this process has open; lock keeps other processes away.
 var inUse sync.Map
 
 // Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
-// removed, and the trail says so in a line of its own.
+// removed, and the trail says so in a line of its own. A file that another Trail has open, of whatever process, is refused.
 func Open(path string) (*Trail, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
@@ -99,6 +99,10 @@ func Open(path string) (*Trail, error) {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
 	t := &Trail{file: file, name: name}
+	if lock(file) {
+		t.Close()
+		return nil, fmt.Errorf("opening the audit trail: %s is in use by another process or component: each needs a file of its own", name)
+	}
 	cut, err := t.findEnd()
 	if err == nil && cut > 0 {
 		if err = file.Truncate(t.size); err == nil {

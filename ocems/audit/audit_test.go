@@ -1,11 +1,15 @@
 package audit_test
 
 import (
+	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"fmt"
+	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -76,6 +80,76 @@ func TestOneWriterAFile(t *testing.T) {
 	}
 	first.Close()
 	write(t, path, 1)
+}
+
+// holder is set in a second process of this test, to the trail that it holds open.
+const holder = "OCEMS_TEST_HOLDS_TRAIL"
+
+func TestMain(m *testing.M) {
+	path := os.Getenv(holder)
+	if path == "" {
+		os.Exit(m.Run())
+	}
+	trail, err := audit.Open(path)
+	if err != nil {
+		fmt.Println(err)
+		os.Exit(1)
+	}
+	fmt.Println("open")
+	io.Copy(io.Discard, os.Stdin) // until it is killed
+	runtime.KeepAlive(trail)
+}
+
+func TestOneProcessAFile(t *testing.T) {
+	if runtime.GOOS == "plan9" || runtime.GOOS == "solaris" || runtime.GOOS == "aix" || runtime.GOOS == "js" {
+		t.Skip("no lock on " + runtime.GOOS)
+	}
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	write(t, path, 1)
+	other := exec.Command(os.Args[0])
+	other.Env = append(os.Environ(), holder+"="+path)
+	in, err := other.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer in.Close()
+	out, err := other.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := other.Start(); err != nil {
+		t.Fatal(err)
+	}
+	killed := false
+	defer func() {
+		if !killed {
+			other.Process.Kill()
+			other.Wait()
+		}
+	}()
+	if line, err := bufio.NewReader(out).ReadString('\n'); line != "open\n" {
+		t.Fatalf("the other process says %q, %v", line, err)
+	}
+	before, _ := os.ReadFile(path)
+	for range 2 { // a refusal leaves the lock where it is
+		trail, err := audit.Open(path)
+		if err == nil {
+			trail.Close()
+		}
+		if err == nil || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "in use by another process") {
+			t.Fatalf("Open = %v, want an error that names the file and says who has it", err)
+		}
+	}
+	if after, _ := os.ReadFile(path); !bytes.Equal(before, after) {
+		t.Error("the other's trail was changed")
+	}
+	if err := audit.Verify(bytes.NewReader(before), nil); err != nil {
+		t.Errorf("a trail in use cannot be read: %v", err)
+	}
+	killed = true
+	other.Process.Kill()
+	other.Wait()
+	write(t, path, 1) // the lock died with the process
 }
 
 func TestVerifyFindsEveryChange(t *testing.T) {

@@ -1,0 +1,20 @@
+//go:build darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd
+
+package audit
+
+import (
+	"errors"
+	"os"
+	"syscall"
+)
+
+// lock takes the file for this process, until it is closed or the process ends. A file system without locks is no
+// reason not to write.
+func lock(file *os.File) (taken bool) {
+	for {
+		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if !errors.Is(err, syscall.EINTR) {
+			return errors.Is(err, syscall.EWOULDBLOCK)
+		}
+	}
+}

@@ -227,6 +227,11 @@ func (v *victim) lives() error {
 			v.gaps = append(v.gaps, gap{sure, len(v.fed)})
 		}
 		v.kills++
+		if v.mounted && v.kills == 2 {
+			if err := v.readOnly(); err != nil {
+				return err
+			}
+		}
 		if v.host.name != "collector" && v.kills == v.kill*3/4 {
 			if err := v.damage(); err != nil {
 				return err
@@ -276,6 +281,21 @@ func (v *victim) second() error {
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		return err
 	}
+	return v.refused(dir, "a second process on the same state")
+}
+
+// readOnly starts the host on a state that it cannot write: it must end by itself and leave it as it is.
+func (v *victim) readOnly() error {
+	v.count("read-only state")
+	if err := syscall.Mount("", v.state, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+		return err
+	}
+	err := v.refused(v.dir, "a process on a read-only state")
+	return errors.Join(err, syscall.Mount("", v.state, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", stateSize)))
+}
+
+// refused starts the host with the configuration in dir and expects it to give up.
+func (v *victim) refused(dir, what string) error {
 	argv := v.host.argv(v.bin, dir)
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stdout, c.Stderr = v.log, v.log
@@ -290,12 +310,13 @@ func (v *victim) second() error {
 	select {
 	case err := <-ended:
 		if err == nil {
-			return errors.New("a second process on the same state ended as if all were well")
+			return fmt.Errorf("%s ended as if all were well", what)
 		}
 		return nil
 	case <-time.After(40 * time.Second):
 		_ = c.Process.Kill()
-		return errors.New("a second process on the same state went on")
+		<-ended
+		return fmt.Errorf("%s went on", what)
 	}
 }
 

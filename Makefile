@@ -2,8 +2,9 @@
 # make build  bin/ocems, the operator's tool, and bin/otelcol-ocems, a collector with both components
 # make demo   a whole day through that collector into a simulated CPCB server, each value checked
 # make demo-telegraf  the same through a Telegraf with the output built in, which reads instruments by Modbus
-# make telegraf       bin/telegraf-ocems, a Telegraf with every plugin and outputs.ocems; it takes a quarter of an hour.
-#                     TELEGRAF_TAGS="custom,inputs.modbus,..." makes a small one in its place
+# make telegraf  bin/telegraf-ocems, a Telegraf with every plugin and outputs.ocems; it takes a quarter of an hour.
+#             TELEGRAF_TAGS="custom,inputs.modbus,..." makes bin/telegraf-ocems-custom, with these plugins
+# make test-telegraf  the tests of a Telegraf as a process, with the plugins of the examples
 # make bench  the benchmarks of the parts that a hub with thousands of devices waits for
 GO ?= go
 
@@ -35,13 +36,13 @@ demo: build
 
 # A Telegraf with what the examples use, with the output and as InfluxData ships it.
 TELEGRAF_VERSION := 1.38.3
-EXAMPLE_TAGS := custom,inputs.file,inputs.internal,inputs.modbus,outputs.file,outputs.execd,outputs.opentelemetry,processors.enum,processors.converter,parsers.influx,serializers.influx,serializers.json,secretstores.docker
-TELEGRAF_SOURCES := $(SOURCES) $(wildcard cmd/telegraf/*.go) cmd/telegraf/go.mod cmd/telegraf/go.sum $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
+EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.tail,outputs.execd,outputs.file,outputs.opentelemetry,processors.converter,processors.enum,parsers.influx,serializers.influx,serializers.json,secretstores.docker
+TELEGRAF_SOURCES := $(SOURCES) $(filter-out %_test.go,$(wildcard cmd/telegraf/*.go)) cmd/telegraf/go.mod cmd/telegraf/go.sum $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
 TELEGRAF_BUILD = cd cmd/telegraf && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
 
-.PHONY: telegraf telegraf-small telegraf-stock telegraf-external
+.PHONY: telegraf telegraf-small telegraf-stock telegraf-external test-telegraf
 telegraf:
-	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS)" -o $(CURDIR)/bin/telegraf-ocems .
+	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS)" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom) .
 
 telegraf-small: bin/telegraf-ocems-small
 bin/telegraf-ocems-small: $(TELEGRAF_SOURCES)
@@ -54,6 +55,10 @@ bin/tools/telegraf:
 telegraf-external: bin/ocems-telegraf
 bin/ocems-telegraf: $(TELEGRAF_SOURCES) $(wildcard cmd/ocems-telegraf/*.go)
 	$(GO) build -o $@ ./cmd/ocems-telegraf
+
+# The tag spares the tests the compilation of every plugin.
+test-telegraf: telegraf-small
+	cd cmd/telegraf && $(GO) vet -tags custom . && OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 -parallel 8 -tags custom .
 
 .PHONY: demo-telegraf
 demo-telegraf: bin/ocems telegraf-small

@@ -1,0 +1,7 @@
+//go:build !linux
+
+package main
+
+import "math"
+
+func lockable() uint64 { return math.MaxUint64 }

@@ -1,0 +1,506 @@
+// The tests run the program as a process. Their own build needs -tags custom, lest it compile every plugin.
+
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+)
+
+const (
+	token    = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+	testKeys = "../../ocems/seal/testdata/industry_test_"
+	slot     = 15 * time.Minute
+	deadline = 30 * time.Second
+)
+
+const agentConf = `
+[agent]
+  interval = "1s"
+  round_interval = false
+  flush_interval = "1s"
+  omit_hostname = true
+`
+
+const cod = `
+    [[outputs.ocems.device.parameter]]
+      metric = "etp"
+      field = "cod"
+      unit = "mg/L"
+`
+
+const bod = `
+    [[outputs.ocems.device.parameter]]
+      metric = "etp"
+      field = "bod"
+      unit = "mg/L"
+`
+
+// plant is a board with one device, and a directory for all that a Telegraf of that plant reads and writes.
+type plant struct {
+	*testing.T
+	dir   string
+	board *simulator.Server
+	url   string
+}
+
+func newPlant(t *testing.T) *plant {
+	t.Helper()
+	t.Parallel()
+	text, err := os.ReadFile(testKeys + "private.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	private, err := seal.ParsePrivateKey(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &plant{T: t, dir: t.TempDir()}
+	p.board, err = simulator.New(simulator.Config{PrivateKey: private, Registry: &simulator.Registry{Stations: []simulator.Station{
+		{ID: "etp", Devices: []simulator.Device{{ID: "etp-1", Token: token}}},
+	}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewServer(p.board)
+	t.Cleanup(server.Close)
+	p.url = server.URL
+	return p
+}
+
+func (p *plant) path(name string) string { return filepath.Join(p.dir, name) }
+
+func (p *plant) write(name, text string) string {
+	p.Helper()
+	if err := os.MkdirAll(filepath.Dir(p.path(name)), 0o700); err != nil {
+		p.Fatal(err)
+	}
+	if err := os.WriteFile(p.path(name), []byte(text), 0o600); err != nil {
+		p.Fatal(err)
+	}
+	return p.path(name)
+}
+
+// add adds to a file that is being read.
+func (p *plant) add(name, text string) {
+	p.Helper()
+	f, err := os.OpenFile(p.path(name), os.O_APPEND|os.O_WRONLY, 0)
+	if err == nil {
+		_, err = f.WriteString(text)
+		err = errors.Join(err, f.Close())
+	}
+	if err != nil {
+		p.Fatal(err)
+	}
+}
+
+func (p *plant) read(name string) string {
+	text, err := os.ReadFile(p.path(name))
+	if err != nil && !errors.Is(err, os.ErrNotExist) {
+		p.Fatal(err)
+	}
+	return string(text)
+}
+
+// input is the configuration of an input that reads a file of these lines, once.
+func (p *plant) input(name string, lines ...string) string {
+	file := p.write(name, strings.Join(lines, "\n")+"\n")
+	return fmt.Sprintf("[[inputs.file]]\n  interval = \"24h\"\n  files = [%q]\n  data_format = \"influx\"\n", file)
+}
+
+// tail is the configuration of an input that follows the file "readings".
+func (p *plant) tail(from string) string {
+	return fmt.Sprintf("[[inputs.tail]]\n  files = [%q]\n  initial_read_offset = %q\n  watch_method = \"poll\"\n  data_format = \"influx\"\n",
+		p.path("readings"), from)
+}
+
+// output is the configuration of outputs.ocems, and of a file that gets the same metrics.
+func (p *plant) output(token, parameters string) string {
+	public, err := filepath.Abs(testKeys + "public.pem")
+	if err != nil {
+		p.Fatal(err)
+	}
+	return fmt.Sprintf(`
+[[outputs.file]]
+  files = [%q]
+  data_format = "influx"
+
+[[outputs.ocems]]
+  endpoint = "%s/v1.0/industry/data"
+  state_directory = %q
+  public_key_file = %q
+  grace = "1s"
+  settle = "1s"
+  coalesce = "0s"
+  spread = "0s"
+  initial_backoff = "200ms"
+  max_backoff = "1s"
+  [[outputs.ocems.device]]
+    station_id = "etp"
+    device_id = "etp-1"
+    token_id = %q
+%s`, p.path("raw.influx"), p.url, p.path("state"), public, token, parameters)
+}
+
+// ago is the end of a slot that closed so many slots ago.
+func ago(slots int) time.Time { return time.Now().Truncate(slot).Add(time.Duration(-slots) * slot) }
+
+// line is a metric in the middle of the slot with this end.
+func line(end time.Time, fields string) string {
+	return fmt.Sprintf("etp %s %d", fields, end.Add(-slot/2).UnixNano())
+}
+
+// received is what the board has, one "parameter=value" for each reading that ends then.
+func (p *plant) received(end time.Time) (got []string) {
+	w := httptest.NewRecorder()
+	p.board.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	var all struct{ Readings []simulator.Reading }
+	if err := json.Unmarshal(w.Body.Bytes(), &all); err != nil {
+		p.Fatal(err)
+	}
+	for _, r := range all.Readings {
+		if r.Timestamp == end.UnixMilli() {
+			got = append(got, r.Parameter+"="+r.Value.String())
+		}
+	}
+	slices.Sort(got)
+	return got
+}
+
+func (p *plant) awaitReceived(end time.Time, want ...string) {
+	p.Helper()
+	p.await(fmt.Sprintf("the board has %v", want), func() bool { return slices.Equal(p.received(end), want) })
+}
+
+func (p *plant) await(what string, ok func() bool) {
+	p.Helper()
+	for end := time.Now().Add(deadline); !ok(); time.Sleep(20 * time.Millisecond) {
+		if time.Now().After(end) {
+			p.Fatalf("not within %s: %s", deadline, what)
+		}
+	}
+}
+
+// process is a Telegraf that runs.
+type process struct {
+	p    *plant
+	cmd  *exec.Cmd
+	done chan struct{}
+
+	mu       sync.Mutex
+	out, log bytes.Buffer
+}
+
+// stream is one of a process's outputs.
+type stream struct {
+	mu *sync.Mutex
+	to *bytes.Buffer
+}
+
+func (s stream) Write(b []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.to.Write(b)
+}
+
+func (s stream) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.to.String()
+}
+
+func (x *process) stdout() stream { return stream{&x.mu, &x.out} }
+func (x *process) stderr() stream { return stream{&x.mu, &x.log} }
+
+func (p *plant) start(args ...string) *process {
+	p.Helper()
+	x := &process{p: p, cmd: exec.Command(binary(p.T), args...), done: make(chan struct{})}
+	x.cmd.Dir = p.dir
+	x.cmd.Env = append(os.Environ(), "TELEGRAF_CONFIG_PATH="+p.path("default.conf"))
+	x.cmd.Stdout, x.cmd.Stderr = x.stdout(), x.stderr()
+	if err := x.cmd.Start(); err != nil {
+		p.Fatal(err)
+	}
+	go func() {
+		defer close(x.done)
+		_ = x.cmd.Wait() // what it ended with is looked at by end
+	}()
+	p.Cleanup(func() {
+		_ = x.cmd.Process.Kill()
+		<-x.done
+		if log := x.stderr().String(); strings.Contains(log, token) {
+			p.Error("the token is in the log")
+		}
+		if p.Failed() {
+			p.Logf("telegraf %s\n%s%s", strings.Join(args, " "), x.stdout(), x.stderr())
+		}
+	})
+	return x
+}
+
+func binary(t *testing.T) string {
+	t.Helper()
+	name := os.Getenv("OCEMS_TELEGRAF")
+	if name == "" {
+		t.Skip("OCEMS_TELEGRAF names no Telegraf: make test-telegraf builds one and sets it")
+	}
+	name, err := filepath.Abs(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return name
+}
+
+func (x *process) signal(s syscall.Signal) {
+	x.p.Helper()
+	if err := x.cmd.Process.Signal(s); err != nil {
+		x.p.Fatal(err)
+	}
+}
+
+// says waits until the log has a text so often.
+func (x *process) says(text string, times int) {
+	x.p.Helper()
+	x.p.await(fmt.Sprintf("the log says %q", text), func() bool { return strings.Count(x.stderr().String(), text) >= times })
+}
+
+// end waits for the end and wants this exit code.
+func (x *process) end(code int) {
+	x.p.Helper()
+	select {
+	case <-x.done:
+	case <-time.After(deadline):
+		x.p.Fatalf("it runs on after %s", deadline)
+	}
+	if got := x.cmd.ProcessState.ExitCode(); got != code {
+		x.p.Fatalf("%s, want exit code %d", x.cmd.ProcessState, code)
+	}
+}
+
+const started = "Starting Telegraf 1.38.3"
+
+func TestVersion(t *testing.T) {
+	for _, arg := range []string{"--version", "-version", "version"} {
+		out, err := exec.Command(binary(t), arg).Output()
+		if err != nil || !strings.HasPrefix(string(out), "Telegraf 1.38.3 ") || !strings.HasSuffix(string(out), " with outputs.ocems\n") {
+			t.Errorf("%s: %q, %v", arg, out, err)
+		}
+	}
+}
+
+func TestEveryConfigurationFileCounts(t *testing.T) {
+	for name, stop := range map[string]syscall.Signal{"ended by SIGTERM": syscall.SIGTERM, "ended by SIGINT": syscall.SIGINT} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlant(t)
+			end := ago(2)
+			p.write("default.conf", "this is not read")
+			p.write("conf.d/output.conf", p.output(token, cod))
+			p.write("conf.d/notes.txt", "this is not read")
+			x := p.start("--config", p.write("agent.conf", agentConf), "--config", p.write("input.conf", p.input("readings", line(end, "cod=42.5"))),
+				"--config-directory", p.path("conf.d"), "--pidfile", p.path("pid"))
+			p.awaitReceived(end, "cod=42.5")
+			if got, want := p.read("pid"), fmt.Sprintln(x.cmd.Process.Pid); got != want {
+				t.Errorf("the pidfile has %q, want %q", got, want)
+			}
+			x.signal(stop)
+			x.end(0)
+			if got := p.read("pid"); got != "" {
+				t.Errorf("the pidfile is left: %q", got)
+			}
+		})
+	}
+}
+
+func TestTestTouchesNoOutput(t *testing.T) {
+	p := newPlant(t)
+	p.write("default.conf", agentConf+p.input("readings", line(ago(2), "cod=42.5"))+p.output(token, cod))
+	x := p.start("--test", "--pidfile", p.path("pid"))
+	x.end(0)
+	if out := x.stdout().String(); !strings.HasPrefix(out, "> etp cod=42.5 ") {
+		t.Errorf("it printed %q", out)
+	}
+	for _, name := range []string{"state", "raw.influx", "pid"} {
+		if _, err := os.Stat(p.path(name)); !errors.Is(err, os.ErrNotExist) {
+			t.Errorf("%s was made (%v)", name, err)
+		}
+	}
+}
+
+func TestOnceKeepsReadingsForTheNextRun(t *testing.T) {
+	p := newPlant(t)
+	end := ago(2)
+	output := p.output(token, cod)
+	p.start("--once", "--config", p.write("once.conf", agentConf+p.input("readings", line(end, "cod=42.5"))+output)).end(0)
+	if raw := p.read("raw.influx"); !strings.HasPrefix(raw, "etp cod=42.5 ") {
+		t.Errorf("the other output has %q", raw)
+	}
+	p.start("--config", p.write("run.conf", agentConf+"[[inputs.internal]]\n"+output))
+	p.awaitReceived(end, "cod=42.5")
+}
+
+func TestReload(t *testing.T) {
+	p := newPlant(t)
+	first, second := ago(4), ago(2)
+	conf := p.write("telegraf.conf", agentConf+p.input("first", line(first, "cod=42.5"))+p.output(token, cod))
+	x := p.start("--config", conf, "--pidfile", p.path("pid"))
+	p.awaitReceived(first, "cod=42.5")
+	p.write("telegraf.conf", agentConf+p.input("second", line(second, "cod=43.5,bod=7"))+p.output(token, cod+bod))
+	x.signal(syscall.SIGHUP)
+	p.awaitReceived(second, "bod=7", "cod=43.5")
+	if got, want := p.read("pid"), fmt.Sprintln(x.cmd.Process.Pid); got != want {
+		t.Errorf("the pidfile has %q, want %q", got, want)
+	}
+	x.signal(syscall.SIGTERM)
+	x.end(0)
+}
+
+func TestReloadKeepsThePlaceInATailedFile(t *testing.T) {
+	p := newPlant(t)
+	first, second := ago(4), ago(2)
+	p.write("readings", line(first, "cod=42.5")+"\n")
+	conf := strings.Replace(agentConf, "[agent]", "[agent]\n  statefile = \""+p.path("places")+"\"", 1)
+	x := p.start("--config", p.write("telegraf.conf", conf+p.tail("saved-or-beginning")+p.output(token, cod)))
+	p.awaitReceived(first, "cod=42.5")
+	x.signal(syscall.SIGHUP)
+	x.says(started, 2)
+	p.add("readings", line(second, "cod=43.5")+"\n")
+	p.awaitReceived(second, "cod=43.5")
+	x.signal(syscall.SIGTERM)
+	x.end(0)
+	if raw := p.read("raw.influx"); strings.Count(raw, "cod=42.5") != 1 {
+		t.Errorf("the first line was read again:\n%s", raw)
+	}
+}
+
+func TestBrokenConfigurationDoesNotReplaceTheOneInForce(t *testing.T) {
+	for name, c := range map[string]struct {
+		edit func(conf string) string
+		says string
+	}{
+		"a typing error": {func(conf string) string { return strings.Replace(conf, "[agent]", "[agent", 1) }, "invalid TOML syntax"},
+		"unknown key":    {func(conf string) string { return strings.Replace(conf, "grace =", "grase =", 1) }, "grase"},
+		"unknown unit":   {func(conf string) string { return strings.Replace(conf, `"mg/L"`, `"mg/X"`, 1) }, "device[0].parameter[0].unit"},
+		"unknown store":  {func(conf string) string { return strings.Replace(conf, token, "@{nowhere:etp}", 1) }, "unknown secret-store"},
+		"no output":      {func(conf string) string { return conf[:strings.Index(conf, "[[outputs.")] }, "no outputs found"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlant(t)
+			first, second := ago(4), ago(2)
+			p.write("readings", line(first, "cod=42.5")+"\n")
+			good := agentConf + p.tail("beginning") + p.output(token, cod)
+			x := p.start("--config", p.write("telegraf.conf", good))
+			p.awaitReceived(first, "cod=42.5")
+			p.write("telegraf.conf", c.edit(good))
+			x.signal(syscall.SIGHUP)
+			x.says("The new configuration is refused, the one before stays in force: ", 1)
+			x.says(c.says, 1)
+			p.add("readings", line(second, "cod=43.5")+"\n")
+			p.awaitReceived(second, "cod=43.5")
+			p.write("telegraf.conf", good)
+			x.signal(syscall.SIGHUP)
+			x.says(started, 2)
+			x.signal(syscall.SIGTERM)
+			x.end(0)
+		})
+	}
+}
+
+func TestTerminationAfterReloadWins(t *testing.T) {
+	p := newPlant(t)
+	x := p.start("--config", p.write("telegraf.conf", agentConf+"[[inputs.internal]]\n"+p.output(token, cod)))
+	p.await("the output writes", func() bool { return p.read("raw.influx") != "" })
+	x.signal(syscall.SIGHUP)
+	x.says("Reloading Telegraf config", 1)
+	x.signal(syscall.SIGTERM)
+	p.await("it ends", func() bool {
+		select {
+		case <-x.done:
+			return true
+		default:
+			return false
+		}
+	})
+	// Between two runs there is no agent to stop, and the signal does what it does by itself.
+	if s := x.cmd.ProcessState; s.ExitCode() != 0 && s.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
+		t.Errorf("it ended with %s", s)
+	}
+}
+
+func TestTokenInASecretStore(t *testing.T) {
+	for name, dynamic := range map[string]bool{"read once": false, "read each time": true} {
+		t.Run(name, func(t *testing.T) {
+			p := newPlant(t)
+			first, second := ago(4), ago(2)
+			p.write("secrets/etp", token)
+			store := fmt.Sprintf("[[secretstores.docker]]\n  id = \"store\"\n  path = %q\n  dynamic = %t\n", p.path("secrets"), dynamic)
+			output := p.output("@{store:etp}", cod)
+			x := p.start("--config", p.write("telegraf.conf", agentConf+store+p.input("first", line(first, "cod=42.5"))+output))
+			p.awaitReceived(first, "cod=42.5")
+			p.write("telegraf.conf", agentConf+store+p.input("second", line(second, "cod=43.5"))+output)
+			x.signal(syscall.SIGHUP)
+			p.awaitReceived(second, "cod=43.5")
+			x.signal(syscall.SIGTERM)
+			x.end(0)
+		})
+	}
+}
+
+func TestInternalMetrics(t *testing.T) {
+	p := newPlant(t)
+	p.start("--config", p.write("telegraf.conf", agentConf+"[[inputs.internal]]\n"+p.input("readings", line(ago(2), "cod=42.5"))+p.output(token, cod)))
+	p.await("internal_ocems counts the reading", func() bool {
+		for l := range strings.Lines(p.read("raw.influx")) {
+			if strings.HasPrefix(l, "internal_ocems,") && strings.Contains(l, "readings_delivered=1i") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
+func TestCheckAndExitCodes(t *testing.T) {
+	p := newPlant(t)
+	good := agentConf + p.input("readings", line(ago(2), "cod=42.5")) + p.output(token, cod)
+	p.write("good.conf", good)
+	p.write("bad.conf", strings.Replace(good, `"mg/L"`, `"mg/X"`, 1))
+	for _, c := range []struct {
+		args string
+		code int
+		says string
+	}{
+		{"--config good.conf config check", 0, ""},
+		{"config check --config good.conf", 0, ""},
+		{"config check --config bad.conf", 1, "device[0].parameter[0].unit"},
+		{"--config bad.conf", 1, "device[0].parameter[0].unit"},
+		{"--config missing.conf", 1, "missing.conf"},
+		{"--config good.conf --output-filter influxdb", 1, "no outputs found"},
+		{"--config good.conf secrets list", 1, `unknown command "secrets list"`},
+		{"--unknown", 1, "unknown"},
+		{"--help", 0, "config-directory"},
+	} {
+		x := p.start(strings.Fields(c.args)...)
+		x.end(c.code)
+		if log := x.stderr().String(); !strings.Contains(log, c.says) {
+			t.Errorf("%s: the log does not say %q:\n%s", c.args, c.says, log)
+		}
+	}
+	if _, err := os.Stat(p.path("state")); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("a check made the state (%v)", err)
+	}
+}

@@ -65,14 +65,16 @@ func BenchmarkWrite(b *testing.B) {
 				found := sampleBatch(o, metrics)
 				begun = time.Now()
 				encoded := encodeSamples(begun, found)
-				bare(func(bucket *bolt.Bucket) error { return bucket.Put(binary.BigEndian.AppendUint64(nil, uint64(i)), encoded) })
+				bare(func(bucket *bolt.Bucket) error {
+					return bucket.Put(binary.BigEndian.AppendUint64(nil, uint64(i)), encoded)
+				})
 				byBatch += time.Since(begun)
 
 				begun = time.Now()
 				bare(func(bucket *bolt.Bucket) error {
 					for k := range found {
 						key := binary.BigEndian.AppendUint64(seriesCodec{}.Append(nil, found[k].series), uint64(found[k].at.UnixNano()))
-						if err := bucket.Put(key, encodeSamples(begun, found[k : k+1])[8:]); err != nil {
+						if err := bucket.Put(key, encodeSamples(begun, found[k:k+1])[8:]); err != nil {
 							return err
 						}
 					}

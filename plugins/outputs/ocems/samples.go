@@ -142,8 +142,9 @@ func (seriesCodec) Read(src []byte) (s series, err error) {
 
 // encodeSamples writes a frame of the journal: when the samples came, the series once each, the samples.
 func encodeSamples(now time.Time, samples []sample) []byte {
-	index := map[series]uint64{}
-	var names []byte
+	index := make(map[series]uint64, len(samples))
+	names := make([]byte, 0, 32*len(samples))
+	var name []byte
 	body := make([]byte, 0, 24*len(samples))
 	last := int64(0)
 	for _, x := range samples {
@@ -151,7 +152,7 @@ func encodeSamples(now time.Time, samples []sample) []byte {
 		if !known {
 			n = uint64(len(index))
 			index[x.series] = n
-			name := seriesCodec{}.Append(nil, x.series)
+			name = seriesCodec{}.Append(name[:0], x.series)
 			names = binary.AppendUvarint(names, uint64(len(name)))
 			names = append(names, name...)
 		}

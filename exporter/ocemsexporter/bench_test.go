@@ -2,6 +2,7 @@ package ocemsexporter
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"io"
 	"net/http"
@@ -14,9 +15,11 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/exporter/exportertest"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/seal"
@@ -46,8 +49,10 @@ func BenchmarkExporter(b *testing.B) {
 	cfg := testConfig(list...)
 	cfg.Endpoint = server.URL
 	cfg.Coalesce, cfg.Spread = 0, 0
-	e := start(b, cfg, componenttest.NewNopHost(), nil)
-	defer stop(b, e)
+	e, err := NewFactory().CreateMetrics(b.Context(), exportertest.NewNopSettings(metadata.Type), cfg)
+	require.NoError(b, err)
+	require.NoError(b, e.Start(b.Context(), componenttest.NewNopHost()))
+	defer func() { require.NoError(b, e.Shutdown(context.Background())) }()
 	first := time.Now().Truncate(spec.SlotLength).Add(-6 * 24 * time.Hour)
 
 	post := func(body []byte, device, token string) {

@@ -4,6 +4,8 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
+	"slices"
+	"strings"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -50,11 +52,13 @@ type Config struct {
 	RequireSlots bool `mapstructure:"require_slots"`
 }
 
+const defaultEndpoint = "https://cems.cpcb.gov.in/v1.0/industry/data"
+
 func createDefaultConfig() component.Config {
 	client := confighttp.NewDefaultClientConfig()
 	client.Timeout = 45 * time.Second
 	return &Config{
-		Endpoint:            "https://cems.cpcb.gov.in/v1.0/industry/data",
+		Endpoint:            defaultEndpoint,
 		HTTP:                client,
 		DevicesFileInterval: 10 * time.Second,
 		Coalesce:            5 * time.Second,
@@ -68,7 +72,11 @@ func createDefaultConfig() component.Config {
 }
 
 func (c *Config) registry() registry.Config {
-	return registry.Config{PublicKey: c.PublicKey, PublicKeyFile: c.PublicKeyFile, Devices: c.Devices, DevicesFile: c.DevicesFile}
+	return registry.Config{PublicKey: c.PublicKey, PublicKeyFile: c.PublicKeyFile, Devices: c.Devices, DevicesFile: c.DevicesFile,
+		Unused: map[string]string{
+			"field":     "a metric of the collector has none: leave it out",
+			"statistic": "set it in the ocems_slot processor's `statistics`",
+		}}
 }
 
 // Validate returns every mistake.
@@ -76,14 +84,17 @@ func (c *Config) Validate() error {
 	var faults []error
 	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
 
-	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
-		fault("endpoint: %q is not a URL with http or https and a host", c.Endpoint)
+	if !isURL(c.Endpoint, "http", "https") {
+		fault("endpoint: %q is not a URL with http or https and a host; nearest: %s", c.Endpoint, nearestURL(c.Endpoint))
 	}
 	if c.HTTP.Endpoint != "" {
 		fault("http.endpoint: must not be set; set `endpoint`")
 	}
 	if c.HTTP.Compression.IsCompressed() {
 		fault("http.compression: must not be set; the server takes no compressed bodies")
+	}
+	if p := c.HTTP.ProxyURL; p != "" && !isURL(p, "http", "https", "socks5", "socks5h") {
+		fault("http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)")
 	}
 	positive := func(key string, d time.Duration) {
 		if d <= 0 {
@@ -94,26 +105,38 @@ func (c *Config) Validate() error {
 	positive("devices_file_interval", c.DevicesFileInterval)
 	positive("initial_backoff", c.InitialBackoff)
 	positive("hold_interval", c.HoldInterval)
-	for key, d := range map[string]time.Duration{"coalesce": c.Coalesce, "spread": c.Spread} {
+	notNegative := func(key string, d time.Duration) {
 		if d < 0 {
 			fault("%s: %s must not be negative", key, d)
 		}
 	}
+	notNegative("coalesce", c.Coalesce)
+	notNegative("spread", c.Spread)
 	if c.MaxBackoff < c.InitialBackoff {
 		fault("max_backoff: %s must not be less than initial_backoff, %s", c.MaxBackoff, c.InitialBackoff)
 	}
 	if c.MaxConcurrency < 1 {
 		fault("max_concurrency: %d must be at least 1", c.MaxConcurrency)
 	}
-	for i, d := range c.Devices {
-		for j, p := range d.Parameters {
-			if p.Statistic != "" {
-				fault("devices[%d].parameters[%d].statistic: set it in the ocems_slot processor's `statistics`", i, j)
-			}
-		}
-	}
 	if _, err := registry.New(c.registry()); err != nil {
 		faults = append(faults, err)
 	}
 	return errors.Join(faults...)
+}
+
+func isURL(s string, schemes ...string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
+}
+
+// nearestURL keeps of a wrong endpoint what follows the scheme, where that has a host.
+func nearestURL(s string) string {
+	_, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		rest = s
+	}
+	if s = "https://" + rest; isURL(s, "https") {
+		return s
+	}
+	return defaultEndpoint
 }

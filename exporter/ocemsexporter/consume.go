@@ -1,11 +1,13 @@
 package ocemsexporter
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"math"
 	"strconv"
+	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
@@ -41,23 +43,33 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 			}
 		}
 	}
+	if len(b.records) > 0 {
+		if err := e.delivery.Put(ctx, b.records...); err != nil {
+			return err // the same batch comes again, with what is ignored and refused in it
+		}
+	}
 	if b.ignored > 0 {
 		e.telemetry.Ignored.Add(ctx, int64(b.ignored))
 	}
-	if len(b.records) > 0 {
-		if err := e.delivery.Put(ctx, b.records...); err != nil {
-			return err // the same batch comes again, with what is refused in it
-		}
-	}
 	if len(b.refused) > 0 {
 		e.telemetry.Refused.Add(ctx, int64(len(b.refused)))
-		if e.trail != nil {
-			if err := e.trail.Append(b.refused...); err != nil {
-				e.set.Logger.Error("cannot write what was refused to the audit_file", zap.Error(err), zap.Any("entries", b.refused))
-			}
-		}
+		e.auditRefused(b.refused)
 	}
 	return nil
+}
+
+// auditRefused writes to the audit_file, or to the log where there is none.
+func (e *ocemsExporter) auditRefused(entries []audit.Entry) {
+	if e.trail == nil {
+		for _, r := range entries {
+			e.set.Logger.Warn("readings are not at the server", zap.String("outcome", string(r.Outcome)), zap.String("device", r.Device),
+				zap.String("slot", spec.ISTString(time.UnixMilli(r.Stamp))), zap.Any("readings", r.Readings), zap.String("reason", r.Detail))
+		}
+		return
+	}
+	if err := e.trail.Append(entries...); err != nil {
+		e.set.Logger.Error("cannot write what was refused to the audit_file", zap.Error(err), zap.Any("entries", entries))
+	}
 }
 
 func (e *ocemsExporter) metric(b *batch, resource pcommon.Map, m pmetric.Metric) {
@@ -88,7 +100,7 @@ func (e *ocemsExporter) metric(b *batch, resource pcommon.Map, m pmetric.Metric)
 		}
 		matches, err := e.registry.Resolve(registry.Metric{Name: m.Name(), Unit: m.Unit(), Attr: attr})
 		if err != nil {
-			e.unresolved(b, m, p, err)
+			e.unresolved(b, m, p, attr, err)
 		} else if len(matches) == 0 {
 			b.ignored++
 			e.once(zapcore.DebugLevel, "ignored\x00"+m.Name(), "ignored: the metric is no parameter of any device", zap.String("metric", m.Name()))
@@ -101,7 +113,7 @@ func (e *ocemsExporter) metric(b *batch, resource pcommon.Map, m pmetric.Metric)
 }
 
 // unresolved takes what has a name but no device, unit or flag.
-func (e *ocemsExporter) unresolved(b *batch, m pmetric.Metric, p pmetric.NumberDataPoint, err error) {
+func (e *ocemsExporter) unresolved(b *batch, m pmetric.Metric, p pmetric.NumberDataPoint, attr func(string) (string, bool), err error) {
 	if unknown := (*registry.UnknownDeviceError)(nil); errors.As(err, &unknown) {
 		b.ignored++
 		e.once(zapcore.WarnLevel, "device\x00"+unknown.Device+"\x00"+m.Name(), "ignored: the device is not configured", zap.Error(err))
@@ -109,19 +121,27 @@ func (e *ocemsExporter) unresolved(b *batch, m pmetric.Metric, p pmetric.NumberD
 	}
 	for _, err := range flatten(err) {
 		entry := audit.Entry{Outcome: audit.Refused, Stamp: p.Timestamp().AsTime().UnixMilli(), Detail: err.Error()}
-		name := m.Name()
 		if r := (*registry.ResolveError)(nil); errors.As(err, &r) {
-			entry.Device, name = r.Device, r.Parameter
+			entry.Device = r.Device
 			if d, ok := e.registry.Device(r.Device); ok {
 				entry.Station = d.StationID
 			}
 			if v := value(p, -1); finite(v) {
-				entry.Readings = []audit.Reading{{Parameter: r.Parameter, Value: v, Unit: r.Unit}}
+				entry.Readings = []audit.Reading{{Parameter: r.Parameter, Value: v, Unit: cmp.Or(r.Unit, m.Unit()), Flag: flagAttribute(attr)}}
 			}
 		}
 		b.refused = append(b.refused, entry)
-		e.once(zapcore.ErrorLevel, "refused\x00"+entry.Device+"\x00"+name, "refused", zap.Error(err))
+		e.once(zapcore.ErrorLevel, "refused\x00"+err.Error(), "refused", zap.Error(err))
 	}
+}
+
+// flagAttribute is the flag as it stands, valid or not.
+func flagAttribute(attr func(string) (string, bool)) string {
+	v, ok := attr("ocems.flag")
+	if !ok {
+		v, _ = attr("ocems_flag")
+	}
+	return v
 }
 
 func flatten(err error) []error {
@@ -142,8 +162,7 @@ func (e *ocemsExporter) reading(b *batch, match registry.Match, p pmetric.Number
 	case e.cfg.RequireSlots && !slot:
 		why = "not a finished slot: put the ocems_slot processor before this exporter or set require_slots: false"
 	case !spec.Aligned(r.Stamp, r.Flag.Length()):
-		why = fmt.Sprintf("timestamp %s is %v of %s: put the ocems_slot processor before this exporter",
-			spec.ISTString(r.Stamp), spec.ErrNotAligned, r.Flag.Length())
+		why = fmt.Sprintf("the timestamp is %v of %s: put the ocems_slot processor before this exporter", spec.ErrNotAligned, r.Flag.Length())
 	}
 	if why != "" {
 		entry := audit.Entry{Outcome: audit.Refused, Station: d.StationID, Device: d.DeviceID, Stamp: r.Stamp.UnixMilli(), Detail: why}
@@ -151,15 +170,15 @@ func (e *ocemsExporter) reading(b *batch, match registry.Match, p pmetric.Number
 			entry.Readings = audit.Readings([]payload.Reading{r})
 		}
 		b.refused = append(b.refused, entry)
-		e.once(zapcore.ErrorLevel, "refused\x00"+d.DeviceID+"\x00"+r.Parameter, "refused",
-			zap.String("device", d.DeviceID), zap.String("parameter", r.Parameter), zap.String("reason", why))
+		e.once(zapcore.ErrorLevel, "refused\x00"+d.DeviceID+"\x00"+r.Parameter+"\x00"+why, "refused", zap.String("device", d.DeviceID),
+			zap.String("parameter", r.Parameter), zap.String("timestamp", spec.ISTString(r.Stamp)), zap.String("reason", why))
 		return
 	}
 	i, ok := b.index[d]
 	if !ok {
 		i = len(b.records)
 		b.index[d] = i
-		b.records = append(b.records, payload.Record{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude})
+		b.records = append(b.records, payload.Record{StationID: d.StationID, DeviceID: d.DeviceID})
 	}
 	b.records[i].Readings = append(b.records[i].Readings, r)
 }

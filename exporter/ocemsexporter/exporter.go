@@ -88,7 +88,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 		return fmt.Errorf("audit_file: %w", err)
 	}
 	e.delivery, err = delivery.New(ctx, delivery.Config{
-		Endpoint: e.cfg.Endpoint, Client: client, Store: outbox, Trail: e.trail, Lookup: e.lookup,
+		Endpoint: e.cfg.Endpoint, Client: client, Store: outbox, Trail: e.trail, Lookup: e.lookup, Devices: e.devices,
 		Logger:   slog.New(zapslog.NewHandler(log.Core(), zapslog.AddStacktraceAt(slog.Level(100)))),
 		OnResult: e.onResult, OnTry: e.onTry, OnHealth: func(err error) { e.onHealth(host, err) },
 		Coalesce: orNoWait(e.cfg.Coalesce), Spread: orNoWait(e.cfg.Spread),
@@ -152,7 +152,18 @@ func (e *ocemsExporter) lookup(id string) (delivery.Target, bool) {
 	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
 }
 
+func (e *ocemsExporter) devices() []string {
+	var ids []string
+	for _, d := range e.registry.Devices() {
+		ids = append(ids, d.DeviceID)
+	}
+	return ids
+}
+
 func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
+	if readings == 0 { // a note of the trail about itself
+		return
+	}
 	e.telemetry.Readings.Add(context.Background(), int64(readings), metric.WithAttributes(attribute.String("outcome", string(o))))
 }
 

@@ -3,11 +3,14 @@ package ocemsexporter
 import (
 	"context"
 	"fmt"
+	"slices"
+	"strings"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // store is the outbox in a storage extension.
@@ -30,6 +33,16 @@ func (s store) Batch(ctx context.Context, ops []delivery.Op) error {
 func storageClient(ctx context.Context, host component.Host, storageID, id component.ID) (storage.Client, error) {
 	ext, ok := host.GetExtensions()[storageID]
 	if !ok {
+		var others []string
+		for id, other := range host.GetExtensions() {
+			if _, stores := other.(storage.Extension); stores {
+				others = append(others, id.String())
+			}
+		}
+		if slices.Sort(others); len(others) > 0 {
+			return nil, fmt.Errorf("storage: there is no extension %q in service.extensions; nearest: %s", storageID,
+				strings.Join(spec.Nearest(storageID.String(), others), ", "))
+		}
 		return nil, fmt.Errorf("storage: there is no extension %q; add it to service.extensions", storageID)
 	}
 	s, ok := ext.(storage.Extension)

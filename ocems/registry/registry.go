@@ -183,11 +183,11 @@ func (b *builder) publicKey(at func(string) string, inline Secret, file string) 
 		b.keys[text] = p
 	}
 	if p.err != nil {
-		name := "public_key"
 		if file != "" {
-			name += "_file"
+			b.fault(at("public_key_file"), "%s: %w", file, p.err)
+		} else {
+			b.fault(at("public_key"), "%w", p.err)
 		}
-		b.fault(at(name), "%w", p.err)
 		return nil, false
 	}
 	return p.key, true
@@ -239,7 +239,11 @@ func (b *builder) addAll(cfg Config, list []source) {
 			}
 		}
 		if token != "" && key != nil {
-			b.arm(device, src, key, token)
+			keyAt := src.at("public_key")
+			if key == common {
+				keyAt = "public_key"
+			}
+			b.arm(device, src, keyAt, key, token)
 		}
 		if src.DeviceID != "" && b.devices[src.DeviceID] == nil {
 			b.devices[src.DeviceID] = device
@@ -280,9 +284,9 @@ func (b *builder) addAll(cfg Config, list []source) {
 }
 
 // arm gives a device its credentials.
-func (b *builder) arm(d *Device, src source, key *rsa.PublicKey, token string) {
+func (b *builder) arm(d *Device, src source, keyAt string, key *rsa.PublicKey, token string) {
 	if err := seal.CheckKey(key, token); err != nil {
-		b.fault(src.at("public_key"), "%w", err)
+		b.fault(keyAt, "%w", err)
 		return
 	}
 	body, err := seal.NewBody(token)

@@ -40,20 +40,20 @@ func NewTelemetry(set component.TelemetrySettings) (*Telemetry, error) {
 		c, *err = t.meter.Int64Counter("otelcol_exporter_ocems_"+name, metric.WithUnit(unit), metric.WithDescription(text))
 		return c
 	}
-	t.Readings = counter(&errs[0], "readings", "{readings}", "Readings that reached their final outcome.")
-	t.Refused = counter(&errs[1], "refused", "{readings}", "Readings refused before the outbox.")
-	t.Ignored = counter(&errs[2], "ignored", "{points}", "Data points that are no parameter of a device.")
-	t.Attempts = counter(&errs[3], "attempts", "{requests}", "Requests sent.")
+	t.Readings = counter(&errs[0], "readings", "{reading}", "Readings that reached their final outcome. [Alpha]")
+	t.Refused = counter(&errs[1], "refused", "{reading}", "Readings refused before the outbox. [Alpha]")
+	t.Ignored = counter(&errs[2], "ignored", "{point}", "Data points that are no parameter of a device. [Alpha]")
+	t.Attempts = counter(&errs[3], "attempts", "{request}", "Requests sent. [Alpha]")
 	t.RequestDuration, errs[4] = t.meter.Float64Histogram("otelcol_exporter_ocems_request_duration", metric.WithUnit("s"),
-		metric.WithDescription("How long requests took."),
+		metric.WithDescription("How long requests took. [Alpha]"),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60))
-	t.outbox, errs[5] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_outbox_slots", metric.WithUnit("{slots}"),
-		metric.WithDescription("Slots that wait in the outbox."))
+	t.outbox, errs[5] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_outbox_slots", metric.WithUnit("{slot}"),
+		metric.WithDescription("Slots that wait in the outbox. [Alpha]"))
 	t.oldest, errs[6] = t.meter.Float64ObservableGauge("otelcol_exporter_ocems_oldest_age", metric.WithUnit("s"),
-		metric.WithDescription("Age of the oldest slot in the outbox."))
-	t.held, errs[7] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_held_devices", metric.WithUnit("{devices}"),
-		metric.WithDescription("Devices whose registration or credentials the server refuses."))
+		metric.WithDescription("Age of the oldest slot in the outbox. [Alpha]"))
+	t.held, errs[7] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_held_devices", metric.WithUnit("{device}"),
+		metric.WithDescription("Devices whose registration or credentials the server refuses. [Alpha]"))
 	t.skew, errs[8] = t.meter.Float64ObservableGauge("otelcol_exporter_ocems_clock_skew", metric.WithUnit("s"),
-		metric.WithDescription("The server's clock less this machine's."))
+		metric.WithDescription("The server's clock less this machine's. [Alpha]"))
 	return t, errors.Join(errs[:]...)
 }

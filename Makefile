@@ -5,14 +5,19 @@
 # make telegraf  bin/telegraf-ocems, a Telegraf with every plugin and outputs.ocems; it takes a quarter of an hour.
 #             TELEGRAF_TAGS="custom,inputs.modbus,..." makes bin/telegraf-ocems-custom, with these plugins
 # make test-telegraf  the tests of a Telegraf as a process, with the plugins of the examples
+# make torture        every host under kills, a full disk and a board that misbehaves; TORTURE="-kills 100" is a long run
+# make fuzz   each fuzz target for FUZZTIME
+# make lint   staticcheck, and govulncheck where its database can be reached
 # make bench  the benchmarks of the parts that a hub with thousands of devices waits for
 GO ?= go
 
 .PHONY: test
-test: build
+test: build telegraf-small telegraf-stock telegraf-external
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
-	OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems $(GO) test -race ./...
+	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \
+		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./...
+	$(MAKE) test-telegraf
 
 SOURCES := go.mod go.sum $(shell find cmd/ocems exporter ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 
@@ -45,11 +50,11 @@ telegraf:
 	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS)" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom) .
 
 telegraf-small: bin/telegraf-ocems-small
-bin/telegraf-ocems-small: $(TELEGRAF_SOURCES)
+bin/telegraf-ocems-small: $(TELEGRAF_SOURCES) Makefile
 	$(TELEGRAF_BUILD) -tags "$(EXAMPLE_TAGS)" -o $(CURDIR)/$@ .
 
 telegraf-stock: bin/tools/telegraf
-bin/tools/telegraf:
+bin/tools/telegraf: Makefile
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath -tags "$(EXAMPLE_TAGS)" github.com/influxdata/telegraf/cmd/telegraf@v$(TELEGRAF_VERSION)
 
 telegraf-external: bin/ocems-telegraf
@@ -64,6 +69,34 @@ test-telegraf: telegraf-small
 demo-telegraf: bin/ocems telegraf-small
 	examples/telegraf-modbus/run.sh
 
+# TORTURE="-kills 100 -seed 7" is a long run, and the same choices again.
+TORTURE ?= -kills 4
+.PHONY: torture
+torture: build telegraf-small telegraf-external
+	$(GO) build -o bin/torture ./cmd/torture
+	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./cmd/torture
+	bin/torture $(TORTURE)
+
+FUZZTIME ?= 5s
+.PHONY: fuzz
+fuzz:
+	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \
+		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$d/*_test.go | cut -c6-); do \
+			echo "$$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$d >bin/fuzz.log 2>&1 || { cat bin/fuzz.log; exit 1; }; \
+		done; done
+
+bin/tools/staticcheck:
+	GOBIN=$(CURDIR)/bin/tools $(GO) install honnef.co/go/tools/cmd/staticcheck@v0.8.2
+bin/tools/govulncheck:
+	GOBIN=$(CURDIR)/bin/tools $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.9.0
+
+.PHONY: lint
+lint: bin/tools/staticcheck bin/tools/govulncheck
+	bin/tools/staticcheck ./...
+	@out=$$(bin/tools/govulncheck ./... 2>&1) && echo "$$out" | tail -1 || { case $$out in \
+		*"fetching vulnerabilities"*) echo "govulncheck: its database cannot be reached from here";; \
+		*) echo "$$out"; exit 1;; esac; }
+
 .PHONY: bench
 bench:
-	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./exporter/... ./processor/...
+	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./exporter/... ./processor/... ./plugins/...

@@ -331,7 +331,7 @@ func TestFailingWriteHoldsThePipe(t *testing.T) {
 		if slow.count() != 100 || !slices.Equal(slow.took, healthy.took) {
 			t.Errorf("%d and %d metrics are taken", slow.count(), healthy.count())
 		}
-		if time.Now().Sub(until) > lastRetry {
+		if time.Since(until) > lastRetry {
 			t.Errorf("taken %s after it worked again", time.Since(until))
 		}
 		if got := l.err.String(); got != "1 metrics wait, and nothing more is read: no space left\n" {

@@ -83,7 +83,11 @@ type Delivery struct {
 	devices []string // in the order of the stored list
 	queue   laneQueue
 	active  int
-	down    int // attempts since the server last answered anything
+	answers uint64    // counts what the server answered
+	silent  time.Time // when the first attempt began that got no answer after the last one; zero when the server answers
+	unheard int       // lanes that got no answer since
+	why     string    // the last of them got none
+	silence string    // why the server counts as silent, or ""
 	skew    time.Duration
 	skewAt  time.Time // of the last measurement; zero before the first
 	health  string

@@ -26,6 +26,7 @@ type lane struct {
 	probe     time.Time // no attempt of what was put aside before
 	failures  int       // since the last success
 	down      bool      // the last attempt found no server
+	unheard   uint64    // Delivery.answers, plus one, when it last counted as unheard
 	held      string    // why a person is needed, or ""
 	offenders map[string]string
 	due       time.Time
@@ -132,8 +133,12 @@ func (d *Delivery) schedule(l *lane) {
 // digestTries is how often one slot may fail, answered, before the lane goes on without it.
 const digestTries = 5
 
-// downAfter is the number of attempts without any answer after which one lane at a time asks for the others.
-const downAfter = 8
+// The server counts as silent once so many lanes got no answer in a row, and then one at a time asks for the others;
+// or after a minute without any, since a plant with one device has no others.
+const (
+	silentLanes = 8
+	silentAfter = time.Minute
+)
 
 func (d *Delivery) dispatch() {
 	defer d.running.Done()
@@ -143,7 +148,7 @@ func (d *Delivery) dispatch() {
 		d.mu.Lock()
 		wait := time.Hour
 		for len(d.queue) > 0 && !d.closing {
-			if limit := d.cfg.MaxConcurrency; d.active >= limit || (d.down >= downAfter && d.active >= 1) {
+			if limit := d.cfg.MaxConcurrency; d.active >= limit || (d.unheard >= silentLanes && d.active >= 1) {
 				break
 			}
 			l := d.queue[0]
@@ -157,6 +162,18 @@ func (d *Delivery) dispatch() {
 			d.running.Add(1)
 			go d.attempt(l, s, s.aside)
 			wait = time.Hour
+		}
+		if !d.silent.IsZero() && d.silence == "" {
+			if left := time.Until(d.silent.Add(silentAfter)); left > 0 {
+				wait = min(wait, left)
+			} else {
+				d.fallSilent()
+				d.running.Add(1)
+				go func() {
+					defer d.running.Done()
+					d.report()
+				}()
+			}
 		}
 		d.mu.Unlock()
 		timer.Reset(min(wait, time.Hour))
@@ -253,8 +270,8 @@ func (d *Delivery) report() {
 		}
 	}
 	slices.Sort(held)
-	if d.down >= downAfter {
-		held = append([]string{"the server does not answer"}, held...)
+	if d.silence != "" {
+		held = append([]string{"the server does not answer: " + d.silence}, held...)
 	}
 	text := strings.Join(held, "; ")
 	changed := text != d.health
@@ -510,7 +527,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.l.device)
 	ans := d.exchange(req, sent)
-	d.heard(ans)
+	d.heard(a.l, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == accepted)
 	}
@@ -547,19 +564,29 @@ func hint(err error) string {
 }
 
 // heard notes whether there is a server at all. The first answer after silence wakes the lanes that waited for one.
-func (d *Delivery) heard(ans answer) {
+func (d *Delivery) heard(l *lane, ans answer, sent time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if ans.transport {
-		d.down++
-		d.stale = d.stale || d.down == downAfter
+		if d.silent.IsZero() {
+			d.silent = sent
+		}
+		d.why = ans.detail
+		if l.unheard != d.answers+1 {
+			l.unheard = d.answers + 1
+			if d.unheard++; d.unheard == silentLanes && d.silence == "" {
+				d.fallSilent()
+			}
+		}
 		return
 	}
-	was := d.down
-	if d.down = 0; was < downAfter {
+	d.answers++
+	d.silent, d.unheard = time.Time{}, 0
+	if d.silence == "" {
 		return
 	}
-	d.stale = true
+	d.silence, d.stale = "", true
+	d.cfg.Logger.Info("the server answers again")
 	now := time.Now()
 	for _, l := range d.lanes {
 		if l.down {
@@ -568,4 +595,10 @@ func (d *Delivery) heard(ans answer) {
 			d.schedule(l)
 		}
 	}
+}
+
+// fallSilent notes that the server does not answer, with the last reason.
+func (d *Delivery) fallSilent() {
+	d.silence, d.stale = d.why, true
+	d.cfg.Logger.Error("the server does not answer: the readings wait in the outbox", "since", d.silent, "reason", d.why)
 }

@@ -2,6 +2,7 @@ package ocems
 
 import (
 	"os"
+	"path/filepath"
 	"reflect"
 	"regexp"
 	"slices"
@@ -140,5 +141,27 @@ func TestInitNamesTheKey(t *testing.T) {
 			assert.NotContains(t, err.Error(), "parameters[")
 			assert.NotContains(t, err.Error(), token)
 		})
+	}
+}
+
+// A mistake in a devices_file is named in the words of that file.
+func TestInitNamesTheKeyOfAFile(t *testing.T) {
+	for name, tt := range map[string]struct{ text, want string }{
+		"devices.yaml": {`devices:
+  - station_id: station_1
+    device_id: dev_1
+    token_id: secret-token
+    parameters:
+      - {metric: modbus, field: bod, unit: mg/LL}
+`, `devices.yaml:6: devices[0].parameters[0].unit: `},
+		"devices.csv": {"station_id,device_id,token_id,latitude\nstation_1,dev_1,secret-token,91\n", `devices.csv:2: latitude: `},
+	} {
+		file := filepath.Join(t.TempDir(), name)
+		require.NoError(t, os.WriteFile(file, []byte(tt.text), 0o600))
+		o, _ := load(t, "[[outputs.ocems]]\npublic_key_file = \"../../../ocems/seal/testdata/industry_test_public.pem\"\n"+
+			"devices_file = '"+file+"'\n")
+		err := o.Init()
+		require.ErrorContains(t, err, tt.want)
+		assert.NotContains(t, err.Error(), "secret-token")
 	}
 }

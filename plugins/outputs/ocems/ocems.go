@@ -89,8 +89,9 @@ type OCEMS struct {
 
 	mu      sync.Mutex // guards all below, and the order of what happens to the aligner and the journal
 	journal *journal
-	said    map[string]bool
+	said    map[string]int
 	unsaved bool // a slot closed and is not saved: it must not go out, and no sample may come in
+	untaken bool // a slot is in the outbox and still saved as closed: a crash would hand it over again
 	fault   string
 }
 
@@ -129,7 +130,13 @@ func (o *OCEMS) Init() error {
 	if err != nil {
 		faults = append(faults, err)
 	} else if o.registry, err = registry.New(cfg); err != nil {
-		faults = append(faults, errors.New(tomlWords.Replace(err.Error())))
+		lines := strings.Split(err.Error(), "\n")
+		for i, line := range lines {
+			if o.DevicesFile == "" || !strings.HasPrefix(strings.TrimPrefix(line, "devices_file: "), o.DevicesFile+":") { // in there the words are its own
+				lines[i] = tomlWords.Replace(line)
+			}
+		}
+		faults = append(faults, errors.New(strings.Join(lines, "\n")))
 	}
 	if o.AuditFile == "" && o.StateDirectory != "" {
 		o.AuditFile = filepath.Join(o.StateDirectory, "audit.jsonl")
@@ -137,7 +144,7 @@ func (o *OCEMS) Init() error {
 	if o.MaxIdleConnsPerHost == 0 {
 		o.MaxIdleConnsPerHost = o.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
 	}
-	o.said = map[string]bool{}
+	o.said = map[string]int{}
 	return errors.Join(faults...)
 }
 
@@ -247,11 +254,18 @@ func (o *OCEMS) restore() error {
 		o.Log.Error(strings.ToUpper(damage[:1]) + damage[1:])
 	}
 	entries, segment, err := s.loadSlots(o.aligner.Keys())
-	if err != nil {
+	if errors.Is(err, errJournalKey) {
+		o.Log.Errorf("All of the journal is read, also what may be in the checkpoint already: %v", err)
+	} else if err != nil {
 		return err
 	}
 	if err := o.aligner.Restore(entries, time.Now()); err != nil {
 		o.Log.Errorf("A part of the saved slots is damaged and left out; the rest is restored: %v", err)
+		if kept, err := s.setAside(o.unreadable(entries)); err != nil {
+			o.Log.Errorf("The damaged part stays where it is until it is written over: %v", err)
+		} else {
+			o.Log.Errorf("The damaged part is kept in %s as %q", stateFile, kept)
+		}
 	}
 	unread := 0
 	j, damaged, err := openJournal(o.StateDirectory, segment, func(content []byte) {
@@ -276,8 +290,22 @@ func (o *OCEMS) restore() error {
 	if unread > 0 {
 		o.Log.Errorf("%d batches of samples in the journal cannot be read and are left out", unread)
 	}
+	if n := o.aligner.Stats().Refused[slot.MaxSeries]; n > 0 {
+		o.Log.Errorf("%d samples of the journal are left out: max_series is less than the series that they are of", n)
+	}
 	o.journal = j
 	return nil
+}
+
+// unreadable finds which of the aligner's entries are damaged.
+func (o *OCEMS) unreadable(entries map[string][]byte) map[string][]byte {
+	damaged := map[string][]byte{}
+	for key, value := range entries {
+		if a, err := o.newAligner(); err == nil && a.Restore(map[string][]byte{key: value}, time.Now()) != nil {
+			damaged[key] = value
+		}
+	}
+	return damaged
 }
 
 // Close sends nothing more. What waits, and the open slots, stay in the state directory.

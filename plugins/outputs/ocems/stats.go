@@ -88,20 +88,24 @@ func (h logHandler) Enabled(_ context.Context, level slog.Level) bool {
 
 func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 	var b strings.Builder
-	b.WriteString(strings.ToUpper(r.Message[:1]) + r.Message[1:] + h.attrs)
+	b.WriteString(r.Message + h.attrs)
 	r.Attrs(func(a slog.Attr) bool {
 		b.WriteString(text(a))
 		return true
 	})
+	said := strings.Replace(b.String(), "as ca_file", "as tls_ca", 1) // the collector's word for it
+	if said != "" {
+		said = strings.ToUpper(said[:1]) + said[1:]
+	}
 	switch {
 	case r.Level >= slog.LevelError:
-		h.log.Error(b.String())
+		h.log.Error(said)
 	case r.Level >= slog.LevelWarn:
-		h.log.Warn(b.String())
+		h.log.Warn(said)
 	case r.Level >= slog.LevelInfo:
-		h.log.Info(b.String())
+		h.log.Info(said)
 	default:
-		h.log.Debug(b.String())
+		h.log.Debug(said)
 	}
 	return nil
 }

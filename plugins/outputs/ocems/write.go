@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -45,6 +46,9 @@ type refusal struct {
 func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.delivery == nil {
+		return errors.New("the output is not connected")
+	}
 	now := time.Now()
 	b := batch{refused: map[refusal]*audit.Entry{}}
 	for _, m := range metrics {
@@ -71,8 +75,10 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	} else {
 		records, refused := o.aligned(&b)
 		taken -= refused
-		if err := o.delivery.Put(context.Background(), records...); err != nil {
-			return o.full(err)
+		if len(records) > 0 {
+			if err := o.delivery.Put(context.Background(), records...); err != nil {
+				return o.full(err)
+			}
 		}
 	}
 	o.stats.samples.Incr(int64(taken))
@@ -97,7 +103,7 @@ func (o *OCEMS) aligned(b *batch) (records []payload.Record, refused int) {
 		case !finite(x.value):
 			why = string(slot.NotANumber)
 		case !spec.Aligned(x.at, x.flag.Length()):
-			why = fmt.Sprintf("timestamp %s is %v of %s: set align = true, or make the slots upstream", spec.ISTString(x.at), spec.ErrNotAligned, x.flag.Length())
+			why = fmt.Sprintf("the timestamp is %v of %s: set align = true, or make the slots upstream", spec.ErrNotAligned, x.flag.Length())
 		}
 		if why != "" {
 			refused++
@@ -168,7 +174,7 @@ func (o *OCEMS) closeSlots() error {
 		o.stats.closed.Incr(int64(len(closed)))
 		o.unsaved = true
 	}
-	if o.unsaved || o.journal != nil && o.journal.size > checkpointBytes {
+	if o.unsaved || o.untaken || o.journal != nil && o.journal.size > checkpointBytes {
 		return o.checkpoint()
 	}
 	return nil
@@ -177,12 +183,12 @@ func (o *OCEMS) closeSlots() error {
 // checkpoint saves the aligner, so that the journal begins anew.
 func (o *OCEMS) checkpoint() error {
 	if o.journal == nil {
-		o.unsaved = false
+		o.unsaved, o.untaken = false, false
 		return nil
 	}
 	entries := o.aligner.Save()
 	if len(entries) == 0 && o.journal.file == nil {
-		o.unsaved = false
+		o.unsaved, o.untaken = false, false
 		return nil
 	}
 	if err := o.journal.rotate(); err != nil {
@@ -192,8 +198,11 @@ func (o *OCEMS) checkpoint() error {
 		return err
 	}
 	o.aligner.Saved()
-	o.unsaved = false
-	return o.journal.forget(o.journal.number)
+	o.unsaved, o.untaken = false, false
+	if err := o.journal.forget(o.journal.number); err != nil && o.once("forget\x00"+err.Error()) { // the next checkpoint tries again
+		o.Log.Warnf("What is in the checkpoint stays in the journal too: %v", err)
+	}
+	return nil
 }
 
 // handOver puts the closed slots into the outbox.
@@ -216,6 +225,7 @@ func (o *OCEMS) handOver(ctx context.Context) error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	o.aligner.Taken(seqs...)
+	o.untaken = true
 	return o.checkpoint()
 }
 
@@ -288,7 +298,7 @@ func (o *OCEMS) refuse(b *batch, x sample, why string) {
 		}
 		e.Readings = append(e.Readings, audit.Reading{Parameter: x.parameter, Value: x.value, Unit: x.unit, Flag: flag, Diagnostic: x.diagnostic})
 	}
-	if o.once("refused\x00" + x.device + "\x00" + x.parameter + "\x00" + why) {
+	if o.once("refused\x00" + x.device + "\x00" + x.parameter + "\x00" + quoted.ReplaceAllString(why, "")) {
 		o.Log.Warnf("Refused a sample of parameter %q of device %q, taken at %s: %s", x.parameter, x.device, spec.ISTString(x.at), why)
 	}
 }
@@ -310,13 +320,17 @@ func (o *OCEMS) writeRefusals(refused map[refusal]*audit.Entry) {
 	}
 }
 
-const mostSaid = 10_000 // names remembered, so that a flood of series takes no memory
+const mostSaid = 10_000 // of one kind, so that a flood of names takes no memory, and does not silence the other kinds
 
-// once reports whether key is new.
+var quoted = regexp.MustCompile(`"(\\.|[^"\\])*"`) // what differs from sample to sample
+
+// once reports whether key is new. Its kind stands before the first NUL.
 func (o *OCEMS) once(key string) bool {
-	if o.said[key] || len(o.said) >= mostSaid {
+	kind, _, _ := strings.Cut(key, "\x00")
+	if o.said[key] > 0 || o.said[kind] >= mostSaid {
 		return false
 	}
-	o.said[key] = true
+	o.said[key] = 1
+	o.said[kind]++
 	return true
 }

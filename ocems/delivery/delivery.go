@@ -187,7 +187,7 @@ func (d *Delivery) Retry() {
 	defer d.mu.Unlock()
 	now := time.Now()
 	for _, l := range d.lanes {
-		l.next, l.probe = now, now
+		l.next, l.probe, l.again = now, now, l.busy
 		d.schedule(l)
 	}
 	d.poke()

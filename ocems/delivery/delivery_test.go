@@ -462,6 +462,22 @@ func TestWrongTokenHoldsOneDevice(t *testing.T) {
 	})
 }
 
+// The token is mended while a request with the wrong one waits for its answer.
+func TestRetryDuringARequest(t *testing.T) {
+	run(t, "", registry, func(c *delivery.Config) { c.HoldInterval = 24 * time.Hour }, func(p *plant) {
+		p.tokens["a"] = "wrong"
+		p.fault(`{"device":"a","count":1,"latency":"20s"}`)
+		p.put("a", at(15), cod(1))
+		time.Sleep(25 * time.Second)
+		p.mu.Lock()
+		delete(p.tokens, "a")
+		p.mu.Unlock()
+		p.d.Retry()
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+	})
+}
+
 func TestRestartKeepsWhatWaits(t *testing.T) {
 	run(t, "", registry, nil, func(p *plant) {
 		p.net.unplug(true)

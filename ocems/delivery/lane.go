@@ -22,6 +22,7 @@ type lane struct {
 	device    string
 	slots     []*slot // waiting, oldest first
 	busy      bool
+	again     bool      // Retry came while busy
 	next      time.Time // no attempt before
 	probe     time.Time // no attempt of what was put aside before
 	failures  int       // since the last success
@@ -238,6 +239,9 @@ func (d *Delivery) attempt(l *lane, s *slot, aside bool) {
 	}
 	if s.aside && out.verdict != accepted {
 		l.probe = now.Add(d.cfg.HoldInterval)
+	}
+	if l.again { // Retry came while this request, made with what was before, was under way
+		l.next, l.probe, l.again = now, now, false
 	}
 }
 

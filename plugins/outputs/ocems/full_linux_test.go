@@ -1,6 +1,7 @@
 package ocems
 
 import (
+	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -93,4 +95,74 @@ func fill(t testing.TB, name string) {
 	}
 	require.ErrorIs(t, err, syscall.ENOSPC)
 	require.NoError(t, file.Close())
+}
+
+// A full disk fails each append, leaves no segments behind, and is over when there is space again.
+func TestJournalOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("only root mounts a small disk: ", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	j, _, err := openJournal(dir, 0, func([]byte) {})
+	require.NoError(t, err)
+	require.NoError(t, j.append([]byte("before")))
+
+	filler := filepath.Join(dir, "filler")
+	file, err := os.Create(filler)
+	require.NoError(t, err)
+	for err == nil {
+		_, err = file.Write(make([]byte, 64<<10))
+	}
+	require.NoError(t, file.Close())
+	large := bytes.Repeat([]byte("x"), 32<<10)
+	for range 300 {
+		err := j.append(large)
+		require.ErrorIs(t, err, syscall.ENOSPC)
+		require.ErrorContains(t, err, "writing the journal: ")
+	}
+	numbers, err := segments(dir)
+	require.NoError(t, err)
+	assert.Len(t, numbers, 1)
+	contents, damage := readJournal(t, dir)
+	assert.Equal(t, []string{"before"}, contents)
+	assert.Empty(t, damage)
+
+	require.NoError(t, os.Remove(filler))
+	require.NoError(t, j.append(large))
+	require.NoError(t, j.close())
+	contents, damage = readJournal(t, dir)
+	assert.Equal(t, []string{"before", string(large)}, contents)
+	assert.Empty(t, damage)
+}
+
+// Close does not wait for a disk: what was answered and cannot be noted is asked for again after the restart.
+func TestCloseOnAFullDisk(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=2m"); err != nil {
+		t.Skip("only root mounts a small disk: ", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	b, state := startBoard(t), filepath.Join(dir, "state")
+	b.down.Store(true)
+	o, _ := open(t, settings(b, state)+oneDevice)
+	at := hoursAgo(2)
+	write(t, o, at, 1, 3)
+	require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 1 }, 15*time.Second, 20*time.Millisecond)
+	ballast := filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	b.down.Store(false)
+	b.await(t, 1)
+	begun := time.Now()
+	err := o.Close()
+	t.Log(err)
+	assert.Less(t, time.Since(begun), 5*time.Second)
+	require.NoError(t, os.Remove(ballast))
+
+	o, _ = open(t, settings(b, state)+oneDevice)
+	require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 0 }, 15*time.Second, 20*time.Millisecond)
+	assert.Equal(t, []string{"cod 2 mg/L U " + clock(at.Add(spec.SlotLength))}, b.words(t))
+	entries := trail(t, state)
+	assert.Len(t, append(outcomes(entries, audit.Delivered), outcomes(entries, audit.AlreadyStored)...), 1)
+	require.NoError(t, o.Close())
 }

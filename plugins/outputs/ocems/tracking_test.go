@@ -1,0 +1,53 @@
+package ocems
+
+import (
+	"os"
+	"testing"
+
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/config"
+	"github.com/influxdata/telegraf/metric"
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// TestTracked has Telegraf's own buffer tell the input what became of its metrics: nothing before they are durable, once
+// after, and a metric that is ignored or refused holds up none.
+func TestTracked(t *testing.T) {
+	b, dir := startBoard(t), t.TempDir()+"/state"
+	c := config.NewConfig()
+	require.NoError(t, c.LoadConfigData([]byte(settings(b, dir)+oneDevice), "test.conf"))
+	output := c.Outputs[0]
+	o := output.Output.(*OCEMS)
+	o.Log = &captured{}
+	require.NoError(t, output.Init())
+	require.NoError(t, output.Connect())
+	t.Cleanup(output.Close)
+
+	at := hoursAgo(2)
+	told := map[telegraf.TrackingID][]bool{}
+	tell := func(info telegraf.DeliveryInfo) { told[info.ID()] = append(told[info.ID()], info.Delivered()) }
+	want := map[telegraf.TrackingID][]bool{}
+	for _, m := range []telegraf.Metric{
+		modbus(at, "cod", 1.0), modbus(at.Add(1), "cod", 3.0), modbus(at, "cod", "no number"), modbus(at, "other", 1.0),
+	} {
+		tracked, id := metric.WithTracking(m, tell)
+		want[id] = []bool{true}
+		output.AddMetricNoCopy(tracked)
+	}
+	require.NoError(t, os.Rename(dir, dir+"-away"))
+	for range 2 {
+		require.ErrorContains(t, output.Write(), "the readings stay with Telegraf")
+	}
+	assert.Empty(t, told)
+	require.NoError(t, os.Rename(dir+"-away", dir))
+	require.NoError(t, output.Write())
+	assert.Equal(t, want, told)
+	require.NoError(t, output.Write())
+	assert.Equal(t, []string{"cod 2 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
+	output.Close()
+	assert.Equal(t, want, told)
+	assert.Nil(t, o.delivery)
+}

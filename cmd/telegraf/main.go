@@ -280,11 +280,11 @@ func recheck(ctx context.Context) error {
 	}
 	args := append(os.Args[1:len(os.Args):len(os.Args)], "config", "check")
 	said, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	if _, why, ok := strings.Cut(string(said), " E! [telegraf] "); ok && err != nil {
+		return errors.New(strings.TrimSpace(why))
+	}
 	if err != nil {
-		if _, why, ok := strings.Cut(string(said), " E! "); ok {
-			said = []byte(why)
-		}
-		return fmt.Errorf("%s (%w)", strings.TrimSpace(string(said)), err)
+		return fmt.Errorf("checking it: %w: %s", err, said)
 	}
 	return nil
 }

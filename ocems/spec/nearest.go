@@ -1,15 +1,14 @@
 package spec
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 )
 
 const nearestCount = 3
 
-// Nearest returns at most three of the candidates, those most like s first: the same but for case and punctuation,
-// then those that hold s or are held by it, then by edit distance.
+// Nearest returns at most three of the candidates, those most like s first: the same but for case and punctuation, then
+// those that have its words or words that begin so, then those that share a word with it, then by edit distance.
 func Nearest(s string, candidates []string) []string {
 	named := make([]named, len(candidates))
 	for i, c := range candidates {
@@ -42,20 +41,28 @@ func nearestUnits(s string) []string {
 }
 
 func nearest(s string, all []named) []string {
-	want := letters(s)
+	if r := []rune(s); len(r) > 64 { // no key is as long
+		s = string(r[:64])
+	}
 	type scored struct {
 		key  string
-		cost int
+		cost unlikeness
 	}
 	var list []scored
 	for _, n := range all {
-		cost := likeness(want, letters(n.key))
+		cost := compare(s, n.key)
 		if n.name != "" {
-			cost = min(cost, likeness(want, letters(n.name)))
+			byName := compare(s, n.name)
+			if byName[0] < differs { // as far as words go, a key says more than its name
+				byName[0]++
+			}
+			if slices.Compare(byName[:], cost[:]) < 0 {
+				cost = byName
+			}
 		}
 		list = append(list, scored{n.key, cost})
 	}
-	slices.SortStableFunc(list, func(a, b scored) int { return cmp.Compare(a.cost, b.cost) })
+	slices.SortStableFunc(list, func(a, b scored) int { return slices.Compare(a.cost[:], b.cost[:]) })
 	out := make([]string, 0, nearestCount)
 	for _, l := range list[:min(nearestCount, len(list))] {
 		out = append(out, l.key)
@@ -63,27 +70,74 @@ func nearest(s string, all []named) []string {
 	return out
 }
 
-// likeness is 0 for equal words and grows with their difference. One word within the other costs less than a change.
-func likeness(a, b string) int {
+// unlikeness is 0 for equal words: first the kind of likeness, and then what counts within that kind, most weight first.
+type unlikeness [5]int
+
+const (
+	equal   = 0 // but for case and punctuation
+	begins  = 2 // each word that was given is one of the candidate's, or begins one: "flow", "stack temp"
+	within  = 4 // each word of the candidate was given: "cod_mgl"
+	shares  = 6 // some words are the same: "outlet flow"
+	differs = 8
+)
+
+func compare(given, candidate string) unlikeness {
+	a, b := letters(given), letters(candidate)
 	if a == b {
-		return 0
+		return unlikeness{equal}
 	}
-	if a != "" && b != "" && (strings.Contains(b, a) || strings.Contains(a, b)) {
-		return 1 + abs(len(a)-len(b))/2
+	gave, has := words(given), words(candidate)
+	first, inexact, shared := -1, 0, 0 // the candidate's word that the first given one is or begins
+	unmatched, left := 0, slices.Clone(has)
+	for i, w := range gave {
+		at := slices.Index(left, w)
+		if at < 0 {
+			at = slices.IndexFunc(left, func(h string) bool { return h != "" && strings.HasPrefix(h, w) })
+			inexact++
+		}
+		if at < 0 {
+			unmatched++
+			continue
+		}
+		if i == 0 {
+			first = at
+		}
+		if left[at] = ""; len(w) > 1 {
+			shared += len(w)
+		}
 	}
-	return 2 * distance(a, b)
+	slices.Sort(gave)
+	slices.Sort(has)
+	edits := distance(strings.Join(gave, ""), strings.Join(has, "")) // in whatever order the words are
+	switch {
+	case unmatched == 0 && len(gave) > 0:
+		return unlikeness{begins, len(has) - len(gave), inexact, min(max(first, 0), 1), len(b)}
+	case len(b) > 1 && !slices.ContainsFunc(has, func(h string) bool { return !slices.Contains(gave, h) }):
+		return unlikeness{within, -len(b), edits}
+	case shared > 0:
+		return unlikeness{shares, -shared, edits}
+	}
+	return unlikeness{differs, distance(a, b)}
 }
 
-func abs(n int) int { return max(n, -n) }
-
-// letters keeps what identifies a word: letters, digits, % and /, in lower case and without superscripts.
-func letters(s string) string {
-	return strings.Map(func(r rune) rune {
-		if strings.ContainsRune("_- .()&", r) {
-			return -1
+// words are what is between the separators, folded.
+func words(s string) []string {
+	return strings.FieldsFunc(fold(strings.Map(func(r rune) rune {
+		if strings.ContainsRune(separators, r) {
+			return '/'
 		}
 		return r
-	}, foldUnit(s))
+	}, s)), func(r rune) bool { return r == '/' })
+}
+
+// letters are the words of s as one.
+func letters(s string) string { return strings.Join(words(s), "") }
+
+const separators = "_- .()&/\u00a0\t"
+
+// fold is foldUnit for any text: "per" in a temperature is no division.
+func fold(s string) string {
+	return unitFolder.Replace(strings.ToLower(unitFolder.Replace(strings.ToLower(s))))
 }
 
 // distance is the Levenshtein distance of two words.

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -131,6 +132,89 @@ func TestNearest(t *testing.T) {
 				t.Errorf("Nearest(%q) = %q, want %q", c.word, got, c.want)
 			}
 		})
+	}
+}
+
+// What people type, and what they mean.
+func TestNearestParameters(t *testing.T) {
+	for _, c := range []struct{ word, want string }{
+		{"COD", "cod"},
+		{"Ph", "ph"},
+		{"so_2", "so2"},
+		{"SO2 ppm", "so2_ppm so2"},
+		{"flow", "flow_inlet flow_emission flow_totalizer"},
+		{"Flow", "flow_inlet flow_emission flow_totalizer"},
+		{"inlet flow", "flow_inlet|inlet flow2"},
+		{"outlet_flow", "flow_inlet|inlet flow2|flow_totalizer"},
+		{"total flow", "flow_totalizer flow_inlet_totalizer"},
+		{"flow_totaliser", "flow_totalizer"},
+		{"totaliser", "totalizer flow_totalizer"},
+		{"temp", "temperature temp_test temperature_emission"},
+		{"Temperature", "temperature temperature_emission primary_temperature"},
+		{"stack temp", "temperature_emission"},
+		{"pm10", "pm"},
+		{"PM2.5", "pm"},
+		{"BOD5", "bod"},
+		{"cod_mgl", "cod"},
+		{"etp.cod", "cod"},
+		{"pH value", "ph"},
+		{"co_ppm", "co so2_ppm"},
+		{"NH3-N", "Nh3-n"},
+		{"NH3", "nh3_effluent Nh3-n"},
+		{"ammonia nitrogen", "ammonical_nitrogen"},
+		{"dissolved oxygen", "do"},
+		{"oil & grease", "oil_grease"},
+		{"oil and grease", "oil_grease"},
+		{"sulfide", "sulphide"},
+		{"fluride", "fluoride"},
+		{"phosphate", "phosphates phosphorous"},
+		{"conductivity_us", "conductivity"},
+		{"hg_total", "hg"},
+		{"turbidty of the water", "oil in water|flow back water"},
+	} {
+		_, err := spec.LookupParameter(c.word)
+		var unknown *spec.UnknownError
+		if !errors.As(err, &unknown) || len(unknown.Nearest) != 3 {
+			t.Fatalf("LookupParameter(%.40q): %v", c.word, err)
+		}
+		want := strings.Split(c.want, "|")
+		if len(want) == 1 {
+			want = strings.Fields(c.want)
+		}
+		if !slices.Equal(unknown.Nearest[:len(want)], want) {
+			t.Errorf("%.40q: nearest %q, want %q first", c.word, unknown.Nearest, want)
+		}
+	}
+}
+
+func TestNearestOfALongTextIsQuick(t *testing.T) {
+	begun := time.Now()
+	spec.LookupParameter(strings.Repeat("flow ", 1<<19))
+	if took := time.Since(begun); took > 5*time.Second {
+		t.Errorf("it took %s", took)
+	}
+}
+
+func TestNearestUnits(t *testing.T) {
+	for _, c := range []struct{ word, want string }{
+		{"Mg/Nm^3", "mg/Nm³ mg/m³"},
+		{"Mg/L", "mg/L"},
+		{"ug/L", "μg/m³ mg/L"},
+		{"mg", "mg/L mg/m³ mg/Nm³"},
+		{"Nm3/hr", "mg/Nm³ m³/hr"},
+		{"kPa", "Pa"},
+	} {
+		_, err := spec.ResolveUnit(c.word)
+		var unknown *spec.UnknownError
+		if !errors.As(err, &unknown) {
+			t.Fatalf("ResolveUnit(%q): %v", c.word, err)
+		}
+		if want := strings.Fields(c.want); !slices.Equal(unknown.Nearest[:len(want)], want) {
+			t.Errorf("%q: nearest %q, want %q first", c.word, unknown.Nearest, want)
+		}
+	}
+	if got, err := spec.ResolveUnit("mg/Nm^3"); err != nil || got != "mg/Nm³" {
+		t.Errorf("mg/Nm^3 is %q, %v", got, err)
 	}
 }
 

@@ -51,10 +51,8 @@ var unitFolder = strings.NewReplacer(
 
 // foldUnit removes what does not change a unit's meaning: case, spaces, the form of exponents and of the micro sign.
 func foldUnit(s string) string {
-	s = unitFolder.Replace(strings.ToLower(unitFolder.Replace(strings.ToLower(s))))
 	// Divisions spelled out: "mg per l", "mg l-1".
-	s = strings.Replace(s, "per", "/", 1)
-	return s
+	return strings.Replace(fold(s), "per", "/", 1)
 }
 
 // prefixClash reports that s begins with M for mega where the folded spelling has m for milli (or for metre in m/s),

@@ -26,7 +26,8 @@ const (
 )
 
 // feed reads line protocol until its end, or for a moment after ctx has ended. What is read is durable in every plugin
-// before the next read: what does not fit yet stays with Telegraf. The error says how many metrics are lost.
+// before the next read: what does not fit yet stays with Telegraf. When it cannot be made durable and ctx has ended,
+// nothing more is read. The error says how many metrics are lost.
 func feed(ctx context.Context, in io.Reader, plugins []telegraf.Output, log telegraf.Logger) error {
 	parser := &influx.Parser{}
 	if err := parser.Init(); err != nil {
@@ -57,11 +58,23 @@ func feed(ctx context.Context, in io.Reader, plugins []telegraf.Output, log tele
 				return f.end()
 			case r.err != nil:
 				return errors.Join(fmt.Errorf("reading metrics: %w", r.err), f.end())
+			case f.lost > 0: // what is not read is not lost, but for what fits into the pipe
+				return f.end()
 			}
-			more <- struct{}{}
+			select {
+			case <-stop:
+				return f.end()
+			default:
+				more <- struct{}{}
+			}
 		case <-done: // Telegraf may have been told at the same time, and writes what it has left
 			stop, done = time.After(drain), nil
 		case <-stop:
+			select {
+			case r := <-reads:
+				f.take(ctx, r.data)
+			default:
+			}
 			return f.end()
 		}
 	}
@@ -196,6 +209,7 @@ func (f *feeder) write(ctx context.Context, metrics []telegraf.Metric) {
 	}
 	waiting, wait := f.plugins, firstRetry
 	for said := false; ; said = true {
+		last := ctx.Err() != nil
 		var failed []telegraf.Output
 		var faults []error
 		for _, p := range waiting {
@@ -210,14 +224,16 @@ func (f *feeder) write(ctx context.Context, metrics []telegraf.Metric) {
 			return
 		}
 		err := errors.Join(faults...)
-		if !said && ctx.Err() == nil {
+		if last {
+			f.lost, f.fault = f.lost+len(metrics), err
+			return
+		}
+		if !said {
 			f.log.Errorf("%d metrics wait, and nothing more is read: %v", len(metrics), err)
 		}
 		waiting = failed
 		select {
-		case <-ctx.Done():
-			f.lost, f.fault = f.lost+len(metrics), err
-			return
+		case <-ctx.Done(): // once more: it may work again
 		case <-time.After(wait):
 			wait = min(2*wait, lastRetry)
 		}

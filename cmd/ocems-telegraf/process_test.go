@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -63,6 +64,12 @@ type plant struct {
 
 func newPlant(t *testing.T) *plant {
 	t.Helper()
+	return newPlantWith(t, token)
+}
+
+// newPlantWith is a plant whose device the board knows by this token.
+func newPlantWith(t *testing.T, known string) *plant {
+	t.Helper()
 	p := &plant{t: t, dir: t.TempDir()}
 	p.state, p.config = filepath.Join(p.dir, "state"), filepath.Join(p.dir, "ocems.conf")
 	key, err := os.ReadFile("../../ocems/seal/testdata/industry_test_private.pem")
@@ -73,7 +80,7 @@ func newPlant(t *testing.T) *plant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	reg, err := simulator.ParseRegistry([]byte(board), time.Now())
+	reg, err := simulator.ParseRegistry([]byte(strings.Replace(board, token, strconv.Quote(known), 1)), time.Now())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -369,6 +376,7 @@ func TestLongAndBadLinesOverThePipe(t *testing.T) {
 
 func TestTermDrainsThePipe(t *testing.T) {
 	p := newPlant(t)
+	p.change(`settle = "1s"`, `settle = "1h"`) // the slot must not close before all of it is fed
 	start := past(2)
 	wire, sum, n := samples(start, start.Add(slotTime))
 	r := p.start()
@@ -379,6 +387,7 @@ func TestTermDrainsThePipe(t *testing.T) {
 	r.feed(rest)
 	r.signal(syscall.SIGTERM)
 	r.end(0)
+	p.change(`settle = "1h"`, `settle = "1s"`)
 	p.start()
 	p.wantSlots(start, sum/float64(n))
 }

@@ -26,6 +26,7 @@ var commands = []command{
 	{"simulate", "run a CPCB server of the OCEMS API for tests", simulate},
 	{"keygen", "make a key pair for a simulated industry", keygen},
 	{"decode", "decrypt a request body and list its faults", decode},
+	{"report", "say from audit trails what became of each slot", reportSlots},
 }
 
 // std is what a subcommand reads from and writes to.

@@ -1,0 +1,379 @@
+package main
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+// entry is a line of a trail, written 20 s after its stamp.
+func entry(o audit.Outcome, device string, stamp time.Time, rs ...audit.Reading) audit.Entry {
+	return audit.Entry{Time: stamp.Add(20 * time.Second), Outcome: o, Station: "station_1", Device: device, Stamp: stamp.UnixMilli(), Readings: rs}
+}
+
+// twoDays has each outcome: a gap over midnight, a refused and an expired slot, calibrations of two slots and of a third
+// of one, samples that came late, a device that falls silent.
+func twoDays() []audit.Entry {
+	var list []audit.Entry
+	day := time.Date(2026, 11, 20, 0, 0, 0, 0, spec.IST)
+	for i := range 192 {
+		stamp := day.Add(time.Duration(i) * spec.SlotLength)
+		bod := audit.Reading{Parameter: "bod", Value: 12 + float64(i%7)/10, Unit: "mg/L", Flag: "U"}
+		cod := audit.Reading{Parameter: "cod", Value: 80 + float64(i%11)/4, Unit: "mg/L", Flag: "U"}
+		volt := audit.Reading{Parameter: "voltage", Value: 229.5, Unit: "V", Flag: "U", Diagnostic: true}
+		switch {
+		case i >= 94 && i < 99:
+		case i == 30:
+			list = append(list, entry(audit.AlreadyStored, "dev_1", stamp, bod, cod))
+		case i == 31:
+			list = append(list, entry(audit.Rejected, "dev_1", stamp, cod), entry(audit.Delivered, "dev_1", stamp, bod))
+		case i == 33:
+			list = append(list, entry(audit.Rejected, "dev_1", stamp, bod, cod))
+		case i == 35:
+			list = append(list, entry(audit.Expired, "dev_1", stamp, bod, cod))
+		case i >= 50 && i < 53:
+			for point := range 30 {
+				if i == 52 && point >= 10 {
+					break
+				}
+				at := stamp.Add(time.Duration(point-29) * spec.CalibrationLength)
+				bod, cod := bod, cod
+				bod.Flag, cod.Flag = "Z", "C"
+				list = append(list, entry(audit.Delivered, "dev_1", at, bod, cod))
+			}
+		default:
+			if i == 60 {
+				cod.Flag = "M"
+			}
+			list = append(list, entry(audit.Delivered, "dev_1", stamp, bod, cod))
+		}
+		if i < 120 {
+			list = append(list, entry(audit.Delivered, "dev_2", stamp, audit.Reading{Parameter: "ph", Value: 7.2, Unit: "pH", Flag: "U"}, volt))
+		}
+		if i == 70 {
+			late := entry(audit.Late, "dev_1", stamp, cod, cod, cod)
+			late.Detail = "samples of cod: late; taken at"
+			counted := entry(audit.Late, "dev_1", stamp)
+			counted.Detail = "4 samples of bod map[]: late"
+			unknown := entry(audit.Refused, "dev_2", stamp)
+			unknown.Detail = "7 samples of lab_cod map[]: not_finite"
+			only := entry(audit.Refused, "dev_2", stamp, audit.Reading{Parameter: "tss", Value: 3, Unit: "ppm"})
+			list = append(list, late, counted, unknown, only, audit.Entry{Time: stamp, Outcome: audit.Refused, Stamp: stamp.UnixMilli(), Detail: "no device"})
+		}
+	}
+	return list
+}
+
+// trail writes a trail into the working folder.
+func trail(t *testing.T, name string, list []audit.Entry) {
+	t.Helper()
+	file, err := audit.Open(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if err := file.Append(list...); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// change writes a trail anew, its lines changed.
+func change(t *testing.T, name string, edit func(lines []string) []string) {
+	t.Helper()
+	text, err := os.ReadFile(name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(name, []byte(strings.Join(edit(strings.SplitAfter(string(text), "\n")), "")), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestReportGolden(t *testing.T) {
+	golden, err := filepath.Abs("testdata/report")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(t.TempDir())
+	trail(t, "audit.jsonl", twoDays())
+	trail(t, "altered.jsonl", twoDays())
+	change(t, "altered.jsonl", func(lines []string) []string {
+		lines[200] = strings.Replace(lines[200], `"value":`, `"value":1`, 1)
+		return lines
+	})
+	for _, c := range []struct {
+		file string
+		code int
+		args string
+	}{
+		{"days.txt", 0, "audit.jsonl"},
+		{"days.csv", 0, "--format csv audit.jsonl"},
+		{"days.json", 0, "--format json audit.jsonl"},
+		{"days.html", 0, "--format html audit.jsonl"},
+		{"altered.txt", 1, "--device dev_1 altered.jsonl"},
+		{"altered.html", 1, "--format html --device dev_1 --from 2026-11-20 --to 2026-11-20 altered.jsonl"},
+	} {
+		t.Run(c.file, func(t *testing.T) {
+			code, out, errs := ocems("", append([]string{"report"}, strings.Fields(c.args)...)...)
+			if code != c.code || (code == 0) != (errs == "") {
+				t.Fatalf("exit %d, want %d: %s", code, c.code, errs)
+			}
+			path := filepath.Join(golden, c.file)
+			if *update {
+				if err := os.MkdirAll(golden, 0o755); err != nil {
+					t.Fatal(err)
+				}
+				if err := os.WriteFile(path, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if out != string(want) {
+				t.Errorf("differs from %s; it is\n%s", path, out)
+			}
+		})
+	}
+}
+
+// row is what the table tests look at of one parameter.
+type row struct {
+	Parameter     string   `json:"parameter"`
+	Expected      int      `json:"expected"`
+	Delivered     int      `json:"delivered"`
+	AlreadyStored int      `json:"already_stored"`
+	Rejected      int      `json:"rejected"`
+	Expired       int      `json:"expired"`
+	Missing       int      `json:"missing"`
+	Calibration   int      `json:"calibration"`
+	Unverified    int      `json:"unverified"`
+	Share         *float64 `json:"delivered_percent"`
+	Gap           *struct {
+		Slots int `json:"slots"`
+	} `json:"longest_gap"`
+}
+
+func (r row) String() string {
+	share, gap := "none", 0
+	if r.Share != nil {
+		share = fmt.Sprint(*r.Share)
+	}
+	if r.Gap != nil {
+		gap = r.Gap.Slots
+	}
+	return fmt.Sprintf("%s %d = %d+%d+%d+%d+%d+%d, unverified %d, %s %%, gap %d", r.Parameter, r.Expected, r.Delivered, r.AlreadyStored, r.Rejected,
+		r.Expired, r.Missing, r.Calibration, r.Unverified, share, gap)
+}
+
+func TestReportCounts(t *testing.T) {
+	noon := time.Date(2026, 11, 20, 12, 0, 0, 0, spec.IST)
+	cod := func(o audit.Outcome, slots ...int) (list []audit.Entry) {
+		for _, n := range slots {
+			list = append(list, entry(o, "d", noon.Add(time.Duration(n)*spec.SlotLength), audit.Reading{Parameter: "cod", Value: float64(n), Unit: "mg/L", Flag: "U"}))
+		}
+		return list
+	}
+	points := func(shift time.Duration, n int) (list []audit.Entry) {
+		for i := range n {
+			list = append(list, entry(audit.Delivered, "d", noon.Add(shift+time.Duration(i)*spec.CalibrationLength),
+				audit.Reading{Parameter: "cod", Value: 1, Unit: "mg/L", Flag: "C"}))
+		}
+		return list
+	}
+	join := func(parts ...[]audit.Entry) (list []audit.Entry) {
+		for _, p := range parts {
+			list = append(list, p...)
+		}
+		return list
+	}
+	type edit = func([]string) []string
+	for _, c := range []struct {
+		name  string
+		files [][]audit.Entry
+		edit  edit // of the first file
+		flags string
+		want  string // of each parameter
+		errs  string // exit code 1 if there is one
+	}{
+		{name: "all delivered", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2)}, want: "cod 3 = 3+0+0+0+0+0, unverified 0, 100 %, gap 0"},
+		{name: "a hole is missing", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 5)}, want: "cod 6 = 3+0+0+0+3+0, unverified 0, 50 %, gap 3"},
+		{name: "share is rounded down", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 4, 5, 6)}, want: "cod 7 = 6+0+0+0+1+0, unverified 0, 85.71 %, gap 1"},
+		{name: "the best outcome counts", files: [][]audit.Entry{join(cod(audit.Rejected, 0, 1), cod(audit.AlreadyStored, 0), cod(audit.Delivered, 0))},
+			want: "cod 2 = 1+0+1+0+0+0, unverified 0, 50 %, gap 1"},
+		{name: "expired", files: [][]audit.Entry{join(cod(audit.Delivered, 0), cod(audit.Expired, 1))}, want: "cod 2 = 1+0+0+1+0+0, unverified 0, 50 %, gap 1"},
+		{name: "several files are one report", files: [][]audit.Entry{cod(audit.Delivered, 2, 3), cod(audit.Delivered, 0, 1), cod(audit.AlreadyStored, 3)},
+			want: "cod 4 = 4+0+0+0+0+0, unverified 0, 100 %, gap 0"},
+		{name: "empty", files: [][]audit.Entry{nil}},
+		{name: "empty, with days", files: [][]audit.Entry{nil}, flags: "--from 2026-11-20 --to 2026-11-20"},
+		{name: "a silent device is missing", files: [][]audit.Entry{cod(audit.Delivered, 0)}, flags: "--from 2026-11-21 --to 2026-11-21",
+			want: "cod 96 = 0+0+0+0+96+0, unverified 0, 0 %, gap 96"},
+		{name: "from alone", files: [][]audit.Entry{cod(audit.Delivered, 0)}, flags: "--from 2026-11-20", want: "cod 49 = 1+0+0+0+48+0, unverified 0, 2.04 %, gap 48"},
+		{name: "to alone", files: [][]audit.Entry{cod(audit.Delivered, 0)}, flags: "--to 2026-11-20", want: "cod 48 = 1+0+0+0+47+0, unverified 0, 2.08 %, gap 47"},
+		{name: "calibration, stamped by its end", files: [][]audit.Entry{join(cod(audit.Delivered, 0, 2), points(30*time.Second, 30))},
+			want: "cod 3 = 2+0+0+0+0+1, unverified 0, 100 %, gap 0"},
+		{name: "calibration, stamped by its start", files: [][]audit.Entry{join(cod(audit.Delivered, 0, 2), points(15*time.Minute, 30))}, flags: "--stamp start",
+			want: "cod 3 = 2+0+0+0+0+1, unverified 0, 100 %, gap 0"},
+		{name: "29 points cover no slot", files: [][]audit.Entry{join(cod(audit.Delivered, 0, 2), points(30*time.Second, 29))},
+			want: "cod 3 = 2+0+0+0+1+0, unverified 0, 66.66 %, gap 1"},
+		{name: "refused points cover no slot", files: [][]audit.Entry{join(cod(audit.Delivered, 0, 2), func() []audit.Entry {
+			list := points(30*time.Second, 30)
+			list[7].Outcome = audit.Rejected
+			return list
+		}())}, want: "cod 3 = 2+0+0+0+1+0, unverified 0, 66.66 %, gap 1"},
+		{name: "a value altered", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
+			edit: func(l []string) []string { l[2] = strings.Replace(l[2], `"value":2`, `"value":9`, 1); return l },
+			want: "cod 4 = 4+0+0+0+0+0, unverified 3, 100 %, gap 0", errs: "a0.jsonl: line 3: it was altered"},
+		{name: "a line taken out", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
+			edit: func(l []string) []string { return append(l[:1], l[2:]...) },
+			want: "cod 4 = 3+0+0+0+1+0, unverified 3, 75 %, gap 1", errs: "a0.jsonl: line 2: the chain is broken"},
+		{name: "the beginning cut off", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
+			edit: func(l []string) []string { return l[2:] },
+			want: "cod 2 = 2+0+0+0+0+0, unverified 2, 100 %, gap 0", errs: "a0.jsonl: line 1: the chain is broken"},
+		{name: "cut in a line", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
+			edit: func(l []string) []string { l[3] = l[3][:40]; return l },
+			want: "cod 3 = 3+0+0+0+0+0, unverified 1, 100 %, gap 0", errs: "a0.jsonl: line 4: unfinished"},
+		{name: "not a trail", files: [][]audit.Entry{nil, cod(audit.Delivered, 0)},
+			edit: func([]string) []string { return []string{"hello\n", "{}\n", "[]"} },
+			want: "cod 1 = 1+0+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: not an audit line"},
+		{name: "another trail vouches for a slot", files: [][]audit.Entry{cod(audit.Delivered, 0), cod(audit.AlreadyStored, 0)},
+			edit: func(l []string) []string { l[0] = strings.Replace(l[0], `"value":0`, `"value":9`, 1); return l },
+			want: "cod 1 = 0+1+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: it was altered"},
+		{name: "senseless stamps", files: [][]audit.Entry{cod(audit.Delivered, 0)},
+			edit: func(l []string) []string {
+				for _, stamp := range []string{"-9223372036854775808", "9223372036854775807", "-1"} {
+					for _, flag := range []string{"U", "C"} {
+						l = append(l, `{"n":1,"outcome":"delivered","device":"d","stamp":`+stamp+`,"readings":[{"parameter":"cod","flag":"`+flag+`"}]}`+"\n")
+					}
+				}
+				return l
+			},
+			want: "cod 1 = 1+0+0+0+0+0, unverified 1, 100 %, gap 0", errs: "a0.jsonl: line 2: the chain is broken"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			args := append([]string{"report", "--format", "json"}, strings.Fields(c.flags)...)
+			for i, list := range c.files {
+				name := fmt.Sprintf("a%d.jsonl", i)
+				trail(t, name, list)
+				args = append(args, name)
+			}
+			if c.edit != nil {
+				change(t, "a0.jsonl", c.edit)
+			}
+			code, out, errs := ocems("", args...)
+			if (code == 1) != (c.errs != "") || !strings.Contains(errs, c.errs) {
+				t.Fatalf("exit %d: %s", code, errs)
+			}
+			var r struct {
+				Verified bool
+				Devices  []struct{ Parameters []row }
+			}
+			if err := json.Unmarshal([]byte(out), &r); err != nil {
+				t.Fatal(err)
+			}
+			var got []string
+			for _, d := range r.Devices {
+				for _, p := range d.Parameters {
+					got = append(got, p.String())
+				}
+			}
+			if strings.Join(got, "\n") != c.want || r.Verified != (c.errs == "") {
+				t.Errorf("verified %t\n%s\nwant\n%s", r.Verified, strings.Join(got, "\n"), c.want)
+			}
+			for _, format := range formatNames {
+				if code2, out, errs := ocems("", append([]string{"report", "--format", format}, args[3:]...)...); code2 != code || out == "" {
+					t.Errorf("%s: exit %d, %q, %s", format, code2, out, errs)
+				}
+			}
+		})
+	}
+}
+
+// No slot after now is expected: the test stands whatever the day is.
+func TestReportExpectsNothingOfTheFuture(t *testing.T) {
+	t.Chdir(t.TempDir())
+	now := time.Now()
+	start, _ := spec.Window(now, spec.SlotLength)
+	trail(t, "a.jsonl", []audit.Entry{entry(audit.Delivered, "d", start, audit.Reading{Parameter: "cod", Unit: "mg/L", Flag: "U"})})
+	today, tomorrow := now.In(spec.IST).Format(time.DateOnly), now.Add(24*time.Hour).In(spec.IST).Format(time.DateOnly)
+	code, out, errs := ocems("", "report", "--format", "csv", "--from", today, "--to", tomorrow, "a.jsonl")
+	if code != 0 {
+		t.Fatal(errs)
+	}
+	lines, err := csv.NewReader(strings.NewReader(out)).ReadAll()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if last, err := time.Parse(time.RFC3339, lines[1][6]); err != nil || last.Before(start) || last.After(time.Now()) {
+		t.Errorf("the last slot is %s, now is %s: %v", lines[1][6], now, err)
+	}
+}
+
+func TestReportOut(t *testing.T) {
+	t.Chdir(t.TempDir())
+	trail(t, "audit.jsonl", twoDays())
+	code, out, errs := ocems("", "report", "--format", "html", "--out", "slots.html", "audit.jsonl")
+	text, err := os.ReadFile("slots.html")
+	if code != 0 || out != "" || errs != "" || err != nil {
+		t.Fatal(code, out, errs, err)
+	}
+	for _, outside := range []string{"http:", "https:", "<script", "url(", "@import", "<link", "src="} {
+		if strings.Contains(string(text), outside) {
+			t.Errorf("the page has %q", outside)
+		}
+	}
+}
+
+func TestReportMistakes(t *testing.T) {
+	t.Chdir(t.TempDir())
+	trail(t, "audit.jsonl", twoDays())
+	trail(t, "empty.jsonl", nil)
+	today := time.Now().In(spec.IST).Format(time.DateOnly)
+	trail(t, "long.jsonl", []audit.Entry{entry(audit.Delivered, "d", time.UnixMilli(0), audit.Reading{Parameter: "cod"}),
+		entry(audit.Delivered, "d", time.UnixMilli(1795132800000), audit.Reading{Parameter: "cod"})})
+	for _, c := range []struct {
+		args string
+		code int
+		want string
+	}{
+		{"", 2, "no audit trail: give one file or more after the flags"},
+		{"--form json x", 2, "unknown flag --form: nearest --format"},
+		{"--format htlm audit.jsonl", 2, `--format: "htlm" is unknown: nearest html`},
+		{"--stamp begin audit.jsonl", 2, `--stamp: "begin" is neither end nor start: nearest`},
+		{"--from 23-11-2026 audit.jsonl", 2, `--from: "23-11-2026" is not a day such as 2026-11-23: nearest 2026-11-23`},
+		{"--to 2026-11-31 audit.jsonl", 2, `--to: "2026-11-31" is not a day such as 2026-11-23: nearest 2026-11-30`},
+		{"--to 2026/13/0 audit.jsonl", 2, "nearest 2026-12-01"},
+		{"--to yesterday audit.jsonl", 2, "nearest " + today},
+		{"--from 2026-11-22 --to 2026-11-21 audit.jsonl", 2, "--from: 2026-11-22 is after --to 2026-11-21: nearest 2026-11-21"},
+		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", 2, "and a report has at most 3660: nearest 2000-01-08"},
+		{"long.jsonl", 2, "--from, --to: the trails name slots from 1970-01-01 05:30 to "},
+		{"--device dev1 audit.jsonl", 2, `--device: "dev1" is not in the trails: nearest dev_1`},
+		{"--device dev_1 empty.jsonl", 2, `--device: "dev_1" is not in the trails, which name no device`},
+		{"audit.jsonl --format json", 2, `unexpected argument "--format": flags come first`},
+		{"audit.jsonl ./audit.jsonl", 2, "audit.jsonl and ./audit.jsonl are the same file"},
+		{"--out audit.jsonl audit.jsonl", 2, "--out: audit.jsonl is the audit trail audit.jsonl, and is not overwritten"},
+		{"--out no-such-folder/x audit.jsonl", 1, "--out: open no-such-folder/x"},
+		{"no-such-file", 1, "reading the audit trail: "},
+		{".", 2, ". is a folder: give the files in it"},
+	} {
+		t.Run(c.args, func(t *testing.T) {
+			code, out, errs := ocems("", append([]string{"report"}, strings.Fields(c.args)...)...)
+			if code != c.code || out != "" || !strings.Contains(errs, c.want) {
+				t.Errorf("exit %d, out %q, err %q", code, out, errs)
+			}
+		})
+	}
+}

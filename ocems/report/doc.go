@@ -1,0 +1,7 @@
+// Package report reads audit trails and says what became of each 15-minute slot of each device and parameter. It counts
+// what the trail says and nothing else: a slot that no line of it names as delivered is missing. A trail is checked
+// first; what comes after the place where it was altered or cut is read too, and marked as not verified.
+//
+// It keeps a byte a slot and parameter, and the readings only where they are shown, so that months of trail need
+// little memory.
+package report

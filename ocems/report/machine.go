@@ -1,0 +1,49 @@
+package report
+
+import (
+	"encoding/csv"
+	"encoding/json"
+	"io"
+	"strconv"
+	"time"
+)
+
+// JSON writes the report as one indented object, times in IST.
+func (r *Report) JSON(w io.Writer) error {
+	e := json.NewEncoder(w)
+	e.SetEscapeHTML(false)
+	e.SetIndent("", "  ")
+	return e.Encode(r)
+}
+
+var csvHeader = []string{"station", "device", "parameter", "diagnostic", "unit", "period_first", "period_last",
+	"expected", "delivered", "already_stored", "rejected", "expired", "missing", "calibration", "delivered_percent", "unverified",
+	"longest_gap_first", "longest_gap_last", "longest_gap_slots", "late_samples", "refused_samples",
+	"calibration_points_delivered", "calibration_points_rejected", "calibration_points_expired", "trails_verified"}
+
+// CSV writes a header and one line a device and parameter, times in IST.
+func (r *Report) CSV(w io.Writer) error {
+	out := csv.NewWriter(w)
+	lines := [][]string{csvHeader}
+	first, last := "", ""
+	if r.Period != nil {
+		first, last = r.Period.First.Format(time.RFC3339), r.Period.Last.Format(time.RFC3339)
+	}
+	for _, d := range r.Devices {
+		for _, p := range d.Parameters {
+			share, gapFirst, gapLast, gapSlots := "", "", "", 0
+			if p.Share != nil {
+				share = strconv.FormatFloat(*p.Share, 'f', 2, 64)
+			}
+			if g := p.LongestGap; g != nil {
+				gapFirst, gapLast, gapSlots = g.First.Format(time.RFC3339), g.Last.Format(time.RFC3339), g.Slots
+			}
+			n := strconv.Itoa
+			lines = append(lines, []string{d.Station, d.ID, p.Parameter, strconv.FormatBool(p.Diagnostic), p.Unit, first, last,
+				n(p.Expected), n(p.Delivered), n(p.AlreadyStored), n(p.Rejected), n(p.Expired), n(p.Missing), n(p.Calibration), share, n(p.Unverified),
+				gapFirst, gapLast, n(gapSlots), n(p.Samples.Late), n(p.Samples.Refused),
+				n(p.Points.Delivered), n(p.Points.Rejected), n(p.Points.Expired), strconv.FormatBool(r.Verified)})
+		}
+	}
+	return out.WriteAll(lines)
+}

@@ -260,12 +260,15 @@ func (v *victim) judge() (r verdict) {
 	return r
 }
 
-// secrets looks for tokens in everything that the host left behind.
+// secrets looks for tokens in everything that the host left behind, and for state that others could read.
 func (v *victim) secrets() (faults []string) {
 	_ = filepath.WalkDir(v.dir, func(path string, d fs.DirEntry, err error) error {
 		name := filepath.Base(path)
 		if err != nil || !d.Type().IsRegular() || name == "config" || name == "registry.yaml" || name == "balloon" || strings.Contains(path, "/keys/") {
 			return nil
+		}
+		if info, err := d.Info(); err == nil && info.Mode().Perm()&0o077 != 0 && (strings.HasPrefix(path, v.state) || strings.HasSuffix(name, ".jsonl")) {
+			faults = append(faults, fmt.Sprintf("%s can be read by others: %s", path, info.Mode()))
 		}
 		f, err := os.Open(path)
 		if err != nil {

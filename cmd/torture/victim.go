@@ -121,7 +121,7 @@ func (v *victim) end() {
 	v.board.stop()
 	v.log.Close()
 	if v.mounted {
-		_ = exec.Command("cp", "-r", v.state, v.dir+"/state-at-the-end").Run() // for the search for secrets, and for people
+		_ = exec.Command("cp", "-a", v.state, v.dir+"/state-at-the-end").Run() // for the search for secrets, and for people
 		_ = syscall.Unmount(v.state, 0)
 	}
 }

@@ -11,6 +11,7 @@ import (
 	"math"
 	"net/http"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -204,7 +205,7 @@ func (d *Delivery) poke() {
 // parameter already waits for the same stamp with another value is refused, into the audit trail: the first stays.
 func (d *Delivery) Put(ctx context.Context, records ...payload.Record) error {
 	for _, r := range records {
-		if _, err := r.Marshal(); err != nil {
+		if err := r.Check(); err != nil {
 			return err
 		}
 		for _, x := range r.Readings {
@@ -353,6 +354,7 @@ func (d *Delivery) write(list []work) error {
 	for _, w := range list {
 		for _, rec := range w.puts {
 			for _, r := range rec.Readings {
+				r.Parameter, r.Unit = strings.TrimSpace(r.Parameter), strings.TrimSpace(r.Unit)
 				p := place{rec.DeviceID, r.Stamp.UnixMilli()}
 				rs, err := load(p)
 				if err != nil {

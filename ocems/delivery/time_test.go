@@ -339,3 +339,19 @@ func TestCloseEndsWithItsContext(t *testing.T) {
 		p.want("devices", slices.Sorted(maps.Keys(asked())), []string{"a"})
 	})
 }
+
+// A redirect would carry the signature and the device's id to whoever it names.
+func TestRedirectsAreNotFollowed(t *testing.T) {
+	run(t, "", registry, nil, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			if r.URL.Path == "/elsewhere" {
+				t.Error("the redirect was followed")
+			}
+			w.Header().Set("Location", "/elsewhere")
+			w.WriteHeader([]int{301, 302, 307, 308}[n%4])
+		})
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.want("waiting slots", p.d.Stats().Slots, 1)
+	})
+}

@@ -221,7 +221,11 @@ func (o *OCEMS) Connect() (err error) {
 	} else if o.trail, err = audit.Open(o.AuditFile); err != nil {
 		return fmt.Errorf("audit_file: %w", err)
 	}
-	o.stats = newStats(map[string]string{"endpoint": o.Endpoint, "state_directory": o.StateDirectory})
+	shown := o.Endpoint
+	if u, err := url.Parse(shown); err == nil {
+		shown = u.Redacted()
+	}
+	o.stats = newStats(map[string]string{"endpoint": shown, "state_directory": o.StateDirectory})
 	o.delivery, err = delivery.New(ctx, delivery.Config{
 		Endpoint: o.Endpoint, Client: client, Store: outbox, Trail: o.trail, Lookup: o.lookup, Devices: o.ids,
 		Logger:   slog.New(logHandler{log: o.Log}),

@@ -154,6 +154,7 @@ func recoverState(path string, cause error) (s *state, damage string, err error)
 		return nil, "", fmt.Errorf("making a new state: %w", err)
 	}
 	copied, unread, err := salvage(path, db)
+	err = errors.Join(err, db.Close()) // an open file keeps its name on Windows
 	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
 	if err == nil {
 		if err = os.Link(path, aside); err != nil { // not every file system has links
@@ -166,8 +167,11 @@ func recoverState(path string, cause error) (s *state, damage string, err error)
 	if err == nil {
 		err = syncDir(filepath.Dir(path))
 	}
+	if err == nil {
+		db, err = openBolt(path)
+	}
 	if err != nil {
-		return nil, "", errors.Join(fmt.Errorf("replacing the damaged state %s: %w", path, err), db.Close(), os.Remove(fresh))
+		return nil, "", fmt.Errorf("replacing the damaged state %s: %w", path, err)
 	}
 	damage = fmt.Sprintf("the state %s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
 	if unread != nil {

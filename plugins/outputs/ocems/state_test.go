@@ -14,6 +14,7 @@ import (
 	"unsafe"
 
 	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/selfstat"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
@@ -257,4 +258,24 @@ func TestOnceIsBounded(t *testing.T) {
 	assert.True(t, o.once("device\x00dev_2"))
 	assert.False(t, o.once("device\x00dev_2"))
 	assert.Less(t, len(o.said), mostSaid+20)
+}
+
+// Without an audit file each refusal is in the log with its values, as often as it happens.
+func TestRefusalsWithoutATrail(t *testing.T) {
+	b := startBoard(t)
+	text := strings.Replace(settings(b, ""), "state_directory", "# state_directory", 1)
+	o, logs := open(t, strings.Replace(text, "http://", "http://plant:secret-password@", 1)+oneDevice)
+	ahead := time.Now().Add(time.Hour)
+	for i := range 3 {
+		require.NoError(t, o.Write([]telegraf.Metric{modbus(ahead, "cod", 40+float64(i))}))
+	}
+	for i := range 3 {
+		assert.Contains(t, logs.text("W"), fmt.Sprintf("readings=[{cod %d mg/L U false}]", 40+i))
+	}
+	for _, m := range selfstat.Metrics() {
+		endpoint, _ := m.GetTag("endpoint")
+		assert.NotContains(t, endpoint, "secret-password")
+	}
+	assert.NotContains(t, logs.text(""), "secret-password")
+	require.NoError(t, o.Close())
 }

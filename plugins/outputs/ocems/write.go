@@ -303,9 +303,9 @@ func (o *OCEMS) refuse(b *batch, x sample, why string) {
 	}
 }
 
-// writeRefusals writes what was refused to the trail, or to the log if that fails.
+// writeRefusals writes what was refused to the trail, or to the log where there is none or it fails.
 func (o *OCEMS) writeRefusals(refused map[refusal]*audit.Entry) {
-	if len(refused) == 0 || o.trail == nil {
+	if len(refused) == 0 {
 		return
 	}
 	entries := make([]audit.Entry, 0, len(refused))
@@ -315,6 +315,13 @@ func (o *OCEMS) writeRefusals(refused map[refusal]*audit.Entry) {
 	slices.SortFunc(entries, func(a, b audit.Entry) int {
 		return cmp.Or(cmp.Compare(a.Stamp, b.Stamp), strings.Compare(a.Device, b.Device), strings.Compare(a.Detail, b.Detail))
 	})
+	if o.trail == nil {
+		for _, e := range entries {
+			o.Log.Warnf("Readings are not at the server: outcome=%s device=%q slot=%q readings=%v reason=%q",
+				e.Outcome, e.Device, spec.ISTString(time.UnixMilli(e.Stamp)), e.Readings, e.Detail)
+		}
+		return
+	}
 	if err := o.trail.Append(entries...); err != nil {
 		o.Log.Errorf("Cannot write what was refused to the audit_file: %v: %+v", err, entries)
 	}

@@ -34,38 +34,69 @@ type Record struct {
 	Readings  []Reading
 }
 
-// Marshal writes the record as the compact JSON of spec 2.4.1, keys in the order of the document. Readings come
-// ordered by stamp and then by parameter key, so that the same readings always give the same bytes. It refuses what
-// JSON or the document cannot carry: empty identifiers, text that is not UTF-8, NaN, infinities, an invalid flag, no reading at all.
-func (r Record) Marshal() ([]byte, error) {
+// Check returns why JSON or the document cannot carry the record, or nil: empty identifiers, text that is not UTF-8, NaN,
+// infinities, an invalid flag, no reading at all. It lets two readings of one parameter and stamp pass, which go in two
+// requests.
+func (r Record) Check() error {
 	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
 	switch {
 	case station == "":
-		return nil, errors.New("writing a payload: the station id is empty")
+		return errors.New("writing a payload: the station id is empty")
 	case device == "":
-		return nil, errors.New("writing a payload: the device id is empty")
+		return errors.New("writing a payload: the device id is empty")
 	case !utf8.ValidString(station):
-		return nil, fmt.Errorf("writing a payload: the station id %q is not UTF-8", station)
+		return fmt.Errorf("writing a payload: the station id %q is not UTF-8", station)
 	case !utf8.ValidString(device):
-		return nil, fmt.Errorf("writing a payload: the device id %q is not UTF-8", device)
+		return fmt.Errorf("writing a payload: the device id %q is not UTF-8", device)
 	case len(r.Readings) == 0:
-		return nil, fmt.Errorf("writing a payload: device %q has no readings", device)
+		return fmt.Errorf("writing a payload: device %q has no readings", device)
 	}
 	for i := range r.Readings {
 		if err := r.Readings[i].Check(); err != nil {
-			return nil, fmt.Errorf("writing a payload of device %q: %w", device, err)
+			return fmt.Errorf("writing a payload of device %q: %w", device, err)
 		}
 	}
+	for _, c := range r.coordinates() {
+		if c.value != nil && !(math.Abs(*c.value) <= c.limit) {
+			return fmt.Errorf("writing a payload of device %q: %s %v is outside -%v to %v", device, c.key, *c.value, c.limit, c.limit)
+		}
+	}
+	return nil
+}
+
+type coordinate struct {
+	key   string
+	value *float64
+	limit float64
+}
+
+func (r *Record) coordinates() [2]coordinate {
+	return [2]coordinate{{"latitude", r.Latitude, 90}, {"longitude", r.Longitude, 180}}
+}
+
+// Marshal writes the record as the compact JSON of spec 2.4.1, keys in the order of the document. Readings come
+// ordered by stamp and then by parameter key, so that the same readings always give the same bytes. It refuses what
+// Check does, and two readings of one parameter and stamp in the same list.
+func (r Record) Marshal() ([]byte, error) {
+	if err := r.Check(); err != nil {
+		return nil, err
+	}
+	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
 	sorted := slices.Clone(r.Readings)
 	slices.SortStableFunc(sorted, func(a, b Reading) int {
 		return cmp.Or(
 			cmp.Compare(a.Stamp.UnixMilli(), b.Stamp.UnixMilli()),
 			cmp.Compare(strings.TrimSpace(a.Parameter), strings.TrimSpace(b.Parameter)),
-			cmp.Compare(strings.TrimSpace(a.Unit), strings.TrimSpace(b.Unit)),
-			cmp.Compare(a.Value, b.Value),
-			cmp.Compare(a.Flag, b.Flag),
+			compareBools(a.Diagnostic, b.Diagnostic),
 		)
 	})
+	for i := 1; i < len(sorted); i++ {
+		a, b := &sorted[i-1], &sorted[i]
+		if a.Diagnostic == b.Diagnostic && a.Stamp.UnixMilli() == b.Stamp.UnixMilli() && strings.TrimSpace(a.Parameter) == strings.TrimSpace(b.Parameter) {
+			return nil, fmt.Errorf("writing a payload of device %q: parameter %q is there twice for %s, as %v %s flag %s and as %v %s flag %s", device,
+				strings.TrimSpace(a.Parameter), spec.ISTString(a.Stamp), a.Value, a.Unit, a.Flag, b.Value, b.Unit, b.Flag)
+		}
+	}
 	out := make([]byte, 0, 160+112*len(sorted))
 	out = append(out, `{"data":[{"stationId":`...)
 	out = appendString(out, station)
@@ -83,19 +114,11 @@ func (r Record) Marshal() ([]byte, error) {
 		out = append(out, ']')
 	}
 	out = append(out, `}]`...)
-	for _, c := range []struct {
-		key   string
-		value *float64
-		limit float64
-	}{{"latitude", r.Latitude, 90}, {"longitude", r.Longitude, 180}} {
-		if c.value == nil {
-			continue
+	for _, c := range r.coordinates() {
+		if c.value != nil {
+			out = append(out, `,"`+c.key+`":`...)
+			out = appendNumber(out, *c.value)
 		}
-		if !(math.Abs(*c.value) <= c.limit) {
-			return nil, fmt.Errorf("writing a payload of device %q: %s %v is outside -%v to %v", device, c.key, *c.value, c.limit, c.limit)
-		}
-		out = append(out, `,"`+c.key+`":`...)
-		out = appendNumber(out, *c.value)
 	}
 	return append(out, `}]}`...), nil
 }
@@ -117,6 +140,16 @@ func (r *Reading) Check() error {
 		return fmt.Errorf("parameter %q: flag %q is not one of %s", r.Parameter, string(rune(r.Flag)), spec.Flags)
 	}
 	return nil
+}
+
+func compareBools(a, b bool) int {
+	switch {
+	case a == b:
+		return 0
+	case b:
+		return -1
+	}
+	return 1
 }
 
 func appendReadings(out []byte, rs []Reading, diagnostic bool) ([]byte, int) {

@@ -156,6 +156,15 @@ func TestMarshalRefuses(t *testing.T) {
 		{"latitude", func(r *payload.Record) { r.Latitude = number(90.01) }, "latitude"},
 		{"latitude NaN", func(r *payload.Record) { r.Latitude = number(math.NaN()) }, "latitude"},
 		{"longitude", func(r *payload.Record) { r.Longitude = number(-180.01) }, "longitude"},
+		{"a parameter twice", func(r *payload.Record) {
+			r.Readings = append(r.Readings, reading("ph", 7, "pH"), reading(" cod", 2, "ppm"))
+			r.Readings[2].Flag = spec.FlagZeroCalibration
+		}, `parameter "cod" is there twice for 2024-09-21 00:00:00 IST, as 1 mg/L flag U and as 2 ppm flag Z`},
+		{"a diagnostic parameter twice", func(r *payload.Record) {
+			r.Readings = append(r.Readings, r.Readings[0], r.Readings[0], r.Readings[0])
+			r.Readings[1].Diagnostic, r.Readings[3].Diagnostic = true, true
+			r.Readings[2].Stamp = r.Readings[2].Stamp.Add(spec.SlotLength)
+		}, "is there twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := record(reading("cod", 1, "mg/L"))
@@ -163,22 +172,39 @@ func TestMarshalRefuses(t *testing.T) {
 			if text, err := r.Marshal(); err == nil || !strings.Contains(err.Error(), c.want) || text != nil {
 				t.Errorf("Marshal = %s, %v, want an error with %q", text, err, c.want)
 			}
+			// Two of a parameter go in two requests: only one request cannot have them.
+			if err := r.Check(); (err == nil) != strings.Contains(c.want, "twice") {
+				t.Errorf("Check = %v", err)
+			}
 		})
+	}
+}
+
+func TestMarshalRefusesTheSameTwice(t *testing.T) {
+	a, b := reading("cod", 1, "mg/L"), reading(" cod", 2, "ppm")
+	r := record(a, b)
+	if text, err := r.Marshal(); err == nil || text != nil || !strings.Contains(err.Error(), `parameter "cod" is there twice`) {
+		t.Errorf("Marshal = %s, %v", text, err)
+	}
+	if err := r.Check(); err != nil {
+		t.Errorf("Check = %v: they go in two requests", err)
+	}
+	b.Diagnostic = true
+	r = record(a, b)
+	if _, err := r.Marshal(); err != nil {
+		t.Errorf("one in params and one in diag_params: %v", err)
 	}
 }
 
 func TestMarshalOrderIsThatOfTheReadings(t *testing.T) {
 	var rs []payload.Reading
-	for _, p := range []string{"bod", "cod", " cod", "tss"} {
+	for _, p := range []string{"bod", " cod", "tss"} {
 		for i := range 3 {
-			for _, unit := range []string{"mg/L", "ppm"} {
-				r := reading(p, float64(i%2)+0.5, unit)
-				r.Stamp = r.Stamp.Add(time.Duration(i) * spec.CalibrationLength)
-				r.Diagnostic = i == 2
-				rs = append(rs, r)
-				r.Value, r.Flag = 7, spec.FlagM
-				rs = append(rs, r)
-			}
+			r := reading(p, float64(i%2)+0.5, "mg/L")
+			r.Stamp = r.Stamp.Add(time.Duration(i) * spec.CalibrationLength)
+			rs = append(rs, r)
+			r.Value, r.Flag, r.Diagnostic = 7, spec.FlagM, true
+			rs = append(rs, r)
 		}
 	}
 	want := marshal(t, record(rs...))

@@ -64,13 +64,10 @@ type cellView struct{ Class, Letter, Title string }
 var classes = map[byte]string{cellDelivered: "d", cellPartly: "p", cellMissing: "m", cellRejected: "r", cellExpired: "e",
 	cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
 
-// letter leaves the good cells quiet.
+// letter tells the cells apart where colours do not.
 func letter(c byte) string {
-	switch c {
-	case cellOutside:
+	if c == cellOutside {
 		return ""
-	case cellMissing:
-		return "·"
 	}
 	return string(rune(c))
 }
@@ -96,6 +93,11 @@ func (d deviceView) Summary() string {
 type field struct {
 	Label, Text string
 	Bad         bool
+}
+
+// Pieces are what stays on one line.
+func (f field) Pieces() []string {
+	return strings.Split(strings.NewReplacer("– ", "–\n", ", ", ",\n").Replace(f.Text), "\n")
 }
 
 // Rows are the table of parameters. Labels are shown where a row becomes a card.

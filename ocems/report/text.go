@@ -97,7 +97,7 @@ func (t *Trail) verdict() string {
 	var b strings.Builder
 	switch {
 	case t.Fault != "":
-		fmt.Fprintf(&b, "NOT VERIFIED. %s. Of %s, %d are verified, from the first on", t.Fault, count(t.Lines, "line"), t.Verified)
+		fmt.Fprintf(&b, "NOT VERIFIED: %s. Of its %s, the first %d are verified", t.Fault, count(t.Lines, "line"), t.Verified)
 	case t.Lines == 0:
 		return "empty"
 	default:

@@ -399,6 +399,14 @@ func TestOutcomes(t *testing.T) {
 		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "a/cod@00:15:00=0.5Z"})
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 3})
 	})
+	run(t, "a parameter twice in one Put goes once", registry, nil, func(p *plant) {
+		spaced := cod(1)
+		spaced.Parameter, spaced.Unit = " cod", "mg/L "
+		p.put("a", at(15), cod(1), spaced, cod(3), bod(2))
+		time.Sleep(time.Minute)
+		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2, audit.Refused: 1})
+	})
 	run(t, "expired by the server", registry, nil, func(p *plant) {
 		p.fault(`{"count":1,"status":117}`)
 		p.put("a", at(15), cod(1))
@@ -497,11 +505,13 @@ func TestRestartKeepsWhatWaits(t *testing.T) {
 func TestDryRunSendsNothing(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { c.DryRun = true }, func(p *plant) {
 		p.put("a", at(15), cod(1))
-		p.put("a", at(30), cod(2))
-		time.Sleep(time.Minute)
+		z := cod(0.5)
+		z.Flag = spec.FlagZeroCalibration
+		p.put("a", at(30), cod(2), z)
+		time.Sleep(time.Hour)
 		p.want("received", len(p.received()), 0)
 		p.want("waiting", p.d.Stats().Slots, 2)
-		p.want("logged", strings.Count(p.log.String(), "this would be sent"), 2)
+		p.want("logged", strings.Count(p.log.String(), "this would be sent"), 3)
 	})
 }
 

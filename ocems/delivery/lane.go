@@ -324,11 +324,13 @@ func (a *attempt) run() answer {
 		return answer{verdict: holdDevice, detail: "the configuration has no such device any more: its readings wait until they expire"}
 	}
 	if d.cfg.DryRun {
-		text, err := a.record(rs).Marshal()
-		if err != nil {
-			return answer{verdict: tryAgain, detail: err.Error()}
+		for _, one := range requests(rs) {
+			text, err := a.record(one).Marshal()
+			if err != nil {
+				return answer{verdict: tryAgain, detail: err.Error()}
+			}
+			d.cfg.Logger.Info("dry run: this would be sent", "device", a.l.device, "json", string(text))
 		}
-		d.cfg.Logger.Info("dry run: this would be sent", "device", a.l.device, "json", string(text))
 		d.mu.Lock()
 		a.s.logged = true
 		d.mu.Unlock()
@@ -378,23 +380,27 @@ func (a *attempt) finish(rs []payload.Reading, o audit.Outcome, status *int, det
 	a.d.finish(a.l.device, a.target.StationID, rs, o, status, detail)
 }
 
-// deliver sends the readings in one request and settles them by the answer. Verdict accepted means: the lane may go
-// on; anything else is why it must wait.
-func (a *attempt) deliver(rs []payload.Reading) answer {
-	if points, rest := split(rs); twice(points, rest) { // a request names a parameter once
-		if out := a.deliver(rest); out.verdict != accepted {
+// deliver sends the readings in as few requests as may be and settles them by the answers. Verdict accepted means: the
+// lane may go on; anything else is why it must wait.
+func (a *attempt) deliver(rs []payload.Reading) (out answer) {
+	for _, one := range requests(rs) {
+		if out = a.settle(one, a.send(one)); out.verdict != accepted {
 			return out
 		}
-		return a.deliver(points)
 	}
-	return a.settle(rs, a.send(rs))
+	return out
 }
 
-// twice reports whether a parameter has both a calibration point and an average at the stamp.
-func twice(points, rest []payload.Reading) bool {
-	return slices.ContainsFunc(points, func(p payload.Reading) bool {
+// requests parts readings of one stamp so that a request names a parameter once: a calibration point and an average may
+// end together.
+func requests(rs []payload.Reading) [][]payload.Reading {
+	points, rest := split(rs)
+	if slices.ContainsFunc(points, func(p payload.Reading) bool {
 		return slices.ContainsFunc(rest, func(r payload.Reading) bool { return r.Parameter == p.Parameter && r.Diagnostic == p.Diagnostic })
-	})
+	}) {
+		return [][]payload.Reading{rest, points}
+	}
+	return [][]payload.Reading{rs}
 }
 
 func (a *attempt) settle(rs []payload.Reading, ans answer) answer {

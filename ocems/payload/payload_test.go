@@ -162,7 +162,7 @@ func TestMarshalRefuses(t *testing.T) {
 		}, `parameter "cod" is there twice for 2024-09-21 00:00:00 IST, as 1 mg/L flag U and as 2 ppm flag Z`},
 		{"a diagnostic parameter twice", func(r *payload.Record) {
 			r.Readings = append(r.Readings, r.Readings[0], r.Readings[0], r.Readings[0])
-			r.Readings[1].Diagnostic, r.Readings[3].Diagnostic = true, true
+			r.Readings[0].Diagnostic, r.Readings[3].Diagnostic = true, true
 			r.Readings[2].Stamp = r.Readings[2].Stamp.Add(spec.SlotLength)
 		}, "is there twice"},
 	} {

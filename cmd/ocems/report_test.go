@@ -337,6 +337,24 @@ func TestReportOut(t *testing.T) {
 	}
 }
 
+// What a trail names is neither markup nor a command to the terminal.
+func TestReportOfHostileNames(t *testing.T) {
+	t.Chdir(t.TempDir())
+	reading := audit.Reading{Parameter: "<script>\x1b[2J", Unit: "\"><b>", Flag: "U"}
+	trail(t, "a.jsonl", []audit.Entry{entry(audit.Delivered, "<img src=x>\x1b]0;", time.UnixMilli(1795132800000), reading)})
+	for _, format := range []string{"text", "html"} {
+		code, out, errs := ocems("", "report", "--format", format, "a.jsonl")
+		if code != 0 || errs != "" {
+			t.Fatal(errs)
+		}
+		for _, bad := range map[string][]string{"text": {"\x1b"}, "html": {"<script", "<img", "\"><b>"}}[format] {
+			if strings.Contains(out, bad) {
+				t.Errorf("%s has %q:\n%s", format, bad, out)
+			}
+		}
+	}
+}
+
 func TestReportMistakes(t *testing.T) {
 	t.Chdir(t.TempDir())
 	trail(t, "audit.jsonl", twoDays())

@@ -113,7 +113,7 @@ func New(o Options) (*Builder, error) {
 	default:
 		return nil, fmt.Errorf("--stamp: %q is neither end nor start: nearest %s", o.Stamp, spec.Nearest(o.Stamp, []string{"end", "start"})[0])
 	}
-	b := &Builder{o: o, first: math.MinInt64, last: math.MaxInt64, devices: map[string]*device{}, units: map[string]uint16{}}
+	b := &Builder{o: o, first: math.MinInt64, last: math.MaxInt64, devices: map[string]*device{}, units: map[string]uint16{"": 0}, unitNames: []string{""}}
 	if !o.From.IsZero() {
 		b.first = floor(o.From.UnixMilli(), slotMillis)
 	}

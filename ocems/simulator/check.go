@@ -19,13 +19,14 @@ import (
 
 // device is one registered device, ready for checking requests.
 type device struct {
+	registry           *Registry
 	id, station, token string
 	body               *seal.Body
 	parameters         map[string][]string
 	calibrations       []Calibration
 }
 
-func newDevice(station string, d Device) (*device, error) {
+func (r *Registry) newDevice(station string, d Device) (*device, error) {
 	id, token := strings.TrimSpace(d.ID), strings.TrimSpace(d.Token)
 	if id == "" {
 		return nil, errors.New("id: empty")
@@ -34,7 +35,7 @@ func newDevice(station string, d Device) (*device, error) {
 	if err != nil {
 		return nil, fmt.Errorf("token: %w", err)
 	}
-	if err := d.checkKeys(); err != nil {
+	if err := r.checkKeys(d); err != nil {
 		return nil, err
 	}
 	for i, c := range d.Calibrations {
@@ -42,7 +43,7 @@ func newDevice(station string, d Device) (*device, error) {
 			return nil, fmt.Errorf("calibrations[%d]: to %s is before from %s", i, spec.ISTString(c.To), spec.ISTString(c.From))
 		}
 	}
-	return &device{id, station, token, body, d.Parameters, d.Calibrations}, nil
+	return &device{r, id, station, token, body, d.Parameters, d.Calibrations}, nil
 }
 
 // Reading is one stored reading, as GET /received gives it.
@@ -160,12 +161,12 @@ func appendPoints(points []*point, from []payload.Point, diagnostic bool) []*poi
 
 func (d *device) takesParameter(p *point) bool {
 	_, listed := d.parameters[p.Parameter]
-	return spec.IsParameter(p.Parameter) && (listed || d.parameters == nil)
+	return d.registry.takesParameter(p.Parameter) && (listed || d.parameters == nil)
 }
 
 func (d *device) takesUnit(p *point) bool {
 	units := d.parameters[p.Parameter]
-	return spec.IsUnit(p.Unit) && (len(units) == 0 || slices.Contains(units, p.Unit))
+	return d.registry.takesUnit(p.Unit) && (len(units) == 0 || slices.Contains(units, p.Unit))
 }
 
 func validFlag(p *point) bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Valid() }

@@ -18,7 +18,20 @@ import (
 )
 
 // Registry is what the board knows of an industry: its stations, their devices, and the devices' tokens.
-type Registry struct{ Stations []Station }
+type Registry struct {
+	Stations []Station
+
+	// Keys outside the catalogue that this board takes too, exactly as they are written here.
+	UnlistedParameters, UnlistedUnits []string
+}
+
+func (r *Registry) takesParameter(key string) bool {
+	return spec.IsParameter(key) || slices.Contains(r.UnlistedParameters, key)
+}
+
+func (r *Registry) takesUnit(key string) bool {
+	return spec.IsUnit(key) || slices.Contains(r.UnlistedUnits, key)
+}
 
 // Station is one station of an industry with its devices.
 type Station struct {
@@ -40,7 +53,9 @@ type Calibration struct{ From, To time.Time }
 // The same as the YAML spells it.
 type (
 	registryFile struct {
-		Stations []stationFile `yaml:"stations"`
+		Stations           []stationFile `yaml:"stations"`
+		UnlistedParameters []string      `yaml:"unlisted_parameters"`
+		UnlistedUnits      []string      `yaml:"unlisted_units"`
 	}
 	stationFile struct {
 		ID      string       `yaml:"id"`
@@ -57,7 +72,7 @@ type (
 	}
 )
 
-var registryKeys = []string{"stations", "id", "devices", "token", "parameters", "calibrations", "from", "to"}
+var registryKeys = []string{"stations", "unlisted_parameters", "unlisted_units", "id", "devices", "token", "parameters", "calibrations", "from", "to"}
 
 // LoadRegistry reads a registry file. Durations in it are relative to now.
 func LoadRegistry(path string) (*Registry, error) {
@@ -84,7 +99,7 @@ func ParseRegistry(text []byte, start time.Time) (*Registry, error) {
 	if err := dec.Decode(new(yaml.Node)); err != io.EOF {
 		return nil, errors.New("reading the registry: more than one YAML document")
 	}
-	r := &Registry{}
+	r := &Registry{UnlistedParameters: file.UnlistedParameters, UnlistedUnits: file.UnlistedUnits}
 	for i, s := range file.Stations {
 		station := Station{ID: s.ID}
 		for j, d := range s.Devices {
@@ -148,6 +163,20 @@ func (r *Registry) index() (map[string]*device, error) {
 	if len(r.Stations) == 0 {
 		return nil, errors.New("stations: the list is empty")
 	}
+	for _, list := range []struct {
+		name  string
+		keys  []string
+		known func(string) bool
+	}{{"unlisted_parameters", r.UnlistedParameters, spec.IsParameter}, {"unlisted_units", r.UnlistedUnits, spec.IsUnit}} {
+		for i, key := range list.keys {
+			switch {
+			case key == "" || key != strings.TrimSpace(key):
+				return nil, fmt.Errorf("%s[%d]: %q is empty or has white space around it", list.name, i, key)
+			case list.known(key):
+				return nil, fmt.Errorf("%s[%d]: %q is in the catalogue", list.name, i, key)
+			}
+		}
+	}
 	devices := map[string]*device{}
 	stations := map[string]bool{}
 	for i, s := range r.Stations {
@@ -163,7 +192,7 @@ func (r *Registry) index() (map[string]*device, error) {
 		stations[station] = true
 		for j, d := range s.Devices {
 			path := fmt.Sprintf("%s.devices[%d]", path, j)
-			dev, err := newDevice(station, d)
+			dev, err := r.newDevice(station, d)
 			if err != nil {
 				return nil, fmt.Errorf("%s.%w", path, err)
 			}
@@ -176,10 +205,10 @@ func (r *Registry) index() (map[string]*device, error) {
 	return devices, nil
 }
 
-// checkKeys refuses parameter and unit keys outside the catalogue.
-func (d Device) checkKeys() error {
+// checkKeys refuses parameter and unit keys that the board does not take.
+func (r *Registry) checkKeys(d Device) error {
 	for _, key := range slices.Sorted(maps.Keys(d.Parameters)) {
-		if !spec.IsParameter(key) {
+		if !r.takesParameter(key) {
 			_, err := spec.LookupParameter(key)
 			if err == nil {
 				err = fmt.Errorf("%q has white space around it", key)
@@ -187,7 +216,7 @@ func (d Device) checkKeys() error {
 			return fmt.Errorf("parameters: %w", err)
 		}
 		for _, unit := range d.Parameters[key] {
-			if spec.IsUnit(unit) {
+			if r.takesUnit(unit) {
 				continue
 			}
 			resolved, err := spec.ResolveUnit(unit)

@@ -399,3 +399,40 @@ func TestConcurrentSendersOfOneReading(t *testing.T) {
 		t.Errorf("%+v", got)
 	}
 }
+
+// A board may take keys that the document does not have; allow_unlisted sends them.
+func TestUnlistedKeys(t *testing.T) {
+	registry, err := simulator.ParseRegistry([]byte("unlisted_parameters: [nox]\nunlisted_units: [knm3/h]\n"+registryYAML+`
+      - {id: dev_4, token: token-of-dev-4, parameters: {nox: [mg/Nm³, knm3/h]}}
+`), now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := start(t, func(c *simulator.Config) { c.Registry = registry })
+	for i, c := range []struct {
+		device, parameter, unit string
+		want                    spec.Status
+	}{
+		{"dev_1", "nox", "mg/Nm³", spec.StatusSuccess},
+		{"dev_1", "flow_emission", "knm3/h", spec.StatusSuccess},
+		{"dev_1", "nox", "furlong", spec.StatusInvalidUnit},
+		{"dev_1", "NOX", "mg/Nm³", spec.StatusInvalidParameter},
+		{"dev_1", "knm3/h", "mg/Nm³", spec.StatusInvalidParameter},
+		{"dev_1", "pm", "nox", spec.StatusInvalidUnit},
+		{"dev_2", "nox", "mg/Nm³", spec.StatusInvalidParameter},
+		{"dev_4", "nox", "knm3/h", spec.StatusSuccess},
+		{"dev_4", "cod", "mg/L", spec.StatusInvalidParameter},
+	} {
+		q := good()
+		q.device, q.header, q.parameter, q.unit, q.stamp = c.device, c.device, c.parameter, c.unit, slot.Add(time.Duration(-i)*spec.SlotLength)
+		q.token = "token-of-" + strings.ReplaceAll(c.device, "_", "-")
+		q.signToken = q.token
+		if c.device == "dev_4" {
+			q.station = "station_2"
+		}
+		t.Run(c.device+" "+c.parameter+" "+c.unit, func(t *testing.T) { q.want(t, server, c.want) })
+	}
+	q := good()
+	q.parameter, q.unit = "nox", "mg/Nm³"
+	q.want(t, start(t, nil), spec.StatusInvalidParameter)
+}

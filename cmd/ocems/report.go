@@ -30,7 +30,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	from := flags.String("from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
 	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot")
 	device := flags.String("device", "", "report this device `id` only")
-	format := flags.String("format", "text", "`text|json|csv|html`")
+	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file")
 	out := flags.String("out", "", "`file` to write; without it standard output")
 	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the agent is configured")
 	if err := parse(flags, s, args, math.MaxInt); err != nil {

@@ -50,7 +50,8 @@ func startBoard(t testing.TB) *board {
 	key, err := seal.ParsePrivateKey(string(text))
 	require.NoError(t, err)
 	sim, err := simulator.New(simulator.Config{PrivateKey: key, Registry: &simulator.Registry{Stations: []simulator.Station{
-		{ID: "station_1", Devices: []simulator.Device{{ID: "dev_1", Token: token}}}}}})
+		{ID: "station_1", Devices: []simulator.Device{{ID: "dev_1", Token: token, Calibrations: []simulator.Calibration{
+			{From: hoursAgo(4), To: hoursAgo(4).Add(time.Hour)}}}}}}}})
 	require.NoError(t, err)
 	b := &board{}
 	b.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -295,6 +296,37 @@ func TestCounterIsLast(t *testing.T) {
 	slices.Reverse(list) // the last in time, not in order
 	require.NoError(t, o.Write(list))
 	assert.Equal(t, []string{"cod 109 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
+}
+
+// Points of a calibration stay out of the quarter of an hour in which they fall, and those of one that the board has not
+// scheduled are rejected without the others.
+func TestCalibration(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	o, _ := open(t, settings(b, dir)+"calibration_grace = \"1s\"\n"+oneDevice)
+	at, unscheduled := hoursAgo(4), hoursAgo(2)
+	require.NoError(t, o.Write([]telegraf.Metric{
+		modbus(at, "cod", 10.0), modbus(at.Add(10*time.Minute), "cod", 20.0),
+		modbus(at.Add(time.Second), "cod", 100.0, "ocems_flag", "C"), modbus(at.Add(29*time.Second), "cod", 102.0, "ocems_flag", "c"),
+		modbus(at.Add(30*time.Second), "cod", 104.0, "ocems_flag", "C"),
+		metric.New("modbus", nil, map[string]any{"cod": 0.5, "ocems_flag": "Z"}, at.Add(time.Minute)),
+		modbus(at.Add(15*time.Minute-time.Second), "cod", 99.0, "ocems_flag", "C"), // a point that ends with the slot
+		modbus(unscheduled, "cod", 1.0, "ocems_flag", "Z"), modbus(unscheduled, "cod", 2.0),
+	}))
+	after := func(d time.Duration) string { return clock(at.Add(d)) }
+	assert.ElementsMatch(t, []string{
+		"cod 101 mg/L C " + after(30*time.Second),
+		"cod 104 mg/L C " + after(time.Minute),
+		"cod 0.5 mg/L Z " + after(90*time.Second),
+		"cod 99 mg/L C " + after(15*time.Minute),
+		"cod 15 mg/L U " + after(15*time.Minute),
+		"cod 2 mg/L U " + clock(unscheduled.Add(spec.SlotLength)),
+	}, b.await(t, 6))
+	require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 0 }, 15*time.Second, 20*time.Millisecond)
+	rejected := outcomes(trail(t, dir), audit.Rejected)
+	require.Len(t, rejected, 1)
+	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 1, Unit: "mg/L", Flag: "Z"}}, rejected[0].Readings)
+	require.NoError(t, o.Close())
 }
 
 func TestBoolAndTextAreRefused(t *testing.T) {

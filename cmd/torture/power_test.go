@@ -71,8 +71,8 @@ func TestWhatIsAcknowledgedIsSynced(t *testing.T) {
 
 var call = regexp.MustCompile(`^(\d+) +(?:(read|write|pwrite64|fsync|fdatasync)\((\d+)<([^>]*)>|<\.\.\. (\w+) resumed>)`)
 
-// order checks the system calls: the journal is synced before the next read of the input, and the trail before the
-// outbox is written again.
+// order checks the system calls: the journal is synced before the next read of the input, the trail before its next
+// line, and everything before the end.
 func order(text []byte) (syncs map[string]int, faults []string) {
 	kind := func(path string) string {
 		switch base := filepath.Base(path); {
@@ -100,8 +100,8 @@ func order(text []byte) (syncs map[string]int, faults []string) {
 		case name == "read" && m[3] == "0" && dirty["journal"]:
 			faults = append(faults, "the input is read on while the journal is not synced: "+s.Text())
 		case (name == "write" || name == "pwrite64") && what != "":
-			if what == "state.db" && dirty["audit.jsonl"] {
-				faults = append(faults, "the outbox is written while the trail is not synced: "+s.Text())
+			if what == "audit.jsonl" && dirty[what] {
+				faults = append(faults, "the trail is written on while the lines before are not synced: "+s.Text())
 			}
 			dirty[what] = true
 		case name == "fsync" || name == "fdatasync":
@@ -111,6 +111,11 @@ func order(text []byte) (syncs map[string]int, faults []string) {
 				dirty[what] = false
 				syncs[what]++
 			}
+		}
+	}
+	for name, is := range dirty {
+		if is {
+			faults = append(faults, name+" is not synced in the end")
 		}
 	}
 	return syncs, faults

@@ -100,7 +100,7 @@ type Delivery struct {
 
 	telling sync.Mutex // held while OnHealth runs
 	wake    chan struct{}
-	work    chan work
+	work    chan *work
 	stop    chan struct{}
 	writing sync.WaitGroup
 	running sync.WaitGroup // the dispatcher and the attempts
@@ -113,14 +113,14 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	if err := cfg.setDefaults(); err != nil {
 		return nil, err
 	}
-	d := &Delivery{cfg: cfg, lanes: map[string]*lane{}, wake: make(chan struct{}, 1), work: make(chan work, 1024), stop: make(chan struct{})}
+	d := &Delivery{cfg: cfg, lanes: map[string]*lane{}, wake: make(chan struct{}, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	d.ctx, d.abort = context.WithCancel(context.WithoutCancel(ctx))
 	if err := d.restore(ctx); err != nil {
 		d.abort()
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	if len(d.damaged)+len(d.mended) > 0 {
-		if err := d.write(nil); err != nil {
+		if err := d.write(nil, nil); err != nil {
 			cfg.Logger.Error("cannot keep what is damaged in the outbox: it goes with the next write", "error", err)
 		}
 	}
@@ -223,7 +223,7 @@ func (d *Delivery) Put(ctx context.Context, records ...payload.Record) error {
 	d.running.Add(1)
 	d.mu.Unlock()
 	defer d.running.Done()
-	w := work{puts: records, done: make(chan error, 1)}
+	w := &work{puts: records, done: make(chan error, 1)}
 	select {
 	case d.work <- w:
 	case <-ctx.Done():
@@ -249,6 +249,19 @@ type work struct {
 	audited bool
 }
 
+// places are where its readings are.
+func (w *work) places() (out []place) {
+	for _, rec := range w.puts {
+		for _, r := range rec.Readings {
+			out = append(out, place{rec.DeviceID, r.Stamp.UnixMilli()})
+		}
+	}
+	for _, r := range w.leave {
+		out = append(out, place{w.device, r.Stamp.UnixMilli()})
+	}
+	return out
+}
+
 type place struct {
 	device string
 	stamp  int64
@@ -259,7 +272,7 @@ type place struct {
 func (d *Delivery) writeLoop() {
 	defer d.writing.Done()
 	const most = 512
-	var owed []work
+	var owed []*work
 	wait := 100 * time.Millisecond
 	timer := time.NewTimer(0)
 	defer timer.Stop()
@@ -273,7 +286,9 @@ func (d *Delivery) writeLoop() {
 		select {
 		case w, ok := <-d.work:
 			if !ok { // what is owed even then is sent again after the restart, answered 111
-				d.writeAll(owed)
+				if len(owed) > 0 {
+					d.writeAll(owed)
+				}
 				return
 			}
 			list = append(list, w)
@@ -302,13 +317,16 @@ func (d *Delivery) writeLoop() {
 	}
 }
 
-// writeAll carries out a list and returns what of it is owed. What came and cannot be written goes back to the host,
-// which keeps it.
-func (d *Delivery) writeAll(list []work) (owed []work, err error) {
-	if err = d.write(list); err == nil {
-		return nil, nil
+// writeAll carries out a list and returns what of it is owed, with the reason. What came and cannot be written goes back
+// to the host, which keeps it.
+func (d *Delivery) writeAll(list []*work) (owed []*work, err error) {
+	slots, list, owed, err := d.read(list)
+	fault := d.write(list, slots)
+	if fault == nil {
+		return owed, err
 	}
-	var puts []work
+	err = fault
+	var puts []*work
 	for _, w := range list {
 		if w.done != nil {
 			puts = append(puts, w)
@@ -316,9 +334,10 @@ func (d *Delivery) writeAll(list []work) (owed []work, err error) {
 			owed = append(owed, w)
 		}
 	}
-	// What comes has mostly nothing for the trail, so that it goes on without it.
-	if errors.Is(err, errTrail) && len(puts) > 0 && len(owed) > 0 && d.write(puts) == nil {
-		return owed, err
+	if errors.Is(err, errTrail) && len(puts) > 0 && len(puts) < len(list) { // what comes has mostly nothing for the trail
+		if slots, puts, _, _ = d.read(puts); d.write(puts, slots) == nil {
+			return owed, err
+		}
 	}
 	for _, w := range puts {
 		w.done <- fmt.Errorf("writing the outbox: %w", err)
@@ -328,17 +347,17 @@ func (d *Delivery) writeAll(list []work) (owed []work, err error) {
 
 var errTrail = errors.New("the audit trail")
 
-// write carries out a list in one batch: audit trail, store, memory, in this order.
-func (d *Delivery) write(list []work) error {
+// read reads the slots that a list is about. What is about a slot that the store cannot read now is parted from the
+// rest: what came goes back to the host, what left is owed.
+func (d *Delivery) read(list []*work) (slots map[place][]payload.Reading, readable, owed []*work, err error) {
 	ctx := context.WithoutCancel(d.ctx)
-	slots := map[place][]payload.Reading{}
-	load := func(p place) ([]payload.Reading, error) {
-		rs, ok := slots[p]
-		if ok {
-			return rs, nil
+	slots = map[place][]payload.Reading{}
+	one := func(p place) error {
+		if _, ok := slots[p]; ok {
+			return nil
 		}
 		if err := d.adopt(ctx, p.device); err != nil {
-			return nil, err
+			return err
 		}
 		rs, value, err := d.load(ctx, p)
 		if errors.Is(err, errDamaged) {
@@ -348,18 +367,36 @@ func (d *Delivery) write(list []work) error {
 		if err == nil {
 			slots[p] = rs
 		}
-		return rs, err
+		return err
 	}
+	for _, w := range list {
+		var fault error
+		for _, p := range w.places() {
+			if fault = one(p); fault != nil {
+				break
+			}
+		}
+		switch {
+		case fault == nil:
+			readable = append(readable, w)
+		case w.done != nil:
+			w.done <- fmt.Errorf("writing the outbox: %w", fault)
+		default:
+			owed, err = append(owed, w), fault
+		}
+	}
+	return slots, readable, owed, err
+}
+
+// write carries out a list in one batch: audit trail, store, memory, in this order.
+func (d *Delivery) write(list []*work, slots map[place][]payload.Reading) error {
 	var refused []audit.Entry
 	for _, w := range list {
 		for _, rec := range w.puts {
 			for _, r := range rec.Readings {
 				r.Parameter, r.Unit = strings.TrimSpace(r.Parameter), strings.TrimSpace(r.Unit)
 				p := place{rec.DeviceID, r.Stamp.UnixMilli()}
-				rs, err := load(p)
-				if err != nil {
-					return err
-				}
+				rs := slots[p]
 				i := slices.IndexFunc(rs, func(x payload.Reading) bool { return sameParameter(x, r) })
 				switch {
 				case i < 0:
@@ -373,11 +410,7 @@ func (d *Delivery) write(list []work) error {
 		}
 		for _, gone := range w.leave {
 			p := place{w.device, gone.Stamp.UnixMilli()}
-			rs, err := load(p)
-			if err != nil {
-				return err
-			}
-			slots[p] = slices.DeleteFunc(slices.Clone(rs), func(x payload.Reading) bool { return sameParameter(x, gone) })
+			slots[p] = slices.DeleteFunc(slices.Clone(slots[p]), func(x payload.Reading) bool { return sameParameter(x, gone) })
 		}
 	}
 	entries := refused
@@ -394,8 +427,8 @@ func (d *Delivery) write(list []work) error {
 	if err := d.audit(entries); err != nil {
 		return fmt.Errorf("%w: %w", errTrail, err)
 	}
-	for i := range list {
-		list[i].audited = true
+	for _, w := range list {
+		w.audited = true
 	}
 	var ops []Op
 	for i := range d.damaged {
@@ -403,7 +436,7 @@ func (d *Delivery) write(list []work) error {
 		ops = append(ops, Op{d.damaged[i].to, d.damaged[i].value})
 	}
 	more, names := d.operations(slots)
-	if err := d.cfg.Store.Batch(ctx, slices.Concat(ops, d.mended, more)); err != nil {
+	if err := d.cfg.Store.Batch(context.WithoutCancel(d.ctx), slices.Concat(ops, d.mended, more)); err != nil {
 		return err
 	}
 	d.damaged, d.mended = nil, nil
@@ -527,11 +560,11 @@ func (d *Delivery) audit(entries []audit.Entry) error {
 // finish takes readings out of the outbox with their outcome, and returns when that is on disk: until then the lane
 // must not look at the slot again. Many lanes share one write.
 func (d *Delivery) finish(device, station string, rs []payload.Reading, o audit.Outcome, status *int, detail string) {
-	d.remove(work{device: device, leave: rs, entry: audit.Entry{Outcome: o, Station: station, Device: device,
+	d.remove(&work{device: device, leave: rs, entry: audit.Entry{Outcome: o, Station: station, Device: device,
 		Stamp: rs[0].Stamp.UnixMilli(), Readings: audit.Readings(rs), Status: status, Detail: detail}})
 }
 
-func (d *Delivery) remove(w work) {
+func (d *Delivery) remove(w *work) {
 	w.left = make(chan struct{})
 	d.work <- w
 	select {

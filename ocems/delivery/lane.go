@@ -301,7 +301,7 @@ type attempt struct {
 func (a *attempt) run() answer {
 	d := a.d
 	rs, _, err := d.load(d.ctx, place{a.l.device, a.s.stamp})
-	nothing := work{device: a.l.device, leave: []payload.Reading{{Stamp: time.UnixMilli(a.s.stamp)}}}
+	nothing := &work{device: a.l.device, leave: []payload.Reading{{Stamp: time.UnixMilli(a.s.stamp)}}}
 	switch {
 	case errors.Is(err, errDamaged):
 		nothing.audited = true // by the writer, with what it keeps

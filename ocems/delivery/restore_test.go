@@ -25,6 +25,7 @@ type openStore struct {
 	mu   sync.Mutex
 	m    map[string][]byte
 	full bool
+	bad  string // a key on a bad sector
 }
 
 func newOpenStore() *openStore { return &openStore{m: map[string][]byte{}} }
@@ -32,7 +33,16 @@ func newOpenStore() *openStore { return &openStore{m: map[string][]byte{}} }
 func (s *openStore) Get(_ context.Context, key string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if key == s.bad {
+		return nil, errors.New("input/output error")
+	}
 	return s.m[key], nil
+}
+
+func (s *openStore) spoil(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.bad = key
 }
 
 func (s *openStore) Batch(_ context.Context, ops []delivery.Op) error {

@@ -270,6 +270,32 @@ func TestTrailThatCannotBeWritten(t *testing.T) {
 	})
 }
 
+// A slot that cannot be read while it leaves holds up no other.
+func TestSlotOnABadSector(t *testing.T) {
+	store := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			if r.Header.Get("X-Device-Id") == "a" {
+				store.spoil(store.keys("outbox/slot/a/")[0])
+			}
+			success(w, r, n)
+		})
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.put("b", at(15), so2(1))
+		time.Sleep(time.Minute)
+		p.want("slots in the store", len(store.keys("outbox/slot/")), 1)
+		if err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
+			{Parameter: "bod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}}); err == nil || !strings.Contains(err.Error(), "input/output") {
+			t.Errorf("Put to a slot that cannot be read = %v", err)
+		}
+		store.spoil("")
+		time.Sleep(time.Minute)
+		p.want("slots in the store", len(store.keys("outbox/slot/")), 0)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2})
+	})
+}
+
 func TestManyPutAtOnce(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
 		asked := p.answers(success)

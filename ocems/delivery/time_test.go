@@ -259,6 +259,22 @@ func TestStopWhileTheStoreFails(t *testing.T) {
 	})
 }
 
+// The end is one more chance to write what is owed.
+func TestStopOnceTheStoreHeals(t *testing.T) {
+	store := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+		p.put("a", at(15), cod(1))
+		store.fill(true)
+		time.Sleep(time.Minute)
+		store.fill(false)
+		p.stop()
+		p.want("left in the store", len(store.keys("outbox/slot/")), 0)
+		p.start()
+		time.Sleep(time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1})
+	})
+}
+
 // A trail that cannot be written holds up what leaves, not what comes.
 func TestTrailThatCannotBeWritten(t *testing.T) {
 	run(t, "", registry, nil, func(p *plant) {

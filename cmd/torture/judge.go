@@ -195,7 +195,7 @@ func (v *victim) judge() (r verdict) {
 	}
 	windows, damaged := v.windows(), 0
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
-	late, ended := map[key]bool{}, map[place]bool{}
+	late, ended, told := map[key]bool{}, map[place]bool{}, map[place]bool{}
 	for _, name := range []string{"audit.jsonl", "slots.jsonl"} {
 		entries, faults := trail(filepath.Join(v.dir, name))
 		if len(faults) > 0 {
@@ -204,6 +204,10 @@ func (v *victim) judge() (r verdict) {
 		}
 		for _, e := range entries {
 			switch e.Outcome {
+			case "delivered":
+				for _, x := range e.Readings {
+					told[place{e.Device, x.Parameter, x.Flag, e.Stamp}] = true
+				}
 			case "late":
 				late[key{e.Device, e.Stamp}] = true
 			case "rejected", "expired", "already_stored":
@@ -225,6 +229,10 @@ func (v *victim) judge() (r verdict) {
 		switch {
 		case there:
 			r.delivered++
+			if !told[p] && !ended[p] && !v.excused[p] {
+				r.lost++
+				r.faults = append(r.faults, fmt.Sprintf("%s: at the board, and no line of the trail says so", p))
+			}
 			if !v.excused[p] && !slices.ContainsFunc(means, func(m float64) bool { return math.Abs(m-value) <= 1e-9*math.Abs(m) }) {
 				r.wrong++
 				r.faults = append(r.faults, fmt.Sprintf("%s: %v, must be %v", p, value, means))

@@ -229,8 +229,12 @@ func (b *builder) addAll(cfg Config, list []source) {
 
 		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude, decimals: map[string]int{}}
 		token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
-		if ok && token == "" {
+		switch {
+		case ok && token == "":
 			b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
+		case strings.HasPrefix(token, "${"): // not the board's, and no secret
+			b.fault(src.at("token_id"), "%q is the name of a variable that is not set in the environment", token)
+			token = ""
 		}
 		key, keyOK := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)
 		if keyOK && key == nil {

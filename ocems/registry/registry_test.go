@@ -67,6 +67,7 @@ func TestMistakes(t *testing.T) {
 		{"token as its file", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", token }, []string{"devices[0].token_id_file: ", "give it as token_id"}},
 		{"token file empty", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", os.DevNull }, []string{"devices[0].token_id_file: /dev/null is empty"}},
 		{"key twice", func(c C) { c.PublicKey = "x" }, []string{"public_key: both public_key and public_key_file are given"}},
+		{"variable not set", func(c C) { c.Devices[0].TokenID = "${OCEMS_TOKEN}" }, []string{`devices[0].token_id: "${OCEMS_TOKEN}" is the name of a variable that is not set`}},
 		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
 		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
 		{"not a device's key", func(c C) { c.Devices[0].PublicKey = "n@nsense" }, []string{"devices[0].public_key: reading the public key"}},

@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"strconv"
 	"time"
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
@@ -183,16 +182,12 @@ func (e *ocemsExporter) reading(b *batch, match registry.Match, p pmetric.Number
 	b.records[i].Readings = append(b.records[i].Readings, r)
 }
 
-// value rounds in decimal, so that what is sent is what strconv prints.
 func value(p pmetric.NumberDataPoint, decimals int) float64 {
 	v := p.DoubleValue()
 	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
 		v = float64(p.IntValue())
 	}
-	if decimals >= 0 && finite(v) {
-		v, _ = strconv.ParseFloat(strconv.FormatFloat(v, 'f', decimals, 64), 64)
-	}
-	return v
+	return registry.Round(v, decimals)
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -2,17 +2,21 @@ package registry
 
 import "strconv"
 
-// Round rounds a value to the decimals of the device's entry for the parameter, if it has one that says so. It rounds
-// in decimal, so that what is sent is what strconv prints.
+// Round rounds a value to decimals, or leaves it as it is where they are less than 0. It rounds in decimal, so that what
+// is sent is what strconv prints.
+func Round(value float64, decimals int) float64 {
+	if decimals >= 0 {
+		value, _ = strconv.ParseFloat(strconv.FormatFloat(value, 'f', decimals, 64), 64)
+	}
+	return value
+}
+
+// Round rounds a value to the decimals of the device's entry for the parameter, if it has one that says so.
 func (r *Registry) Round(device, parameter string, value float64) float64 {
-	d, ok := r.Device(device)
-	if !ok {
-		return value
+	if d, ok := r.Device(device); ok {
+		if decimals, ok := d.decimals[parameter]; ok {
+			return Round(value, decimals)
+		}
 	}
-	decimals, ok := d.decimals[parameter]
-	if !ok {
-		return value
-	}
-	value, _ = strconv.ParseFloat(strconv.FormatFloat(value, 'f', decimals, 64), 64)
 	return value
 }

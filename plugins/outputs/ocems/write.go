@@ -120,7 +120,7 @@ func (o *OCEMS) reading(records []payload.Record, index map[string]int, s series
 	if !ok {
 		r := payload.Record{StationID: s.device, DeviceID: s.device}
 		if d, ok := o.registry.Device(s.device); ok {
-			r.StationID, r.Latitude, r.Longitude = d.StationID, d.Latitude, d.Longitude
+			r.StationID = d.StationID // where it is goes in when it is sent
 		}
 		i = len(records)
 		index[s.device] = i

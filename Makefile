@@ -41,7 +41,7 @@ demo: build
 
 # A Telegraf with what the examples use, with the output and as InfluxData ships it.
 TELEGRAF_VERSION := 1.38.3
-EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.tail,outputs.execd,outputs.file,outputs.opentelemetry,processors.converter,processors.enum,parsers.influx,serializers.influx,serializers.json,secretstores.docker
+EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.mqtt_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
 TELEGRAF_SOURCES := $(SOURCES) $(filter-out %_test.go,$(wildcard cmd/telegraf/*.go)) cmd/telegraf/go.mod cmd/telegraf/go.sum $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
 TELEGRAF_BUILD = cd cmd/telegraf && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
 

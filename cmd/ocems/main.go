@@ -27,6 +27,8 @@ var commands = []command{
 	{"keygen", "make a key pair for a simulated industry", keygen},
 	{"decode", "decrypt a request body and list its faults", decode},
 	{"report", "say from audit trails what became of each slot", reportSlots},
+	{"doctor", "say what would keep a host's slots from the board", examine},
+	{"preview", "show the next request of each device as it waits on disk", preview},
 }
 
 // std is what a subcommand reads from and writes to.

@@ -22,10 +22,11 @@ const shutdownTime = 5 * time.Second
 
 func simulate(ctx context.Context, s std, args []string) error {
 	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
-	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on")
+	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on; a browser finds the console there, with each device's slots, requests and faults")
 	registryFile := flags.String("registry", "", "YAML `file` of stations and devices (required)")
 	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
 	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp, `parameter|slot`")
+	keep := flags.Duration("keep", 8*24*time.Hour, "how `long` readings stay after their stamp, at least 168h; 0 keeps all")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
 	if err := parse(flags, s, args, 0); err != nil {
@@ -41,7 +42,7 @@ func simulate(ctx context.Context, s std, args []string) error {
 	if err != nil {
 		return fmt.Errorf("--registry: %w", err)
 	}
-	config := simulator.Config{Registry: registry, Duplicates: *duplicates, Logger: slog.New(slog.NewTextHandler(s.err, nil))}
+	config := simulator.Config{Registry: registry, Duplicates: *duplicates, Keep: *keep, Logger: slog.New(slog.NewTextHandler(s.err, nil))}
 	if *keyFile != "" {
 		if config.PrivateKey, err = readPrivateKey(*keyFile); err != nil {
 			return err
@@ -66,7 +67,9 @@ func simulate(ctx context.Context, s std, args []string) error {
 		scheme = "https"
 	}
 	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
+	server.RegisterOnShutdown(handler.Close)
 	stopped := make(chan error, 1)
+	fmt.Fprintf(s.err, "the console is at %s://%s/\n", scheme, browsable(listener.Addr()))
 	fmt.Fprintf(s.out, "listening on %s://%s\n", scheme, listener.Addr())
 	go func() { stopped <- server.Serve(listener) }()
 	select {
@@ -81,6 +84,14 @@ func simulate(ctx context.Context, s std, args []string) error {
 	}
 	<-stopped
 	return nil
+}
+
+// browsable is an address that a browser on this machine can open, also when the server listens on all of them.
+func browsable(a net.Addr) string {
+	if tcp, ok := a.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
+		return fmt.Sprintf("localhost:%d", tcp.Port)
+	}
+	return a.String()
 }
 
 func readPrivateKey(path string) (*rsa.PrivateKey, error) {

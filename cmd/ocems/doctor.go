@@ -1,0 +1,144 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/doctor"
+	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// texts is a flag that may be given several times.
+type texts []string
+
+func (t *texts) String() string { return strings.Join(*t, ", ") }
+
+func (t *texts) Set(s string) error {
+	*t = append(*t, s)
+	return nil
+}
+
+// hostFlags are those that say which configuration of which host is meant.
+type hostFlags struct {
+	configs, environment texts
+	host                 *string
+}
+
+func newHostFlags(flags *flag.FlagSet) *hostFlags {
+	h := &hostFlags{}
+	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, as the host is given it; may be repeated (required)")
+	flags.Var(&h.environment, "env-file", "`file` with the environment of the service, lines of NAME=value; may be repeated")
+	h.host = flags.String("host", "", "the program that reads it, `telegraf|ocems-telegraf|collector`; by default told by the files")
+	return h
+}
+
+var hostNames = map[string]hostconfig.Host{"": "", "telegraf": hostconfig.Telegraf, "ocems-telegraf": hostconfig.External, "collector": hostconfig.Collector}
+
+// load reads the configuration, and returns the environment that it was read with.
+func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), error) {
+	if len(h.configs) == 0 {
+		return nil, nil, usageError{errors.New("--config: missing")}
+	}
+	host, ok := hostNames[*h.host]
+	if !ok {
+		near := spec.Nearest(*h.host, []string{"telegraf", "ocems-telegraf", "collector"})
+		return nil, nil, usageError{fmt.Errorf("--host: %q is unknown: nearest %s", *h.host, near[0])}
+	}
+	environment := map[string]string{}
+	for _, path := range h.environment {
+		if err := readEnvironment(path, environment); err != nil {
+			return nil, nil, usageError{fmt.Errorf("--env-file: %w", err)}
+		}
+	}
+	lookup := func(name string) (string, bool) {
+		if v, ok := environment[name]; ok {
+			return v, true
+		}
+		return os.LookupEnv(name)
+	}
+	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Lookup: lookup, Host: host})
+	if err != nil {
+		return nil, nil, usageError{fmt.Errorf("--config: %w", err)}
+	}
+	return cfg, lookup, nil
+}
+
+// readEnvironment reads a file as systemd's EnvironmentFile is written. No line is repeated in an error: it may hold a token.
+func readEnvironment(path string, into map[string]string) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	lines := bufio.NewScanner(f)
+	for n := 1; lines.Scan(); n++ {
+		line := strings.TrimSpace(lines.Text())
+		if line == "" || line[0] == '#' || line[0] == ';' {
+			continue
+		}
+		name, value, ok := strings.Cut(strings.TrimPrefix(line, "export "), "=")
+		if name = strings.TrimSpace(name); !ok || name == "" || strings.ContainsAny(name, " \t") {
+			return fmt.Errorf("%s: line %d is not NAME=value", path, n)
+		}
+		value = strings.TrimSpace(value)
+		if q := len(value) - 1; q > 0 && value[0] == value[q] && slices.Contains([]byte(`"'`), value[0]) {
+			value = value[1:q]
+		}
+		into[name] = value
+	}
+	return lines.Err()
+}
+
+func examine(ctx context.Context, s std, args []string) error {
+	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
+	host := newHostFlags(flags)
+	asJSON := flags.Bool("json", false, "print JSON")
+	offline := flags.Bool("offline", false, "leave out what needs the network")
+	timeout := flags.Duration("timeout", 10*time.Second, "longest `time` of each step over the network")
+	if len(args) > 0 && isHelp(args[0]) {
+		fmt.Fprint(s.out, `ocems doctor reads the configuration of Telegraf, of ocems-telegraf or of a collector, and says what would keep its slots
+from the board: keys, devices, tokens, parameters, units; name, route, certificate and clock of the server; directories,
+free space, the audit trail and what waits. It sends no reading: over the network it asks the endpoint with a GET, once.
+Run it as the service's user, with the service's environment:
+
+  sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf
+  sudo -u otel ocems doctor --config /etc/otelcol/config.yaml
+
+Each line is ok, warning, failed or skipped; under it stands what to do. Exit code: 0 nothing failed, 1 something did,
+2 a mistake in the command line. Clocks: below 30s apart is ok, below 5m a warning.
+
+`)
+	}
+	if err := parse(flags, s, args, 0); err != nil {
+		return err
+	}
+	if *timeout <= 0 {
+		return usageError{fmt.Errorf("--timeout: %s must be more than 0: nearest 10s", *timeout)}
+	}
+	cfg, lookup, err := host.load()
+	if err != nil {
+		return err
+	}
+	report := doctor.Run(ctx, cfg, doctor.Options{Offline: *offline, Timeout: *timeout, Lookup: lookup})
+	write := report.Text
+	if *asJSON {
+		write = report.JSON
+	}
+	if err := write(s.out); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	if report.Failed > 0 {
+		return errFaults
+	}
+	return nil
+}
+
+func isHelp(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }

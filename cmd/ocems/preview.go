@@ -1,0 +1,201 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/doctor"
+	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+func preview(ctx context.Context, s std, args []string) error {
+	flags := flag.NewFlagSet("preview", flag.ContinueOnError)
+	host := newHostFlags(flags)
+	device := flags.String("device", "", "show this device `id` only")
+	asJSON := flags.Bool("json", false, "print the JSON of the requests only, one a line")
+	if len(args) > 0 && isHelp(args[0]) {
+		fmt.Fprint(s.out, `ocems preview shows, for each device, what waits on disk for the board and the exact JSON of the next request, before it is
+encrypted. It reads a copy of the outbox that the configuration names; the host may run. Tokens are not needed and not
+shown. What it cannot know is in the host's memory only: which devices the board holds, and which parameters it refused
+since the host started, which the host leaves out of the request.
+
+  sudo -u telegraf ocems preview --config /etc/telegraf/telegraf.conf --device device_5678
+
+`)
+	}
+	if err := parse(flags, s, args, 0); err != nil {
+		return err
+	}
+	cfg, _, err := host.load()
+	if err != nil {
+		return err
+	}
+	if len(cfg.Outputs) == 0 {
+		for _, f := range cfg.Faults {
+			err = errors.Join(err, errors.New(f.Text))
+		}
+		return errors.Join(errors.New("the configuration has no output ocems"), err)
+	}
+	v := &viewer{only: *device, asJSON: *asJSON, out: s.out, err: s.err}
+	for _, o := range cfg.Outputs {
+		if err := v.output(ctx, o); err != nil {
+			return fmt.Errorf("%s (%s): %w", o.Name, o.Where, err)
+		}
+	}
+	if v.only != "" && !v.found {
+		near := spec.Nearest(v.only, v.devices)
+		if len(near) == 0 {
+			return usageError{fmt.Errorf("--device: there is no device %q", v.only)}
+		}
+		return usageError{fmt.Errorf("--device: there is no device %q: nearest %s", v.only, strings.Join(near, ", "))}
+	}
+	return v.faults
+}
+
+// viewer shows outboxes.
+type viewer struct {
+	only     string
+	asJSON   bool
+	out, err io.Writer
+
+	devices []string
+	found   bool
+	faults  error
+}
+
+// note is for a person, and not among the JSON.
+func (v *viewer) note(format string, args ...any) {
+	out := v.out
+	if v.asJSON {
+		out = v.err
+	}
+	fmt.Fprintf(out, format+"\n", args...)
+}
+
+func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
+	v.note("%s (%s)", o.Name, o.Where)
+	if o.Outbox == nil {
+		v.note("no place on disk is configured for what waits: it is in the host's memory, and cannot be shown")
+		v.found = true
+		return nil
+	}
+	reg, err := o.Registry()
+	if err != nil {
+		return fmt.Errorf("the devices are not right, see ocems doctor: %w", err)
+	}
+	v.devices = append(v.devices, doctor.DeviceIDs(reg)...)
+	if _, known := reg.Device(v.only); known {
+		v.found = true
+	}
+	stored, err := doctor.Snapshot(o.Outbox.File, o.Outbox.Bucket)
+	if errors.Is(err, fs.ErrNotExist) {
+		v.note("nothing waits: %s is not begun yet\n", o.Outbox.File)
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	defer stored.Close()
+	queues, err := delivery.Queues(ctx, stored, doctor.DeviceIDs(reg))
+	if err != nil {
+		return err
+	}
+	if o.DryRun {
+		v.note("dry_run is set: the host logs this and sends nothing")
+	}
+	waiting := 0
+	for _, q := range queues {
+		v.devices = append(v.devices, q.Device)
+		if v.only != "" && q.Device != v.only {
+			continue
+		}
+		v.found = true
+		if q.Err != nil {
+			v.note("%v; the host mends this when it starts", q.Err)
+		}
+		if len(q.Stamps) > 0 {
+			waiting++
+			v.queue(ctx, stored, reg, q)
+		}
+	}
+	if waiting == 0 {
+		v.note("nothing waits to be sent\n")
+	}
+	return nil
+}
+
+// queue shows what waits for one device, and its next request.
+func (v *viewer) queue(ctx context.Context, stored delivery.Reader, reg *registry.Registry, q delivery.Queue) {
+	d, known := reg.Device(q.Device)
+	target, station := delivery.Target{}, "(not configured)"
+	if known {
+		target = delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude}
+		station = d.StationID
+	}
+	oldest := q.Stamps[0]
+	v.note("\n%s / %s: slots waiting %d, the oldest %s", station, q.Device, len(q.Stamps), spec.ISTString(oldest))
+	if !known {
+		v.note("held: the configuration has no such device: its slots wait until they are 7 days old")
+	}
+	if time.Since(oldest) > spec.MaxAge {
+		v.note("the oldest is more than 7 days old: it is not sent any more, and goes to the audit trail as expired")
+	}
+	records, err := delivery.Requests(ctx, stored, q.Device, oldest, target)
+	if err != nil {
+		v.note("%v", err)
+		v.faults = errFaults
+		return
+	}
+	for i, r := range records {
+		if len(records) > 1 {
+			v.note("request %d of %d, since a calibration point and an average of one parameter end together", i+1, len(records))
+		}
+		if !v.asJSON {
+			v.table(r)
+		}
+		if !known {
+			continue // without its station there is no request
+		}
+		text, err := r.Marshal()
+		if err != nil {
+			v.note("%v", err)
+			v.faults = errFaults
+			continue
+		}
+		if v.asJSON {
+			fmt.Fprintf(v.out, "%s\n", text)
+			continue
+		}
+		var indented bytes.Buffer
+		if err := json.Indent(&indented, text, "", "  "); err == nil {
+			fmt.Fprintf(v.out, "%s\n", indented.Bytes())
+		}
+	}
+}
+
+func (v *viewer) table(r payload.Record) {
+	w := tabwriter.NewWriter(v.out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(w, "parameter\tvalue\tunit\tflag\tstamp\t")
+	for _, x := range r.Readings {
+		diagnostic := ""
+		if x.Diagnostic {
+			diagnostic = "diagnostic"
+		}
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", x.Parameter, strconv.FormatFloat(x.Value, 'f', -1, 64), x.Unit, x.Flag, spec.ISTString(x.Stamp), diagnostic)
+	}
+	_ = w.Flush()
+}

@@ -1,0 +1,256 @@
+package doctor
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/user"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// leastFree is the free space below which a disk is worth a word, whatever the slots need: other programs write too.
+const leastFree = 1 << 30
+
+// Bytes that a slot takes while it waits, and in the audit trail when it has left: measured with bbolt, whose pages are
+// half full, and rounded up.
+const (
+	slotBytes        = 700
+	readingBytes     = 100
+	lineBytes        = 500
+	lineByReading    = 110
+	unmapped         = 10 // parameters of a device that maps none and is named by its metrics
+	slotsOfSevenDays = spec.SlotsKept
+)
+
+// user says who looks: what can be written depends on it.
+func (e *examination) user(cfg *hostconfig.Config) {
+	name := "unknown"
+	if u, err := user.Current(); err == nil {
+		name = u.Username
+	}
+	for _, o := range cfg.Outputs {
+		for _, s := range []*hostconfig.Store{o.Outbox, o.Windows} {
+			if s == nil {
+				continue
+			}
+			if owner, ok := ownerOf(s.Directory); ok && owner != name {
+				e.add("user", Warning, fmt.Sprintf("run this as the user of the service: sudo -u %s ocems doctor ...", owner),
+					"this runs as %s, and %s belongs to %s: what it can write is not what the service can", name, s.Directory, owner)
+				return
+			}
+		}
+	}
+	if runtime.GOOS != "windows" && os.Geteuid() == 0 {
+		e.add("user", Warning, "run this as the user of the service, unless that is root: sudo -u telegraf ocems doctor ...",
+			"this runs as %s, who can write where the service may not", name)
+		return
+	}
+	e.add("user", OK, "", "this runs as %s: it must be the user of the service", name)
+}
+
+// disk looks at the directories that must be written.
+func (e *examination) disk(o *hostconfig.Output, reg *registry.Registry) {
+	need := needs(o, reg)
+	seen := map[string]bool{}
+	for _, s := range []*hostconfig.Store{o.Outbox, o.Windows} {
+		if s == nil || seen[filepath.Clean(s.Directory)] {
+			continue
+		}
+		seen[filepath.Clean(s.Directory)] = true
+		e.directory(s.Key, s.Directory, s.Create, true, need)
+	}
+	for _, trail := range append([]string{o.AuditFile}, o.Audits...) {
+		if dir := filepath.Dir(trail); trail != "" && !seen[dir] {
+			seen[dir] = true
+			e.directory("audit_file", dir, true, false, need)
+		}
+	}
+}
+
+// needs is how much 7 days without the board take, outbox and trail together.
+func needs(o *hostconfig.Output, reg *registry.Registry) (bytes int64) {
+	mapped := map[string]int{}
+	for _, d := range o.Names.Devices {
+		mapped[strings.TrimSpace(d.DeviceID)] = len(d.Parameters)
+	}
+	devices := len(mapped)
+	if reg != nil {
+		devices = len(reg.Devices())
+		for _, d := range reg.Devices() {
+			mapped[d.DeviceID] += 0
+		}
+	}
+	parameters := 0
+	for _, n := range mapped {
+		if n == 0 {
+			n = unmapped
+		}
+		parameters += n
+	}
+	return int64(slotsOfSevenDays) * (int64(devices)*(slotBytes+lineBytes) + int64(parameters)*(readingBytes+lineByReading))
+}
+
+func (e *examination) directory(key, dir string, create, private bool, need int64) {
+	shown := dir
+	if !filepath.IsAbs(dir) {
+		if a, err := filepath.Abs(dir); err == nil {
+			shown = a + " (relative: it begins at the service's working directory, which may be another)"
+		}
+	}
+	info, err := os.Stat(dir)
+	exists := dir
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		for errors.Is(err, fs.ErrNotExist) && exists != filepath.Dir(exists) {
+			exists = filepath.Dir(exists)
+			info, err = os.Stat(exists)
+		}
+		if !create {
+			e.add("disk", Failed, "make it, owned by the service's user, or set create_directory: true", "%s: %s does not exist, and create_directory is not set", key, shown)
+			return
+		}
+	case err == nil && !info.IsDir():
+		e.add("disk", Failed, "give a directory", "%s: %s is not a directory", key, shown)
+		return
+	}
+	if err == nil {
+		err = writable(exists)
+	}
+	if err != nil {
+		e.add("disk", Failed, fmt.Sprintf("make it writable for the service's user, here %s", "chown or chmod "+exists), "%s: %s: %v", key, shown, err)
+		return
+	}
+	var notes []string
+	add := func(s Status, do, format string, args ...any) {
+		e.add("disk", s, do, key+": "+shown+": "+format, args...)
+	}
+	if exists == dir {
+		notes = append(notes, "writable")
+		if mode := info.Mode().Perm(); runtime.GOOS != "windows" && private && mode&0o027 != 0 {
+			add(Warning, "chmod 700 "+dir, "mode %04o: other users can read or change what waits for the board", mode)
+		} else if runtime.GOOS != "windows" {
+			notes = append(notes, fmt.Sprintf("mode %04o", mode))
+		}
+	} else {
+		notes = append(notes, "does not exist yet, and can be made in "+exists)
+	}
+	v, err := volumeOf(exists)
+	if err != nil {
+		e.add("disk", Skipped, "", "%s: %s: free space and kind of file system are not known here: %v", key, shown, err)
+	} else {
+		if v.unsafe != "" {
+			add(Warning, "put it on a local disk", "on %s: %s", v.kind, v.unsafe)
+		}
+		switch {
+		case v.free < uint64(need):
+			add(Failed, "free space, or put it on a larger disk", "%s free, and 7 days without the board take about %s", size(int64(v.free)), size(need))
+		case v.free < leastFree:
+			add(Warning, "free space: other programs write there too", "%s free (7 days without the board take about %s)", size(int64(v.free)), size(need))
+		default:
+			notes = append(notes, fmt.Sprintf("%s free, 7 days without the board take about %s", size(int64(v.free)), size(need)))
+		}
+	}
+	e.add("disk", OK, "", "%s: %s: %s", key, shown, strings.Join(notes, ", "))
+}
+
+// writable makes a file and removes it: permissions alone do not tell of a mount that is read only.
+func writable(dir string) error {
+	f, err := os.CreateTemp(dir, ".ocems-doctor-")
+	if p := (*fs.PathError)(nil); errors.As(err, &p) {
+		return fmt.Errorf("it cannot be written: %w", p.Err)
+	}
+	if err != nil {
+		return err
+	}
+	return errors.Join(f.Close(), os.Remove(f.Name()))
+}
+
+type volume struct {
+	kind   string
+	free   uint64 // bytes, for a user that is not root
+	unsafe string // why it is no place for a state, "" for a good one
+}
+
+func size(n int64) string {
+	v, unit := float64(n), "B"
+	for _, u := range []string{"KiB", "MiB", "GiB", "TiB"} {
+		if v < 1024 {
+			break
+		}
+		v, unit = v/1024, u
+	}
+	if unit == "B" || v >= 100 {
+		return fmt.Sprintf("%.0f %s", v, unit)
+	}
+	return fmt.Sprintf("%.1f %s", v, unit)
+}
+
+// trail looks at the end of an audit trail that is there. It takes no lock, since the host has it.
+func (e *examination) trail(o *hostconfig.Output) {
+	for _, path := range append([]string{o.AuditFile}, o.Audits...) {
+		if path == "" {
+			continue
+		}
+		last, err := lastLine(path)
+		switch {
+		case errors.Is(err, fs.ErrNotExist):
+			e.add("audit trail", OK, "", "%s: not begun yet", path)
+		case errors.Is(err, errEmpty):
+			e.add("audit trail", OK, "", "%s: empty", path)
+		case errors.Is(err, fs.ErrPermission):
+			e.add("audit trail", Failed, "run this as the service's user; the file must be its own", "%v", err)
+		case err != nil:
+			e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v: the host does not start with it", path, err)
+		default:
+			e.add("audit trail", OK, "", "%s: %d lines, the last of %s: %s (ocems report verifies it)", path, last.Number, spec.ISTString(last.Time.Truncate(time.Second)), last.Outcome)
+		}
+	}
+}
+
+var errEmpty = errors.New("empty")
+
+func lastLine(path string) (entry audit.Entry, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return entry, err
+	}
+	defer f.Close()
+	end, err := f.Seek(0, io.SeekEnd)
+	if err != nil {
+		return entry, err
+	}
+	var tail string
+	for at := end; at > 0; {
+		n := min(at, 64<<10)
+		at -= n
+		block := make([]byte, n)
+		if _, err := f.ReadAt(block, at); err != nil {
+			return entry, err
+		}
+		tail = string(block) + tail
+		last := strings.LastIndexByte(tail, '\n')
+		if last < 0 {
+			continue
+		}
+		before := strings.LastIndexByte(tail[:last], '\n')
+		if before < 0 && at > 0 {
+			continue
+		}
+		if json.Unmarshal([]byte(tail[before+1:last]), &entry) != nil {
+			return entry, errors.New("the last line is not one of an audit trail")
+		}
+		return entry, nil
+	}
+	return entry, errEmpty
+}

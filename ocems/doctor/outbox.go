@@ -1,0 +1,81 @@
+package doctor
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// oldSlot is how long a slot may wait before it is worth a word.
+const oldSlot = time.Hour
+
+// outbox says what waits on disk. Which devices are held is not there: the host finds that out anew after each start.
+func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *registry.Registry) {
+	if o.Outbox == nil {
+		return
+	}
+	s, err := Snapshot(o.Outbox.File, o.Outbox.Bucket)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.add("outbox", OK, "", "%s: not begun yet", o.Outbox.File)
+		return
+	case errors.Is(err, fs.ErrPermission):
+		e.add("outbox", Skipped, "", "%v: run this as the service's user", err)
+		return
+	case errors.Is(err, ErrBusy):
+		e.add("outbox", Skipped, "", "%v", err)
+		return
+	case err != nil:
+		e.add("outbox", Failed, "see the log of the host, which sets a damaged file aside and goes on (Telegraf), or move the file away (collector)", "%v", err)
+		return
+	}
+	defer s.Close()
+	queues, err := delivery.Queues(ctx, s, DeviceIDs(reg))
+	if err != nil {
+		e.add("outbox", Failed, "start the host and see its log", "%s: %v", o.Outbox.File, err)
+		return
+	}
+	waiting, slots := 0, 0
+	for _, q := range queues {
+		if q.Err != nil {
+			e.add("outbox", Warning, "start the host: it mends this and keeps what is damaged", "%v", q.Err)
+		}
+		if len(q.Stamps) == 0 {
+			continue
+		}
+		waiting++
+		slots += len(q.Stamps)
+		line := fmt.Sprintf("device %s: slots waiting %d, the oldest %s", q.Device, len(q.Stamps), spec.ISTString(q.Stamps[0]))
+		known := false
+		if reg != nil {
+			_, known = reg.Device(q.Device)
+		}
+		switch age := time.Since(q.Stamps[0]); {
+		case reg != nil && !known:
+			e.add("outbox", Warning, "put the device back into the configuration, or let its slots expire", "%s: the configuration has no such device", line)
+		case age > oldSlot:
+			e.add("outbox", Warning, "see the host's log for why: the board refuses the device or does not answer; ocems preview shows what waits", "%s", line)
+		case waiting <= 20:
+			e.add("outbox", OK, "", "%s", line)
+		}
+	}
+	e.add("outbox", OK, "", "%s: devices that wait %d, slots %d; whether a device is held is in the host's log and metrics only", o.Outbox.File, waiting, slots)
+}
+
+// DeviceIDs are the ids of a registry's devices; none of nil.
+func DeviceIDs(reg *registry.Registry) (ids []string) {
+	if reg == nil {
+		return nil
+	}
+	for _, d := range reg.Devices() {
+		ids = append(ids, d.DeviceID)
+	}
+	return ids
+}

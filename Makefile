@@ -100,3 +100,15 @@ lint: bin/tools/staticcheck bin/tools/govulncheck
 .PHONY: bench
 bench:
 	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./exporter/... ./processor/... ./plugins/...
+
+# make test-monitoring  the alerts and dashboards of examples/monitoring, by a real Prometheus. Its two programs are taken
+#             out of Debian's package, since an installation would start a service.
+bin/tools/prometheus:
+	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus and promtool into bin/tools" >&2; exit 1; }
+	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download prometheus || { apt-get -q update && apt-get -q download prometheus; }; } && \
+		dpkg-deb -x prometheus_*.deb . && mkdir -p $(CURDIR)/bin/tools && install usr/bin/promtool usr/bin/prometheus $(CURDIR)/bin/tools
+
+.PHONY: test-monitoring
+test-monitoring: build telegraf-small bin/tools/prometheus
+	OCEMS_PROMETHEUS=$(CURDIR)/bin/tools OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems \
+		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -race -count=1 ./examples/monitoring

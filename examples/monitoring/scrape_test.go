@@ -1,0 +1,513 @@
+package monitoring_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"maps"
+	"math"
+	"net"
+	"net/http"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+const (
+	deadline = 40 * time.Second
+	length   = 15 * time.Minute // of a slot
+	testKeys = "../../ocems/seal/testdata/industry_test_"
+	token    = "test-token-0000000000000000000000000000001"
+)
+
+// What the simulated board knows of. The token of the held device differs in the host's devices_file.
+var devices = []string{"good-1", "held-1", "calibrating-1", "expiring-1", "lost-1"}
+
+const heldDevice = "held-1"
+
+// In this order: a request meets the first fault that is for its device. The clock of all of them is two minutes ahead.
+const faults = `[
+	{"device": "expiring-1", "status": 117, "clock_offset": "2m"},
+	{"device": "lost-1", "after_store": true, "close": true, "count": 1},
+	{"clock_offset": "2m"}]`
+
+// sample is one reading of an instrument.
+type sample struct {
+	device, parameter, unit, flag string
+	at                            time.Time
+}
+
+// watched is a host that reports to a simulated board and is scraped by a Prometheus.
+type watched struct {
+	*testing.T
+	host                     string
+	dir                      string
+	board, input, prometheus string // addresses
+	metrics                  string // the instance
+	log                      bytes.Buffer
+}
+
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
+
+func watch(t *testing.T, host string) *watched {
+	t.Helper()
+	server, bin := prometheus(t, "prometheus"), os.Getenv("OCEMS_BIN")
+	program := os.Getenv("OCEMS_" + strings.ToUpper(host))
+	if bin == "" || program == "" {
+		t.Skipf("OCEMS_BIN and OCEMS_%s do not name the built programs: make test-monitoring sets them", strings.ToUpper(host))
+	}
+	w := &watched{T: t, host: host, dir: t.TempDir(), board: freeAddress(t), input: freeAddress(t), prometheus: freeAddress(t), metrics: freeAddress(t)}
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("the programs' log:\n%s", w.log.String())
+		}
+	})
+
+	registry, list := "stations:\n  - id: plant\n    devices:\n", "station_id,device_id,token_id\n"
+	for _, d := range devices {
+		registry += fmt.Sprintf("      - {id: %s, token: %s}\n", d, token)
+		given := token
+		if d == heldDevice {
+			given = strings.Repeat("0", len(token))
+		}
+		list += fmt.Sprintf("plant,%s,%s\n", d, given)
+	}
+	w.run(filepath.Join(bin, "ocems"), "simulate", "--listen", w.board, "--registry", w.write("registry.yaml", registry), "--private-key", testKeys+"private.pem")
+	w.await("the board answers", func() bool { return w.post(w.board, "/faults", "application/json", faults) == nil })
+
+	public, err := filepath.Abs(testKeys + "public.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	environment := []string{"OCEMS_ENDPOINT=http://" + w.board + "/v1.0/industry/data", "OCEMS_PUBLIC_KEY_FILE=" + public,
+		"OCEMS_DEVICES_FILE=" + w.write("devices.csv", list), "OCEMS_STATE=" + filepath.Join(w.dir, "state"),
+		"OCEMS_METRICS_PORT=" + port(w.metrics), "OCEMS_OTLP_PORT=" + port(w.input), "OCEMS_INPUT_PORT=" + port(w.input)}
+	var config string
+	if host == "collector" {
+		config = w.write("collector.yaml", replace(t, read(t, "collector.yaml"),
+			"  ocems_slot:\n", "  ocems_slot:\n    settle: 1s\n",
+			"  ocems:\n", "  ocems:\n    coalesce: 200ms\n    spread: 100ms\n    initial_backoff: 200ms\n"))
+	} else {
+		config = w.write("telegraf.conf", replace(t, read(t, "telegraf.conf"),
+			`interval = "10s"`, `interval = "1s"`,
+			"[[outputs.ocems]]\n", "[[outputs.ocems]]\n  settle = \"1s\"\n  coalesce = \"200ms\"\n  spread = \"100ms\"\n  initial_backoff = \"200ms\"\n"))
+	}
+	w.runWith(environment, program, "--config", config)
+	w.await("the host shows its metrics", func() bool { return w.get("http://"+w.metrics+"/metrics", nil) == nil })
+
+	for _, h := range hosts {
+		name := "ocems-" + h + ".rules.yaml"
+		w.write(name, read(t, name))
+	}
+	mine, other := "localhost:8888", "localhost:9273"
+	if host == "telegraf" {
+		mine, other = other, mine
+	}
+	scrape := w.write("prometheus.yml", replace(t, read(t, "prometheus.yml"), "scrape_interval: 15s", "scrape_interval: 1s",
+		"evaluation_interval: 15s", "evaluation_interval: 1s", mine, w.metrics, other, freeAddress(t)))
+	w.run(server, "--config.file="+scrape, "--storage.tsdb.path="+filepath.Join(w.dir, "tsdb"), "--web.listen-address="+w.prometheus, "--log.level=warn")
+	w.await("Prometheus has scraped the host", func() bool {
+		s, err := w.query(`up == 1`)
+		return err == nil && len(s) == 1 && s[0].labels["instance"] == w.metrics
+	})
+	return w
+}
+
+// replace replaces each old text, which must be there, by the new one that follows it.
+func replace(t *testing.T, text string, oldnew ...string) string {
+	t.Helper()
+	for i := 0; i < len(oldnew); i += 2 {
+		if !strings.Contains(text, oldnew[i]) {
+			t.Fatalf("%q is not in the file any more", oldnew[i])
+		}
+		text = strings.ReplaceAll(text, oldnew[i], oldnew[i+1])
+	}
+	return text
+}
+
+func (w *watched) write(name, text string) string {
+	w.Helper()
+	path := filepath.Join(w.dir, name)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		w.Fatal(err)
+	}
+	return path
+}
+
+func (w *watched) run(argv ...string) { w.Helper(); w.runWith(nil, argv...) }
+
+func (w *watched) runWith(environment []string, argv ...string) {
+	w.Helper()
+	c := exec.Command(argv[0], argv[1:]...)
+	c.Env = append(os.Environ(), environment...)
+	log := &bytes.Buffer{}
+	c.Stdout, c.Stderr = log, log
+	if err := c.Start(); err != nil {
+		w.Fatal(err)
+	}
+	w.Cleanup(func() {
+		_ = c.Process.Signal(syscall.SIGTERM)
+		_ = c.Wait()
+		if strings.Contains(log.String(), token) {
+			w.Error("a token is in a log")
+		}
+		fmt.Fprintf(&w.log, "--- %s\n%s", filepath.Base(argv[0]), log)
+	})
+}
+
+func (w *watched) await(what string, ok func() bool) {
+	w.Helper()
+	for end := time.Now().Add(deadline); !ok(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			w.Fatalf("not within %s: %s", deadline, what)
+		}
+	}
+}
+
+func (w *watched) post(address, path, kind, body string) error {
+	resp, err := http.Post("http://"+address+path, kind, strings.NewReader(body))
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	if text, _ := io.ReadAll(resp.Body); resp.StatusCode >= 300 {
+		return fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	return nil
+}
+
+func (w *watched) get(address string, into any) error {
+	resp, err := http.Get(address)
+	if err != nil {
+		return err
+	}
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	if err != nil {
+		return err
+	}
+	if resp.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s", resp.Status, text)
+	}
+	if into == nil {
+		return nil
+	}
+	return json.Unmarshal(text, into)
+}
+
+// feed gives the host samples as its input takes them.
+func (w *watched) feed(samples ...sample) {
+	w.Helper()
+	path, kind, body := "/readings", "text/plain", ""
+	if w.host == "telegraf" {
+		for i, s := range samples {
+			body += fmt.Sprintf("analyser,ocems_device_id=%s,ocems_unit=%s,ocems_flag=%s %s=%d %d\n", s.device, s.unit, s.flag, s.parameter, i+1, s.at.UnixNano())
+		}
+	} else {
+		type m = map[string]any
+		var metrics []m
+		for i, s := range samples {
+			attribute := func(key, value string) m { return m{"key": key, "value": m{"stringValue": value}} }
+			metrics = append(metrics, m{"name": s.parameter, "unit": s.unit, "gauge": m{"dataPoints": []m{{
+				"timeUnixNano": strconv.FormatInt(s.at.UnixNano(), 10), "asDouble": i + 1,
+				"attributes": []m{attribute("ocems.device.id", s.device), attribute("ocems.flag", s.flag)},
+			}}}})
+		}
+		text, err := json.Marshal(m{"resourceMetrics": []m{{"scopeMetrics": []m{{"metrics": metrics}}}}})
+		if err != nil {
+			w.Fatal(err)
+		}
+		path, kind, body = "/v1/metrics", "application/json", string(text)
+	}
+	w.await("the host takes the samples", func() bool { return w.post(w.input, path, kind, body) == nil })
+}
+
+// accepted is how many readings the board has.
+func (w *watched) accepted() int {
+	w.Helper()
+	var got struct{ Accepted int }
+	if err := w.get("http://"+w.board+"/received", &got); err != nil {
+		w.Fatal(err)
+	}
+	return got.Accepted
+}
+
+// series is one series of an answer, with its last value.
+type series struct {
+	labels map[string]string
+	value  float64
+}
+
+// ask asks Prometheus as Grafana does: for now, or for the last five minutes.
+func (w *watched) ask(query string, overTime bool) ([]series, error) {
+	path, form := "/api/v1/query", url.Values{"query": {query}}
+	if overTime {
+		now := time.Now()
+		path = "/api/v1/query_range"
+		form.Set("start", strconv.FormatInt(now.Add(-5*time.Minute).Unix(), 10))
+		form.Set("end", strconv.FormatInt(now.Unix(), 10))
+		form.Set("step", "1")
+	}
+	var got struct {
+		Data struct {
+			Result []struct {
+				Metric map[string]string
+				Value  []any
+				Values [][]any
+			}
+		}
+		Warnings []string
+	}
+	if err := w.get("http://"+w.prometheus+path+"?"+form.Encode(), &got); err != nil {
+		return nil, err
+	}
+	if len(got.Warnings) > 0 {
+		return nil, fmt.Errorf("warnings: %q", got.Warnings)
+	}
+	var all []series
+	for _, r := range got.Data.Result {
+		last := r.Value
+		if overTime {
+			last = r.Values[len(r.Values)-1]
+		}
+		v, err := strconv.ParseFloat(last[1].(string), 64)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, series{r.Metric, v})
+	}
+	return all, nil
+}
+
+func (w *watched) query(query string) ([]series, error) { return w.ask(query, false) }
+
+// substitute puts in the variables as Grafana does: with all instances chosen, or one.
+func (w *watched) substitute(expr string, one bool) string {
+	instance := ".*"
+	if one {
+		instance = regexp.QuoteMeta(w.metrics)
+		instance = strings.ReplaceAll(instance, `\`, `\\`)
+	}
+	return strings.NewReplacer("$__range", "3600s", "$instance", instance, "$state_directory", ".*").Replace(expr)
+}
+
+// play feeds what makes every query have data, in two parts, so that counters move between two scrapes. It returns what
+// the dashboards must show: by title of the panel and refId, the value of the only series, or of one with this label.
+func (w *watched) play() map[string]float64 {
+	now := time.Now()
+	at := now.Truncate(length).Add(-2 * time.Hour).Add(time.Minute)
+	long := at.Add(-6*24*time.Hour + 3*time.Hour)
+	u := func(device, parameter string, at time.Time) sample { return sample{device, parameter, "mg/L", "U", at} }
+	w.feed(u("good-1", "cod", at), u("good-1", "bod", at), u(heldDevice, "cod", long), u("expiring-1", "cod", at))
+	w.await("the board has the first slot", func() bool { return w.accepted() == 2 })
+	w.settled(2, 1)
+	next := at.Add(length)
+	w.feed(u("good-1", "cod", next), u("good-1", "bod", next), u(heldDevice, "cod", next), u("expiring-1", "cod", next), u("lost-1", "tss", next),
+		sample{"calibrating-1", "cod", "mg/L", "C", next}, sample{"calibrating-1", "cod", "mg/L", "C", next.Add(time.Minute)})
+	w.feed(u("good-1", "cod", at.Add(time.Second)))       // late
+	w.feed(u("good-1", "cod", now.Add(10*time.Minute)))   // in the future
+	w.feed(sample{"good-1", "cod", "furlong", "U", next}) // no unit of the board's
+	w.feed(u("good-1", "speed", next))                    // no parameter of the board's
+	w.await("the board has all slots", func() bool { return w.accepted() == 5 })
+	w.settled(5, 2)
+	want := map[string]float64{
+		"Delivered A": float64(w.accepted()), "Slots waiting A": 2, "Devices held A": 1, "Clock skew A": 120,
+		"Oldest undelivered A":               time.Since(long.Truncate(length).Add(length)).Seconds(),
+		"Late and refused samples an hour A": 1,
+	}
+	if w.host == "collector" { // the reading without a unit becomes a slot there, and is refused then
+		maps.Copy(want, map[string]float64{
+			"Delivered of made A": 5. / 12, "Lost A": 5,
+			"Final outcomes an hour A outcome=delivered": 4, "Final outcomes an hour A outcome=already_stored": 1,
+			"Final outcomes an hour A outcome=rejected": 2, "Final outcomes an hour A outcome=expired": 2, "Final outcomes an hour B": 1,
+			"Late and refused samples an hour B reason=future": 1, "Answers an hour A ok=true": 2, "Answers an hour A ok=false": 7,
+			"Delivered against due, an hour A": 4 * 8, "Delivered against due, an hour B": 13, "Delivered against due, an hour C": 5,
+		})
+	} else {
+		maps.Copy(want, map[string]float64{
+			"Delivered of made A": 5. / 11, "Lost A": 4,
+			"Final outcomes an hour A": 4, "Final outcomes an hour B": 1, "Final outcomes an hour C": 2, "Final outcomes an hour D": 2,
+			"Final outcomes an hour E": 0, "Late and refused samples an hour B": 2, "Answers an hour A": 2, "Answers an hour B": 7,
+			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
+		})
+	}
+	return want
+}
+
+// settled waits until Prometheus knows that so many readings are at the board, and that so many slots wait.
+func (w *watched) settled(delivered, waiting int) {
+	w.Helper()
+	query := `sum(otelcol_exporter_ocems_readings{outcome=~"delivered|already_stored"}) == %d and sum(otelcol_exporter_ocems_outbox_slots) == %d`
+	if w.host == "telegraf" {
+		query = `sum({__name__=~"internal_ocems_readings_(delivered|already_stored)"}) == %d and sum(internal_ocems_outbox_slots) == %d`
+	}
+	query = fmt.Sprintf(query, delivered, waiting)
+	w.await(query, func() bool { s, err := w.query(query); return err == nil && len(s) == 1 })
+}
+
+func TestScraped(t *testing.T) {
+	for _, host := range hosts {
+		t.Run(host, func(t *testing.T) {
+			t.Parallel()
+			w := watch(t, host)
+			want := w.play()
+			w.alerts()
+			w.panels(want)
+			w.names()
+		})
+	}
+}
+
+// alerts holds each rule's expression, and what Prometheus made of the rules, against the state that play has made.
+func (w *watched) alerts() {
+	expected := []string{"OcemsClockSkew", "OcemsDeviceHeld", "OcemsReadingsExpired", "OcemsReadingsRejected", "OcemsSamplesLate",
+		"OcemsSamplesRefused", "OcemsSlotsExpireSoon", "OcemsSlotsUndelivered"}
+	if w.host == "collector" { // Telegraf counts it among the samples
+		expected = append(expected, "OcemsReadingsRefused")
+	}
+	got, end := []string{}, time.Now().Add(deadline)
+	for slices.Sort(expected); ; time.Sleep(100 * time.Millisecond) {
+		got = nil
+		for _, r := range rules(w.T, w.host) {
+			found, err := w.query(r.Expr)
+			if err != nil {
+				w.Fatalf("%s: %v", r.Alert, err)
+			}
+			if len(found) > 0 {
+				got = append(got, r.Alert)
+			}
+		}
+		if slices.Sort(got); slices.Equal(got, expected) {
+			break
+		}
+		if time.Now().After(end) {
+			w.Fatalf("the rules say %q, want %q", got, expected)
+		}
+	}
+	type alert struct {
+		Labels, Annotations map[string]string
+		State               string
+	}
+	active := map[string]alert{}
+	w.await("Prometheus holds the same alerts active", func() bool {
+		var answer struct{ Data struct{ Alerts []alert } }
+		if err := w.get("http://"+w.prometheus+"/api/v1/alerts", &answer); err != nil {
+			w.Fatal(err)
+		}
+		clear(active)
+		for _, a := range answer.Data.Alerts {
+			if a.Labels["job"] == "ocems-"+w.host {
+				active[a.Labels["alertname"]] = a
+			}
+		}
+		return slices.Equal(slices.Sorted(maps.Keys(active)), expected)
+	})
+	for name, a := range active {
+		w.Logf("%s: %s: %s", name, a.State, a.Annotations["summary"])
+		if text := a.Annotations["summary"] + a.Annotations["description"]; !strings.HasPrefix(text, w.metrics+": ") || strings.Contains(text, "error expanding") {
+			w.Errorf("%s says %q", name, text)
+		}
+		immediate := strings.HasPrefix(name, "OcemsReadings") || strings.HasPrefix(name, "OcemsSamples")
+		if want := map[bool]string{true: "firing", false: "pending"}[immediate]; a.State != want {
+			w.Errorf("%s is %s, want %s", name, a.State, want)
+		}
+	}
+}
+
+// panels asks every query of the dashboard.
+func (w *watched) panels(want map[string]float64) {
+	d, seen := dashboards(w.T, w.host), map[string]int{}
+	for _, p := range d.Panels {
+		for _, q := range p.Targets {
+			for _, one := range []bool{false, true} {
+				name, expr := p.Title+" "+q.RefID, w.substitute(q.Expr, one)
+				found, err := w.ask(expr, q.Range)
+				switch {
+				case err != nil:
+					w.Errorf("%s: %v\n%s", name, err, expr)
+					continue
+				case len(found) == 0:
+					w.Errorf("%s: no data\n%s", name, expr)
+					continue
+				}
+				for _, s := range found {
+					names := []string{name}
+					for label, value := range s.labels {
+						names = append(names, name+" "+label+"="+value)
+					}
+					for _, n := range names {
+						v, known := want[n]
+						if known {
+							seen[n]++
+						}
+						if math.IsNaN(s.value) || math.IsInf(s.value, 0) || known && math.Abs(s.value-v) > math.Max(1e-6, v/1e4) {
+							w.Errorf("%s: %v of %v, want %v\n%s", n, s.value, s.labels, v, expr)
+						}
+					}
+				}
+			}
+		}
+	}
+	for n := range want {
+		if seen[n] != 2 {
+			w.Errorf("%s: %d series, want one for each choice of instances", n, seen[n])
+		}
+	}
+	for _, v := range d.Templating.List {
+		if v.Type != "query" {
+			continue
+		}
+		text, _ := v.Query.(map[string]any)["query"].(string)
+		parts := regexp.MustCompile(`^label_values\((.*), (\w+)\)$`).FindStringSubmatch(text)
+		if parts == nil {
+			w.Errorf("variable %s: %q is not label_values(metric, label)", v.Name, text)
+			continue
+		}
+		var values struct{ Data []string }
+		address := fmt.Sprintf("http://%s/api/v1/label/%s/values?match[]=%s", w.prometheus, parts[2], url.QueryEscape(w.substitute(parts[1], false)))
+		if err := w.get(address, &values); err != nil || len(values.Data) != 1 {
+			w.Errorf("variable %s: %q, %v", v.Name, values.Data, err)
+		}
+	}
+}
+
+// names looks for each metric that a rule or a query names: one that is spelled wrong gives no error and no alert.
+func (w *watched) names() {
+	var known struct{ Data []string }
+	if err := w.get("http://"+w.prometheus+"/api/v1/label/__name__/values", &known); err != nil {
+		w.Fatal(err)
+	}
+	text := ""
+	for _, r := range rules(w.T, w.host) {
+		text += r.Expr + "\n"
+	}
+	for _, p := range dashboards(w.T, w.host).Panels {
+		for _, q := range p.Targets {
+			text += q.Expr + "\n"
+		}
+	}
+	for _, name := range regexp.MustCompile(`\b(?:otelcol|internal)_\w+`).FindAllString(text, -1) {
+		if !slices.Contains(known.Data, name) {
+			w.Errorf("%s is in no scrape", name)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net/http"
 	"slices"
 	"strconv"
@@ -24,6 +25,11 @@ type device struct {
 	body               *seal.Body
 	parameters         map[string][]string
 	calibrations       []Calibration
+
+	// Under the lock of the Server.
+	readings   []int // where they are in Server.readings
+	last       int64 // time of the last request, milliseconds since the Unix epoch
+	lastStored bool  // its readings are stored, by it or before
 }
 
 func (r *Registry) newDevice(station string, d Device) (*device, error) {
@@ -43,7 +49,7 @@ func (r *Registry) newDevice(station string, d Device) (*device, error) {
 			return nil, fmt.Errorf("calibrations[%d]: to %s is before from %s", i, spec.ISTString(c.To), spec.ISTString(c.From))
 		}
 	}
-	return &device{r, id, station, token, body, d.Parameters, d.Calibrations}, nil
+	return &device{registry: r, id: id, station: station, token: token, body: body, parameters: d.Parameters, calibrations: d.Calibrations}, nil
 }
 
 // Reading is one stored reading, as GET /received gives it.
@@ -59,25 +65,70 @@ type Reading struct {
 	ReceivedAt int64       `json:"received_at"` // milliseconds since the Unix epoch, without a fault's clock_offset
 }
 
-// authenticate makes the checks of the headers (spec 2.3).
-func authenticate(h http.Header, key *rsa.PrivateKey, devices map[string]*device) (*device, spec.Status) {
+func (r *Reading) calibration() bool { return len(r.Flag) == 1 && spec.Flag(r.Flag[0]).Calibration() }
+
+func (r *Reading) name() string {
+	return fmt.Sprintf("%s of %s", short(r.Parameter), spec.ISTString(time.UnixMilli(r.Timestamp)))
+}
+
+// authenticate makes the checks of the headers (spec 2.3). The reason is of a status other than success.
+func authenticate(h http.Header, key *rsa.PrivateKey, devices map[string]*device) (d *device, status spec.Status, reason string) {
 	signature, id := strings.TrimSpace(h.Get("signature")), strings.TrimSpace(h.Get("X-Device-Id"))
 	switch {
 	case signature == "":
-		return nil, spec.StatusNoSignature
+		return nil, spec.StatusNoSignature, "the header signature is missing"
 	case id == "":
-		return nil, spec.StatusNoDeviceID
+		return nil, spec.StatusNoDeviceID, "the header X-Device-Id is missing"
 	case key == nil:
-		return nil, spec.StatusNoPublicKey
+		return nil, spec.StatusNoPublicKey, "the simulator was started without a private key"
 	case devices[id] == nil:
-		return nil, spec.StatusDeviceNotRegistered
+		return nil, spec.StatusDeviceNotRegistered, "X-Device-Id names no device of the registry"
 	}
-	d := devices[id]
+	d = devices[id]
 	token, _, err := seal.Unsign(key, signature)
-	if err != nil || subtle.ConstantTimeCompare([]byte(token), []byte(d.token)) != 1 {
-		return nil, spec.StatusInvalidDetails
+	if err != nil {
+		return nil, spec.StatusInvalidDetails, "the signature was not made with this industry's public key"
 	}
-	return d, spec.StatusSuccess
+	if subtle.ConstantTimeCompare([]byte(token), []byte(d.token)) != 1 {
+		return nil, spec.StatusInvalidDetails, "the signature is of another token than the device's"
+	}
+	return d, spec.StatusSuccess, ""
+}
+
+// sealed is a request's body after its decryption. The device is nil where the header names none, text where the body
+// does not open under the device's token.
+type sealed struct {
+	device *device
+	text   []byte
+	doc    payload.Document
+	reason string // why there is no text or no doc
+}
+
+// open decrypts a body for the device that the header names.
+func (s *Server) open(id string, body []byte) sealed {
+	o := sealed{device: s.devices[id]}
+	if o.device == nil {
+		return o
+	}
+	var err error
+	if o.text, err = o.device.body.Open(body); err != nil {
+		o.reason = err.Error()
+	} else if o.doc, err = payload.Decode(o.text); err != nil {
+		o.reason = err.Error()
+	}
+	return o
+}
+
+// points are all readings of the body, to whomever they belong.
+func (o *sealed) points() []*point {
+	var points []*point
+	for _, station := range o.doc.Data {
+		for _, one := range station.Devices {
+			points = appendPoints(points, one.Params, false)
+			points = appendPoints(points, one.DiagParams, true)
+		}
+	}
+	return points
 }
 
 // point is an entry of the payload on its way to a Reading.
@@ -88,57 +139,65 @@ type point struct {
 	stampErr   error
 }
 
+func (p *point) at() string { return spec.ISTString(p.stamp) }
+
 func (p *point) calibration() bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Calibration() }
 
 // read makes the checks of the body (spec 2.4) in the simulator's order, each over all readings before the next, and
-// returns the readings when they all pass. It does not look for duplicates.
-func (d *device) read(body []byte, stations map[string]bool, now time.Time) ([]Reading, spec.Status) {
-	text, err := d.body.Open(body)
-	if err != nil {
-		return nil, spec.StatusNotEncrypted
-	}
-	doc, err := payload.Decode(text)
+// returns the readings when they all pass, or else the reason. It does not look for duplicates.
+func (d *device) read(opened sealed, stations map[string]bool, now time.Time) ([]Reading, spec.Status, string) {
+	doc := opened.doc
 	switch {
-	case err != nil:
-		return nil, spec.StatusNotEncrypted
+	case opened.reason != "":
+		return nil, spec.StatusNotEncrypted, opened.reason
 	case len(doc.Data) > 1:
-		return nil, spec.StatusSeveralStations
+		return nil, spec.StatusSeveralStations, fmt.Sprintf("%d stations in one payload", len(doc.Data))
 	case len(doc.Data) == 0:
-		return nil, spec.StatusInvalidDetails
+		return nil, spec.StatusInvalidDetails, "no station in the payload"
 	}
 	station := strings.TrimSpace(doc.Data[0].StationID)
 	if !stations[station] {
-		return nil, spec.StatusInvalidStation
+		return nil, spec.StatusInvalidStation, fmt.Sprintf("station %q is not in the registry", short(station))
 	}
-	var points []*point
 	for _, one := range doc.Data[0].Devices {
-		if strings.TrimSpace(one.DeviceID) != d.id || station != d.station {
-			return nil, spec.StatusNoStationDeviceMatch
+		if id := strings.TrimSpace(one.DeviceID); id != d.id || station != d.station {
+			return nil, spec.StatusNoStationDeviceMatch, fmt.Sprintf("the payload is of device %q of station %q, X-Device-Id of device %q of station %q",
+				short(id), short(station), d.id, d.station)
 		}
-		points = appendPoints(points, one.Params, false)
-		points = appendPoints(points, one.DiagParams, true)
 	}
+	points := opened.points()
 	if len(points) == 0 {
-		return nil, spec.StatusInvalidDetails
+		return nil, spec.StatusInvalidDetails, "no reading in the payload"
 	}
 	for _, check := range []struct {
 		ok     func(*point) bool
 		status spec.Status
+		why    func(*point) string
 	}{
-		{d.takesParameter, spec.StatusInvalidParameter},
-		{d.takesUnit, spec.StatusInvalidUnit},
-		{validFlag, spec.StatusInvalidDetails},
-		{validValue, spec.StatusInvalidDetails},
-		{func(p *point) bool { return p.stampErr != nil || !p.stamp.Before(now.Add(-spec.MaxAge)) }, spec.StatusTooOld},
-		{func(p *point) bool { return p.stampErr != nil || !p.stamp.After(now) }, spec.StatusFuture},
+		{d.takesParameter, spec.StatusInvalidParameter, d.whyParameter},
+		{d.takesUnit, spec.StatusInvalidUnit, d.whyUnit},
+		{validFlag, spec.StatusInvalidDetails, func(p *point) string { return fmt.Sprintf("flag %q is not one of %s", short(p.Flag), spec.Flags) }},
+		{validValue, spec.StatusInvalidDetails, func(p *point) string {
+			return fmt.Sprintf("value %s is not a number without an exponent", short(string(p.Value)))
+		}},
+		{func(p *point) bool { return p.stampErr != nil || !p.stamp.Before(now.Add(-spec.MaxAge)) }, spec.StatusTooOld,
+			func(p *point) string { return p.at() + " is older than 7 days" }},
+		{func(p *point) bool { return p.stampErr != nil || !p.stamp.After(now) }, spec.StatusFuture,
+			func(p *point) string { return p.at() + " is after the board's " + spec.ISTString(now) }},
 		{func(p *point) bool {
 			return p.stampErr == nil && spec.Aligned(p.stamp, spec.Flag(p.Flag[0]).Length())
-		}, spec.StatusNotSlot},
-		{func(p *point) bool { return !p.calibration() || d.calibrates(p.stamp) }, spec.StatusNoCalibration},
+		}, spec.StatusNotSlot, func(p *point) string {
+			if p.stampErr != nil {
+				return p.stampErr.Error()
+			}
+			return fmt.Sprintf("%s is not on the grid of %s", p.at(), spec.Flag(p.Flag[0]).Length())
+		}},
+		{func(p *point) bool { return !p.calibration() || d.calibrates(p.stamp) }, spec.StatusNoCalibration,
+			func(p *point) string { return "no calibration is scheduled for " + p.at() }},
 	} {
 		for _, p := range points {
 			if !check.ok(p) {
-				return nil, check.status
+				return nil, check.status, fmt.Sprintf("%s: %s", short(p.Parameter), check.why(p))
 			}
 		}
 	}
@@ -147,7 +206,7 @@ func (d *device) read(body []byte, stations map[string]bool, now time.Time) ([]R
 		readings[i] = Reading{Station: station, Device: d.id, Parameter: p.Parameter, Value: json.Number(p.Value), Unit: p.Unit,
 			Timestamp: p.stamp.UnixMilli(), Flag: p.Flag, Diagnostic: p.diagnostic}
 	}
-	return readings, spec.StatusSuccess
+	return readings, spec.StatusSuccess, ""
 }
 
 func appendPoints(points []*point, from []payload.Point, diagnostic bool) []*point {
@@ -167,6 +226,26 @@ func (d *device) takesParameter(p *point) bool {
 func (d *device) takesUnit(p *point) bool {
 	units := d.parameters[p.Parameter]
 	return d.registry.takesUnit(p.Unit) && (len(units) == 0 || slices.Contains(units, p.Unit))
+}
+
+func (d *device) whyParameter(p *point) string {
+	key := short(p.Parameter)
+	if _, err := spec.LookupParameter(key); err != nil && !d.registry.takesParameter(p.Parameter) {
+		return err.Error()
+	}
+	return "not one of the device's parameters: nearest " + strings.Join(spec.Nearest(key, slices.Sorted(maps.Keys(d.parameters))), ", ")
+}
+
+func (d *device) whyUnit(p *point) string {
+	if units := d.parameters[p.Parameter]; len(units) > 0 {
+		return fmt.Sprintf("unit %q is not the device's %s", short(p.Unit), strings.Join(units, ", "))
+	}
+	key := short(p.Unit)
+	resolved, err := spec.ResolveUnit(key)
+	if err != nil {
+		return err.Error()
+	}
+	return fmt.Sprintf("unit %q must be written %q", key, resolved)
 }
 
 func validFlag(p *point) bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Valid() }

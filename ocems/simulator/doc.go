@@ -7,4 +7,11 @@
 //	POST   /faults               one fault or a list of them, see Fault
 //	GET    /faults               the faults that are left
 //	DELETE /faults               no more faults
+//	DELETE /faults/{id}          not this one; GET /console/faults gives the ids
+//	GET    /                     the console: a page with each device's slots, the newest requests with their decrypted
+//	                             JSON, and the faults, which it switches on and off; it follows without reloading
+//	GET    /console/...          what the page reads
+//
+// Whoever reaches the address can read all that devices send and set faults: listen on loopback or a test network. Pages
+// of other sites are refused (http.CrossOriginProtection), and no answer has a token.
 package simulator

@@ -2,6 +2,7 @@ package simulator
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -99,6 +100,12 @@ func parseFault(text []byte) (Fault, error) {
 	return fault, nil
 }
 
+// activeFault is a fault with the number by which DELETE /faults/{id} names it.
+type activeFault struct {
+	id int64
+	Fault
+}
+
 // takeFault returns the fault for a request of the device and counts it down. The caller holds the lock.
 func (s *Server) takeFault(device string) Fault {
 	for i := range s.faults {
@@ -106,15 +113,83 @@ func (s *Server) takeFault(device string) Fault {
 		if f.Device != "" && f.Device != device {
 			continue
 		}
-		taken := *f
+		taken := f.Fault
 		if f.Count == 1 {
 			s.faults = slices.Delete(s.faults, i, i+1)
 		} else if f.Count > 1 {
 			f.Count--
 		}
+		if taken.Count > 0 {
+			s.faultsChanged()
+		}
 		return taken
 	}
 	return Fault{}
+}
+
+// String says what the fault does, without its device and count.
+func (f Fault) String() string {
+	var parts []string
+	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
+	if f.AfterStore {
+		add("stores first")
+	}
+	if f.ClockOffset != 0 {
+		add("clock %+g s", time.Duration(f.ClockOffset).Seconds())
+	}
+	if f.Latency > 0 {
+		add("waits %s", time.Duration(f.Latency))
+	}
+	if f.HTTPStatus != 0 && !f.Close {
+		add("%s", strings.TrimSpace(fmt.Sprintf("HTTP %d %s", f.HTTPStatus, http.StatusText(f.HTTPStatus))))
+	}
+	if f.RetryAfter > 0 && !f.Close {
+		add("Retry-After %d s", f.RetryAfter)
+	}
+	switch {
+	case f.Close:
+		add("closes the connection")
+	case f.HTML:
+		add("answers HTML")
+	case f.Status != nil:
+		add("status %s", *f.Status)
+	}
+	if f.Half && !f.Close {
+		add("sends half of the answer")
+	}
+	if parts == nil {
+		return "none"
+	}
+	return strings.Join(parts, ", ")
+}
+
+// request is what the request log has of the fault's answer to a request.
+func (f Fault) request(v verdict) Request {
+	r := Request{HTTP: http.StatusOK, Stored: v.stored, Reason: v.reason}
+	status := &v.status
+	if f.HTTPStatus != 0 {
+		r.HTTP, status = f.HTTPStatus, nil
+	}
+	if f.Status != nil {
+		status = f.Status
+	}
+	if f.HTML || f.Half {
+		status = nil
+	}
+	if f.Close {
+		r.HTTP, status = 0, nil
+	}
+	if status != nil {
+		code := int(*status)
+		r.Status, r.Meaning = &code, cmp.Or(status.Description(), "not a status of API v1.5")
+	}
+	if about := f.String(); about != "none" {
+		if r.Reason != "" {
+			r.Reason += "; "
+		}
+		r.Reason += "fault: " + about
+	}
+	return r
 }
 
 // write answers a request that was judged with the status, as the fault wants it.
@@ -162,4 +237,65 @@ func answer(s spec.Status) []byte {
 		Status spec.Status `json:"status"`
 	}{msg, s})
 	return text
+}
+
+func (s *Server) addFaults(w http.ResponseWriter, r *http.Request) {
+	body, code := readBody(w, r)
+	if code != http.StatusOK {
+		return
+	}
+	faults, err := parseFaults(body)
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusBadRequest)
+		return
+	}
+	s.mu.Lock()
+	for _, f := range faults {
+		s.faultID++
+		s.faults = append(s.faults, activeFault{s.faultID, f})
+	}
+	s.faultsChanged()
+	s.mu.Unlock()
+	s.listFaults(w, r)
+}
+
+func (s *Server) listFaults(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	faults := make([]Fault, len(s.faults))
+	for i, f := range s.faults {
+		faults[i] = f.Fault
+	}
+	s.mu.Unlock()
+	writeJSON(w, faults)
+}
+
+func (s *Server) clearFaults(w http.ResponseWriter, _ *http.Request) {
+	s.mu.Lock()
+	s.faults = nil
+	s.faultsChanged()
+	s.mu.Unlock()
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// removeFault removes one fault by the id that GET /console/faults gives.
+func (s *Server) removeFault(w http.ResponseWriter, r *http.Request) {
+	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	s.mu.Lock()
+	at := slices.IndexFunc(s.faults, func(f activeFault) bool { return f.id == id })
+	if at >= 0 {
+		s.faults = slices.Delete(s.faults, at, at+1)
+		s.faultsChanged()
+	}
+	s.mu.Unlock()
+	if at < 0 {
+		http.Error(w, fmt.Sprintf("no fault %q: it was removed, or its requests are done", r.PathValue("id")), http.StatusNotFound)
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// faultsChanged tells the consoles. The caller holds the lock.
+func (s *Server) faultsChanged() {
+	s.changes++
+	s.notify()
 }

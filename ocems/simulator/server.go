@@ -1,13 +1,16 @@
 package simulator
 
 import (
+	"cmp"
 	"crypto/rsa"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -30,6 +33,7 @@ type Config struct {
 	Registry   *Registry        // required
 	Now        func() time.Time // nil is time.Now
 	Duplicates string           // DuplicatesByParameter when empty
+	Keep       time.Duration    // how long a reading stays after its stamp, at least spec.MaxAge; 0 keeps all
 	Logger     *slog.Logger     // nil logs nothing; tokens and payloads are never logged
 }
 
@@ -37,14 +41,26 @@ type Config struct {
 type Server struct {
 	config   Config
 	devices  map[string]*device
+	listed   []*device // by station and id
+	tokens   map[string]bool
 	stations map[string]bool
-	mux      *http.ServeMux
+	handler  http.Handler
+	closed   chan struct{}
+	close    sync.Once
 
 	mu       sync.Mutex
-	faults   []Fault
+	faults   []activeFault
+	faultID  int64     // of the newest
 	readings []Reading // in the order of arrival
 	stored   map[storedKey]bool
+	pruned   time.Time         // when readings were last looked through for old ones
 	counts   map[string]counts // by registered device, "" for all others
+	total    counts
+	log      requestLog
+	refused  refusals
+	changed  chan struct{} // closed at the next change that the console shows
+	changes  int           // of the faults
+	streams  int
 }
 
 type storedKey struct {
@@ -73,29 +89,43 @@ func New(config Config) (*Server, error) {
 		return nil, fmt.Errorf("making a simulator: duplicates: %q is unknown: nearest %s", config.Duplicates,
 			strings.Join(spec.Nearest(config.Duplicates, []string{DuplicatesByParameter, DuplicatesBySlot}), ", "))
 	}
+	if config.Keep != 0 && config.Keep < spec.MaxAge {
+		return nil, fmt.Errorf("making a simulator: keep: %s is less than the %s for which the board takes readings: nearest %s", config.Keep, spec.MaxAge, spec.MaxAge)
+	}
 	if config.Now == nil {
 		config.Now = time.Now
 	}
 	if config.Logger == nil {
 		config.Logger = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{config: config, devices: devices, stations: map[string]bool{}, mux: http.NewServeMux(),
-		stored: map[storedKey]bool{}, counts: map[string]counts{}}
+	s := &Server{config: config, devices: devices, tokens: map[string]bool{}, stations: map[string]bool{}, closed: make(chan struct{}),
+		stored: map[storedKey]bool{}, counts: map[string]counts{}, changed: make(chan struct{})}
 	for _, d := range devices {
+		s.listed = append(s.listed, d)
+		s.tokens[d.token] = true
 		s.stations[d.station] = true
 	}
-	s.mux.HandleFunc("POST /v1.0/industry/data", s.take)
-	s.mux.HandleFunc("GET /received", s.received)
-	s.mux.HandleFunc("POST /faults", s.addFaults)
-	s.mux.HandleFunc("GET /faults", s.listFaults)
-	s.mux.HandleFunc("DELETE /faults", s.clearFaults)
+	slices.SortFunc(s.listed, func(a, b *device) int { return cmp.Or(cmp.Compare(a.station, b.station), cmp.Compare(a.id, b.id)) })
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST /v1.0/industry/data", s.take)
+	mux.HandleFunc("GET /received", s.received)
+	mux.HandleFunc("POST /faults", s.addFaults)
+	mux.HandleFunc("GET /faults", s.listFaults)
+	mux.HandleFunc("DELETE /faults", s.clearFaults)
+	mux.HandleFunc("DELETE /faults/{id}", s.removeFault)
+	s.console(mux)
+	// A page of another site may not send or misbehave in the name of the browser's user. What is no browser passes.
+	s.handler = http.NewCrossOriginProtection().Handler(mux)
 	return s, nil
 }
+
+// Close ends the streams of events, which would otherwise stay as long as their browsers. The rest goes on.
+func (s *Server) Close() { s.close.Do(func() { close(s.closed) }) }
 
 // ServeHTTP answers a request. The Date header is always the simulator's clock.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setDate(w, s.config.Now())
-	s.mux.ServeHTTP(w, r)
+	s.handler.ServeHTTP(w, r)
 }
 
 func setDate(w http.ResponseWriter, t time.Time) {
@@ -104,23 +134,26 @@ func setDate(w http.ResponseWriter, t time.Time) {
 
 // take is the API of spec 2.
 func (s *Server) take(w http.ResponseWriter, r *http.Request) {
-	body, ok := readBody(w, r)
+	body, code := readBody(w, r)
 	id := strings.TrimSpace(r.Header.Get("X-Device-Id"))
-	if !ok {
+	if code != http.StatusOK {
 		s.count(id, func(c *counts) { c.rejected++ })
+		s.record(id, sealed{}, Request{HTTP: code, Reason: "the request's body could not be read"})
 		return
 	}
+	opened := s.open(id, body)
 	s.mu.Lock()
 	fault := s.takeFault(id)
 	s.mu.Unlock()
-	judged := spec.StatusFailed
+	var verdict verdict
 	if fault.AfterStore {
-		judged = s.judge(r.Header, id, body, fault)
+		verdict = s.judge(r.Header, id, opened, fault)
 	}
 	if !wait(r, time.Duration(fault.Latency)) {
 		if !fault.AfterStore {
 			s.count(id, func(c *counts) { c.rejected++ })
 		}
+		s.record(id, opened, Request{Stored: verdict.stored, Reason: "the sender left before the answer; fault: " + fault.String()})
 		panic(http.ErrAbortHandler)
 	}
 	setDate(w, s.config.Now().Add(time.Duration(fault.ClockOffset)))
@@ -129,21 +162,29 @@ func (s *Server) take(w http.ResponseWriter, r *http.Request) {
 	case fault.Close, fault.HTTPStatus != 0, fault.Status != nil, fault.HTML:
 		s.countAnswer(id, fault)
 	default: // half of the judged answer, or all of it
-		judged = s.judge(r.Header, id, body, fault)
+		verdict = s.judge(r.Header, id, opened, fault)
 	}
-	fault.write(w, judged)
+	s.record(id, opened, fault.request(verdict))
+	fault.write(w, verdict.status)
+}
+
+// verdict is what the checks make of a request. The zero value is of one that was not looked at.
+type verdict struct {
+	status spec.Status
+	reason string // what was wrong with it
+	stored bool
 }
 
 // judge makes every check of a request, stores its readings when all pass, and counts it.
-func (s *Server) judge(h http.Header, id string, body []byte, fault Fault) spec.Status {
+func (s *Server) judge(h http.Header, id string, opened sealed, fault Fault) verdict {
 	now := s.config.Now()
 	var readings []Reading
-	d, status := authenticate(h, s.config.PrivateKey, s.devices)
+	d, status, reason := authenticate(h, s.config.PrivateKey, s.devices)
 	if status == spec.StatusSuccess {
-		readings, status = d.read(body, s.stations, now.Add(time.Duration(fault.ClockOffset)))
+		readings, status, reason = d.read(opened, s.stations, now.Add(time.Duration(fault.ClockOffset)))
 	}
 	if status == spec.StatusSuccess {
-		status = s.store(readings, now)
+		status, reason = s.store(d, readings, now)
 	}
 	s.count(id, func(c *counts) {
 		switch status {
@@ -155,35 +196,62 @@ func (s *Server) judge(h http.Header, id string, body []byte, fault Fault) spec.
 			c.rejected++
 		}
 	})
-	s.config.Logger.Info("request", "device", id, "status", int(status), "readings", len(readings))
-	return status
+	s.config.Logger.Info("request", "device", s.hide(id, nil), "status", int(status), "readings", len(readings))
+	return verdict{status, reason, status == spec.StatusSuccess}
 }
 
 // store keeps all the readings of a request, or none when one of them is stored already or is there twice.
-func (s *Server) store(readings []Reading, now time.Time) spec.Status {
+func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Status, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	s.prune(now)
 	inRequest := map[storedKey]bool{}
 	keys := make([]storedKey, len(readings))
 	for i, r := range readings {
 		// A calibration point is no average: the two may end at the same time.
-		point := len(r.Flag) == 1 && spec.Flag(r.Flag[0]).Calibration()
-		one := storedKey{r.Device, r.Parameter, r.Diagnostic, r.Timestamp, point}
+		one := storedKey{r.Device, r.Parameter, r.Diagnostic, r.Timestamp, r.calibration()}
 		keys[i] = one
 		if s.config.Duplicates == DuplicatesBySlot {
-			keys[i] = storedKey{device: r.Device, stamp: r.Timestamp, point: point}
+			keys[i] = storedKey{device: r.Device, stamp: r.Timestamp, point: one.point}
 		}
-		if inRequest[one] || s.stored[keys[i]] {
-			return spec.StatusNotSlot
+		switch {
+		case inRequest[one]:
+			return spec.StatusNotSlot, r.name() + " is there twice"
+		case s.stored[keys[i]]:
+			return spec.StatusNotSlot, r.name() + " is stored already"
 		}
 		inRequest[one] = true
 	}
 	for i := range readings {
 		readings[i].ReceivedAt = now.UnixMilli()
 		s.stored[keys[i]] = true
+		d.readings = append(d.readings, len(s.readings)+i)
 	}
 	s.readings = append(s.readings, readings...)
-	return spec.StatusSuccess
+	return spec.StatusSuccess, ""
+}
+
+// prune forgets readings whose time is over, so that a simulator that runs for months stays as large as one of a week.
+// It looks once an hour. The caller holds the lock.
+func (s *Server) prune(now time.Time) {
+	if s.config.Keep == 0 || now.Sub(s.pruned) < time.Hour {
+		return
+	}
+	s.pruned = now
+	oldest := now.Add(-s.config.Keep).UnixMilli()
+	kept := slices.DeleteFunc(s.readings, func(r Reading) bool { return r.Timestamp < oldest })
+	if len(kept) == len(s.readings) {
+		return
+	}
+	s.readings = slices.Clone(kept)
+	maps.DeleteFunc(s.stored, func(k storedKey, _ bool) bool { return k.stamp < oldest })
+	for _, d := range s.listed {
+		d.readings = nil
+	}
+	for i, r := range s.readings {
+		d := s.devices[r.Device]
+		d.readings = append(d.readings, i)
+	}
 }
 
 // count counts one request of a device.
@@ -195,7 +263,9 @@ func (s *Server) count(id string, change func(*counts)) {
 	defer s.mu.Unlock()
 	c := s.counts[id]
 	c.requests++
+	s.total.requests++
 	change(&c)
+	change(&s.total)
 	s.counts[id] = c
 }
 
@@ -209,7 +279,7 @@ func (s *Server) countAnswer(id string, f Fault) {
 			c.duplicates++
 		}
 	})
-	s.config.Logger.Info("request", "device", id, "fault", true)
+	s.config.Logger.Info("request", "device", s.hide(id, nil), "fault", true)
 }
 
 // wait waits for d, and reports false when the client has gone before.
@@ -227,16 +297,19 @@ func wait(r *http.Request, d time.Duration) bool {
 	}
 }
 
-// readBody reads a whole request. It answers 413 to one above the limit, and nothing when the client breaks off.
-func readBody(w http.ResponseWriter, r *http.Request) ([]byte, bool) {
+// readBody reads a whole request and returns HTTP 200. It answers 413 to one above the limit, and 400 to one that the
+// client broke off.
+func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
 	var large *http.MaxBytesError
 	if errors.As(err, &large) {
 		http.Error(w, fmt.Sprintf("the body is larger than %d bytes", bodyLimit), http.StatusRequestEntityTooLarge)
+		return nil, http.StatusRequestEntityTooLarge
 	} else if err != nil {
 		http.Error(w, "the body ended early", http.StatusBadRequest)
+		return nil, http.StatusBadRequest
 	}
-	return body, err == nil
+	return body, http.StatusOK
 }
 
 // Received is the answer of GET /received. The counts are of the device asked for, or of all; `parameter` and `since`
@@ -284,36 +357,6 @@ func (s *Server) received(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	writeJSON(w, out)
-}
-
-func (s *Server) addFaults(w http.ResponseWriter, r *http.Request) {
-	body, ok := readBody(w, r)
-	if !ok {
-		return
-	}
-	faults, err := parseFaults(body)
-	if err != nil {
-		http.Error(w, err.Error(), http.StatusBadRequest)
-		return
-	}
-	s.mu.Lock()
-	s.faults = append(s.faults, faults...)
-	s.mu.Unlock()
-	s.listFaults(w, r)
-}
-
-func (s *Server) listFaults(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	faults := append([]Fault{}, s.faults...)
-	s.mu.Unlock()
-	writeJSON(w, faults)
-}
-
-func (s *Server) clearFaults(w http.ResponseWriter, _ *http.Request) {
-	s.mu.Lock()
-	s.faults = nil
-	s.mu.Unlock()
-	w.WriteHeader(http.StatusNoContent)
 }
 
 func writeJSON(w http.ResponseWriter, v any) {

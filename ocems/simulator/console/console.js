@@ -1,0 +1,481 @@
+// What senders chose reaches the page as text only: see put().
+
+const ist = 330 * 60000, slotLength = 15 * 60000, sevenDays = 7 * 24 * 3600000
+const $ = id => document.getElementById(id)
+const names = { D: 'delivered', P: 'some parameters delivered', M: 'missing', R: 'rejected', C: 'calibration', '-': 'not due' }
+
+let chosen = { device: '', station: '', parameter: '' } // the parameter is '' for all, or its name, for diagnostics with a mark
+let calendar = null
+let requests = [] // the newest first
+let shown = 50
+let kept = 1000
+
+// put makes an element. Its children are elements or become text.
+function put(tag, attributes, ...children) {
+  const e = document.createElement(tag)
+  for (const [k, v] of Object.entries(attributes ?? {})) if (v !== null && v !== false) e.setAttribute(k, v === true ? '' : v)
+  e.append(...children.flat().filter(c => c !== null && c !== undefined && c !== '').map(c => c instanceof Node ? c : String(c)))
+  return e
+}
+
+const two = n => String(n).padStart(2, '0')
+const months = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
+const weekdays = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat']
+function date(ms) { const d = new Date(ms + ist); return `${weekdays[d.getUTCDay()]} ${d.getUTCDate()} ${months[d.getUTCMonth()]}` }
+function clock(ms, seconds) { const d = new Date(ms + ist); return `${two(d.getUTCHours())}:${two(d.getUTCMinutes())}${seconds ? ':' + two(d.getUTCSeconds()) : ''}` }
+const moment = ms => `${date(ms)} ${clock(ms, true)}`
+const stampName = ms => `${date(ms)}, ${clock(ms)}`
+const sameDay = (a, b) => date(a) === date(b)
+const plural = (n, what) => `${n.toLocaleString('en')} ${what}${n === 1 ? '' : 's'}`
+
+function groups(list, key) {
+  const by = new Map()
+  for (const one of list) by.set(key(one), [...by.get(key(one)) ?? [], one])
+  return by
+}
+
+async function get(path) {
+  const answer = await fetch(path)
+  if (!answer.ok) throw new Error((await answer.text()).trim())
+  return answer.json()
+}
+
+// later runs a job at most once at a time and not sooner than `pause` after its last run.
+function later(pause, job) {
+  let wanted = false, running = false
+  return async function ask() {
+    wanted = true
+    if (running) return
+    running = true
+    while (wanted) {
+      wanted = false
+      try { await job() } catch (e) { console.warn(e.message) }
+      await new Promise(done => setTimeout(done, pause))
+    }
+    running = false
+  }
+}
+
+// ---- devices
+
+let seen = false // the chosen device was brought into view
+
+const loadDevices = later(1000, async () => {
+  const list = await get('/console/devices?search=' + encodeURIComponent($('search').value))
+  if (!chosen.device && list.devices.length) choose(list.devices[0].device)
+  const focused = document.activeElement?.closest('#devices button')?.dataset.device
+  const scroll = $('devices').scrollTop
+  $('devices').replaceChildren(...[...groups(list.devices, d => d.station)].flatMap(([station, devices]) => [
+    put('h3', null, station),
+    put('ul', null, devices.map(d => put('li', null, put('button', { type: 'button', 'data-device': d.device, 'aria-current': d.device === chosen.device && 'true' },
+      put('b', null, d.device),
+      d.last ? put('span', { class: 'mark ' + (d.last_stored ? 'ok' : 'no') }, d.last_stored ? '✓' : '✕', put('span', { class: 'hidden' }, d.last_stored ? ' last request stored' : ' last request refused')) : '',
+      put('small', null, d.last ? `${sameDay(d.last, now) ? clock(d.last, true) : moment(d.last)} · ${plural(d.requests, 'request')}${d.rejected ? `, ${d.rejected} refused` : ''}` : 'no request yet'))))),
+  ]))
+  $('devices').scrollTop = scroll
+  if (!scroll && !seen) $('devices').querySelector('[aria-current]')?.closest('ul').scrollIntoView({ block: 'nearest' }), seen = true
+  if (focused) [...$('devices').querySelectorAll('button')].find(b => b.dataset.device === focused)?.focus()
+  $('devices-count').textContent = list.matched > list.devices.length ? `The first ${list.devices.length} of ${plural(list.matched, 'device')}: search for the others.`
+    : list.matched < list.total ? `${list.matched} of ${plural(list.total, 'device')}` : list.total > 1 ? plural(list.total, 'device') : ''
+})
+
+function choose(device, parameter = '') {
+  chosen = { device, parameter }
+  history.replaceState(null, '', '#' + new URLSearchParams({ device, parameter }))
+  for (const b of $('devices').querySelectorAll('button')) b.toggleAttribute('aria-current', false), b.dataset.device === device && b.setAttribute('aria-current', 'true')
+  $('scope').replaceChildren(put('option', { value: '' }, 'all devices'), put('option', { value: device, selected: $('scope').value !== '' }, device))
+  loadCalendar()
+  showRequests()
+}
+
+$('search').addEventListener('input', loadDevices)
+$('devices').addEventListener('click', e => { const b = e.target.closest('button'); if (b) choose(b.dataset.device) })
+$('parameter').addEventListener('change', e => choose(chosen.device, e.target.value))
+
+// ---- calendar
+
+const diagnosticMark = ' (diagnostic)'
+const parameterName = p => p.parameter + (p.diagnostic ? diagnosticMark : '')
+let now = Date.now()
+let cells = [] // {element, stamp, letter}, the newest day first, each day from 00:00
+let current = -1 // the cell that Tab reaches
+
+const loadCalendar = later(500, async () => {
+  const { device, parameter } = chosen
+  if (!device) return
+  const query = new URLSearchParams({ device })
+  if (parameter) {
+    query.set('parameter', parameter.replace(diagnosticMark, ''))
+    query.set('diagnostic', parameter.endsWith(diagnosticMark))
+  }
+  let c
+  try {
+    c = await get('/console/calendar?' + query)
+  } catch (e) {
+    if (device === chosen.device) { $('calendar-title').textContent = device; $('summary').textContent = e.message }
+    throw e
+  }
+  if (device !== chosen.device || parameter !== chosen.parameter) return loadCalendar()
+  c.bySlot = new Map()
+  const at = slot => {
+    if (!c.bySlot.has(slot)) c.bySlot.set(slot, { readings: [], refused: [] })
+    return c.bySlot.get(slot)
+  }
+  for (const [slot, n, value, flag, stamp, received] of c.readings) at(slot).readings.push({ parameter: c.parameters[n], value, flag, stamp, received })
+  for (const [slot, n, when, http, status, request] of c.refused) at(slot).refused.push({ parameter: c.parameters[n], when, http, status, request })
+  calendar = c
+  now = c.now
+  showCalendar()
+})
+
+function showCalendar() {
+  const c = calendar
+  $('calendar-title').textContent = `${c.device}, ${c.station}`
+  const options = ['', ...c.parameters.map(parameterName)]
+  if (options.join('\n') !== [...$('parameter').options].map(o => o.value).join('\n')) {
+    $('parameter').replaceChildren(...options.map(o => put('option', { value: o }, o || 'all')))
+  }
+  $('parameter').value = chosen.parameter
+  document.querySelector('.legend [data-all]').hidden = chosen.parameter !== ''
+  const n = letter => c.cells[letter] ?? 0
+  const due = n('D') + n('P') + n('M') + n('R')
+  $('summary').replaceChildren(...due ? [put('b', null, `${(Math.floor(n('D') * 10000 / due) / 100).toFixed(2)} %`), ` of ${due} slots delivered`,
+    ...[['P', 'with some parameters only'], ['M', 'missing'], ['R', 'rejected'], ['C', 'in calibration']].flatMap(([l, text]) => n(l) ? [`, ${n(l)} ${text}`] : []), '.'] : ['No slot is due yet.'])
+  if ($('grid').children.length !== c.days.length) {
+    cells = []
+    $('grid').replaceChildren(...c.days.map(() => put('div', { role: 'row', class: 'day' }, put('span', { role: 'rowheader' }), [0, 1, 2, 3].map(q =>
+      put('div', { class: 'quarter', role: 'presentation' }, put('i', { 'aria-hidden': 'true' }, two(q * 6)), Array.from({ length: 24 }, () => {
+        const element = put('div', { role: 'gridcell', class: 'cell', tabindex: '-1' })
+        element.dataset.at = cells.length
+        cells.push({ element })
+        return element
+      }))))))
+  }
+  c.days.forEach((day, row) => {
+    $('grid').children[row].firstChild.textContent = date(day.first)
+    for (let i = 0; i < 96; i++) {
+      const cell = cells[row * 96 + i]
+      cell.stamp = day.first + i * slotLength
+      cell.letter = day.slots[i]
+      const kind = cell.letter === '-' ? 'o' : cell.letter.toLowerCase()
+      if (cell.element.dataset.kind !== kind) {
+        cell.element.dataset.kind = kind
+        cell.element.className = 'cell ' + kind
+        cell.element.textContent = kind === 'o' ? '' : cell.letter
+      }
+      cell.element.setAttribute('aria-label', `${stampName(cell.stamp)}, ${says(cell)}`)
+    }
+  })
+  if (current < 0) rove(newest())
+  if (!$('tip').hidden) showTip(Number($('tip').dataset.at))
+  if ($('detail').open && openSlot) showSlot(openSlot)
+}
+
+// newest is the newest slot that has anything, or the first cell.
+const newest = () => Math.max(0, cells.slice(0, 96).findLastIndex(c => c.letter !== '-'))
+
+function says(cell) {
+  if (cell.letter !== '-') return names[cell.letter]
+  return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : 'due now'
+}
+
+function rove(at) {
+  cells[current]?.element.setAttribute('tabindex', '-1')
+  current = at
+  cells[at]?.element.setAttribute('tabindex', '0')
+}
+
+$('grid').addEventListener('keydown', e => {
+  const at = Number(e.target.dataset.at)
+  if (Number.isNaN(at) || e.altKey || e.metaKey) return
+  const line = getComputedStyle($('hours')).display === 'none' ? 24 : 96 // cells side by side
+  const row = Math.floor(at / line) * line
+  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - line, ArrowDown: at + line, Home: e.ctrlKey ? 0 : row, End: e.ctrlKey ? cells.length - 1 : row + line - 1, PageUp: at - 96, PageDown: at + 96 }[e.key]
+  if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); return openCell(at) }
+  if (to === undefined) return
+  e.preventDefault()
+  if (!cells[to]) return
+  rove(to)
+  cells[to].element.focus()
+})
+$('grid').addEventListener('click', e => { const at = e.target.dataset.at; if (at) { rove(Number(at)); openCell(Number(at)) } })
+
+// ---- tip: the readings of a slot
+
+const unitOf = r => r.parameter.unit
+const flagText = f => f === 'U' ? 'U' : f === 'C' ? 'C, calibration' : f === 'Z' ? 'Z, zero calibration' : f
+const came = (ms, slot) => `came ${sameDay(ms, slot) ? clock(ms, true) : moment(ms)}`
+const answered = f => f.http === 0 ? 'no answer' : f.status === null ? `HTTP ${f.http}` : `status ${f.status} ${meanings.get(f.status) ?? ''}`.trim()
+
+// pieces are the rows that speak of a slot: averages, calibrations as one row each, refusals.
+function pieces(slot) {
+  const { readings, refused } = calendar.bySlot.get(slot) ?? { readings: [], refused: [] }
+  const rows = []
+  for (const [name, list] of groups(readings, r => parameterName(r.parameter))) {
+    const points = list.filter(r => r.flag === 'C' || r.flag === 'Z')
+    for (const r of list) if (!points.includes(r)) rows.push([name, `${r.value} ${unitOf(r)}`, `flag ${flagText(r.flag)}`, came(r.received, slot)])
+    for (const [flag, some] of groups(points, r => r.flag)) {
+      const values = some.map(r => Number(r.value))
+      rows.push([name, `${plural(some.length, 'point')}, ${Math.min(...values)} to ${Math.max(...values)} ${unitOf(some[0])}`, `flag ${flagText(flag)}`, came(Math.max(...some.map(r => r.received)), slot)])
+    }
+  }
+  for (const f of refused) {
+    if (!readings.some(r => parameterName(r.parameter) === parameterName(f.parameter))) rows.push([parameterName(f.parameter), 'rejected', answered(f), came(f.when, slot)])
+  }
+  return rows
+}
+
+function showTip(at) {
+  const cell = cells[at], tip = $('tip')
+  if (!cell || !calendar) return
+  const rows = pieces(cell.stamp)
+  tip.dataset.at = at
+  tip.replaceChildren(put('p', null, put('b', null, stampName(cell.stamp)), ', ' + says(cell)),
+    ...rows.length ? [put('table', null, rows.slice(0, 12).map(row => put('tr', null, row.map(text => put('td', null, text)))))] : [],
+    ...rows.length > 12 ? [put('p', null, `and ${rows.length - 12} more`)] : [],
+    ...cell.letter === 'M' ? [put('p', null, `can come until ${moment(cell.stamp + sevenDays)}`)] : [])
+  tip.hidden = false
+  const box = cell.element.getBoundingClientRect(), own = tip.getBoundingClientRect(), wide = document.documentElement.clientWidth
+  tip.style.left = `${Math.max(8, Math.min(box.left + box.width / 2 - own.width / 2, wide - own.width - 8)) + scrollX}px`
+  tip.style.top = `${(box.bottom + own.height + 4 > innerHeight && box.top > own.height + 4 ? box.top - own.height - 3 : box.bottom + 3) + scrollY}px`
+  for (const c of cells) if (c.element.hasAttribute('aria-describedby')) c.element.removeAttribute('aria-describedby')
+  cell.element.setAttribute('aria-describedby', 'tip')
+}
+function hideTip() { $('tip').hidden = true }
+
+let leaving
+$('grid').addEventListener('pointerover', e => { if (e.pointerType !== 'touch' && e.target.dataset.at) { clearTimeout(leaving); showTip(Number(e.target.dataset.at)) } })
+$('tip').addEventListener('pointerenter', () => clearTimeout(leaving))
+for (const e of [$('grid'), $('tip')]) e.addEventListener('pointerleave', () => { leaving = setTimeout(() => { const f = document.activeElement; f?.matches?.('.cell:focus-visible') ? showTip(Number(f.dataset.at)) : hideTip() }, 150) })
+$('grid').addEventListener('focusin', e => { if (e.target.dataset.at && e.target.matches(':focus-visible')) showTip(Number(e.target.dataset.at)) })
+$('grid').addEventListener('focusout', hideTip)
+document.addEventListener('keydown', e => { if (e.key === 'Escape') hideTip() })
+
+// ---- detail: the requests of a slot, with their JSON
+
+let openSlot = 0
+let detail = 0 // number of the newest showing, so that a slow answer is not put into another slot's
+
+function openCell(at) {
+  hideTip()
+  openSlot = 0
+  showSlot(cells[at].stamp)
+}
+
+const tableOf = (head, rows) => put('table', null, put('thead', null, put('tr', null, head.map(h => put('th', { scope: 'col' }, h)))),
+  put('tbody', null, rows.map(row => put('tr', null, row.map(text => put('td', null, text))))))
+
+async function showSlot(slot) {
+  const at = cells.findIndex(c => c.stamp === slot)
+  const cell = cells[at]
+  if (!cell) return
+  const { readings } = calendar.bySlot.get(slot) ?? { readings: [] }
+  const list = requests.filter(r => r.device === calendar.device && r.first <= slot && slot <= r.last && r.first)
+  const state = JSON.stringify([slot, readings.length, list.map(r => r.id)])
+  if (openSlot === slot && $('detail-body').dataset.state === state) return
+  const turn = ++detail
+  openSlot = slot
+  $('detail-body').dataset.state = state
+  $('detail-title').textContent = `${stampName(slot)}: ${says(cell)}`
+  for (const b of [$('earlier'), $('later')]) b.hidden = false
+  $('earlier').disabled = cells.every(c => c.stamp >= slot)
+  $('later').disabled = cells.every(c => c.stamp <= slot)
+  const body = [put('p', { class: 'quiet' }, `${calendar.device}, ${calendar.station}`)]
+  if (readings.length) {
+    body.push(tableOf(['parameter', 'value', 'unit', 'flag', 'stamp', 'came'], readings.map(r => [parameterName(r.parameter), r.value, unitOf(r), flagText(r.flag), clock(r.stamp, true), moment(r.received)])))
+  } else if (cell.letter === 'M') {
+    body.push(put('p', null, `Nothing came for this slot. The board takes it until ${moment(slot + sevenDays)}.`))
+  } else if (cell.letter === '-') {
+    body.push(put('p', null, `Nothing came for this slot: ${says(cell)}.`))
+  }
+  const contents = await Promise.all(list.map(r => content(r)))
+  if (turn !== detail) return
+  for (const parts of contents) body.push(...parts)
+  if (!list.length && cell.letter !== 'M' && cell.letter !== '-') body.push(put('p', { class: 'quiet' }, `The request is no longer kept: the console keeps the newest ${kept.toLocaleString('en')} of all devices.`))
+  $('detail-body').replaceChildren(...body)
+  $('detail-body').scrollTop = 0
+  if (!$('detail').open) $('detail').showModal()
+}
+
+function outcome(r) {
+  const kind = r.stored ? 'd' : r.status === 111 ? 'p' : 'r'
+  return put('span', { class: 'badge ' + kind }, r.status === null ? 'none' : r.status)
+}
+
+async function content(r) {
+  let whole
+  try { whole = await get('/console/requests/' + r.id) } catch (e) { return [put('p', { class: 'quiet' }, e.message)] }
+  return [
+    put('h3', null, `Request at ${moment(r.time)}`),
+    put('p', null, outcome(r), ` ${r.http ? 'HTTP ' + r.http : 'no answer'}${r.meaning ? ', ' + r.meaning : ''}${r.stored ? ', stored' : ''}`),
+    ...r.reason ? [put('p', null, r.reason)] : [],
+    ...whole.payload ? [put('pre', { tabindex: '0', role: 'region', 'aria-label': 'Decrypted JSON' }, whole.payload), ...whole.cut ? [put('p', { class: 'quiet' }, 'Only the beginning is kept.')] : []]
+      : [put('p', { class: 'quiet' }, 'Its body does not open.')],
+  ]
+}
+
+async function showOne(r) {
+  const turn = ++detail
+  openSlot = 0
+  $('detail-title').textContent = `Request of ${r.device || 'no device'}`
+  $('earlier').hidden = $('later').hidden = true
+  $('detail-body').dataset.state = ''
+  const parts = await content(r)
+  if (turn !== detail) return
+  $('detail-body').replaceChildren(...parts)
+  $('detail').showModal()
+}
+
+$('earlier').addEventListener('click', () => step(-slotLength))
+$('later').addEventListener('click', () => step(slotLength))
+function step(by) {
+  const at = cells.findIndex(c => c.stamp === openSlot + by)
+  if (at >= 0) { rove(at); showSlot(cells[at].stamp) }
+}
+$('detail').addEventListener('close', () => { openSlot = 0; detail++; if (document.activeElement?.matches('.cell')) rove(current), cells[current].element.focus() })
+$('detail').addEventListener('click', e => { if (e.target === $('detail')) $('detail').close() })
+
+// ---- requests
+
+function passes(r) {
+  return (!$('only-device').checked || r.device === chosen.device) && (!$('only-refused').checked || !r.stored)
+}
+
+function row(r) {
+  const td = (label, ...children) => put('td', { 'data-label': label }, put('div', null, ...children))
+  return put('tr', { 'data-id': r.id },
+    td('time', sameDay(r.time, now) ? clock(r.time, true) : moment(r.time)),
+    td('device', r.device || '–'),
+    td('HTTP', r.http || '–'),
+    td('status', outcome(r)),
+    td('meaning', r.meaning || (r.http ? 'no status in the answer' : 'no answer'), r.stored && r.status !== 1 ? ', stored all the same' : !r.stored && r.status === 1 ? ', nothing stored' : '', r.reason ? put('span', { class: 'reason' }, r.reason) : ''),
+    td('slot', r.first ? `${sameDay(r.first, now) ? '' : date(r.first) + ' '}${clock(r.first)}${r.last > r.first ? ` – ${sameDay(r.first, r.last) ? '' : date(r.last) + ' '}${clock(r.last)}` : ''}` : '–'),
+    td('readings', r.readings),
+    td('', put('button', { type: 'button', 'aria-label': `JSON of the request of ${r.device || 'no device'} at ${clock(r.time, true)}` }, 'JSON')))
+}
+
+function showRequests() {
+  const list = requests.filter(passes)
+  $('requests').tBodies[0].replaceChildren(...list.slice(0, shown).map(row))
+  limits(list.length)
+}
+
+function limits(n) {
+  $('no-requests').hidden = n > 0
+  $('no-requests').textContent = requests.length ? 'None of the newest requests is such a one.' : 'No request yet.'
+  $('requests').hidden = n === 0
+  $('more').hidden = n <= shown
+}
+
+function addRequests(fresh) {
+  const known = requests[0]?.id ?? 0
+  fresh = fresh.filter(r => r.id > known).reverse()
+  if (!fresh.length) return
+  requests = [...fresh, ...requests].slice(0, kept)
+  const body = $('requests').tBodies[0]
+  body.prepend(...fresh.filter(passes).slice(0, shown).map(row))
+  while (body.rows.length > shown) body.lastElementChild.remove()
+  limits(requests.filter(passes).length)
+}
+
+$('requests').addEventListener('click', e => {
+  const id = Number(e.target.closest('button')?.closest('tr').dataset.id)
+  const r = requests.find(r => r.id === id)
+  if (r) showOne(r)
+})
+$('more').addEventListener('click', () => { shown += 100; showRequests() })
+for (const id of ['only-device', 'only-refused']) $(id).addEventListener('change', () => { shown = 50; showRequests() })
+
+// ---- faults
+
+const meanings = new Map()
+
+function showFaults(list) {
+  const focused = document.activeElement?.closest('#active button')?.dataset.id
+  $('no-faults').hidden = list.length > 0
+  $('active').replaceChildren(...list.map(f => put('li', null,
+    put('button', { type: 'button', 'data-id': f.id, 'aria-label': `Switch off: ${f.about}` }, 'Switch off'),
+    put('b', null, f.about), ` · ${f.fault.device || 'all devices'} · ${f.fault.count ? plural(f.fault.count, 'request') + ' left' : 'until it is switched off'}`)))
+  if (focused) ([...$('active').querySelectorAll('button')].find(b => b.dataset.id === focused) ?? $('active').querySelector('button') ?? $('scope')).focus()
+}
+
+const seconds = id => `${Number($(id).value)}s`
+const kinds = {
+  slow: () => ({ latency: seconds('slow') }),
+  status: () => ({ status: Number($('status').value) }),
+  500: () => ({ http_status: 500 }),
+  429: () => ({ http_status: 429, retry_after: Number($('retry').value) }),
+  html: () => ({ html: true }),
+  half: () => ({ half: true }),
+  close: () => ({ close: true }),
+  lost: () => ({ close: true, after_store: true }),
+  clock: () => ({ clock_offset: `${Number($('clock').value)}m` }),
+}
+
+async function change(path, options) {
+  $('fault-error').textContent = ''
+  try {
+    const answer = await fetch(path, options)
+    if (!answer.ok) $('fault-error').textContent = (await answer.text()).trim()
+  } catch { $('fault-error').textContent = 'The board does not answer.' }
+}
+
+$('fault').addEventListener('submit', e => e.preventDefault())
+$('fault').addEventListener('click', e => {
+  const kind = e.target.closest('button')?.dataset.fault
+  const inputs = e.target.closest('li')?.querySelectorAll('input') ?? []
+  if (!kind || ![...inputs, $('count')].every(i => i.reportValidity())) return
+  change('/faults', { method: 'POST', headers: { 'Content-Type': 'application/json' },
+    body: JSON.stringify({ device: $('scope').value, count: Number($('count').value), ...kinds[kind]() }) })
+})
+$('active').addEventListener('click', e => { const id = e.target.closest('button')?.dataset.id; if (id) change('/faults/' + id, { method: 'DELETE' }) })
+
+// ---- events
+
+function link(state, text) { if ($('link').dataset.state !== state) { $('link').dataset.state = state; $('link').textContent = text } }
+
+let stream = null
+function listen() {
+  if (stream || document.hidden) return
+  stream = new EventSource('/console/events')
+  stream.onopen = async () => {
+    link('live', 'live')
+    loadDevices()
+    loadCalendar()
+    requests = []
+    try {
+      const list = (await get('/console/requests')).reverse()
+      requests = [...requests.filter(r => r.id > (list[0]?.id ?? 0)), ...list].slice(0, kept)
+      showRequests()
+    } catch (e) { console.warn(e.message) }
+  }
+  stream.onerror = () => {
+    link('lost', 'the board does not answer')
+    if (stream.readyState === EventSource.CLOSED) { close(); setTimeout(listen, 3000) }
+  }
+  stream.onmessage = e => {
+    const u = JSON.parse(e.data)
+    const quarter = ms => Math.floor((ms - 2 * 60000) / slotLength)
+    if (quarter(u.now) !== quarter(now)) loadCalendar()
+    now = u.now
+    for (const [k, n] of Object.entries(u.totals)) $('total-' + k).textContent = n.toLocaleString('en')
+    if (u.faults) showFaults(u.faults)
+    if (!u.requests.length) return
+    addRequests(u.requests)
+    loadDevices()
+    if (u.skipped || u.requests.some(r => r.device === chosen.device)) loadCalendar()
+  }
+}
+function close() { stream?.close(); stream = null }
+
+// A hidden page would keep one of the few connections that a browser makes to one host.
+document.addEventListener('visibilitychange', () => { if (document.hidden) { close(); link('wait', 'paused') } else listen() })
+
+$('hours').append(put('span'), ...[0, 6, 12, 18].map(from => put('div', null, Array.from({ length: 6 }, (_, i) => put('span', null, two(from + i))))))
+const about = await get('/console/about')
+kept = about.requests_kept
+for (const s of about.statuses) meanings.set(s.code, s.meaning)
+$('status').replaceChildren(...about.statuses.map(s => put('option', { value: s.code }, `${s.code} ${s.meaning}`)))
+const hash = new URLSearchParams(location.hash.slice(1))
+if (hash.get('device')) choose(hash.get('device'), hash.get('parameter') ?? '')
+listen()

@@ -1,0 +1,186 @@
+package simulator
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"regexp"
+	"strconv"
+	"strings"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+const (
+	requestsKept = 1000     // requests that the console can show
+	payloadKept  = 32 << 10 // bytes of a decrypted body that are kept; a slot of 100 readings has 12 KB
+	textKept     = 100      // bytes of a name or value that a sender chose
+)
+
+// Request is one request to the API, as the console shows it.
+type Request struct {
+	ID       int64  `json:"id"`       // counts from 1
+	Time     int64  `json:"time"`     // of the answer, milliseconds since the Unix epoch
+	Station  string `json:"station"`  // of the registry
+	Device   string `json:"device"`   // X-Device-Id
+	HTTP     int    `json:"http"`     // HTTP status; 0 where no answer was sent
+	Status   *int   `json:"status"`   // in the answer's body; null where it has none
+	Meaning  string `json:"meaning"`  // of the status, by annexe 3.3
+	Reason   string `json:"reason"`   // what was wrong with it, and the fault that it met
+	Stored   bool   `json:"stored"`   // its readings were stored by this request
+	Readings int    `json:"readings"` // in its body
+	First    int64  `json:"first"`    // the slots of its readings, milliseconds since the Unix epoch; 0 without any
+	Last     int64  `json:"last"`
+	Payload  string `json:"payload,omitempty"` // the decrypted body without the device's token, in GET /console/requests/{id}
+	Cut      bool   `json:"cut,omitempty"`     // Payload is the beginning of a larger one
+}
+
+// requestLog keeps the newest requests.
+type requestLog struct {
+	ring []Request
+	last int64 // ID of the newest
+}
+
+func (l *requestLog) add(r Request) int64 {
+	l.last++
+	r.ID = l.last
+	if len(l.ring) < requestsKept {
+		l.ring = append(l.ring, r)
+	} else {
+		l.ring[(r.ID-1)%requestsKept] = r
+	}
+	return r.ID
+}
+
+func (l *requestLog) find(id int64) (Request, bool) {
+	if id <= l.last-requestsKept || id < 1 || id > l.last {
+		return Request{}, false
+	}
+	return l.ring[(id-1)%requestsKept], true
+}
+
+// after returns the requests that came after the one with the ID and are kept, the oldest first, without their payload.
+func (l *requestLog) after(id int64) []Request {
+	out := []Request{}
+	for id = max(id, l.last-requestsKept, 0) + 1; id <= l.last; id++ {
+		r, _ := l.find(id)
+		r.Payload, r.Cut = "", false
+		out = append(out, r)
+	}
+	return out
+}
+
+// record keeps a request and how it was answered, and tells the consoles.
+func (s *Server) record(id string, opened sealed, r Request) {
+	points := opened.points()
+	r.Time = s.config.Now().UnixMilli()
+	r.Device = short(s.hide(id, nil))
+	r.Reason = s.hide(r.Reason, opened.device)
+	r.Readings = len(points)
+	if opened.device != nil {
+		r.Station = opened.device.station
+	}
+	r.Payload = s.hide(string(opened.text), opened.device)
+	if r.Cut = len(r.Payload) > payloadKept; r.Cut {
+		r.Payload = strings.Clone(strings.ToValidUTF8(r.Payload[:payloadKept], ""))
+	}
+	for _, p := range points {
+		if slot := p.slot(); p.stampErr == nil {
+			if r.First == 0 || slot < r.First {
+				r.First = slot
+			}
+			r.Last = max(r.Last, slot)
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	r.ID = s.log.add(r)
+	if d := opened.device; d != nil {
+		d.last, d.lastStored = r.Time, r.Stored || r.Status != nil && *r.Status == int(spec.StatusNotSlot)
+		for _, p := range points {
+			if p.stampErr == nil {
+				s.settle(d, p, r)
+			}
+		}
+	}
+	s.notify()
+}
+
+// slot is the stamp of the 15 minutes that a reading belongs to: its own, or of a calibration point the next end.
+func (p *point) slot() int64 { return slotOf(p.stamp.UnixMilli()) }
+
+func slotOf(ms int64) int64 {
+	n := spec.SlotLength.Milliseconds()
+	return ms + ((-ms%n)+n)%n
+}
+
+var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
+
+const hidden = "(a token)"
+
+// hide takes tokens out of what a sender wrote: of the device everywhere, of every device where a name or a JSON string
+// is one. A logger whose columns are mixed up sends its token as an identifier.
+func (s *Server) hide(text string, d *device) string {
+	if s.tokens[strings.TrimSpace(text)] {
+		return hidden
+	}
+	if d != nil && strings.Contains(text, d.token) {
+		text = strings.ReplaceAll(text, d.token, hidden)
+	}
+	if !strings.Contains(text, `"`) {
+		return text
+	}
+	return jsonString.ReplaceAllStringFunc(text, func(quoted string) string {
+		plain := quoted[1 : len(quoted)-1]
+		if strings.Contains(plain, `\`) && json.Unmarshal([]byte(quoted), &plain) != nil {
+			return quoted
+		}
+		if s.tokens[strings.TrimSpace(plain)] || d != nil && strings.Contains(plain, d.token) {
+			return `"` + hidden + `"`
+		}
+		return quoted
+	})
+}
+
+// short bounds what a sender chose.
+func short(text string) string {
+	if len(text) > textKept {
+		return strings.ToValidUTF8(text[:textKept], "") + "..."
+	}
+	return text
+}
+
+func (s *Server) listRequests(w http.ResponseWriter, r *http.Request) {
+	s.mu.Lock()
+	list := s.log.after(0)
+	s.mu.Unlock()
+	writeJSON(w, list)
+}
+
+func (s *Server) showRequest(w http.ResponseWriter, r *http.Request) {
+	id, _ := strconv.ParseInt(r.PathValue("id"), 10, 64)
+	s.mu.Lock()
+	found, ok := s.log.find(id)
+	s.mu.Unlock()
+	if !ok {
+		http.Error(w, fmt.Sprintf("request %q is not among the newest %d", short(r.PathValue("id")), requestsKept), http.StatusNotFound)
+		return
+	}
+	found.Payload = lay(found.Payload)
+	writeJSON(w, found)
+}
+
+var (
+	leaf = regexp.MustCompile(`\{\n[^{}\[\]]*\n *\}`)
+	rest = regexp.MustCompile(`\n *`)
+)
+
+// lay writes JSON with a line a reading. Numbers and the order stay as they were sent.
+func lay(text string) string {
+	var indented bytes.Buffer
+	if json.Indent(&indented, []byte(text), "", "  ") != nil {
+		return text
+	}
+	return strings.TrimSpace(leaf.ReplaceAllStringFunc(indented.String(), func(object string) string { return rest.ReplaceAllString(object, " ") }))
+}

@@ -26,7 +26,7 @@ func simulate(ctx context.Context, s std, args []string) error {
 	registryFile := flags.String("registry", "", "YAML `file` of stations and devices (required)")
 	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
 	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp, `parameter|slot`")
-	keep := flags.Duration("keep", 8*24*time.Hour, "how `long` readings stay after their stamp, at least 168h; 0 keeps all")
+	keep := flags.Duration("keep", 8*24*time.Hour, "for what `duration` readings stay after their stamp, at least 168h; 0 keeps all")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
 	if err := parse(flags, s, args, 0); err != nil {

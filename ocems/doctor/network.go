@@ -290,8 +290,12 @@ func version(text string, byDefault uint16) uint16 {
 }
 
 func tlsHelp(err error) string {
-	if record := (tls.RecordHeaderError{}); errors.As(err, &record) {
+	var slow net.Error
+	switch record := (tls.RecordHeaderError{}); {
+	case errors.As(err, &record), strings.Contains(err.Error(), "HTTP response to HTTPS"):
 		return "the port does not speak TLS: check the port and that the endpoint is not http"
+	case errors.As(err, &slow) && slow.Timeout():
+		return "try again; the board's server may answer to Indian addresses only: check the route and the proxy"
 	}
 	return "check that nothing on the way breaks TLS, such as a firewall that inspects it"
 }

@@ -434,7 +434,7 @@ func (o *Output) decode(at string, n *yaml.Node, to any) {
 	if n == nil || n.ShortTag() == "!!null" {
 		return
 	}
-	o.unknownYAML(at, "", n, reflect.TypeOf(to).Elem())
+	o.checkYAML(at, "", n, reflect.TypeOf(to).Elem())
 	if err := n.Decode(to); err != nil {
 		for line := range strings.SplitSeq(yamlError(err), "\n") {
 			o.failed("%s%s", at, line)
@@ -442,29 +442,39 @@ func (o *Output) decode(at string, n *yaml.Node, to any) {
 	}
 }
 
-// unknownYAML finds the keys that the component does not have.
-func (o *Output) unknownYAML(at, path string, n *yaml.Node, t reflect.Type) {
+// checkYAML finds the keys that the component does not have, and the values of another type than theirs: the collector
+// takes a number or true for text only where a variable holds it.
+func (o *Output) checkYAML(at, path string, n *yaml.Node, t reflect.Type) {
+	within := strings.TrimSuffix(path, ".")
 	switch {
-	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice && t.Elem().Kind() == reflect.Struct:
+	case n.Kind == yaml.SequenceNode && t.Kind() == reflect.Slice:
 		for i, c := range n.Content {
-			o.unknownYAML(at, fmt.Sprintf("%s[%d].", strings.TrimSuffix(path, "."), i), c, t.Elem())
+			o.checkYAML(at, fmt.Sprintf("%s[%d].", within, i), c, t.Elem())
+		}
+	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Map:
+		for i := 0; i+1 < len(n.Content); i += 2 {
+			o.checkYAML(at, path+n.Content[i].Value+".", n.Content[i+1], t.Elem())
 		}
 	case n.Kind == yaml.MappingNode && t.Kind() == reflect.Struct:
 		fields := keysOf(t, "yaml")
 		for i := 0; i+1 < len(n.Content); i += 2 {
 			key := n.Content[i]
-			if key.ShortTag() == "!!merge" {
-				o.unknownYAML(at, path, n.Content[i+1], t)
-			} else if field, ok := fields[key.Value]; ok {
-				o.unknownYAML(at, path+key.Value+".", n.Content[i+1], field)
-			} else {
-				within := ""
-				if path != "" {
-					within = strings.TrimSuffix(path, ".") + ": "
-				}
-				o.failed("%sline %d: %s%s", at, key.Line, within, unknownKey(key.Value, slices.Collect(maps.Keys(fields))))
+			field, ok := fields[key.Value]
+			switch {
+			case key.ShortTag() == "!!merge":
+				o.checkYAML(at, path, n.Content[i+1], t)
+			case ok:
+				o.checkYAML(at, path+key.Value+".", n.Content[i+1], field)
+			case within == "":
+				o.failed("%sline %d: %s", at, key.Line, unknownKey(key.Value, slices.Collect(maps.Keys(fields))))
+			default:
+				o.failed("%sline %d: %s: %s", at, key.Line, within, unknownKey(key.Value, slices.Collect(maps.Keys(fields))))
 			}
 		}
+	case n.Kind == yaml.ScalarNode && t.Kind() == reflect.String && n.Style&expanded == 0 && slices.Contains([]string{"!!int", "!!float", "!!bool", "!!timestamp"}, n.ShortTag()):
+		o.fault(Failed, "put it in quotes", "%sline %d: %s: a %s stands where text is wanted", at, n.Line, within, strings.TrimPrefix(n.ShortTag(), "!!"))
+	case n.Kind == yaml.ScalarNode && t.Kind() == reflect.Bool && n.ShortTag() == "!!str":
+		o.fault(Failed, "write true or false", "%sline %d: %s: text stands where true or false is wanted", at, n.Line, within)
 	}
 }
 

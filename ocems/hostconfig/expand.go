@@ -28,6 +28,9 @@ func (r *reader) expandYAML(n *yaml.Node) {
 	}
 }
 
+// expanded is a style, of which YAML has none like it, of a value that was put in whole: it may be of any type.
+const expanded yaml.Style = 1 << 30
+
 func (r *reader) expandScalar(n *yaml.Node) {
 	const most = 1000 // expansions of one value, as in the collector
 	for range most {
@@ -52,7 +55,7 @@ func (r *reader) expandScalar(n *yaml.Node) {
 			r.expandYAML(n)
 			return
 		}
-		n.Value, n.Style, n.Tag = text, 0, "!!str"
+		n.Value, n.Style, n.Tag = text, expanded, "!!str"
 		if got.Kind == yaml.DocumentNode {
 			n.Tag = got.Content[0].ShortTag()
 		} else if text == "" {

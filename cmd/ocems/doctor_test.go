@@ -1,0 +1,637 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/json"
+	"encoding/pem"
+	"fmt"
+	"io"
+	"log"
+	"math/big"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
+	bolt "go.etcd.io/bbolt"
+)
+
+// secrets are in the configurations of these tests, and must be in no output.
+var secrets = []string{token, "hunter2", "MIIB", "PRIVATE KEY-----\n"}
+
+// quiet runs the tool and looks for secrets in what it wrote.
+func quiet(t *testing.T, args ...string) (code int, out, errs string) {
+	t.Helper()
+	code, out, errs = ocems("", args...)
+	for _, s := range secrets {
+		if strings.Contains(out+errs, s) {
+			t.Errorf("%q is in the output of %q:\n%s%s", s, args, out, errs)
+		}
+	}
+	return code, out, errs
+}
+
+type check struct{ Output, Check, Status, Text, Do string }
+
+// diagnose returns the checks by name, the last of a name, and the exit code.
+func diagnose(t *testing.T, args ...string) (map[string]check, int) {
+	t.Helper()
+	code, out, errs := quiet(t, append([]string{"doctor", "--json"}, args...)...)
+	var report struct {
+		Checks           []check
+		Failed, Warnings int
+	}
+	if err := json.Unmarshal([]byte(out), &report); err != nil {
+		t.Fatalf("exit %d, %v: %s%s", code, err, out, errs)
+	}
+	byName := map[string]check{}
+	failed := 0
+	for _, c := range report.Checks {
+		byName[c.Check] = c
+		if c.Status == "failed" {
+			failed++
+			if c.Do == "" {
+				t.Errorf("nothing to do under %+v", c)
+			}
+		}
+	}
+	if failed != report.Failed || (code == 1) != (failed > 0) {
+		t.Errorf("exit %d, failed %d of which %d are said: %s", code, failed, report.Failed, out)
+	}
+	return byName, code
+}
+
+func wants(t *testing.T, checks map[string]check, name, status string, texts ...string) {
+	t.Helper()
+	c, ok := checks[name]
+	if !ok || c.Status != status {
+		t.Errorf("check %q is %+v, want %s", name, c, status)
+	}
+	for _, text := range texts {
+		if !strings.Contains(c.Text+" -> "+c.Do, text) {
+			t.Errorf("check %q says %q -> %q, want %q", name, c.Text, c.Do, text)
+		}
+	}
+}
+
+// authority is a certificate authority of the tests.
+type authority struct {
+	cert *x509.Certificate
+	key  *ecdsa.PrivateKey
+}
+
+func newAuthority(t *testing.T, name string) *authority {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name, Organization: []string{"Board of Tests"}},
+		NotBefore: time.Now().Add(-time.Hour), NotAfter: time.Now().Add(1000 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}
+	der, err := x509.CreateCertificate(rand.Reader, about, about, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &authority{cert, key}
+}
+
+func (a *authority) file(t *testing.T) string {
+	return write(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: a.cert.Raw})))
+}
+
+func (a *authority) issue(t *testing.T, name string, from, to time.Time) tls.Certificate {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	about := &x509.Certificate{SerialNumber: big.NewInt(2), Subject: pkix.Name{CommonName: name}, NotBefore: from, NotAfter: to,
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}}
+	if ip := net.ParseIP(name); ip != nil {
+		about.IPAddresses = []net.IP{ip}
+	} else {
+		about.DNSNames = []string{name}
+	}
+	der, err := x509.CreateCertificate(rand.Reader, about, a.cert, key.Public(), a.key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
+}
+
+// board is a server that fails the test on anything but a GET, and answers with a clock that is off.
+func board(t *testing.T, skew time.Duration) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if body, _ := io.ReadAll(r.Body); r.Method != http.MethodGet || len(body) > 0 || r.Header.Get("signature") != "" {
+			t.Errorf("%s with %d bytes: a reading may have been sent", r.Method, len(body))
+		}
+		w.Header().Set("Date", time.Now().Add(skew).UTC().Format(http.TimeFormat))
+		http.Error(w, "POST only", http.StatusMethodNotAllowed)
+	})
+}
+
+func serve(t *testing.T, h http.Handler, cert tls.Certificate, change func(*tls.Config)) string {
+	server := httptest.NewUnstartedServer(h)
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}
+	if change != nil {
+		change(server.TLS)
+	}
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	return server.URL + "/v1.0/industry/data"
+}
+
+// telegrafFile is a good configuration of Telegraf with further keys of the output.
+func telegrafFile(t *testing.T, keys ...string) string {
+	t.Helper()
+	return write(t, "telegraf.conf", telegrafText(t, keys...))
+}
+
+func telegrafText(t *testing.T, keys ...string) string {
+	t.Helper()
+	return fmt.Sprintf(`[agent]
+[[outputs.ocems]]
+  state_directory = %q
+  public_key_file = %q
+  %s
+  [[outputs.ocems.device]]
+    station_id = "station_1"
+    device_id = "dev_1"
+    token_id = %q
+    [[outputs.ocems.device.parameter]]
+      metric = "m"
+      field = "cod"
+      unit = "mg/L"
+`, filepath.Join(t.TempDir(), "state"), publicPath, strings.Join(keys, "\n  "), token)
+}
+
+func collectorText(t *testing.T, endpoint, more string) string {
+	t.Helper()
+	dir := t.TempDir()
+	return fmt.Sprintf(`
+exporters:
+  ocems:
+    endpoint: %s
+    public_key_file: %s
+    storage: file_storage
+    audit_file: %s/audit.jsonl
+    devices: [{station_id: station_1, device_id: dev_1, token_id: %q, parameters: [{metric: m, parameter: cod, unit: mg/L}]}]
+    %s
+processors: {ocems_slot: {storage: file_storage}}
+extensions: {file_storage: {directory: %s/storage, create_directory: true, fsync: true}}
+service:
+  extensions: [file_storage]
+  pipelines: {metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [ocems]}}
+`, endpoint, publicPath, dir, token, more, dir)
+}
+
+func TestDoctorCertificates(t *testing.T) {
+	good, other := newAuthority(t, "Root of Tests"), newAuthority(t, "Stranger")
+	now := time.Now()
+	year := now.Add(365 * 24 * time.Hour)
+	valid := good.issue(t, "127.0.0.1", now.Add(-time.Hour), year)
+	for _, c := range []struct {
+		name   string
+		cert   tls.Certificate
+		keys   []string
+		yaml   string // the same keys in the collector
+		status string
+		texts  []string
+		server func(*tls.Config)
+	}{
+		{"good", valid, []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "ok", []string{"TLS 1.3", "127.0.0.1", "Root of Tests", "until"}, nil},
+		{"soon", good.issue(t, "127.0.0.1", now.Add(-time.Hour), now.Add(20*24*time.Hour+time.Hour)), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "warning", []string{"in 20 days"}, nil},
+		{"not soon", good.issue(t, "127.0.0.1", now.Add(-time.Hour), now.Add(21*24*time.Hour+time.Hour)), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "ok", nil, nil},
+		{"stranger", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"ca.pem", "CN=Stranger,O=Board of Tests", "do not turn verification off"}, nil},
+		{"no authority", valid, nil, "", "failed", []string{"is not trusted here", "CN=Root of Tests", "as CAKEY"}, nil},
+		{"expired", good.issue(t, "127.0.0.1", now.Add(-48*time.Hour), now.Add(-24*time.Hour)), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed",
+			[]string{"expired " + spec.ISTString(now.Add(-24*time.Hour).Truncate(time.Second)), "check this machine's clock"}, nil},
+		{"not yet valid", good.issue(t, "127.0.0.1", now.Add(24*time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"not valid before", "check this machine's clock"}, nil},
+		{"another name", good.issue(t, "cems.example.org", now.Add(-time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed",
+			[]string{"is for cems.example.org, and not for 127.0.0.1", "NAMEKEY"}, nil},
+		{"another name given", good.issue(t, "cems.example.org", now.Add(-time.Hour), year), []string{"tls_ca = CA", `tls_server_name = "cems.example.org"`},
+			"tls: {ca_file: CA, server_name_override: cems.example.org}", "ok", []string{"cems.example.org"}, nil},
+		{"not verified", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"insecure_skip_verify = true"}, "tls: {insecure_skip_verify: true}", "warning",
+			[]string{"insecure_skip_verify is set", "CN=Stranger"}, nil},
+		{"not verified and good", valid, []string{"insecure_skip_verify = true", "tls_ca = CA"}, "tls: {insecure_skip_verify: true, ca_file: CA}", "warning", []string{"remove insecure_skip_verify"}, nil},
+		{"no file of it", valid, []string{`tls_ca = "no-such-file"`}, "tls: {ca_file: no-such-file}", "failed", []string{"no-such-file", "CAKEY"}, nil},
+		{"not a certificate", valid, []string{`tls_ca = "` + privatePath + `"`}, "tls: {ca_file: " + privatePath + "}", "failed", []string{"holds no certificate in PEM"}, nil},
+		{"old TLS", valid, []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"protocol version"}, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11 }},
+		{"old TLS let in", valid, []string{"tls_ca = CA", `tls_min_version = "TLS11"`}, `tls: {ca_file: CA, min_version: "1.1"}`, "ok", []string{"TLS 1.1"}, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 }},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			endpoint := serve(t, board(t, 0), c.cert, c.server)
+			ca := good.file(t)
+			texts := func(caKey, nameKey string) (out []string) {
+				for _, text := range c.texts {
+					out = append(out, strings.NewReplacer("CAKEY", caKey, "NAMEKEY", nameKey).Replace(text))
+				}
+				return out
+			}
+			keys := strings.ReplaceAll(strings.Join(c.keys, "\n"), "CA\n", fmt.Sprintf("%q\n", ca))
+			if before, ok := strings.CutSuffix(keys, "= CA"); ok {
+				keys = before + fmt.Sprintf("= %q", ca)
+			}
+			checks, _ := diagnose(t, "--config", telegrafFile(t, fmt.Sprintf("endpoint = %q", endpoint), keys))
+			wants(t, checks, "tls", c.status, texts("tls_ca", "tls_server_name")...)
+			if answered := c.status != "failed"; answered != (checks["clock"].Status == "ok") {
+				t.Errorf("clock: %+v", checks["clock"])
+			}
+			checks, _ = diagnose(t, "--config", write(t, "c.yaml", collectorText(t, endpoint, "http: {"+regexp.MustCompile(`\bCA\b`).ReplaceAllString(c.yaml, ca)+"}")))
+			wants(t, checks, "tls", c.status, texts("http.tls.ca_file", "http.tls.server_name_override")...)
+		})
+	}
+	t.Run("client certificate", func(t *testing.T) {
+		endpoint := serve(t, board(t, 0), valid, func(c *tls.Config) {
+			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
+			c.ClientCAs.AddCert(good.cert)
+		})
+		ours := good.issue(t, "plant", now.Add(-time.Hour), year)
+		der, err := x509.MarshalPKCS8PrivateKey(ours.PrivateKey)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert := write(t, "cert.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: ours.Certificate[0]})))
+		key := write(t, "key.pem", string(pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der})))
+		with := []string{fmt.Sprintf("endpoint = %q", endpoint), fmt.Sprintf("tls_ca = %q", good.file(t))}
+		checks, _ := diagnose(t, "--config", telegrafFile(t, with...))
+		wants(t, checks, "http", "failed", "certificate required")
+		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", key))...))
+		wants(t, checks, "http", "ok", "HTTP 405")
+		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", privatePath))...))
+		wants(t, checks, "tls", "failed", "client certificate")
+	})
+}
+
+func TestDoctorClock(t *testing.T) {
+	for _, c := range []struct {
+		skew         time.Duration
+		status, text string
+	}{
+		{0, "ok", "to the second"}, {20 * time.Second, "ok", "s behind the server's"}, {-20 * time.Second, "ok", "s ahead of the server's"},
+		{40 * time.Second, "warning", "s behind the server's"}, {-40 * time.Second, "warning", "s ahead of the server's"},
+		{4 * time.Minute, "warning", "s behind the server's"}, {-6 * time.Minute, "failed", "s ahead of the server's"},
+		{5*time.Hour + 30*time.Minute, "failed", "5h"},
+	} {
+		server := httptest.NewServer(board(t, c.skew))
+		checks, _ := diagnose(t, "--config", telegrafFile(t, fmt.Sprintf("endpoint = %q", server.URL)))
+		server.Close()
+		if c.skew == 0 && strings.Contains(checks["clock"].Text, "1s") {
+			c.text = "1s" // the header has whole seconds
+		}
+		wants(t, checks, "clock", c.status, c.text)
+		wants(t, checks, "tls", "warning", "the endpoint is http")
+	}
+}
+
+func TestDoctorRoute(t *testing.T) {
+	closed := httptest.NewServer(nil)
+	closed.Close()
+	silent, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	redirecting := httptest.NewServer(http.RedirectHandler("https://user:hunter2@elsewhere.example.org/", http.StatusFound))
+	defer redirecting.Close()
+	broken := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "\x1b[31m", http.StatusBadGateway) }))
+	defer broken.Close()
+	plain := httptest.NewServer(board(t, 0))
+	defer plain.Close()
+	for _, c := range []struct {
+		name, endpoint, check, status string
+		texts                         []string
+	}{
+		{"no such name", "https://user:hunter2@cems.invalid/", "dns", "failed", []string{"cems.invalid does not resolve", "spelling of the host"}},
+		{"nobody there", closed.URL, "tcp", "failed", []string{"connection refused", "firewall"}},
+		{"silence", "https://" + silent.Addr().String(), "tls", "failed", []string{"no TLS"}},
+		{"silence without TLS", "http://" + silent.Addr().String(), "http", "failed", []string{"no answer", "Indian addresses only"}},
+		{"redirect", redirecting.URL, "http", "warning", []string{"redirects to", "elsewhere.example.org"}},
+		{"trouble", broken.URL, "http", "warning", []string{"HTTP 502"}},
+		{"http at the port of https", strings.Replace(plain.URL, "http:", "https:", 1), "tls", "failed", []string{"does not speak TLS"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			began := time.Now()
+			checks, _ := diagnose(t, "--timeout", "1s", "--config", telegrafFile(t, fmt.Sprintf("endpoint = %q", c.endpoint)))
+			wants(t, checks, c.check, c.status, c.texts...)
+			if took := time.Since(began); took > 20*time.Second {
+				t.Errorf("it took %s with --timeout 1s", took)
+			}
+		})
+	}
+}
+
+// proxy lets a connection through to where it is told, as plants' proxies do.
+func proxy(t *testing.T, to string, asked *[]string) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		*asked = append(*asked, r.Method+" "+r.Host)
+		if r.Header.Get("Proxy-Authorization") == "" {
+			w.WriteHeader(http.StatusProxyAuthRequired)
+			return
+		}
+		if r.Method != http.MethodConnect {
+			(&httputil.ReverseProxy{Rewrite: func(p *httputil.ProxyRequest) { p.Out.URL.Host = to }}).ServeHTTP(w, r)
+			return
+		}
+		server, err := net.Dial("tcp", to)
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer server.Close()
+		client, _, err := w.(http.Hijacker).Hijack()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		defer client.Close()
+		fmt.Fprint(client, "HTTP/1.1 200 OK\r\n\r\n")
+		go func() { _, _ = io.Copy(server, client) }()
+		_, _ = io.Copy(client, server)
+	})
+}
+
+func TestDoctorProxy(t *testing.T) {
+	ca := newAuthority(t, "Root of Tests")
+	endpoint := serve(t, board(t, 0), ca.issue(t, "cems.invalid", time.Now().Add(-time.Hour), time.Now().Add(1000*time.Hour)), nil)
+	target, _ := url.Parse(endpoint)
+	var asked []string
+	server := httptest.NewServer(proxy(t, target.Host, &asked))
+	defer server.Close()
+	secret := strings.Replace(server.URL, "http://", "http://plant:hunter2@", 1)
+	telegraf := func(keys ...string) string {
+		return telegrafFile(t, append(keys, `endpoint = "https://cems.invalid/v1.0/industry/data"`, fmt.Sprintf("tls_ca = %q", ca.file(t)))...)
+	}
+	collector := write(t, "c.yaml", collectorText(t, "https://cems.invalid/v1.0/industry/data", "http: {tls: {ca_file: "+ca.file(t)+"}}"))
+	environment := write(t, "env", "# of the service\nexport HTTPS_PROXY=\""+secret+"\"\nNO_PROXY=localhost\n")
+
+	for name, args := range map[string][]string{
+		"http_proxy_url":                  {"--config", telegraf(fmt.Sprintf("http_proxy_url = %q", secret))},
+		"use_system_proxy":                {"--config", telegraf("use_system_proxy = true"), "--env-file", environment},
+		"the collector's environment":     {"--config", collector, "--env-file", environment},
+		"the collector's http.proxy_url ": {"--config", write(t, "c.yaml", strings.Replace(collectorText(t, "https://cems.invalid/", "http: {proxy_url: \""+secret+"\", tls: {ca_file: "+ca.file(t)+"}}"), "\t", " ", -1))},
+	} {
+		asked = nil
+		checks, _ := diagnose(t, args...)
+		wants(t, checks, "proxy", "ok", "it resolves cems.invalid")
+		wants(t, checks, "tls", "ok", "cems.invalid")
+		wants(t, checks, "clock", "ok")
+		if len(asked) != 1 || asked[0] != "CONNECT cems.invalid:443" {
+			t.Errorf("%s: the proxy was asked %q", name, asked)
+		}
+	}
+	checks, _ := diagnose(t, "--config", telegraf(), "--env-file", environment) // Telegraf obeys the environment only where it is told to
+	wants(t, checks, "dns", "failed")
+	if _, ok := checks["proxy"]; ok {
+		t.Errorf("a proxy: %+v", checks["proxy"])
+	}
+	checks, _ = diagnose(t, "--config", telegraf(fmt.Sprintf("http_proxy_url = %q", server.URL)))
+	wants(t, checks, "proxy", "failed", "Proxy Authentication Required", "password")
+	checks, _ = diagnose(t, "--config", telegrafFile(t, `endpoint = "http://cems.invalid/"`, fmt.Sprintf("http_proxy_url = %q", server.URL)))
+	wants(t, checks, "http", "failed", "HTTP 407")
+}
+
+func TestDoctorDisk(t *testing.T) {
+	dir := t.TempDir()
+	state := func(dir string) string {
+		return write(t, "t.conf", regexp.MustCompile(`state_directory = .*`).ReplaceAllString(telegrafText(t), fmt.Sprintf("state_directory = %q", dir)))
+	}
+	checks, _ := diagnose(t, "--offline", "--config", state(filepath.Join(dir, "a/b/c")))
+	wants(t, checks, "disk", "ok", "does not exist yet, and can be made in "+dir, "7 days without the board take about")
+	wants(t, checks, "audit trail", "ok", "not begun yet")
+	wants(t, checks, "outbox", "ok", "not begun yet")
+	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
+		t.Errorf("it left %v", entries)
+	}
+	checks, _ = diagnose(t, "--offline", "--config", state(write(t, "file", "")))
+	wants(t, checks, "disk", "failed", "is not a directory")
+	open := filepath.Join(dir, "open")
+	if err := os.Mkdir(open, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(open, 0o755); err != nil { // whatever the umask
+		t.Fatal(err)
+	}
+	_, out, _ := quiet(t, "doctor", "--offline", "--config", state(open))
+	if !strings.Contains(out, "mode 0755: other users can read") || !strings.Contains(out, "chmod 700 "+open) {
+		t.Error(out)
+	}
+	if _, err := os.Stat("/dev/shm"); err == nil {
+		_, out, _ = quiet(t, "doctor", "--offline", "--config", state("/dev/shm/ocems-of-a-test"))
+		if !strings.Contains(out, "on tmpfs: it is in memory") {
+			t.Error(out)
+		}
+	}
+	if os.Geteuid() != 0 {
+		locked := filepath.Join(dir, "locked")
+		if err := os.Mkdir(locked, 0o500); err != nil {
+			t.Fatal(err)
+		}
+		checks, _ = diagnose(t, "--offline", "--config", state(locked))
+		wants(t, checks, "disk", "failed", "cannot be written")
+	}
+	if _, err := os.Stat("/proc/self"); err == nil { // which nobody writes to, not even root
+		checks, _ = diagnose(t, "--offline", "--config", state("/proc/ocems"))
+		wants(t, checks, "disk", "failed", "cannot be written", "chown or chmod")
+	}
+}
+
+func TestDoctorTrail(t *testing.T) {
+	file := telegrafText(t)
+	dir := regexp.MustCompile(`state_directory = "(.*)"`).FindStringSubmatch(file)[1]
+	config := write(t, "telegraf.conf", file)
+	path := filepath.Join(dir, "audit.jsonl")
+	trail, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer trail.Close() // and locked all the time, as the host has it
+	checks, _ := diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "ok", "empty")
+	at := time.Date(2026, 11, 23, 6, 15, 0, 0, time.UTC)
+	for range 2000 {
+		if err := trail.Append(audit.Entry{Time: at, Outcome: audit.Expired, Detail: strings.Repeat("x", 10)}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	checks, _ = diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "ok", "2000 lines, the last of 2026-11-23 11:45:00 IST: expired")
+	before, _ := os.ReadFile(path)
+	f, _ := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	fmt.Fprint(f, `{"half a line`)
+	f.Close()
+	checks, _ = diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "ok", "2000 lines")
+	f, _ = os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	fmt.Fprint(f, "\nhunter2 is no line\n")
+	f.Close()
+	checks, _ = diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "failed", "the last line is not one of an audit trail")
+	if after, _ := os.ReadFile(path); !bytes.HasPrefix(after, before) {
+		t.Error("the trail was changed")
+	}
+}
+
+// fill makes an outbox as a host does, whose server is not there.
+func fill(t *testing.T, db *bolt.DB, bucket string, records ...payload.Record) {
+	t.Helper()
+	d, err := delivery.New(t.Context(), delivery.Config{Endpoint: "http://127.0.0.1:1/", Client: &http.Client{}, Store: boltStore{db, bucket}, DryRun: true,
+		Lookup: func(string) (delivery.Target, bool) { return delivery.Target{}, true }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Put(t.Context(), records...); err != nil {
+		t.Fatal(err)
+	}
+	if err := d.Close(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+}
+
+type boltStore struct {
+	db     *bolt.DB
+	bucket string
+}
+
+func (s boltStore) Get(_ context.Context, key string) (value []byte, err error) {
+	err = s.db.View(func(tx *bolt.Tx) error {
+		if b := tx.Bucket([]byte(s.bucket)); b != nil {
+			value = bytes.Clone(b.Get([]byte(key)))
+		}
+		return nil
+	})
+	return value, err
+}
+
+func (s boltStore) Batch(_ context.Context, ops []delivery.Op) error {
+	return s.db.Update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists([]byte(s.bucket))
+		for _, op := range ops {
+			if err == nil && op.Value == nil {
+				err = b.Delete([]byte(op.Key))
+			} else if err == nil {
+				err = b.Put([]byte(op.Key), op.Value)
+			}
+		}
+		return err
+	})
+}
+
+// outbox makes the file of a configuration and leaves it open and locked, as a host that runs.
+func outbox(t *testing.T, path, bucket string, records ...payload.Record) *bolt.DB {
+	t.Helper()
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	db, err := bolt.Open(path, 0o600, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { db.Close() })
+	fill(t, db, bucket, records...)
+	return db
+}
+
+func stateOf(config string) string {
+	return regexp.MustCompile(`state_directory = "(.*)"`).FindStringSubmatch(config)[1]
+}
+
+func reading(parameter string, value float64, unit string, stamp time.Time) payload.Reading {
+	return payload.Reading{Parameter: parameter, Value: value, Unit: unit, Stamp: stamp, Flag: spec.FlagNormal}
+}
+
+func TestDoctorOutbox(t *testing.T) {
+	text := telegrafText(t)
+	start, _ := spec.Window(time.Now(), spec.SlotLength)
+	path := filepath.Join(stateOf(text), "state.db")
+	outbox(t, path, "ocems",
+		payload.Record{StationID: "station_1", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 1, "mg/L", start), reading("cod", 2, "mg/L", start.Add(-3*time.Hour))}},
+		payload.Record{StationID: "station_1", DeviceID: "gone", Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
+	config := write(t, "telegraf.conf", text)
+	_, out, _ := quiet(t, "doctor", "--offline", "--config", config)
+	for _, want := range []string{
+		"warning  outbox        device dev_1: slots waiting 2, the oldest " + spec.ISTString(start.Add(-3*time.Hour)),
+		"warning  outbox        device gone: slots waiting 1, the oldest " + spec.ISTString(start) + ": the configuration has no such device",
+		"devices that wait 2, slots 3",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	for name, damage := range map[string]func([]byte){"cut": nil, "overwritten": func(b []byte) { clear(b[4096*2:]) }, "not one": func(b []byte) { clear(b) }} {
+		t.Run(name, func(t *testing.T) {
+			text := telegrafText(t)
+			if err := os.MkdirAll(stateOf(text), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			b, _ := os.ReadFile(path)
+			if damage == nil {
+				b = b[:len(b)/2]
+			} else {
+				damage(b)
+			}
+			if err := os.WriteFile(filepath.Join(stateOf(text), "state.db"), b, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			config := write(t, "telegraf.conf", text)
+			checks, _ := diagnose(t, "--offline", "--config", config)
+			wants(t, checks, "outbox", "failed")
+			if code, out, errs := quiet(t, "preview", "--config", config); code != 1 || !strings.Contains(errs, "reading the outbox") {
+				t.Errorf("exit %d: %s%s", code, out, errs)
+			}
+		})
+	}
+}
+
+func TestDoctorMistakes(t *testing.T) {
+	dir := t.TempDir()
+	config := telegrafFile(t)
+	for _, c := range []struct {
+		args string
+		want string
+	}{
+		{"doctor", "--config: missing"},
+		{"doctor --config no-such-file", "no such file"},
+		{"doctor --config " + dir, "has no *.conf"},
+		{"doctor --config ../../README.md", "ends neither in .conf"},
+		{"doctor --offline --config " + config + " --host telegaf", `--host: "telegaf" is unknown: nearest telegraf`},
+		{"doctor --offline --config " + config + " --host collector", "is not a configuration of"},
+		{"doctor --offline --config " + config + " --config " + write(t, "c.yaml", ""), "give those of one host"},
+		{"doctor --config " + config + " --timeout 0s", "--timeout: 0s must be more than 0"},
+		{"doctor --config " + config + " --env-file " + write(t, "env", "hunter2 hunter2"), "line 1 is not NAME=value"},
+		{"doctor --config " + config + " --ofline", "unknown flag --ofline: nearest --offline"},
+		{"preview", "--config: missing"},
+		{"preview --config " + config + " --device dev_2", `there is no device "dev_2": nearest dev_1`},
+	} {
+		code, out, errs := quiet(t, strings.Fields(c.args)...)
+		if code != 2 || !strings.Contains(errs, c.want) {
+			t.Errorf("%s: exit %d, out %q, err %q", c.args, code, out, errs)
+		}
+	}
+	for _, name := range []string{"doctor", "preview"} {
+		if code, out, _ := ocems("", name, "--help"); code != 0 || !strings.Contains(out, "sudo -u telegraf ocems "+name) || !strings.Contains(out, "-env-file") {
+			t.Errorf("exit %d: %s", code, out)
+		}
+	}
+}

@@ -10,8 +10,9 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime"
 	"slices"
+
+	"github.com/ocems-io/ocems/ocems/boltfile"
 )
 
 // A journal is a directory of segments, each a file of frames. A frame is durable before append returns. A checkpoint
@@ -209,7 +210,7 @@ func (j *journal) rotate() error {
 			err = file.Sync()
 		}
 		if err == nil {
-			err = syncDir(j.dir)
+			err = boltfile.SyncDir(j.dir)
 		}
 		if err != nil {
 			err = errors.Join(err, file.Close())
@@ -285,17 +286,4 @@ func (j *journal) close() error {
 	err := j.file.Close()
 	j.file = nil
 	return err
-}
-
-// syncDir makes a new name durable. Windows does so by itself, and lets nobody sync a directory.
-func syncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	return errors.Join(err, d.Close())
 }

@@ -2,7 +2,6 @@ package ocems
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -11,15 +10,12 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"slices"
-	"syscall"
 	"time"
-	"unsafe"
 
 	bolt "go.etcd.io/bbolt"
-	berrors "go.etcd.io/bbolt/errors"
 
+	"github.com/ocems-io/ocems/ocems/boltfile"
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
@@ -48,240 +44,29 @@ func openState(dir string) (s *state, damage string, err error) {
 		return nil, "", fmt.Errorf("making the state_directory: %w", err)
 	}
 	path := filepath.Join(dir, stateFile)
-	info, missing := os.Stat(path)
-	samples, _ := segments(dir)
-	switch {
-	case missing == nil && info.Size() == 0:
-		damage = fmt.Sprintf("the state %s is empty: what it held is lost", path)
-	case errors.Is(missing, fs.ErrNotExist) && len(samples) > 0:
-		damage = fmt.Sprintf("the state %s is missing beside its journal: what it held is lost", path)
+	_, missing := os.Stat(path)
+	if samples, _ := segments(dir); errors.Is(missing, fs.ErrNotExist) && len(samples) > 0 {
+		damage = fmt.Sprintf("%s is missing beside its journal: what it held is lost", path)
 	}
-	db, err := openBolt(path)
-	if err == nil {
-		if fault := check(db); fault == nil {
-			s = &state{db}
-		} else {
-			_ = db.Close()
-			err = fault
-		}
-	}
-	var refused syscall.Errno // by the system, which says nothing about what is in the file
+	db, found, err := boltfile.Open(path, bucketName)
 	switch {
-	case errors.Is(err, berrors.ErrTimeout):
+	case errors.Is(err, boltfile.ErrInUse):
 		return nil, "", fmt.Errorf("the state_directory %q is in use by another process or plugin; give each its own", dir)
-	case errors.Is(err, berrors.ErrVersionMismatch):
+	case errors.Is(err, boltfile.ErrNewer):
 		return nil, "", fmt.Errorf("opening the state %s: %w", path, errNewer)
-	case errors.As(err, &refused):
-		if missing != nil {
-			_ = os.Remove(path) // what there is of it would pass for a damaged one
-		}
-		return nil, "", fmt.Errorf("opening the state: %w", err)
 	case err != nil:
-		if s, damage, err = recoverState(path, err); err != nil {
-			return nil, "", err
-		}
+		return nil, "", fmt.Errorf("opening the state: %w", err)
+	}
+	if s = (&state{db}); found != "" {
+		damage = found
+	}
+	if damage != "" {
+		damage = "the state " + damage
 	}
 	if err := s.checkFormat(path); err != nil {
 		return nil, "", errors.Join(err, s.db.Close())
 	}
 	return s, damage, nil
-}
-
-func openBolt(path string) (db *bolt.DB, err error) {
-	var file *os.File
-	open := func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
-		file, err = os.OpenFile(name, flag, mode)
-		return file, err
-	}
-	err = guard(func() (err error) {
-		db, err = bolt.Open(path, 0o600, &bolt.Options{Timeout: time.Second, FreelistType: bolt.FreelistMapType, OpenFile: open})
-		return err
-	})
-	if err != nil && file != nil {
-		unlock(file) // after a panic bbolt has not, and the lock would keep us from what can be read
-		_ = file.Close()
-	}
-	return db, err
-}
-
-// guard turns what bbolt does with a damaged file, a panic or a fault in mapped memory, into an error.
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("damaged: %v", r)
-		}
-	}()
-	return f()
-}
-
-// check reads every page, and finds those in use that the list of free pages has too: the next write would go there.
-func check(db *bolt.DB) error {
-	var sum uint32
-	return guard(func() error {
-		return db.View(func(tx *bolt.Tx) error {
-			info := db.Info()
-			inUse := func(b []byte) error {
-				if len(b) == 0 {
-					return nil
-				}
-				sum = crc32.Update(sum, castagnoli, b) // a value may go on over pages that are not there
-				at := int(uintptr(unsafe.Pointer(&b[0])) - info.Data)
-				for id := at / info.PageSize; id <= (at+len(b)-1)/info.PageSize; id++ {
-					if page, _ := tx.Page(id); page != nil && page.Type == "free" { // nil: bbolt copied a small bucket out of the file
-						return fmt.Errorf("page %d is in use and free", id)
-					}
-				}
-				return nil
-			}
-			// Not tx.Check: it works in a goroutine of its own, where a fault cannot be caught.
-			return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
-				return b.ForEach(func(k, v []byte) error { return errors.Join(inUse(k), inUse(v)) })
-			})
-		})
-	})
-}
-
-// recoverState copies what can be read of path into a new file, which takes its place. The damaged one is kept aside.
-// After an error all is as it was, so that nothing is lost to a full disk either.
-func recoverState(path string, cause error) (s *state, damage string, err error) {
-	fresh := path + ".new"
-	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, "", fmt.Errorf("making a new state: %w", err)
-	}
-	db, err := openBolt(fresh)
-	if err != nil {
-		return nil, "", fmt.Errorf("making a new state: %w", err)
-	}
-	copied, unread, err := salvage(path, db)
-	err = errors.Join(err, db.Close()) // an open file keeps its name on Windows
-	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
-	if err == nil {
-		if err = os.Link(path, aside); err != nil { // not every file system has links
-			err = os.Rename(path, aside)
-		}
-	}
-	if err == nil {
-		err = os.Rename(fresh, path)
-	}
-	if err == nil {
-		err = syncDir(filepath.Dir(path))
-	}
-	if err == nil {
-		db, err = openBolt(path)
-	}
-	if err != nil {
-		return nil, "", fmt.Errorf("replacing the damaged state %s: %w", path, err)
-	}
-	damage = fmt.Sprintf("the state %s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
-	if unread != nil {
-		damage += fmt.Sprintf(" (%v)", unread)
-	}
-	return &state{db}, damage, nil
-}
-
-// salvage copies the entries of the damaged file at path, around the damage, which is unread. The error is that of
-// writing.
-func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
-	const most = 10_000 // entries of one write
-	var list [][2][]byte
-	flush := func() {
-		if err == nil {
-			err = to.Update(func(tx *bolt.Tx) error {
-				b, err := tx.CreateBucketIfNotExists(bucketName)
-				for _, kv := range list {
-					if err == nil {
-						err = b.Put(kv[0], kv[1])
-					}
-				}
-				return err
-			})
-		}
-		copied += len(list)
-		list = nil
-	}
-	unread = guard(func() error {
-		old, err := bolt.Open(path, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
-		if err != nil {
-			return err
-		}
-		defer old.Close()
-		return old.View(func(tx *bolt.Tx) error {
-			b := tx.Bucket(bucketName)
-			if b == nil {
-				return errors.New("it holds no data")
-			}
-			var first error
-			places := 0
-			keep := func(k, v []byte) {
-				if list = append(list, [2][]byte{bytes.Clone(k), append([]byte{}, v...)}); len(list) == most {
-					flush()
-				}
-			}
-			for from := []byte{}; from != nil; {
-				fault := guard(func() error {
-					c := b.Cursor()
-					for k, v := c.Seek(from); k != nil; k, v = c.Next() {
-						if bytes.Compare(k, from) < 0 {
-							return errors.New("the keys are not in order")
-						}
-						from = append(bytes.Clone(k), 0)
-						keep(k, v)
-					}
-					from = nil
-					return nil
-				})
-				if fault == nil {
-					break
-				}
-				first = cmp.Or(first, fault)
-				places++
-				done, to := from, beyond(b, from)
-				_ = guard(func() error { // and back to the damage
-					c := b.Cursor()
-					k, v := c.Last()
-					if to != nil {
-						c.Seek(to)
-						k, v = c.Prev()
-					}
-					for before := to; bytes.Compare(k, done) >= 0 && (before == nil || bytes.Compare(k, before) < 0); k, v = c.Prev() {
-						before = bytes.Clone(k)
-						keep(k, v)
-					}
-					return nil
-				})
-				from = to
-			}
-			if places == 0 {
-				return nil
-			}
-			return fmt.Errorf("at %d places it cannot be read: %w", places, first)
-		})
-	})
-	flush()
-	return copied, unread, err
-}
-
-// beyond is the nearest that can be reached after a damaged page, or nil for the end: one last letter further, or one
-// last but one, and so on.
-func beyond(b *bolt.Bucket, from []byte) []byte {
-	for i := len(from) - 1; i >= 0; i-- {
-		for letter := int(from[i]) + 1; letter < 128; letter++ {
-			to := append(bytes.Clone(from[:i]), byte(letter))
-			var k []byte
-			fault := guard(func() error {
-				k, _ = b.Cursor().Seek(to)
-				return nil
-			})
-			switch {
-			case fault == nil && k == nil:
-				return nil
-			case fault == nil && bytes.Compare(k, to) >= 0:
-				return to
-			}
-		}
-	}
-	return nil
 }
 
 // checkFormat marks a new state with its format, and writes nothing into another.
@@ -297,7 +82,7 @@ func (s *state) checkFormat(path string) error {
 	case err != nil:
 		return err
 	case format == nil:
-		return guard(func() error {
+		return boltfile.Guard(func() error {
 			return s.db.Update(func(tx *bolt.Tx) error {
 				b, err := tx.CreateBucketIfNotExists(bucketName)
 				if err != nil {
@@ -314,7 +99,7 @@ func (s *state) checkFormat(path string) error {
 
 // Get implements delivery.Store.
 func (s *state) Get(_ context.Context, key string) (value []byte, err error) {
-	err = guard(func() error {
+	err = boltfile.Guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
 			if v := tx.Bucket(bucketName).Get([]byte(key)); v != nil {
 				value = append([]byte{}, v...)
@@ -327,7 +112,7 @@ func (s *state) Get(_ context.Context, key string) (value []byte, err error) {
 
 // Batch implements delivery.Store.
 func (s *state) Batch(_ context.Context, ops []delivery.Op) error {
-	err := guard(func() error {
+	err := boltfile.Guard(func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketName)
 			for _, op := range ops {

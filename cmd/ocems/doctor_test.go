@@ -635,3 +635,99 @@ func TestDoctorMistakes(t *testing.T) {
 		}
 	}
 }
+
+// What a person sees of a good and of a bad configuration of each host.
+func TestDoctorText(t *testing.T) {
+	files, err := filepath.Glob("testdata/doctor/*.[cy]*")
+	if err != nil || len(files) != 6 {
+		t.Fatal(files, err)
+	}
+	for _, file := range files {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			dir := t.TempDir()
+			t.Setenv("DIR", dir)
+			t.Setenv("OCEMS_TOKEN", token)
+			code, out, errs := quiet(t, "doctor", "--offline", "--config", file)
+			if good := strings.Contains(file, "good"); good != (code == 0) || errs != "" {
+				t.Errorf("exit %d: %s", code, errs)
+			}
+			// Who runs the test, on which disk, is another's matter.
+			out = regexp.MustCompile(`(?m)^\S+ +user .*\n( +-> .*\n)?`).ReplaceAllString(out, "")
+			out = regexp.MustCompile(`\d[0-9.]* [KMGT]iB free`).ReplaceAllString(out, "N free")
+			out = regexp.MustCompile(`warnings \d+`).ReplaceAllString(strings.ReplaceAll(out, dir, "DIR"), "warnings N")
+			golden := strings.TrimSuffix(file, filepath.Ext(file)) + ".txt"
+			if *update {
+				if err := os.WriteFile(golden, []byte(out), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(golden)
+			if err != nil || string(want) != out {
+				t.Errorf("%v: got\n%swant\n%s", err, out, want)
+			}
+		})
+	}
+}
+
+// Every configuration of the README and of the examples passes, but that of a Telegraf that reports through a collector.
+func TestDoctorExamples(t *testing.T) {
+	dir := t.TempDir()
+	key, err := filepath.Abs(publicPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir("../../examples/telegraf-execd") // whose command begins here
+	t.Setenv("OCEMS_STATE", dir)
+	t.Setenv("OCEMS_PUBLIC_KEY_FILE", key)
+	t.Setenv("OCEMS_DEVICES_FILE", write(t, "devices.csv", "station_id,device_id,token_id\nstation_1,dev_1,"+token+"\n"))
+	for _, name := range []string{"OCEMS_TOKEN", "OCEMS_TOKEN_ETP", "OCEMS_TOKEN_FLOW", "OCEMS_TOKEN_STACK", "OCEMS_TOKEN_STACK_1", "OCEMS_TOKEN_STACK_2"} {
+		t.Setenv(name, token)
+	}
+	var files []string
+	for _, pattern := range []string{"../*/*.conf", "../*/*.yaml"} {
+		found, err := filepath.Glob(pattern)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = append(files, found...)
+	}
+	for i, page := range []string{"../../README.md", "../../exporter/ocemsexporter/README.md", "../../cmd/ocems-telegraf/README.md", "../../plugins/outputs/ocems/sample.conf"} {
+		text, err := os.ReadFile(page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if strings.HasSuffix(page, ".conf") {
+			text = []byte("```toml\n" + string(text) + "```")
+		}
+		for k, m := range regexp.MustCompile("(?s)```(toml|yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+			text := regexp.MustCompile(`/(etc|var/lib)/[a-z/-]*`).ReplaceAllStringFunc(m[2], func(path string) string { return filepath.Join(dir, path) })
+			text = regexp.MustCompile(regexp.QuoteMeta(dir)+`/etc/[a-z/-]*public\.pem`).ReplaceAllString(text, key)
+			ext := map[string]string{"toml": ".conf", "yaml": ".yaml"}[m[1]]
+			path := filepath.Join(dir, fmt.Sprintf("page-%d-%d%s", i, k, ext))
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			files = append(files, path)
+		}
+	}
+	passed := 0
+	for _, file := range files {
+		text, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		whole := strings.Contains(string(text), "[[outputs.ocems]]") || strings.Contains(string(text), "/ocems-telegraf\"") && strings.Contains(file, "examples") ||
+			regexp.MustCompile(`(?m)^  ocems:\n(    .*\n)*    devices`).Match(text) && strings.Contains(string(text), "pipelines:")
+		if !whole || strings.Contains(file, "registry") {
+			continue
+		}
+		code, out, errs := quiet(t, "doctor", "--offline", "--config", file)
+		if code != 0 {
+			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
+		}
+		passed++
+	}
+	if passed < 8 {
+		t.Errorf("only %d configurations were looked at: %q", passed, files)
+	}
+}

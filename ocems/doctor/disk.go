@@ -25,10 +25,10 @@ const leastFree = 1 << 30
 // Bytes that a slot takes while it waits, and in the audit trail when it has left: measured with bbolt, whose pages are
 // half full, and rounded up.
 const (
-	slotBytes        = 700
+	slotBytes        = 400
 	readingBytes     = 100
-	lineBytes        = 500
-	lineByReading    = 110
+	lineBytes        = 400
+	lineByReading    = 90
 	unmapped         = 10 // parameters of a device that maps none and is named by its metrics
 	slotsOfSevenDays = spec.SlotsKept
 )
@@ -132,6 +132,10 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 		return
 	}
 	var notes []string
+	week := "7 days without the board take about " + size(need)
+	if need == 0 {
+		week = "the devices are not known"
+	}
 	add := func(s Status, do, format string, args ...any) {
 		e.add("disk", s, do, key+": "+shown+": "+format, args...)
 	}
@@ -154,11 +158,11 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 		}
 		switch {
 		case v.free < uint64(need):
-			add(Failed, "free space, or put it on a larger disk", "%s free, and 7 days without the board take about %s", size(int64(v.free)), size(need))
+			add(Failed, "free space, or put it on a larger disk", "%s free, and %s", size(int64(v.free)), week)
 		case v.free < leastFree:
-			add(Warning, "free space: other programs write there too", "%s free (7 days without the board take about %s)", size(int64(v.free)), size(need))
+			add(Warning, "free space: other programs write there too", "%s free; %s", size(int64(v.free)), week)
 		default:
-			notes = append(notes, fmt.Sprintf("%s free, 7 days without the board take about %s", size(int64(v.free)), size(need)))
+			notes = append(notes, fmt.Sprintf("%s free, %s", size(int64(v.free)), week))
 		}
 	}
 	e.add("disk", OK, "", "%s: %s: %s", key, shown, strings.Join(notes, ", "))

@@ -177,7 +177,7 @@ func (e *examination) tokens(o *hostconfig.Output) {
 			}
 			token = string(text)
 		}
-		if token = strings.TrimSpace(token); token != "" && !strings.HasPrefix(token, "${") && !tokenForm.MatchString(token) {
+		if token = strings.TrimSpace(token); token != "" && !strings.HasPrefix(token, "$") && !tokenForm.MatchString(token) {
 			odd = append(odd, d.DeviceID)
 		}
 	}

@@ -434,10 +434,14 @@ func (o *Output) decode(at string, n *yaml.Node, to any) {
 	if n == nil || n.ShortTag() == "!!null" {
 		return
 	}
+	before := len(o.Faults)
 	o.checkYAML(at, "", n, reflect.TypeOf(to).Elem())
 	if err := n.Decode(to); err != nil {
 		for line := range strings.SplitSeq(yamlError(err), "\n") {
-			o.failed("%s%s", at, line)
+			where, _, _ := strings.Cut(line, ": ")
+			if !slices.ContainsFunc(o.Faults[before:], func(f Fault) bool { return strings.HasPrefix(f.Text, at+where+": ") }) {
+				o.failed("%s%s", at, line)
+			}
 		}
 	}
 }
@@ -471,10 +475,26 @@ func (o *Output) checkYAML(at, path string, n *yaml.Node, t reflect.Type) {
 				o.failed("%sline %d: %s: %s", at, key.Line, within, unknownKey(key.Value, slices.Collect(maps.Keys(fields))))
 			}
 		}
-	case n.Kind == yaml.ScalarNode && t.Kind() == reflect.String && n.Style&expanded == 0 && slices.Contains([]string{"!!int", "!!float", "!!bool", "!!timestamp"}, n.ShortTag()):
-		o.fault(Failed, "put it in quotes", "%sline %d: %s: a %s stands where text is wanted", at, n.Line, within, strings.TrimPrefix(n.ShortTag(), "!!"))
-	case n.Kind == yaml.ScalarNode && t.Kind() == reflect.Bool && n.ShortTag() == "!!str":
-		o.fault(Failed, "write true or false", "%sline %d: %s: text stands where true or false is wanted", at, n.Line, within)
+	case n.Kind == yaml.ScalarNode:
+		o.checkScalar(fmt.Sprintf("%sline %d: %s", at, n.Line, within), n, t)
+	}
+}
+
+func (o *Output) checkScalar(at string, n *yaml.Node, t reflect.Type) {
+	if t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	given := map[string]string{"!!str": "text", "!!int": "a number", "!!float": "a number", "!!bool": "true or false", "!!timestamp": "a date"}[n.ShortTag()]
+	switch kind := t.Kind(); {
+	case given == "" || t == reflect.TypeFor[collectorDuration]():
+	case kind == reflect.String && given != "text" && n.Style&expanded == 0:
+		o.fault(Failed, "put it in quotes", "%s: %s stands where text is wanted", at, given)
+	case kind == reflect.Bool && given != "true or false":
+		o.fault(Failed, "write true or false", "%s: %s stands where true or false is wanted", at, given)
+	case kind == reflect.Int && n.ShortTag() != "!!int":
+		o.fault(Failed, "write a whole number, without quotes", "%s: %s stands where a whole number is wanted", at, given)
+	case kind == reflect.Float64 && given != "a number":
+		o.fault(Failed, "write a number, without quotes", "%s: %s stands where a number is wanted", at, given)
 	}
 }
 

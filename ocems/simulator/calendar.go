@@ -89,7 +89,7 @@ func (s *Server) settle(d *device, p *point, r Request) {
 	case p.stamp.Before(time.UnixMilli(r.Time).Add(-spec.MaxAge-24*time.Hour)) || p.stamp.After(time.UnixMilli(r.Time).Add(24*time.Hour)):
 		// In no calendar.
 	default:
-		k.parameter = strings.Clone(short(k.parameter))
+		k.parameter = strings.Clone(short(s.hide(k.parameter, d)))
 		s.refused.put(k, refusal{r.ID, r.Time, r.HTTP, r.Status})
 	}
 }
@@ -210,12 +210,15 @@ func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) C
 	slices.SortFunc(c.Parameters, func(a, b CalendarParameter) int {
 		return cmp.Or(cmp.Compare(fmt.Sprint(a.Diagnostic), fmt.Sprint(b.Diagnostic)), cmp.Compare(a.Parameter, b.Parameter))
 	})
-	number := map[key]int{}
+	number, expected := map[key]int{}, 0
 	for i := range c.Parameters {
 		p := &c.Parameters[i]
 		number[key{p.Parameter, p.Diagnostic}] = i
 		if only != nil {
 			p.expected = p.Parameter == only.Parameter && p.Diagnostic == only.Diagnostic
+		}
+		if p.expected {
+			expected++
 		}
 	}
 
@@ -248,7 +251,7 @@ func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) C
 		var letters strings.Builder
 		for i := range 96 {
 			stamp := day.Add(time.Duration(i) * slot)
-			letter := at(stamp.UnixMilli()).letter(c.Parameters, !stamp.Before(oldest) && !stamp.Add(due).After(now))
+			letter := at(stamp.UnixMilli()).letter(c.Parameters, expected, !stamp.Before(oldest) && !stamp.Add(due).After(now))
 			letters.WriteRune(letter)
 			c.Cells[string(letter)]++
 		}
@@ -264,18 +267,17 @@ func midnight(t time.Time) time.Time {
 }
 
 // letter speaks for all parameters that are expected. Nothing is missing outside the 7 days.
-func (c *cell) letter(parameters []CalendarParameter, inside bool) rune {
-	var expected, came, calibrated int
-	for i, p := range parameters {
-		switch {
-		case !p.expected:
-			continue
-		case c.averages[i]:
+func (c *cell) letter(parameters []CalendarParameter, expected int, inside bool) rune {
+	var came, calibrated int
+	for i := range c.averages {
+		if parameters[i].expected {
 			came++
-		case c.points[i]:
+		}
+	}
+	for i := range c.points {
+		if parameters[i].expected && !c.averages[i] {
 			calibrated++
 		}
-		expected++
 	}
 	refused := false
 	for i := range c.refused { // what came after all is not refused any more

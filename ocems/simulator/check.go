@@ -139,7 +139,8 @@ type point struct {
 	stampErr   error
 }
 
-func (p *point) at() string { return spec.ISTString(p.stamp) }
+// at names a reading of a parameter that was checked.
+func (p *point) at() string { return p.Parameter + " of " + spec.ISTString(p.stamp) }
 
 func (p *point) calibration() bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Calibration() }
 
@@ -176,9 +177,11 @@ func (d *device) read(opened sealed, stations map[string]bool, now time.Time) ([
 	}{
 		{d.takesParameter, spec.StatusInvalidParameter, d.whyParameter},
 		{d.takesUnit, spec.StatusInvalidUnit, d.whyUnit},
-		{validFlag, spec.StatusInvalidDetails, func(p *point) string { return fmt.Sprintf("flag %q is not one of %s", short(p.Flag), spec.Flags) }},
+		{validFlag, spec.StatusInvalidDetails, func(p *point) string {
+			return fmt.Sprintf("%s: flag %q is not one of %s", p.Parameter, short(p.Flag), spec.Flags)
+		}},
 		{validValue, spec.StatusInvalidDetails, func(p *point) string {
-			return fmt.Sprintf("value %s is not a number without an exponent", short(string(p.Value)))
+			return fmt.Sprintf("%s: value %s is not a number without an exponent", p.Parameter, short(string(p.Value)))
 		}},
 		{func(p *point) bool { return p.stampErr != nil || !p.stamp.Before(now.Add(-spec.MaxAge)) }, spec.StatusTooOld,
 			func(p *point) string { return p.at() + " is older than 7 days" }},
@@ -188,7 +191,7 @@ func (d *device) read(opened sealed, stations map[string]bool, now time.Time) ([
 			return p.stampErr == nil && spec.Aligned(p.stamp, spec.Flag(p.Flag[0]).Length())
 		}, spec.StatusNotSlot, func(p *point) string {
 			if p.stampErr != nil {
-				return p.stampErr.Error()
+				return p.Parameter + ": " + p.stampErr.Error()
 			}
 			return fmt.Sprintf("%s is not on the grid of %s", p.at(), spec.Flag(p.Flag[0]).Length())
 		}},
@@ -197,7 +200,7 @@ func (d *device) read(opened sealed, stations map[string]bool, now time.Time) ([
 	} {
 		for _, p := range points {
 			if !check.ok(p) {
-				return nil, check.status, fmt.Sprintf("%s: %s", short(p.Parameter), check.why(p))
+				return nil, check.status, check.why(p)
 			}
 		}
 	}
@@ -233,19 +236,19 @@ func (d *device) whyParameter(p *point) string {
 	if _, err := spec.LookupParameter(key); err != nil && !d.registry.takesParameter(p.Parameter) {
 		return err.Error()
 	}
-	return "not one of the device's parameters: nearest " + strings.Join(spec.Nearest(key, slices.Sorted(maps.Keys(d.parameters))), ", ")
+	return fmt.Sprintf("%q is not one of the device's parameters: nearest ", key) + strings.Join(spec.Nearest(key, slices.Sorted(maps.Keys(d.parameters))), ", ")
 }
 
 func (d *device) whyUnit(p *point) string {
 	if units := d.parameters[p.Parameter]; len(units) > 0 {
-		return fmt.Sprintf("unit %q is not the device's %s", short(p.Unit), strings.Join(units, ", "))
+		return fmt.Sprintf("%s: unit %q is not the device's %s", p.Parameter, short(p.Unit), strings.Join(units, ", "))
 	}
 	key := short(p.Unit)
 	resolved, err := spec.ResolveUnit(key)
 	if err != nil {
-		return err.Error()
+		return p.Parameter + ": " + err.Error()
 	}
-	return fmt.Sprintf("unit %q must be written %q", key, resolved)
+	return fmt.Sprintf("%s: unit %q must be written %q", p.Parameter, key, resolved)
 }
 
 func validFlag(p *point) bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Valid() }

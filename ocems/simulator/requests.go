@@ -115,8 +115,6 @@ func slotOf(ms int64) int64 {
 	return ms + ((-ms%n)+n)%n
 }
 
-var jsonString = regexp.MustCompile(`"(?:[^"\\]|\\.)*"`)
-
 const hidden = "(a token)"
 
 // hide takes tokens out of what a sender wrote: of the device everywhere, of every device where a name or a JSON string
@@ -128,19 +126,40 @@ func (s *Server) hide(text string, d *device) string {
 	if d != nil && strings.Contains(text, d.token) {
 		text = strings.ReplaceAll(text, d.token, hidden)
 	}
-	if !strings.Contains(text, `"`) {
-		return text
-	}
-	return jsonString.ReplaceAllStringFunc(text, func(quoted string) string {
-		plain := quoted[1 : len(quoted)-1]
-		if strings.Contains(plain, `\`) && json.Unmarshal([]byte(quoted), &plain) != nil {
-			return quoted
+	var out strings.Builder
+	for {
+		begin := strings.IndexByte(text, '"')
+		end := endOfString(text, begin+1)
+		if begin < 0 || end < 0 {
+			out.WriteString(text)
+			return out.String()
 		}
+		plain := text[begin+1 : end]
+		if strings.Contains(plain, `\`) {
+			_ = json.Unmarshal([]byte(text[begin:end+1]), &plain)
+		}
+		out.WriteString(text[:begin+1])
 		if s.tokens[strings.TrimSpace(plain)] || d != nil && strings.Contains(plain, d.token) {
-			return `"` + hidden + `"`
+			out.WriteString(hidden)
+		} else {
+			out.WriteString(text[begin+1 : end])
 		}
-		return quoted
-	})
+		out.WriteByte('"')
+		text = text[end+1:]
+	}
+}
+
+// endOfString finds the quote that ends a JSON string, or -1.
+func endOfString(text string, from int) int {
+	for i := from; i < len(text); i++ {
+		switch text[i] {
+		case '\\':
+			i++
+		case '"':
+			return i
+		}
+	}
+	return -1
 }
 
 // short bounds what a sender chose.

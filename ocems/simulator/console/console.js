@@ -475,7 +475,7 @@ $('hours').append(put('span'), ...[0, 6, 12, 18].map(from => put('div', null, Ar
 const about = await get('/console/about')
 kept = about.requests_kept
 for (const s of about.statuses) meanings.set(s.code, s.meaning)
-$('status').replaceChildren(...about.statuses.map(s => put('option', { value: s.code }, `${s.code} ${s.meaning}`)))
+$('status').replaceChildren(...about.statuses.map(s => put('option', { value: s.code, selected: s.code === 10 }, `${s.code} ${s.meaning}`)))
 const hash = new URLSearchParams(location.hash.slice(1))
 if (hash.get('device')) choose(hash.get('device'), hash.get('parameter') ?? '')
 listen()

@@ -19,7 +19,7 @@ test: build telegraf-small telegraf-stock telegraf-external
 		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./...
 	$(MAKE) test-telegraf
 
-SOURCES := go.mod go.sum $(shell find cmd/ocems exporter ocems processor -type f -not -name '*_test.go' 2>/dev/null)
+SOURCES := go.mod go.sum $(shell find cmd/ocems exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 
 .PHONY: build
 build: bin/ocems bin/otelcol-ocems
@@ -112,3 +112,17 @@ bin/tools/prometheus:
 test-monitoring: build telegraf-small bin/tools/prometheus
 	OCEMS_PROMETHEUS=$(CURDIR)/bin/tools OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems \
 		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -race -count=1 ./examples/monitoring
+
+# The console of the simulated board and the report in a real browser: make chromium installs Debian's, if it is not
+# there and we are root; CHROMIUM is another one. make screenshots makes the pictures of docs/images.
+CHROMIUM ?= /usr/bin/chromium
+.PHONY: chromium test-browser screenshots
+chromium:
+	@[ -x "$(CHROMIUM)" ] || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } || \
+		{ echo "$(CHROMIUM) is not there: install Chromium, or name it with CHROMIUM=" >&2; exit 1; }
+
+test-browser: bin/ocems chromium
+	cd cmd/browser && $(GO) vet . && CHROMIUM=$(CHROMIUM) OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 .
+
+screenshots: chromium
+	cd cmd/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images

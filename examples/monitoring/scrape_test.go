@@ -261,10 +261,10 @@ type series struct {
 func (w *watched) ask(query string, overTime bool) ([]series, error) {
 	path, form := "/api/v1/query", url.Values{"query": {query}}
 	if overTime {
-		now := time.Now()
+		now := time.Now() // whole seconds would leave out the last scrape
 		path = "/api/v1/query_range"
-		form.Set("start", strconv.FormatInt(now.Add(-5*time.Minute).Unix(), 10))
-		form.Set("end", strconv.FormatInt(now.Unix(), 10))
+		form.Set("start", now.Add(-5*time.Minute).Format(time.RFC3339Nano))
+		form.Set("end", now.Format(time.RFC3339Nano))
 		form.Set("step", "1")
 	}
 	var got struct {

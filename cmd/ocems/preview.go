@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
@@ -187,15 +188,26 @@ func (v *viewer) queue(ctx context.Context, stored delivery.Reader, reg *registr
 	}
 }
 
+// table shows the readings in the order of the JSON.
 func (v *viewer) table(r payload.Record) {
-	w := tabwriter.NewWriter(v.out, 0, 0, 2, ' ', 0)
+	var text bytes.Buffer
+	w := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "parameter\tvalue\tunit\tflag\tstamp\t")
-	for _, x := range r.Readings {
-		diagnostic := ""
-		if x.Diagnostic {
-			diagnostic = "diagnostic"
+	for _, diagnostic := range []bool{false, true} {
+		sorted := slices.SortedFunc(slices.Values(r.Readings), func(a, b payload.Reading) int { return strings.Compare(a.Parameter, b.Parameter) })
+		for _, x := range sorted {
+			if x.Diagnostic != diagnostic {
+				continue
+			}
+			note := ""
+			if diagnostic {
+				note = "diagnostic"
+			}
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", x.Parameter, strconv.FormatFloat(x.Value, 'f', -1, 64), x.Unit, x.Flag, spec.ISTString(x.Stamp), note)
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", x.Parameter, strconv.FormatFloat(x.Value, 'f', -1, 64), x.Unit, x.Flag, spec.ISTString(x.Stamp), diagnostic)
 	}
 	_ = w.Flush()
+	for line := range strings.Lines(text.String()) {
+		fmt.Fprintln(v.out, strings.TrimRight(line, " \n"))
+	}
 }

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -23,8 +24,8 @@ type Queue struct {
 	Err    error       // why not all of them are here: the index is damaged, which the host mends when it starts
 }
 
-// Queues lists the devices of a stored outbox in its own order, and after them those of more that it has without naming
-// them, as New does. Which of them are held is not stored: a Delivery finds that out anew after each start.
+// Queues lists the devices of a stored outbox, and those of more that it has without naming them, as New finds them, sorted
+// by id. Which of them are held is not stored: a Delivery finds that out anew after each start.
 func Queues(ctx context.Context, stored Reader, more []string) ([]Queue, error) {
 	value, err := stored.Get(ctx, devicesKey)
 	if err != nil {
@@ -60,6 +61,7 @@ func Queues(ctx context.Context, stored Reader, more []string) ([]Queue, error) 
 		}
 		queues = append(queues, q)
 	}
+	slices.SortFunc(queues, func(a, b Queue) int { return cmp.Compare(a.Device, b.Device) })
 	return queues, nil
 }
 

@@ -1,0 +1,404 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+func TestPreview(t *testing.T) {
+	text := telegrafText(t, "dry_run = true") + `
+  [[outputs.ocems.device]]
+    station_id = "station_2"
+    device_id = "dev_2"
+    token_id = "${VARIABLE_OF_THE_SERVICE}"
+    latitude = 19.076
+`
+	config := write(t, "telegraf.conf", text)
+	if code, out, errs := quiet(t, "preview", "--config", config); code != 0 || !strings.Contains(out, "nothing waits: ") || errs != "" {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	stamp := time.Date(2026, 11, 23, 10, 15, 0, 0, spec.IST)
+	now := time.Now().Truncate(spec.SlotLength)
+	point := reading("so2", 3.5, "mg/Nm³", now)
+	point.Flag = 'Z'
+	diagnostic := reading("pm", 0.00001, "mg/Nm³", now)
+	diagnostic.Diagnostic = true
+	// The database is open and locked all the time, as a host has it.
+	outbox(t, filepath.Join(stateOf(text), "state.db"), "ocems",
+		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 31.5, "mg/L", stamp), reading("bod", 1e21, "mg/L", stamp), reading("cod", 32, "mg/L", stamp.Add(spec.SlotLength))}},
+		payload.Record{StationID: "x", DeviceID: "dev_2", Readings: []payload.Reading{reading("so2", 40, "mg/Nm³", now), point, diagnostic}},
+		payload.Record{StationID: "x", DeviceID: "gone", Readings: []payload.Reading{reading("ph", 7, "pH", now)}})
+
+	code, out, errs := quiet(t, "preview", "--config", config)
+	if code != 0 || errs != "" {
+		t.Fatalf("exit %d: %s%s", code, out, errs)
+	}
+	for _, want := range []string{
+		"dry_run is set: the host logs this and sends nothing",
+		"station_1 / dev_1: slots waiting 2, the oldest 2026-11-23 10:15:00 IST\n",
+		"parameter  value                   unit  flag  stamp\n" +
+			"bod        1000000000000000000000  mg/L  U     2026-11-23 10:15:00 IST\n" +
+			"cod        31.5                    mg/L  U     2026-11-23 10:15:00 IST\n",
+		`"timestamp": 1795409100000,`,
+		"station_2 / dev_2: slots waiting 1",
+		"request 1 of 2",
+		"request 2 of 2",
+		"diagnostic",
+		`"latitude": 19.076`,
+		"(not configured) / gone: slots waiting 1",
+		"the configuration has no such device",
+	} {
+		if !strings.Contains(out, want) {
+			t.Errorf("no %q in\n%s", want, out)
+		}
+	}
+	if strings.Contains(out, "longitude") || strings.Contains(out, "nothing waits") {
+		t.Error(out)
+	}
+
+	code, out, errs = quiet(t, "preview", "--json", "--config", config)
+	want := `{"data":[{"stationId":"station_1","device_data":[{"deviceId":"dev_1","params":[` +
+		`{"parameter":"bod","value":1000000000000000000000,"unit":"mg/L","timestamp":1795409100000,"flag":"U"},` +
+		`{"parameter":"cod","value":31.5,"unit":"mg/L","timestamp":1795409100000,"flag":"U"}]}]}]}`
+	if lines := strings.Split(out, "\n"); code != 0 || len(lines) != 4 || lines[0] != want || !strings.Contains(errs, "slots waiting 2") {
+		t.Errorf("exit %d:\n%swant\n%s\n%s", code, out, want, errs)
+	}
+	code, out, _ = quiet(t, "preview", "--json", "--device", "dev_2", "--config", config)
+	if lines := strings.Split(strings.TrimSpace(out), "\n"); code != 0 || len(lines) != 2 || !strings.Contains(lines[0], `"diag_params":[{"parameter":"pm","value":0.00001,`) || !strings.Contains(lines[1], `"flag":"Z"`) {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	if code, out, _ = quiet(t, "preview", "--device", "gone", "--config", config); code != 0 || !strings.Contains(out, "ph ") || strings.Contains(out, "dev_1") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	memory := write(t, "telegraf.conf", regexp.MustCompile(`state_directory.*`).ReplaceAllString(text, ""))
+	if code, out, _ = quiet(t, "preview", "--config", memory); code != 0 || !strings.Contains(out, "in the host's memory") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// listening is the board's server, which notes what it decrypts before it judges it.
+type listening struct {
+	board  *simulator.Server
+	mu     sync.Mutex
+	bodies map[string][]string // by device, in the order in which they came
+}
+
+func (l *listening) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if text, wrong := seal.Open(token, body); err == nil && wrong == nil {
+		device := r.Header.Get("X-Device-Id")
+		l.mu.Lock()
+		l.bodies[device] = append(l.bodies[device], string(text))
+		l.mu.Unlock()
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	l.board.ServeHTTP(w, r)
+}
+
+func (l *listening) first(device string, n int) []string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.bodies[device][:min(n, len(l.bodies[device]))]
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(60 * time.Second); !ok(); time.Sleep(100 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 60 s: %s", what)
+		}
+	}
+}
+
+type sample struct {
+	device, parameter, flag string
+	at                      time.Time
+	value                   float64
+}
+
+// day is what instruments have: three slots, and a zero calibration in the last half minute of the first.
+func day(start time.Time) (list []sample) {
+	for at := start; at.Before(start.Add(3 * spec.SlotLength)); at = at.Add(10 * time.Second) {
+		for _, p := range []string{"cod", "bod"} {
+			list = append(list, sample{"dev_1", p, "U", at, 100.0 / 3 * float64(1+at.Unix()%7)})
+		}
+		flag := "U"
+		if age := at.Sub(start); age >= spec.SlotLength-spec.CalibrationLength && age < spec.SlotLength {
+			flag = "Z"
+		}
+		list = append(list, sample{"dev_2", "so2", flag, at, 1.0 / 3 * float64(at.Unix()%11)})
+	}
+	return list
+}
+
+func influx(list []sample) string {
+	var b strings.Builder
+	for _, s := range list {
+		fmt.Fprintf(&b, "plant,ocems_device_id=%s,ocems_flag=%s,ocems_unit=mg/L %s=%v %d\n", s.device, s.flag, s.parameter, s.value, s.at.UnixNano())
+	}
+	return strings.ReplaceAll(b.String(), "ocems_unit=mg/L so2", "ocems_unit=mg/Nm3 so2")
+}
+
+func otlp(t *testing.T, list []sample) []byte {
+	text := func(key, value string) map[string]any {
+		return map[string]any{"key": key, "value": map[string]any{"stringValue": value}}
+	}
+	points := map[string][]any{}
+	for _, s := range list {
+		points[s.parameter] = append(points[s.parameter], map[string]any{"timeUnixNano": fmt.Sprint(s.at.UnixNano()), "asDouble": s.value,
+			"attributes": []any{text("ocems.device.id", s.device), text("ocems.flag", s.flag)}})
+	}
+	var metrics []any
+	for name, p := range points {
+		unit := "mg/L"
+		if name == "so2" {
+			unit = "mg/Nm3"
+		}
+		metrics = append(metrics, map[string]any{"name": name, "unit": unit, "gauge": map[string]any{"dataPoints": p}})
+	}
+	body, err := json.Marshal(map[string]any{"resourceMetrics": []any{map[string]any{"scopeMetrics": []any{map[string]any{"metrics": metrics}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return body
+}
+
+const twoDevices = `
+stations:
+  - id: station_1
+    devices: [{id: dev_1, token: ` + token + `}]
+  - id: station_2
+    devices:
+      - {id: dev_2, token: ` + token + `, calibrations: [{from: -8h, to: 8h}]}
+`
+
+func freePort(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// What preview shows while a real host runs and the board is away is what the board decrypts when it is back, byte by byte.
+func TestPreviewIsWhatIsSent(t *testing.T) {
+	for _, host := range []struct {
+		name, variable string
+		start          func(t *testing.T, binary, dir, endpoint, key string, list []sample) (config string)
+	}{
+		{"ocems-telegraf", "OCEMS_TELEGRAF_EXTERNAL", startExternal},
+		{"Telegraf", "OCEMS_TELEGRAF", startTelegraf},
+		{"collector", "OCEMS_COLLECTOR", startCollector},
+	} {
+		t.Run(host.name, func(t *testing.T) {
+			binary := os.Getenv(host.variable)
+			if binary == "" {
+				t.Skipf("%s names no program: make test builds one and sets it", host.variable)
+			}
+			t.Parallel()
+			dir := t.TempDir()
+			address := freePort(t)
+			key, err := filepath.Abs(publicPath)
+			if err != nil {
+				t.Fatal(err)
+			}
+			start, _ := spec.Window(time.Now(), spec.SlotLength)
+			config := host.start(t, binary, dir, "http://"+address+"/v1.0/industry/data", key, day(start.Add(-4*spec.SlotLength)))
+
+			// One after another, so that nothing comes between: all three slots, twice the same.
+			var shown, text, before string
+			until(t, "three slots wait for each device", func() bool {
+				before = shown
+				_, text, _ = quiet(t, "preview", "--config", config)
+				_, shown, _ = quiet(t, "preview", "--json", "--config", config)
+				return strings.Count(text, "slots waiting 3, ") == 2 && shown == before
+			})
+			_, diagnosis, _ := quiet(t, "doctor", "--offline", "--config", config)
+			if !strings.Contains(diagnosis, "devices that wait 2, slots 6") {
+				t.Errorf("the doctor finds:\n%s", diagnosis)
+			}
+
+			private, err := os.ReadFile(privatePath)
+			if err != nil {
+				t.Fatal(err)
+			}
+			secret, err := seal.ParsePrivateKey(string(private))
+			if err != nil {
+				t.Fatal(err)
+			}
+			registry, err := simulator.ParseRegistry([]byte(twoDevices), time.Now())
+			if err != nil {
+				t.Fatal(err)
+			}
+			board, err := simulator.New(simulator.Config{PrivateKey: secret, Registry: registry})
+			if err != nil {
+				t.Fatal(err)
+			}
+			listener, err := net.Listen("tcp", address)
+			if err != nil {
+				t.Fatal(err)
+			}
+			l := &listening{board: board, bodies: map[string][]string{}}
+			server := httptest.NewUnstartedServer(l)
+			server.Listener.Close()
+			server.Listener = listener
+			server.Start()
+			defer server.Close()
+
+			until(t, "the next requests of both devices arrive", func() bool { return len(l.first("dev_1", 1)) == 1 && len(l.first("dev_2", 2)) == 2 })
+			sent := strings.Join(append(l.first("dev_1", 1), l.first("dev_2", 2)...), "\n") + "\n"
+			if shown != sent {
+				t.Errorf("preview showed\n%sand this was sent\n%s", shown, sent)
+			}
+			if n := strings.Count(sent, `"parameter"`); n != 4 || !strings.Contains(sent, `"flag":"Z"`) {
+				t.Errorf("the requests hold %d readings: %s", n, sent)
+			}
+			until(t, "nothing waits any more", func() bool {
+				_, out, _ := quiet(t, "preview", "--config", config)
+				return strings.Contains(out, "nothing waits to be sent")
+			})
+		})
+	}
+}
+
+// run starts a host, and ends it with the test.
+func runHost(t *testing.T, dir string, in io.Reader, argv ...string) {
+	t.Helper()
+	command := exec.Command(argv[0], argv[1:]...)
+	log, err := os.Create(filepath.Join(dir, "host.log"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command.Stdin, command.Stdout, command.Stderr, command.Dir = in, log, log, dir
+	if err := command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = command.Process.Signal(syscall.SIGTERM)
+		_ = command.Wait()
+		log.Close()
+		if text, _ := os.ReadFile(log.Name()); t.Failed() {
+			t.Logf("the host's log:\n%.4000s", text)
+		}
+	})
+}
+
+func outputText(dir, endpoint, key string) string {
+	return fmt.Sprintf(`
+[[outputs.ocems]]
+  endpoint = %q
+  state_directory = %q
+  public_key_file = %q
+  grace = "1s"
+  settle = "2s"
+  coalesce = "1s"
+  spread = "100ms"
+  initial_backoff = "200ms"
+  max_backoff = "500ms"
+  [[outputs.ocems.device]]
+    station_id = "station_1"
+    device_id = "dev_1"
+    token_id = %[4]q
+    latitude = 19.0760
+    [[outputs.ocems.device.parameter]]
+      metric = "plant"
+      field = "cod"
+      unit = "mg/l"
+      decimals = 2
+      tags = {ocems_device_id = "dev_1"}
+  [[outputs.ocems.device]]
+    station_id = "station_2"
+    device_id = "dev_2"
+    token_id = %[4]q
+`, endpoint, filepath.Join(dir, "state"), key, token)
+}
+
+func startExternal(t *testing.T, binary, dir, endpoint, key string, list []sample) string {
+	config := write(t, "ocems.conf", outputText(dir, endpoint, key))
+	in, out := io.Pipe()
+	runHost(t, dir, in, binary, "--config", config)
+	t.Cleanup(func() { out.Close() }) // before its end is waited for
+	if _, err := io.WriteString(out, influx(list)); err != nil {
+		t.Fatal(err)
+	}
+	return config
+}
+
+func startTelegraf(t *testing.T, binary, dir, endpoint, key string, list []sample) string {
+	history := write(t, "history.influx", influx(list))
+	config := write(t, "telegraf.conf", fmt.Sprintf(`[agent]
+  interval = "1s"
+  flush_interval = "1s"
+  round_interval = false
+  omit_hostname = true
+  metric_buffer_limit = 100000
+[[inputs.file]]
+  interval = "24h"
+  files = [%q]
+  data_format = "influx"
+`, history)+outputText(dir, endpoint, key))
+	runHost(t, dir, nil, binary, "--config", config)
+	return config
+}
+
+func startCollector(t *testing.T, binary, dir, endpoint, key string, list []sample) string {
+	address := freePort(t)
+	config := write(t, "config.yaml", fmt.Sprintf(`
+receivers:
+  otlp: {protocols: {http: {endpoint: "%s"}}}
+processors:
+  ocems_slot: {settle: 2s, grace: 1s, checkpoint_interval: 1s, storage: file_storage/plants}
+exporters:
+  "ocems/board#1":
+    endpoint: %s
+    public_key_file: %s
+    storage: file_storage/plants
+    audit_file: %s/audit.jsonl
+    coalesce: 1s
+    spread: 100ms
+    initial_backoff: 200ms
+    max_backoff: 500ms
+    devices:
+      - {station_id: station_1, device_id: dev_1, token_id: "%[5]s", latitude: 19.0760, parameters: [{metric: cod, unit: mg/l, decimals: 2}]}
+      - {station_id: station_2, device_id: dev_2, token_id: "%[5]s"}
+extensions:
+  file_storage/plants: {directory: %[4]s/storage, create_directory: true, fsync: true}
+service:
+  telemetry: {metrics: {level: none}}
+  extensions: [file_storage/plants]
+  pipelines:
+    metrics: {receivers: [otlp], processors: [ocems_slot], exporters: ["ocems/board#1"]}
+`, address, endpoint, key, dir, token))
+	runHost(t, dir, nil, binary, "--config", config)
+	until(t, "the collector takes metrics", func() bool {
+		resp, err := http.Post("http://"+address+"/v1/metrics", "application/json", bytes.NewReader(otlp(t, list)))
+		if err != nil {
+			return false
+		}
+		_ = resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+	return config
+}

@@ -41,6 +41,7 @@ type process struct {
 	acked   []ack // of the collector
 	fed     int   // metrics
 	sure    int   // of the external plugin
+	clock   *clock
 }
 
 type ack struct {
@@ -150,7 +151,7 @@ var hosts = map[string]*host{
         endpoint: @PORT@
 processors:
   ocems_slot:
-    storage: file_storage
+    storage: ocems_storage
     checkpoint_interval: 1s
     audit_file: @DIR@/slots.jsonl
 exporters:
@@ -161,7 +162,7 @@ exporters:
       tls:
         ca_file: @DIR@/ca.pem
     public_key_file: @DIR@/keys/public.pem
-    storage: file_storage
+    storage: ocems_storage
     audit_file: @DIR@/audit.jsonl
     coalesce: 0s
     spread: 0s
@@ -171,12 +172,10 @@ exporters:
     devices:
 ` + each(`      - {station_id: @STATION@, device_id: @ID@, token_id: @TOKEN@}
 `) + `extensions:
-  file_storage:
+  ocems_storage:
     directory: @STATE@
-    create_directory: true
-    fsync: true
 service:
-  extensions: [file_storage]
+  extensions: [ocems_storage]
   pipelines:
     metrics:
       receivers: [otlp]
@@ -231,8 +230,8 @@ func otlp(ms []metric) []byte {
 	return text
 }
 
-// start begins a life and waits until it can be fed.
-func (v *victim) start() (*process, error) {
+// start begins a life, whose wall clock is off by offset, and waits until it can be fed.
+func (v *victim) start(offset time.Duration) (*process, error) {
 	p := &process{host: v.host, dir: v.dir, port: v.port, exited: make(chan struct{})}
 	_ = os.Remove(filepath.Join(v.dir, "internal.json"))
 	argv := v.host.argv(v.bin, v.dir)
@@ -247,7 +246,8 @@ func (v *victim) start() (*process, error) {
 		p.command.Stdin, p.stdin, pipe = r, w, r
 	}
 	began := time.Now()
-	err := p.command.Start()
+	var err error
+	p.clock, err = startWithClock(p.command, offset)
 	if pipe != nil {
 		_ = pipe.Close()
 	}
@@ -288,6 +288,7 @@ func (p *process) stop(s os.Signal) time.Duration {
 	if p.stdin != nil {
 		_ = p.stdin.Close()
 	}
+	p.clock.close()
 	return time.Since(began)
 }
 

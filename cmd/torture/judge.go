@@ -113,6 +113,7 @@ func (v *victim) may(samples []number, late bool) (means []float64, none bool) {
 
 type verdict struct {
 	slots, delivered, audited, lost, wrong, twice, again, secrets int
+	damaged                                                       int // gone with a damaged state
 	faults                                                        []string
 }
 
@@ -193,7 +194,7 @@ func (v *victim) judge() (r verdict) {
 		device string
 		stamp  int64
 	}
-	windows, damaged := v.windows(), 0
+	windows := v.windows()
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
 	late, ended, told := map[key]bool{}, map[place]bool{}, map[place]bool{}
 	for _, name := range []string{"audit.jsonl", "slots.jsonl"} {
@@ -240,7 +241,9 @@ func (v *victim) judge() (r verdict) {
 		case ended[p]:
 			r.audited++
 		case v.excused[p]:
-			damaged++
+			if _, none := v.may(samples, late[key{p.device, p.stamp}]); !none {
+				r.damaged++
+			}
 		case none:
 		default:
 			r.lost++
@@ -253,11 +256,11 @@ func (v *victim) judge() (r verdict) {
 			r.faults = append(r.faults, fmt.Sprintf("%s: never fed", p))
 		}
 	}
-	if damaged > 0 {
+	if r.damaged > 0 {
 		text, _ := os.ReadFile(filepath.Join(v.dir, "host.log"))
 		if !strings.Contains(string(text), "damaged") && !strings.Contains(string(text), "cut short") {
 			r.wrong++
-			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", damaged))
+			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", r.damaged))
 		}
 	}
 	for _, f := range v.secrets() {

@@ -2,8 +2,8 @@
 // wrong, none twice.
 //
 // Each host is a real process with a simulated board of its own. It is fed days of history while it is killed, stopped
-// and started, its disk fills up, a second process takes hold of its state, and the board answers with every fault that
-// it knows. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
+// and started, its disk fills up, its state is damaged, a second process takes hold of it, its wall clock jumps, and the
+// board answers with every fault that it knows. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
 // processes react are the machine's.
 package main
 
@@ -93,8 +93,8 @@ func run(o options, names []string) (bool, error) {
 		if n := len(v.recovery); n > 0 {
 			worst = v.recovery[n-1]
 		}
-		fmt.Printf("%-10s kills=%d faults=%d (%s) slots=%d delivered=%d audited=%d lost=%d wrong=%d twice=%d answered_111=%d slowest_start=%s\n",
-			v.host.name, v.kills, v.faults(), v.tally(), r.slots, r.delivered, r.audited, r.lost, r.wrong, r.twice, r.again, worst.Round(time.Millisecond))
+		fmt.Printf("%-10s kills=%d faults=%d (%s) slots=%d delivered=%d audited=%d damaged=%d lost=%d wrong=%d twice=%d answered_111=%d slowest_start=%s\n",
+			v.host.name, v.kills, v.faults(), v.tally(), r.slots, r.delivered, r.audited, r.damaged, r.lost, r.wrong, r.twice, r.again, worst.Round(time.Millisecond))
 		total.add(r)
 		kills += v.kills
 		faults += v.faults()

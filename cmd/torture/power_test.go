@@ -37,7 +37,7 @@ func TestWhatIsAcknowledgedIsSynced(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer v.end()
-	p, err := v.start()
+	p, err := v.start(0)
 	if err != nil {
 		t.Fatal(err)
 	}

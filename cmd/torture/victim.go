@@ -45,6 +45,7 @@ const (
 	step      = 10 * time.Second // of event time between samples
 	batchSize = 6                // steps fed at once
 	stateSize = 64 << 20
+	furthest  = 6 * time.Hour // that a clock jumps
 )
 
 // metric is what one device shows at one time: two samples.
@@ -150,15 +151,27 @@ func (v *victim) next() []metric {
 
 func (v *victim) value() float64 { return float64(v.random.IntN(1_000_000)) / 1024 }
 
-// exhausted reports that the fed time has come near to now.
+// exhausted reports that the fed time has come near to now, or to what a clock that is late takes for now.
 func (v *victim) exhausted() bool {
-	return time.Since(v.began.Add(time.Duration(v.steps)*step)) < time.Hour
+	return time.Since(v.began.Add(time.Duration(v.steps)*step)) < furthest+time.Hour
+}
+
+// jump is how far a machine's clock is off: not at all, or by up to hours to either side.
+func (v *victim) jump() time.Duration {
+	if v.random.IntN(2) == 0 {
+		return 0
+	}
+	v.count("clock jump")
+	return v.between(-furthest, furthest)
 }
 
 func (v *victim) feed(p *process, length time.Duration) {
 	for end := time.Now().Add(length); time.Now().Before(end) && !p.dead() && !v.exhausted(); {
 		ms := v.next()
 		p.fed += len(ms)
+		if v.random.IntN(20) == 0 {
+			p.clock.set(v.jump())
+		}
 		if !p.host.feed(p, ms) {
 			v.gaps = append(v.gaps, gap{len(v.fed) - len(ms), len(v.fed)})
 		}
@@ -189,11 +202,16 @@ func (v *victim) torture() error {
 		return err
 	}
 	// The last life: what waits goes out.
-	p, err := v.start()
+	p, err := v.start(0)
 	if err != nil {
 		return err
 	}
-	_ = until(v.drain, func() bool { time.Sleep(2 * time.Second); return v.judge().lost == 0 })
+	began := time.Now()
+	_ = until(v.drain, func() bool {
+		time.Sleep(2 * time.Second)
+		r := v.judge()
+		return r.lost == 0 && (r.damaged == 0 || time.Since(began) > 10*time.Second) // what waits in a mended state goes out too
+	})
 	if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 		return fmt.Errorf("it took %s to stop", took)
 	}
@@ -204,7 +222,7 @@ func (v *victim) torture() error {
 func (v *victim) lives() error {
 	for v.kills < v.kill {
 		base := len(v.fed)
-		p, err := v.start()
+		p, err := v.start(v.jump())
 		if err != nil {
 			return err
 		}
@@ -232,7 +250,7 @@ func (v *victim) lives() error {
 				return err
 			}
 		}
-		if v.host.name != "collector" && v.kills == v.kill*3/4 {
+		if v.kills == v.kill*3/4 {
 			if err := v.damage(); err != nil {
 				return err
 			}

@@ -74,7 +74,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	}
 	var outbox delivery.Store
 	if e.cfg.Storage == nil {
-		log.Warn("no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to a file_storage extension")
+		log.Warn("no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to an extension such as ocems_storage")
 		outbox = delivery.NewMemoryStore()
 	} else {
 		if e.storage, err = storageClient(ctx, host, *e.cfg.Storage, e.set.ID); err != nil {

@@ -49,7 +49,7 @@ func TestLifecycle(t *testing.T) {
 func TestFaultsAtStart(t *testing.T) {
 	for name, c := range map[string]struct{ config, want string }{
 		"no storage":      {`storage: file_storage/outbox`, `storage: there is no extension "file_storage/outbox" in service.extensions; nearest: file_storage/outbx, disk`},
-		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; name a storage extension such as file_storage`},
+		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; name a storage extension such as ocems_storage`},
 		"storage fails":   {`storage: file_storage/outbx`, `storage: opening "file_storage/outbx": no space left on device`},
 		"outbox fails":    {`storage: disk`, `reading the outbox: input/output error`},
 		"audit_file":      {`audit_file: /dev/null/audit.jsonl`, `audit_file: opening the audit trail: mkdir /dev/null: not a directory`},
@@ -83,7 +83,7 @@ func TestWarningsAtStart(t *testing.T) {
 		"none":         {`storage: disk`, nil},
 		"http.timeout": {`{storage: disk, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more map[timeout:29s]"}},
 		"30 s":         {`{storage: disk, http: {timeout: 30s}}`, nil},
-		"memory":       {`{}`, []string{"warn: no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to a file_storage extension map[]"}},
+		"memory":       {`{}`, []string{"warn: no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to an extension such as ocems_storage map[]"}},
 		"no trail":     {`{storage: disk, audit_file: ""}`, []string{"warn: no audit_file is set: final outcomes go to the log only map[]"}},
 	} {
 		t.Run(name, func(t *testing.T) {

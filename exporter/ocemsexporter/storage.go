@@ -47,7 +47,7 @@ func storageClient(ctx context.Context, host component.Host, storageID, id compo
 	}
 	s, ok := ext.(storage.Extension)
 	if !ok {
-		return nil, fmt.Errorf("storage: the extension %q stores nothing; name a storage extension such as file_storage", storageID)
+		return nil, fmt.Errorf("storage: the extension %q stores nothing; name a storage extension such as ocems_storage", storageID)
 	}
 	client, err := s.GetClient(ctx, component.KindExporter, id, "")
 	if err != nil {

@@ -115,7 +115,7 @@ func (p *slotProcessor) load(ctx context.Context, host component.Host) error {
 	}
 	store, ok := ext.(storage.Extension)
 	if !ok {
-		return fmt.Errorf("storage = %q: this extension is not a storage, such as file_storage", p.cfg.Storage)
+		return fmt.Errorf("storage = %q: this extension is not a storage, such as ocems_storage", p.cfg.Storage)
 	}
 	client, err := store.GetClient(ctx, component.KindProcessor, p.id, "")
 	if err != nil {

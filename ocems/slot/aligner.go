@@ -265,7 +265,7 @@ func (a *Aligner[K]) Close(now time.Time) []Closed[K] {
 			for _, w := range s.open {
 				if due := a.due(&w); wall < due {
 					a.next = min(a.next, due)
-				} else if elapsed-w.arrival < int64(a.opt.Settle) {
+				} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
 					a.settle = true
 				} else {
 					out = append(out, a.close(s, &w))

@@ -13,7 +13,7 @@ type Options struct {
 	Stamp            string        // which bound of its window stamps a slot: "end" (default) or "start"
 	Grace            time.Duration // wait after the end of a 15-minute window, 30 s
 	CalibrationGrace time.Duration // wait after the end of a 30-second window, 10 s: its point is out within a minute
-	Settle           time.Duration // wait after a window's last arrival, 5 s
+	Settle           time.Duration // wait after a window's last arrival, 5 s; at most 15 minutes in all
 	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be, 1 m
 	MinSamples       int           // samples flagged U that make a window U, 1
 	MaxSeries        int           // series held at once, 100000

@@ -100,6 +100,22 @@ func TestGraceAndSettle(t *testing.T) {
 	}
 }
 
+// A source whose clock stands still gives every sample the same stamp: its window closes all the same.
+func TestStampThatRepeats(t *testing.T) {
+	a := aligner(t, Options{})
+	due := t0.Add(15*time.Minute + 30*time.Second)
+	for now := t0; now.Before(t0.Add(time.Hour)); now = now.Add(time.Second) {
+		_ = a.Add("x", Mean, t0, 1, 'U', now)
+		if closed := a.Close(now); len(closed) > 0 {
+			if held := now.Sub(due); held != 15*time.Minute {
+				t.Errorf("it was held open for %s", held)
+			}
+			return
+		}
+	}
+	t.Error("it is open for ever")
+}
+
 func TestOrderDoesNotMatter(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	exact, values := new(big.Rat), make([]float64, 5000)

@@ -45,9 +45,19 @@ func (k kind) length() time.Duration {
 type window struct {
 	start   int64 // Unix seconds
 	arrival int64 // when its last sample came, ns since Aligner.base
+	held    int64 // when it was first due and not settled, ns since Aligner.base; 0 is never
 	kind    kind
 	stat    Statistic // of its first sample, since only that decides what is kept
 	flags   []accumulator
+}
+
+// heldTooLong reports that samples have come for a quarter of an hour since the window was due: a source whose clock
+// stands still would hold it open for ever.
+func (w *window) heldTooLong(elapsed int64) bool {
+	if w.held == 0 {
+		w.held = max(elapsed, 1)
+	}
+	return elapsed-w.held >= int64(spec.SlotLength)
 }
 
 func compareWindows(a, b window) int {

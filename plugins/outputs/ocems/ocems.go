@@ -237,6 +237,7 @@ func (o *OCEMS) Connect() (err error) {
 	if err != nil {
 		return err
 	}
+	o.Log.Infof("Reporting %d devices to %s, of which %d slots wait to be sent", len(o.registry.Devices()), shown, o.delivery.Stats().Slots)
 	o.running.Go(func() { o.run(ctx) })
 	o.running.Go(func() {
 		o.registry.Watch(ctx, time.Duration(o.DevicesFileInterval), func() {

@@ -126,3 +126,24 @@ test-browser: bin/ocems chromium
 
 screenshots: chromium
 	cd cmd/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images
+
+# dist/packages/*.deb and *.rpm: the collector, the external plugin and the tool, as examples/install describes.
+PACKAGE_VERSION ?= 0.1.0
+PACKAGE_ARCHS ?= $(shell $(GO) env GOARCH)
+.PHONY: packages test-packages
+bin/tools/nfpm:
+	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
+
+packages: bin/tools/nfpm bin/otelcol-ocems
+	@set -e; export CGO_ENABLED=0 GOOS=linux VERSION=$(PACKAGE_VERSION); for ARCH in $(PACKAGE_ARCHS); do \
+		export ARCH GOARCH=$$ARCH BIN=dist/packages/$$ARCH; mkdir -p $$BIN; \
+		$(GO) build -trimpath -ldflags "-s -w" -o $$BIN/ocems ./cmd/ocems; \
+		$(GO) build -trimpath -ldflags "-s -w -X main.version=$$VERSION" -o $$BIN/ocems-telegraf ./cmd/ocems-telegraf; \
+		(cd dist && $(GO) build -trimpath -ldflags "-s -w" -o ../$$BIN/otelcol-ocems .); \
+		for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages; done; \
+	done
+
+# In a machine made of namespaces, so that nothing of this one is changed; it needs root and systemd's package.
+test-packages: packages telegraf-small
+	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb \
+		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 ./examples/install

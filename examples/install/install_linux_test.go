@@ -1,0 +1,330 @@
+// Package install_test installs the packages in a machine of their own, made of namespaces and this machine's files, and
+// does there what a plant does: configure, start, report, reload, upgrade, remove.
+package install_test
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+)
+
+const token = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+
+const registry = `
+stations:
+  - id: station_1234
+    devices: [{id: device_5678, token: 8d97c71e68c2f4eee5fb254fccb49773}]
+`
+
+const board = `
+[Service]
+ExecStart=/usr/bin/ocems simulate --registry /root/registry.yaml --private-key /root/keys/private.pem
+`
+
+// packages makes a directory with the package as this.deb, and as next.deb the same as a later version.
+func packages(t *testing.T) string {
+	list := os.Getenv("OCEMS_PACKAGE")
+	if list == "" {
+		t.Skip("OCEMS_PACKAGE names no package: make test-packages sets it")
+	}
+	dir := t.TempDir()
+	script := exec.Command("sh", "-ec", `
+		cp "$1" this.deb
+		dpkg-deb -R this.deb tree
+		sed -i "s/^Version: .*/&+next/" tree/DEBIAN/control
+		dpkg-deb -Zgzip -z1 --build tree next.deb
+		rm -r tree`, "sh", list)
+	script.Dir = dir
+	if out, err := script.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	return dir
+}
+
+// stage is a machine that knows the board's server and one device of it.
+func stage(t *testing.T, dir string) *machine {
+	m := newMachine(t, dir)
+	m.run("dpkg", "-i", "/tmp/host/this.deb")
+	m.run("ocems", "keygen", "--out", "/root/keys")
+	m.write("/root/registry.yaml", registry)
+	m.write("/run/systemd/system/board.service", board)
+	m.sh("systemctl daemon-reload; systemctl start board")
+	m.until("the board's server answers", func() bool { _, err := m.try("curl", "-fsS", "127.0.0.1:8750/received"); return err == nil })
+	m.sh("cp /root/keys/public.pem /etc/ocems/public.pem; umask 027; printf %s " + token + " >/etc/ocems/tokens/device_5678")
+	return m
+}
+
+func (m *machine) write(path, text string) {
+	m.t.Helper()
+	m.run("sh", "-ec", `printf %s "$2" >"$1"`, "sh", path, text)
+}
+
+// received are the values at the board.
+func (m *machine) received() (values []float64) {
+	m.t.Helper()
+	var got struct{ Readings []struct{ Value float64 } }
+	if err := json.Unmarshal([]byte(m.run("curl", "-fsS", "127.0.0.1:8750/received")), &got); err != nil {
+		m.t.Fatal(err)
+	}
+	for _, r := range got.Readings {
+		values = append(values, r.Value)
+	}
+	return values
+}
+
+func (m *machine) arrive(n int) []float64 {
+	m.t.Helper()
+	m.until(fmt.Sprintf("%d slots arrive", n), func() bool { return len(m.received()) >= n })
+	return m.received()
+}
+
+// feed gives the collector one reading of a slot that ended n slots ago.
+func (m *machine) feed(n int, value float64) {
+	m.t.Helper()
+	at := time.Now().Truncate(15 * time.Minute).Add(-time.Duration(n)*15*time.Minute - time.Minute)
+	m.run("curl", "-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1", "-H", "Content-Type: application/json", "-d",
+		fmt.Sprintf(`{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"analyser.cod","gauge":{"dataPoints":[{"timeUnixNano":"%d","asDouble":%v}]}}]}]}]}`,
+			at.UnixNano(), value), "127.0.0.1:4318/v1/metrics")
+}
+
+// secrets looks for the token where it must not be.
+func (m *machine) secrets() {
+	m.t.Helper()
+	if out, err := m.try("sh", "-c", "journalctl --no-pager | grep "+token+"; grep -rl "+token+" /var/lib/ocems"); err == nil {
+		m.t.Errorf("the token is in the journal or the state: %s", out)
+	}
+}
+
+func TestCollectorService(t *testing.T) {
+	dir := packages(t)
+	t.Parallel()
+	m := stage(t, dir)
+	const unit = "otelcol-ocems"
+	if got, _ := m.try("systemctl", "is-enabled", unit); strings.TrimSpace(got) != "disabled" {
+		t.Errorf("the package has enabled the service: %s", got)
+	}
+	if got := m.property(unit, "ActiveState"); got != "inactive" {
+		t.Errorf("before it is configured the service is %s", got)
+	}
+	m.sh("sed -i 's|public_key_file:|endpoint: http://127.0.0.1:8750/v1.0/industry/data\\n    spread: 1s\\n    coalesce: 500ms\\n    &|; s|^  ocems_slot:|&\\n    settle: 1s|' /etc/ocems/collector.yaml")
+	if out, err := m.try("setpriv", "--reuid=nobody", "--clear-groups", "cat", "/etc/ocems/tokens/device_5678"); err == nil {
+		t.Errorf("anybody may read the token: %s", out)
+	}
+	m.run("systemctl", "enable", "--now", unit)
+	m.feed(8, 41)
+	if got := m.arrive(1); got[0] != 41 {
+		t.Errorf("the board has %v, want 41", got)
+	}
+	if got, want := m.sh("stat -c '%a %U' /var/lib/ocems /var/lib/ocems/storage /var/lib/ocems/audit.jsonl"), "700 ocems\n700 ocems\n600 ocems\n"; got != want {
+		t.Errorf("the state's modes and owners are %q, want %q", got, want)
+	}
+
+	t.Log("a mistake fails the reload and stops nothing")
+	pid := m.mainPID(unit)
+	m.sh("cp /etc/ocems/collector.yaml /root/good.yaml; sed -i 's|unit: mg/L|unit: mg/Lx|' /etc/ocems/collector.yaml")
+	if _, err := m.try("systemctl", "reload", unit); err == nil {
+		t.Error("a reload with a mistake has succeeded")
+	}
+	if said := m.run("journalctl", "--no-pager", "-n", "4", "-u", unit); !strings.Contains(said, "mg/Lx") {
+		t.Errorf("the journal does not tell the mistake: %s", said)
+	}
+	m.feed(7, 42)
+	m.arrive(2)
+	m.sh("cp /root/good.yaml /etc/ocems/collector.yaml; systemctl reload " + unit)
+	m.feed(6, 43)
+	m.arrive(3)
+	if now := m.mainPID(unit); now != pid {
+		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
+	}
+
+	t.Log("killed, it is started again")
+	m.sh("kill -9 " + strconv.Itoa(pid))
+	m.until("the service is back", func() bool { return m.mainPID(unit) != pid && m.property(unit, "ActiveState") == "active" })
+	m.feed(5, 44)
+	m.arrive(4)
+
+	t.Log("an upgrade keeps state and configuration, and what ran runs as the new version")
+	pid = m.mainPID(unit)
+	m.feed(4, 45) // in an open slot while the old version stops
+	m.run("dpkg", "-i", "/tmp/host/next.deb")
+	if m.mainPID(unit) == pid || m.property(unit, "ActiveState") != "active" {
+		t.Error("the new version does not run")
+	}
+	m.arrive(5)
+	if got := m.sh("diff /root/good.yaml /etc/ocems/collector.yaml || true"); got != "" {
+		t.Errorf("the upgrade has changed the configuration: %s", got)
+	}
+	if got := fmt.Sprint(m.received()); got != "[41 42 43 44 45]" {
+		t.Errorf("the board has %v", got)
+	}
+
+	t.Log("a stop is quick and clean")
+	began := time.Now()
+	m.run("systemctl", "stop", unit)
+	if took := time.Since(began); took > 6*time.Second {
+		t.Errorf("the stop took %s", took)
+	}
+	if got := m.property(unit, "Result"); got != "success" {
+		t.Errorf("the stop ended with %s", got)
+	}
+	m.secrets()
+
+	t.Log("removed and purged, it leaves the state")
+	m.run("systemctl", "start", unit)
+	m.run("dpkg", "-r", "ocems")
+	if got := m.property(unit, "ActiveState"); got != "inactive" {
+		t.Errorf("after its removal the service is %s", got)
+	}
+	m.sh("test -f /etc/ocems/collector.yaml")
+	m.run("dpkg", "-P", "ocems")
+	m.sh("test ! -e /etc/ocems/collector.yaml; test ! -e /etc/systemd/system/multi-user.target.wants/otelcol-ocems.service; test -s /var/lib/ocems/audit.jsonl")
+}
+
+// A Telegraf with the output built in, in the unit of this folder and in that of InfluxData's package with the drop-in.
+func TestTelegrafServices(t *testing.T) {
+	dir := packages(t)
+	telegraf, err := os.ReadFile(os.Getenv("OCEMS_TELEGRAF"))
+	if err != nil {
+		t.Skip("OCEMS_TELEGRAF names no program: make telegraf-small builds it")
+	}
+	t.Parallel()
+	m := stage(t, dir)
+	m.in("/usr/local/bin/telegraf-ocems", telegraf)
+	m.sh(`
+		chmod 755 /usr/local/bin/telegraf-ocems
+		cp /usr/share/doc/ocems/examples/telegraf-ocems.service /etc/systemd/system/
+		systemctl daemon-reload
+		sed 's|192.168.0.10:502|127.0.0.1:1|; s|state_directory.*|&\n  endpoint = "http://127.0.0.1:8750/v1.0/industry/data"\n  spread = "1s"\n  settle = "1s"\n  coalesce = "500ms"|; s|interval = ".*"|interval = "1s"|' \
+			/usr/share/doc/ocems/examples/telegraf.conf >/etc/ocems/telegraf.conf
+		printf '[[inputs.file]]\n  files = ["/etc/ocems/readings"]\n  data_format = "influx"\n' >>/etc/ocems/telegraf.conf`)
+	reading := func(n int, value float64) string {
+		at := time.Now().Truncate(15 * time.Minute).Add(-time.Duration(n)*15*time.Minute - time.Minute)
+		return fmt.Sprintf("etp_analyser cod=%v %d\n", value, at.UnixNano())
+	}
+	m.write("/etc/ocems/readings", reading(4, 51))
+	m.run("systemctl", "enable", "--now", "telegraf-ocems")
+	m.arrive(1)
+	pid := m.mainPID("telegraf-ocems")
+	m.sh("cp /etc/ocems/telegraf.conf /root; echo nonsense >>/etc/ocems/telegraf.conf; systemctl reload telegraf-ocems")
+	m.until("the mistake is told", func() bool {
+		return strings.Contains(m.run("journalctl", "--no-pager", "-u", "telegraf-ocems"), "the one before stays in force")
+	})
+	m.write("/etc/ocems/readings", reading(3, 52))
+	m.sh("cp /root/telegraf.conf /etc/ocems/; systemctl reload telegraf-ocems")
+	m.arrive(2)
+	if now := m.mainPID("telegraf-ocems"); now != pid {
+		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
+	}
+	began := time.Now()
+	m.run("systemctl", "stop", "telegraf-ocems")
+	if took, result := time.Since(began), m.property("telegraf-ocems", "Result"); took > 8*time.Second || result != "success" {
+		t.Errorf("the stop took %s and ended with %s", took, result)
+	}
+	if got, want := m.sh("stat -c '%a %U' /var/lib/ocems /var/lib/ocems/telegraf"), "700 ocems\n700 ocems\n"; got != want {
+		t.Errorf("the state's modes and owners are %q, want %q", got, want)
+	}
+
+	t.Log("the unit of InfluxData's package with the drop-in")
+	m.write("/usr/lib/systemd/system/telegraf.service", stock)
+	m.write("/etc/ocems/readings", reading(2, 53))
+	m.sh(`
+		useradd --system --user-group --home-dir /etc/telegraf telegraf
+		mkdir -p /etc/telegraf/telegraf.d /etc/systemd/system/telegraf.service.d
+		install -d -m 770 -o root -g telegraf /var/lib/telegraf
+		sed 's|/var/lib/ocems/telegraf|/var/lib/telegraf/ocems|; s|/etc/ocems/tokens/|${CREDENTIALS_DIRECTORY}/tokens_|' /etc/ocems/telegraf.conf >/etc/telegraf/telegraf.conf
+		cp /usr/share/doc/ocems/examples/telegraf.service.d/ocems.conf /etc/systemd/system/telegraf.service.d/
+		systemctl daemon-reload
+		systemctl enable --now telegraf`)
+	if got := fmt.Sprint(m.arrive(3)); got != "[51 52 53]" {
+		t.Errorf("the board has %s", got)
+	}
+	if got, want := m.sh("stat -c '%a %U' /var/lib/telegraf/ocems"), "700 telegraf\n"; got != want {
+		t.Errorf("the state's mode and owner are %q, want %q", got, want)
+	}
+	m.secrets()
+}
+
+// The unit in InfluxData's package of v1.38.3.
+const stock = `[Unit]
+Description=Telegraf
+After=network-online.target
+Wants=network-online.target
+
+[Service]
+Type=notify
+NotifyAccess=all
+EnvironmentFile=-/etc/default/telegraf
+User=telegraf
+ImportCredential=telegraf.*
+ExecStart=/usr/bin/telegraf -config /etc/telegraf/telegraf.conf -config-directory /etc/telegraf/telegraf.d $TELEGRAF_OPTS
+ExecReload=/bin/kill -HUP $MAINPID
+Restart=on-failure
+RestartForceExitStatus=SIGPIPE
+KillMode=mixed
+LimitMEMLOCK=8M:8M
+PrivateMounts=true
+
+[Install]
+WantedBy=multi-user.target
+`
+
+// in copies a file into the machine.
+func (m *machine) in(path string, content []byte) {
+	m.t.Helper()
+	command := exec.Command("nsenter", "--target", m.pid, "--mount", "--", "sh", "-c", `cat >"$1"`, "sh", path)
+	command.Stdin = strings.NewReader(string(content))
+	if out, err := command.CombinedOutput(); err != nil {
+		m.t.Fatalf("%v: %s", err, out)
+	}
+}
+
+var exposure = regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+) `)
+
+// systemd takes every line of the units, and knows little that the services could still do.
+func TestUnits(t *testing.T) {
+	if _, err := exec.LookPath("systemd-analyze"); err != nil {
+		t.Skip("systemd-analyze is not here")
+	}
+	dir := t.TempDir()
+	for _, name := range []string{"otelcol-ocems.service", "telegraf-ocems.service"} {
+		text, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		// The programs need not be installed here.
+		text = regexp.MustCompile(`=/usr/(local/)?bin/\S+`).ReplaceAll(text, []byte("=/bin/true"))
+		for _, dropIn := range []string{"", "serial.conf"} {
+			path := filepath.Join(dir, name)
+			whole := text
+			if dropIn != "" {
+				more, err := os.ReadFile(dropIn)
+				if err != nil {
+					t.Fatal(err)
+				}
+				path, whole = filepath.Join(dir, "serial-"+name), append(append([]byte{}, text...), more...)
+			}
+			if err := os.WriteFile(path, whole, 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if out, err := exec.Command("systemd-analyze", "verify", "--man=no", path).CombinedOutput(); err != nil || len(out) > 0 {
+				t.Errorf("verify %s: %v: %s", filepath.Base(path), err, out)
+			}
+			out, _ := exec.Command("systemd-analyze", "security", "--offline=true", "--no-pager", path).CombinedOutput()
+			found := exposure.FindSubmatch(out)
+			if found == nil {
+				t.Fatalf("no exposure of %s: %s", filepath.Base(path), out)
+			}
+			t.Logf("%s: %s", filepath.Base(path), found[1])
+			if figure, _ := strconv.ParseFloat(string(found[1]), 64); figure > 2.5 {
+				t.Errorf("%s is exposed by %v: %s", filepath.Base(path), figure, out)
+			}
+		}
+	}
+}

@@ -731,3 +731,46 @@ func TestDoctorExamples(t *testing.T) {
 		t.Errorf("only %d configurations were looked at: %q", passed, files)
 	}
 }
+
+// A slip of the pen shows no token: each character of a configuration is left out in turn, and a line break is put there.
+func TestDoctorShowsNoSecretOfABrokenFile(t *testing.T) {
+	public, err := os.ReadFile(publicPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := strings.Join(strings.Split(strings.TrimSpace(string(public)), "\n")[1:8], "")
+	block := strings.NewReplacer("public_key_file: "+publicPath, "public_key: "+key, "[{station_id", "\n      - station_id", ", device_id", "\n        device_id", ", token_id", "\n        token_id", ", parameters: [{metric: m, parameter: cod, unit: mg/L}]}]", "").
+		Replace(collectorText(t, "https://cems.example.org/", ""))
+	for name, text := range map[string]string{
+		"telegraf.conf": strings.Replace(telegrafText(t, `tls_key_pwd = "hunter2"`), `public_key_file = "`+publicPath, `public_key = "`+key, 1),
+		"flow.yaml":     collectorText(t, "https://cems.example.org/", `http: {proxy_url: "http://plant:hunter2@proxy:3128"}`),
+		"block.yaml":    block,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			dir := t.TempDir()
+			broken := 0
+			text, rest, _ := strings.Cut(text, "processors:") // behind which there is no secret
+			if rest != "" {
+				rest = "processors:" + rest
+			}
+			for i := range text {
+				for _, instead := range []string{"", "\n"} {
+					path := filepath.Join(dir, name)
+					if err := os.WriteFile(path, []byte(text[:i]+instead+text[i+1:]+rest), 0o600); err != nil {
+						t.Fatal(err)
+					}
+					if code, _, _ := quiet(t, "doctor", "--offline", "--config", path); code != 0 {
+						broken++
+					}
+					if t.Failed() {
+						t.Fatalf("at %d, %q for %q", i, instead, text[i])
+					}
+				}
+			}
+			if broken < len(text)/4 {
+				t.Errorf("only %d of the files were wrong", broken)
+			}
+		})
+	}
+}

@@ -101,7 +101,7 @@ type examination struct {
 }
 
 // password is what stands before the host of a URL.
-var password = regexp.MustCompile(`//[^/\s"@]+@`)
+var password = regexp.MustCompile(`[^/\s"@]+@`)
 
 func (e *examination) add(name string, s Status, do, format string, args ...any) {
 	clean := func(text string) string {
@@ -110,7 +110,7 @@ func (e *examination) add(name string, s Status, do, format string, args ...any)
 				return ' '
 			}
 			return r
-		}, password.ReplaceAllString(text, "//xxxxx@"))
+		}, password.ReplaceAllString(text, "xxxxx@"))
 	}
 	switch s {
 	case Failed:

@@ -359,5 +359,9 @@ func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 
 func unknownKey(key string, known []string) string {
 	slices.Sort(known)
-	return fmt.Sprintf("unknown key %q; nearest: %s", key, strings.Join(spec.Nearest(key, known), ", "))
+	near := strings.Join(spec.Nearest(key, known), ", ")
+	if len(key) > 32 { // no key is as long: where a colon or a quote is missing, the value stands in it
+		key = key[:8] + "..."
+	}
+	return fmt.Sprintf("unknown key %q; nearest: %s", key, near)
 }

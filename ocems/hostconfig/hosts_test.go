@@ -356,3 +356,47 @@ func TestTelegrafVariables(t *testing.T) {
 		})
 	}
 }
+
+// Several files are one configuration, as the hosts read them.
+func TestSeveralFiles(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.MkdirAll(filepath.Join(dir, "telegraf.d", "..data"), 0o700))
+	key, err := filepath.Abs(publicKey)
+	require.NoError(t, err)
+	output := func(id string) string {
+		return fmt.Sprintf("[[outputs.ocems]]\n  state_directory = \"/var/lib/%[1]s\"\n  public_key_file = %[2]q\n  [[outputs.ocems.device]]\n    station_id = \"s\"\n    device_id = %[1]q\n    token_id = \"${TOKEN}\"\n", id, key)
+	}
+	for name, text := range map[string]string{"telegraf.conf": "[agent]\n  flush_interval = \"40s\"\n", "telegraf.d/a.conf": output("a"), "telegraf.d/b.conf": output("b"),
+		"telegraf.d/c.conf.off": output("c"), "telegraf.d/..data/a.conf": output("a")} {
+		require.NoError(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
+	}
+	cfg, err := hostconfig.Load([]string{filepath.Join(dir, "telegraf.conf"), filepath.Join(dir, "telegraf.d")}, hostconfig.Options{Lookup: lookup})
+	require.NoError(t, err)
+	require.Len(t, cfg.Outputs, 2)
+	assert.Equal(t, hostconfig.Telegraf, cfg.Host)
+	for i, o := range cfg.Outputs {
+		assert.Contains(t, o.Where, []string{"a.conf:1", "b.conf:1"}[i])
+		require.Len(t, o.Faults, 1) // the agent's, which is in another file
+		assert.Contains(t, o.Faults[0].Text, "flush_interval: 40s is not shorter than grace, 30s")
+	}
+	for host, want := range map[hostconfig.Host]hostconfig.Host{"": hostconfig.External, hostconfig.Telegraf: hostconfig.Telegraf} {
+		cfg, err := hostconfig.Load([]string{filepath.Join(dir, "telegraf.d/a.conf")}, hostconfig.Options{Lookup: lookup, Host: host})
+		require.NoError(t, err)
+		assert.Equal(t, want, cfg.Host)
+		assert.Empty(t, cfg.Outputs[0].Faults)
+	}
+
+	first := write(t, "first.yaml", collector(t, "timeout: &t {} ", ""))
+	second := write(t, "second.yaml", "exporters: {ocems: {endpoint: 'https://staging.example.org/x', audit_file: other.jsonl, timeout: 5}}\n")
+	cfg, err = hostconfig.Load([]string{first, second}, hostconfig.Options{Lookup: lookup})
+	require.NoError(t, err)
+	o := cfg.Outputs[0]
+	assert.Equal(t, []string{"https://staging.example.org/x", "other.jsonl"}, []string{o.Endpoint, o.AuditFile})
+	require.Len(t, failures(o.Faults), 1)
+	assert.Contains(t, failures(o.Faults)[0], `unknown key "timeout"`)
+
+	anchored := write(t, "anchored.yaml", strings.Replace(collector(t, "<<: *waits", ""), "\nexporters:", "\nwaits: &waits {coalesce: 1s, spred: 2s}\nexporters:", 1))
+	cfg = load(t, anchored)
+	require.Len(t, failures(cfg.Outputs[0].Faults), 1)
+	assert.Contains(t, failures(cfg.Outputs[0].Faults)[0], `unknown key "spred"; nearest: spread`)
+}

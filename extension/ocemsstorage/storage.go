@@ -35,7 +35,7 @@ func NewFactory() extension.Factory {
 	}
 	create := func(ctx context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
 		files := cfg.(*Config).Config
-		log := set.Logger
+		log := set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel))
 		set.ID = component.NewIDWithName(inner.Type(), set.ID.Name())
 		e, err := inner.Create(ctx, set, &files)
 		if err != nil {

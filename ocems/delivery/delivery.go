@@ -157,17 +157,18 @@ func (d *Delivery) Close(ctx context.Context) error {
 
 // Stats is a picture of the outbox.
 type Stats struct {
-	Slots  int               // waiting slots, of all devices
-	Oldest time.Time         // stamp of the oldest, zero when there is none
-	Held   map[string]string // devices that wait for a person, with the reason
-	Skew   time.Duration     // the server's clock less ours, as last measured
+	Slots   int               // waiting slots, of all devices
+	Oldest  time.Time         // stamp of the oldest, zero when there is none
+	Held    map[string]string // devices that wait for a person, with the reason
+	HeldFor map[string]int    // how many of them for each of HoldReasons
+	Skew    time.Duration     // the server's clock less ours, as last measured
 }
 
 // Stats returns the present state.
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Held: map[string]string{}, Skew: d.skew}
+	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.skew}
 	for name, l := range d.lanes {
 		s.Slots += len(l.slots)
 		if len(l.slots) > 0 {
@@ -177,6 +178,7 @@ func (d *Delivery) Stats() Stats {
 		}
 		if l.held != "" {
 			s.Held[name] = l.held
+			s.HeldFor[l.reason]++
 		}
 	}
 	return s

@@ -29,6 +29,7 @@ type lane struct {
 	down      bool      // the last attempt found no server
 	unheard   uint64    // Delivery.answers, plus one, when it last counted as unheard
 	held      string    // why a person is needed, or ""
+	reason    string    // the same, one of HoldReasons
 	offenders map[string]string
 	due       time.Time
 	index     int // in the queue, -1 outside
@@ -215,7 +216,7 @@ func (d *Delivery) attempt(l *lane, s *slot, aside bool) {
 				"device", l.device, "waiting_slots", len(l.slots), "reason", out.detail, "next_try_in", d.cfg.HoldInterval.String())
 		}
 		d.stale = d.stale || l.held != out.detail
-		l.held, l.next = out.detail, now.Add(max(d.cfg.HoldInterval, out.wait))
+		l.held, l.reason, l.next = out.detail, out.reason(), now.Add(max(d.cfg.HoldInterval, out.wait))
 	case future:
 		wait := max(time.Until(time.UnixMilli(s.stamp))-d.skew, d.cfg.InitialBackoff)
 		l.next = now.Add(min(wait, d.cfg.MaxBackoff))

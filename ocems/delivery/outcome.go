@@ -36,6 +36,23 @@ type answer struct {
 	wait      time.Duration // Retry-After, 0 when there was none
 	transport bool          // the server itself did not answer: no connection, no JSON, 5xx, 429
 	unknown   bool          // the server may have stored the request all the same
+	http      int           // status of HTTP, where the body had none
+}
+
+// HoldReasons are what a device can be held for: a status of the document, HTTP 401 or 403, or that the configuration
+// has it no more. There are few of them, so that they can be the label of a metric.
+func HoldReasons() []string {
+	return []string{"10", "102", "109", "113", "114", "115", "116", "120", "121", "http_401", "http_403", "not_configured"}
+}
+
+func (a answer) reason() string {
+	switch {
+	case a.status != nil:
+		return strconv.Itoa(*a.status)
+	case a.http != 0:
+		return fmt.Sprintf("http_%d", a.http)
+	}
+	return "not_configured"
 }
 
 // judge turns an HTTP answer into a verdict. The body decides where it has a status of v1.5 (spec 2.5), whatever the
@@ -60,7 +77,7 @@ func judge(resp *http.Response, body []byte) answer {
 	a.detail = fmt.Sprintf("HTTP %d, %s", resp.StatusCode, quote(string(body)))
 	switch c := resp.StatusCode; {
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
-		return answer{verdict: holdDevice, detail: a.detail}
+		return answer{verdict: holdDevice, detail: a.detail, http: c}
 	case c == http.StatusRequestEntityTooLarge:
 		return answer{verdict: tooLarge, detail: a.detail}
 	case c >= 300 && c < 400:

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -38,7 +39,7 @@ func (p *slotProcessor) run(ctx context.Context) {
 // other samples, after a crash.
 func (p *slotProcessor) step(ctx context.Context, now time.Time) {
 	if closed := p.aligner.Close(now); len(closed) > 0 {
-		p.telemetry.SlotsClosed.Add(ctx, int64(len(closed)))
+		p.telemetry.SlotsClosed.Add(ctx, int64(len(closed)), metric.WithAttributes(p.telemetry.Processor))
 		p.unsaved = p.client != nil
 	}
 	checkpoint := now.Sub(p.lastSave) >= p.cfg.CheckpointInterval

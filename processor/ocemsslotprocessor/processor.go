@@ -14,6 +14,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/processor"
+	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -73,10 +74,10 @@ func newProcessor(set processor.Settings, cfg *Config, next consumer.Metrics) (*
 		return nil, err
 	}
 	p := &slotProcessor{
-		cfg: cfg, id: set.ID, log: set.Logger, next: next, aligner: aligner, statistics: statistics,
+		cfg: cfg, id: set.ID, log: set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel)), next: next, aligner: aligner, statistics: statistics,
 		enc: newKeyEncoder(), known: map[string]string{}, refusals: newRefusals(), saving: make(chan struct{}, 1),
 	}
-	p.telemetry, err = metadata.NewTelemetry(set.TelemetrySettings, func() (int, int) {
+	p.telemetry, err = metadata.NewTelemetry(set.TelemetrySettings, set.ID, func() (int, int) {
 		s := aligner.Stats()
 		return s.Pending, s.Series
 	})
@@ -221,7 +222,7 @@ func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 		}
 	}
 	if taken > 0 {
-		p.telemetry.Samples.Add(ctx, taken)
+		p.telemetry.Samples.Add(ctx, taken, metric.WithAttributes(p.telemetry.Processor))
 	}
 	return nil
 }

@@ -73,9 +73,9 @@ func (r *refusals) warn(key string, reason slot.Reason, now time.Time) (string, 
 // refuse counts and names a sample that was not taken. cause is what is wrong with its flag, if that is.
 func (p *slotProcessor) refuse(ctx context.Context, key string, at time.Time, flag spec.Flag, reason slot.Reason, cause error, now time.Time) {
 	if reason == slot.Late {
-		p.telemetry.LateSamples.Add(ctx, 1)
+		p.telemetry.LateSamples.Add(ctx, 1, metric.WithAttributes(p.telemetry.Processor))
 	} else {
-		p.telemetry.RefusedSamples.Add(ctx, 1, metric.WithAttributes(attribute.String("reason", string(reason))))
+		p.telemetry.RefusedSamples.Add(ctx, 1, metric.WithAttributes(p.telemetry.Processor, attribute.String("reason", string(reason))))
 	}
 	start, end := spec.Window(at, flag.Length())
 	stamp := end

@@ -3,6 +3,7 @@ package metadata
 import (
 	"context"
 
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 )
 
@@ -10,10 +11,13 @@ import (
 func (t *Telemetry) Observe(see func() Observed) (metric.Registration, error) {
 	return t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		v := see()
-		o.ObserveInt64(t.outbox, v.Slots)
-		o.ObserveInt64(t.held, v.Held)
-		o.ObserveFloat64(t.oldest, v.Oldest)
-		o.ObserveFloat64(t.skew, v.Skew)
+		own := metric.WithAttributes(t.Exporter)
+		o.ObserveInt64(t.outbox, v.Slots, own)
+		for reason, devices := range v.Held {
+			o.ObserveInt64(t.held, devices, metric.WithAttributes(t.Exporter, attribute.String("reason", reason)))
+		}
+		o.ObserveFloat64(t.oldest, v.Oldest, own)
+		o.ObserveFloat64(t.skew, v.Skew, own)
 		return nil
 	}, t.outbox, t.held, t.oldest, t.skew)
 }

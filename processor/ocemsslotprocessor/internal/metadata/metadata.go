@@ -6,6 +6,7 @@ import (
 	"errors"
 
 	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 )
 
@@ -23,13 +24,17 @@ const (
 type Telemetry struct {
 	Samples, LateSamples, RefusedSamples, SlotsClosed metric.Int64Counter
 
+	// Processor is on all of them: without it, two processors of one collector overwrite each other's gauges.
+	Processor attribute.KeyValue
+
 	registration metric.Registration
 }
 
 // NewTelemetry makes the instruments. The gauges are read from observe until Close.
-func NewTelemetry(set component.TelemetrySettings, observe func() (pending, series int)) (*Telemetry, error) {
+func NewTelemetry(set component.TelemetrySettings, id component.ID, observe func() (pending, series int)) (*Telemetry, error) {
 	meter := set.MeterProvider.Meter(ScopeName)
-	t := &Telemetry{}
+	t := &Telemetry{Processor: attribute.String("processor", id.String())}
+	own := metric.WithAttributes(t.Processor)
 	var errs []error
 	for _, c := range []struct {
 		to                      *metric.Int64Counter
@@ -53,11 +58,20 @@ func NewTelemetry(set component.TelemetrySettings, observe func() (pending, seri
 	errs = append(errs, err)
 	t.registration, err = meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
 		p, s := observe()
-		o.ObserveInt64(pending, int64(p))
-		o.ObserveInt64(series, int64(s))
+		o.ObserveInt64(pending, int64(p), own)
+		o.ObserveInt64(series, int64(s), own)
 		return nil
 	}, pending, series)
-	return t, errors.Join(append(errs, err)...)
+	if err = errors.Join(append(errs, err)...); err == nil { // a series that begins with its first event is no increase of anything
+		ctx := context.Background()
+		for _, c := range []metric.Int64Counter{t.Samples, t.LateSamples, t.SlotsClosed} {
+			c.Add(ctx, 0, own)
+		}
+		for _, reason := range []string{"too_old", "future", "not_a_number", "bad_flag", "max_series", "max_samples"} {
+			t.RefusedSamples.Add(ctx, 0, metric.WithAttributes(t.Processor, attribute.String("reason", reason)))
+		}
+	}
+	return t, err
 }
 
 // Close lets go of the gauges.

@@ -110,7 +110,7 @@ free space, the audit trail and what waits. It sends no reading: over the networ
 Run it as the service's user, with the service's environment:
 
   sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf
-  sudo -u otel ocems doctor --config /etc/otelcol/config.yaml
+  sudo -u ocems ocems doctor --config /etc/ocems/collector.yaml
 
 Each line is ok, warning, failed or skipped; under it stands what to do. Exit code: 0 nothing failed, 1 something did,
 2 a mistake in the command line. Clocks: below 30s apart is ok, below 5m a warning.

@@ -683,6 +683,12 @@ func TestDoctorExamples(t *testing.T) {
 	for _, name := range []string{"OCEMS_TOKEN", "OCEMS_TOKEN_ETP", "OCEMS_TOKEN_FLOW", "OCEMS_TOKEN_STACK", "OCEMS_TOKEN_STACK_1", "OCEMS_TOKEN_STACK_2"} {
 		t.Setenv(name, token)
 	}
+	if err := os.MkdirAll(filepath.Join(dir, "etc/ocems/tokens"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "etc/ocems/tokens/device_5678"), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	var files []string
 	for _, pattern := range []string{"../*/*.conf", "../*/*.yaml"} {
 		found, err := filepath.Glob(pattern)
@@ -691,16 +697,20 @@ func TestDoctorExamples(t *testing.T) {
 		}
 		files = append(files, found...)
 	}
-	for i, page := range []string{"../../README.md", "../../exporter/ocemsexporter/README.md", "../../cmd/ocems-telegraf/README.md", "../../plugins/outputs/ocems/sample.conf"} {
+	for i, page := range []string{"../../README.md", "../../exporter/ocemsexporter/README.md", "../../cmd/ocems-telegraf/README.md", "../../plugins/outputs/ocems/sample.conf",
+		"../install/etc/telegraf.conf", "../install/etc/collector.yaml"} {
 		text, err := os.ReadFile(page)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if strings.HasSuffix(page, ".conf") {
+		switch filepath.Ext(page) {
+		case ".conf":
 			text = []byte("```toml\n" + string(text) + "```")
+		case ".yaml":
+			text = []byte("```yaml\n" + string(text) + "```")
 		}
 		for k, m := range regexp.MustCompile("(?s)```(toml|yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-			text := regexp.MustCompile(`/(etc|var/lib)/[a-z/-]*`).ReplaceAllStringFunc(m[2], func(path string) string { return filepath.Join(dir, path) })
+			text := regexp.MustCompile(`/(etc|var/lib)/[a-z0-9_/-]*`).ReplaceAllStringFunc(m[2], func(path string) string { return filepath.Join(dir, path) })
 			text = regexp.MustCompile(regexp.QuoteMeta(dir)+`/etc/[a-z/-]*public\.pem`).ReplaceAllString(text, key)
 			ext := map[string]string{"toml": ".conf", "yaml": ".yaml"}[m[1]]
 			path := filepath.Join(dir, fmt.Sprintf("page-%d-%d%s", i, k, ext))
@@ -727,7 +737,7 @@ func TestDoctorExamples(t *testing.T) {
 		}
 		passed++
 	}
-	if passed < 8 {
+	if passed < 12 {
 		t.Errorf("only %d configurations were looked at: %q", passed, files)
 	}
 }

@@ -8,10 +8,11 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"runtime/debug"
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/ocems-io/ocems/ocems/boltfile"
 )
 
 // ErrBusy is a file that changed at every attempt to copy it.
@@ -90,7 +91,7 @@ func snapshot(path, bucket string) (s *Stored, whole bool, err error) {
 		return nil, false, fmt.Errorf("copying %s: %w", path, ErrBusy)
 	}
 	s = &Stored{bucket: []byte(bucket), dir: dir}
-	if err := guard(func() (err error) {
+	if err := boltfile.Guard(func() (err error) {
 		s.db, err = bolt.Open(copied, 0o600, &bolt.Options{ReadOnly: true})
 		return err
 	}); err != nil {
@@ -124,7 +125,7 @@ func metas(f *os.File) ([]byte, error) {
 // check reads every page in use. Not tx.Check: that works in a goroutine of its own, where a fault in the mapped memory
 // of a damaged file cannot be caught.
 func (s *Stored) check() error {
-	return guard(func() error {
+	return boltfile.Guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
 			return tx.ForEach(func(_ []byte, b *bolt.Bucket) error {
 				var last []byte
@@ -143,20 +144,9 @@ func (s *Stored) check() error {
 	})
 }
 
-// guard turns what bbolt does with a damaged file, a panic or a fault in mapped memory, into an error.
-func guard(f func() error) (err error) {
-	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
-	defer func() {
-		if r := recover(); r != nil {
-			err = fmt.Errorf("damaged: %v", r)
-		}
-	}()
-	return f()
-}
-
 // Get implements delivery.Reader.
 func (s *Stored) Get(_ context.Context, key string) (value []byte, err error) {
-	err = guard(func() error {
+	err = boltfile.Guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
 			if b := tx.Bucket(s.bucket); b != nil {
 				value = bytes.Clone(b.Get([]byte(key)))

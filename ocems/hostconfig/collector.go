@@ -107,7 +107,7 @@ type collectorSlots struct {
 	} `yaml:"statistics"`
 }
 
-// collectorStorage has the keys of the extension `file_storage`.
+// collectorStorage has the keys of the extensions `file_storage` and `ocems_storage`.
 type collectorStorage struct {
 	Directory            string            `yaml:"directory"`
 	Timeout              collectorDuration `yaml:"timeout"`
@@ -176,7 +176,7 @@ func (r *reader) collector(files []file) {
 		o.decode("", n.value, &c)
 		o.takeCollector(&c)
 		if c.Storage == "" {
-			o.fault(Warning, "name a file_storage extension as storage", "storage: not set: what waits to be sent is in memory, and a restart loses it")
+			o.fault(Warning, "name a storage extension, such as ocems_storage, as storage", "storage: not set: what waits to be sent is in memory, and a restart loses it")
 		} else {
 			o.Outbox = o.storage("storage", c.Storage, extensions, enabled, "exporter", id)
 		}
@@ -320,7 +320,7 @@ func (o *Output) takeSlots(name string, c *collectorSlots, extensions *yaml.Node
 		o.Audits = append(o.Audits, c.AuditFile)
 	}
 	if c.Storage == "" {
-		o.fault(Warning, "name the file_storage extension as storage of "+name, "%sstorage: not set: open windows are in memory, and a restart loses up to 15 minutes of readings", at)
+		o.fault(Warning, "name the storage extension as storage of "+name, "%sstorage: not set: open windows are in memory, and a restart loses up to 15 minutes of readings", at)
 		return
 	}
 	if s := o.storage(at+"storage", c.Storage, extensions, enabled, "processor", name); s != nil {
@@ -334,7 +334,7 @@ func (o *Output) storage(key, id string, extensions *yaml.Node, enabled []string
 	if n == nil {
 		known := keys(extensions)
 		if len(known) == 0 {
-			known = []string{"file_storage"}
+			known = []string{"ocems_storage"}
 		}
 		o.failed("%s: there is no extension %q; nearest: %s", key, id, strings.Join(spec.Nearest(id, known), ", "))
 		return nil
@@ -342,11 +342,15 @@ func (o *Output) storage(key, id string, extensions *yaml.Node, enabled []string
 	if !slices.Contains(enabled, id) {
 		o.failed("%s: there is no extension %q in service.extensions; add it", key, id)
 	}
-	if t, _, _ := strings.Cut(id, "/"); t != "file_storage" {
-		o.fault(Unchecked, "", "%s: %q is not a file_storage: what it keeps is not looked at", key, id)
+	s := collectorStorage{Directory: "/var/lib/otelcol/file_storage", DirectoryPermissions: "0750"}
+	switch t, _, _ := strings.Cut(id, "/"); t {
+	case "file_storage":
+	case "ocems_storage": // the same, with other defaults
+		s.Fsync, s.CreateDirectory, s.DirectoryPermissions = true, true, "0700"
+	default:
+		o.fault(Unchecked, "", "%s: %q is neither an ocems_storage nor a file_storage: what it keeps is not looked at", key, id)
 		return nil
 	}
-	s := collectorStorage{Directory: "/var/lib/otelcol/file_storage", DirectoryPermissions: "0750"}
 	o.decode("extensions."+id+": ", n, &s)
 	if !s.Fsync && kind == "exporter" {
 		o.fault(Failed, "set fsync: true in "+id, "extensions.%s: fsync is not true: a power cut may cost what was accepted", id)

@@ -257,8 +257,13 @@ func (o *Output) checkNames(words func(string) string) {
 				continue // found when it was to be put in
 			}
 			do := "edit " + o.Where
-			if strings.Contains(line, "is not set in the environment") || strings.Contains(line, "missing; give token_id") {
+			switch {
+			case strings.Contains(line, "is not set in the environment"), strings.Contains(line, "missing; give token_id"):
 				do = "set the variable, or run this with the environment of the service: --env-file FILE"
+			case strings.Contains(line, ": no such file or directory") && !strings.Contains(line, "not a file's name"):
+				do = "put the file there, or mend its path in " + o.Where
+			case strings.Contains(line, ": permission denied"):
+				do = "let the service's user read the file, and run this as that user"
 			}
 			o.fault(Failed, do, "%s", line)
 		}

@@ -14,14 +14,17 @@ import (
 	"time"
 
 	telegrafconfig "github.com/influxdata/telegraf/config"
+	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"go.opentelemetry.io/collector/confmap/xconfmap"
+	"go.opentelemetry.io/collector/extension"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter"
+	"github.com/ocems-io/ocems/extension/ocemsstorage"
 	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/plugins/outputs/ocems"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
@@ -137,6 +140,38 @@ service:
   pipelines:
     metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [ocems]}
 `, key, exporter, processor)
+}
+
+// The storage's keys and defaults are the extensions' own.
+func TestStorage(t *testing.T) {
+	for kind, factory := range map[string]extension.Factory{"file_storage": filestorage.NewFactory(), "ocems_storage": ocemsstorage.NewFactory()} {
+		var theirs filestorage.Config
+		switch c := factory.CreateDefaultConfig().(type) {
+		case *filestorage.Config:
+			theirs = *c
+		case *ocemsstorage.Config:
+			theirs = c.Config
+		}
+		text := strings.ReplaceAll(collector(t, "", ""), "file_storage", kind)
+		text = strings.Replace(text, "{directory: /var/lib/x, create_directory: true, fsync: true}", "", 1)
+		cfg := load(t, write(t, "config.yaml", text))
+		o := cfg.Outputs[0]
+		require.NotNil(t, o.Outbox, kind)
+		assert.Equal(t, []any{theirs.Directory, theirs.CreateDirectory, theirs.DirectoryPermissions},
+			[]any{o.Outbox.Directory, o.Outbox.Create, fmt.Sprintf("%04o", o.Outbox.Mode)}, kind)
+		assert.Equal(t, theirs.FSync, len(failures(o.Faults)) == 0, "%s: %q", kind, failures(o.Faults))
+		keys := map[string]bool{}
+		tagged(reflect.TypeOf(theirs), "mapstructure", "", keys)
+		for key := range keys {
+			if strings.Contains(key, ".") {
+				continue // of compaction
+			}
+			for _, spoilt := range []string{"", "x"} {
+				cfg := load(t, write(t, "config.yaml", strings.Replace(text, kind+": \n", kind+": {"+key+spoilt+": null}\n", 1)))
+				assert.Equal(t, spoilt != "", slices.ContainsFunc(failures(cfg.Outputs[0].Faults), func(s string) bool { return strings.Contains(s, "unknown key") }), key)
+			}
+		}
+	}
 }
 
 // env is the collector's provider of variables, with the tests' own.

@@ -680,44 +680,38 @@ func TestDoctorExamples(t *testing.T) {
 	t.Setenv("OCEMS_STATE", dir)
 	t.Setenv("OCEMS_PUBLIC_KEY_FILE", key)
 	t.Setenv("OCEMS_DEVICES_FILE", write(t, "devices.csv", "station_id,device_id,token_id\nstation_1,dev_1,"+token+"\n"))
+	t.Setenv("OCEMS_EXAMPLE", ".")
 	for _, name := range []string{"OCEMS_TOKEN", "OCEMS_TOKEN_ETP", "OCEMS_TOKEN_FLOW", "OCEMS_TOKEN_STACK", "OCEMS_TOKEN_STACK_1", "OCEMS_TOKEN_STACK_2"} {
 		t.Setenv(name, token)
 	}
-	if err := os.MkdirAll(filepath.Join(dir, "etc/ocems/tokens"), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(filepath.Join(dir, "etc/ocems/tokens/device_5678"), []byte(token), 0o600); err != nil {
-		t.Fatal(err)
-	}
+	tokens, devices := write(t, "token", token), write(t, "devices.csv", "station_id,device_id,token_id\nstation_1,dev_1,"+token+"\n")
 	var files []string
-	for _, pattern := range []string{"../*/*.conf", "../*/*.yaml"} {
+	for _, pattern := range []string{"../*/*.conf", "../*/*.yaml", "../*/etc/*.conf", "../*/etc/*.yaml", "../../README.md", "../../*/*/README.md", "../../plugins/outputs/ocems/sample.conf"} {
 		found, err := filepath.Glob(pattern)
 		if err != nil {
 			t.Fatal(err)
 		}
-		files = append(files, found...)
-	}
-	for i, page := range []string{"../../README.md", "../../exporter/ocemsexporter/README.md", "../../cmd/ocems-telegraf/README.md", "../../plugins/outputs/ocems/sample.conf",
-		"../install/etc/telegraf.conf", "../install/etc/collector.yaml"} {
-		text, err := os.ReadFile(page)
-		if err != nil {
-			t.Fatal(err)
-		}
-		switch filepath.Ext(page) {
-		case ".conf":
-			text = []byte("```toml\n" + string(text) + "```")
-		case ".yaml":
-			text = []byte("```yaml\n" + string(text) + "```")
-		}
-		for k, m := range regexp.MustCompile("(?s)```(toml|yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
-			text := regexp.MustCompile(`/(etc|var/lib)/[a-z0-9_/-]*`).ReplaceAllStringFunc(m[2], func(path string) string { return filepath.Join(dir, path) })
-			text = regexp.MustCompile(regexp.QuoteMeta(dir)+`/etc/[a-z/-]*public\.pem`).ReplaceAllString(text, key)
-			ext := map[string]string{"toml": ".conf", "yaml": ".yaml"}[m[1]]
-			path := filepath.Join(dir, fmt.Sprintf("page-%d-%d%s", i, k, ext))
-			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		for _, page := range found {
+			text, err := os.ReadFile(page)
+			if err != nil {
 				t.Fatal(err)
 			}
-			files = append(files, path)
+			kind := map[string]string{".conf": "toml", ".yaml": "yaml"}[filepath.Ext(page)]
+			if kind != "" {
+				text = fmt.Appendf(nil, "```%s\n%s```", kind, text)
+			}
+			for k, m := range regexp.MustCompile("(?s)```(toml|yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
+				text := m[2]
+				for name, path := range map[string]string{"public_key_file": key, "token_id_file": tokens, "devices_file": devices} { // that are here
+					text = regexp.MustCompile(`(?m)^(\s*`+name+`\s*[=:]\s*)("[^"]+"|[^"\s]\S*)`).ReplaceAllString(text, `${1}"`+path+`"`)
+				}
+				text = regexp.MustCompile(`/var/lib/[a-z0-9_/-]*`).ReplaceAllStringFunc(text, func(path string) string { return filepath.Join(dir, path) })
+				path := filepath.Join(dir, fmt.Sprintf("%s-%d%s", strings.NewReplacer("../", "", "/", "-").Replace(page), k, map[string]string{"toml": ".conf", "yaml": ".yaml"}[m[1]]))
+				if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+				files = append(files, path)
+			}
 		}
 	}
 	passed := 0
@@ -726,9 +720,9 @@ func TestDoctorExamples(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		whole := strings.Contains(string(text), "[[outputs.ocems]]") || strings.Contains(string(text), "/ocems-telegraf\"") && strings.Contains(file, "examples") ||
+		whole := strings.Contains(string(text), "[[outputs.ocems]]") && strings.Contains(string(text), "public_key") || strings.Contains(string(text), "[[outputs.execd]]") && strings.Contains(string(text), "${OCEMS_EXAMPLE") ||
 			regexp.MustCompile(`(?m)^  ocems:\n(    .*\n)*    devices`).Match(text) && strings.Contains(string(text), "pipelines:")
-		if !whole || strings.Contains(file, "registry") {
+		if !whole {
 			continue
 		}
 		code, out, errs := quiet(t, "doctor", "--offline", "--config", file)

@@ -187,6 +187,37 @@ func TestCollectorService(t *testing.T) {
 	m.sh("test ! -e /etc/ocems/collector.yaml; test ! -e /etc/systemd/system/multi-user.target.wants/otelcol-ocems.service; test -s /var/lib/ocems/audit.jsonl")
 }
 
+// The sample configurations are ones that their programs take, once the files are there.
+func TestConfigurations(t *testing.T) {
+	bin := os.Getenv("OCEMS_BIN")
+	if bin == "" {
+		t.Skip("OCEMS_BIN does not name the directory of the built programs")
+	}
+	dir := t.TempDir()
+	if out, err := exec.Command(filepath.Join(bin, "ocems"), "keygen", "--out", dir).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "device_5678"), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, argv := range map[string][]string{
+		"collector.yaml": {"otelcol-ocems", "validate"}, "telegraf.conf": {"telegraf-ocems-small", "config", "check"},
+	} {
+		text, err := os.ReadFile(filepath.Join("etc", name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		path := filepath.Join(dir, name)
+		here := strings.NewReplacer("/etc/ocems/tokens", dir, "/etc/ocems", dir).Replace(string(text))
+		if err := os.WriteFile(path, []byte(here), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if out, err := exec.Command(filepath.Join(bin, argv[0]), append(argv[1:], "--config", path)...).CombinedOutput(); err != nil {
+			t.Errorf("%s: %v: %s", name, err, out)
+		}
+	}
+}
+
 // A Telegraf with the output built in, in the unit of this folder and in that of InfluxData's package with the drop-in.
 func TestTelegrafServices(t *testing.T) {
 	dir := packages(t)
@@ -201,9 +232,9 @@ func TestTelegrafServices(t *testing.T) {
 		chmod 755 /usr/local/bin/telegraf-ocems
 		cp /usr/share/doc/ocems/examples/telegraf-ocems.service /etc/systemd/system/
 		systemctl daemon-reload
-		sed 's|192.168.0.10:502|127.0.0.1:1|; s|state_directory.*|&\n  endpoint = "http://127.0.0.1:8750/v1.0/industry/data"\n  spread = "1s"\n  settle = "1s"\n  coalesce = "500ms"|; s|interval = ".*"|interval = "1s"|' \
+		sed 's|192.168.0.10:502|127.0.0.1:1|; s|state_directory.*|&\n  endpoint = "http://127.0.0.1:8750/v1.0/industry/data"\n  spread = "1s"\n  settle = "1s"\n  coalesce = "500ms"|; s|^\[agent\]|&\n  round_interval = false|; s|flush_interval = ".*"|flush_interval = "1s"|' \
 			/usr/share/doc/ocems/examples/telegraf.conf >/etc/ocems/telegraf.conf
-		printf '[[inputs.file]]\n  files = ["/etc/ocems/readings"]\n  data_format = "influx"\n' >>/etc/ocems/telegraf.conf`)
+		printf '[[inputs.file]]\n  interval = "24h"\n  files = ["/etc/ocems/readings"]\n  data_format = "influx"\n' >>/etc/ocems/telegraf.conf`)
 	reading := func(n int, value float64) string {
 		at := time.Now().Truncate(15 * time.Minute).Add(-time.Duration(n)*15*time.Minute - time.Minute)
 		return fmt.Sprintf("etp_analyser cod=%v %d\n", value, at.UnixNano())

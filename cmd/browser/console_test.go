@@ -48,6 +48,10 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 	if got := value[string](t, p, cell(slot(delivered+2))+".textContent + getComputedStyle("+cell(slot(delivered+2))+").backgroundColor"); got != "Rrgb(180, 35, 24)" {
 		t.Errorf("the refused slot is %s", got)
 	}
+	// A device that is new has gaps after its first slot only.
+	if quiet, loud := value[int](t, p, "document.querySelectorAll('.cell.m.early').length"), value[int](t, p, "document.querySelectorAll('.cell.m:not(.early)').length"); loud != 1 || quiet < 600 {
+		t.Errorf("%d missing since the first slot, want 1; %d before", loud, quiet)
+	}
 	// The calibration's slot was delivered too: both are told.
 	tip := "document.querySelector('#tip').innerText"
 	p.point(t, cell(calibrated.Truncate(spec.SlotLength).Add(spec.SlotLength)))
@@ -150,6 +154,12 @@ func TestFaultsByClick(t *testing.T) {
 	if status, err := send(); status != 1 || err != nil {
 		t.Errorf("with all switched off: %d %v", status, err)
 	}
+	p.click(t, `document.querySelector('[data-fault="html"]')`)
+	p.wait(t, active+".length === 1 && document.querySelector('#clear').hidden")
+	p.click(t, `document.querySelector('[data-fault="half"]')`)
+	p.wait(t, active+".length === 2")
+	p.click(t, "document.querySelector('#clear')")
+	p.wait(t, active+".length === 0")
 	// For one device and one request.
 	value[bool](t, p, `(() => { document.querySelector('#scope').value = '`+etp+`'; document.querySelector('#count').value = '1'; return true })()`)
 	p.click(t, `document.querySelector('[data-fault="500"]')`)

@@ -139,8 +139,11 @@ function showCalendar() {
   document.querySelector('.legend [data-all]').hidden = chosen.parameter !== ''
   const n = letter => c.cells[letter] ?? 0
   const due = n('D') + n('P') + n('M') + n('R')
+  const begin = Math.min(...c.bySlot.keys()) // a device that is new has no gap before its first slot
+  let before = 0
+  for (const day of c.days) for (let i = 0; i < 96; i++) if (day.slots[i] === 'M' && day.first + i * slotLength < begin && c.bySlot.size) before++
   $('summary').replaceChildren(...due ? [put('b', null, `${(Math.floor(n('D') * 10000 / due) / 100).toFixed(2)} %`), ` of ${due} slots delivered`,
-    ...[['P', 'with some parameters only'], ['M', 'missing'], ['R', 'rejected'], ['C', 'in calibration']].flatMap(([l, text]) => n(l) ? [`, ${n(l)} ${text}`] : []), '.'] : ['No slot is due yet.'])
+    ...[['P', 'with some parameters only'], ['M', before ? `missing (${before} before its first)` : 'missing'], ['R', 'rejected'], ['C', 'in calibration']].flatMap(([l, text]) => n(l) ? [`, ${n(l)} ${text}`] : []), '.'] : ['No slot is due yet.'])
   if ($('grid').children.length !== c.days.length) {
     cells = []
     $('grid').replaceChildren(...c.days.map(() => put('div', { role: 'row', class: 'day' }, put('span', { role: 'rowheader' }), [0, 1, 2, 3].map(q =>
@@ -157,7 +160,7 @@ function showCalendar() {
       const cell = cells[row * 96 + i]
       cell.stamp = day.first + i * slotLength
       cell.letter = day.slots[i]
-      const kind = cell.letter === '-' ? 'o' : cell.letter.toLowerCase()
+      const kind = cell.letter === '-' ? 'o' : cell.letter === 'M' && cell.stamp < begin ? 'm early' : cell.letter.toLowerCase()
       if (cell.element.dataset.kind !== kind) {
         cell.element.dataset.kind = kind
         cell.element.className = 'cell ' + kind
@@ -393,6 +396,7 @@ const meanings = new Map()
 function showFaults(list) {
   const focused = document.activeElement?.closest('#active button')?.dataset.id
   $('no-faults').hidden = list.length > 0
+  $('clear').hidden = list.length < 2
   $('active').replaceChildren(...list.map(f => put('li', null,
     put('button', { type: 'button', 'data-id': f.id, 'aria-label': `Switch off: ${f.about}` }, 'Switch off'),
     put('b', null, f.about), ` · ${f.fault.device || 'all devices'} · ${f.fault.count ? plural(f.fault.count, 'request') + ' left' : 'until it is switched off'}`)))
@@ -429,6 +433,7 @@ $('fault').addEventListener('click', e => {
     body: JSON.stringify({ device: $('scope').value, count: Number($('count').value), ...kinds[kind]() }) })
 })
 $('active').addEventListener('click', e => { const id = e.target.closest('button')?.dataset.id; if (id) change('/faults/' + id, { method: 'DELETE' }) })
+$('clear').addEventListener('click', () => { $('scope').focus(); change('/faults', { method: 'DELETE' }) })
 
 // ---- events
 

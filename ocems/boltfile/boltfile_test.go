@@ -48,7 +48,7 @@ func write(t testing.TB, path string, noFreelist bool) map[string]string {
 
 // read takes every entry and writes one, as a library that trusts the file.
 func opened(t testing.TB, path string) map[string]string {
-	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true})
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, NoSync: true})
 	require.NoError(t, err)
 	got := map[string]string{}
 	require.NoError(t, db.View(func(tx *bolt.Tx) error {
@@ -57,11 +57,13 @@ func opened(t testing.TB, path string) map[string]string {
 		}
 		return nil
 	}))
-	require.NoError(t, db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists(bucket)
-		require.NoError(t, err)
-		return b.Put([]byte("after"), bytes.Repeat([]byte{1}, 9_000))
-	}))
+	for i := range 12 { // so that each free page is used
+		require.NoError(t, db.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(bucket)
+			require.NoError(t, err)
+			return b.Put([]byte{'~', byte(i)}, bytes.Repeat([]byte{1}, 9_000))
+		}))
+	}
 	for fault := range func(yield func(error) bool) {
 		_ = db.View(func(tx *bolt.Tx) error {
 			for err := range tx.Check() {
@@ -148,6 +150,26 @@ func TestDamage(t *testing.T) {
 		assert.Positive(t, found)
 		assert.Positive(t, recovered)
 	}
+}
+
+// A cut that took free pages only lost nothing, but bbolt would use them where no file is mapped.
+func TestCutThatTookFreePages(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.db")
+	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, NoSync: true})
+	require.NoError(t, err)
+	for _, value := range []int{400_000, 1, 2, 3, 4} {
+		require.NoError(t, db.Update(func(tx *bolt.Tx) error {
+			b, err := tx.CreateBucketIfNotExists(bucket)
+			require.NoError(t, err)
+			return b.Put([]byte("key"), make([]byte, value))
+		}))
+	}
+	require.NoError(t, db.Close())
+	text, err := os.ReadFile(path)
+	require.NoError(t, err)
+	got, damage := mended(t, text[:len(text)/4])
+	assert.Equal(t, map[string]string{"key": "\x00\x00\x00\x00"}, got)
+	assert.Contains(t, damage, "it ends before its")
 }
 
 // assertPart holds got to entries, but for the values whose bytes the damage itself changed, which bbolt has no sum of.

@@ -57,6 +57,13 @@ func read(path string, bucket []byte, entry func(k, v []byte), fault func(error)
 	if err != nil {
 		return err
 	}
+	if info, err := file.Stat(); err != nil {
+		return err
+	} else if uint64(info.Size()) < r.pages*r.pageSize { // bbolt maps what there is, and reads free pages beyond it once they are used again
+		if err := fault(fmt.Errorf("it ends before its %d pages do", r.pages)); err != nil {
+			return err
+		}
+	}
 	for id := range uint64(2) { // bbolt takes a meta page by its sum, and trips over its header later
 		head := make([]byte, pageHeader)
 		if _, err := file.ReadAt(head, int64(id*r.pageSize)); err != nil || order.Uint64(head) != id || order.Uint16(head[8:]) != metaPage {

@@ -263,6 +263,7 @@ func (a *Aligner[K]) Close(now time.Time) []Closed[K] {
 		for _, s := range sh.series {
 			kept := s.open[:0]
 			for _, w := range s.open {
+				w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
 				if due := a.due(&w); wall < due {
 					a.next = min(a.next, due)
 				} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {

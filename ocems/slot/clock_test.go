@@ -66,3 +66,22 @@ func TestClockThatJumps(t *testing.T) {
 		t.Errorf("refused: %v", s)
 	}
 }
+
+// What came by a clock that was hours ahead, and is read again from a journal, waits no longer than what came just now.
+func TestArrivalInTheFuture(t *testing.T) {
+	a, err := slot.New(slot.Options{}, slot.StringCodec{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	start := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
+	due := start.Add(15*time.Minute + 30*time.Second)
+	if err := a.Add("x", slot.Mean, start, 1, spec.FlagNormal, start.Add(6*time.Hour)); err != nil {
+		t.Fatal(err)
+	}
+	if closed := a.Close(due); closed != nil {
+		t.Errorf("closed before it settled: %v", closed)
+	}
+	if closed := a.Close(due.Add(5 * time.Second)); len(closed) != 1 {
+		t.Error("it waits for the clock to come to where it was")
+	}
+}

@@ -51,10 +51,13 @@ func TestReport(t *testing.T) {
 				p.mu.Unlock()
 				// 6 days of 96 slots, of the 3 devices.
 				section := "document.querySelectorAll('section')"
-				for letter, want := range map[string]int{"d": 6*96 - 6 - 6 - 3 - 4, "p": 6, "m": 6, "c": 3, "r": 4} {
+				for letter, want := range map[string]int{"d": 6*96 - 6 - 10 - 3, "p": 6, "m": 10, "c": 3, "r": 0} {
 					if got := value[int](t, p, section+"[2].querySelectorAll('td."+letter+"').length"); got != want {
 						t.Errorf("%d cells %s, want %d", got, letter, want)
 					}
+				}
+				if !value[bool](t, p, section+"[2].innerText.includes('cod, 30-second points of calibrations: 90 delivered, 4 rejected, 0 expired')") {
+					t.Error("the refused points are not told")
 				}
 				if title := value[string](t, p, "document.querySelector('td.d[title]').title"); len(title) < 20 {
 					t.Errorf("a cell says %q", title)

@@ -2,16 +2,16 @@ package main
 
 import (
 	"bytes"
+	"crypto/rsa"
 	"fmt"
 	"math"
 	"math/rand/v2"
 	"net/http"
+	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"time"
-
-	"crypto/rsa"
-	"os"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
@@ -31,7 +31,8 @@ func (c *clock) Now() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.now
 func (c *clock) set(t time.Time) { c.mu.Lock(); defer c.mu.Unlock(); c.now = t }
 
 // week is a plant's last 7 days as they could be: most slots come half a minute after their time, an outage of the link is
-// made up for, instruments stand still, one is calibrated, and a wrong unit is refused until it is mended.
+// made up for, instruments stand still, one is calibrated, a calibration is not announced, and units
+// are refused until they are mended.
 type week struct {
 	*clock
 	*sender
@@ -90,10 +91,19 @@ func (w *week) play() error {
 					}
 				}
 				continue
-			case device == etp && within(stamp, day(1, 11, 0), day(1, 11, 45)): // a new logger spells the unit its own way
-				for i := range r.Readings[:3] {
-					r.Readings[i].Unit = "mg/l"
+			case device == etp && within(stamp, day(1, 11, 0), day(1, 11, 45)): // a new logger spells the units its own way
+				for i := range r.Readings {
+					r.Readings[i].Unit = strings.ToLower(r.Readings[i].Unit)
 				}
+			case device == etp && stamp.Equal(day(4, 10, 30)): // a calibration that nobody announced
+				for i := range 4 {
+					at := day(4, 10, 20).Add(time.Duration(i) * spec.CalibrationLength)
+					w.set(at.Add(4 * time.Second))
+					if err := w.deliver(w.calibration(device, at)); err != nil {
+						return err
+					}
+				}
+				w.set(stamp.Add(37 * time.Second))
 			case device == stack2 && within(stamp, day(4, 6, 0), day(4, 19, 0)): // the boiler is shut down
 				continue
 			}
@@ -146,7 +156,8 @@ func (w *week) calibration(device string, at time.Time) payload.Record {
 	return r
 }
 
-// deliver sends a record, and writes into the trail what became of it, as the exporter and the output do.
+// deliver sends a record, and writes into the trail what became of it, as the exporter and the output do: what is refused
+// for its unit still waits at the end of the week.
 func (w *week) deliver(r payload.Record) error {
 	status, err := w.send(r, w.Now())
 	if err != nil {
@@ -154,8 +165,12 @@ func (w *week) deliver(r payload.Record) error {
 	}
 	e := audit.Entry{Time: w.Now(), Outcome: audit.Delivered, Station: r.StationID, Device: r.DeviceID,
 		Stamp: r.Readings[0].Stamp.UnixMilli(), Readings: audit.Readings(r.Readings), Status: &status}
-	if status != int(spec.StatusSuccess) {
+	switch spec.Status(status) {
+	case spec.StatusSuccess:
+	case spec.StatusNoCalibration:
 		e.Outcome, e.Detail = audit.Rejected, spec.Status(status).String()
+	default:
+		return nil
 	}
 	return w.trail.Append(e)
 }

@@ -1,0 +1,241 @@
+// Package board gives the test of an example what surrounds the program under test: the board's simulated server, and the
+// program as a process.
+package board
+
+import (
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+)
+
+// Path is where data is taken.
+const Path = "/v1.0/industry/data"
+
+// Board is the board's server for one industry.
+type Board struct {
+	http.Handler
+	URL       string // that takes data
+	PublicKey string // file of the industry's public key
+	t         *testing.T
+}
+
+// New starts a server that knows the stations, and closes it at the end of the test.
+func New(t *testing.T, stations ...simulator.Station) *Board {
+	t.Helper()
+	_, here, _, _ := runtime.Caller(0)
+	keys := filepath.Join(filepath.Dir(here), "../../ocems/seal/testdata/industry_test_")
+	text, err := os.ReadFile(keys + "private.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := seal.ParsePrivateKey(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := simulator.New(simulator.Config{PrivateKey: key, Registry: &simulator.Registry{Stations: stations}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listening := httptest.NewServer(server)
+	t.Cleanup(listening.Close)
+	t.Cleanup(server.Close)
+	return &Board{server, listening.URL + Path, keys + "public.pem", t}
+}
+
+// Received is the server's account.
+func (b *Board) Received() simulator.Received {
+	b.t.Helper()
+	return Received(b.t, b)
+}
+
+// Received is a simulator's account.
+func Received(t *testing.T, server http.Handler) (got simulator.Received) {
+	t.Helper()
+	w := httptest.NewRecorder()
+	server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
+		t.Fatal(err)
+	}
+	return got
+}
+
+// Arrive waits for n readings.
+func (b *Board) Arrive(n int) []simulator.Reading {
+	b.t.Helper()
+	Until(b.t, fmt.Sprintf("%d readings arrive", n), func() bool { return len(b.Received().Readings) >= n })
+	return b.Received().Readings
+}
+
+// Values has the readings by parameter, stamp and flag, such as "cod 1795521600000 U", and fails the test at one that is
+// there twice.
+func (b *Board) Values() map[string]float64 {
+	b.t.Helper()
+	values := map[string]float64{}
+	for _, r := range b.Received().Readings {
+		key := Key(r.Parameter, time.UnixMilli(r.Timestamp), r.Flag)
+		if _, twice := values[key]; twice {
+			b.t.Errorf("%s is there twice", key)
+		}
+		v, err := r.Value.Float64()
+		if err != nil {
+			b.t.Fatal(err)
+		}
+		values[key] = v
+	}
+	return values
+}
+
+// Key is that of Values.
+func Key(parameter string, stamp time.Time, flag string) string {
+	return fmt.Sprintf("%s %d %s", parameter, stamp.UnixMilli(), flag)
+}
+
+// Program is a process.
+type Program struct {
+	t       *testing.T
+	command *exec.Cmd
+	log     string
+	ended   chan struct{}
+}
+
+// Built is the path in an environment variable; without it the test is skipped.
+func Built(t *testing.T, variable string) string {
+	t.Helper()
+	path := os.Getenv(variable)
+	if path == "" {
+		t.Skipf("%s names no program: make test builds it and sets it", variable)
+	}
+	return path
+}
+
+// Start starts a program in dir with these variables, such as NAME=value, and stops it at the end of the test.
+func Start(t *testing.T, dir string, variables []string, argv ...string) *Program {
+	t.Helper()
+	log, err := os.CreateTemp(dir, "*.log")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer log.Close()
+	p := &Program{t: t, command: exec.Command(argv[0], argv[1:]...), log: log.Name(), ended: make(chan struct{})}
+	p.command.Dir, p.command.Env = dir, append(os.Environ(), variables...)
+	p.command.Stdout, p.command.Stderr = log, log
+	if err := p.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = p.command.Wait(); close(p.ended) }()
+	t.Cleanup(func() {
+		p.Stop()
+		if t.Failed() {
+			text := p.Log()
+			t.Logf("the end of the log of %s:\n%s", filepath.Base(argv[0]), text[max(0, len(text)-8000):])
+		}
+	})
+	return p
+}
+
+// Log is what the program has written until now.
+func (p *Program) Log() string {
+	text, err := os.ReadFile(p.log)
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	return string(text)
+}
+
+// Says waits for a text in the log.
+func (p *Program) Says(text string) {
+	p.t.Helper()
+	Until(p.t, fmt.Sprintf("the log says %q", text), func() bool { return strings.Contains(p.Log(), text) })
+}
+
+// Kill is kill -9.
+func (p *Program) Kill() {
+	_ = p.command.Process.Kill()
+	<-p.ended
+}
+
+// Stop is SIGTERM, and an error of the test if it takes more than 20 s. It does nothing where the program has ended.
+func (p *Program) Stop() {
+	p.t.Helper()
+	_ = p.command.Process.Signal(syscall.SIGTERM)
+	select {
+	case <-p.ended:
+	case <-time.After(20 * time.Second):
+		p.t.Errorf("%s has not ended within 20 s", filepath.Base(p.command.Path))
+		p.Kill()
+	}
+}
+
+// Until waits up to 50 s for a condition.
+func Until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(50 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
+		if time.Now().After(end) {
+			t.Fatalf("not within 50 s: %s", what)
+		}
+	}
+}
+
+// FreeAddr is an address of this machine that nobody listens at.
+func FreeAddr(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer l.Close()
+	return l.Addr().String()
+}
+
+// Listens waits until somebody listens at an address.
+func Listens(t *testing.T, address string) {
+	t.Helper()
+	Until(t, "somebody listens at "+address, func() bool {
+		c, err := net.Dial("tcp", address)
+		if err == nil {
+			c.Close()
+		}
+		return err == nil
+	})
+}
+
+// Write puts a file in place at once, so that nobody reads half of it.
+func Write(t *testing.T, path, text string) {
+	t.Helper()
+	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(path+".new", path); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Config copies an example's configuration into dir with pairs of old and new text, each of which must be in it.
+func Config(t *testing.T, file, dir string, pairs ...string) string {
+	t.Helper()
+	text, err := os.ReadFile(file)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := 0; i < len(pairs); i += 2 {
+		if !strings.Contains(string(text), pairs[i]) {
+			t.Fatalf("%s has no %q", file, pairs[i])
+		}
+	}
+	path := filepath.Join(dir, filepath.Base(file))
+	Write(t, path, strings.NewReplacer(pairs...).Replace(string(text)))
+	return path
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"log/slog"
+	"maps"
 	"strings"
 	"time"
 
@@ -15,10 +16,11 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// stats are what inputs.internal shows as internal_ocems.
+// stats are what inputs.internal shows as internal_ocems and internal_ocems_held.
 type stats struct {
 	all      []selfstat.Stat
 	outcomes map[audit.Outcome]selfstat.Stat
+	heldFor  map[string]selfstat.Stat // by delivery.HoldReasons
 
 	samples, late, refused, ignored, closed selfstat.Stat
 	series, open, pending                   selfstat.Stat
@@ -27,7 +29,7 @@ type stats struct {
 }
 
 func newStats(tags map[string]string) *stats {
-	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}}
+	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}, heldFor: map[string]selfstat.Stat{}}
 	register := func(field string) selfstat.Stat {
 		stat := selfstat.Register("ocems", field, tags)
 		s.all = append(s.all, stat)
@@ -40,6 +42,12 @@ func newStats(tags map[string]string) *stats {
 	}
 	s.outcomes[audit.Refused] = register("readings_refused")
 	s.slots, s.oldest, s.held = register("outbox_slots"), register("outbox_oldest_age_ns"), register("devices_held")
+	for _, reason := range delivery.HoldReasons() {
+		with := maps.Clone(tags)
+		with["reason"] = reason
+		s.heldFor[reason] = selfstat.Register("ocems_held", "devices", with)
+		s.all = append(s.all, s.heldFor[reason])
+	}
 	s.skew, s.tries, s.failed = register("clock_skew_ns"), register("requests"), register("requests_failed")
 	s.took = selfstat.RegisterTiming("ocems", "request_time_ns", tags)
 	s.all = append(s.all, s.took)
@@ -70,6 +78,9 @@ func (s *stats) observe(d delivery.Stats, a slot.Stats, age time.Duration) {
 	s.slots.Set(int64(d.Slots))
 	s.oldest.Set(age.Nanoseconds())
 	s.held.Set(int64(len(d.Held)))
+	for reason, stat := range s.heldFor {
+		stat.Set(int64(d.HeldFor[reason]))
+	}
 	s.skew.Set(d.Skew.Nanoseconds())
 	s.series.Set(int64(a.Series))
 	s.open.Set(int64(a.Open))

@@ -4,6 +4,7 @@ import (
 	"os"
 	"regexp"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -11,6 +12,8 @@ import (
 	"github.com/influxdata/telegraf/selfstat"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
 // internal is what inputs.internal would show of the plugin with this directory.
@@ -68,4 +71,29 @@ func TestInternalMetrics(t *testing.T) {
 	}
 	require.NoError(t, o.Close())
 	assert.Nil(t, internal(dir), "Close takes them away")
+}
+
+func TestHeldByReason(t *testing.T) {
+	b, dir := startBoard(t), t.TempDir()
+	o, _ := open(t, strings.Replace(settings(b, dir), token, "another", 1)+strings.Replace(oneDevice, token, "another", 1))
+	held := func() map[string]any {
+		out := map[string]any{}
+		for _, m := range selfstat.Metrics() {
+			if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_held" && v == dir {
+				reason, _ := m.GetTag("reason")
+				out[reason] = m.Fields()["devices"]
+			}
+		}
+		return out
+	}
+	write(t, o, hoursAgo(2), 1)
+	require.Eventually(t, func() bool { return internal(dir)["devices_held"] == int64(1) }, 15*time.Second, 20*time.Millisecond)
+	want := map[string]any{}
+	for _, reason := range delivery.HoldReasons() {
+		want[reason] = int64(0)
+	}
+	want["10"] = int64(1)
+	assert.Equal(t, want, held())
+	require.NoError(t, o.Close())
+	assert.Empty(t, held(), "Close takes them away")
 }

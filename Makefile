@@ -6,6 +6,9 @@
 #             TELEGRAF_TAGS="custom,inputs.modbus,..." makes bin/telegraf-ocems-custom, with these plugins
 # make test-telegraf  the tests of a Telegraf as a process, with the plugins of the examples
 # make torture        every host under kills, a full disk and a board that misbehaves; TORTURE="-kills 100" is a long run
+# make test-browser   the console and the report in a real Chromium; make screenshots makes the pictures of docs/images
+# make test-monitoring   the alerts and dashboards of examples/monitoring, by a real Prometheus
+# make packages  a Debian package and an RPM, in dist/packages; make test-packages installs one
 # make fuzz   each fuzz target for FUZZTIME
 # make lint   staticcheck, and govulncheck where its database can be reached
 # make bench  the benchmarks of the parts that a hub with thousands of devices waits for
@@ -101,8 +104,7 @@ lint: bin/tools/staticcheck bin/tools/govulncheck
 bench:
 	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./exporter/... ./processor/... ./plugins/...
 
-# make test-monitoring  the alerts and dashboards of examples/monitoring, by a real Prometheus. Its two programs are taken
-#             out of Debian's package, since an installation would start a service.
+# Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
 bin/tools/prometheus:
 	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus and promtool into bin/tools" >&2; exit 1; }
 	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download prometheus || { apt-get -q update && apt-get -q download prometheus; }; } && \

@@ -123,7 +123,7 @@ func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 
 func text(a slog.Attr) string {
 	v := a.Value.Resolve()
-	if v.Kind() == slog.KindString {
+	if v.Kind() == slog.KindString && a.Key != "json" { // which has its own escapes
 		return fmt.Sprintf(" %s=%q", a.Key, v.String())
 	}
 	return fmt.Sprintf(" %s=%v", a.Key, v)

@@ -97,3 +97,13 @@ func TestHeldByReason(t *testing.T) {
 	require.NoError(t, o.Close())
 	assert.Empty(t, held(), "Close takes them away")
 }
+
+func TestDryRunShowsTheJSONAsItIs(t *testing.T) {
+	b := startBoard(t)
+	o, logs := open(t, settings(b, t.TempDir())+"  dry_run = true\n"+oneDevice)
+	write(t, o, hoursAgo(2), 7.25)
+	require.Eventually(t, func() bool { return strings.Contains(logs.text("I"), "Dry run: this would be sent") }, 15*time.Second, 20*time.Millisecond)
+	require.Contains(t, logs.text("I"), `json={"data":[{"stationId":"station_1","device_data":[{"deviceId":"dev_1",`)
+	require.Zero(t, b.received(t).Requests)
+	require.NoError(t, o.Close())
+}

@@ -102,7 +102,7 @@ lint: bin/tools/staticcheck bin/tools/govulncheck
 
 .PHONY: bench
 bench:
-	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./exporter/... ./processor/... ./plugins/...
+	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
 
 # Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
 bin/tools/prometheus:

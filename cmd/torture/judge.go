@@ -230,7 +230,7 @@ func (v *victim) judge() (r verdict) {
 		switch {
 		case there:
 			r.delivered++
-			if !told[p] && !ended[p] && !v.excused[p] {
+			if !told[p] && !ended[p] && !v.excused[p] && !v.untold[p] {
 				r.lost++
 				r.faults = append(r.faults, fmt.Sprintf("%s: at the board, and no line of the trail says so", p))
 			}

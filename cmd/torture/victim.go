@@ -77,6 +77,7 @@ type victim struct {
 	kills    int
 	recovery []time.Duration
 	excused  map[place]bool // not yet at the board when the state was damaged
+	untold   map[place]bool // at the board by then, and the answer was still to be had again
 	broken   int            // metrics fed by then: a host may have forgotten which of their windows it had closed
 	last     *received
 
@@ -350,15 +351,25 @@ func (v *victim) damage() error {
 	for p := range v.windows() {
 		v.excused[p] = true
 	}
+	named := map[place]bool{}
+	entries, _ := trail(filepath.Join(v.dir, "audit.jsonl"))
+	for _, e := range entries {
+		for _, x := range e.Readings {
+			named[place{e.Device, x.Parameter, x.Flag, e.Stamp}] = true
+		}
+	}
+	v.untold = map[place]bool{}
 	for _, r := range got.Readings {
-		delete(v.excused, place{r.Device, r.Parameter, r.Flag, r.Timestamp})
+		p := place{r.Device, r.Parameter, r.Flag, r.Timestamp}
+		delete(v.excused, p)
+		v.untold[p] = !named[p]
 	}
 	var files []string
-	entries, err := os.ReadDir(v.state)
+	list, err := os.ReadDir(v.state)
 	if err != nil {
 		return err
 	}
-	for _, e := range entries {
+	for _, e := range list {
 		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 0 && e.Name() != "audit.jsonl" {
 			files = append(files, filepath.Join(v.state, e.Name()))
 		}

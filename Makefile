@@ -145,6 +145,15 @@ packages: bin/tools/nfpm bin/otelcol-ocems
 		for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages; done; \
 	done
 
+# Mosquitto, for examples/mqtt, is taken out of Debian's packages, since an installation would start a service.
+MOSQUITTO_PACKAGES := mosquitto mosquitto-clients libmosquitto1 libcjson1 libdlt2 libwebsockets17 libwrap0 libev4 libuv1
+bin/tools/mosquitto:
+	@command -v dpkg-deb >/dev/null || { echo "no Debian here: install mosquitto" >&2; exit 1; }
+	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download $(MOSQUITTO_PACKAGES) || { apt-get -q update && apt-get -q download $(MOSQUITTO_PACKAGES); }; } && \
+		mkdir -p $(CURDIR)/bin/tools/mosquitto.d && for f in *.deb; do dpkg-deb -x $$f $(CURDIR)/bin/tools/mosquitto.d; done
+	@for p in bin/mosquitto_pub bin/mosquitto_passwd sbin/mosquitto; do f=bin/tools/$${p#*/}; \
+		printf '#!/bin/sh\nd=$$(dirname "$$0")/mosquitto.d/usr\nLD_LIBRARY_PATH=$$(echo "$$d"/lib/*-linux-gnu*) exec "$$d/%s" "$$@"\n' $$p >$$f; chmod 755 $$f; done
+
 # In a machine made of namespaces, so that nothing of this one is changed; it needs root and systemd's package.
 test-packages: packages telegraf-small
 	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb \

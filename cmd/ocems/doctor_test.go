@@ -684,6 +684,10 @@ func TestDoctorExamples(t *testing.T) {
 	for _, name := range []string{"OCEMS_TOKEN", "OCEMS_TOKEN_ETP", "OCEMS_TOKEN_FLOW", "OCEMS_TOKEN_STACK", "OCEMS_TOKEN_STACK_1", "OCEMS_TOKEN_STACK_2"} {
 		t.Setenv(name, token)
 	}
+	t.Setenv("OCEMS_PROXY_URL", "http://proxy.plant:3128")
+	authority := httptest.NewTLSServer(nil)
+	authority.Close()
+	ca := write(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate().Raw})))
 	tokens, devices := write(t, "token", token), write(t, "devices.csv", "station_id,device_id,token_id\nstation_1,dev_1,"+token+"\n")
 	var files []string
 	for _, pattern := range []string{"../*/*.conf", "../*/*.yaml", "../*/etc/*.conf", "../*/etc/*.yaml", "../../README.md", "../../*/*/README.md", "../../plugins/outputs/ocems/sample.conf"} {
@@ -702,7 +706,7 @@ func TestDoctorExamples(t *testing.T) {
 			}
 			for k, m := range regexp.MustCompile("(?s)```(toml|yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 				text := m[2]
-				for name, path := range map[string]string{"public_key_file": key, "token_id_file": tokens, "devices_file": devices} { // that are here
+				for name, path := range map[string]string{"public_key_file": key, "token_id_file": tokens, "devices_file": devices, "tls_ca": ca, "ca_file": ca} { // that are here
 					text = regexp.MustCompile(`(?m)^(\s*`+name+`\s*[=:]\s*)("[^"]+"|[^"\s]\S*)`).ReplaceAllString(text, `${1}"`+path+`"`)
 				}
 				text = regexp.MustCompile(`/var/lib/[a-z0-9_/-]*`).ReplaceAllStringFunc(text, func(path string) string { return filepath.Join(dir, path) })

@@ -319,12 +319,20 @@ func TestDoctorRoute(t *testing.T) {
 	defer broken.Close()
 	plain := httptest.NewServer(board(t, 0))
 	defer plain.Close()
+	missing := httptest.NewServer(http.NotFoundHandler())
+	defer missing.Close()
+	forbidden := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
+	defer forbidden.Close()
 	for _, c := range []struct {
 		name, endpoint, check, status string
 		texts                         []string
 	}{
 		{"no such name", "https://user:hunter2@cems.invalid/", "dns", "failed", []string{"cems.invalid does not resolve", "spelling of the host"}},
-		{"nobody there", closed.URL, "tcp", "failed", []string{"connection refused", "firewall"}},
+		{"nobody there", closed.URL, "tcp", "failed", []string{"connection refused", "nothing listens at"}},
+		{"wrong path", missing.URL + "/v1.0/industry/dat", "http", "warning", []string{`nothing at "/v1.0/industry/dat"`, "/v1.0/industry/data"}},
+		{"no path", missing.URL, "http", "warning", []string{`nothing at ""`}},
+		{"the board's path, which is not asked by GET", missing.URL + "/v1.0/industry/data", "http", "ok", nil},
+		{"forbidden", forbidden.URL, "http", "warning", []string{"HTTP 403", "Indian addresses only"}},
 		{"silence", "https://" + silent.Addr().String(), "tls", "failed", []string{"no TLS"}},
 		{"silence without TLS", "http://" + silent.Addr().String(), "http", "failed", []string{"no answer", "Indian addresses only"}},
 		{"redirect", redirecting.URL, "http", "warning", []string{"redirects to", "elsewhere.example.org"}},
@@ -453,7 +461,7 @@ func TestDoctorDisk(t *testing.T) {
 	}
 	if _, err := os.Stat("/proc/self"); err == nil { // which nobody writes to, not even root
 		checks, _ = diagnose(t, "--offline", "--config", state("/proc/ocems"))
-		wants(t, checks, "disk", "failed", "cannot be written", "chown or chmod")
+		wants(t, checks, "disk", "failed", "cannot be written", "make it, and chown it")
 	}
 }
 
@@ -491,6 +499,11 @@ func TestDoctorTrail(t *testing.T) {
 	if after, _ := os.ReadFile(path); !bytes.HasPrefix(after, before) {
 		t.Error("the trail was changed")
 	}
+	f, _ = os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
+	fmt.Fprint(f, strings.Repeat("x", 2<<20))
+	f.Close()
+	checks, _ = diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "failed", "longer than 1 MiB")
 }
 
 // fill makes an outbox as a host does, whose server is not there.
@@ -579,6 +592,19 @@ func TestDoctorOutbox(t *testing.T) {
 			t.Errorf("no %q in\n%s", want, out)
 		}
 	}
+	dry := write(t, "telegraf.conf", strings.Replace(text, "state_directory", "dry_run = true\n  state_directory", 1))
+	if _, out, _ := quiet(t, "doctor", "--offline", "--config", dry); !strings.Contains(out, "ok       outbox        device dev_1: slots waiting 2") || strings.Contains(out, "board refuses") {
+		t.Errorf("a dry run sends nothing, so nothing is refused:\n%s", out)
+	}
+	hub := telegrafText(t)
+	var records []payload.Record
+	for i := range 50 {
+		records = append(records, payload.Record{StationID: "station_1", DeviceID: fmt.Sprintf("gone_%02d", i), Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
+	}
+	outbox(t, filepath.Join(stateOf(hub), "state.db"), "ocems", records...)
+	if _, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", hub)); strings.Count(out, "the configuration has no such device") != 20 || !strings.Contains(out, "30 more") {
+		t.Errorf("not 20 of 50 warnings:\n%s", out)
+	}
 	for name, damage := range map[string]func([]byte){"cut": nil, "overwritten": func(b []byte) { clear(b[4096*2:]) }, "not one": func(b []byte) { clear(b) }} {
 		t.Run(name, func(t *testing.T) {
 			text := telegrafText(t)
@@ -636,6 +662,39 @@ func TestDoctorMistakes(t *testing.T) {
 	}
 }
 
+// A token that is a variable's name is what the host would send under, whether it is written $NAME or ${NAME}.
+func TestDoctorTokens(t *testing.T) {
+	for _, c := range []struct{ text, check, status, want string }{
+		{"$OCEMS_NOT_SET", "tokens", "failed", "those of dev_1"},
+		{"${OCEMS_NOT_SET}", "configuration", "failed", "not set in the environment"},
+		{"", "configuration", "failed", "give it in "},
+		{token[:len(token)-1] + "?", "tokens", "warning", "compare"},
+	} {
+		text := strings.Replace(telegrafText(t), token, c.text, 1)
+		checks, _ := diagnose(t, "--offline", "--host", "telegraf", "--config", write(t, "telegraf.conf", text))
+		wants(t, checks, c.check, c.status, c.want)
+	}
+}
+
+// Where a file cannot be read, nothing is said to be missing.
+func TestDoctorUnreadFile(t *testing.T) {
+	for name, text := range map[string]string{"telegraf.conf": "[[outputs.ocems", "collector.yaml": "exporters:\n\t- x"} {
+		_, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, name, text), "--config", write(t, "other"+filepath.Ext(name), ""))
+		if !strings.Contains(out, "failed 1,") || strings.Contains(out, "there is no") {
+			t.Errorf("%s: %s", name, out)
+		}
+	}
+}
+
+func TestDoctorNamesTheServiceUser(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("the advice is root's")
+	}
+	text := collectorText(t, "https://cems.example.org/", "")
+	checks, _ := diagnose(t, "--offline", "--config", write(t, "c.yaml", text))
+	wants(t, checks, "user", "warning", "sudo -u ocems ocems doctor")
+}
+
 // What a person sees of a good and of a bad configuration of each host.
 func TestDoctorText(t *testing.T) {
 	files, err := filepath.Glob("testdata/doctor/*.[cy]*")
@@ -679,7 +738,7 @@ func TestDoctorExamples(t *testing.T) {
 	t.Chdir("../../examples/telegraf-execd") // whose command begins here
 	t.Setenv("OCEMS_STATE", dir)
 	t.Setenv("OCEMS_PUBLIC_KEY_FILE", key)
-	t.Setenv("OCEMS_DEVICES_FILE", write(t, "devices.csv", "station_id,device_id,token_id\nstation_1,dev_1,"+token+"\n"))
+	t.Setenv("OCEMS_DEVICES_FILE", write(t, "devices.csv", "station_id,device_id,token_id,public_key_file\nstation_1,dev_1,"+token+","+key+"\n"))
 	t.Setenv("OCEMS_EXAMPLE", ".")
 	for _, name := range []string{"OCEMS_TOKEN", "OCEMS_TOKEN_ETP", "OCEMS_TOKEN_FLOW", "OCEMS_TOKEN_STACK", "OCEMS_TOKEN_STACK_1", "OCEMS_TOKEN_STACK_2"} {
 		t.Setenv(name, token)
@@ -688,7 +747,7 @@ func TestDoctorExamples(t *testing.T) {
 	authority := httptest.NewTLSServer(nil)
 	authority.Close()
 	ca := write(t, "ca.pem", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: authority.Certificate().Raw})))
-	tokens, devices := write(t, "token", token), write(t, "devices.csv", "station_id,device_id,token_id\nstation_1,dev_1,"+token+"\n")
+	tokens, devices := write(t, "token", token), write(t, "devices.csv", "station_id,device_id,token_id,public_key_file\nstation_1,dev_1,"+token+","+key+"\n")
 	var files []string
 	for _, pattern := range []string{"../*/*.conf", "../*/*.yaml", "../*/etc/*.conf", "../*/etc/*.yaml", "../../README.md", "../../*/*/README.md", "../../plugins/outputs/ocems/sample.conf"} {
 		found, err := filepath.Glob(pattern)

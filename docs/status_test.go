@@ -1,0 +1,356 @@
+package docs_test
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+const (
+	testToken = "0123456789abcdef0123456789abcdef"
+	testKeys  = "../ocems/seal/testdata/"
+)
+
+// answer is one case of the page: what the board does, and which row of which section says what comes of it.
+type answer struct {
+	section, row string
+	fault        string // JSON of a simulator.Fault without its device; "" is a board that does as it should
+	flag         string
+	parameters   map[string][]string // what the board takes of the device; nil takes all
+}
+
+func answers() (list []answer) {
+	for _, code := range spec.Statuses() {
+		a := answer{section: fmt.Sprint(int(code)), row: "the product", flag: "U"}
+		switch code {
+		case spec.StatusSuccess:
+		case spec.StatusInvalidUnit:
+			a.parameters = map[string][]string{"cod": {"mg/L"}, "ph": {"ratio"}}
+		case spec.StatusInvalidParameter:
+			a.parameters = map[string][]string{"cod": {"mg/L"}}
+		case spec.StatusNoCalibration:
+			a.flag = "C"
+		case spec.StatusNotSlot:
+			point := a
+			point.row, point.flag, point.fault = "calibration point", "C", `{"status":111}`
+			list = append(list, point)
+			a.fault = `{"status":111}`
+		default:
+			a.fault = fmt.Sprintf(`{"status":%d,"count":1}`, int(code))
+		}
+		list = append(list, a)
+	}
+	for section, faults := range map[string][]string{
+		"HTTP 401 and 403":  {`{"http_status":401,"count":1}`, `{"http_status":403,"count":1}`},
+		"HTTP 413":          {`{"http_status":413,"count":1}`},
+		"HTTP 429":          {`{"http_status":429,"retry_after":3,"count":1}`},
+		"HTTP 5xx":          {`{"http_status":500,"count":1}`, `{"http_status":503,"count":1}`},
+		"A page of HTML":    {`{"html":true,"count":1}`},
+		"Half an answer":    {`{"half":true,"count":1}`},
+		"No answer":         {`{"close":true,"count":1}`},
+		"An unknown status": {`{"status":101,"count":1}`},
+		"A redirect":        {`{"http_status":302,"count":1}`},
+	} {
+		for _, f := range faults {
+			list = append(list, answer{section: section, row: "the product", fault: f, flag: "U"})
+		}
+	}
+	return list
+}
+
+// TestStatusCodes drives the output as a program through each answer, and holds the page to what came of it.
+func TestStatusCodes(t *testing.T) {
+	t.Parallel()
+	const page = "status-codes.md"
+	sections := map[string]string{}
+	var order []string
+	text, err := os.ReadFile(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, part := range strings.Split(string(text), "\n## ")[1:] {
+		title, body, _ := strings.Cut(part, "\n")
+		name, _, _ := strings.Cut(title, ": ")
+		sections[name] = body
+		order = append(order, name)
+	}
+	var codes, want []string
+	for _, name := range order {
+		if regexp.MustCompile(`^\d+$`).MatchString(name) {
+			codes = append(codes, name)
+		}
+	}
+	for _, code := range spec.Statuses() {
+		want = append(want, fmt.Sprint(int(code)))
+		if says := cell(sections[fmt.Sprint(int(code))], "the document"); says != code.Description() {
+			t.Errorf("%s: section %d: the document says %q, the page %q", page, int(code), code.Description(), says)
+		}
+	}
+	slices.Sort(codes)
+	slices.Sort(want)
+	if !slices.Equal(codes, want) {
+		t.Errorf("%s has the codes %v, the document %v", page, codes, want)
+	}
+	list := answers()
+	said := report(t, list)
+	said["TLS failure"] = untrusted(t)
+	if says := cell(sections["TLS failure"], "the product"); says != outcome("device_tls", said["TLS failure"], nil) {
+		t.Errorf("%s: section TLS failure: the product does %q, the page says %q", page, outcome("device_tls", said["TLS failure"], nil), says)
+	}
+	for name, body := range sections {
+		for _, m := range regexp.MustCompile("(?s)```text\n(.*?)```").FindAllStringSubmatch(body, -1) {
+			for line := range strings.Lines(m[1]) {
+				if !slices.ContainsFunc(said[name], func(l string) bool { return like(line, l) }) {
+					t.Errorf("%s: section %s: not in what was written: %s\n%s", page, name, line, strings.Join(said[name], "\n"))
+				}
+			}
+		}
+	}
+	for i, a := range list {
+		if got := outcome(device(i), said[device(i)], &a); cell(sections[a.section], a.row) != got {
+			t.Errorf("%s: section %s: %s: it is %q, the page says %q:\n%s", page, a.section, a.row, got, cell(sections[a.section], a.row),
+				strings.Join(said[device(i)], "\n"))
+		}
+	}
+}
+
+// cell is the right side of a row of a section's table.
+func cell(body, row string) string {
+	m := regexp.MustCompile(`(?m)^\| ` + row + ` \| (.*) \|$`).FindStringSubmatch(body)
+	if m == nil {
+		return ""
+	}
+	return m[1]
+}
+
+func device(i int) string { return fmt.Sprintf("device_%d", 1000+i) }
+
+// report lets one process report two readings of a device for each answer, and returns the lines of log and trail by
+// device and by section.
+func report(t *testing.T, list []answer) map[string][]string {
+	station := simulator.Station{ID: "station_1234"}
+	var config, lines strings.Builder
+	stamp := time.Now().Truncate(spec.SlotLength).Add(-spec.SlotLength).UnixNano()
+	for i, a := range list {
+		station.Devices = append(station.Devices, simulator.Device{ID: device(i), Token: testToken, Parameters: a.parameters})
+		config.WriteString(deviceTable(device(i)))
+		for _, p := range []string{"cod,mg/L,110.5", "ph,pH,7.5"} {
+			f := strings.Split(p, ",")
+			if f[0] == "ph" && a.flag == "C" {
+				continue
+			}
+			fmt.Fprintf(&lines, "etp,ocems_device_id=%s,ocems_unit=%s,ocems_flag=%s %s=%s %d\n", device(i), f[1], a.flag, f[0], f[2], stamp)
+		}
+	}
+	server := board(t, station)
+	board := httptest.NewServer(server)
+	t.Cleanup(board.Close)
+	for i, a := range list {
+		if a.fault == "" {
+			continue
+		}
+		fault := fmt.Sprintf(`{"device":%q,%s`, device(i), strings.TrimPrefix(a.fault, "{"))
+		resp, err := http.Post(board.URL+"/faults", "application/json", strings.NewReader(fault))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.Body.Close(); resp.StatusCode != http.StatusOK {
+			t.Fatalf("the fault %s: %s", fault, resp.Status)
+		}
+	}
+	p := start(t, fmt.Sprintf("endpoint = %q\nalign = false\nhold_interval = \"2s\"\n", board.URL+"/v1.0/industry/data")+config.String())
+	p.write(lines.String())
+	done := map[string]bool{}
+	if !until(patience, func() bool {
+		for _, e := range p.trail() {
+			done[e.Device] = true
+		}
+		return len(done) == len(list)
+	}) {
+		for i, a := range list {
+			if !done[device(i)] {
+				t.Errorf("section %s, %s: nothing has come of %s\n%s", a.section, a.row, a.fault, p.log())
+			}
+		}
+	}
+	p.stop()
+	said := map[string][]string{}
+	for line := range strings.Lines(p.log() + p.read("state/audit.jsonl")) {
+		m := regexp.MustCompile(`device"?[=:]"(device_\d+)"`).FindStringSubmatch(line)
+		if m == nil {
+			continue
+		}
+		for i, a := range list {
+			if device(i) == m[1] {
+				said[m[1]] = append(said[m[1]], line)
+				said[a.section] = append(said[a.section], line)
+			}
+		}
+	}
+	return said
+}
+
+// outcome is the page's word for what a device's lines tell.
+func outcome(device string, lines []string, a *answer) string {
+	all := strings.Join(lines, "")
+	var ends []audit.Entry
+	for _, line := range lines {
+		var e audit.Entry
+		if json.Unmarshal([]byte(line), &e) == nil {
+			ends = append(ends, e)
+		}
+	}
+	sent := len(ends) > 0 && ends[len(ends)-1].Outcome == audit.Delivered
+	switch {
+	case a != nil && len(ends) == 0:
+		return "nothing in the trail"
+	case strings.Contains(all, "The server refuses the device:") && sent:
+		return "held"
+	case strings.Contains(all, "The server refuses a parameter:") && sent && len(ends[0].Readings) == 1:
+		return "one parameter left out"
+	case strings.Contains(all, "The server says the slot is in the future: waiting") && sent:
+		return "waits"
+	case strings.Contains(all, "An attempt failed: trying again") && (len(ends) > 0 || a == nil):
+		return "tried again"
+	case sent && len(ends) == 2:
+		return "split"
+	case len(ends) == 0:
+		return "unknown for " + device
+	}
+	return strings.ReplaceAll(string(ends[0].Outcome), "_", " ")
+}
+
+// untrusted is what is written when the server's certificate is of a stranger.
+func untrusted(t *testing.T) []string {
+	server := httptest.NewUnstartedServer(http.NotFoundHandler())
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	server.StartTLS()
+	t.Cleanup(server.Close)
+	p := start(t, fmt.Sprintf("endpoint = %q\nalign = false\n", server.URL)+deviceTable("device_tls"))
+	p.write(fmt.Sprintf("etp,ocems_device_id=device_tls,ocems_unit=mg/L cod=110.5 %d\n", time.Now().Truncate(spec.SlotLength).UnixNano()))
+	if !until(patience, func() bool { return strings.Contains(p.log(), "An attempt failed") }) {
+		t.Errorf("no attempt has failed:\n%s", p.log())
+	}
+	p.stop()
+	return slices.Collect(strings.Lines(p.log()))
+}
+
+func board(t *testing.T, stations ...simulator.Station) *simulator.Server {
+	t.Helper()
+	text, err := os.ReadFile(testKeys + "industry_test_private.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := seal.ParsePrivateKey(string(text))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server, err := simulator.New(simulator.Config{PrivateKey: key, Registry: &simulator.Registry{Stations: stations}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return server
+}
+
+func deviceTable(id string) string {
+	return fmt.Sprintf("[[outputs.ocems.device]]\nstation_id = \"station_1234\"\ndevice_id = %q\ntoken_id = %q\n", id, testToken)
+}
+
+// process is an ocems-telegraf.
+type process struct {
+	t       *testing.T
+	dir     string
+	command *exec.Cmd
+	in      io.WriteCloser
+	mu      sync.Mutex
+	out     bytes.Buffer
+}
+
+// Write takes what the process says on either stream.
+func (p *process) Write(b []byte) (int, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.Write(b)
+}
+
+func (p *process) log() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	text := regexp.MustCompile(`(?m)^[WID]! `).ReplaceAllString(p.out.String(), "")
+	return strings.ReplaceAll(text, p.dir, "/var/lib/telegraf/ocems")
+}
+
+func (p *process) read(name string) string {
+	b, _ := os.ReadFile(filepath.Join(p.dir, name))
+	return string(b)
+}
+
+func (p *process) trail() (list []audit.Entry) {
+	for line := range strings.Lines(p.read("state/audit.jsonl")) {
+		var e audit.Entry
+		if json.Unmarshal([]byte(line), &e) == nil {
+			list = append(list, e)
+		}
+	}
+	return list
+}
+
+func start(t *testing.T, config string) *process { return startIn(t, t.TempDir(), config) }
+
+func startIn(t *testing.T, dir, config string) *process {
+	t.Helper()
+	key, err := filepath.Abs(testKeys + "industry_test_public.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	head := "[[outputs.ocems]]\ncoalesce = \"1s\"\nspread = \"0s\"\n" + fmt.Sprintf("state_directory = %q\npublic_key_file = %q\n", filepath.Join(dir, "state"), key)
+	path := filepath.Join(dir, "ocems.conf")
+	if err := os.WriteFile(path, []byte(head+config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p := &process{t: t, dir: dir, command: exec.Command(program(t, "ocems-telegraf"), "--debug", "--config", path)}
+	p.command.Stdout, p.command.Stderr = p, p
+	if p.in, err = p.command.StdinPipe(); err != nil {
+		t.Fatal(err)
+	}
+	if err := p.command.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(p.stop)
+	return p
+}
+
+func (p *process) write(lines string) {
+	p.t.Helper()
+	if _, err := io.WriteString(p.in, lines); err != nil {
+		p.t.Fatalf("%v:\n%s", err, p.log())
+	}
+}
+
+// stop ends the process as Telegraf does.
+func (p *process) stop() {
+	if p.command == nil {
+		return
+	}
+	_ = p.in.Close()
+	_ = p.command.Wait()
+	p.command = nil
+}

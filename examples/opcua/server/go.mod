@@ -1,0 +1,7 @@
+module github.com/ocems-io/ocems/examples/opcua/server
+
+go 1.26
+
+require github.com/gopcua/opcua v0.8.0
+
+require github.com/google/uuid v1.6.0 // indirect

@@ -62,7 +62,8 @@ since the host started, which the host leaves out of the request.
 		}
 	}
 	if v.only != "" && !v.found {
-		near := spec.Nearest(v.only, v.devices)
+		slices.Sort(v.devices)
+		near := spec.Nearest(v.only, slices.Compact(v.devices))
 		if len(near) == 0 {
 			return usageError{fmt.Errorf("--device: there is no device %q", v.only)}
 		}
@@ -138,8 +139,12 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 			v.queue(ctx, stored, reg, q)
 		}
 	}
-	if waiting == 0 {
-		v.note("nothing waits to be sent")
+	of := ""
+	if v.only != "" {
+		of = " of device " + v.only
+	}
+	if _, configured := reg.Device(v.only); waiting == 0 && (v.only == "" || configured) {
+		v.note("nothing%s waits to be sent", of)
 		v.open(ctx, o)
 	}
 	return nil

@@ -89,6 +89,10 @@ func TestPreview(t *testing.T) {
 	if code, out, _ = quiet(t, "preview", "--device", "gone", "--config", config); code != 0 || !strings.Contains(out, "ph ") || strings.Contains(out, "dev_1") {
 		t.Errorf("exit %d: %s", code, out)
 	}
+	two := write(t, "telegraf.conf", text+strings.Replace(text[strings.Index(text, "[[outputs.ocems]]"):], "/state\"", "/state2\"", 1))
+	if code, out, errs = quiet(t, "preview", "--device", "dev_3", "--config", two); code != 2 || strings.Count(errs, "dev_1") != 1 || strings.Contains(out, "waits to be sent") {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
 	memory := write(t, "telegraf.conf", regexp.MustCompile(`state_directory.*`).ReplaceAllString(text, ""))
 	if code, out, _ = quiet(t, "preview", "--config", memory); code != 0 || !strings.Contains(out, "in the host's memory") {
 		t.Errorf("exit %d: %s", code, out)

@@ -52,7 +52,11 @@ func (e *examination) user(cfg *hostconfig.Config) {
 		}
 	}
 	if runtime.GOOS != "windows" && os.Geteuid() == 0 {
-		e.add("user", Warning, "run this as the user of the service, unless that is root: sudo -u telegraf ocems doctor ...",
+		service := "telegraf"
+		if cfg.Host == hostconfig.Collector {
+			service = "ocems"
+		}
+		e.add("user", Warning, fmt.Sprintf("run this as the user of the service, unless that is root: sudo -u %s ocems doctor ...", service),
 			"this runs as %s, who can write where the service may not", name)
 		return
 	}
@@ -128,7 +132,11 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 		err = writable(exists)
 	}
 	if err != nil {
-		e.add("disk", Failed, fmt.Sprintf("make it writable for the service's user, here %s", "chown or chmod "+exists), "%s: %s: %v", key, shown, err)
+		do := "chown it to the service's user, or mount it so that it can be written"
+		if exists != dir { // what is above it is not the service's
+			do = "make it, and chown it to the service's user"
+		}
+		e.add("disk", Failed, do, "%s: %s: %v", key, shown, err)
 		return
 	}
 	var notes []string
@@ -215,7 +223,7 @@ func (e *examination) trail(o *hostconfig.Output) {
 		case errors.Is(err, fs.ErrPermission):
 			e.add("audit trail", Failed, "run this as the service's user; the file must be its own", "%v", err)
 		case err != nil:
-			e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v: the host does not start with it", path, err)
+			e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v", path, err)
 		default:
 			e.add("audit trail", OK, "", "%s: %d lines, the last of %s: %s (ocems report verifies it)", path, last.Number, spec.ISTString(last.Time.Truncate(time.Second)), last.Outcome)
 		}
@@ -223,6 +231,9 @@ func (e *examination) trail(o *hostconfig.Output) {
 }
 
 var errEmpty = errors.New("empty")
+
+// longestLine is more than an entry with every parameter takes, in bytes: a file of another kind is not read whole.
+const longestLine = 1 << 20
 
 func lastLine(path string) (entry audit.Entry, err error) {
 	f, err := os.Open(path)
@@ -243,6 +254,9 @@ func lastLine(path string) (entry audit.Entry, err error) {
 			return entry, err
 		}
 		tail = string(block) + tail
+		if len(tail) > longestLine {
+			return entry, errors.New("not an audit trail: a line at its end is longer than 1 MiB")
+		}
 		last := strings.LastIndexByte(tail, '\n')
 		if last < 0 {
 			continue
@@ -252,7 +266,7 @@ func lastLine(path string) (entry audit.Entry, err error) {
 			continue
 		}
 		if json.Unmarshal([]byte(tail[before+1:last]), &entry) != nil {
-			return entry, errors.New("the last line is not one of an audit trail")
+			return entry, errors.New("the last line is not one of an audit trail: the host does not start with it")
 		}
 		return entry, nil
 	}

@@ -165,9 +165,10 @@ func (e *examination) configuration(o *hostconfig.Output) *registry.Registry {
 // tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.
 var tokenForm = regexp.MustCompile(`^([0-9a-fA-F]{32}|[A-Za-z0-9_-]{43}=)$`)
 
-// tokens warns of those that look cut or mistyped. It shows none.
+// tokens finds those that are a variable's name, which the host would send under, and warns of those that look cut or
+// mistyped. It shows none.
 func (e *examination) tokens(o *hostconfig.Output) {
-	var odd []string
+	var unset, odd []string
 	for _, d := range o.Names.Devices {
 		token := d.TokenID.Reveal()
 		if d.TokenIDFile != "" {
@@ -177,9 +178,17 @@ func (e *examination) tokens(o *hostconfig.Output) {
 			}
 			token = string(text)
 		}
-		if token = strings.TrimSpace(token); token != "" && !strings.HasPrefix(token, "$") && !tokenForm.MatchString(token) {
+		switch token = strings.TrimSpace(token); {
+		case token == "", strings.HasPrefix(token, "${"), o.Host == hostconfig.External && token[0] == '$': // a fault already
+		case token[0] == '$':
+			unset = append(unset, d.DeviceID)
+		case !tokenForm.MatchString(token):
 			odd = append(odd, d.DeviceID)
 		}
+	}
+	if unset != nil {
+		e.add("tokens", Failed, "set the variable, or run this with the environment of the service: --env-file FILE",
+			"not tokens, but names of variables that are not put in: those of %s", list(unset))
 	}
 	if odd != nil {
 		e.add("tokens", Warning, "compare them with the board's e-mail",

@@ -12,6 +12,7 @@ import (
 	"net/url"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"golang.org/x/net/http/httpproxy"
@@ -131,6 +132,9 @@ func (e *examination) connect(ctx context.Context, dialer *net.Dialer, u *url.UR
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
 		do := "check that a firewall lets this machine out to " + address
+		if errors.Is(err, syscall.ECONNREFUSED) {
+			do = "check host and port: nothing listens at " + address + ", or a firewall refuses it"
+		}
 		if timeout := (net.Error)(nil); errors.As(err, &timeout) && timeout.Timeout() {
 			do += "; the board's server may answer to Indian addresses only: check the route and the proxy"
 		}
@@ -209,7 +213,12 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 		e.add("http", Warning, "check the endpoint: redirects are not followed", "the server redirects to %.200q (HTTP %d)", resp.Header.Get("Location"), c)
 	case c >= 500:
 		e.add("http", Warning, "try again later; readings wait meanwhile", "the server answers HTTP %d in %s", c, took.Round(time.Millisecond))
-	default: // a GET is not what it takes: 404 and 405 are good answers
+	case c == http.StatusUnauthorized || c == http.StatusForbidden:
+		e.add("http", Warning, "if the host's log says the same of its requests: the board, or a firewall before it, may take Indian addresses only",
+			"the server refuses the GET (HTTP %d)", c)
+	case c == http.StatusNotFound && (endpoint.Path == "" || !strings.HasSuffix(hostconfig.DefaultEndpoint, endpoint.Path)):
+		e.add("http", Warning, "compare the endpoint with the board's, such as "+hostconfig.DefaultEndpoint, "the server has nothing at %q (HTTP 404 to a GET)", endpoint.Path)
+	default: // a GET is not what it takes: 405 is a good answer, and so is 404 at the board's own path
 		e.add("http", OK, "", "the server answers (HTTP %d to a GET) in %s", c, took.Round(time.Millisecond))
 	}
 	e.clock(resp, sent, took)

@@ -42,10 +42,16 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 		e.add("outbox", Failed, "start the host and see its log", "%s: %v", o.Outbox.File, err)
 		return
 	}
-	waiting, slots := 0, 0
+	const most = 20 // lines: a hub has thousands of devices
+	waiting, slots, warned := 0, 0, 0
+	warn := func(do, format string, args ...any) {
+		if warned++; warned <= most {
+			e.add("outbox", Warning, do, format, args...)
+		}
+	}
 	for _, q := range queues {
 		if q.Err != nil {
-			e.add("outbox", Warning, "start the host: it mends this and keeps what is damaged", "%v", q.Err)
+			warn("start the host: it mends this and keeps what is damaged", "%v", q.Err)
 		}
 		if len(q.Stamps) == 0 {
 			continue
@@ -59,12 +65,15 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 		}
 		switch age := time.Since(q.Stamps[0]); {
 		case reg != nil && !known:
-			e.add("outbox", Warning, "put the device back into the configuration, or let its slots expire", "%s: the configuration has no such device", line)
-		case age > oldSlot:
-			e.add("outbox", Warning, "see the host's log for why: the board refuses the device or does not answer; ocems preview shows what waits", "%s", line)
-		case waiting <= 20:
+			warn("put the device back into the configuration, or let its slots expire", "%s: the configuration has no such device", line)
+		case age > oldSlot && !o.DryRun:
+			warn("see the host's log for why: the board refuses the device or does not answer; ocems preview shows what waits", "%s", line)
+		case waiting <= most:
 			e.add("outbox", OK, "", "%s", line)
 		}
+	}
+	if warned > most {
+		e.add("outbox", Warning, "ocems preview shows all devices", "warnings of the same kinds: %d more", warned-most)
 	}
 	e.add("outbox", OK, "", "%s: devices that wait %d, slots %d; whether a device is held is in the host's log and metrics only", o.Outbox.File, waiting, slots)
 }

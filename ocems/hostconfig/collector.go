@@ -8,7 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"io/fs"
 	"maps"
 	"path/filepath"
 	"reflect"
@@ -142,10 +141,12 @@ func (r *reader) collector(files []file) {
 	r.cfg.Host = Collector
 	var root *yaml.Node
 	origin := map[*yaml.Node]string{}
+	unread := false
 	for _, f := range files {
 		var doc yaml.Node
 		if err := yaml.NewDecoder(bytes.NewReader(f.data)).Decode(&doc); err != nil && err != io.EOF {
 			r.fault(Failed, "edit "+f.name, "%s: %s", f.name, yamlError(err))
+			unread = true
 			continue
 		}
 		if doc.Kind == 0 {
@@ -167,7 +168,7 @@ func (r *reader) collector(files []file) {
 	exporters, processors, extensions := child(root, "exporters"), child(root, "processors"), child(root, "extensions")
 	service := child(root, "service")
 	enabled := texts(child(service, "extensions"))
-	found := false
+	found := unread // there may be one in it
 	for id, n := range components(exporters, "ocems") {
 		found = true
 		o := &Output{Name: "exporters." + id, Where: at(n.key), Host: Collector}
@@ -357,8 +358,7 @@ func (o *Output) storage(key, id string, extensions *yaml.Node, enabled []string
 	} else if !s.Fsync {
 		o.fault(Warning, "set fsync: true in "+id, "extensions.%s: fsync is not true: a power cut may cost the open windows", id)
 	}
-	mode, err := strconv.ParseUint(s.DirectoryPermissions, 8, 32)
-	if err != nil && s.CreateDirectory {
+	if _, err := strconv.ParseUint(s.DirectoryPermissions, 8, 32); err != nil && s.CreateDirectory {
 		o.failed("extensions.%s: directory_permissions: %q is not octal, such as 0750", id, s.DirectoryPermissions)
 	}
 	kindOf, nameOf, _ := strings.Cut(component, "/")
@@ -368,7 +368,7 @@ func (o *Output) storage(key, id string, extensions *yaml.Node, enabled []string
 		file = hex.EncodeToString(sum[:])
 	}
 	return &Store{Key: "extensions." + id + ".directory", Directory: s.Directory, File: filepath.Join(s.Directory, file), Bucket: "default",
-		Create: s.CreateDirectory, Mode: fs.FileMode(mode)}
+		Create: s.CreateDirectory}
 }
 
 // sanitize makes a component's name a file's name as file_storage does.

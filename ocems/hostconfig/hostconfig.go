@@ -82,8 +82,7 @@ type Store struct {
 	Directory string
 	File      string // path of the bbolt file
 	Bucket    string
-	Create    bool        // the host makes the directory
-	Mode      fs.FileMode // with which it does
+	Create    bool // the host makes the directory
 }
 
 // Client is how the host connects.
@@ -258,7 +257,9 @@ func (o *Output) checkNames(words func(string) string) {
 			}
 			do := "edit " + o.Where
 			switch {
-			case strings.Contains(line, "is not set in the environment"), strings.Contains(line, "missing; give token_id"):
+			case strings.Contains(line, "missing; give token_id"):
+				do = "give it in " + o.Where + "; if a variable holds it, set that, or run this with the environment of the service: --env-file FILE"
+			case strings.Contains(line, "is not set in the environment"):
 				do = "set the variable, or run this with the environment of the service: --env-file FILE"
 			case strings.Contains(line, ": no such file or directory") && !strings.Contains(line, "not a file's name"):
 				do = "put the file there, or mend its path in " + o.Where

@@ -183,7 +183,7 @@ func (r *reader) telegraf(files []file) {
 			host.read(t)
 		}
 	}
-	found, dropping := false, ""
+	found, dropping := slices.Contains(roots, nil), "" // what cannot be read may be what is missing
 	for i, root := range roots {
 		if root == nil {
 			continue
@@ -215,8 +215,7 @@ func (r *reader) telegraf(files []file) {
 
 // isOwn reports that a file holds nothing but [[outputs.ocems]] without Telegraf's own options.
 func isOwn(root *ast.Table) bool {
-	group, ok := root.Fields["outputs"].(*ast.Table)
-	if !ok || len(root.Fields) != 1 || len(group.Fields) != 1 {
+	if !isOwnGroup(root) {
 		return false
 	}
 	for _, t := range tablesOf(root, "outputs", "ocems") {
@@ -226,7 +225,7 @@ func isOwn(root *ast.Table) bool {
 			}
 		}
 	}
-	return group.Fields["ocems"] != nil
+	return true
 }
 
 func tablesOf(root *ast.Table, kind, name string) []*ast.Table {
@@ -318,7 +317,7 @@ func (o *Output) takeTelegraf(c *telegrafOutput) {
 	if c.StateDirectory == "" {
 		o.fault(Warning, "set state_directory", "state_directory: not set: open slots and what waits to be sent are in memory, and a restart loses them")
 	} else {
-		o.Outbox = &Store{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Bucket: "ocems", Create: true, Mode: 0o700}
+		o.Outbox = &Store{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Bucket: "ocems", Create: true}
 		if c.AuditFile == "" {
 			o.AuditFile = filepath.Join(c.StateDirectory, "audit.jsonl")
 		}

@@ -3,7 +3,13 @@
 package docs_test
 
 import (
+	"encoding/binary"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"math"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
@@ -72,6 +78,63 @@ func TestBlocksAreOfAKindThatIsChecked(t *testing.T) {
 	}
 }
 
+// The commands of the other pages run anywhere, or say why they do not.
+func TestCommands(t *testing.T) {
+	for _, page := range pages(t) {
+		if page == "getting-started.md" { // see TestGettingStarted
+			continue
+		}
+		said := ""
+		for _, b := range blocks(t, page) {
+			switch {
+			case strings.HasPrefix(b.about, "not run: "):
+				said = ""
+			case b.language == "sh":
+				out, err := exec.Command("bash", "-eu", "-c", b.text).CombinedOutput()
+				if said = string(out); err != nil {
+					t.Errorf("%s:%d: %v: %s", page, b.line, err, out)
+				}
+			case b.language == "text" && said != "":
+				if missing, ok := shown(b.text, said); !ok || plain(b.text) == "" {
+					t.Errorf("%s:%d: not printed: %s\n%s", page, b.line, missing, said)
+				}
+			case b.language == "json" && !json.Valid([]byte(b.text)):
+				t.Errorf("%s:%d: this is no JSON", page, b.line)
+			case b.language == "toml" || b.language == "yaml":
+				t.Errorf("%s:%d: a configuration that no program checks", page, b.line)
+			}
+		}
+	}
+}
+
+// The table of byte orders is arithmetic.
+func TestByteOrders(t *testing.T) {
+	text, err := os.ReadFile("troubleshooting.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	rows := regexp.MustCompile("(?m)^\\| `((?:[0-9A-F]{2} ?){4})` \\| (\\S+) \\| `byte_order = \"([A-D]{4})\"` \\|$").FindAllStringSubmatch(string(text), -1)
+	if len(rows) != 4 {
+		t.Fatalf("the table has %d orders, want 4", len(rows))
+	}
+	for _, row := range rows {
+		sent, err := hex.DecodeString(strings.ReplaceAll(row[1], " ", ""))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := fmt.Sprintf("%.2g", math.Float32frombits(binary.BigEndian.Uint32(sent))); got != row[2] && row[3] != "ABCD" {
+			t.Errorf("%s read as ABCD is %s, not %s", row[1], got, row[2])
+		}
+		var right [4]byte
+		for i, place := range row[3] {
+			right[place-'A'] = sent[i]
+		}
+		if got := math.Float32frombits(binary.BigEndian.Uint32(right[:])); got != 110.5 {
+			t.Errorf("%s read as %s is %v, not 110.5", row[1], row[3], got)
+		}
+	}
+}
+
 func pages(t *testing.T) []string {
 	t.Helper()
 	list, err := filepath.Glob("*.md")
@@ -116,6 +179,7 @@ var varying = []struct {
 	word    string
 }{
 	{regexp.MustCompile(`\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+)?)?(Z| IST)?`), "TIME"},
+	{regexp.MustCompile(`\d{8}T\d{6}\.\d+`), "TIME"},
 	{regexp.MustCompile(`[0-9a-f]{64}`), "HASH"},
 	{regexp.MustCompile(`\b\d{13,19}\b`), "STAMP"},
 	{regexp.MustCompile(`-?\b(\d+(\.\d+)?(ns|µs|ms|s|m|h))+\b`), "DURATION"},

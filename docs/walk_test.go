@@ -151,6 +151,12 @@ func (w *walk) sh(text string) (string, error) {
 func (w *walk) step(b block) {
 	t := w.t
 	t.Helper()
+	began := time.Now()
+	defer func() {
+		if took := time.Since(began); took > 100*time.Millisecond {
+			t.Logf("%s:%d: %s", b.page, b.line, took.Round(100*time.Millisecond))
+		}
+	}()
 	word, rest, _ := strings.Cut(b.about, " ")
 	name, pattern, _ := strings.Cut(rest, ": ")
 	failed := func(format string, args ...any) {

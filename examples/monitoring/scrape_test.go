@@ -384,7 +384,8 @@ func (w *watched) alerts() {
 	if w.host == "collector" { // Telegraf counts it among the samples
 		expected = append(expected, "OcemsReadingsRefused")
 	}
-	got, end := []string{}, time.Now().Add(deadline)
+	var got []string
+	end := time.Now().Add(deadline)
 	for slices.Sort(expected); ; time.Sleep(100 * time.Millisecond) {
 		got = nil
 		for _, r := range rules(w.T, w.host) {

@@ -9,7 +9,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-const midnightIST = 1726857000000 // 21-09-2024 00:00:00 IST
+const midnightIST = int64(1726857000000) // 21-09-2024 00:00:00 IST
 
 func TestMidnightInIndiaIsASlot(t *testing.T) {
 	midnight := time.Date(2024, 9, 21, 0, 0, 0, 0, spec.IST)

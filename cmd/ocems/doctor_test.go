@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/rsa"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -321,6 +322,12 @@ func TestDoctorRoute(t *testing.T) {
 	defer plain.Close()
 	missing := httptest.NewServer(http.NotFoundHandler())
 	defer missing.Close()
+	locked := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if _, password, _ := r.BasicAuth(); password != "hunter2" {
+			w.WriteHeader(http.StatusUnauthorized)
+		}
+	}))
+	defer locked.Close()
 	forbidden := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(http.StatusForbidden) }))
 	defer forbidden.Close()
 	for _, c := range []struct {
@@ -332,6 +339,8 @@ func TestDoctorRoute(t *testing.T) {
 		{"wrong path", missing.URL + "/v1.0/industry/dat", "http", "warning", []string{`nothing at "/v1.0/industry/dat"`, "/v1.0/industry/data"}},
 		{"no path", missing.URL, "http", "warning", []string{`nothing at ""`}},
 		{"the board's path, which is not asked by GET", missing.URL + "/v1.0/industry/data", "http", "ok", nil},
+		{"a password, which the host sends too", strings.Replace(locked.URL, "://", "://plant:hunter2@", 1), "http", "ok", nil},
+		{"a wrong password", strings.Replace(locked.URL, "://", "://plant:hunter2hunter2@", 1), "http", "warning", []string{"HTTP 401"}},
 		{"forbidden", forbidden.URL, "http", "warning", []string{"HTTP 403", "Indian addresses only"}},
 		{"silence", "https://" + silent.Addr().String(), "tls", "failed", []string{"no TLS"}},
 		{"silence without TLS", "http://" + silent.Addr().String(), "http", "failed", []string{"no answer", "Indian addresses only"}},
@@ -598,12 +607,13 @@ func TestDoctorOutbox(t *testing.T) {
 	}
 	hub := telegrafText(t)
 	var records []payload.Record
-	for i := range 50 {
+	records = append(records, payload.Record{StationID: "station_1", DeviceID: "a\x1b[31m", Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
+	for i := range 49 {
 		records = append(records, payload.Record{StationID: "station_1", DeviceID: fmt.Sprintf("gone_%02d", i), Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
 	}
 	outbox(t, filepath.Join(stateOf(hub), "state.db"), "ocems", records...)
-	if _, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", hub)); strings.Count(out, "the configuration has no such device") != 20 || !strings.Contains(out, "30 more") {
-		t.Errorf("not 20 of 50 warnings:\n%s", out)
+	if _, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", hub)); strings.Count(out, "the configuration has no such device") != 20 || !strings.Contains(out, "30 more") || strings.Contains(out, "\x1b") || !strings.Contains(out, "device a [31m:") {
+		t.Errorf("not 20 of 50 warnings, or one that the terminal obeys:\n%s", out)
 	}
 	for name, damage := range map[string]func([]byte){"cut": nil, "overwritten": func(b []byte) { clear(b[4096*2:]) }, "not one": func(b []byte) { clear(b) }} {
 		t.Run(name, func(t *testing.T) {
@@ -676,10 +686,20 @@ func TestDoctorTokens(t *testing.T) {
 	}
 }
 
+func TestDoctorSmallKey(t *testing.T) {
+	key, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		t.Fatal(err)
+	}
+	small := write(t, "small.pem", string(pem.EncodeToMemory(&pem.Block{Type: "RSA PUBLIC KEY", Bytes: x509.MarshalPKCS1PublicKey(&key.PublicKey)})))
+	checks, _ := diagnose(t, "--offline", "--config", write(t, "telegraf.conf", strings.Replace(telegrafText(t), publicPath, small, 1)))
+	wants(t, checks, "public key", "warning", "1024 bits", "2048")
+}
+
 // Where a file cannot be read, nothing is said to be missing.
 func TestDoctorUnreadFile(t *testing.T) {
 	for name, text := range map[string]string{"telegraf.conf": "[[outputs.ocems", "collector.yaml": "exporters:\n\t- x"} {
-		_, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, name, text), "--config", write(t, "other"+filepath.Ext(name), ""))
+		_, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, name, text), "--config", write(t, "other"+filepath.Ext(name), map[string]string{".conf": "[agent]", ".yaml": "receivers: {}"}[filepath.Ext(name)]))
 		if !strings.Contains(out, "failed 1,") || strings.Contains(out, "there is no") {
 			t.Errorf("%s: %s", name, out)
 		}

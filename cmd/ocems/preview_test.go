@@ -89,6 +89,12 @@ func TestPreview(t *testing.T) {
 	if code, out, _ = quiet(t, "preview", "--device", "gone", "--config", config); code != 0 || !strings.Contains(out, "ph ") || strings.Contains(out, "dev_1") {
 		t.Errorf("exit %d: %s", code, out)
 	}
+	old := strings.Replace(text, "/state\"", "/old\"", 1)
+	outbox(t, filepath.Join(stateOf(old), "state.db"), "ocems",
+		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 1, "mg/L", now.Add(-8*24*time.Hour))}})
+	if code, out, _ = quiet(t, "preview", "--config", write(t, "telegraf.conf", old)); code != 0 || !strings.Contains(out, "the oldest is more than 7 days old") {
+		t.Errorf("exit %d: %s", code, out)
+	}
 	two := write(t, "telegraf.conf", text+strings.Replace(text[strings.Index(text, "[[outputs.ocems]]"):], "/state\"", "/state2\"", 1))
 	if code, out, errs = quiet(t, "preview", "--device", "dev_3", "--config", two); code != 2 || strings.Count(errs, "dev_1") != 1 || strings.Contains(out, "waits to be sent") {
 		t.Errorf("exit %d: %s%s", code, out, errs)

@@ -173,11 +173,9 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 		transport.Proxy = http.ProxyURL(proxy)
 	}
 	client := &http.Client{Transport: transport, Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
-	asked := *endpoint
-	asked.User = nil
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, asked.String(), nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.String(), nil)
 	if err != nil {
-		e.add("http", Failed, "mend the endpoint", "%v", err)
+		e.add("http", Failed, "mend the endpoint", "%v", bare(err))
 		return
 	}
 	req.Header.Set("User-Agent", "ocems-doctor")

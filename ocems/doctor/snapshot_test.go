@@ -20,13 +20,14 @@ import (
 func TestSnapshotIsOfOneMoment(t *testing.T) {
 	for _, pause := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		t.Run(pause.String(), func(t *testing.T) {
+			t.Parallel()
 			path := filepath.Join(t.TempDir(), "state.db")
 			db, err := bolt.Open(path, 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true, NoSync: true})
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer db.Close()
-			const keys = 200
+			const keys = 1000
 			put := func(n uint64) error {
 				return db.Update(func(tx *bolt.Tx) error {
 					b, err := tx.CreateBucketIfNotExists([]byte("ocems"))
@@ -57,7 +58,7 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 				}
 			}()
 			taken := 0
-			for end := time.Now().Add(3 * time.Second); taken < 5 && time.Now().Before(end); {
+			for end := time.Now().Add(3 * time.Second); taken < 100 && time.Now().Before(end); {
 				s, err := doctor.Snapshot(path, "ocems")
 				if errors.Is(err, doctor.ErrBusy) {
 					continue

@@ -84,7 +84,7 @@ func (s *Server) settle(d *device, p *point, r Request) {
 		s.refused.remove(k)
 	case r.Status != nil && *r.Status == int(spec.StatusSuccess) && r.HTTP < 300:
 		// A fault told the sender so; nothing came to the board.
-	case s.stored[storedKey{d.id, p.Parameter, p.diagnostic, p.stamp.UnixMilli(), p.calibration()}]:
+	case s.stored[d.key(p)]:
 		// Sent again.
 	case p.stamp.Before(time.UnixMilli(r.Time).Add(-spec.MaxAge-24*time.Hour)) || p.stamp.After(time.UnixMilli(r.Time).Add(24*time.Hour)):
 		// In no calendar.

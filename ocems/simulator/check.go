@@ -67,6 +67,10 @@ type Reading struct {
 
 func (r *Reading) calibration() bool { return len(r.Flag) == 1 && spec.Flag(r.Flag[0]).Calibration() }
 
+func (r *Reading) key() storedKey {
+	return storedKey{r.Device, r.Parameter, r.Diagnostic, r.Timestamp, r.calibration()}
+}
+
 func (r *Reading) name() string {
 	return fmt.Sprintf("%s of %s", short(r.Parameter), spec.ISTString(time.UnixMilli(r.Timestamp)))
 }
@@ -141,6 +145,11 @@ type point struct {
 
 // at names a reading of a parameter that was checked.
 func (p *point) at() string { return p.Parameter + " of " + spec.ISTString(p.stamp) }
+
+// key is that of the reading that a point of the device would be.
+func (d *device) key(p *point) storedKey {
+	return storedKey{d.id, p.Parameter, p.diagnostic, p.stamp.UnixMilli(), p.calibration()}
+}
 
 func (p *point) calibration() bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Calibration() }
 

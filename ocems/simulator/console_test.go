@@ -341,6 +341,55 @@ func TestDevices(t *testing.T) {
 	}
 }
 
+// 111 says that a slot is stored already, and also that a stamp is no slot; a fault may say it of anything.
+func TestLastStored(t *testing.T) {
+	for _, duplicates := range []string{simulator.DuplicatesByParameter, simulator.DuplicatesBySlot} {
+		t.Run(duplicates, func(t *testing.T) {
+			server := start(t, func(c *simulator.Config) { c.Duplicates = duplicates })
+			want := func(stored bool) {
+				t.Helper()
+				if _, body := text(t, server, "/console/devices?search=dev_1"); !strings.Contains(body, fmt.Sprintf(`"last_stored":%v`, stored)) {
+					t.Errorf("want %v: %s", stored, body)
+				}
+			}
+			good().at(slot.Add(-time.Minute)).want(t, server, 111)
+			want(false)
+			fault(t, server, `{"count":1,"status":111}`)
+			good().want(t, server, 111)
+			want(false)
+			good().want(t, server, 1)
+			want(true)
+			good().want(t, server, 111)
+			want(true)
+			q := good()
+			q.json = strings.ReplaceAll(`{"data":[{"stationId":"station_1","device_data":[{"deviceId":"dev_1","params":[
+				{"parameter":"ph","value":7,"unit":"pH","timestamp":T,"flag":"U"},{"parameter":"cod","value":7,"unit":"mg/L","timestamp":T,"flag":"U"}]}]}]}`, "T,", fmt.Sprint(slot.UnixMilli())+",")
+			q.want(t, server, 111) // and cod is not stored
+			want(false)
+			if c := read[simulator.Calendar](t, server, "/console/calendar?device=dev_1"); letter(t, c, slot) != "P" || len(c.Refused) != 1 { // that of cod
+				t.Errorf("%s, refused %v", letter(t, c, slot), c.Refused)
+			}
+		})
+	}
+}
+
+// Requests are found by the device's id, however long the registry has it.
+func TestLongID(t *testing.T) {
+	id := strings.Repeat("logger_of_the_plant_", 20)
+	server := start(t, func(c *simulator.Config) {
+		c.Registry = &simulator.Registry{Stations: []simulator.Station{{ID: "station_1", Devices: []simulator.Device{{ID: id, Token: "token-of-dev-1"}}}}}
+	})
+	q := good()
+	q.device, q.header = id, id
+	q.want(t, server, 1)
+	q.header = id + "_2"
+	q.want(t, server, spec.StatusDeviceNotRegistered)
+	list := read[[]simulator.Request](t, server, "/console/requests")
+	if list[0].Device != id || list[0].Station != "station_1" || len(list[1].Device) > 110 || list[1].Station != "" {
+		t.Errorf("%+v", list)
+	}
+}
+
 // events reads a stream of the console.
 type events struct {
 	resp  *http.Response

@@ -13,5 +13,6 @@
 //	GET    /console/...          what the page reads
 //
 // Whoever reaches the address can read all that devices send and set faults: listen on loopback or a test network. Pages
-// of other sites are refused (http.CrossOriginProtection), and no answer has a token.
+// of other sites are refused (http.CrossOriginProtection). Answers hide a device's token wherever it stands in its own
+// requests, and any other token where it is a whole identifier or JSON string.
 package simulator

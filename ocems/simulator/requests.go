@@ -23,7 +23,7 @@ type Request struct {
 	ID       int64  `json:"id"`       // counts from 1
 	Time     int64  `json:"time"`     // of the answer, milliseconds since the Unix epoch
 	Station  string `json:"station"`  // of the registry
-	Device   string `json:"device"`   // X-Device-Id
+	Device   string `json:"device"`   // X-Device-Id, cut where it is not of the registry
 	HTTP     int    `json:"http"`     // HTTP status; 0 where no answer was sent
 	Status   *int   `json:"status"`   // in the answer's body; null where it has none
 	Meaning  string `json:"meaning"`  // of the status, by annexe 3.3
@@ -78,8 +78,8 @@ func (s *Server) record(id string, opened sealed, r Request) {
 	r.Device = short(s.hide(id, nil))
 	r.Reason = s.hide(r.Reason, opened.device)
 	r.Readings = len(points)
-	if opened.device != nil {
-		r.Station = opened.device.station
+	if d := s.devices[id]; d != nil {
+		r.Station, r.Device = d.station, d.id
 	}
 	r.Payload = s.hide(string(opened.text), opened.device)
 	if r.Cut = len(r.Payload) > payloadKept; r.Cut {
@@ -97,12 +97,14 @@ func (s *Server) record(id string, opened sealed, r Request) {
 	defer s.mu.Unlock()
 	r.ID = s.log.add(r)
 	if d := opened.device; d != nil {
-		d.last, d.lastStored = r.Time, r.Stored || r.Status != nil && *r.Status == int(spec.StatusNotSlot)
+		stored := len(points) > 0 // 111 is also of a stamp that is no slot, and of a request of which a part is stored
 		for _, p := range points {
+			stored = stored && p.stampErr == nil && s.stored[d.key(p)]
 			if p.stampErr == nil {
 				s.settle(d, p, r)
 			}
 		}
+		d.last, d.lastStored = r.Time, r.Stored || stored && r.Status != nil && *r.Status == int(spec.StatusNotSlot)
 	}
 	s.notify()
 }

@@ -64,7 +64,7 @@ type Server struct {
 }
 
 type storedKey struct {
-	device, parameter string // parameter is empty when slots are unique
+	device, parameter string // parameter is empty for the slot as a whole, which is there when slots are unique
 	diagnostic        bool
 	stamp             int64
 	point             bool // of a calibration
@@ -209,7 +209,7 @@ func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Statu
 	keys := make([]storedKey, len(readings))
 	for i, r := range readings {
 		// A calibration point is no average: the two may end at the same time.
-		one := storedKey{r.Device, r.Parameter, r.Diagnostic, r.Timestamp, r.calibration()}
+		one := r.key()
 		keys[i] = one
 		if s.config.Duplicates == DuplicatesBySlot {
 			keys[i] = storedKey{device: r.Device, stamp: r.Timestamp, point: one.point}
@@ -224,7 +224,7 @@ func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Statu
 	}
 	for i := range readings {
 		readings[i].ReceivedAt = now.UnixMilli()
-		s.stored[keys[i]] = true
+		s.stored[keys[i]], s.stored[readings[i].key()] = true, true
 		d.readings = append(d.readings, len(s.readings)+i)
 	}
 	s.readings = append(s.readings, readings...)

@@ -18,6 +18,10 @@ function put(tag, attributes, ...children) {
   return e
 }
 
+// A name may have marks that turn the text after it: they end with it.
+const nameOf = c => [put('bdi', null, c.device), ', ', put('bdi', null, c.station)]
+const marks = text => text.replace(/[\p{Cf}\p{Zl}\p{Zp}]/gu, c => [...Array(c.length).keys()].map(i => '\\u' + c.charCodeAt(i).toString(16).padStart(4, '0')).join(''))
+
 const two = n => String(n).padStart(2, '0')
 const months = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
 const weekdays = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat']
@@ -36,8 +40,13 @@ function groups(list, key) {
 
 async function get(path) {
   const answer = await fetch(path)
-  if (!answer.ok) throw new Error((await answer.text()).trim())
+  if (!answer.ok) throw Object.assign(new Error((await answer.text()).trim()), { status: answer.status })
   return answer.json()
+}
+
+// released waits while an element is such a one: what is replaced under a pressed button gets no click.
+async function released(element, held = ':active') {
+  while (element.matches(held)) await new Promise(done => setTimeout(done, 50))
 }
 
 // later runs a job at most once at a time and not sooner than `pause` after its last run.
@@ -62,6 +71,7 @@ let seen = false // the chosen device was brought into view
 
 const loadDevices = later(1000, async () => {
   const list = await get('/console/devices?search=' + encodeURIComponent($('search').value))
+  await released($('devices'))
   if (!chosen.device && list.devices.length) choose(list.devices[0].device)
   const focused = document.activeElement?.closest('#devices button')?.dataset.device
   const scroll = $('devices').scrollTop
@@ -112,8 +122,14 @@ const loadCalendar = later(500, async () => {
   try {
     c = await get('/console/calendar?' + query)
   } catch (e) {
-    if (device === chosen.device) { $('calendar-title').textContent = device; $('summary').textContent = e.message }
-    throw e
+    if (e.status !== 404 || device !== chosen.device) throw e
+    $('calendar-title').textContent = device
+    $('summary').textContent = e.message
+    $('grid').replaceChildren() // of another device, or of another registry
+    cells = []
+    current = -1
+    hideTip()
+    return
   }
   if (device !== chosen.device || parameter !== chosen.parameter) return loadCalendar()
   c.bySlot = new Map()
@@ -130,7 +146,7 @@ const loadCalendar = later(500, async () => {
 
 function showCalendar() {
   const c = calendar
-  $('calendar-title').textContent = `${c.device}, ${c.station}`
+  $('calendar-title').replaceChildren(...nameOf(c))
   const options = ['', ...c.parameters.map(parameterName)]
   if (options.join('\n') !== [...$('parameter').options].map(o => o.value).join('\n')) {
     $('parameter').replaceChildren(...options.map(o => put('option', { value: o }, o || 'all')))
@@ -266,7 +282,7 @@ function openCell(at) {
 }
 
 const tableOf = (head, rows) => put('table', null, put('thead', null, put('tr', null, head.map(h => put('th', { scope: 'col' }, h)))),
-  put('tbody', null, rows.map(row => put('tr', null, row.map(text => put('td', null, text))))))
+  put('tbody', null, rows.map(row => put('tr', null, row.map((text, i) => put('td', { 'data-label': head[i] }, put('div', null, text)))))))
 
 async function showSlot(slot) {
   const at = cells.findIndex(c => c.stamp === slot)
@@ -283,7 +299,7 @@ async function showSlot(slot) {
   for (const b of [$('earlier'), $('later')]) b.hidden = false
   $('earlier').disabled = cells.every(c => c.stamp >= slot)
   $('later').disabled = cells.every(c => c.stamp <= slot)
-  const body = [put('p', { class: 'quiet' }, `${calendar.device}, ${calendar.station}`)]
+  const body = [put('p', { class: 'quiet' }, nameOf(calendar))]
   if (readings.length) {
     body.push(tableOf(['parameter', 'value', 'unit', 'flag', 'stamp', 'came'], readings.map(r => [parameterName(r.parameter), r.value, unitOf(r), flagText(r.flag), clock(r.stamp, true), moment(r.received)])))
   } else if (cell.letter === 'M') {
@@ -312,7 +328,7 @@ async function content(r) {
     put('h3', null, `Request at ${moment(r.time)}`),
     put('p', null, outcome(r), ` ${r.http ? 'HTTP ' + r.http : 'no answer'}${r.meaning ? ', ' + r.meaning : ''}${r.stored ? ', stored' : ''}`),
     ...r.reason ? [put('p', null, r.reason)] : [],
-    ...whole.payload ? [put('pre', { tabindex: '0', role: 'region', 'aria-label': 'Decrypted JSON' }, whole.payload), ...whole.cut ? [put('p', { class: 'quiet' }, 'Only the beginning is kept.')] : []]
+    ...whole.payload ? [put('pre', { tabindex: '0', role: 'region', 'aria-label': 'Decrypted JSON' }, marks(whole.payload)), ...whole.cut ? [put('p', { class: 'quiet' }, 'Only the beginning is kept.')] : []]
       : [put('p', { class: 'quiet' }, 'Its body does not open.')],
   ]
 }
@@ -358,6 +374,8 @@ function row(r) {
 }
 
 function showRequests() {
+  newer = 0
+  $('newer').textContent = ''
   const list = requests.filter(passes)
   $('requests').tBodies[0].replaceChildren(...list.slice(0, shown).map(row))
   limits(list.length)
@@ -370,12 +388,27 @@ function limits(n) {
   $('more').hidden = n <= shown
 }
 
+// The rows stay where they are while somebody points at them: else a click meets another request than the one aimed at.
+const inUse = ':active, :has(:focus-visible), :root:has(dialog[open]) *' + (matchMedia('(hover: hover)').matches ? ', :hover' : '')
+let newer = 0, holding = false
+
+async function hold(n) {
+  newer += n
+  if (newer) $('newer').textContent = `${plural(newer, 'newer one')} when you leave the list`
+  if (holding) return
+  holding = true
+  await released($('requests').tBodies[0], inUse)
+  holding = false
+  showRequests()
+}
+
 function addRequests(fresh) {
   const known = requests[0]?.id ?? 0
   fresh = fresh.filter(r => r.id > known).reverse()
   if (!fresh.length) return
   requests = [...fresh, ...requests].slice(0, kept)
   const body = $('requests').tBodies[0]
+  if (body.matches(inUse)) return hold(fresh.filter(passes).length)
   body.prepend(...fresh.filter(passes).slice(0, shown).map(row))
   while (body.rows.length > shown) body.lastElementChild.remove()
   limits(requests.filter(passes).length)
@@ -393,13 +426,18 @@ for (const id of ['only-device', 'only-refused']) $(id).addEventListener('change
 
 const meanings = new Map()
 
-function showFaults(list) {
+let faults = []
+
+async function showFaults(list) {
+  faults = list
+  await released($('active'))
+  if (faults !== list) return
   const focused = document.activeElement?.closest('#active button')?.dataset.id
   $('no-faults').hidden = list.length > 0
   $('clear').hidden = list.length < 2
   $('active').replaceChildren(...list.map(f => put('li', null,
     put('button', { type: 'button', 'data-id': f.id, 'aria-label': `Switch off: ${f.about}` }, 'Switch off'),
-    put('b', null, f.about), ` · ${f.fault.device || 'all devices'} · ${f.fault.count ? plural(f.fault.count, 'request') + ' left' : 'until it is switched off'}`)))
+    put('b', null, f.about), ' · ', put('bdi', null, f.fault.device || 'all devices'), ` · ${f.fault.count ? plural(f.fault.count, 'request') + ' left' : 'until it is switched off'}`)))
   if (focused) ([...$('active').querySelectorAll('button')].find(b => b.dataset.id === focused) ?? $('active').querySelector('button') ?? $('scope')).focus()
 }
 
@@ -452,6 +490,7 @@ function listen() {
       const list = (await get('/console/requests')).reverse()
       requests = [...requests.filter(r => r.id > (list[0]?.id ?? 0)), ...list].slice(0, kept)
       showRequests()
+      if ($('detail').open && openSlot) showSlot(openSlot)
     } catch (e) { console.warn(e.message) }
   }
   stream.onerror = () => {
@@ -481,6 +520,11 @@ const about = await get('/console/about')
 kept = about.requests_kept
 for (const s of about.statuses) meanings.set(s.code, s.meaning)
 $('status').replaceChildren(...about.statuses.map(s => put('option', { value: s.code, selected: s.code === 10 }, `${s.code} ${s.meaning}`)))
-const hash = new URLSearchParams(location.hash.slice(1))
-if (hash.get('device')) choose(hash.get('device'), hash.get('parameter') ?? '')
+function follow() {
+  const hash = new URLSearchParams(location.hash.slice(1))
+  if (hash.get('device')) choose(hash.get('device'), hash.get('parameter') ?? '')
+  else if (chosen.device) choose(chosen.device, chosen.parameter) // the link to the calendar
+}
+addEventListener('hashchange', follow)
+follow()
 listen()

@@ -512,8 +512,14 @@ func TestManyEvents(t *testing.T) {
 	}
 }
 
-// A server shuts down with consoles open.
+// A server shuts down with consoles open, both just after an event and when nothing is new.
 func TestShutdownEndsEvents(t *testing.T) {
+	for _, idle := range []time.Duration{0, time.Second} {
+		t.Run(idle.String(), func(t *testing.T) { shutdownEndsEvents(t, idle) })
+	}
+}
+
+func shutdownEndsEvents(t *testing.T, idle time.Duration) {
 	registry, _ := simulator.ParseRegistry([]byte(registryYAML), now)
 	s, err := simulator.New(simulator.Config{Registry: registry})
 	if err != nil {
@@ -528,6 +534,7 @@ func TestShutdownEndsEvents(t *testing.T) {
 	go func() { _ = server.Serve(listener) }()
 	e := listen(t, "http://"+listener.Addr().String())
 	e.next(t)
+	time.Sleep(idle)
 	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
 	defer cancel()
 	begin := time.Now()

@@ -44,9 +44,9 @@ async function get(path) {
   return answer.json()
 }
 
-// released waits while an element is such a one: what is replaced under a pressed button gets no click.
-async function released(element, held = ':active') {
-  while (element.matches(held)) await new Promise(done => setTimeout(done, 50))
+// released waits while an element is pressed: what is replaced under the pointer gets no click.
+async function released(element, held = () => element.matches(':active')) {
+  while (held()) await new Promise(done => setTimeout(done, 50))
 }
 
 // later runs a job at most once at a time and not sooner than `pause` after its last run.
@@ -389,7 +389,10 @@ function limits(n) {
 }
 
 // The rows stay where they are while somebody points at them: else a click meets another request than the one aimed at.
-const inUse = ':active, :has(:focus-visible), :root:has(dialog[open]) *' + (matchMedia('(hover: hover)').matches ? ', :hover' : '')
+// A finger hovers until the next touch.
+let mouse = false
+for (const e of ['pointermove', 'pointerdown']) addEventListener(e, e => { mouse = e.pointerType !== 'touch' }, { capture: true, passive: true })
+const inUse = () => $('requests').tBodies[0].matches(':active, :has(:focus-visible), :root:has(dialog[open]) *' + (mouse ? ', :hover' : ''))
 let newer = 0, holding = false
 
 async function hold(n) {
@@ -397,7 +400,7 @@ async function hold(n) {
   if (newer) $('newer').textContent = `${plural(newer, 'newer one')} when you leave the list`
   if (holding) return
   holding = true
-  await released($('requests').tBodies[0], inUse)
+  await released($('requests'), inUse)
   holding = false
   showRequests()
 }
@@ -408,7 +411,7 @@ function addRequests(fresh) {
   if (!fresh.length) return
   requests = [...fresh, ...requests].slice(0, kept)
   const body = $('requests').tBodies[0]
-  if (body.matches(inUse)) return hold(fresh.filter(passes).length)
+  if (inUse()) return hold(fresh.filter(passes).length)
   body.prepend(...fresh.filter(passes).slice(0, shown).map(row))
   while (body.rows.length > shown) body.lastElementChild.remove()
   limits(requests.filter(passes).length)

@@ -108,11 +108,11 @@ func newPlant(t *testing.T) *plant {
 	return p
 }
 
-// live sees a wrong password told, and the slot at the board once the proxy takes it.
-func (p *plant) live(program *board.Program, slot time.Time) {
+// live sees a wrong password told, with the key to mend, and the slot at the board once the proxy takes it.
+func (p *plant) live(program *board.Program, slot time.Time, key string) {
 	p.t.Helper()
 	board.Until(p.t, "the proxy refuses the password", func() bool { _, shut := p.count(); return shut > 1 })
-	program.Says("Proxy Authentication Required")
+	program.Says("the proxy wants another user or password in " + key)
 	if n := len(p.Received().Readings); n != 0 {
 		p.t.Fatalf("the board has %d readings that came around the proxy", n)
 	}
@@ -153,7 +153,7 @@ func TestCollector(t *testing.T) {
 		t.Fatal(err)
 	}
 	resp.Body.Close()
-	p.live(program, slot)
+	p.live(program, slot, "proxy_url")
 }
 
 func TestTelegraf(t *testing.T) {
@@ -166,5 +166,5 @@ func TestTelegraf(t *testing.T) {
 		"[[inputs.modbus]]", "[[inputs.file]]\n  interval = \"24h\"\n  files = [\""+filepath.Join(p.dir, "reading")+"\"]\n  data_format = \"influx\"\n[[inputs.modbus]]",
 		"[agent]", "[agent]\n  round_interval = false", `flush_interval = "5s"`, `flush_interval = "500ms"`,
 		"[[outputs.ocems]]", "[[outputs.ocems]]\n  settle = \"500ms\"\n  spread = \"0s\"\n  coalesce = \"500ms\"\n  initial_backoff = \"500ms\"\n  max_backoff = \"1s\"\n  endpoint = \""+p.url+`"`)...)
-	p.live(board.Start(t, p.dir, p.env, binary, "--config", config), slot)
+	p.live(board.Start(t, p.dir, p.env, binary, "--config", config), slot, "http_proxy_url")
 }

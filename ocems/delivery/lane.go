@@ -568,6 +568,8 @@ func hint(err error) string {
 	switch {
 	case strings.Contains(text, "x509:") || strings.Contains(text, "certificate"):
 		return text + " (the server's certificate is not trusted: give the authority's file as ca_file; do not turn verification off)"
+	case strings.Contains(text, http.StatusText(http.StatusProxyAuthRequired)):
+		return text + " (the proxy wants another user or password in proxy_url)"
 	case errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, "timeout"):
 		return text + " (the board's server may answer to Indian addresses only; check the route and the proxy)"
 	}

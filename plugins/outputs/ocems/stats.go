@@ -104,7 +104,7 @@ func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 		b.WriteString(text(a))
 		return true
 	})
-	said := strings.Replace(b.String(), "as ca_file", "as tls_ca", 1) // the collector's word for it
+	said := collectorsWords.Replace(b.String())
 	if said != "" {
 		said = strings.ToUpper(said[:1]) + said[1:]
 	}
@@ -120,6 +120,9 @@ func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 	}
 	return nil
 }
+
+// collectorsWords are the core's names of keys that Telegraf's clients call otherwise.
+var collectorsWords = strings.NewReplacer("as ca_file", "as tls_ca", "in proxy_url", "in http_proxy_url")
 
 func text(a slog.Attr) string {
 	v := a.Value.Resolve()

@@ -247,6 +247,9 @@ func TestKeyboardOnly(t *testing.T) {
 	p.wait(t, "document.querySelector('#tip').hidden")
 	p.keys(t, kb.Enter)
 	p.wait(t, "document.querySelector('dialog').open && document.querySelector('dialog pre').textContent.includes('\"value\": 92,')")
+	if at := value[string](t, p, focused+".id"); at != "detail-body" { // where the arrows scroll, and Enter does nothing
+		t.Errorf("a slot opens with the focus on %q", at)
+	}
 	value[bool](t, p, "document.querySelector('#earlier').focus() || true")
 	p.keys(t, kb.Enter)
 	p.wait(t, "document.querySelector('dialog pre').textContent.includes('\"value\": 93,')")

@@ -176,7 +176,7 @@ func (v *victim) feed(p *process, length time.Duration) {
 		if !p.host.feed(p, ms) {
 			v.gaps = append(v.gaps, gap{len(v.fed) - len(ms), len(v.fed)})
 		}
-		time.Sleep(time.Duration(10+v.random.IntN(30)) * time.Millisecond)
+		time.Sleep(time.Duration(20+v.random.IntN(40)) * time.Millisecond)
 	}
 }
 

@@ -372,7 +372,7 @@ func TestProxy(t *testing.T) {
 		"forwards": {"http://cems.example.org/v1.0/industry/data", nil, ""},
 		"refuses the user": {"https://cems.example.org/v1.0/industry/data", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusProxyAuthRequired)
-		}, `no answer: Post "https://cems.example.org/v1.0/industry/data": Proxy Authentication Required`},
+		}, `no answer: Post "https://cems.example.org/v1.0/industry/data": Proxy Authentication Required (the proxy wants another user or password in proxy_url)`},
 		"shows a page": {"http://cems.example.org/v1.0/industry/data", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(http.StatusBadGateway)

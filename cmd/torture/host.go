@@ -68,9 +68,9 @@ var outputBlock = `[[outputs.ocems]]
   timeout = "5s"
   coalesce = "0s"
   spread = "0s"
-  initial_backoff = "500ms"
-  max_backoff = "1s"
-  hold_interval = "1s"
+  initial_backoff = "200ms"
+  max_backoff = "500ms"
+  hold_interval = "500ms"
 ` + each(`  [[outputs.ocems.device]]
     station_id = "@STATION@"
     device_id = "@ID@"
@@ -166,9 +166,9 @@ exporters:
     audit_file: @DIR@/audit.jsonl
     coalesce: 0s
     spread: 0s
-    initial_backoff: 500ms
-    max_backoff: 1s
-    hold_interval: 1s
+    initial_backoff: 200ms
+    max_backoff: 500ms
+    hold_interval: 500ms
     devices:
 ` + each(`      - {station_id: @STATION@, device_id: @ID@, token_id: @TOKEN@}
 `) + `extensions:

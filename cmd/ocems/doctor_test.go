@@ -239,7 +239,6 @@ func TestDoctorCertificates(t *testing.T) {
 		{"no file of it", valid, []string{`tls_ca = "no-such-file"`}, "tls: {ca_file: no-such-file}", "failed", []string{"no-such-file", "CAKEY"}, nil},
 		{"not a certificate", valid, []string{`tls_ca = "` + privatePath + `"`}, "tls: {ca_file: " + privatePath + "}", "failed", []string{"holds no certificate in PEM"}, nil},
 		{"old TLS", valid, []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"protocol version"}, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11 }},
-		{"old TLS let in", valid, []string{"tls_ca = CA", `tls_min_version = "TLS11"`}, `tls: {ca_file: CA, min_version: "1.1"}`, "ok", []string{"TLS 1.1"}, func(c *tls.Config) { c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			endpoint := serve(t, board(t, 0), c.cert, c.server)

@@ -12,6 +12,7 @@ import (
 	"go.opentelemetry.io/collector/config/confighttp"
 
 	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Config is the exporter's configuration.
@@ -95,6 +96,11 @@ func (c *Config) Validate() error {
 	}
 	if p := c.HTTP.ProxyURL; p != "" && !isURL(p, "http", "https", "socks5", "socks5h") {
 		fault("http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)")
+	}
+	for _, v := range [][2]string{{"min_version", c.HTTP.TLS.MinVersion}, {"max_version", c.HTTP.TLS.MaxVersion}} {
+		if known := []string{"1.2", "1.3"}; v[1] != "" && !slices.Contains(known, v[1]) {
+			fault("http.tls.%s: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", v[0], v[1], spec.Nearest(v[1], known)[0])
+		}
 	}
 	positive := func(key string, d time.Duration) {
 		if d <= 0 {

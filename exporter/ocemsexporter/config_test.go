@@ -63,6 +63,10 @@ var invalid = map[string][]string{
 	"http.compression":              {"http.compression: must not be set; the server takes no compressed bodies"},
 	"http.proxy_url":                {"http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)"},
 	"http.proxy_url_without_scheme": {"http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)"},
+	"http.tls": {
+		`http.tls.min_version: "1.0" is not a version from TLS 1.2 on, below which nothing is sent; nearest: 1.2`,
+		`http.tls.max_version: "1.1" is not a version from TLS 1.2 on, below which nothing is sent; nearest: 1.2`,
+	},
 	"http.timeout":                  {"http.timeout: 0s must be more than 0"},
 	"devices_file_interval":         {"devices_file_interval: 0s must be more than 0"},
 	"coalesce":                      {"coalesce: -1s must not be negative"},

@@ -284,10 +284,6 @@ func (e *examination) tlsConfig(o *hostconfig.Output) (*tls.Config, bool) {
 
 func version(text string, byDefault uint16) uint16 {
 	switch strings.NewReplacer("TLS", "", ".", "").Replace(text) {
-	case "10":
-		return tls.VersionTLS10
-	case "11":
-		return tls.VersionTLS11
 	case "12":
 		return tls.VersionTLS12
 	case "13":

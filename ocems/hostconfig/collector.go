@@ -225,9 +225,9 @@ func (o *Output) takeCollector(c *collectorExporter) {
 		key   string
 		value *string
 	}{{"min_version", &o.Client.MinVersion}, {"max_version", &o.Client.MaxVersion}} {
-		known := []string{"1.2", "1.3", "1.1", "1.0"}
+		known := []string{"1.2", "1.3"}
 		if *v.value != "" && !slices.Contains(known, *v.value) {
-			o.failed("http.tls.%s: %q is unknown; nearest: %s", v.key, *v.value, spec.Nearest(*v.value, known)[0])
+			o.failed("http.tls.%s: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", v.key, *v.value, spec.Nearest(*v.value, known)[0])
 			*v.value = ""
 		}
 	}

@@ -334,8 +334,8 @@ func (o *Output) takeTelegraf(c *telegrafOutput) {
 	if u, err := url.Parse(c.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		o.failed("endpoint: %q is not a URL with http or https and a host", c.Endpoint)
 	}
-	if c.TLSMinVersion != "" && !slices.Contains([]string{"TLS10", "TLS11", "TLS12", "TLS13"}, c.TLSMinVersion) {
-		o.failed("tls_min_version: %q is unknown; nearest: %s", c.TLSMinVersion, spec.Nearest(c.TLSMinVersion, []string{"TLS12", "TLS13"})[0])
+	if v := []string{"TLS12", "TLS13"}; c.TLSMinVersion != "" && !slices.Contains(v, c.TLSMinVersion) {
+		o.failed("tls_min_version: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", c.TLSMinVersion, spec.Nearest(c.TLSMinVersion, v)[0])
 		o.Client.MinVersion = ""
 	}
 	if p := o.Client.Proxy; p != "" && !isURL(p, "http", "https", "socks5", "socks5h") {

@@ -97,6 +97,7 @@ func TestInitNamesTheKey(t *testing.T) {
 	}{
 		{"endpoint", head + `endpoint = "cems.cpcb.gov.in"` + oneDevice, []string{`endpoint: "cems.cpcb.gov.in" is not a URL`}},
 		{"timeout", head + `timeout = "0s"` + oneDevice, []string{`timeout: 0s must be more than 0`}},
+		{"old TLS", head + `tls_min_version = "TLS11"` + oneDevice, []string{`tls_min_version: "TLS11" is not a version from TLS 1.2 on, below which nothing is sent; nearest: TLS12`}},
 		{"coalesce", head + `coalesce = "-1s"` + oneDevice, []string{`coalesce: -1s must not be negative`}},
 		{"backoff", head + `max_backoff = "1s"` + oneDevice, []string{`max_backoff: 1s must not be less than initial_backoff, 5s`}},
 		{"concurrency", head + `max_concurrency = 0` + oneDevice, []string{`max_concurrency: 0 must be at least 1`}},

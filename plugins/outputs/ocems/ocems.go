@@ -9,6 +9,7 @@ import (
 	"log/slog"
 	"net/url"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -22,6 +23,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 //go:embed sample.conf
@@ -105,6 +107,9 @@ func (o *OCEMS) Init() error {
 
 	if u, err := url.Parse(o.Endpoint); err != nil || u.Host == "" || u.Scheme != "http" && u.Scheme != "https" {
 		fault("endpoint: %q is not a URL with http or https and a host", o.Endpoint)
+	}
+	if v := []string{"TLS12", "TLS13"}; o.TLSMinVersion != "" && !slices.Contains(v, o.TLSMinVersion) {
+		fault("tls_min_version: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", o.TLSMinVersion, spec.Nearest(o.TLSMinVersion, v)[0])
 	}
 	for key, d := range map[string]config.Duration{"timeout": o.Timeout, "devices_file_interval": o.DevicesFileInterval,
 		"initial_backoff": o.InitialBackoff, "hold_interval": o.HoldInterval} {

@@ -44,21 +44,25 @@ func (p *slotProcessor) step(ctx context.Context, now time.Time) {
 	}
 	checkpoint := now.Sub(p.lastSave) >= p.cfg.CheckpointInterval
 	if p.unsaved || checkpoint {
-		err := p.save(ctx)
-		if err == nil {
-			p.unsaved = false
-		}
-		p.health.saving.note(ctx, p.log, err, "Saving failed; closed slots are held until it works again", "Saving works again")
+		p.saveAndNote(ctx)
 	}
 	if checkpoint {
 		p.lastSave = now
 		p.health.trail.note(ctx, p.log, p.writeRefusals(),
 			"The audit trail cannot be written; what belongs into it is kept and tried again", "The audit trail is written again")
 	}
-	if !p.unsaved && !now.Before(p.retryAt) {
-		p.send(ctx)
+	if !p.unsaved && !now.Before(p.retryAt) && p.send(ctx) {
+		p.saveAndNote(ctx) // at once: after a crash, what was sent would be sent again
 	}
 	p.health.report(ctx, p.host)
+}
+
+func (p *slotProcessor) saveAndNote(ctx context.Context) {
+	err := p.save(ctx)
+	if err == nil {
+		p.unsaved = false
+	}
+	p.health.saving.note(ctx, p.log, err, "Saving failed; closed slots are held until it works again", "Saving works again")
 }
 
 // save stores what changed, in one batch.
@@ -87,15 +91,16 @@ func (p *slotProcessor) save(ctx context.Context) error {
 	return nil
 }
 
-// send hands over what is pending, oldest first. Whatever the error, the slots are kept and tried again.
-func (p *slotProcessor) send(ctx context.Context) {
+// send hands over what is pending, oldest first, and reports whether any of it was taken. Whatever the error, the slots
+// are kept and tried again.
+func (p *slotProcessor) send(ctx context.Context) (some bool) {
 	pending := p.aligner.Pending()
 	slices.SortFunc(pending, func(a, b slot.Closed[string]) int {
 		return cmp.Or(a.Stamp.Compare(b.Stamp), cmp.Compare(a.Key, b.Key), cmp.Compare(a.Seq, b.Seq))
 	})
 	for part := range slices.Chunk(pending, maxPoints) {
 		if ctx.Err() != nil {
-			return
+			return some
 		}
 		err := p.next.ConsumeMetrics(ctx, p.metrics(part))
 		p.health.next.note(ctx, p.log, err, "The next consumer refused slots; they are kept and tried again",
@@ -103,7 +108,7 @@ func (p *slotProcessor) send(ctx context.Context) {
 		if err != nil {
 			p.backoff = min(max(2*p.backoff, tick), maxBackoff)
 			p.retryAt = time.Now().Add(p.backoff) // a time-out of the next consumer is no pause of it
-			return
+			return some
 		}
 		p.backoff = 0
 		seqs := make([]uint64, len(part))
@@ -111,7 +116,9 @@ func (p *slotProcessor) send(ctx context.Context) {
 			seqs[i] = c.Seq
 		}
 		p.aligner.Taken(seqs...)
+		some = true
 	}
+	return some
 }
 
 // metrics writes slots, which are in order of stamp and key. Neighbours of one resource and scope share them.

@@ -125,6 +125,27 @@ func savedPending(t *testing.T, p *slotProcessor) int {
 	return len(copied.Pending())
 }
 
+// A kill just after a slot was handed over does not bring it a second time.
+func TestSentIsSavedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := openHost(t, t.TempDir())
+		sink := new(consumertest.MetricsSink)
+		p := start(t, h, sink, func(c *Config) {
+			stored(c)
+			c.CheckpointInterval = 10 * time.Minute
+		})
+		require.NoError(t, p.ConsumeMetrics(t.Context(), manySeries(3, 2*time.Hour)))
+		for sink.DataPointCount() == 0 {
+			time.Sleep(tick)
+		}
+		synctest.Wait()
+		require.Equal(t, 3, sink.DataPointCount())
+		require.Zero(t, savedPending(t, p))
+		require.NoError(t, p.Shutdown(t.Context()))
+		h.close(t)
+	})
+}
+
 func TestStorageFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := openHost(t, t.TempDir())

@@ -36,6 +36,7 @@ type board struct {
 	server  *http.Server
 	mode    atomic.Int32 // certificate shown
 	reset   atomic.Bool  // connections are broken as they come
+	old     atomic.Int64 // requests that came over TLS 1.1
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -45,6 +46,7 @@ const (
 	good = iota
 	expired
 	untrusted
+	old // a good one, over TLS 1.1
 )
 
 func freePort() (string, error) {
@@ -89,11 +91,11 @@ func (b *board) startFront(dir string) error {
 	if err != nil {
 		return err
 	}
-	var shown [3]tls.Certificate
+	var shown [4]tls.Certificate
 	for i, of := range []struct {
 		by  *tls.Certificate
 		end time.Time
-	}{{ca, now.Add(time.Hour * 240)}, {ca, now.Add(-time.Hour)}, {stranger, now.Add(time.Hour * 240)}} {
+	}{{ca, now.Add(time.Hour * 240)}, {ca, now.Add(-time.Hour)}, {stranger, now.Add(time.Hour * 240)}, {ca, now.Add(time.Hour * 240)}} {
 		c, err := newCertificate(of.by, of.end)
 		if err != nil {
 			return err
@@ -112,7 +114,27 @@ func (b *board) startFront(dir string) error {
 	quiet := log.New(io.Discard, "", 0)
 	proxy.ErrorLog = quiet
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
-	b.server = &http.Server{Handler: proxy, ErrorLog: quiet, ConnState: func(c net.Conn, s http.ConnState) {
+	serve := func(w http.ResponseWriter, r *http.Request) {
+		if r.TLS.Version < tls.VersionTLS12 {
+			b.old.Add(1)
+		}
+		proxy.ServeHTTP(w, r)
+	}
+	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+		if b.reset.Load() {
+			return nil, fmt.Errorf("reset")
+		}
+		return &shown[b.mode.Load()], nil
+	}}
+	config.GetConfigForClient = func(*tls.ClientHelloInfo) (*tls.Config, error) {
+		if b.mode.Load() != old {
+			return nil, nil
+		}
+		c := config.Clone()
+		c.MinVersion, c.MaxVersion = tls.VersionTLS11, tls.VersionTLS11
+		return c, nil
+	}
+	b.server = &http.Server{Handler: http.HandlerFunc(serve), ErrorLog: quiet, ConnState: func(c net.Conn, s http.ConnState) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		if s == http.StateClosed || s == http.StateHijacked {
@@ -120,12 +142,7 @@ func (b *board) startFront(dir string) error {
 		} else {
 			b.conns[c] = true
 		}
-	}, TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
-		if b.reset.Load() {
-			return nil, fmt.Errorf("reset")
-		}
-		return &shown[b.mode.Load()], nil
-	}}}
+	}, TLSConfig: config}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -223,6 +240,23 @@ func (b *board) faults(list []map[string]any) error {
 		return fmt.Errorf("setting faults: %s: %s", resp.Status, text)
 	}
 	return nil
+}
+
+// unmet is how many requests each of the faults still in force is for.
+func (b *board) unmet() (left []int) {
+	resp, err := http.Get(b.url + "/faults")
+	if err != nil {
+		return nil
+	}
+	defer resp.Body.Close()
+	var list []struct {
+		Count int `json:"count"`
+	}
+	_ = json.NewDecoder(resp.Body).Decode(&list)
+	for _, f := range list {
+		left = append(left, f.Count)
+	}
+	return left
 }
 
 func (b *board) stop() {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"crypto/sha256"
 	"encoding/base64"
@@ -130,6 +129,7 @@ type entry struct {
 	Device   string  `json:"device"`
 	Stamp    int64   `json:"stamp"`
 	Previous *string `json:"prev"`
+	line     int
 	Readings []struct {
 		Parameter string  `json:"parameter"`
 		Value     float64 `json:"value"`
@@ -160,7 +160,7 @@ func trail(path string) (out []entry, faults []string) {
 			faults = append(faults, fmt.Sprintf("%s:%d: the chain is broken", path, i+1))
 		}
 		sum := sha256.Sum256(l)
-		before = hex.EncodeToString(sum[:])
+		before, e.line = hex.EncodeToString(sum[:]), i+1
 		out = append(out, e)
 	}
 	return out, faults
@@ -197,13 +197,32 @@ func (v *victim) judge() (r verdict) {
 	windows := v.windows()
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
 	late, ended, told := map[key]bool{}, map[place]bool{}, map[place]bool{}
+	life, in := 0, map[place]int{} // in which a place had its last outcome
+	between := map[int]bool{}      // lives after a kill between making and sending
 	for _, name := range []string{"audit.jsonl", "slots.jsonl"} {
-		entries, faults := trail(filepath.Join(v.dir, name))
+		entries, faults := trail(filepath.Join(v.disk, name))
 		if len(faults) > 0 {
 			r.wrong += len(faults)
 			r.faults = append(r.faults, faults...)
 		}
 		for _, e := range entries {
+			for name == "audit.jsonl" && life < len(v.lives) && e.line > v.lives[life] {
+				life++
+			}
+			if slices.Contains([]string{"delivered", "rejected", "expired", "already_stored"}, e.Outcome) {
+				for _, x := range e.Readings {
+					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
+					switch {
+					case in[p] != life || forgotten(p):
+					case v.host.apart && e.Outcome == "already_stored":
+						between[life] = true
+					default:
+						r.twice++
+						r.faults = append(r.faults, fmt.Sprintf("%s: two outcomes in one life", p))
+					}
+					in[p] = life
+				}
+			}
 			switch e.Outcome {
 			case "delivered":
 				for _, x := range e.Readings {
@@ -225,7 +244,11 @@ func (v *victim) judge() (r verdict) {
 	}
 	for p, samples := range windows {
 		value, there := at[p]
-		means, none := v.may(samples, late[key{p.device, p.stamp}] || forgotten(p))
+		_, before := v.untold[p] // at the board when the state was damaged: what was fed later changed nothing
+		if before {
+			samples = slices.DeleteFunc(samples, func(n number) bool { return n.fed >= v.broken })
+		}
+		means, none := v.may(samples, late[key{p.device, p.stamp}] || forgotten(p) && !before)
 		r.slots++
 		switch {
 		case there:
@@ -263,6 +286,14 @@ func (v *victim) judge() (r verdict) {
 			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", r.damaged))
 		}
 	}
+	if n := len(between); n > 1+v.kills/20 { // it takes some ms of each second
+		r.twice += n
+		r.faults = append(r.faults, fmt.Sprintf("%d lives of %d began with slots that had been sent", n, v.kills))
+	}
+	if n := v.board.old.Load(); n > 0 {
+		r.wrong++
+		r.faults = append(r.faults, fmt.Sprintf("%d requests came over TLS 1.1", n))
+	}
 	for _, f := range v.secrets() {
 		r.secrets++
 		r.faults = append(r.faults, f)
@@ -271,30 +302,41 @@ func (v *victim) judge() (r verdict) {
 	return r
 }
 
-// secrets looks for tokens in everything that the host left behind, and for state that others could read.
+// secrets looks for tokens and keys, in every form in which one could be written, in all that the host left behind, and
+// for state that others could read.
 func (v *victim) secrets() (faults []string) {
+	var forms [][]byte
+	for _, d := range devices {
+		key := sha256.Sum256([]byte(d.token)) // of AES
+		for _, secret := range []string{d.token, string(key[:])} {
+			forms = append(forms, []byte(secret), []byte(hex.EncodeToString([]byte(secret))), []byte(base64.StdEncoding.EncodeToString([]byte(secret))[:40]))
+		}
+	}
+	if public, err := os.ReadFile(filepath.Join(v.dir, "keys", "public.pem")); err == nil {
+		forms = append(forms, bytes.Split(public, []byte("\n"))[2])
+	}
 	_ = filepath.WalkDir(v.dir, func(path string, d fs.DirEntry, err error) error {
 		name := filepath.Base(path)
-		if err != nil || !d.Type().IsRegular() || name == "config" || name == "registry.yaml" || name == "balloon" || strings.Contains(path, "/keys/") {
+		if err != nil || name == "config" || name == "registry.yaml" || name == "balloon" || strings.Contains(path, "/keys/") {
 			return nil
 		}
-		if info, err := d.Info(); err == nil && info.Mode().Perm()&0o077 != 0 && (strings.HasPrefix(path, v.state) || strings.HasSuffix(name, ".jsonl")) {
-			faults = append(faults, fmt.Sprintf("%s can be read by others: %s", path, info.Mode()))
-		}
-		f, err := os.Open(path)
+		info, err := d.Info()
 		if err != nil {
 			return nil
 		}
-		defer f.Close()
-		text := new(bytes.Buffer)
-		if _, err := bufio.NewReader(f).WriteTo(text); err != nil {
+		if info.Mode().Perm()&0o077 != 0 && strings.HasPrefix(path, v.disk) {
+			faults = append(faults, fmt.Sprintf("%s can be read by others: %s", path, info.Mode()))
+		}
+		if !info.Mode().IsRegular() {
 			return nil
 		}
-		for _, d := range devices {
-			for _, form := range []string{d.token, base64.StdEncoding.EncodeToString([]byte(d.token))[:40]} {
-				if bytes.Contains(text.Bytes(), []byte(form)) {
-					faults = append(faults, fmt.Sprintf("%s holds a token", path))
-				}
+		text, err := os.ReadFile(path)
+		if err != nil {
+			return nil
+		}
+		for _, form := range forms {
+			if bytes.Contains(text, form) {
+				faults = append(faults, fmt.Sprintf("%s holds a token or a key", path))
 			}
 		}
 		return nil

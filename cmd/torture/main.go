@@ -88,16 +88,13 @@ func run(o options, names []string) (bool, error) {
 			}
 			fmt.Printf("%s: %s\n", v.host.name, f)
 		}
-		slices.Sort(v.recovery)
-		worst := time.Duration(0)
-		if n := len(v.recovery); n > 0 {
-			worst = v.recovery[n-1]
-		}
-		fmt.Printf("%-10s kills=%d faults=%d (%s) slots=%d delivered=%d audited=%d damaged=%d lost=%d wrong=%d twice=%d answered_111=%d slowest_start=%s\n",
-			v.host.name, v.kills, v.faults(), v.tally(), r.slots, r.delivered, r.audited, r.damaged, r.lost, r.wrong, r.twice, r.again, worst.Round(time.Millisecond))
+		faultKinds, met := tally(v.faults)
+		events, _ := tally(v.events)
+		fmt.Printf("%-10s kills=%d (%s) faults=%d (%s) slots=%d delivered=%d audited=%d damaged=%d lost=%d wrong=%d twice=%d answered_111=%d start=%s drained=%s\n",
+			v.host.name, v.kills, events, met, faultKinds, r.slots, r.delivered, r.audited, r.damaged, r.lost, r.wrong, r.twice, r.again, spread(v.recovery), v.drained.Round(time.Second))
 		total.add(r)
 		kills += v.kills
-		faults += v.faults()
+		faults += met
 	}
 	ok = ok && total.lost == 0 && total.wrong == 0 && total.twice == 0 && total.secrets == 0
 	if ok && !o.keep {
@@ -107,4 +104,13 @@ func run(o options, names []string) (bool, error) {
 	}
 	fmt.Printf("torture: hosts=%d kills=%d faults=%d slots=%d lost=%d wrong=%d twice=%d\n", len(runs), kills, faults, total.slots, total.lost, total.wrong, total.twice)
 	return ok, nil
+}
+
+// spread is the median and the longest of some times.
+func spread(times []time.Duration) string {
+	if len(times) == 0 {
+		return "none"
+	}
+	slices.Sort(times)
+	return fmt.Sprintf("%s..%s", times[len(times)/2].Round(time.Millisecond), times[len(times)-1].Round(time.Millisecond))
 }

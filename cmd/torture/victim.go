@@ -6,12 +6,10 @@ import (
 	"fmt"
 	"log"
 	"math/rand/v2"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
-	"sync"
 	"syscall"
 	"time"
 )
@@ -44,7 +42,7 @@ var registry = "stations:\n" + each(`  - id: @STATION@
 const (
 	step      = 10 * time.Second // of event time between samples
 	batchSize = 6                // steps fed at once
-	stateSize = 64 << 20
+	diskSize  = 64 << 20
 	furthest  = 6 * time.Hour // that a clock jumps
 )
 
@@ -60,14 +58,16 @@ type gap struct{ lo, hi int }
 
 // victim is a host under torture.
 type victim struct {
-	host            *host
-	bin, dir, state string
-	port            string
-	kill            int // wanted
-	drain           time.Duration
-	board           *board
-	log             *os.File
-	random          *rand.Rand
+	host        *host
+	bin, dir    string
+	disk, state string // of its own, with the trail, and the directory there that it makes
+	port        string
+	kill        int // wanted
+	drain       time.Duration
+	board       *board
+	log         *os.File
+	// Of what happens, and of what is fed. They are apart, so that a life that was fed less does not change the next one.
+	choices, values *rand.Rand
 	mounted         bool
 
 	fed      []metric
@@ -76,13 +76,15 @@ type victim struct {
 	began    time.Time // of event time
 	kills    int
 	recovery []time.Duration
+	drained  time.Duration  // from the last fault until nothing was missing
+	lives    []int          // lines of the trail at each start
 	excused  map[place]bool // not yet at the board when the state was damaged
 	untold   map[place]bool // at the board by then, and the answer was still to be had again
 	broken   int            // metrics fed by then: a host may have forgotten which of their windows it had closed
 	last     *received
 
-	mu    sync.Mutex
-	kinds map[string]int
+	events map[string]int // by kind: what happened to the host
+	faults map[string]int // by kind: requests that the board misbehaved to, and times when it could not be reached
 }
 
 func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
@@ -90,12 +92,12 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 	if !ok {
 		return nil, errors.New("no such host; there are collector, telegraf, external")
 	}
-	v := &victim{host: h, bin: o.bin, dir: dir, state: filepath.Join(dir, "state"), kill: o.kills, drain: o.settle,
-		random: rand.New(rand.NewPCG(seed, 1)), kinds: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
-	if err := os.MkdirAll(v.state, 0o700); err != nil {
+	v := &victim{host: h, bin: o.bin, dir: dir, disk: filepath.Join(dir, "disk"), state: filepath.Join(dir, "disk", "state"), kill: o.kills, drain: o.settle,
+		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
+	if err := os.MkdirAll(v.disk, 0o700); err != nil {
 		return nil, err
 	}
-	if err := syscall.Mount("tmpfs", v.state, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", stateSize)); err == nil {
+	if err := syscall.Mount("tmpfs", v.disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", diskSize)); err == nil {
 		v.mounted = true
 	} else {
 		log.Printf("%s: no disk of its own (%v): it will not be filled", name, err)
@@ -123,8 +125,11 @@ func (v *victim) end() {
 	v.board.stop()
 	v.log.Close()
 	if v.mounted {
-		_ = exec.Command("cp", "-a", v.state, v.dir+"/state-at-the-end").Run() // for the search for secrets, and for people
-		_ = syscall.Unmount(v.state, 0)
+		kept := v.disk + "-kept" // for the judge, and for people
+		_ = exec.Command("cp", "-a", v.disk, kept).Run()
+		_ = syscall.Unmount(v.disk, 0)
+		_ = os.Remove(v.disk)
+		_ = os.Rename(kept, v.disk)
 	}
 }
 
@@ -142,7 +147,7 @@ func (v *victim) next() []metric {
 			out = append(out, m)
 		}
 	}
-	if n := v.random.IntN(40 * 90); n < v.steps-batchSize && v.random.IntN(8) == 0 { // one that comes late, or would
+	if n := v.values.IntN(40 * 90); n < v.steps-batchSize && v.values.IntN(8) == 0 { // one that comes late, or would
 		at := v.began.Add(time.Duration(v.steps-batchSize-n)*step + time.Second)
 		out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
 	}
@@ -150,7 +155,7 @@ func (v *victim) next() []metric {
 	return out
 }
 
-func (v *victim) value() float64 { return float64(v.random.IntN(1_000_000)) / 1024 }
+func (v *victim) value() float64 { return float64(v.values.IntN(1_000_000)) / 1024 }
 
 // exhausted reports that the fed time has come near to now, or to what a clock that is late takes for now.
 func (v *victim) exhausted() bool {
@@ -159,39 +164,41 @@ func (v *victim) exhausted() bool {
 
 // jump is how far a machine's clock is off: not at all, or by up to hours to either side.
 func (v *victim) jump() time.Duration {
-	if v.random.IntN(2) == 0 {
+	if v.choices.IntN(2) == 0 {
 		return 0
 	}
-	v.count("clock jump")
+	v.events["clock jump"]++
 	return v.between(-furthest, furthest)
 }
 
-func (v *victim) feed(p *process, length time.Duration) {
-	for end := time.Now().Add(length); time.Now().Before(end) && !p.dead() && !v.exhausted(); {
+// feed feeds some minutes of event time.
+func (v *victim) feed(p *process, minutes int) {
+	for ; minutes > 0 && !p.dead() && !v.exhausted(); minutes-- {
 		ms := v.next()
 		p.fed += len(ms)
-		if v.random.IntN(20) == 0 {
+		if v.choices.IntN(20) == 0 {
 			p.clock.set(v.jump())
 		}
 		if !p.host.feed(p, ms) {
 			v.gaps = append(v.gaps, gap{len(v.fed) - len(ms), len(v.fed)})
 		}
-		time.Sleep(time.Duration(20+v.random.IntN(40)) * time.Millisecond)
+		time.Sleep(time.Duration(20+v.choices.IntN(40)) * time.Millisecond)
 	}
 }
 
 func (v *victim) between(low, high time.Duration) time.Duration {
-	return low + time.Duration(v.random.Int64N(int64(high-low)))
+	return low + time.Duration(v.choices.Int64N(int64(high-low)))
 }
 
 // torture kills, stops and starts the host while the board misbehaves, and then lets both recover.
 func (v *victim) torture() error {
+	random := rand.New(rand.NewPCG(v.choices.Uint64(), 2))
 	stopFaults, faultsDone := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(faultsDone)
-		v.misbehave(stopFaults)
+		v.misbehave(random, stopFaults)
 	}()
-	err := v.lives()
+	err := v.ordeal()
 	close(stopFaults)
 	<-faultsDone
 	v.board.mode.Store(good)
@@ -213,6 +220,7 @@ func (v *victim) torture() error {
 		r := v.judge()
 		return r.lost == 0 && (r.damaged == 0 || time.Since(began) > 10*time.Second) // what waits in a mended state goes out too
 	})
+	v.drained = time.Since(began)
 	if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 		return fmt.Errorf("it took %s to stop", took)
 	}
@@ -220,38 +228,44 @@ func (v *victim) torture() error {
 	return nil
 }
 
-func (v *victim) lives() error {
-	for v.kills < v.kill {
+func (v *victim) ordeal() error {
+	for life := 1; v.kills < v.kill; life++ {
 		base := len(v.fed)
 		p, err := v.start(v.jump())
 		if err != nil {
 			return err
 		}
-		v.feed(p, v.between(200*time.Millisecond, 2*time.Second))
-		if v.mounted && v.random.IntN(4) == 0 {
+		v.feed(p, 5+v.choices.IntN(40))
+		if v.mounted && v.choices.IntN(4) == 0 {
 			v.fillDisk(p)
 		}
-		if v.kills == 1 {
+		if life == 2 {
 			if err := v.second(); err != nil {
 				return err
 			}
 		}
-		if v.random.IntN(5) == 0 {
+		if v.choices.IntN(5) == 0 {
+			v.events["SIGTERM"]++
 			if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 				return fmt.Errorf("it took %s to stop", took)
 			}
 		} else {
 			sure := base + min(p.host.took(p), p.fed)
-			p.stop(syscall.SIGKILL)
+			by := syscall.SIGKILL
+			if v.choices.IntN(8) == 0 {
+				by = syscall.SIGQUIT // every goroutine's stack goes to the log
+				v.events["SIGQUIT"]++
+			}
+			p.stop(by)
 			v.gaps = append(v.gaps, gap{sure, len(v.fed)})
+			v.kills++
 		}
-		v.kills++
-		if v.mounted && v.kills == 2 {
+		if v.mounted && life == 2 {
 			if err := v.readOnly(); err != nil {
 				return err
 			}
 		}
-		if v.kills == v.kill*3/4 {
+		if v.excused == nil && v.kills >= v.kill*3/4 {
 			if err := v.damage(); err != nil {
 				return err
 			}
@@ -262,8 +276,8 @@ func (v *victim) lives() error {
 
 // fillDisk leaves no room for a while, in which the host is fed on.
 func (v *victim) fillDisk(p *process) {
-	v.count("disk full")
-	balloon := filepath.Join(v.state, "balloon")
+	v.events["disk full"]++
+	balloon := filepath.Join(v.disk, "balloon")
 	f, err := os.Create(balloon)
 	if err != nil {
 		return
@@ -274,16 +288,16 @@ func (v *victim) fillDisk(p *process) {
 	}
 	_ = f.Close()
 	free := time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(balloon) })
-	v.feed(p, time.Second)
+	v.feed(p, 25)
 	free.Reset(0)
 	_ = until(10*time.Second, func() bool { _, err := os.Stat(balloon); return err != nil })
 	// A collector killed before it could save again would lose more than the last checkpoint interval, as it says.
-	v.feed(p, 4*time.Second)
+	v.feed(p, 100)
 }
 
 // second starts another process on the same state, which must end by itself and do no harm.
 func (v *victim) second() error {
-	v.count("second process")
+	v.events["second process"]++
 	text, err := os.ReadFile(filepath.Join(v.dir, "config"))
 	if err != nil {
 		return err
@@ -305,12 +319,12 @@ func (v *victim) second() error {
 
 // readOnly starts the host on a state that it cannot write: it must end by itself and leave it as it is.
 func (v *victim) readOnly() error {
-	v.count("read-only state")
-	if err := syscall.Mount("", v.state, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+	v.events["read-only state"]++
+	if err := syscall.Mount("", v.disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
 		return err
 	}
 	err := v.refused(v.dir, "a process on a read-only state")
-	return errors.Join(err, syscall.Mount("", v.state, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", stateSize)))
+	return errors.Join(err, syscall.Mount("", v.disk, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", diskSize)))
 }
 
 // refused starts the host with the configuration in dir and expects it to give up.
@@ -342,7 +356,7 @@ func (v *victim) refused(dir, what string) error {
 // damage truncates or overwrites a state file of a host that does not run. What was neither at the board nor in the
 // trail by then may be lost, and the host must say so.
 func (v *victim) damage() error {
-	v.count("damaged state")
+	v.events["damaged state"]++
 	got, err := v.board.received()
 	if err != nil {
 		return err
@@ -352,7 +366,7 @@ func (v *victim) damage() error {
 		v.excused[p] = true
 	}
 	named := map[place]bool{}
-	entries, _ := trail(filepath.Join(v.dir, "audit.jsonl"))
+	entries, _ := trail(filepath.Join(v.disk, "audit.jsonl"))
 	for _, e := range entries {
 		for _, x := range e.Readings {
 			named[place{e.Device, x.Parameter, x.Flag, e.Stamp}] = true
@@ -370,16 +384,16 @@ func (v *victim) damage() error {
 		return err
 	}
 	for _, e := range list {
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 0 && e.Name() != "audit.jsonl" {
+		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
 			files = append(files, filepath.Join(v.state, e.Name()))
 		}
 	}
-	name := files[v.random.IntN(len(files))]
+	name := files[v.choices.IntN(len(files))]
 	info, err := os.Stat(name)
 	if err != nil {
 		return err
 	}
-	if v.random.IntN(2) == 0 {
+	if v.choices.IntN(2) == 0 {
 		log.Printf("%s: %s is cut in half", v.host.name, filepath.Base(name))
 		return os.Truncate(name, info.Size()/2)
 	}
@@ -391,127 +405,17 @@ func (v *victim) damage() error {
 	defer f.Close()
 	noise := make([]byte, 4096)
 	for i := range noise {
-		noise[i] = byte(v.random.Uint32())
+		noise[i] = byte(v.choices.Uint32())
 	}
-	_, err = f.WriteAt(noise[:min(int64(len(noise)), info.Size())], v.random.Int64N(max(info.Size()-4096, 1)))
+	_, err = f.WriteAt(noise[:min(int64(len(noise)), info.Size())], v.choices.Int64N(max(info.Size()-4096, 1)))
 	return err
 }
 
-var statuses = []int{0, 10, 102, 109, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 999}
-
-// misbehave makes the board do so until stop.
-func (v *victim) misbehave(stop <-chan struct{}) {
-	random := rand.New(rand.NewPCG(v.random.Uint64(), 2))
-	for {
-		wait := time.Duration(50+random.IntN(150)) * time.Millisecond
-		select {
-		case <-stop:
-			v.left()
-			return
-		case <-time.After(wait):
-		}
-		v.left()
-		count := 1 + random.IntN(6)
-		fault := map[string]any{"count": count}
-		kind := ""
-		switch random.IntN(12) {
-		case 0:
-			kind = "slow"
-			fault["latency"] = fmt.Sprintf("%dms", 50+random.IntN(600))
-		case 1:
-			kind = "http 5xx"
-			fault["http_status"] = 500 + random.IntN(5)
-		case 2:
-			kind = "http 429"
-			fault["http_status"], fault["retry_after"] = 429, 1
-		case 3:
-			kind = "http 4xx"
-			fault["http_status"] = []int{401, 403, 404, 413}[random.IntN(4)]
-		case 4:
-			kind = "html"
-			fault["html"], fault["http_status"] = true, 200
-		case 5:
-			kind = "closed"
-			fault["close"] = true
-		case 6:
-			kind = "half a body"
-			fault["half"] = true
-		case 7:
-			kind = "reply lost after it was stored"
-			fault["close"], fault["after_store"] = true, true
-		case 8:
-			kind = "server's clock"
-			fault["clock_offset"] = fmt.Sprintf("%dh", random.IntN(7)-3)
-		case 9:
-			kind = "certificate"
-			v.board.mode.Store(int32(expired + random.IntN(2)))
-			v.board.cut()
-			time.Sleep(time.Duration(200+random.IntN(400)) * time.Millisecond)
-			v.board.mode.Store(good)
-		case 10:
-			kind = "reset"
-			v.board.reset.Store(true)
-			v.board.cut()
-			time.Sleep(time.Duration(200+random.IntN(400)) * time.Millisecond)
-			v.board.reset.Store(false)
-		default:
-			kind = "status"
-			if fault["status"] = statuses[random.IntN(len(statuses))]; random.IntN(4) == 0 {
-				fault["status"] = []int{111, 112, 117}[random.IntN(3)] // those that end a reading's way
-			}
-		}
-		if kind == "certificate" || kind == "reset" {
-			v.count(kind)
-			continue
-		}
-		v.mu.Lock()
-		v.kinds[kind] += count
-		v.mu.Unlock()
-		if err := v.board.faults([]map[string]any{fault}); err != nil {
-			log.Printf("%s: %v", v.host.name, err)
-		}
+// tally is counts by their kinds, and their sum.
+func tally(counts map[string]int) (text string, sum int) {
+	b, _ := json.Marshal(counts)
+	for _, n := range counts {
+		sum += n
 	}
-}
-
-// left takes the faults that met no request out of the count, and clears them.
-func (v *victim) left() {
-	resp, err := http.Get(v.board.url + "/faults")
-	if err != nil {
-		return
-	}
-	defer resp.Body.Close()
-	var list []struct {
-		Count int `json:"count"`
-	}
-	if json.NewDecoder(resp.Body).Decode(&list) != nil {
-		return
-	}
-	v.mu.Lock()
-	for _, f := range list {
-		v.kinds["unmet"] += f.Count
-	}
-	v.mu.Unlock()
-	_ = v.board.faults(nil)
-}
-
-func (v *victim) count(kind string) {
-	v.mu.Lock()
-	v.kinds[kind]++
-	v.mu.Unlock()
-}
-
-func (v *victim) faults() (n int) {
-	for kind, c := range v.kinds {
-		if kind == "unmet" {
-			n -= c
-		} else {
-			n += c
-		}
-	}
-	return n
-}
-
-func (v *victim) tally() string {
-	text, _ := json.Marshal(v.kinds)
-	return strings.NewReplacer(`"`, "", "{", "", "}", "").Replace(string(text))
+	return strings.NewReplacer(`"`, "", "{", "", "}", "").Replace(string(b)), sum
 }

@@ -291,7 +291,7 @@ func (v *victim) fillDisk(p *process) {
 	v.feed(p, 25)
 	free.Reset(0)
 	_ = until(10*time.Second, func() bool { _, err := os.Stat(balloon); return err != nil })
-	// A collector killed before it could save again would lose more than the last checkpoint interval, as it says.
+	// What a collector took just before the disk was full is not saved yet: killed now, it would lose that, as it says.
 	v.feed(p, 100)
 }
 

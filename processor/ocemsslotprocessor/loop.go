@@ -43,7 +43,7 @@ func (p *slotProcessor) step(ctx context.Context, now time.Time) {
 		p.unsaved = p.client != nil
 	}
 	checkpoint := now.Sub(p.lastSave) >= p.cfg.CheckpointInterval
-	if p.unsaved || checkpoint {
+	if p.unsaved || checkpoint || p.health.saving.err != nil {
 		p.saveAndNote(ctx)
 	}
 	if checkpoint {
@@ -62,7 +62,11 @@ func (p *slotProcessor) saveAndNote(ctx context.Context) {
 	if err == nil {
 		p.unsaved = false
 	}
-	p.health.saving.note(ctx, p.log, err, "Saving failed; closed slots are held until it works again", "Saving works again")
+	p.health.saving.note(ctx, p.log, err, "Saving failed; samples are refused and closed slots held until it works again: "+
+		"see that the directory of the storage can be written and has free space", "Saving works again")
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.full = p.health.saving.err
 }
 
 // save stores what changed, in one batch.

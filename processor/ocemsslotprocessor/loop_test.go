@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/consumer/consumertest"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
@@ -161,23 +162,28 @@ func TestStorageFails(t *testing.T) {
 		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 1, "")))
 		time.Sleep(14 * time.Minute)
 		h.full.Store(true)
+		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 2, "")), "it is not known yet")
 		time.Sleep(10 * time.Minute)
-		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 2, "")))
+		refused := gauge("cod", 3, "")
+		require.ErrorContains(t, p.ConsumeMetrics(t.Context(), refused), "has free space")
+		require.False(t, consumererror.IsPermanent(p.ConsumeMetrics(t.Context(), refused)))
 		time.Sleep(10 * time.Minute)
 		synctest.Wait()
 		require.Empty(t, sink.AllMetrics())
-		require.Equal(t, 2, p.aligner.Stats().Pending)
+		require.Equal(t, 1, p.aligner.Stats().Pending)
 		require.Equal(t, 1, logs.FilterLevelExact(zapcore.ErrorLevel).Len())
-		failed := logs.FilterMessage("Saving failed; closed slots are held until it works again").All()
+		failed := logs.FilterMessageSnippet("Saving failed; samples are refused and closed slots held until it works again").All()
 		require.Len(t, failed, 1)
 		require.Contains(t, failed[0].ContextMap()["error"], `storage "file_storage": no space left on device`)
 
 		h.full.Store(false)
 		time.Sleep(2 * time.Second)
+		require.NoError(t, p.ConsumeMetrics(t.Context(), refused))
+		time.Sleep(10 * time.Second)
 		synctest.Wait()
 		require.Equal(t, []string{
-			fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 1, 1.),
-			fmt.Sprintf(point, "cod", "00:15:00-00:30:00", "U", 1, 2.),
+			fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 2, 1.5),
+			fmt.Sprintf(point, "cod", "00:15:00-00:30:00", "U", 1, 3.),
 		}, lines(sink.AllMetrics()))
 		require.Equal(t, 1, logs.FilterMessage("Saving works again").Len())
 		require.Equal(t, 1, logs.FilterLevelExact(zapcore.ErrorLevel).Len())

@@ -44,6 +44,7 @@ type slotProcessor struct {
 	enc      *keyEncoder
 	known    map[string]string // keys, so that a known series needs no new string
 	refusals refusals
+	full     error // why nothing can be saved, and so is taken
 
 	saving  chan struct{} // holds one while a save runs
 	host    component.Host
@@ -176,8 +177,15 @@ func (p *slotProcessor) Shutdown(ctx context.Context) error {
 }
 
 // ConsumeMetrics takes gauges and sums and passes everything else on. That goes first: were it refused after the
-// samples were taken, the sender's second attempt would count them twice.
+// samples were taken, the sender's second attempt would count them twice. While the state cannot be saved it refuses
+// all, so that the sender keeps it and a crash costs no more than at other times.
 func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
+	p.mu.Lock()
+	full := p.full
+	p.mu.Unlock()
+	if full != nil {
+		return fmt.Errorf("%w; the samples stay with the sender: see that the directory of the storage can be written and has free space", full)
+	}
 	if rest, some := others(md); some {
 		if err := p.next.ConsumeMetrics(ctx, rest); err != nil {
 			return err

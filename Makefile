@@ -74,8 +74,12 @@ demo-telegraf: bin/ocems telegraf-small
 
 # TORTURE="-kills 100 -seed 7" is a long run, and the same choices again.
 TORTURE ?= -kills 4
-.PHONY: torture
-torture: build telegraf-small telegraf-external
+.PHONY: torture strace
+strace:
+	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends strace; } || \
+		echo "left out: the test of what a power cut takes, since strace cannot be had here"
+
+torture: build telegraf-small telegraf-external strace
 	$(GO) build -o bin/torture ./cmd/torture
 	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./cmd/torture
 	bin/torture $(TORTURE)

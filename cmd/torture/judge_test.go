@@ -1,0 +1,151 @@
+package main
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+)
+
+// account is what a run left behind: one slot of one device, fed four samples and delivered in the host's second life.
+type account struct {
+	v     *victim
+	lines []map[string]any // of the trail
+}
+
+func newAccount(t *testing.T) *account {
+	dir := t.TempDir()
+	v := &victim{host: hosts["external"], dir: dir, disk: filepath.Join(dir, "disk"), board: &board{url: "http://127.0.0.1:1"},
+		began: time.Unix(1_800_000_000, 0).Truncate(15 * time.Minute), kills: 1, lives: []int{0, 1}}
+	v.state = filepath.Join(v.disk, "state")
+	if err := os.MkdirAll(v.state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for i := range 4 {
+		v.fed = append(v.fed, metric{device: "dev_a", flag: "U", at: v.began.Add(time.Duration(i) * time.Minute), cod: float64(i), bod: 8})
+	}
+	stamp := v.began.Add(15 * time.Minute).UnixMilli()
+	text := fmt.Sprintf(`{"readings": [
+		{"station": "station_a", "device": "dev_a", "parameter": "bod", "value": 8, "unit": "mg/L", "timestamp": %d, "flag": "U"},
+		{"station": "station_a", "device": "dev_a", "parameter": "cod", "value": 1.5, "unit": "mg/L", "timestamp": %[1]d, "flag": "U"}]}`, stamp)
+	if err := json.Unmarshal([]byte(text), &v.last); err != nil {
+		t.Fatal(err)
+	}
+	a := &account{v: v}
+	a.line("recovered", 0)
+	a.line("delivered", stamp, "bod", 8, "cod", 1.5)
+	return a
+}
+
+func (a *account) line(outcome string, stamp int64, readings ...any) {
+	l := map[string]any{"outcome": outcome, "device": "dev_a", "stamp": stamp}
+	var list []map[string]any
+	for i := 0; i < len(readings); i += 2 {
+		list = append(list, map[string]any{"parameter": readings[i], "value": readings[i+1], "flag": "U"})
+	}
+	l["readings"] = list
+	a.lines = append(a.lines, l)
+}
+
+func (a *account) stamp() int64 { return a.v.last.Readings[0].Timestamp }
+
+// write chains the lines and gives them to the judge.
+func (a *account) write(t *testing.T) {
+	var text strings.Builder
+	before := ""
+	for _, l := range a.lines {
+		if l["prev"] == nil {
+			l["prev"] = before
+		}
+		b, _ := json.Marshal(l)
+		sum := sha256.Sum256(b)
+		before = hex.EncodeToString(sum[:])
+		text.Write(append(b, '\n'))
+	}
+	if err := os.WriteFile(filepath.Join(a.v.disk, "audit.jsonl"), []byte(text.String()), 0o600); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// Each fault that a host could have is seen by the judge, and nothing else is.
+func TestJudge(t *testing.T) {
+	log := func(text string) func(*testing.T, *account) {
+		return func(t *testing.T, a *account) {
+			if err := os.WriteFile(filepath.Join(a.v.dir, "host.log"), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	key := sha256.Sum256([]byte(devices[0].token))
+	for _, c := range []struct {
+		name                       string
+		change                     func(*testing.T, *account)
+		lost, wrong, twice, secret int
+	}{
+		{"all is well", func(*testing.T, *account) {}, 0, 0, 0, 0},
+		{"a slot is not at the board", func(_ *testing.T, a *account) { a.v.last.Readings = a.v.last.Readings[:1] }, 1, 0, 0, 0},
+		{"it is rejected instead", func(_ *testing.T, a *account) {
+			stamp := a.stamp()
+			a.v.last.Readings = a.v.last.Readings[:1]
+			a.lines = a.lines[:1]
+			a.line("delivered", stamp, "bod", 8)
+			a.line("rejected", stamp, "cod", 1.5)
+		}, 0, 0, 0, 0},
+		{"a slot is not in the trail", func(_ *testing.T, a *account) { a.lines = a.lines[:1] }, 2, 0, 0, 0},
+		{"a sample is missing in the mean", func(_ *testing.T, a *account) { a.v.last.Readings[1].Value = 1 }, 0, 1, 0, 0},
+		{"it may have been lost by the kill", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value, a.v.gaps = 1, []gap{{3, 4}}
+		}, 0, 0, 0, 0},
+		{"one from before the kill was lost", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value, a.v.gaps = 2, []gap{{3, 4}} // of 1, 2, 3
+		}, 0, 1, 0, 0},
+		{"it came late", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value = 1
+			a.line("late", a.stamp())
+		}, 0, 0, 0, 0},
+		{"another unit", func(_ *testing.T, a *account) { a.v.last.Readings[1].Unit = "mg/l" }, 0, 1, 0, 0},
+		{"another station", func(_ *testing.T, a *account) { a.v.last.Readings[1].Station = "station_b" }, 0, 1, 0, 0},
+		{"another flag", func(_ *testing.T, a *account) { a.v.last.Readings[1].Flag = "C" }, 1, 1, 0, 0},
+		{"another stamp", func(_ *testing.T, a *account) { a.v.last.Readings[1].Timestamp += 900_000 }, 1, 1, 0, 0},
+		{"stored twice", func(_ *testing.T, a *account) { a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1]) }, 0, 0, 1, 0},
+		{"sent twice in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
+		{"sent again after a kill", func(_ *testing.T, a *account) {
+			a.v.lives = append(a.v.lives, 2)
+			a.line("already_stored", a.stamp(), "cod", 1.5)
+		}, 0, 0, 0, 0},
+		{"another value sent after a kill", func(_ *testing.T, a *account) {
+			a.v.lives = append(a.v.lives, 2)
+			a.line("already_stored", a.stamp(), "cod", 1.75)
+		}, 0, 1, 0, 0},
+		{"a line of the trail altered", func(_ *testing.T, a *account) { a.lines[1]["prev"] = "0" }, 0, 1, 0, 0},
+		{"a slot of before a damage was altered", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
+			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
+		}, 0, 1, 0, 0},
+		{"a token in the log", log("token: " + devices[0].token), 0, 0, 0, 1},
+		{"a token in hexadecimal", log(hex.EncodeToString([]byte(devices[0].token))), 0, 0, 0, 1},
+		{"a key of AES in the log", log("key: " + string(key[:])), 0, 0, 0, 1},
+		{"a state that others can read", func(t *testing.T, a *account) {
+			if err := os.Chmod(a.v.state, 0o755); err != nil {
+				t.Fatal(err)
+			}
+		}, 0, 0, 0, 1},
+		{"requests over TLS 1.1", func(_ *testing.T, a *account) { a.v.board.old.Add(1) }, 0, 1, 0, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := newAccount(t)
+			c.change(t, a)
+			a.write(t)
+			r := a.v.judge()
+			if r.lost != c.lost || r.wrong != c.wrong || r.twice != c.twice || r.secrets != c.secret {
+				t.Errorf("lost=%d wrong=%d twice=%d secrets=%d, must be lost=%d wrong=%d twice=%d secrets=%d:\n%s", r.lost, r.wrong, r.twice, r.secrets,
+					c.lost, c.wrong, c.twice, c.secret, strings.Join(r.faults, "\n"))
+			}
+		})
+	}
+}

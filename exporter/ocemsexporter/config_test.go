@@ -63,10 +63,6 @@ var invalid = map[string][]string{
 	"http.compression":              {"http.compression: must not be set; the server takes no compressed bodies"},
 	"http.proxy_url":                {"http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)"},
 	"http.proxy_url_without_scheme": {"http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)"},
-	"http.tls": {
-		`http.tls.min_version: "1.0" is not a version from TLS 1.2 on, below which nothing is sent; nearest: 1.2`,
-		`http.tls.max_version: "1.1" is not a version from TLS 1.2 on, below which nothing is sent; nearest: 1.2`,
-	},
 	"http.timeout":                  {"http.timeout: 0s must be more than 0"},
 	"devices_file_interval":         {"devices_file_interval: 0s must be more than 0"},
 	"coalesce":                      {"coalesce: -1s must not be negative"},
@@ -86,6 +82,10 @@ var invalid = map[string][]string{
 	"not_a_key":                     {"public_key: reading the public key: neither PEM nor base64"},
 	"small_key":                     {"public_key: the public key of 1024 bits is too small: the signature needs 94 bytes and the key takes 62: ask the board for a key of at least 2048 bits"},
 	"not_a_key_of_the_device":       {"devices[0].public_key: reading the public key: neither PEM nor base64"},
+	"http.tls": {
+		`http.tls.min_version: "1.0" is not a version from TLS 1.2 on, below which nothing is sent; nearest: 1.2`,
+		`http.tls.max_version: "1.1" is not a version from TLS 1.2 on, below which nothing is sent; nearest: 1.2`,
+	},
 	"no_ids": {
 		"devices[0].station_id: missing; give the station id that the board registered",
 		"devices[0].device_id: missing; give the device id that the board registered",

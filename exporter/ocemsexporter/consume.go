@@ -58,12 +58,13 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	}
 	if len(b.refused) > 0 {
 		e.telemetry.Refused.Add(ctx, int64(len(b.refused)), metric.WithAttributes(e.telemetry.Exporter))
-		e.auditRefused(b.refused)
 	}
+	e.auditRefused(b.refused)
 	return nil
 }
 
-// auditRefused writes to the audit_file, or to the log where there is none.
+// auditRefused writes to the audit_file, or to the log where there is none. While the file cannot be written the log has
+// it too.
 func (e *ocemsExporter) auditRefused(entries []audit.Entry) {
 	if e.trail == nil {
 		for _, r := range entries {
@@ -72,8 +73,8 @@ func (e *ocemsExporter) auditRefused(entries []audit.Entry) {
 		}
 		return
 	}
-	if err := e.trail.Append(entries...); err != nil {
-		e.set.Logger.Error("cannot write what was refused to the audit_file", zap.Error(err), zap.Any("entries", entries))
+	if err := e.backlog.Append(entries...); err != nil && len(entries) > 0 { // what waits was told when it came
+		e.set.Logger.Error("cannot write what was refused to the audit_file: it is kept and tried again", zap.Error(err), zap.Any("entries", entries))
 	}
 }
 

@@ -38,6 +38,7 @@ type ocemsExporter struct {
 	registry *registry.Registry
 	delivery *delivery.Delivery
 	trail    *audit.Trail
+	backlog  *audit.Backlog // of what was refused; nil without a trail
 	storage  storage.Client
 	gauges   metric.Registration
 	unwatch  context.CancelFunc
@@ -84,8 +85,14 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	}
 	if e.cfg.AuditFile == "" {
 		log.Warn("no audit_file is set: final outcomes go to the log only")
-	} else if e.trail, err = audit.Open(e.cfg.AuditFile); err != nil {
-		return fmt.Errorf("audit_file: %w", err)
+	} else {
+		if e.trail, err = audit.Open(e.cfg.AuditFile); err != nil {
+			return fmt.Errorf("audit_file: %w", err)
+		}
+		if damage := e.trail.Damage(); damage != "" {
+			log.Error(damage)
+		}
+		e.backlog = &audit.Backlog{Trail: e.trail}
 	}
 	e.delivery, err = delivery.New(ctx, delivery.Config{
 		Endpoint: e.cfg.Endpoint, Client: client, Store: outbox, Trail: e.trail, Lookup: e.lookup, Devices: e.devices,
@@ -128,12 +135,12 @@ func (e *ocemsExporter) Shutdown(ctx context.Context) error {
 		errs = append(errs, e.gauges.Unregister())
 	}
 	if e.trail != nil {
-		errs = append(errs, e.trail.Close())
+		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}
 	if e.storage != nil {
 		errs = append(errs, e.storage.Close(ctx))
 	}
-	e.unwatch, e.gauges, e.trail, e.storage = nil, nil, nil, nil
+	e.unwatch, e.gauges, e.trail, e.backlog, e.storage = nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 

@@ -12,6 +12,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"slices"
@@ -75,14 +76,43 @@ type Trail struct {
 	size int64
 	last uint64
 	prev string
+
+	damage string
 }
 
 // inUse holds the absolute paths of the trails that this process has open; lock keeps other processes away.
 var inUse sync.Map
 
 // Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
-// removed, and the trail says so in a line of its own. A file that another Trail has open, of whatever process, is refused.
+// removed, and the trail says so in a line of its own. A trail whose last line is damaged cannot be continued: it is kept
+// under another name and a new one begun, see [Trail.Damage]. A file that is no trail is refused, and so is one that
+// another Trail has open, of whatever process.
 func Open(path string) (*Trail, error) {
+	t, err := open(path)
+	if !errors.Is(err, errDamaged) {
+		return t, err
+	}
+	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	if wrong := os.Rename(path, aside); wrong != nil {
+		return nil, errors.Join(err, wrong)
+	}
+	if t, err = open(path); err != nil {
+		return nil, err
+	}
+	t.damage = fmt.Sprintf("the last line of the audit trail %s is damaged; it is kept as %s, and a new one is begun", path, aside)
+	if err := t.Append(Entry{Outcome: Recovered, Detail: t.damage}); err != nil {
+		t.Close()
+		return nil, fmt.Errorf("opening the audit trail %s: %w", path, err)
+	}
+	return t, nil
+}
+
+// Damage says what Open found damaged and where that is kept, or "".
+func (t *Trail) Damage() string { return t.damage }
+
+var errDamaged = errors.New("the last line is damaged")
+
+func open(path string) (*Trail, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
@@ -140,14 +170,41 @@ func (t *Trail) findEnd() (cut int64, err error) {
 			continue
 		}
 		line := tail[before+1 : lastBreak]
-		var e Entry
-		if err := json.Unmarshal(line, &e); err != nil {
-			return 0, fmt.Errorf("the last line is not one of an audit trail: %w", err)
+		e, ok := entry(line)
+		if !ok {
+			return 0, t.whatItIs()
 		}
 		t.size, t.last, t.prev = at+int64(lastBreak)+1, e.Number, hash(line)
 		return end - t.size, nil
 	}
+	if begun := []byte(`{"n":`); len(bytes.TrimLeft(tail, "\x00")) > 0 && !bytes.HasPrefix(tail, begun[:min(len(begun), len(tail))]) {
+		return 0, errForeign
+	}
 	return end, nil
+}
+
+var errForeign = errors.New("it is not an audit trail: give the trail a file of its own")
+
+// whatItIs tells a damaged trail, of which some line is whole, from another file.
+func (t *Trail) whatItIs() error {
+	lines := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, math.MaxInt64), 64<<10)
+	for {
+		line, err := lines.ReadBytes('\n')
+		if _, ok := entry(bytes.TrimSuffix(line, []byte("\n"))); ok {
+			return errDamaged
+		}
+		if err == io.EOF {
+			return errForeign
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// entry reads a line of a trail.
+func entry(line []byte) (e Entry, ok bool) {
+	return e, json.Unmarshal(line, &e) == nil && e.Number > 0 && e.Outcome != ""
 }
 
 // Append writes the entries and syncs them to disk before it returns. After an error nothing of them is in the file.

@@ -69,6 +69,59 @@ func TestTornLineIsRemovedAndNamed(t *testing.T) {
 	}
 }
 
+// A trail that cannot be continued must not keep the host from its work.
+func TestDamagedEndIsSetAside(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	write(t, path, 2)
+	whole, _ := os.ReadFile(path)
+	copy(whole[len(whole)-600:], bytes.Repeat([]byte("\x00noise\n"), 100))
+	if err := os.WriteFile(path, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	trail, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := trail.Append(audit.Entry{Outcome: audit.Delivered}); err != nil {
+		t.Fatal(err)
+	}
+	defer trail.Close()
+	kept, _ := filepath.Glob(path + ".damaged-*")
+	if len(kept) != 1 || !strings.Contains(trail.Damage(), kept[0]) {
+		t.Fatalf("kept as %v, and it says %q", kept, trail.Damage())
+	}
+	if text, _ := os.ReadFile(kept[0]); !bytes.Equal(text, whole) {
+		t.Error("the damaged trail was changed")
+	}
+	text, _ := os.ReadFile(path)
+	var got []audit.Entry
+	if err := audit.Verify(bytes.NewReader(text), func(e audit.Entry) { got = append(got, e) }); err != nil {
+		t.Fatal(err)
+	}
+	if len(got) != 2 || got[0].Outcome != audit.Recovered || got[0].Detail != trail.Damage() || got[1].Outcome != audit.Delivered {
+		t.Errorf("%+v", got)
+	}
+}
+
+// A file of somebody else, which audit_file names by mistake, is left as it is.
+func TestForeignFileIsRefused(t *testing.T) {
+	for _, text := range []string{"root:x:0:0\ndaemon:x:1:1\n", "no line break", `{"key": "value"}` + "\n", `{"n":"text"}` + "\n", "\n"} {
+		path := filepath.Join(t.TempDir(), "file")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if trail, err := audit.Open(path); err == nil || !strings.Contains(err.Error(), "is not an audit trail: give the trail a file of its own") {
+			t.Errorf("%q: %v, %v", text, trail, err)
+		}
+		if files, _ := filepath.Glob(filepath.Join(filepath.Dir(path), "*")); len(files) != 1 {
+			t.Errorf("%q: %v", text, files)
+		}
+		if after, _ := os.ReadFile(path); string(after) != text {
+			t.Errorf("%q became %q", text, after)
+		}
+	}
+}
+
 func TestOneWriterAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	first, err := audit.Open(path)

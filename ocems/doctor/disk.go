@@ -266,7 +266,7 @@ func lastLine(path string) (entry audit.Entry, err error) {
 			continue
 		}
 		if json.Unmarshal([]byte(tail[before+1:last]), &entry) != nil {
-			return entry, errors.New("the last line is not one of an audit trail: the host does not start with it")
+			return entry, errors.New("the last line is not one of an audit trail: the host sets a damaged trail aside, and does not start with another file")
 		}
 		return entry, nil
 	}

@@ -96,6 +96,9 @@ func (p *slotProcessor) Start(ctx context.Context, host component.Host) error {
 		if err != nil {
 			return fmt.Errorf("audit_file = %q: %w", p.cfg.AuditFile, err)
 		}
+		if damage := trail.Damage(); damage != "" {
+			p.log.Error(damage)
+		}
 		p.trail = trail
 	}
 	if p.cfg.Storage == nil {

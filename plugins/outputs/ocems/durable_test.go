@@ -209,6 +209,34 @@ func TestRestarts(t *testing.T) {
 	require.NoError(t, in.Close())
 }
 
+// A kill between the journal and the trail does not hide a sample that was refused.
+func TestRefusedIsNotedAfterAKill(t *testing.T) {
+	t.Parallel()
+	b := startBoard(t)
+	o, _ := open(t, settings(b, t.TempDir())+oneDevice)
+	at := hoursAgo(2)
+	write(t, o, at, 1, 3)
+	b.await(t, 1)
+	before := trail(t, o.StateDirectory)
+	text, err := os.ReadFile(filepath.Join(o.StateDirectory, "audit.jsonl"))
+	require.NoError(t, err)
+	write(t, o, at, 5)
+	require.Len(t, trail(t, o.StateDirectory), len(before)+1)
+	killed := asKilled(t, o)
+	require.NoError(t, o.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(killed, "audit.jsonl"), text, 0o600)) // as it was before the second Write's line
+
+	o, _ = open(t, settings(b, killed)+oneDevice)
+	late := outcomes(trail(t, killed), audit.Late)
+	require.Len(t, late, 1)
+	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 5, Unit: "mg/L", Flag: "U"}}, late[0].Readings)
+	assert.Contains(t, late[0].Detail, "found in the journal at a start, and perhaps noted before: samples of cod: late; taken at ")
+	require.NoError(t, o.Close())
+	o, _ = open(t, settings(b, killed)+oneDevice)
+	assert.Len(t, outcomes(trail(t, killed), audit.Late), 1, "after a stop the journal is empty")
+	require.NoError(t, o.Close())
+}
+
 func TestTwoOnOneDirectory(t *testing.T) {
 	t.Parallel()
 	b, dir := startBoard(t), t.TempDir()

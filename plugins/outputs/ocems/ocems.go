@@ -84,6 +84,7 @@ type OCEMS struct {
 	aligner  *slot.Aligner[series]
 	delivery *delivery.Delivery
 	trail    *audit.Trail
+	backlog  *audit.Backlog // of what was refused; nil without a trail
 	state    *state
 	stats    *stats
 	unwatch  context.CancelFunc
@@ -213,19 +214,28 @@ func (o *OCEMS) Connect() (err error) {
 		return err
 	}
 	outbox := delivery.NewMemoryStore()
+	var refused map[refusal]*audit.Entry
 	if o.StateDirectory == "" {
 		o.Log.Warn("No state_directory is set: open slots and what waits to be sent are lost when Telegraf stops")
 	} else {
-		if err := o.restore(); err != nil {
+		if refused, err = o.restore(); err != nil {
 			return err
 		}
 		outbox = o.state
 	}
 	if o.AuditFile == "" {
 		o.Log.Warn("Neither state_directory nor audit_file is set: final outcomes go to the log only")
-	} else if o.trail, err = audit.Open(o.AuditFile); err != nil {
-		return fmt.Errorf("audit_file: %w", err)
+	} else {
+		if o.trail, err = audit.Open(o.AuditFile); err != nil {
+			return fmt.Errorf("audit_file: %w", err)
+		}
+		if damage := o.trail.Damage(); damage != "" {
+			o.Log.Error(upper(damage))
+		}
+		o.backlog = &audit.Backlog{Trail: o.trail}
 	}
+	o.writeRefusals(refused)
+	o.unsaved = len(refused) > 0 // the next checkpoint rids the journal of them
 	shown := o.Endpoint
 	if u, err := url.Parse(shown); err == nil {
 		shown = u.Redacted()
@@ -253,21 +263,26 @@ func (o *OCEMS) Connect() (err error) {
 	return nil
 }
 
-// restore loads the last checkpoint and what the journal has beyond it.
-func (o *OCEMS) restore() error {
+func upper(s string) string { return strings.ToUpper(s[:1]) + s[1:] }
+
+// restore loads the last checkpoint and what the journal has beyond it. It returns what of that is refused, since a kill
+// may have come before that was noted.
+func (o *OCEMS) restore() (map[refusal]*audit.Entry, error) {
 	s, damage, err := openState(o.StateDirectory)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	o.state = s
 	if damage != "" {
-		o.Log.Error(strings.ToUpper(damage[:1]) + damage[1:])
+		o.Log.Error(upper(damage))
 	}
+	b := batch{refused: map[refusal]*audit.Entry{}}
 	entries, segment, err := s.loadSlots(o.aligner.Keys())
-	if errors.Is(err, errJournalKey) {
+	twice := errors.Is(err, errJournalKey)
+	if twice {
 		o.Log.Errorf("All of the journal is read, also what may be in the checkpoint already: %v", err)
 	} else if err != nil {
-		return err
+		return nil, err
 	}
 	if err := o.aligner.Restore(entries, time.Now()); err != nil {
 		o.Log.Errorf("A part of the saved slots is damaged and left out; the rest is restored: %v", err)
@@ -285,11 +300,16 @@ func (o *OCEMS) restore() error {
 			return
 		}
 		for _, x := range samples {
-			_ = o.aligner.Add(x.series, x.statistic, x.at, x.value, x.flag, now) // refused then as now
+			if refused, ok := o.aligner.Add(x.series, x.statistic, x.at, x.value, x.flag, now).(*slot.RefusedError); ok && !twice { // then as now
+				o.refuse(&b, x, string(refused.Reason))
+			}
 		}
 	})
 	if err != nil {
-		return err
+		return nil, err
+	}
+	for _, e := range b.refused {
+		e.Detail = "found in the journal at a start, and perhaps noted before: " + e.Detail
 	}
 	for _, name := range damaged {
 		o.Log.Errorf("The journal of samples is damaged; the rest of it is restored, and it is kept as %s", name)
@@ -304,7 +324,7 @@ func (o *OCEMS) restore() error {
 		o.Log.Errorf("%d samples of the journal are left out: max_series is less than the series that they are of", n)
 	}
 	o.journal = j
-	return nil
+	return b.refused, nil
 }
 
 // unreadable finds which of the aligner's entries are damaged.
@@ -339,7 +359,7 @@ func (o *OCEMS) Close() error {
 		o.stats.close()
 	}
 	if o.trail != nil {
-		errs = append(errs, o.trail.Close())
+		errs = append(errs, o.backlog.Append(), o.trail.Close())
 	}
 	if o.journal != nil {
 		errs = append(errs, o.journal.close())
@@ -347,7 +367,7 @@ func (o *OCEMS) Close() error {
 	if o.state != nil {
 		errs = append(errs, o.state.close())
 	}
-	o.unwatch, o.delivery, o.stats, o.trail, o.journal, o.state = nil, nil, nil, nil, nil, nil
+	o.unwatch, o.delivery, o.stats, o.trail, o.backlog, o.journal, o.state = nil, nil, nil, nil, nil, nil, nil
 	return errors.Join(errs...)
 }
 

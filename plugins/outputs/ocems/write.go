@@ -155,6 +155,9 @@ func (o *OCEMS) step(ctx context.Context) {
 		err = o.handOver(ctx)
 	}
 	o.observe()
+	if o.backlog != nil {
+		_ = o.backlog.Append() // what waits: it was told when it came
+	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
@@ -187,7 +190,7 @@ func (o *OCEMS) checkpoint() error {
 		return nil
 	}
 	entries := o.aligner.Save()
-	if len(entries) == 0 && o.journal.file == nil {
+	if len(entries) == 0 && o.journal.size <= int64(headerSize) {
 		o.unsaved, o.untaken = false, false
 		return nil
 	}
@@ -303,7 +306,8 @@ func (o *OCEMS) refuse(b *batch, x sample, why string) {
 	}
 }
 
-// writeRefusals writes what was refused to the trail, or to the log where there is none or it fails.
+// writeRefusals writes what was refused to the trail, or to the log where there is none. While the trail cannot be written
+// the log has it too.
 func (o *OCEMS) writeRefusals(refused map[refusal]*audit.Entry) {
 	if len(refused) == 0 {
 		return
@@ -322,8 +326,8 @@ func (o *OCEMS) writeRefusals(refused map[refusal]*audit.Entry) {
 		}
 		return
 	}
-	if err := o.trail.Append(entries...); err != nil {
-		o.Log.Errorf("Cannot write what was refused to the audit_file: %v: %+v", err, entries)
+	if err := o.backlog.Append(entries...); err != nil {
+		o.Log.Errorf("Cannot write what was refused to the audit_file; it is kept and tried again: %v: %+v", err, entries)
 	}
 }
 

@@ -1,0 +1,42 @@
+package audit
+
+import (
+	"fmt"
+	"sync"
+	"time"
+)
+
+// mostOwed is how many entries a Backlog keeps for a trail that cannot be written.
+const mostOwed = 10_000
+
+// Backlog appends what has happened already and cannot be given back, such as a refused sample: while the trail cannot be
+// written, its entries wait in memory, and go with the next. It is safe for concurrent use.
+type Backlog struct {
+	Trail *Trail
+
+	mu   sync.Mutex
+	owed []Entry
+}
+
+// Append writes what waits and then the entries; none are given to write what waits. After an error they wait, or those
+// that are too many are gone, and it says so.
+func (b *Backlog) Append(entries ...Entry) error {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	for _, e := range entries {
+		if e.Time.IsZero() {
+			e.Time = time.Now() // not when it can be written
+		}
+		b.owed = append(b.owed, e)
+	}
+	err := b.Trail.Append(b.owed...)
+	if err == nil {
+		b.owed = nil
+		return nil
+	}
+	if n := len(b.owed) - mostOwed; n > 0 {
+		b.owed = b.owed[:mostOwed]
+		err = fmt.Errorf("%w; %d lines are left out, since %d wait already", err, n, mostOwed)
+	}
+	return err
+}

@@ -27,11 +27,19 @@ type host struct {
 	// apart: what makes its slots and what sends them save apart, and a kill between the two brings a slot a second time,
 	// which the board answers 111.
 	apart bool
-	// feed sends metrics and reports whether the host said that it took them.
-	feed func(p *process, ms []metric) bool
+	feed  func(p *process, ms []metric) answer
 	// took is how many metrics, of those fed to this process in their order, it surely keeps through a kill now.
 	took func(p *process) int
 }
+
+// answer is what a host said of the metrics that it was fed.
+type answer int
+
+const (
+	took answer = iota
+	refused
+	unsure
+)
 
 // process is one life of a host.
 type process struct {
@@ -103,13 +111,16 @@ var hosts = map[string]*host{
   data_format = "json"
   namepass = ["internal_ocems"]
 ` + outputBlock,
-		feed: func(p *process, ms []metric) bool {
+		feed: func(p *process, ms []metric) answer {
 			resp, err := http.Post("http://"+p.port+"/", "text/plain", bytes.NewReader(lines(ms)))
 			if err != nil {
-				return false
+				return unsure
 			}
 			defer resp.Body.Close()
-			return resp.StatusCode < 300
+			if resp.StatusCode >= 300 {
+				return refused
+			}
+			return took
 		},
 		took: func(p *process) int { // its own account of it
 			text, _ := os.ReadFile(filepath.Join(p.dir, "internal.json"))
@@ -129,16 +140,16 @@ var hosts = map[string]*host{
 			return []string{filepath.Join(bin, "ocems-telegraf"), "--config", filepath.Join(dir, "config")}
 		},
 		config: outputBlock,
-		feed: func(p *process, ms []metric) bool {
+		feed: func(p *process, ms []metric) answer {
 			before := p.fed - len(ms)
 			if _, err := p.stdin.Write(lines(ms)); err != nil {
-				return false
+				return unsure
 			}
 			// Once these bytes are gone from the pipe, what was written before them is durable.
 			if n, err := unix.IoctlGetInt(int(p.stdin.(*os.File).Fd()), unix.TIOCINQ); err == nil && n == 0 {
 				p.sure = max(p.sure, before)
 			}
-			return true
+			return took
 		},
 		took: func(p *process) int { return p.sure },
 	},
@@ -188,17 +199,17 @@ service:
     metrics:
       level: none
 `,
-		feed: func(p *process, ms []metric) bool {
+		feed: func(p *process, ms []metric) answer {
 			resp, err := http.Post("http://"+p.port+"/v1/metrics", "application/json", bytes.NewReader(otlp(ms)))
 			if err != nil {
-				return false
+				return unsure
 			}
 			defer resp.Body.Close()
 			if resp.StatusCode != http.StatusOK {
-				return false
+				return refused
 			}
 			p.acked = append(p.acked, ack{time.Now(), p.fed})
-			return true
+			return took
 		},
 		took: func(p *process) int { // a kill costs what came since the last checkpoint
 			sure := 0
@@ -248,8 +259,8 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 		}
 		p.command.Stdin, p.stdin, pipe = r, w, r
 	}
-	told, _ := os.ReadFile(filepath.Join(v.disk, "audit.jsonl"))
-	v.lives = append(v.lives, bytes.Count(told, []byte("\n")))
+	v.noteLines()
+	v.lives++
 	began := time.Now()
 	var err error
 	p.clock, err = startWithClock(p.command, offset)

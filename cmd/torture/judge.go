@@ -129,7 +129,7 @@ type entry struct {
 	Device   string  `json:"device"`
 	Stamp    int64   `json:"stamp"`
 	Previous *string `json:"prev"`
-	line     int
+	hash     string
 	Readings []struct {
 		Parameter string  `json:"parameter"`
 		Value     float64 `json:"value"`
@@ -160,10 +160,24 @@ func trail(path string) (out []entry, faults []string) {
 			faults = append(faults, fmt.Sprintf("%s:%d: the chain is broken", path, i+1))
 		}
 		sum := sha256.Sum256(l)
-		before, e.line = hex.EncodeToString(sum[:]), i+1
+		e.hash = hex.EncodeToString(sum[:])
+		before = e.hash
 		out = append(out, e)
 	}
 	return out, faults
+}
+
+// beforeDamage is a copy of the trail, made before that or anything else of the state was damaged.
+const beforeDamage = "before-damage.jsonl"
+
+// noteLines notes that the lines of the trail that are new were written in the life that has ended.
+func (v *victim) noteLines() {
+	entries, _ := trail(filepath.Join(v.disk, "audit.jsonl"))
+	for _, e := range entries {
+		if _, known := v.lived[e.hash]; !known {
+			v.lived[e.hash] = v.lives
+		}
+	}
 }
 
 // judge compares what the board has with what was fed.
@@ -197,17 +211,23 @@ func (v *victim) judge() (r verdict) {
 	windows := v.windows()
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
 	late, ended, told := map[key]bool{}, map[place]bool{}, map[place]bool{}
-	life, in := 0, map[place]int{} // in which a place had its last outcome
-	between := map[int]bool{}      // lives after a kill between making and sending
-	for _, name := range []string{"audit.jsonl", "slots.jsonl"} {
+	in := map[place]int{}     // the life in which a place had its last outcome
+	between := map[int]bool{} // lives after a kill between making and sending
+	seen := map[string]bool{}
+	for _, name := range []string{beforeDamage, "audit.jsonl", "slots.jsonl"} {
 		entries, faults := trail(filepath.Join(v.disk, name))
-		if len(faults) > 0 {
+		if len(faults) > 0 && !(v.untrue && name == "audit.jsonl") {
 			r.wrong += len(faults)
 			r.faults = append(r.faults, faults...)
 		}
 		for _, e := range entries {
-			for name == "audit.jsonl" && life < len(v.lives) && e.line > v.lives[life] {
-				life++
+			if seen[e.hash] {
+				continue // a copy
+			}
+			seen[e.hash] = true
+			life, known := v.lived[e.hash]
+			if !known {
+				life = v.lives
 			}
 			if slices.Contains([]string{"delivered", "rejected", "expired", "already_stored"}, e.Outcome) {
 				for _, x := range e.Readings {

@@ -21,7 +21,7 @@ type account struct {
 func newAccount(t *testing.T) *account {
 	dir := t.TempDir()
 	v := &victim{host: hosts["external"], dir: dir, disk: filepath.Join(dir, "disk"), board: &board{url: "http://127.0.0.1:1"},
-		began: time.Unix(1_800_000_000, 0).Truncate(15 * time.Minute), kills: 1, lives: []int{0, 1}}
+		began: time.Unix(1_800_000_000, 0).Truncate(15 * time.Minute), kills: 1, lives: 2, lived: map[string]int{}}
 	v.state = filepath.Join(v.disk, "state")
 	if err := os.MkdirAll(v.state, 0o700); err != nil {
 		t.Fatal(err)
@@ -114,12 +114,16 @@ func TestJudge(t *testing.T) {
 		{"another stamp", func(_ *testing.T, a *account) { a.v.last.Readings[1].Timestamp += 900_000 }, 1, 1, 0, 0},
 		{"stored twice", func(_ *testing.T, a *account) { a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1]) }, 0, 0, 1, 0},
 		{"sent twice in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
-		{"sent again after a kill", func(_ *testing.T, a *account) {
-			a.v.lives = append(a.v.lives, 2)
+		{"sent again after a kill", func(t *testing.T, a *account) {
+			a.write(t)
+			a.v.noteLines()
+			a.v.lives++
 			a.line("already_stored", a.stamp(), "cod", 1.5)
 		}, 0, 0, 0, 0},
-		{"another value sent after a kill", func(_ *testing.T, a *account) {
-			a.v.lives = append(a.v.lives, 2)
+		{"another value sent after a kill", func(t *testing.T, a *account) {
+			a.write(t)
+			a.v.noteLines()
+			a.v.lives++
 			a.line("already_stored", a.stamp(), "cod", 1.75)
 		}, 0, 1, 0, 0},
 		{"a line of the trail altered", func(_ *testing.T, a *account) { a.lines[1]["prev"] = "0" }, 0, 1, 0, 0},

@@ -71,15 +71,18 @@ type victim struct {
 	mounted         bool
 
 	fed      []metric
-	steps    int // of event time
+	kept     []metric // refused, to be fed again
+	steps    int      // of event time
 	gaps     []gap
 	began    time.Time // of event time
 	kills    int
 	recovery []time.Duration
-	drained  time.Duration  // from the last fault until nothing was missing
-	lives    []int          // lines of the trail at each start
+	drained  time.Duration // from the last fault until nothing was missing
+	lives    int
+	lived    map[string]int // the life in which a line of the trail was written, by its hash; not yet those of the last life
 	excused  map[place]bool // not yet at the board when the state was damaged
 	untold   map[place]bool // at the board by then, and the answer was still to be had again
+	untrue   bool           // the trail was damaged
 	broken   int            // metrics fed by then: a host may have forgotten which of their windows it had closed
 	last     *received
 
@@ -93,7 +96,7 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 		return nil, errors.New("no such host; there are collector, telegraf, external")
 	}
 	v := &victim{host: h, bin: o.bin, dir: dir, disk: filepath.Join(dir, "disk"), state: filepath.Join(dir, "disk", "state"), kill: o.kills, drain: o.settle,
-		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
+		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), lived: map[string]int{}, events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
 	if err := os.MkdirAll(v.disk, 0o700); err != nil {
 		return nil, err
 	}
@@ -151,7 +154,6 @@ func (v *victim) next() []metric {
 		at := v.began.Add(time.Duration(v.steps-batchSize-n)*step + time.Second)
 		out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
 	}
-	v.fed = append(v.fed, out...)
 	return out
 }
 
@@ -174,12 +176,22 @@ func (v *victim) jump() time.Duration {
 // feed feeds some minutes of event time.
 func (v *victim) feed(p *process, minutes int) {
 	for ; minutes > 0 && !p.dead() && !v.exhausted(); minutes-- {
-		ms := v.next()
+		ms := v.kept
+		if ms == nil {
+			ms = v.next()
+		}
+		v.kept = nil
+		v.fed = append(v.fed, ms...)
 		p.fed += len(ms)
 		if v.choices.IntN(20) == 0 {
 			p.clock.set(v.jump())
 		}
-		if !p.host.feed(p, ms) {
+		switch p.host.feed(p, ms) {
+		case refused: // a sender keeps it
+			v.kept, v.fed = ms, v.fed[:len(v.fed)-len(ms)]
+			p.fed -= len(ms)
+			v.events["refused batch"]++
+		case unsure:
 			v.gaps = append(v.gaps, gap{len(v.fed) - len(ms), len(v.fed)})
 		}
 		time.Sleep(time.Duration(20+v.choices.IntN(40)) * time.Millisecond)
@@ -378,7 +390,16 @@ func (v *victim) damage() error {
 		delete(v.excused, p)
 		v.untold[p] = !named[p]
 	}
-	var files []string
+	told := filepath.Join(v.disk, "audit.jsonl")
+	text, err := os.ReadFile(told)
+	if err == nil {
+		v.noteLines()
+		err = os.WriteFile(filepath.Join(v.disk, beforeDamage), text, 0o600)
+	}
+	if err != nil {
+		return err
+	}
+	files := []string{told}
 	list, err := os.ReadDir(v.state)
 	if err != nil {
 		return err
@@ -389,6 +410,7 @@ func (v *victim) damage() error {
 		}
 	}
 	name := files[v.choices.IntN(len(files))]
+	v.untrue = name == told
 	info, err := os.Stat(name)
 	if err != nil {
 		return err

@@ -178,25 +178,29 @@ func (t *Trail) findEnd() (cut int64, err error) {
 		return end - t.size, nil
 	}
 	if begun := []byte(`{"n":`); len(bytes.TrimLeft(tail, "\x00")) > 0 && !bytes.HasPrefix(tail, begun[:min(len(begun), len(tail))]) {
-		return 0, errForeign
+		return 0, t.whatItIs()
 	}
 	return end, nil
 }
 
 var errForeign = errors.New("it is not an audit trail: give the trail a file of its own")
 
-// whatItIs tells a damaged trail, of which some line is whole, from another file.
+// whatItIs tells a damaged trail, of which some line is whole, from another file. Where nothing is whole, what is called
+// .jsonl and holds no JSON at all was a trail.
 func (t *Trail) whatItIs() error {
 	lines := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, math.MaxInt64), 64<<10)
-	for {
+	for any := false; ; {
 		line, err := lines.ReadBytes('\n')
-		if _, ok := entry(bytes.TrimSuffix(line, []byte("\n"))); ok {
+		if _, ok := entry(line); ok {
 			return errDamaged
 		}
-		if err == io.EOF {
+		any = any || json.Valid(line)
+		switch {
+		case err == io.EOF && !any && filepath.Ext(t.name) == ".jsonl":
+			return errDamaged
+		case err == io.EOF:
 			return errForeign
-		}
-		if err != nil {
+		case err != nil:
 			return err
 		}
 	}

@@ -71,10 +71,20 @@ func TestTornLineIsRemovedAndNamed(t *testing.T) {
 
 // A trail that cannot be continued must not keep the host from its work.
 func TestDamagedEndIsSetAside(t *testing.T) {
+	for name, noise := range map[string]string{"the end": "\x00noise\n", "all of it": "\x00noise\n", "all, in one line": "\x00noise"} {
+		t.Run(name, func(t *testing.T) { setAside(t, name == "the end", noise) })
+	}
+}
+
+func setAside(t *testing.T, partly bool, noise string) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	write(t, path, 2)
 	whole, _ := os.ReadFile(path)
-	copy(whole[len(whole)-600:], bytes.Repeat([]byte("\x00noise\n"), 100))
+	from := 0
+	if partly {
+		from = len(whole) - 300
+	}
+	copy(whole[from:], bytes.Repeat([]byte(noise), len(whole)))
 	if err := os.WriteFile(path, whole, 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -107,6 +117,9 @@ func TestDamagedEndIsSetAside(t *testing.T) {
 func TestForeignFileIsRefused(t *testing.T) {
 	for _, text := range []string{"root:x:0:0\ndaemon:x:1:1\n", "no line break", `{"key": "value"}` + "\n", `{"n":"text"}` + "\n", "\n"} {
 		path := filepath.Join(t.TempDir(), "file")
+		if strings.HasPrefix(text, "{") {
+			path += ".jsonl"
+		}
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
 		}

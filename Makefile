@@ -84,12 +84,14 @@ torture: build telegraf-small telegraf-external strace
 	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./cmd/torture
 	bin/torture $(TORTURE)
 
+# Before Go 1.27 a target may end with "context deadline exceeded" as its time is over: that is no finding (go.dev/issue/75804).
 FUZZTIME ?= 5s
 .PHONY: fuzz
 fuzz:
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$d/*_test.go | cut -c6-); do \
-			echo "$$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$d >bin/fuzz.log 2>&1 || { cat bin/fuzz.log; exit 1; }; \
+			echo "$$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$d >bin/fuzz.log 2>&1 || \
+				{ grep -q "^ *context deadline exceeded" bin/fuzz.log && ! grep -q "Failing input\|panic" bin/fuzz.log; } || { cat bin/fuzz.log; exit 1; }; \
 		done; done
 
 bin/tools/staticcheck:

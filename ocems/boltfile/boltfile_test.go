@@ -216,6 +216,7 @@ func FuzzMend(f *testing.F) {
 	f.Add(uint32(4096+16), []byte{0, 0, 0, 0})
 	f.Add(uint32(2*4096+8), []byte{0x10, 0, 0xff, 0xff, 9})
 	f.Add(uint32(5*4096+12), []byte{1, 0, 0, 0})
+	f.Add(uint32(2*4096+8), []byte{1, 0, 0, 0, 0}) // a branch without elements
 	f.Add(uint32(3*4096+16), []byte{0xff, 0xff, 0xff, 0x7f})
 	f.Fuzz(func(t *testing.T, at uint32, change []byte) {
 		text := bytes.Clone(sound)

@@ -180,6 +180,9 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, low, 
 	if flags != leafPage && flags != branchPage || pageHeader+count*element > len(text) {
 		return r.fault(damaged)
 	}
+	if count == 0 && (flags == branchPage || low != nil) { // bbolt takes an empty page out, unless it is a root
+		return r.fault(damaged)
+	}
 	type item struct{ head, key, rest []byte }
 	var items []item
 	for i := range count {

@@ -24,10 +24,7 @@ type host struct {
 	config string // text of the configuration; @NAME@ is replaced
 	argv   func(bin, dir string) []string
 	dial   bool // it listens for its feed
-	// apart: what makes its slots and what sends them save apart, and a kill between the two brings a slot a second time,
-	// which the board answers 111.
-	apart bool
-	feed  func(p *process, ms []metric) answer
+	feed   func(p *process, ms []metric) answer
 	// took is how many metrics, of those fed to this process in their order, it surely keeps through a kill now.
 	took func(p *process) int
 }
@@ -154,7 +151,7 @@ var hosts = map[string]*host{
 		took: func(p *process) int { return p.sure },
 	},
 	"collector": {
-		name: "collector", dial: true, apart: true,
+		name: "collector", dial: true,
 		argv: func(bin, dir string) []string {
 			return []string{filepath.Join(bin, "otelcol-ocems"), "--config", filepath.Join(dir, "config")}
 		},
@@ -260,7 +257,10 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 		p.command.Stdin, p.stdin, pipe = r, w, r
 	}
 	v.noteLines()
-	v.lives++
+	if v.abrupt || v.lives == 0 {
+		v.lives++
+	}
+	v.abrupt = false
 	began := time.Now()
 	var err error
 	p.clock, err = startWithClock(p.command, offset)

@@ -93,7 +93,7 @@ func (v *victim) may(samples []number, late bool) (means []float64, none bool) {
 				if in >= 0 || n == end-i {
 					next = append(next, o)
 				}
-				if late {
+				if late && o.count > 0 { // what is late came after a value
 					all = append(all, o)
 				}
 			}
@@ -109,6 +109,11 @@ func (v *victim) may(samples []number, late bool) (means []float64, none bool) {
 	}
 	return means, none
 }
+
+// final are the outcomes with which a slot leaves a host, and stati those that the board may have answered then.
+var final = []string{"delivered", "already_stored", "rejected", "expired"}
+
+var stati = map[string][]int{"delivered": {1}, "already_stored": {111}, "rejected": {111, 112}, "expired": {117}}
 
 type verdict struct {
 	slots, delivered, audited, lost, wrong, twice, again, secrets int
@@ -126,6 +131,7 @@ func (v *verdict) add(o verdict) {
 
 type entry struct {
 	Outcome  string  `json:"outcome"`
+	Status   *int    `json:"status"`
 	Device   string  `json:"device"`
 	Stamp    int64   `json:"stamp"`
 	Previous *string `json:"prev"`
@@ -229,12 +235,16 @@ func (v *victim) judge() (r verdict) {
 			if !known {
 				life = v.lives
 			}
-			if slices.Contains([]string{"delivered", "rejected", "expired", "already_stored"}, e.Outcome) {
+			if slices.Contains(final, e.Outcome) {
+				if e.Status == nil || !slices.Contains(stati[e.Outcome], *e.Status) { // nothing here waits for 7 days
+					r.wrong++
+					r.faults = append(r.faults, fmt.Sprintf("%s %s: %s without the board's word for it", e.Device, time.UnixMilli(e.Stamp).UTC().Format(time.RFC3339), e.Outcome))
+				}
 				for _, x := range e.Readings {
 					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
 					switch {
-					case in[p] != life || forgotten(p):
-					case v.host.apart && e.Outcome == "already_stored":
+					case in[p] != life || forgotten(p) && life > v.brokenLife:
+					case e.Outcome == "already_stored":
 						between[life] = true
 					default:
 						r.twice++
@@ -254,7 +264,7 @@ func (v *victim) judge() (r verdict) {
 				for _, x := range e.Readings {
 					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
 					ended[p] = true
-					if stored, ok := at[p]; ok && stored != x.Value && !forgotten(p) {
+					if stored, ok := at[p]; ok && stored != x.Value && !(forgotten(p) && life > v.brokenLife) {
 						r.wrong++
 						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
 					}
@@ -281,6 +291,9 @@ func (v *victim) judge() (r verdict) {
 				r.wrong++
 				r.faults = append(r.faults, fmt.Sprintf("%s: %v, must be %v", p, value, means))
 			}
+		case told[p]:
+			r.lost++
+			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, and the trail says that it is", p))
 		case ended[p]:
 			r.audited++
 		case v.excused[p]:
@@ -301,12 +314,13 @@ func (v *victim) judge() (r verdict) {
 	}
 	if r.damaged > 0 {
 		text, _ := os.ReadFile(filepath.Join(v.dir, "host.log"))
+		text = text[min(v.logged, len(text)):]
 		if !strings.Contains(string(text), "damaged") && !strings.Contains(string(text), "cut short") {
 			r.wrong++
 			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", r.damaged))
 		}
 	}
-	if n := len(between); n > 1+v.kills/20 { // it takes some ms of each second
+	if n := len(between); n > 1+v.kills/20 { // a kill between handing a slot over and saving that: some ms of each second
 		r.twice += n
 		r.faults = append(r.faults, fmt.Sprintf("%d lives of %d began with slots that had been sent", n, v.kills))
 	}

@@ -44,6 +44,9 @@ func newAccount(t *testing.T) *account {
 
 func (a *account) line(outcome string, stamp int64, readings ...any) {
 	l := map[string]any{"outcome": outcome, "device": "dev_a", "stamp": stamp}
+	if of := stati[outcome]; len(of) > 0 {
+		l["status"] = of[0]
+	}
 	var list []map[string]any
 	for i := 0; i < len(readings); i += 2 {
 		list = append(list, map[string]any{"parameter": readings[i], "value": readings[i+1], "flag": "U"})
@@ -113,7 +116,36 @@ func TestJudge(t *testing.T) {
 		{"another flag", func(_ *testing.T, a *account) { a.v.last.Readings[1].Flag = "C" }, 1, 1, 0, 0},
 		{"another stamp", func(_ *testing.T, a *account) { a.v.last.Readings[1].Timestamp += 900_000 }, 1, 1, 0, 0},
 		{"stored twice", func(_ *testing.T, a *account) { a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1]) }, 0, 0, 1, 0},
-		{"sent twice in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
+		{"sent twice in one life", func(_ *testing.T, a *account) { a.line("delivered", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
+		{"answered 111 in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 0, 0},
+		{"answered 111 in every life", func(t *testing.T, a *account) {
+			for range 4 {
+				a.write(t)
+				a.v.noteLines()
+				a.v.lives++
+				a.line("already_stored", a.stamp(), "cod", 1.5)
+				a.line("already_stored", a.stamp(), "cod", 1.5)
+			}
+		}, 0, 0, 4, 0},
+		{"the trail says that it is at the board", func(_ *testing.T, a *account) {
+			a.v.last.Readings = a.v.last.Readings[:1]
+			a.v.gaps = []gap{{0, 4}}
+		}, 1, 0, 0, 0},
+		{"expired without the board's word", func(_ *testing.T, a *account) {
+			stamp := a.stamp()
+			a.v.last.Readings = a.v.last.Readings[:1]
+			a.lines = a.lines[:1]
+			a.line("delivered", stamp, "bod", 8)
+			a.line("expired", stamp, "cod", 1.5)
+			a.lines[2]["status"] = nil
+		}, 0, 1, 0, 0},
+		{"late, and gone", func(_ *testing.T, a *account) {
+			stamp := a.stamp()
+			a.v.last.Readings = a.v.last.Readings[:1]
+			a.lines = a.lines[:1]
+			a.line("delivered", stamp, "bod", 8)
+			a.line("late", stamp)
+		}, 1, 0, 0, 0},
 		{"sent again after a kill", func(t *testing.T, a *account) {
 			a.write(t)
 			a.v.noteLines()

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -70,21 +71,24 @@ type victim struct {
 	choices, values *rand.Rand
 	mounted         bool
 
-	fed      []metric
-	kept     []metric // refused, to be fed again
-	steps    int      // of event time
-	gaps     []gap
-	began    time.Time // of event time
-	kills    int
-	recovery []time.Duration
-	drained  time.Duration // from the last fault until nothing was missing
-	lives    int
-	lived    map[string]int // the life in which a line of the trail was written, by its hash; not yet those of the last life
-	excused  map[place]bool // not yet at the board when the state was damaged
-	untold   map[place]bool // at the board by then, and the answer was still to be had again
-	untrue   bool           // the trail was damaged
-	broken   int            // metrics fed by then: a host may have forgotten which of their windows it had closed
-	last     *received
+	fed        []metric
+	kept       []metric // refused, to be fed again
+	steps      int      // of event time
+	gaps       []gap
+	began      time.Time // of event time
+	kills      int
+	recovery   []time.Duration
+	drained    time.Duration  // from the last fault until nothing was missing
+	lives      int            // from one kill to the next
+	abrupt     bool           // the last life did not end by itself
+	lived      map[string]int // the life in which a line of the trail was written, by its hash; not yet those of the last life
+	excused    map[place]bool // not yet at the board when the state was damaged
+	untold     map[place]bool // at the board by then, and the answer was still to be had again
+	untrue     bool           // the trail was damaged
+	brokenLife int            // the last one before
+	logged     int            // bytes of the log by then
+	broken     int            // metrics fed by then: a host may have forgotten which of their windows it had closed
+	last       *received
 
 	events map[string]int // by kind: what happened to the host
 	faults map[string]int // by kind: requests that the board misbehaved to, and times when it could not be reached
@@ -271,6 +275,7 @@ func (v *victim) ordeal() error {
 			p.stop(by)
 			v.gaps = append(v.gaps, gap{sure, len(v.fed)})
 			v.kills++
+			v.abrupt = true
 		}
 		if v.mounted && life == 2 {
 			if err := v.readOnly(); err != nil {
@@ -369,18 +374,25 @@ func (v *victim) refused(dir, what string) error {
 // trail by then may be lost, and the host must say so.
 func (v *victim) damage() error {
 	v.events["damaged state"]++
+	v.abrupt = true
 	got, err := v.board.received()
 	if err != nil {
 		return err
 	}
-	v.excused, v.broken = map[place]bool{}, len(v.fed)
+	v.excused, v.broken, v.brokenLife = map[place]bool{}, len(v.fed), v.lives
 	for p := range v.windows() {
 		v.excused[p] = true
+	}
+	if info, err := v.log.Stat(); err == nil {
+		v.logged = int(info.Size())
 	}
 	named := map[place]bool{}
 	entries, _ := trail(filepath.Join(v.disk, "audit.jsonl"))
 	for _, e := range entries {
 		for _, x := range e.Readings {
+			if !slices.Contains(final, e.Outcome) {
+				continue
+			}
 			named[place{e.Device, x.Parameter, x.Flag, e.Stamp}] = true
 		}
 	}
@@ -410,7 +422,9 @@ func (v *victim) damage() error {
 		}
 	}
 	name := files[v.choices.IntN(len(files))]
-	v.untrue = name == told
+	if name == told { // all else is whole, and what it said is in the copy
+		v.untrue, v.excused, v.untold, v.broken = true, map[place]bool{}, map[place]bool{}, 0
+	}
 	info, err := os.Stat(name)
 	if err != nil {
 		return err

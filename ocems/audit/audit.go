@@ -96,13 +96,15 @@ func Open(path string) (*Trail, error) {
 	if wrong := os.Rename(path, aside); wrong != nil {
 		return nil, errors.Join(err, wrong)
 	}
-	if t, err = open(path); err != nil {
-		return nil, err
+	damage := fmt.Sprintf("the last line of the audit trail %s is damaged; it is kept as %s, and a new one is begun", path, aside)
+	if t, err = open(path); err == nil {
+		t.damage = damage
+		if err = t.Append(Entry{Outcome: Recovered, Detail: damage}); err != nil {
+			t.Close()
+		}
 	}
-	t.damage = fmt.Sprintf("the last line of the audit trail %s is damaged; it is kept as %s, and a new one is begun", path, aside)
-	if err := t.Append(Entry{Outcome: Recovered, Detail: t.damage}); err != nil {
-		t.Close()
-		return nil, fmt.Errorf("opening the audit trail %s: %w", path, err)
+	if err != nil { // under its name the next start finds the damage again
+		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Rename(aside, path))
 	}
 	return t, nil
 }
@@ -175,12 +177,21 @@ func (t *Trail) findEnd() (cut int64, err error) {
 			return 0, t.whatItIs()
 		}
 		t.size, t.last, t.prev = at+int64(lastBreak)+1, e.Number, hash(line)
+		if !isTorn(tail[lastBreak+1:]) {
+			return 0, errDamaged
+		}
 		return end - t.size, nil
 	}
-	if begun := []byte(`{"n":`); len(bytes.TrimLeft(tail, "\x00")) > 0 && !bytes.HasPrefix(tail, begun[:min(len(begun), len(tail))]) {
+	if !isTorn(tail) {
 		return 0, t.whatItIs()
 	}
 	return end, nil
+}
+
+// isTorn reports whether b is what a crash leaves of a line: its beginning, or space that was never filled.
+func isTorn(b []byte) bool {
+	begun := []byte(`{"n":`)
+	return len(bytes.TrimLeft(b, "\x00")) == 0 || bytes.HasPrefix(b, begun[:min(len(begun), len(b))])
 }
 
 var errForeign = errors.New("it is not an audit trail: give the trail a file of its own")

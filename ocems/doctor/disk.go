@@ -265,7 +265,7 @@ func lastLine(path string) (entry audit.Entry, err error) {
 		if before < 0 && at > 0 {
 			continue
 		}
-		if json.Unmarshal([]byte(tail[before+1:last]), &entry) != nil {
+		if json.Unmarshal([]byte(tail[before+1:last]), &entry) != nil || entry.Number == 0 {
 			return entry, errors.New("the last line is not one of an audit trail: the host sets a damaged trail aside, and does not start with another file")
 		}
 		return entry, nil

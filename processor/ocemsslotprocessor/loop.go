@@ -38,9 +38,14 @@ func (p *slotProcessor) run(ctx context.Context) {
 // step closes, saves and sends, in this order: a slot that was sent but not saved would close a second time, with
 // other samples, after a crash.
 func (p *slotProcessor) step(ctx context.Context, now time.Time) {
-	if closed := p.aligner.Close(now); len(closed) > 0 {
-		p.telemetry.SlotsClosed.Add(ctx, int64(len(closed)), metric.WithAttributes(p.telemetry.Processor))
-		p.unsaved = p.client != nil
+	if p.health.saving.err != nil {
+		p.closeFrom = now.Add(comeAgain)
+	}
+	if !now.Before(p.closeFrom) { // what is refused comes again, and belongs into the windows that are open now
+		if closed := p.aligner.Close(now); len(closed) > 0 {
+			p.telemetry.SlotsClosed.Add(ctx, int64(len(closed)), metric.WithAttributes(p.telemetry.Processor))
+			p.unsaved = p.client != nil
+		}
 	}
 	checkpoint := now.Sub(p.lastSave) >= p.cfg.CheckpointInterval
 	if p.unsaved || checkpoint || p.health.saving.err != nil {
@@ -51,7 +56,7 @@ func (p *slotProcessor) step(ctx context.Context, now time.Time) {
 		p.health.trail.note(ctx, p.log, p.writeRefusals(),
 			"The audit trail cannot be written; what belongs into it is kept and tried again", "The audit trail is written again")
 	}
-	if !p.unsaved && !now.Before(p.retryAt) && p.send(ctx) {
+	if !p.unsaved && !now.Before(p.retryAt) && p.send(ctx) && ctx.Err() == nil {
 		p.saveAndNote(ctx) // at once: after a crash, what was sent would be sent again
 	}
 	p.health.report(ctx, p.host)
@@ -62,7 +67,7 @@ func (p *slotProcessor) saveAndNote(ctx context.Context) {
 	if err == nil {
 		p.unsaved = false
 	}
-	p.health.saving.note(ctx, p.log, err, "Saving failed; samples are refused and closed slots held until it works again: "+
+	p.health.saving.note(ctx, p.log, err, "Saving failed; samples are refused and slots held until it works again: "+
 		"see that the directory of the storage can be written and has free space", "Saving works again")
 	p.mu.Lock()
 	defer p.mu.Unlock()

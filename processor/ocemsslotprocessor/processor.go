@@ -26,6 +26,7 @@ import (
 const (
 	tick        = time.Second
 	maxBackoff  = 30 * time.Second
+	comeAgain   = time.Minute      // within which a sender of OTLP tries again, by its defaults
 	reportAfter = time.Minute      // of refusals by the next consumer: a short one is no trouble worth a status
 	leaveWithin = time.Second      // of the loop at a shutdown that has no time left
 	saveWithin  = 10 * time.Second // of a shutdown, whatever time it has left, since what is not saved is lost
@@ -55,11 +56,12 @@ type slotProcessor struct {
 	stopped bool
 
 	// of the loop
-	unsaved  bool // something closed that is not saved: it must not be sent
-	lastSave time.Time
-	backoff  time.Duration
-	retryAt  time.Time
-	health   health
+	unsaved   bool // something closed that is not saved: it must not be sent
+	lastSave  time.Time
+	backoff   time.Duration
+	retryAt   time.Time
+	closeFrom time.Time // when windows may close again after samples were refused
+	health    health
 }
 
 func newProcessor(set processor.Settings, cfg *Config, next consumer.Metrics) (*slotProcessor, error) {
@@ -80,6 +82,11 @@ func newProcessor(set processor.Settings, cfg *Config, next consumer.Metrics) (*
 	}
 	p.telemetry, err = metadata.NewTelemetry(set.TelemetrySettings, set.ID, func() (int, int) {
 		s := aligner.Stats()
+		p.mu.Lock()
+		defer p.mu.Unlock()
+		if p.full != nil { // they are held open
+			s.Pending += s.Open
+		}
 		return s.Pending, s.Series
 	})
 	return p, err

@@ -86,6 +86,33 @@ func TestFullDiskAtClosing(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
+// TestFullDiskOverAWindowsEnd puts what was refused into the slot that it belongs to, though the slot's time is over.
+func TestFullDiskOverAWindowsEnd(t *testing.T) {
+	dir := t.TempDir()
+	if err := syscall.Mount("ocems-test", dir, "tmpfs", 0, "size=1m"); err != nil {
+		t.Skip("a file system of 1 MiB needs root: ", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	b := startBoard(t)
+	o, _ := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice+`    statistic = "sum"`)
+	at := hoursAgo(2)
+	ballast := filepath.Join(dir, "ballast")
+	var batch []telegraf.Metric
+	for i := range 2000 {
+		batch = append(batch, modbus(at.Add(time.Duration(i%900)*time.Second), "cod", 5.0))
+	}
+	write(t, o, at, 1)
+	fill(t, ballast)
+	require.ErrorIs(t, o.Write(batch), syscall.ENOSPC)
+	time.Sleep(4 * time.Second) // settle is 1 s
+	require.Zero(t, b.received(t).Requests)
+	require.NoError(t, os.Remove(ballast))
+	require.NoError(t, o.Write(batch))
+	assert.Equal(t, []string{"cod 10001 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
+	assert.Empty(t, outcomes(trail(t, o.StateDirectory), audit.Late))
+	require.NoError(t, o.Close())
+}
+
 // fill takes all that the file system of name has.
 func fill(t testing.TB, name string) {
 	file, err := os.Create(name)

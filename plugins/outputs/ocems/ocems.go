@@ -96,6 +96,8 @@ type OCEMS struct {
 	unsaved bool // a slot closed and is not saved: it must not go out, and no sample may come in
 	untaken bool // a slot is in the outbox and still saved as closed: a crash would hand it over again
 	fault   string
+
+	closeFrom time.Time // when slots may close again after a batch was refused
 }
 
 // SampleConfig implements telegraf.Output.
@@ -347,6 +349,9 @@ func (o *OCEMS) Close() error {
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	if o.backlog != nil {
+		errs = append(errs, o.backlog.Append()) // before the journal forgets it
+	}
 	if o.journal != nil && o.delivery != nil {
 		errs = append(errs, o.checkpoint())
 	}
@@ -359,7 +364,7 @@ func (o *OCEMS) Close() error {
 		o.stats.close()
 	}
 	if o.trail != nil {
-		errs = append(errs, o.backlog.Append(), o.trail.Close())
+		errs = append(errs, o.trail.Close())
 	}
 	if o.journal != nil {
 		errs = append(errs, o.journal.close())

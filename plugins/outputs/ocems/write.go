@@ -22,7 +22,9 @@ import (
 
 const (
 	tick            = time.Second
-	checkpointBytes = 32 << 20 // of journal, beyond which a restart would take long
+	comeAgain       = 10 * time.Minute // within which Telegraf hands over again what was refused
+	restWithin      = 5 * time.Second  // and the rest of its buffer after the first batch
+	checkpointBytes = 32 << 20         // of journal, beyond which a restart would take long
 )
 
 // batch is what one Write has found.
@@ -81,6 +83,9 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 			}
 		}
 	}
+	if rest := now.Add(restWithin); rest.Before(o.closeFrom) {
+		o.closeFrom = rest
+	}
 	o.stats.samples.Incr(int64(taken))
 	o.stats.late.Incr(int64(b.late))
 	o.stats.refused.Incr(int64(b.bad))
@@ -89,8 +94,10 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	return nil
 }
 
-// full says what a person can do about a state that cannot be written.
+// full says what a person can do about a state that cannot be written. Until Telegraf has come again, or has given up,
+// no slot closes: what is refused belongs into those that are open now.
 func (o *OCEMS) full(err error) error {
+	o.closeFrom = time.Now().Add(comeAgain)
 	return fmt.Errorf("%w; the readings stay with Telegraf: see that the state_directory %q can be written and has free space", err, o.StateDirectory)
 }
 
@@ -173,9 +180,11 @@ func (o *OCEMS) step(ctx context.Context) {
 func (o *OCEMS) closeSlots() error {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if closed := o.aligner.Close(time.Now()); len(closed) > 0 {
-		o.stats.closed.Incr(int64(len(closed)))
-		o.unsaved = true
+	if now := time.Now(); !now.Before(o.closeFrom) {
+		if closed := o.aligner.Close(now); len(closed) > 0 {
+			o.stats.closed.Incr(int64(len(closed)))
+			o.unsaved = true
+		}
 	}
 	if o.unsaved || o.untaken || o.journal != nil && o.journal.size > checkpointBytes {
 		return o.checkpoint()
@@ -190,7 +199,7 @@ func (o *OCEMS) checkpoint() error {
 		return nil
 	}
 	entries := o.aligner.Save()
-	if len(entries) == 0 && o.journal.size <= int64(headerSize) {
+	if len(entries) == 0 && !o.unsaved && o.journal.size <= int64(headerSize) {
 		o.unsaved, o.untaken = false, false
 		return nil
 	}

@@ -5,7 +5,7 @@
 # make telegraf  bin/telegraf-ocems, a Telegraf with every plugin and outputs.ocems; it takes a quarter of an hour.
 #             TELEGRAF_TAGS="custom,inputs.modbus,..." makes bin/telegraf-ocems-custom, with these plugins
 # make test-telegraf  the tests of a Telegraf as a process, with the plugins of the examples
-# make torture        every host under kills, a full disk and a board that misbehaves; TORTURE="-kills 100" is a long run
+# make torture        every host under kills, a full disk and a board that misbehaves; TORTURE="-kills 120" is a long run
 # make test-browser   the console and the report in a real Chromium; make screenshots makes the pictures of docs/images
 # make test-monitoring   the alerts and dashboards of examples/monitoring, by a real Prometheus
 # make packages  a Debian package and an RPM, in dist/packages; make test-packages installs one
@@ -72,7 +72,7 @@ test-telegraf: telegraf-small
 demo-telegraf: bin/ocems telegraf-small
 	examples/telegraf-modbus/run.sh
 
-# TORTURE="-kills 100 -seed 7" is a long run, and the same choices again.
+# TORTURE="-kills 120 -seed 7" is a long run, and the same choices again.
 TORTURE ?= -kills 4
 .PHONY: torture strace
 strace:

@@ -65,7 +65,8 @@ func (v *victim) misbehave(random *rand.Rand, stop <-chan struct{}) {
 			v.unreachable(random, kind == 0)
 			continue
 		}
-		list, kinds := make([]map[string]any, 1+random.IntN(5)), map[int]string{}
+		list := make([]map[string]any, 1+random.IntN(5))
+		kinds := make([]string, len(list))
 		for i := range list {
 			list[i], kinds[i] = oneFault(random)
 		}

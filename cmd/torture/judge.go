@@ -251,24 +251,19 @@ func (v *victim) judge() (r verdict) {
 						r.faults = append(r.faults, fmt.Sprintf("%s: two outcomes in one life", p))
 					}
 					in[p] = life
-				}
-			}
-			switch e.Outcome {
-			case "delivered":
-				for _, x := range e.Readings {
-					told[place{e.Device, x.Parameter, x.Flag, e.Stamp}] = true
-				}
-			case "late":
-				late[key{e.Device, e.Stamp}] = true
-			case "rejected", "expired", "already_stored":
-				for _, x := range e.Readings {
-					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
+					if e.Outcome == "delivered" {
+						told[p] = true
+						continue
+					}
 					ended[p] = true
 					if stored, ok := at[p]; ok && stored != x.Value && !(forgotten(p) && life > v.brokenLife) {
 						r.wrong++
 						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
 					}
 				}
+			}
+			if e.Outcome == "late" {
+				late[key{e.Device, e.Stamp}] = true
 			}
 		}
 	}

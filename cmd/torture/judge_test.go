@@ -57,6 +57,15 @@ func (a *account) line(outcome string, stamp int64, readings ...any) {
 
 func (a *account) stamp() int64 { return a.v.last.Readings[0].Timestamp }
 
+// withoutCOD takes the slot's COD from the board and out of the trail.
+func (a *account) withoutCOD() (stamp int64) {
+	stamp = a.stamp()
+	a.v.last.Readings = a.v.last.Readings[:1]
+	a.lines = a.lines[:1]
+	a.line("delivered", stamp, "bod", 8)
+	return stamp
+}
+
 // write chains the lines and gives them to the judge.
 func (a *account) write(t *testing.T) {
 	var text strings.Builder
@@ -93,10 +102,7 @@ func TestJudge(t *testing.T) {
 		{"all is well", func(*testing.T, *account) {}, 0, 0, 0, 0},
 		{"a slot is not at the board", func(_ *testing.T, a *account) { a.v.last.Readings = a.v.last.Readings[:1] }, 1, 0, 0, 0},
 		{"it is rejected instead", func(_ *testing.T, a *account) {
-			stamp := a.stamp()
-			a.v.last.Readings = a.v.last.Readings[:1]
-			a.lines = a.lines[:1]
-			a.line("delivered", stamp, "bod", 8)
+			stamp := a.withoutCOD()
 			a.line("rejected", stamp, "cod", 1.5)
 		}, 0, 0, 0, 0},
 		{"a slot is not in the trail", func(_ *testing.T, a *account) { a.lines = a.lines[:1] }, 2, 0, 0, 0},
@@ -132,18 +138,12 @@ func TestJudge(t *testing.T) {
 			a.v.gaps = []gap{{0, 4}}
 		}, 1, 0, 0, 0},
 		{"expired without the board's word", func(_ *testing.T, a *account) {
-			stamp := a.stamp()
-			a.v.last.Readings = a.v.last.Readings[:1]
-			a.lines = a.lines[:1]
-			a.line("delivered", stamp, "bod", 8)
+			stamp := a.withoutCOD()
 			a.line("expired", stamp, "cod", 1.5)
 			a.lines[2]["status"] = nil
 		}, 0, 1, 0, 0},
 		{"late, and gone", func(_ *testing.T, a *account) {
-			stamp := a.stamp()
-			a.v.last.Readings = a.v.last.Readings[:1]
-			a.lines = a.lines[:1]
-			a.line("delivered", stamp, "bod", 8)
+			stamp := a.withoutCOD()
 			a.line("late", stamp)
 		}, 1, 0, 0, 0},
 		{"sent again after a kill", func(t *testing.T, a *account) {

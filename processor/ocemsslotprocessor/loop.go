@@ -67,8 +67,7 @@ func (p *slotProcessor) saveAndNote(ctx context.Context) {
 	if err == nil {
 		p.unsaved = false
 	}
-	p.health.saving.note(ctx, p.log, err, "Saving failed; samples are refused and slots held until it works again: "+
-		"see that the directory of the storage can be written and has free space", "Saving works again")
+	p.health.saving.note(ctx, p.log, err, "Saving failed; samples are refused and slots held until it works again: "+mendStorage, "Saving works again")
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.full = p.health.saving.err

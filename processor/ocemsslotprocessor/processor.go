@@ -30,6 +30,8 @@ const (
 	reportAfter = time.Minute      // of refusals by the next consumer: a short one is no trouble worth a status
 	leaveWithin = time.Second      // of the loop at a shutdown that has no time left
 	saveWithin  = 10 * time.Second // of a shutdown, whatever time it has left, since what is not saved is lost
+
+	mendStorage = "see that the directory of the storage can be written and has free space"
 )
 
 type slotProcessor struct {
@@ -194,7 +196,7 @@ func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	full := p.full
 	p.mu.Unlock()
 	if full != nil {
-		return fmt.Errorf("%w; the samples stay with the sender: see that the directory of the storage can be written and has free space", full)
+		return fmt.Errorf("%w; the samples stay with the sender: "+mendStorage, full)
 	}
 	if rest, some := others(md); some {
 		if err := p.next.ConsumeMetrics(ctx, rest); err != nil {

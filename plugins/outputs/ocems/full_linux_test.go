@@ -19,11 +19,7 @@ import (
 
 // TestFullDisk refuses what it cannot keep, says what to do, takes the same batch once there is room, and counts it once.
 func TestFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("ocems-test", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("a file system of 1 MiB needs root: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	dir := smallDisk(t, "1m")
 	b := startBoard(t)
 	o, logs := open(t, slow(settings(b, filepath.Join(dir, "state")))+oneDevice+`    statistic = "sum"`)
 	at := hoursAgo(2)
@@ -63,11 +59,7 @@ func TestFullDisk(t *testing.T) {
 
 // TestFullDiskAtClosing holds closed slots until they are saved: none goes out before, and no sample comes in.
 func TestFullDiskAtClosing(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("ocems-test", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("a file system of 1 MiB needs root: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	dir := smallDisk(t, "1m")
 	b := startBoard(t)
 	o, logs := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice)
 	at := hoursAgo(2)
@@ -88,11 +80,7 @@ func TestFullDiskAtClosing(t *testing.T) {
 
 // TestFullDiskOverAWindowsEnd puts what was refused into the slot that it belongs to, though the slot's time is over.
 func TestFullDiskOverAWindowsEnd(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("ocems-test", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("a file system of 1 MiB needs root: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	dir := smallDisk(t, "1m")
 	b := startBoard(t)
 	o, _ := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice+`    statistic = "sum"`)
 	at := hoursAgo(2)
@@ -113,6 +101,16 @@ func TestFullDiskOverAWindowsEnd(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
+// smallDisk is a directory on a file system of its own.
+func smallDisk(t testing.TB, size string) string {
+	dir := t.TempDir()
+	if err := syscall.Mount("ocems-test", dir, "tmpfs", 0, "size="+size); err != nil {
+		t.Skip("only root mounts a small disk: ", err)
+	}
+	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	return dir
+}
+
 // fill takes all that the file system of name has.
 func fill(t testing.TB, name string) {
 	file, err := os.Create(name)
@@ -126,11 +124,7 @@ func fill(t testing.TB, name string) {
 
 // A full disk fails each append, leaves no segments behind, and is over when there is space again.
 func TestJournalOnAFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=1m"); err != nil {
-		t.Skip("only root mounts a small disk: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	dir := smallDisk(t, "1m")
 	j, _, err := openJournal(dir, 0, func([]byte) {})
 	require.NoError(t, err)
 	require.NoError(t, j.append([]byte("before")))
@@ -165,11 +159,7 @@ func TestJournalOnAFullDisk(t *testing.T) {
 
 // Close does not wait for a disk: what was answered and cannot be noted is asked for again after the restart.
 func TestCloseOnAFullDisk(t *testing.T) {
-	dir := t.TempDir()
-	if err := syscall.Mount("none", dir, "tmpfs", 0, "size=2m"); err != nil {
-		t.Skip("only root mounts a small disk: ", err)
-	}
-	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
+	dir := smallDisk(t, "2m")
 	b, state := startBoard(t), filepath.Join(dir, "state")
 	b.down.Store(true)
 	o, _ := open(t, settings(b, state)+oneDevice)

@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"cmp"
 	"hash/fnv"
 	"maps"
 	"math"
@@ -11,63 +12,108 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Closed is the value of a closed window.
-type Closed[K comparable] struct {
-	Seq        uint64 // increases with every closed window
-	Key        K
+// Series is one parameter of one device. Nothing else tells two series apart.
+type Series struct {
+	Device, Parameter string
+	Diagnostic        bool
+}
+
+// Sample is one reading of a series.
+type Sample struct {
+	Series
+	Unit      string
+	Statistic Statistic
+	Time      time.Time
+	Value     float64
+	Flag      spec.Flag
+	Source    uint64 // tells its sender from others of the same series
+	Exit      uint8  // by which way the slot of a window that this sample opens leaves
+}
+
+// Slot is the value of a closed window.
+type Slot struct {
+	Series
+	Unit       string
 	Start, End time.Time // of the window
 	Stamp      time.Time // Start or End, as Options.Stamp says
 	Flag       spec.Flag
 	Value      float64
+	Min, Max   float64
 	Samples    int // that the value was made of
 	Statistic  Statistic
+	Exit       uint8
+}
+
+// Compare orders slots by stamp, device and parameter.
+func (s Slot) Compare(t Slot) int {
+	return cmp.Or(s.Stamp.Compare(t.Stamp), cmp.Compare(s.Device, t.Device), cmp.Compare(s.Parameter, t.Parameter),
+		cmp.Compare(s.Flag, t.Flag), s.Start.Compare(t.Start))
+}
+
+// Result is what became of a sample.
+type Result struct {
+	Reason Reason
+	// Other is the source of the sample that was first, after a Conflict. After Taken it is a source that takes turns with
+	// the sample's own, or 0.
+	Other uint64
 }
 
 // Stats are an Aligner's gauges and counters.
 type Stats struct {
-	Series, Open, Pending int
-	Taken, Closed         uint64 // samples taken and windows closed since New
-	Refused               map[Reason]uint64
+	Series, Open  int    // series held, and open windows of theirs
+	Taken, Closed uint64 // samples taken and slots made since New
+	Refused       map[Reason]uint64
 }
 
 // Aligner makes slots of samples. It may be used by several goroutines at once.
-type Aligner[K comparable] struct {
-	opt   Options
-	codec Codec[K]
-	idle  time.Duration
+type Aligner struct {
+	opt  Options
+	idle time.Duration
 
-	mu      sync.Mutex
-	base    time.Time // arrivals are counted from here, so that the monotonic clock holds
-	index   map[K]*series[K]
-	shards  [shardCount]shard[K]
-	open    int
-	next    int64 // no window ends and has its grace before, Unix ns
-	settle  bool  // some window only waits to settle
-	evictAt int64 // no series is idle for long enough before, ns since base
-	pending []Closed[K]
-	changed mark // pending
-	seq     uint64
-	taken   uint64
-	closed  uint64
-	refused map[Reason]uint64
-	buf     []byte
+	mu       sync.Mutex
+	base     time.Time // arrivals are counted from here, so that the monotonic clock holds
+	restored bool
+	devices  map[string]*device
+	shards   [shardCount]shard
+	series   int
+	open     int   // cells
+	next     int64 // no window ends and has its grace before, Unix ns
+	settle   bool  // some window only waits to settle
+	evictAt  int64 // no series is idle for long enough before, ns since base
+	taken    uint64
+	closed   uint64
+	refused  map[Reason]uint64
 }
 
-type shard[K comparable] struct {
-	series []*series[K]
-	mark   mark
+type shard struct {
+	devices []*device
+	mark    mark
 }
 
-type series[K comparable] struct {
-	key         K
-	shard, pos  int32
-	seen        int64    // last arrival, ns since Aligner.base
-	open        []window // by start
+// parameter names a series within its device.
+type parameter struct {
+	name       string
+	diagnostic bool
+}
+
+type device struct {
+	id         string
+	shard, pos int32
+	series     map[parameter]*series
+	windows    []*window // by start and kind
+}
+
+type series struct {
+	Series
+	seen        int64   // last arrival, ns since Aligner.base
+	open        []*cell // by start and kind of their windows
 	closed      ring
 	calibration *[2]ring // C and Z, once one has closed
+	source      uint64   // of the last sample
+	before      uint64   // source of the last sample from another one
 }
 
-func (s *series[K]) ring(k kind) *ring {
+func (s *series) ring(k kind) *ring {
 	if k == normal {
 		return &s.closed
 	}
@@ -77,265 +123,302 @@ func (s *series[K]) ring(k kind) *ring {
 	return &s.calibration[k-calibration]
 }
 
-func (s *series[K]) isClosed(start int64, k kind) bool {
+func (s *series) isClosed(start int64, k kind) bool {
 	if k != normal && s.calibration == nil {
 		return false
 	}
-	return s.ring(k).has(start/int64(k.length()/time.Second), k)
+	return s.ring(k).has(start/k.seconds(), k)
 }
 
-// New makes an Aligner. An error names the option and its value.
-func New[K comparable](o Options, codec Codec[K]) (*Aligner[K], error) {
-	if err := o.complete(); err != nil {
-		return nil, err
+// from notes the source of a sample, and returns another one that takes turns with it. A source that changes once is a
+// sender that was restarted.
+func (s *series) from(source uint64) (other uint64) {
+	if source == s.source {
+		return 0
 	}
-	return &Aligner[K]{
-		opt: o, codec: codec,
-		// A sample may be ahead by MaxSkew, and its window's end by a slot more: only after that plus 7 days is a series'
-		// every closed window too old to be met again.
+	if source == s.before {
+		other = s.source
+	}
+	s.before, s.source = s.source, source
+	return other
+}
+
+// New makes an Aligner.
+func New(o Options) *Aligner {
+	return &Aligner{
+		opt: o,
+		// A sample may be ahead by MaxSkew, and its window's end by a slot more: only after that plus 7 days is every closed
+		// window of a series too old for a sample to be accepted.
 		idle:    spec.MaxAge + spec.SlotLength + o.MaxSkew,
-		index:   map[K]*series[K]{},
+		devices: map[string]*device{},
 		next:    math.MaxInt64,
 		evictAt: math.MinInt64,
 		refused: map[Reason]uint64{},
-	}, nil
+	}
 }
 
 // since counts from base, which is the first time the Aligner was told.
-func (a *Aligner[K]) since(now time.Time) int64 {
+func (a *Aligner) since(now time.Time) int64 {
 	if a.base.IsZero() {
 		a.base = now
 	}
 	return int64(now.Sub(a.base))
 }
 
-func (a *Aligner[K]) refuse(r Reason) error {
-	a.refused[r]++
-	return &RefusedError{r}
+// Stamp is the stamp of the slot that a sample belongs to.
+func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
+	start, end := spec.Window(at, flag.Length())
+	if o.Stamp == "start" {
+		return start
+	}
+	return end
 }
 
-// Add takes a sample of event time at that arrived now. The error is nil or a [*RefusedError]. A window's statistic is
-// that of its first sample.
-func (a *Aligner[K]) Add(key K, stat Statistic, at time.Time, value float64, flag spec.Flag, now time.Time) error {
+// Add takes a sample that arrived now. A window's unit and statistic are those of its first sample.
+func (a *Aligner) Add(x Sample, now time.Time) Result {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if !(math.Abs(value) <= maxValue) {
-		return a.refuse(NotANumber)
+	r := a.add(x, now)
+	if r.Reason == Taken {
+		a.taken++
+	} else {
+		a.refused[r.Reason]++
 	}
-	if !flag.Valid() {
-		return a.refuse(BadFlag)
-	}
-	if int(stat) >= len(statistics) {
-		return a.refuse(BadStatistic)
-	}
-	at = at.Round(0) // event time: wall clocks are compared
-	if at.Sub(now) > a.opt.MaxSkew {
-		return a.refuse(Future)
-	}
-	k := kindOf(flag)
-	if now.Sub(at) > spec.MaxAge+spec.SlotLength {
-		return a.refuse(TooOld)
-	}
-	seconds := int64(k.length() / time.Second)
-	start := at.Unix() - (at.Unix()%seconds+seconds)%seconds
-	stamp := start
-	if a.opt.Stamp == "end" {
-		stamp += seconds
-	}
-	if now.Sub(time.Unix(stamp, 0)) > spec.MaxAge {
-		return a.refuse(TooOld)
-	}
-
-	arrival := a.since(now)
-	s := a.index[key]
-	if s == nil {
-		if len(a.index) >= a.opt.MaxSeries {
-			a.evict(arrival)
-		}
-		if len(a.index) >= a.opt.MaxSeries {
-			return a.refuse(MaxSeries)
-		}
-		s = &series[K]{key: key, seen: arrival}
-		a.install(s)
-	} else if s.isClosed(start, k) {
-		return a.refuse(Late)
-	}
-
-	w := a.window(s, start, k, stat)
-	i := 0
-	for i < len(w.flags) && w.flags[i].flag != flag {
-		i++
-	}
-	if i == len(w.flags) {
-		w.flags = append(w.flags, accumulator{flag: flag})
-	}
-	acc := &w.flags[i]
-	if w.stat == Median && len(acc.values) >= maxMedian {
-		return a.refuse(MaxSamples)
-	}
-	acc.add(at.UnixNano(), value, w.stat == Median)
-	w.arrival, s.seen = arrival, arrival
-	a.shards[s.shard].mark.dirty = true
-	a.taken++
-	return nil
+	return r
 }
 
-// window finds the open window, or opens it.
-func (a *Aligner[K]) window(s *series[K], start int64, k kind, stat Statistic) *window {
-	n := len(s.open)
-	if n > 0 && s.open[n-1].start == start && s.open[n-1].kind == k {
-		return &s.open[n-1]
+func (a *Aligner) add(x Sample, now time.Time) Result {
+	x.Time = x.Time.Round(0) // event time: wall clocks are compared
+	k := kindOf(x.Flag)
+	if reason := a.check(&x, k, now); reason != Taken {
+		return Result{Reason: reason}
 	}
-	w := window{start: start, kind: k, stat: stat}
-	i, found := slices.BinarySearchFunc(s.open, w, compareWindows)
+	start := x.Time.Unix() - (x.Time.Unix()%k.seconds()+k.seconds())%k.seconds()
+	arrival := a.since(now)
+	s, reason := a.find(x.Series, arrival)
+	if reason != Taken {
+		return Result{Reason: reason}
+	}
+	if s.isClosed(start, k) {
+		return Result{Reason: Late}
+	}
+	c := a.cell(s, start, k, &x)
+	r := c.take(&x)
+	if r.Reason != Taken {
+		return r
+	}
+	r.Other = s.from(x.Source)
+	c.window.arrival, s.seen = arrival, arrival
+	a.shards[a.devices[x.Device].shard].mark.dirty = true
+	return r
+}
+
+func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
+	switch {
+	case !(math.Abs(x.Value) <= maxValue):
+		return NotANumber
+	case !x.Flag.Valid():
+		return BadFlag
+	case x.Time.Sub(now) > a.opt.MaxSkew:
+		return Future
+	case now.Sub(x.Time) > spec.MaxAge+spec.SlotLength, now.Sub(a.opt.StampOf(x.Time, x.Flag)) > spec.MaxAge:
+		return TooOld
+	}
+	return Taken
+}
+
+// find finds a series, or makes it where there is room.
+func (a *Aligner) find(name Series, arrival int64) (*series, Reason) {
+	d := a.devices[name.Device]
+	if d != nil {
+		if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil {
+			return s, Taken
+		}
+	}
+	if a.series >= a.opt.MaxSeries {
+		a.evict(arrival)
+	}
+	if a.series >= a.opt.MaxSeries {
+		return nil, MaxSeries
+	}
+	return a.install(&series{Series: name, seen: arrival}), Taken
+}
+
+// cell finds the open window of a series, or opens it.
+func (a *Aligner) cell(s *series, start int64, k kind, x *Sample) *cell {
+	if n := len(s.open); n > 0 && s.open[n-1].window.start == start && s.open[n-1].window.kind == k {
+		return s.open[n-1]
+	}
+	i, found := slices.BinarySearchFunc(s.open, bounds{start, k}, func(c *cell, b bounds) int { return c.window.bounds.compare(b) })
+	if found {
+		return s.open[i]
+	}
+	c := &cell{window: a.window(a.devices[s.Device], bounds{start, k}), series: s, unit: x.Unit, stat: x.Statistic, exit: x.Exit}
+	a.attach(c, i)
+	return c
+}
+
+// attach makes a cell the i-th of its series' open ones.
+func (a *Aligner) attach(c *cell, i int) {
+	c.window.cells = append(c.window.cells, c)
+	c.series.open = slices.Insert(c.series.open, i, c)
+	a.open++
+}
+
+// window finds the open window of a device, or opens it.
+func (a *Aligner) window(d *device, b bounds) *window {
+	i, found := slices.BinarySearchFunc(d.windows, b, func(w *window, b bounds) int { return w.bounds.compare(b) })
 	if !found {
-		s.open = slices.Insert(s.open, i, w)
-		a.open++
-		a.next = min(a.next, a.due(&w))
+		w := &window{bounds: b}
+		d.windows = slices.Insert(d.windows, i, w)
+		a.next = min(a.next, a.due(w))
 	}
-	return &s.open[i]
+	return d.windows[i]
 }
 
 // due is when the window's grace ends, Unix ns.
-func (a *Aligner[K]) due(w *window) int64 {
+func (a *Aligner) due(w *window) int64 {
 	grace := a.opt.Grace
 	if w.kind != normal {
 		grace = a.opt.CalibrationGrace
 	}
-	return w.start*int64(time.Second) + int64(w.kind.length()+grace)
+	return (w.start+w.kind.seconds())*int64(time.Second) + int64(grace)
 }
 
-func (a *Aligner[K]) shardOf(key K) int32 {
-	a.buf = a.codec.Append(a.buf[:0], key)
+func shardOf(device string) int32 {
 	h := fnv.New64a()
-	h.Write(a.buf)
+	_, _ = h.Write([]byte(device))
 	return int32(h.Sum64() % shardCount)
 }
 
-func (a *Aligner[K]) install(s *series[K]) {
-	s.shard = a.shardOf(s.key)
-	sh := &a.shards[s.shard]
-	s.pos = int32(len(sh.series))
-	sh.series = append(sh.series, s)
-	a.index[s.key] = s
+func (a *Aligner) install(s *series) *series {
+	d := a.devices[s.Device]
+	if d == nil {
+		d = &device{id: s.Device, shard: shardOf(s.Device), series: map[parameter]*series{}}
+		sh := &a.shards[d.shard]
+		d.pos = int32(len(sh.devices))
+		sh.devices = append(sh.devices, d)
+		a.devices[d.id] = d
+	}
+	d.series[parameter{s.Parameter, s.Diagnostic}] = s
+	a.series++
+	return s
 }
 
-// evict drops the series that nothing can be met of again.
-func (a *Aligner[K]) evict(elapsed int64) {
+// evict drops the series for which no sample can be accepted any more.
+func (a *Aligner) evict(elapsed int64) {
 	if elapsed < a.evictAt {
 		return
 	}
 	oldest := elapsed
 	for i := range a.shards {
 		sh := &a.shards[i]
-		for j := len(sh.series) - 1; j >= 0; j-- {
-			s := sh.series[j]
-			if len(s.open) > 0 || time.Duration(elapsed-s.seen) <= a.idle {
-				oldest = min(oldest, s.seen)
+		for _, d := range slices.Clone(sh.devices) {
+			before := len(d.series)
+			maps.DeleteFunc(d.series, func(_ parameter, s *series) bool {
+				kept := len(s.open) > 0 || time.Duration(elapsed-s.seen) <= a.idle
+				if kept {
+					oldest = min(oldest, s.seen)
+				}
+				return !kept
+			})
+			if len(d.series) == before {
 				continue
 			}
-			n := len(sh.series) - 1
-			sh.series[j] = sh.series[n]
-			sh.series[j].pos = int32(j)
-			sh.series[n] = nil
-			sh.series = sh.series[:n]
+			a.series -= before - len(d.series)
 			sh.mark.dirty = true
-			delete(a.index, s.key)
+			if len(d.series) == 0 {
+				a.remove(d)
+			}
 		}
 	}
 	a.evictAt = oldest + int64(a.idle)
 }
 
-// Close closes the windows whose time has come, keeps their values among the pending, and returns them, oldest stamp
-// first.
-func (a *Aligner[K]) Close(now time.Time) []Closed[K] {
+func (a *Aligner) remove(d *device) {
+	sh := &a.shards[d.shard]
+	n := len(sh.devices) - 1
+	sh.devices[d.pos] = sh.devices[n]
+	sh.devices[d.pos].pos = d.pos
+	sh.devices[n] = nil
+	sh.devices = sh.devices[:n]
+	delete(a.devices, d.id)
+}
+
+// Close closes the windows whose time has come and returns their slots in the order of [Slot.Compare]. After a restart
+// every window waits a grace from the start, so that senders can send again what they could not.
+func (a *Aligner) Close(now time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	elapsed, wall := a.since(now), now.UnixNano()
 	a.evict(elapsed)
-	if !a.settle && wall < a.next {
+	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil
 	}
-	var out []Closed[K]
-	a.settle, a.next = false, math.MaxInt64
+	var out []Slot
+	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
-		for _, s := range sh.series {
-			kept := s.open[:0]
-			for _, w := range s.open {
-				w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
-				if due := a.due(&w); wall < due {
-					a.next = min(a.next, due)
-				} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
-					a.settle = true
-				} else {
-					out = append(out, a.close(s, &w))
-					sh.mark.dirty = true
-					continue
-				}
-				kept = append(kept, w)
-			}
-			clear(s.open[len(kept):])
-			s.open = kept
-			if len(kept) == 0 && cap(kept) > 4 {
-				s.open = nil // history is over
+		for _, d := range sh.devices {
+			n := len(out)
+			if out = a.closeWindows(d, elapsed, wall, out); len(out) > n {
+				sh.mark.dirty = true
 			}
 		}
 	}
-	slices.SortStableFunc(out, func(x, y Closed[K]) int { return x.Stamp.Compare(y.Stamp) })
-	for i := range out {
-		a.seq++
-		out[i].Seq = a.seq
+	slices.SortFunc(out, Slot.Compare)
+	a.open -= len(out)
+	a.closed += uint64(len(out))
+	return out
+}
+
+// closeWindows appends the slots of the device's windows whose time has come.
+func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slot {
+	kept := d.windows[:0]
+	for _, w := range d.windows {
+		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
+		if due := a.due(w); wall < due {
+			a.next = min(a.next, due)
+		} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
+			a.settle = true
+		} else {
+			for _, c := range w.cells {
+				out = append(out, a.close(c))
+			}
+			continue
+		}
+		kept = append(kept, w)
 	}
-	if len(out) > 0 {
-		a.pending = append(a.pending, out...)
-		a.changed.dirty = true
-		a.open -= len(out)
-		a.closed += uint64(len(out))
+	clear(d.windows[len(kept):])
+	d.windows = kept
+	if len(kept) == 0 && cap(kept) > 4 {
+		d.windows = nil // history is over
 	}
 	return out
 }
 
-func (a *Aligner[K]) close(s *series[K], w *window) Closed[K] {
-	s.ring(w.kind).set(w.start/int64(w.kind.length()/time.Second), w.kind)
-	acc := w.chosen(a.opt.MinSamples)
+func (a *Aligner) close(c *cell) Slot {
+	s, w := c.series, c.window
+	s.ring(w.kind).set(w.start/w.kind.seconds(), w.kind)
+	s.open = slices.DeleteFunc(s.open, func(o *cell) bool { return o == c })
+	if len(s.open) == 0 {
+		s.open = nil
+	}
+	acc := c.chosen(a.opt.MinSamples)
 	start := time.Unix(w.start, 0).UTC()
-	c := Closed[K]{
-		Key: s.key, Start: start, End: start.Add(w.kind.length()), Stamp: start,
-		Flag: acc.flag, Value: acc.value(w.stat), Samples: int(acc.count), Statistic: w.stat,
+	x := Slot{
+		Series: s.Series, Unit: c.unit, Start: start, End: start.Add(w.kind.length()), Stamp: start, Flag: acc.flag,
+		Value: acc.value(c.stat), Min: acc.min, Max: acc.max, Samples: int(acc.count), Statistic: c.stat, Exit: c.exit,
 	}
 	if a.opt.Stamp == "end" {
-		c.Stamp = c.End
+		x.Stamp = x.End
 	}
-	return c
-}
-
-// Pending returns the closed windows that were not yet taken, in the order they were closed in.
-func (a *Aligner[K]) Pending() []Closed[K] {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	return slices.Clone(a.pending)
-}
-
-// Taken removes closed windows from the pending: the next step has them. One call for many is quicker than many calls.
-func (a *Aligner[K]) Taken(seqs ...uint64) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	seqs = slices.Clone(seqs)
-	slices.Sort(seqs)
-	n := len(a.pending)
-	a.pending = slices.DeleteFunc(a.pending, func(c Closed[K]) bool {
-		_, found := slices.BinarySearch(seqs, c.Seq)
-		return found
-	})
-	if len(a.pending) != n {
-		a.changed.dirty = true
-	}
+	return x
 }
 
 // Stats returns the gauges and counters.
-func (a *Aligner[K]) Stats() Stats {
+func (a *Aligner) Stats() Stats {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return Stats{len(a.index), a.open, len(a.pending), a.taken, a.closed, maps.Clone(a.refused)}
+	return Stats{a.series, a.open, a.taken, a.closed, maps.Clone(a.refused)}
 }

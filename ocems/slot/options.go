@@ -8,79 +8,25 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Options are the rules of an [Aligner]. A zero value takes the default.
+// Options are the rules of an [Aligner].
 type Options struct {
-	Stamp            string        // which bound of its window stamps a slot: "end" (default) or "start"
-	Grace            time.Duration // wait after the end of a 15-minute window, 30 s
-	CalibrationGrace time.Duration // wait after the end of a 30-second window, 10 s: its point is out within a minute
-	Settle           time.Duration // wait after a window's last arrival, 5 s; at most 15 minutes in all
-	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be, 1 m
-	MinSamples       int           // samples flagged U that make a window U, 1
-	MaxSeries        int           // series held at once, 100000
+	Stamp            string        // which bound of its window stamps a slot: "end" or "start"
+	Grace            time.Duration // wait after the end of a 15-minute window
+	CalibrationGrace time.Duration // wait after the end of a 30-second window
+	Settle           time.Duration // wait after a window's last arrival; at most 15 minutes in all
+	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be
+	MinSamples       int           // samples flagged U that make a window U
+	MaxSeries        int           // series held at once
 }
 
-func (o *Options) complete() error {
-	stamps := []string{"end", "start"}
-	switch o.Stamp {
-	case "":
-		o.Stamp = "end"
-	case "end", "start":
-	default:
-		text := fmt.Sprintf("stamp = %q: must be one of %q", o.Stamp, stamps)
-		if near := spec.Nearest(o.Stamp, stamps); len(near) > 0 {
-			text += fmt.Sprintf("; nearest is %q", near[0])
-		}
-		return fmt.Errorf("%s", text)
-	}
-	for _, d := range []struct {
-		key   string
-		value *time.Duration
-		def   time.Duration
-	}{
-		{"grace", &o.Grace, 30 * time.Second},
-		{"calibration_grace", &o.CalibrationGrace, 10 * time.Second},
-		{"settle", &o.Settle, 5 * time.Second},
-		{"max_skew", &o.MaxSkew, time.Minute},
-	} {
-		if *d.value < 0 || *d.value > spec.MaxAge {
-			return fmt.Errorf("%s = %s: must be from 0 (the default, %s) to %s", d.key, *d.value, d.def, spec.MaxAge)
-		}
-		if *d.value == 0 {
-			*d.value = d.def
-		}
-	}
-	for _, n := range []struct {
-		key   string
-		value *int
-		def   int
-	}{
-		{"min_samples", &o.MinSamples, 1},
-		{"max_series", &o.MaxSeries, 100000},
-	} {
-		if *n.value < 0 {
-			return fmt.Errorf("%s = %d: must be at least 1, or 0 for the default of %d", n.key, *n.value, n.def)
-		}
-		if *n.value == 0 {
-			*n.value = n.def
-		}
-	}
-	return nil
+// Stamps are the values of Options.Stamp.
+var Stamps = []string{"end", "start"}
+
+// Defaults are the rules that hold where a configuration says nothing. A point of a calibration is out within a minute.
+func Defaults() Options {
+	return Options{Stamp: "end", Grace: 30 * time.Second, CalibrationGrace: 10 * time.Second, Settle: 5 * time.Second,
+		MaxSkew: time.Minute, MinSamples: 1, MaxSeries: 100_000}
 }
-
-// Codec writes the keys of series into the saved state and reads them back. Equal keys must give equal bytes.
-type Codec[K comparable] interface {
-	Append(dst []byte, key K) []byte
-	Read(src []byte) (K, error)
-}
-
-// StringCodec is the [Codec] of keys that are strings.
-type StringCodec struct{}
-
-// Append implements [Codec].
-func (StringCodec) Append(dst []byte, key string) []byte { return append(dst, key...) }
-
-// Read implements [Codec].
-func (StringCodec) Read(src []byte) (string, error) { return string(src), nil }
 
 // Statistic is how the samples of a window become one value.
 type Statistic uint8
@@ -120,22 +66,25 @@ func (s Statistic) String() string {
 	return fmt.Sprintf("Statistic(%d)", uint8(s))
 }
 
-// Reason is why a sample was refused.
+// Reason is why a sample was not taken.
 type Reason string
 
-// The reasons.
+// The reasons. Duplicate is the only one that costs nothing: the reading is in its window already.
 const (
-	Late         Reason = "late"          // its window is closed
-	TooOld       Reason = "too_old"       // its slot's stamp is older than 7 days
-	Future       Reason = "future"        // ahead of the wall clock by more than MaxSkew
-	NotANumber   Reason = "not_a_number"  // NaN, infinite, or beyond 1e300, which no sum could hold
-	BadFlag      Reason = "bad_flag"      // not one of the six
-	BadStatistic Reason = "bad_statistic" // not one of the six
-	MaxSeries    Reason = "max_series"    // a new series, and no room for one
-	MaxSamples   Reason = "max_samples"   // the window's median already has 86,400 values
+	Taken      Reason = ""
+	Duplicate  Reason = "duplicate"    // the window has a sample of the same time, value and flag
+	Conflict   Reason = "conflict"     // the window has a sample of the same time with another value or flag
+	Late       Reason = "late"         // its window is closed
+	TooOld     Reason = "too_old"      // its slot's stamp is older than 7 days
+	Future     Reason = "future"       // ahead of the wall clock by more than MaxSkew
+	NotANumber Reason = "not_a_number" // NaN, infinite, or beyond 1e300, which no sum could hold
+	BadFlag    Reason = "bad_flag"     // not one of the six
+	BadUnit    Reason = "unit"         // not the unit of the window's first sample
+	MaxSeries  Reason = "max_series"   // a new series, and no room for one
+	MaxSamples Reason = "max_samples"  // the window has 100,000 samples of the series
 )
 
-// RefusedError says that a sample was not taken.
-type RefusedError struct{ Reason Reason }
-
-func (e *RefusedError) Error() string { return "sample refused: " + string(e.Reason) }
+// Reasons lists all but Taken and Duplicate: those of readings that are in no slot.
+func Reasons() []Reason {
+	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSeries, MaxSamples}
+}

@@ -15,10 +15,12 @@ import (
 
 const (
 	shardCount = 64
-	pendingKey = "pending"
 	magic      = "OSL"
-	version    = 1
+	version    = 2
 )
+
+// ErrNewer is a saved state that a newer version of this program wrote.
+var ErrNewer = errors.New("a newer version of this program wrote it: use that version, or another place for the state")
 
 // mark says whether a part of the state must be saved.
 type mark struct {
@@ -32,144 +34,176 @@ func (m *mark) give() bool {
 	return m.saving
 }
 
-func shardKey(i int) string { return fmt.Sprintf("shard-%02d", i) }
-
-// Keys returns the names of all entries of a saved state, for stores that cannot list.
-func (a *Aligner[K]) Keys() []string {
-	keys := make([]string, 0, shardCount+1)
-	for i := range shardCount {
-		keys = append(keys, shardKey(i))
-	}
-	return append(keys, pendingKey)
-}
+func shardKey(i int) string { return fmt.Sprintf("%02d", i) }
 
 // Save returns the entries of the state that changed since the last Save that [Aligner.Saved] confirmed. All of them
-// belong into one atomic write: a slot leaves its shard when it comes to the pending.
-func (a *Aligner[K]) Save() map[string][]byte {
+// belong into one atomic write, together with the slots that Close has returned. A nil value deletes an entry.
+func (a *Aligner) Save() map[string][]byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	entries := map[string][]byte{}
 	for i := range a.shards {
-		if sh := &a.shards[i]; sh.mark.give() {
-			e := a.encoder()
-			e.uint(uint64(len(sh.series)))
-			for _, s := range sh.series {
-				a.encodeSeries(e, s)
+		sh := &a.shards[i]
+		if !sh.mark.give() {
+			continue
+		}
+		entries[shardKey(i)] = nil
+		if len(sh.devices) > 0 {
+			e := &encoder{append([]byte(magic), version)}
+			for _, d := range sh.devices {
+				a.encodeDevice(e, d)
 			}
 			entries[shardKey(i)] = e.done()
 		}
-	}
-	if a.changed.give() {
-		e := a.encoder()
-		e.uint(a.seq)
-		e.uint(uint64(len(a.pending)))
-		for _, c := range a.pending {
-			a.encodeClosed(e, &c)
-		}
-		entries[pendingKey] = e.done()
 	}
 	return entries
 }
 
 // Saved confirms that what the last Save returned is stored.
-func (a *Aligner[K]) Saved() {
+func (a *Aligner) Saved() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	for i := range a.shards {
 		a.shards[i].mark.saving = false
 	}
-	a.changed.saving = false
 }
 
-// Restore loads a saved state into an Aligner that was not used before. Absent and empty entries are none. Damaged
-// entries are left out and named in the error; the others are restored all the same.
-func (a *Aligner[K]) Restore(entries map[string][]byte, now time.Time) error {
+// Restore loads a saved state into an Aligner that was not used before. What cannot be read is left out and named in
+// damaged; the rest is restored all the same. The error wraps [ErrNewer].
+func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map[string]error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if len(a.index) > 0 || a.seq > 0 {
-		return errors.New("restoring the slots' state: the aligner is in use already")
+	if a.series > 0 {
+		return nil, errors.New("restoring the slots' state: the aligner is in use already")
 	}
-	a.base = now
+	a.base, a.restored = now, true
 	a.evictAt = math.MinInt64
 	a.next = math.MinInt64 // the next Close looks at every window
 	numbers := map[string]int{}
 	for i := range shardCount {
 		numbers[shardKey(i)] = i
 	}
-	var errs []error
+	damaged = map[string]error{}
+	var loaded []*device
 	for _, name := range slices.Sorted(maps.Keys(entries)) {
-		if len(entries[name]) == 0 {
+		i, known := numbers[name]
+		if !known {
+			damaged[name] = errors.New("no such entry")
 			continue
 		}
-		i, isShard := numbers[name]
-		var err error
-		switch {
-		case isShard:
-			err = a.restoreShard(i, entries[name])
-		case name == pendingKey:
-			err = a.restorePending(entries[name])
-		default:
-			err = errors.New("no such entry")
+		list, err := a.decodeShard(i, entries[name])
+		if errors.Is(err, ErrNewer) {
+			return nil, fmt.Errorf("restoring the slots' state, entry %q: %w", name, err)
 		}
 		if err != nil {
-			errs = append(errs, fmt.Errorf("restoring the slots' state, entry %q: %w", name, err))
+			damaged[name] = err
+			continue
 		}
+		loaded = append(loaded, list...)
 	}
-	return errors.Join(errs...)
+	for _, d := range loaded {
+		a.adopt(d)
+	}
+	return damaged, nil
 }
 
-func (a *Aligner[K]) restoreShard(number int, data []byte) error {
-	d, err := open(data)
-	if err != nil {
-		return err
-	}
-	var loaded []*series[K]
-	seen := map[K]bool{}
-	for n := d.uint(); n > 0 && d.err == nil; n-- {
-		s := a.decodeSeries(d)
-		if d.err == nil && (seen[s.key] || a.shardOf(s.key) != int32(number)) {
-			d.fail("a key that is double or of another shard")
-		}
-		seen[s.key] = true
-		loaded = append(loaded, s)
-	}
-	if err := d.end(); err != nil {
-		return err
-	}
-	for _, s := range loaded {
-		a.install(s)
+// adopt takes a decoded device over.
+func (a *Aligner) adopt(d *device) {
+	sh := &a.shards[d.shard]
+	d.pos = int32(len(sh.devices))
+	sh.devices = append(sh.devices, d)
+	a.devices[d.id] = d
+	a.series += len(d.series)
+	for _, s := range d.series {
 		a.open += len(s.open)
 	}
-	return nil
 }
 
-func (a *Aligner[K]) restorePending(data []byte) error {
+func (a *Aligner) decodeShard(number int, data []byte) (list []*device, err error) {
 	d, err := open(data)
 	if err != nil {
-		return err
+		return nil, err
 	}
-	seq, last := d.uint(), uint64(0)
-	var loaded []Closed[K]
-	for n := d.uint(); n > 0 && d.err == nil; n-- {
-		c := a.decodeClosed(d)
-		if c.Seq <= last || c.Seq > seq {
-			d.fail("sequence numbers out of order")
+	seen := map[string]bool{}
+	for len(d.b) > 0 && d.err == nil {
+		x := a.decodeDevice(d)
+		if d.err == nil && (seen[x.id] || x.shard != int32(number)) {
+			d.fail("a device that is there twice, or of another shard")
 		}
-		last = c.Seq
-		loaded = append(loaded, c)
+		seen[x.id] = true
+		list = append(list, x)
 	}
-	if err := d.end(); err != nil {
-		return err
-	}
-	a.seq, a.pending = seq, loaded
-	return nil
+	return list, d.err
 }
 
-func (a *Aligner[K]) encodeSeries(e *encoder, s *series[K]) {
-	a.buf = a.codec.Append(a.buf[:0], s.key)
-	e.bytes(a.buf)
+func (a *Aligner) encodeDevice(e *encoder, d *device) {
 	base := a.base.UnixNano() // arrivals are stored as wall time
-	e.int(base + s.seen)
+	e.text(d.id)
+	e.uint(uint64(len(d.windows)))
+	places := map[*window]int{}
+	for i, w := range d.windows {
+		places[w] = i
+		e.int(w.start)
+		e.byte(byte(w.kind))
+		e.int(base + w.arrival)
+	}
+	e.uint(uint64(len(d.series)))
+	for _, s := range d.series {
+		e.text(s.Parameter)
+		e.bool(s.Diagnostic)
+		e.int(base + s.seen)
+		e.rings(s)
+		e.uint(uint64(len(s.open)))
+		for _, c := range s.open {
+			e.uint(uint64(places[c.window]))
+			e.cell(c)
+		}
+	}
+}
+
+func (a *Aligner) decodeDevice(d *decoder) *device {
+	base := a.base.UnixNano()
+	arrival := func() int64 { return min(d.time()-base, 0) } // a clock that stepped back must not hold a window open
+	x := &device{id: d.text(), series: map[parameter]*series{}}
+	x.shard = shardOf(x.id)
+	for n := d.uint(); n > 0 && d.err == nil; n-- {
+		w := &window{bounds: bounds{d.time(), kind(d.byte())}, arrival: arrival()}
+		switch {
+		case w.kind >= kinds:
+			d.fail("an unknown kind of window")
+		case w.start%w.kind.seconds() != 0 || w.start > math.MaxInt64/int64(2*time.Second) || w.start < 0:
+			d.fail("a window off the grid")
+		case len(x.windows) > 0 && x.windows[len(x.windows)-1].compare(w.bounds) >= 0:
+			d.fail("windows out of order")
+		}
+		x.windows = append(x.windows, w)
+	}
+	for n := d.uint(); n > 0 && d.err == nil; n-- {
+		s := &series{Series: Series{Device: x.id, Parameter: d.text(), Diagnostic: d.bool()}, seen: arrival()}
+		name := parameter{s.Parameter, s.Diagnostic}
+		if d.err == nil && x.series[name] != nil {
+			d.fail("a series that is there twice")
+		}
+		x.series[name] = s
+		d.rings(s)
+		for n := d.uint(); n > 0 && d.err == nil; n-- {
+			place := d.uint()
+			if place >= uint64(len(x.windows)) {
+				d.fail("a window that is not there")
+				break
+			}
+			c := &cell{series: s, window: x.windows[place]}
+			if len(s.open) > 0 && s.open[len(s.open)-1].window.compare(c.window.bounds) >= 0 {
+				d.fail("windows out of order")
+			}
+			d.cell(c)
+			s.open, c.window.cells = append(s.open, c), append(c.window.cells, c)
+		}
+	}
+	return x
+}
+
+func (e *encoder) rings(s *series) {
 	for k := range kinds {
 		var r ring
 		if k == normal || s.calibration != nil {
@@ -183,33 +217,9 @@ func (a *Aligner[K]) encodeSeries(e *encoder, s *series[K]) {
 			e.fixed(w)
 		}
 	}
-	e.uint(uint64(len(s.open)))
-	for _, w := range s.open {
-		e.int(w.start)
-		e.int(base + w.arrival)
-		e.b = append(e.b, byte(w.kind), byte(w.stat))
-		e.uint(uint64(len(w.flags)))
-		for _, acc := range w.flags {
-			e.b = append(e.b, byte(acc.flag))
-			e.uint(uint64(acc.count))
-			for _, f := range []float64{acc.sum, acc.rest, acc.min, acc.max, acc.last} {
-				e.float(f)
-			}
-			e.int(acc.lastTime)
-			if w.stat == Median {
-				for _, f := range acc.values {
-					e.float(f)
-				}
-			}
-		}
-	}
 }
 
-func (a *Aligner[K]) decodeSeries(d *decoder) *series[K] {
-	s := &series[K]{key: decodeKey(d, a.codec)}
-	base := a.base.UnixNano()
-	arrival := func() int64 { return min(d.time()-base, 0) } // a clock that stepped back must not hold a window open
-	s.seen = arrival()
+func (d *decoder) rings(s *series) {
 	for k := range kinds {
 		n := d.uint()
 		if n == 0 {
@@ -217,7 +227,7 @@ func (a *Aligner[K]) decodeSeries(d *decoder) *series[K] {
 		}
 		if n != uint64(ringWords(k)) {
 			d.fail("a history of another length")
-			return s
+			return
 		}
 		r := s.ring(k)
 		r.top = d.time()
@@ -226,31 +236,64 @@ func (a *Aligner[K]) decodeSeries(d *decoder) *series[K] {
 			r.bits[i] = d.fixed()
 		}
 	}
-	for n := d.uint(); n > 0 && d.err == nil; n-- {
-		w := window{start: d.time(), arrival: arrival(), kind: kind(d.byte()), stat: Statistic(d.byte())}
-		switch {
-		case w.kind >= kinds || int(w.stat) >= len(statistics):
-			d.fail("an unknown kind of window or statistic")
-		case w.start%int64(w.kind.length()/time.Second) != 0 || w.start > math.MaxInt64/int64(2*time.Second) || w.start < 0:
-			d.fail("a window off the grid")
-		case len(s.open) > 0 && compareWindows(s.open[len(s.open)-1], w) >= 0:
-			d.fail("windows out of order")
-		}
-		flags := d.uint()
-		if flags == 0 || flags > uint64(len(spec.Flags)) {
-			d.fail("a window without samples")
-		}
-		for ; flags > 0 && d.err == nil; flags-- {
-			acc := d.accumulator(w.stat)
-			if kindOf(acc.flag) != w.kind || !acc.flag.Valid() ||
-				slices.ContainsFunc(w.flags, func(b accumulator) bool { return b.flag == acc.flag }) {
-				d.fail("a flag that is unknown, double or of another kind of window")
-			}
-			w.flags = append(w.flags, acc)
-		}
-		s.open = append(s.open, w)
+}
+
+func (e *encoder) cell(c *cell) {
+	e.text(c.unit)
+	e.byte(byte(c.stat))
+	e.byte(c.exit)
+	e.uint(uint64(len(c.sources)))
+	for _, s := range c.sources {
+		e.fixed(s)
 	}
-	return s
+	e.uint(uint64(len(c.marks)))
+	for _, m := range c.marks {
+		e.fixed(uint64(m))
+	}
+	e.uint(uint64(len(c.flags)))
+	for _, acc := range c.flags {
+		e.byte(byte(acc.flag))
+		e.uint(uint64(acc.count))
+		for _, f := range []float64{acc.sum, acc.rest, acc.min, acc.max, acc.last} {
+			e.float(f)
+		}
+		e.int(acc.lastTime)
+		if c.stat == Median {
+			for _, f := range acc.values {
+				e.float(f)
+			}
+		}
+	}
+}
+
+func (d *decoder) cell(c *cell) {
+	c.unit, c.stat, c.exit = d.text(), Statistic(d.byte()), d.byte()
+	if int(c.stat) >= len(statistics) {
+		d.fail("an unknown statistic")
+	}
+	for n := d.count(8); n > 0 && d.err == nil; n-- {
+		c.sources = append(c.sources, d.fixed())
+	}
+	last := mark64(0)
+	for n := d.count(8); n > 0 && d.err == nil; n-- {
+		m := mark64(d.fixed())
+		if m.time() < last.time() || m.source() >= uint64(len(c.sources)) {
+			d.fail("samples out of order, or of no source")
+		}
+		c.marks, last = append(c.marks, m), m
+	}
+	samples := int64(0)
+	for n := d.uint(); n > 0 && d.err == nil; n-- {
+		acc := d.accumulator(c.stat)
+		if kindOf(acc.flag) != c.window.kind || !acc.flag.Valid() ||
+			slices.ContainsFunc(c.flags, func(b accumulator) bool { return b.flag == acc.flag }) {
+			d.fail("a flag that is unknown, there twice or of another kind of window")
+		}
+		c.flags, samples = append(c.flags, acc), samples+acc.count
+	}
+	if samples != int64(len(c.marks)) || samples == 0 {
+		d.fail("another number of samples than was counted")
+	}
 }
 
 func (d *decoder) accumulator(stat Statistic) accumulator {
@@ -259,11 +302,11 @@ func (d *decoder) accumulator(stat Statistic) accumulator {
 		*f = d.float()
 	}
 	acc.lastTime = d.time()
-	if acc.count <= 0 || acc.min > acc.max || acc.last < acc.min || acc.last > acc.max {
+	if acc.count <= 0 || acc.count > maxSamples || acc.min > acc.max || acc.last < acc.min || acc.last > acc.max {
 		d.fail("impossible samples")
 	}
-	if stat == Median {
-		if acc.count > maxMedian || acc.count > int64(len(d.b)/8) {
+	if stat == Median && d.err == nil {
+		if acc.count > int64(len(d.b)/8) {
 			d.fail("too many values")
 			return acc
 		}
@@ -274,57 +317,21 @@ func (d *decoder) accumulator(stat Statistic) accumulator {
 	return acc
 }
 
-func (a *Aligner[K]) encodeClosed(e *encoder, c *Closed[K]) {
-	e.uint(c.Seq)
-	a.buf = a.codec.Append(a.buf[:0], c.Key)
-	e.bytes(a.buf)
-	for _, t := range []time.Time{c.Start, c.End, c.Stamp} {
-		e.int(t.Unix())
-	}
-	e.b = append(e.b, byte(c.Flag), byte(c.Statistic))
-	e.float(c.Value)
-	e.uint(uint64(c.Samples))
-}
-
-func (a *Aligner[K]) decodeClosed(d *decoder) Closed[K] {
-	c := Closed[K]{Seq: d.uint(), Key: decodeKey(d, a.codec)}
-	for _, t := range []*time.Time{&c.Start, &c.End, &c.Stamp} {
-		*t = time.Unix(d.time(), 0).UTC()
-	}
-	c.Flag, c.Statistic = spec.Flag(d.byte()), Statistic(d.byte())
-	c.Value = d.float()
-	c.Samples = int(d.uint())
-	if !c.Flag.Valid() || int(c.Statistic) >= len(statistics) || c.Samples <= 0 {
-		d.fail("an impossible slot")
-	}
-	return c
-}
-
-func decodeKey[K comparable](d *decoder, codec Codec[K]) (key K) {
-	n := d.uint()
-	if n > uint64(len(d.b)) {
-		d.fail("cut off")
-	}
-	if d.err != nil {
-		return key
-	}
-	key, err := codec.Read(d.b[:n])
-	if err != nil {
-		d.fail("reading a key: " + err.Error())
-	}
-	d.b = d.b[n:]
-	return key
-}
-
 type encoder struct{ b []byte }
-
-func (a *Aligner[K]) encoder() *encoder { return &encoder{append([]byte(magic), version)} }
 
 func (e *encoder) uint(v uint64)   { e.b = binary.AppendUvarint(e.b, v) }
 func (e *encoder) int(v int64)     { e.b = binary.AppendVarint(e.b, v) }
 func (e *encoder) fixed(v uint64)  { e.b = binary.LittleEndian.AppendUint64(e.b, v) }
 func (e *encoder) float(v float64) { e.fixed(math.Float64bits(v)) }
-func (e *encoder) bytes(v []byte)  { e.uint(uint64(len(v))); e.b = append(e.b, v...) }
+func (e *encoder) byte(v byte)     { e.b = append(e.b, v) }
+func (e *encoder) text(v string)   { e.uint(uint64(len(v))); e.b = append(e.b, v...) }
+func (e *encoder) bool(v bool) {
+	if v {
+		e.byte(1)
+	} else {
+		e.byte(0)
+	}
+}
 func (e *encoder) done() []byte {
 	return binary.LittleEndian.AppendUint32(e.b, crc32.ChecksumIEEE(e.b))
 }
@@ -339,11 +346,14 @@ func open(data []byte) (*decoder, error) {
 	if n < len(magic)+1 || string(data[:len(magic)]) != magic {
 		return nil, errors.New("not a state of slots")
 	}
-	if v := data[len(magic)]; v != version {
-		return nil, fmt.Errorf("version %d of the format is unknown; this program reads version %d", v, version)
-	}
 	if crc32.ChecksumIEEE(data[:n]) != binary.LittleEndian.Uint32(data[n:]) {
 		return nil, errors.New("damaged: the checksum does not match")
+	}
+	switch v := data[len(magic)]; {
+	case v > version:
+		return nil, fmt.Errorf("version %d of the format: %w", v, ErrNewer)
+	case v < version:
+		return nil, fmt.Errorf("version %d of the format is not read any more", v)
 	}
 	return &decoder{b: data[len(magic)+1 : n]}, nil
 }
@@ -355,11 +365,33 @@ func (d *decoder) fail(why string) {
 	d.b = nil
 }
 
-func (d *decoder) end() error {
-	if len(d.b) > 0 {
-		d.fail("more than was expected")
+func (d *decoder) text() string {
+	n := d.uint()
+	if n > uint64(len(d.b)) {
+		d.fail("cut off")
+		return ""
 	}
-	return d.err
+	s := string(d.b[:n])
+	d.b = d.b[n:]
+	return s
+}
+
+func (d *decoder) bool() bool {
+	v := d.byte()
+	if v > 1 {
+		d.fail("neither true nor false")
+	}
+	return v == 1
+}
+
+// count reads how many entries of the given size follow.
+func (d *decoder) count(size uint64) uint64 {
+	n := d.uint()
+	if n > uint64(len(d.b))/size {
+		d.fail("cut off")
+		return 0
+	}
+	return n
 }
 
 func (d *decoder) uint() uint64 {

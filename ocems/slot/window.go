@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"cmp"
 	"math"
 	"slices"
 	"time"
@@ -8,8 +9,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// maxMedian is the most values a median keeps: 15 minutes at 96 Hz.
-const maxMedian = 86400
+// maxSamples is the most samples that a series has in one window: 15 minutes at 111 Hz.
+const maxSamples = 100_000
 
 // maxValue keeps every possible sum finite.
 const maxValue = 1e300
@@ -41,14 +42,24 @@ func (k kind) length() time.Duration {
 	return spec.CalibrationLength
 }
 
-// window is an open window of a series.
+func (k kind) seconds() int64 { return int64(k.length() / time.Second) }
+
+// bounds name a window of a device.
+type bounds struct {
+	start int64 // Unix seconds
+	kind  kind
+}
+
+func (b bounds) compare(c bounds) int {
+	return cmp.Or(cmp.Compare(b.start, c.start), cmp.Compare(b.kind, c.kind))
+}
+
+// window is an open window of a device. It closes as a whole.
 type window struct {
-	start   int64 // Unix seconds
+	bounds
 	arrival int64 // when its last sample came, ns since Aligner.base
 	held    int64 // when it was first due and not settled, ns since Aligner.base; 0 is never
-	kind    kind
-	stat    Statistic // of its first sample, since only that decides what is kept
-	flags   []accumulator
+	cells   []*cell
 }
 
 // heldTooLong reports that samples have come for a quarter of an hour since the window was due: a source whose clock
@@ -60,23 +71,97 @@ func (w *window) heldTooLong(elapsed int64) bool {
 	return elapsed-w.held >= int64(spec.SlotLength)
 }
 
-func compareWindows(a, b window) int {
-	switch {
-	case a.start < b.start:
-		return -1
-	case a.start > b.start:
-		return 1
-	}
-	return int(a.kind) - int(b.kind)
+// cell is what a series has in an open window.
+type cell struct {
+	window  *window
+	series  *series
+	unit    string
+	stat    Statistic // of its first sample, since only that decides what is kept
+	exit    uint8
+	marks   []mark64 // one a sample, sorted
+	sources []uint64 // that samples came from, at most maxSources
+	flags   []accumulator
 }
 
-// chosen is the accumulator that speaks for the window: U if it has enough samples, else the one with most, and of
+// mark64 is what a window keeps of a sample to know it again: microseconds since the window's start (30 bits), the place
+// of its source among the cell's (6), and a hash of value and flag (28).
+type mark64 uint64
+
+const (
+	hashBits   = 28
+	sourceBits = 6
+	maxSources = 1 << sourceBits // those beyond share the last place
+)
+
+func (m mark64) time() uint64   { return uint64(m) >> (hashBits + sourceBits) }
+func (m mark64) source() uint64 { return uint64(m) >> hashBits & (maxSources - 1) }
+func (m mark64) hash() uint64   { return uint64(m) & (1<<hashBits - 1) }
+
+// markOf is the mark of a sample from the cell's source at the given place.
+func (c *cell) markOf(x *Sample, place int) mark64 {
+	us := uint64(x.Time.UnixMicro() - c.window.start*1e6)
+	h := math.Float64bits(x.Value+0) ^ uint64(x.Flag)<<56 // + 0: the two zeros are one value
+	h = (h ^ h>>32) * 0x9E3779B97F4A7C15
+	return mark64(us<<(hashBits+sourceBits) | uint64(place)<<hashBits | h>>(64-hashBits))
+}
+
+// place is that of a source among the cell's, which becomes one of them.
+func (c *cell) place(source uint64) int {
+	if i := slices.Index(c.sources, source); i >= 0 {
+		return i
+	}
+	if len(c.sources) < maxSources {
+		c.sources = append(c.sources, source)
+	}
+	return len(c.sources) - 1
+}
+
+// take adds a sample, unless the cell has one of its time. Of a sum, each source has one a time.
+func (c *cell) take(x *Sample) Result {
+	if x.Unit != c.unit {
+		return Result{Reason: BadUnit}
+	}
+	if len(c.marks) >= maxSamples {
+		return Result{Reason: MaxSamples}
+	}
+	m := c.markOf(x, c.place(x.Source))
+	i := len(c.marks)
+	if i > 0 && c.marks[i-1].time() >= m.time() {
+		i, _ = slices.BinarySearchFunc(c.marks, m.time(), func(o mark64, t uint64) int { return cmp.Compare(o.time(), t) })
+	}
+	for j := i; j < len(c.marks) && c.marks[j].time() == m.time(); j++ {
+		o := c.marks[j]
+		if c.stat == Sum && o.source() != m.source() {
+			continue
+		}
+		if o.hash() == m.hash() {
+			return Result{Reason: Duplicate}
+		}
+		return Result{Reason: Conflict, Other: c.sources[o.source()]}
+	}
+	c.marks = slices.Insert(c.marks, i, m)
+	acc := c.accumulator(x.Flag)
+	acc.add(x.Time.UnixNano(), x.Value, c.stat == Median)
+	return Result{}
+}
+
+func (c *cell) accumulator(flag spec.Flag) *accumulator {
+	for i := range c.flags {
+		if c.flags[i].flag == flag {
+			return &c.flags[i]
+		}
+	}
+	c.flags = append(c.flags, accumulator{flag: flag})
+	return &c.flags[len(c.flags)-1]
+}
+
+// chosen is the accumulator that speaks for the cell: U if it has enough samples, else the one with most, and of
 // equals the first in the order of the document.
-func (w *window) chosen(minSamples int) *accumulator {
+func (c *cell) chosen(minSamples int) *accumulator {
 	var best *accumulator
 	rank := func(f spec.Flag) int { return slices.Index([]byte(spec.Flags), byte(f)) }
-	for i := range w.flags {
-		a := &w.flags[i]
+	for i := range c.flags {
+		a := &c.flags[i]
 		if a.flag == spec.FlagNormal && a.count >= int64(minSamples) {
 			return a
 		}

@@ -64,8 +64,13 @@ type Entry struct {
 	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch
 	Readings []Reading `json:"readings,omitempty"`
 	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
-	Detail   string    `json:"detail,omitempty"`
-	Previous string    `json:"prev"` // SHA-256 of the line before, without its line break
+	// Of readings that are in no slot: their parameter, why, and how many they are. Readings has the first of them, where it
+	// is a number.
+	Parameter string `json:"parameter,omitempty"`
+	Reason    string `json:"reason,omitempty"`
+	Count     int    `json:"count,omitempty"`
+	Detail    string `json:"detail,omitempty"`
+	Previous  string `json:"prev"` // SHA-256 of the line before, without its line break
 }
 
 // Trail appends to one file. It is safe for concurrent use. The file is locked, since two writers would break its chain.

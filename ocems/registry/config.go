@@ -1,19 +1,21 @@
 package registry
 
-// Config is the part of a configuration that names devices. TOML and YAML use the same words, but that TOML's tables
-// are `device` and Telegraf's attributes are `tags`.
+// Config is the part of a configuration that names devices. TOML and YAML use the same words, except that TOML's tables
+// are called `device` and Telegraf's attributes `tags`. A key of a secret has no TOML name: Telegraf has a type of its own
+// for secrets.
 type Config struct {
 	// PublicKey is the industry's public key, for devices that give none of their own.
-	PublicKey Secret `mapstructure:"public_key" toml:"public_key" yaml:"public_key"`
+	PublicKey Secret `mapstructure:"public_key" toml:"-" yaml:"public_key"`
 	// PublicKeyFile is the file that holds it instead.
 	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
 	// Devices are the devices of this configuration.
 	Devices []DeviceConfig `mapstructure:"devices" toml:"device" yaml:"devices"`
 	// DevicesFile is a CSV or YAML file of further devices. Reload reads it again.
 	DevicesFile string `mapstructure:"devices_file" toml:"devices_file" yaml:"devices_file"`
-	// Unused are the keys of ParameterConfig that the host has no use for, each with what to do instead. An entry that
-	// has one, here or in DevicesFile, is a mistake: it would do nothing in silence.
-	Unused map[string]string `mapstructure:"-" toml:"-" yaml:"-"`
+	// Words are the host's.
+	Words Words `mapstructure:"-" toml:"-" yaml:"-"`
+	// NamesOnly reads neither tokens nor keys: the devices can then name metrics, and not seal.
+	NamesOnly bool `mapstructure:"-" toml:"-" yaml:"-"`
 }
 
 // DeviceConfig is one registered device (spec 2.1). Relative file names start at the working directory.
@@ -23,7 +25,7 @@ type DeviceConfig struct {
 	// DeviceID is the deviceId that the board gave, also the X-Device-Id header.
 	DeviceID string `mapstructure:"device_id" toml:"device_id" yaml:"device_id"`
 	// TokenID is the device's token (spec 2.3.1).
-	TokenID Secret `mapstructure:"token_id" toml:"token_id" yaml:"token_id"`
+	TokenID Secret `mapstructure:"token_id" toml:"-" yaml:"token_id"`
 	// TokenIDFile is the file that holds the token instead.
 	TokenIDFile string `mapstructure:"token_id_file" toml:"token_id_file" yaml:"token_id_file"`
 	// Latitude in degrees, -90 to 90; left out of the payload when not set.
@@ -31,11 +33,11 @@ type DeviceConfig struct {
 	// Longitude in degrees, -180 to 180; left out of the payload when not set.
 	Longitude *float64 `mapstructure:"longitude" toml:"longitude" yaml:"longitude"`
 	// PublicKey is the key of this device's industry, where it differs from Config's.
-	PublicKey Secret `mapstructure:"public_key" toml:"public_key" yaml:"public_key"`
+	PublicKey Secret `mapstructure:"public_key" toml:"-" yaml:"public_key"`
 	// PublicKeyFile is the file that holds it instead.
 	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
 	// Parameters says which metrics are this device's parameters.
-	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameters" yaml:"parameters"`
+	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameter" yaml:"parameters"`
 }
 
 // ParameterConfig maps a metric to a parameter.

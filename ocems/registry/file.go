@@ -107,7 +107,7 @@ func parseCSV(path string, data []byte) ([]source, error) {
 			break
 		}
 		line, _ := r.FieldPos(0)
-		src := source{at: func(key string) string { return fmt.Sprintf("%s:%d: %s", path, line, key) }}
+		src := source{words: Collector, at: func(key string) string { return fmt.Sprintf("%s:%d: %s", path, line, key) }}
 		for i, name := range header {
 			if err := src.set(name, strings.TrimSpace(row[i])); err != nil {
 				faults = append(faults, fmt.Errorf("%s: %w", src.at(name), err))
@@ -195,9 +195,9 @@ func parseYAML(path string, data []byte) ([]source, error) {
 	var list []source
 	for i, d := range doc.Devices {
 		list = append(list, source{d, func(key string) string {
-			key = fmt.Sprintf("devices[%d].%s", i, key)
+			key = Collector.device(i, key)
 			return fmt.Sprintf("%s:%d: %s", path, lineOf(&root, key), key)
-		}})
+		}, Collector})
 	}
 	return list, nil
 }

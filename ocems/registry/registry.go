@@ -15,14 +15,14 @@ import (
 	"unicode/utf8"
 
 	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-var statistics = []string{"mean", "last", "min", "max", "sum", "median"}
-
 // Registry is the set of devices and the names of their parameters. It is safe for concurrent use.
 type Registry struct {
-	now atomic.Pointer[snapshot]
+	now    atomic.Pointer[snapshot]
+	noUnit error // in the host's words
 
 	mu   sync.Mutex // one Reload at a time
 	file string
@@ -37,7 +37,7 @@ type Device struct {
 	Latitude  *float64 // degrees; nil when not set
 	Longitude *float64 // degrees; nil when not set
 
-	decimals map[string]int // of the parameters to be rounded
+	parameters map[string]*mapping // by key
 
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
@@ -63,8 +63,9 @@ type snapshot struct {
 // with its key.
 func New(cfg Config) (*Registry, error) {
 	r := &Registry{
-		file: cfg.DevicesFile,
-		read: func() (*snapshot, version, error) { return load(cfg) },
+		file:   cfg.DevicesFile,
+		read:   func() (*snapshot, version, error) { return load(cfg) },
+		noUnit: fmt.Errorf("it has no unit; configure one or set the %s %s", cfg.Words.Attribute, cfg.Words.Unit),
 	}
 	s, v, err := r.read()
 	if err != nil {
@@ -91,20 +92,21 @@ func (r *Registry) Devices() []*Device {
 	return list
 }
 
-// source is a device's configuration and where each of its keys is written.
+// source is a device's configuration and where each of its keys is written, in which words.
 type source struct {
 	DeviceConfig
-	at func(key string) string
+	at    func(key string) string
+	words Words
 }
 
 func load(cfg Config) (*snapshot, version, error) {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, unused: cfg.Unused}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
 		v    version
 		list []source
 	)
 	for i, d := range cfg.Devices {
-		list = append(list, source{d, func(key string) string { return fmt.Sprintf("devices[%d].%s", i, key) }})
+		list = append(list, source{d, func(key string) string { return cfg.Words.device(i, key) }, cfg.Words})
 	}
 	if cfg.DevicesFile != "" {
 		more, seen, err := readDevices(cfg.DevicesFile)
@@ -113,7 +115,7 @@ func load(cfg Config) (*snapshot, version, error) {
 		}
 		v, list = seen, append(list, more...)
 	} else if len(cfg.Devices) == 0 {
-		b.fault("devices", "none is given; give at least one, or a devices_file")
+		b.fault(cfg.Words.Devices, "none is given; give at least one, or a devices_file")
 	}
 	b.addAll(cfg, list)
 	if err := errors.Join(b.faults...); err != nil {
@@ -124,9 +126,10 @@ func load(cfg Config) (*snapshot, version, error) {
 
 type builder struct {
 	*snapshot
-	unused map[string]string
-	faults []error
-	keys   map[string]parsedKey
+	namesOnly bool
+	noField   string // of Words
+	faults    []error
+	keys      map[string]parsedKey
 }
 
 type parsedKey struct {
@@ -194,7 +197,11 @@ func (b *builder) publicKey(at func(string) string, inline Secret, file string) 
 }
 
 func (b *builder) addAll(cfg Config, list []source) {
-	common, commonOK := b.publicKey(func(key string) string { return key }, cfg.PublicKey, cfg.PublicKeyFile)
+	var common *rsa.PublicKey
+	commonOK := false
+	if !b.namesOnly {
+		common, commonOK = b.publicKey(func(key string) string { return key }, cfg.PublicKey, cfg.PublicKeyFile)
+	}
 	var (
 		keyless  []string
 		places   = map[string]string{} // device id: where
@@ -227,27 +234,11 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude, decimals: map[string]int{}}
-		token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
-		switch {
-		case ok && token == "":
-			b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
-		case strings.HasPrefix(token, "${"): // not the board's, and no secret
-			b.fault(src.at("token_id"), "%q is the name of a variable that is not set in the environment", token)
-			token = ""
-		}
-		key, keyOK := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)
-		if keyOK && key == nil {
-			if key = common; key == nil && commonOK {
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude, parameters: map[string]*mapping{}}
+		if !b.namesOnly {
+			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))
 			}
-		}
-		if token != "" && key != nil {
-			keyAt := src.at("public_key")
-			if key == common {
-				keyAt = "public_key"
-			}
-			b.arm(device, src, keyAt, key, token)
 		}
 		if src.DeviceID != "" && b.devices[src.DeviceID] == nil {
 			b.devices[src.DeviceID] = device
@@ -256,17 +247,15 @@ func (b *builder) addAll(cfg Config, list []source) {
 
 		params := map[string]int{}
 		for j, p := range src.Parameters {
-			at := func(key string) string { return src.at(fmt.Sprintf("parameters[%d].%s", j, key)) }
+			at := func(key string) string { return src.at(src.words.parameter(j, key)) }
 			m := b.mapping(at, device, p)
 			if m.parameter != "" {
 				if first, ok := params[m.parameter]; ok {
-					b.fault(at("parameter"), "%q is also parameters[%d] of this device; map each parameter once", m.parameter, first)
+					b.fault(at("parameter"), "%q is also %s[%d] of this device; map each parameter once", m.parameter, src.words.Parameters, first)
 				} else {
 					params[m.parameter] = j
 				}
-				if m.decimals >= 0 {
-					device.decimals[m.parameter] = m.decimals
-				}
+				device.parameters[m.parameter] = m
 			}
 			if m.metric == "" {
 				continue
@@ -276,7 +265,8 @@ func (b *builder) addAll(cfg Config, list []source) {
 			if n, ok := owner[same]; !ok {
 				owner[same], taken[same] = i, at("metric")
 			} else if n != i {
-				b.fault(at("metric"), "%q is also %s, with the same field and attributes; add attributes that tell the devices apart, such as ocems.device.id", m.metric, taken[same])
+				b.fault(at("metric"), "%q is also %s, with the same field and %s; add %[3]s that tell the devices apart, such as %[4]s", m.metric, taken[same],
+					src.words.Attributes, src.words.DeviceID)
 			}
 		}
 	}
@@ -285,6 +275,29 @@ func (b *builder) addAll(cfg Config, list []source) {
 	}
 	slices.Sort(b.ids)
 	b.index = newIndex(mappings)
+}
+
+// credentials reads the token and the key of a device. keyless says that it has no key, and that there is no common one.
+func (b *builder) credentials(device *Device, src source, common *rsa.PublicKey) (keyless bool) {
+	token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
+	switch {
+	case ok && token == "":
+		b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
+	case strings.HasPrefix(token, "${"): // not the board's, and no secret
+		b.fault(src.at("token_id"), "%q is the name of a variable that is not set in the environment", token)
+		token = ""
+	}
+	key, ok := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)
+	keyAt := src.at("public_key")
+	if ok && key == nil {
+		if key, keyAt = common, "public_key"; key == nil {
+			return true
+		}
+	}
+	if token != "" && key != nil {
+		b.arm(device, src, keyAt, key, token)
+	}
+	return false
 }
 
 // arm gives a device its credentials.
@@ -306,7 +319,7 @@ func (b *builder) arm(d *Device, src source, keyAt string, key *rsa.PublicKey, t
 func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) *mapping {
 	m := &mapping{
 		selector: selector{strings.TrimSpace(p.Metric), plainField(strings.TrimSpace(p.Field))},
-		device:   d, statistic: p.Statistic, decimals: -1, diagnostic: p.Diagnostic,
+		device:   d, decimals: -1, diagnostic: p.Diagnostic,
 	}
 	for k, v := range p.Attributes {
 		m.attributes = append(m.attributes, attribute{k, v})
@@ -339,15 +352,15 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 		}
 		m.unit = unit
 	}
-	for _, given := range []struct{ key, value string }{{"field", m.field}, {"statistic", p.Statistic}} {
-		if instead, ok := b.unused[given.key]; ok && given.value != "" {
-			b.fault(at(given.key), "%q does nothing here; %s", given.value, instead)
-		}
+	if b.noField != "" && m.field != "" {
+		b.fault(at("field"), "%q does nothing here; %s", m.field, b.noField)
 	}
-	if _, unused := b.unused["statistic"]; !unused && p.Statistic != "" && !slices.Contains(statistics, p.Statistic) {
-		b.fault(at("statistic"), "%q is unknown; nearest: %s; all: %s", p.Statistic, spec.Nearest(p.Statistic, statistics)[0], strings.Join(statistics, ", "))
-	} else if p.Statistic == "" && spec.IsTotalizer(m.parameter) {
-		m.statistic = "last"
+	if p.Statistic != "" {
+		stat, err := slot.ParseStatistic(p.Statistic)
+		if err != nil {
+			b.fault(at("statistic"), "%w", err)
+		}
+		m.statistic = &stat
 	}
 	if p.Decimals != nil {
 		if m.decimals = *p.Decimals; m.decimals < 0 || m.decimals > 10 {

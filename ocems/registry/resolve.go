@@ -1,11 +1,13 @@
 package registry
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
 
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -14,7 +16,10 @@ type Metric struct {
 	Name  string
 	Field string // of a Telegraf metric; "" and `value` are the same
 	Unit  string // the metric's own unit, if it has one
-	Attr  func(key string) (string, bool)
+	// Statistic is what the kind of metric suggests: last for a counter, sum for one of deltas, else mean. It holds where
+	// neither the configuration nor the parameter says otherwise; a sum of deltas is never a totalizer's reading.
+	Statistic slot.Statistic
+	Attr      func(key string) (string, bool)
 }
 
 // Match is what one metric is to the board.
@@ -23,8 +28,7 @@ type Match struct {
 	Parameter  string
 	Unit       string
 	Flag       spec.Flag
-	Statistic  string // as configured; last for a totalizer; else "", which leaves it to the kind of metric
-	Decimals   int    // -1 for the value as it is
+	Statistic  slot.Statistic
 	Diagnostic bool
 }
 
@@ -64,8 +68,6 @@ func (e *ResolveError) Error() string {
 
 func (e *ResolveError) Unwrap() error { return e.Err }
 
-var errNoUnit = errors.New("it has no unit; configure one or set the attribute ocems.unit")
-
 // Resolve says which parameters of which devices a metric is: all mappings of the configuration that it fits; or else
 // the device that its attribute names and the catalogue key that it is called. None and no error is a metric to be
 // ignored. Where some of several mappings are faulty, the others are returned beside the error.
@@ -84,12 +86,12 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 			}
 			if flag == 0 {
 				var err error
-				if flag, err = m.flag(); err != nil {
+				if flag, err = m.Flag(); err != nil {
 					return nil, &ResolveError{Device: p.device.DeviceID, Parameter: p.parameter, Err: err}
 				}
 			}
-			match := Match{p.device, p.parameter, p.unit, flag, p.statistic, p.decimals, p.diagnostic}
-			if err := m.unit(&match); err != nil {
+			match := Match{p.device, p.parameter, p.unit, flag, p.statisticOf(m), p.diagnostic}
+			if err := m.unit(&match, r.noUnit); err != nil {
 				faults = append(faults, err)
 				continue
 			}
@@ -111,18 +113,46 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	if device == nil {
 		return nil, &UnknownDeviceError{id, m.Name, s.ids}
 	}
-	match := Match{Device: device, Parameter: name, Decimals: -1}
-	if spec.IsTotalizer(name) {
-		match.Statistic = "last"
-	}
+	match := Match{Device: device, Parameter: name, Statistic: statisticOf(name, m)}
 	var err error
-	if match.Flag, err = m.flag(); err != nil {
+	if match.Flag, err = m.Flag(); err != nil {
 		return nil, &ResolveError{Device: id, Parameter: name, Err: err}
 	}
-	if err := m.unit(&match); err != nil {
+	if err := m.unit(&match, r.noUnit); err != nil {
 		return nil, err
 	}
 	return []Match{match}, nil
+}
+
+// Finished says what a finished slot of the processor is: its metric is called by the parameter's key, and has its flag and
+// unit. Mapping and statistic are not applied again. The error is why it cannot be sent.
+func (r *Registry) Finished(m Metric) (match Match, err error) {
+	id, _ := m.attr("ocems.device.id", "ocems_device_id")
+	match = Match{Device: &Device{DeviceID: id}, Parameter: m.Name, Unit: m.Unit}
+	_, diagnostic := m.attr("ocems.diagnostic", "ocems_diagnostic")
+	match.Diagnostic = diagnostic
+	s := r.now.Load()
+	fault := func(err error) (Match, error) { return match, &ResolveError{id, m.Name, m.Unit, err} }
+	d := s.devices[id]
+	if d == nil {
+		return fault(&UnknownDeviceError{id, m.Name, s.ids})
+	}
+	match.Device = d
+	p := d.parameters[m.Name]
+	if p == nil {
+		if _, err := spec.LookupParameter(m.Name); err != nil {
+			return fault(err)
+		}
+	}
+	if p == nil || p.unit != m.Unit {
+		if unit, err := spec.ResolveUnit(m.Unit); err != nil || unit != m.Unit {
+			return fault(cmp.Or(err, r.noUnit))
+		}
+	}
+	if match.Flag, err = m.Flag(); err != nil {
+		return fault(err)
+	}
+	return match, nil
 }
 
 // attr reads an attribute under its name in the collector or in Telegraf. An empty one is none.
@@ -140,7 +170,8 @@ func (m Metric) attr(keys ...string) (string, bool) {
 	return "", false
 }
 
-func (m Metric) flag() (spec.Flag, error) {
+// Flag is the operation mode that the metric gives, U where it gives none.
+func (m Metric) Flag() (spec.Flag, error) {
 	v, ok := m.attr("ocems.flag", "ocems_flag")
 	if !ok {
 		return spec.FlagNormal, nil
@@ -149,7 +180,7 @@ func (m Metric) flag() (spec.Flag, error) {
 }
 
 // unit fills in the unit of a match whose mapping gives none.
-func (m Metric) unit(match *Match) error {
+func (m Metric) unit(match *Match, noUnit error) error {
 	if match.Unit != "" {
 		return nil
 	}
@@ -157,7 +188,7 @@ func (m Metric) unit(match *Match) error {
 	if !ok {
 		v = strings.TrimSpace(m.Unit)
 	}
-	err := errNoUnit
+	err := noUnit
 	if v != "" {
 		match.Unit, err = spec.ResolveUnit(v)
 	}
@@ -194,10 +225,26 @@ type mapping struct {
 	attributes []attribute // sorted by key
 	device     *Device
 	parameter  string
-	unit       string // "" for the metric's own
-	statistic  string
+	unit       string          // "" for the metric's own
+	statistic  *slot.Statistic // nil for the default
 	decimals   int
 	diagnostic bool
+}
+
+func (p *mapping) statisticOf(m Metric) slot.Statistic {
+	if p.statistic != nil {
+		return *p.statistic
+	}
+	return statisticOf(p.parameter, m)
+}
+
+// statisticOf is the default: the parameter decides, and only then the kind of metric. The last of several deltas would be
+// nobody's reading.
+func statisticOf(parameter string, m Metric) slot.Statistic {
+	if m.Statistic == slot.Mean && spec.IsTotalizer(parameter) {
+		return slot.Last
+	}
+	return m.Statistic
 }
 
 func (p *mapping) fits(m Metric) bool {

@@ -12,11 +12,9 @@ func Round(value float64, decimals int) float64 {
 }
 
 // Round rounds a value to the decimals of the device's entry for the parameter, if it has one that says so.
-func (r *Registry) Round(device, parameter string, value float64) float64 {
-	if d, ok := r.Device(device); ok {
-		if decimals, ok := d.decimals[parameter]; ok {
-			return Round(value, decimals)
-		}
+func (d *Device) Round(parameter string, value float64) float64 {
+	if m := d.parameters[parameter]; m != nil {
+		return Round(value, m.decimals)
 	}
 	return value
 }

@@ -13,44 +13,50 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// stats are what inputs.internal shows as internal_ocems and internal_ocems_held.
+// stats are what inputs.internal shows as internal_ocems, internal_ocems_held and internal_ocems_refused.
 type stats struct {
 	all      []selfstat.Stat
 	outcomes map[audit.Outcome]selfstat.Stat
-	heldFor  map[string]selfstat.Stat // by delivery.HoldReasons
+	heldFor  map[string]selfstat.Stat      // by delivery.HoldReasons
+	reasons  map[slot.Reason]selfstat.Stat // by engine.Reasons
 
-	samples, late, refused, ignored, closed selfstat.Stat
-	series, open, pending                   selfstat.Stat
-	slots, oldest, held, skew               selfstat.Stat
-	tries, failed, took                     selfstat.Stat
+	samples, duplicate, late, refused, ignored selfstat.Stat
+	closed, series, open, pending              selfstat.Stat
+	slots, oldest, held, skew                  selfstat.Stat
+	tries, failed, took                        selfstat.Stat
 }
 
 func newStats(tags map[string]string) *stats {
-	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}, heldFor: map[string]selfstat.Stat{}}
-	register := func(field string) selfstat.Stat {
-		stat := selfstat.Register("ocems", field, tags)
+	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}, heldFor: map[string]selfstat.Stat{}, reasons: map[slot.Reason]selfstat.Stat{}}
+	keep := func(stat selfstat.Stat) selfstat.Stat {
 		s.all = append(s.all, stat)
 		return stat
 	}
-	s.samples, s.late, s.refused, s.ignored = register("samples"), register("samples_late"), register("samples_refused"), register("fields_ignored")
-	s.closed, s.series, s.open, s.pending = register("slots_closed"), register("series"), register("slots_open"), register("slots_pending")
-	for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired} {
-		s.outcomes[o] = register("readings_" + string(o))
-	}
-	s.outcomes[audit.Refused] = register("readings_refused")
-	s.slots, s.oldest, s.held = register("outbox_slots"), register("outbox_oldest_age_ns"), register("devices_held")
-	for _, reason := range delivery.HoldReasons() {
+	register := func(field string) selfstat.Stat { return keep(selfstat.Register("ocems", field, tags)) }
+	by := func(measurement, field, reason string) selfstat.Stat {
 		with := maps.Clone(tags)
 		with["reason"] = reason
-		s.heldFor[reason] = selfstat.Register("ocems_held", "devices", with)
-		s.all = append(s.all, s.heldFor[reason])
+		return keep(selfstat.Register(measurement, field, with))
+	}
+	s.samples, s.duplicate, s.late, s.refused, s.ignored = register("samples"), register("samples_duplicate"), register("samples_late"),
+		register("samples_refused"), register("fields_ignored")
+	s.closed, s.series, s.open, s.pending = register("slots_closed"), register("series"), register("slots_open"), register("slots_pending")
+	for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired, audit.Refused} {
+		s.outcomes[o] = register("readings_" + string(o))
+	}
+	s.slots, s.oldest, s.held = register("outbox_slots"), register("outbox_oldest_age_ns"), register("devices_held")
+	for _, reason := range delivery.HoldReasons() {
+		s.heldFor[reason] = by("ocems_held", "devices", reason)
+	}
+	for _, reason := range engine.Reasons() {
+		s.reasons[reason] = by("ocems_refused", "samples", string(reason))
 	}
 	s.skew, s.tries, s.failed = register("clock_skew_ns"), register("requests"), register("requests_failed")
-	s.took = selfstat.RegisterTiming("ocems", "request_time_ns", tags)
-	s.all = append(s.all, s.took)
+	s.took = keep(selfstat.RegisterTiming("ocems", "request_time_ns", tags))
 	return s
 }
 
@@ -74,17 +80,32 @@ func (s *stats) try(took time.Duration, ok bool) {
 	s.took.Incr(took.Nanoseconds())
 }
 
-func (s *stats) observe(d delivery.Stats, a slot.Stats, age time.Duration) {
-	s.slots.Set(int64(d.Slots))
-	s.oldest.Set(age.Nanoseconds())
-	s.held.Set(int64(len(d.Held)))
-	for reason, stat := range s.heldFor {
-		stat.Set(int64(d.HeldFor[reason]))
+func (s *stats) observe(e engine.Stats) {
+	s.samples.Set(int64(e.Taken + e.Finished))
+	s.duplicate.Set(int64(e.Refused[slot.Duplicate]))
+	refused := uint64(0)
+	for _, reason := range engine.Reasons() {
+		n := e.Refused[reason]
+		s.reasons[reason].Set(int64(n))
+		if reason != slot.Late {
+			refused += n
+		}
 	}
-	s.skew.Set(d.Skew.Nanoseconds())
-	s.series.Set(int64(a.Series))
-	s.open.Set(int64(a.Open))
-	s.pending.Set(int64(a.Pending))
+	s.late.Set(int64(e.Refused[slot.Late]))
+	s.refused.Set(int64(refused))
+	s.ignored.Set(int64(e.Ignored))
+	s.closed.Set(int64(e.Closed))
+	s.series.Set(int64(e.Series))
+	s.open.Set(int64(e.Open))
+	s.pending.Set(int64(e.Pending))
+	o := e.Outbox
+	s.slots.Set(int64(o.Slots))
+	s.oldest.Set(e.OldestAge().Nanoseconds())
+	s.held.Set(int64(len(o.Held)))
+	for reason, stat := range s.heldFor {
+		stat.Set(int64(o.HeldFor[reason]))
+	}
+	s.skew.Set(o.Skew.Nanoseconds())
 }
 
 // logHandler lets the core log through Telegraf.
@@ -104,25 +125,22 @@ func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 		b.WriteString(text(a))
 		return true
 	})
-	said := collectorsWords.Replace(b.String())
-	if said != "" {
-		said = strings.ToUpper(said[:1]) + said[1:]
+	line := b.String()
+	if line != "" {
+		line = strings.ToUpper(line[:1]) + line[1:]
 	}
 	switch {
 	case r.Level >= slog.LevelError:
-		h.log.Error(said)
+		h.log.Error(line)
 	case r.Level >= slog.LevelWarn:
-		h.log.Warn(said)
+		h.log.Warn(line)
 	case r.Level >= slog.LevelInfo:
-		h.log.Info(said)
+		h.log.Info(line)
 	default:
-		h.log.Debug(said)
+		h.log.Debug(line)
 	}
 	return nil
 }
-
-// collectorsWords are the core's names of keys that Telegraf's clients call otherwise.
-var collectorsWords = strings.NewReplacer("as ca_file", "as tls_ca", "in proxy_url", "in http_proxy_url")
 
 func text(a slog.Attr) string {
 	v := a.Value.Resolve()

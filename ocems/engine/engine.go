@@ -1,0 +1,276 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// Config is what an Engine needs of its host.
+type Config struct {
+	Slots options.Slots
+	Names registry.Config
+	Store store.Store // the host closes it after the Engine
+	// Patience is how long a sender may take to send again what was refused for want of a disk: no window closes meanwhile.
+	Patience time.Duration
+	Logger   *slog.Logger
+	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
+
+	// Board is where slots go; nil in a processor, which has Next.
+	Board *Board
+	// Next hands slots on, all of one exit. They are kept until it returns nil.
+	Next func(ctx context.Context, exit uint8, slots []slot.Slot) error
+}
+
+// Board is the way to the board's server.
+type Board struct {
+	options.Delivery
+	Client   *http.Client
+	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
+	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
+}
+
+// Engine takes readings and makes slots of them.
+type Engine struct {
+	cfg     Config
+	log     *slog.Logger
+	names   *registry.Registry
+	aligner *slot.Aligner // nil where nothing is aligned
+	rules   slot.Options
+	trail   *audit.Trail
+	backlog *audit.Backlog // of what was refused; nil without a trail
+	outbox  *delivery.Delivery
+	ready   *ready // in a processor, in place of the outbox
+
+	counts counts
+	once   once
+
+	sourcesMu sync.RWMutex
+	sources   map[uint64]string
+
+	patience atomic.Int64 // Unix ns before which no window closes
+	takes    chan *take
+	stop     context.CancelFunc
+	stopped  chan struct{} // closed when no take is carried out any more
+	running  sync.WaitGroup
+	loop     loop
+	health   health
+}
+
+// counts are what a host shows.
+type counts struct {
+	ignored, finished atomic.Uint64
+	mu                sync.Mutex
+	reasons           map[slot.Reason]uint64
+}
+
+func (c *counts) refused(r slot.Reason) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.reasons == nil {
+		c.reasons = map[slot.Reason]uint64{}
+	}
+	c.reasons[r]++
+}
+
+// Stats are an Engine's gauges and counters since it was opened.
+type Stats struct {
+	slot.Stats                // Refused: by reason, with Duplicate, which is no loss
+	Finished   uint64         // slots made upstream that went to the outbox
+	Ignored    uint64         // readings that are no parameter of any device
+	Pending    int            // slots that are closed and not handed on
+	Outbox     delivery.Stats // where there is one
+}
+
+// OldestAge is how old the oldest slot in the outbox is, by its stamp.
+func (s Stats) OldestAge() time.Duration {
+	if s.Outbox.Oldest.IsZero() {
+		return 0
+	}
+	return time.Since(s.Outbox.Oldest)
+}
+
+// Reasons lists why readings are in no slot.
+func Reasons() []slot.Reason { return append(slot.Reasons(), offGrid, unknown) }
+
+// Open reads the state and begins to take readings. The server need not be there.
+func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
+	e = &Engine{cfg: cfg, log: cfg.Logger, rules: cfg.Slots.Rules(), sources: map[uint64]string{}, takes: make(chan *take, 1024), stopped: make(chan struct{})}
+	run, stop := context.WithCancel(context.WithoutCancel(ctx))
+	e.stop = stop
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, e.Close(ctx))
+			e = nil
+		}
+	}()
+	e.health.tell = cfg.OnHealth
+	if e.names, err = registry.New(cfg.Names); err != nil {
+		return e, err
+	}
+	if err := e.openTrail(); err != nil {
+		return e, err
+	}
+	if cfg.Board == nil || cfg.Board.Align {
+		e.aligner = slot.New(e.rules)
+	}
+	if err := e.openExit(run); err != nil {
+		return e, err
+	}
+	if e.aligner != nil {
+		if err := e.restore(ctx); err != nil {
+			return e, err
+		}
+	}
+	e.running.Go(func() { defer close(e.stopped); e.run(run) })
+	e.running.Go(func() { e.watch(run) })
+	return e, nil
+}
+
+func (e *Engine) openTrail() (err error) {
+	if e.cfg.Slots.AuditFile == "" {
+		e.log.Warn("no audit_file is set: final outcomes go to the log only")
+		return nil
+	}
+	if e.trail, err = audit.Open(e.cfg.Slots.AuditFile); err != nil {
+		return fmt.Errorf("audit_file: %w", err)
+	}
+	if damage := e.trail.Damage(); damage != "" {
+		e.log.Error(damage)
+	}
+	e.backlog = &audit.Backlog{Trail: e.trail}
+	return nil
+}
+
+func (e *Engine) openExit(ctx context.Context) (err error) {
+	if e.cfg.Board == nil {
+		e.ready, err = openReady(ctx, e)
+		return err
+	}
+	b := e.cfg.Board
+	e.outbox, err = delivery.New(ctx, delivery.Config{
+		Endpoint: b.Endpoint, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
+		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
+		Coalesce: orNoWait(e.coalesce()), Spread: orNoWait(b.Spread.Duration),
+		InitialBackoff: b.InitialBackoff.Duration, MaxBackoff: b.MaxBackoff.Duration, HoldInterval: b.HoldInterval.Duration,
+		MaxConcurrency: b.MaxConcurrency, DryRun: b.DryRun,
+	})
+	return err
+}
+
+// coalesce is the outbox's wait for a slot's other parameters: a window that closes here closes as a whole.
+func (e *Engine) coalesce() time.Duration { return e.cfg.Board.Coalesce.Duration }
+
+func orNoWait(d time.Duration) time.Duration {
+	if d == 0 {
+		return delivery.NoWait
+	}
+	return d
+}
+
+func (e *Engine) lookup(id string) (delivery.Target, bool) {
+	d, ok := e.names.Device(id)
+	if !ok {
+		return delivery.Target{}, false
+	}
+	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
+}
+
+// watch reads the devices_file again when it changes.
+func (e *Engine) watch(ctx context.Context) {
+	e.names.Watch(ctx, e.cfg.Slots.DevicesFileInterval.Duration, func() {
+		e.log.Info("the devices_file was read again", "devices", len(e.names.Devices()))
+		if e.outbox != nil {
+			e.outbox.Retry()
+		}
+	}, func(err error) { e.log.Error("keeping the previous devices", "error", err) })
+}
+
+// Devices returns the devices in force, sorted by id.
+func (e *Engine) Devices() []*registry.Device { return e.names.Devices() }
+
+// Stats returns the present state.
+func (e *Engine) Stats() Stats {
+	s := Stats{Ignored: e.counts.ignored.Load(), Finished: e.counts.finished.Load()}
+	if e.aligner != nil {
+		s.Stats = e.aligner.Stats()
+	}
+	s.Refused = map[slot.Reason]uint64{slot.Duplicate: s.Refused[slot.Duplicate]}
+	e.counts.mu.Lock()
+	maps.Copy(s.Refused, e.counts.reasons)
+	e.counts.mu.Unlock()
+	s.Pending = int(e.loop.waiting.Load())
+	if e.ready != nil {
+		s.Pending += e.ready.waiting()
+	}
+	if e.outbox != nil {
+		s.Outbox = e.outbox.Stats()
+	}
+	return s
+}
+
+// Close takes nothing more and sends nothing more. What waits, and the open windows, stay in the store. Requests in flight
+// have until ctx ends.
+func (e *Engine) Close(ctx context.Context) error {
+	e.stop()
+	var errs []error
+	e.running.Wait()
+	if e.loop.restored {
+		e.note(e.loop.refusals.all())
+		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
+	}
+	if e.ready != nil {
+		errs = append(errs, e.ready.close(ctx))
+	}
+	if e.outbox != nil {
+		errs = append(errs, e.outbox.Close(ctx))
+	}
+	if e.trail != nil {
+		errs = append(errs, e.backlog.Append(), e.trail.Close())
+	}
+	e.outbox, e.ready, e.trail, e.loop.restored = nil, nil, nil, false
+	return errors.Join(errs...)
+}
+
+// stamp is that of the slot which a reading belongs to, or would with a valid flag.
+func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
+	if !flag.Valid() {
+		flag = spec.FlagNormal
+	}
+	return e.rules.StampOf(at, flag)
+}
+
+// health joins what can be wrong, and tells the host of the transitions.
+type health struct {
+	mu           sync.Mutex
+	tell         func(error)
+	state, board error
+	next         error
+	told         bool
+}
+
+func (h *health) set(part *error, err error) {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	*part = err
+	all := errors.Join(h.state, h.next, h.board)
+	if h.tell == nil || h.told == (all != nil) {
+		return
+	}
+	h.told = all != nil
+	h.tell(all)
+}

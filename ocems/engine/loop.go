@@ -1,0 +1,312 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+const (
+	tick        = time.Second
+	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
+	mostTakes   = 512             // that share one write
+	mostBytes   = 32 << 20        // of samples beside the saved aligner, beyond which a restart would take long
+	samplesKeys = "samples/"
+	openKeys    = "open/"
+)
+
+// loop is what only the engine's goroutine touches, besides its start and its end.
+type loop struct {
+	restored bool
+	next     uint64   // number of the next batch of samples
+	batches  []string // keys of those that the saved aligner does not have
+	bytes    int      // of them
+	closed   []slot.Slot
+	waiting  atomic.Int64 // len(closed)
+	refusals refusals
+	fault    error
+}
+
+// take is one batch of samples on its way to the disk.
+type take struct {
+	now     time.Time
+	samples []sample
+	value   []byte
+	done    chan error
+}
+
+var errClosed = errors.New("it is shut down")
+
+// take returns when the samples are on disk.
+func (e *Engine) take(ctx context.Context, now time.Time, samples []sample) error {
+	t := &take{now, samples, encodeSamples(now, samples), make(chan error, 1)}
+	select {
+	case e.takes <- t:
+	case <-e.stopped:
+		return errClosed
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	select {
+	case err := <-t.done:
+		return err
+	case <-e.stopped:
+		select {
+		case err := <-t.done:
+			return err
+		default:
+			return errClosed
+		}
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// run carries out one step after the other: a batch that was taken, or the closing of windows.
+func (e *Engine) run(ctx context.Context) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case t := <-e.takes:
+			e.takeAll(ctx, t)
+		case <-ticker.C:
+			if ctx.Err() == nil { // both may have come
+				e.step(ctx, time.Now())
+			}
+		}
+	}
+}
+
+// takeAll writes all batches that wait, in one value, and then aligns them in the same order as a restart would.
+func (e *Engine) takeAll(ctx context.Context, first *take) {
+	list := []*take{first}
+	for len(list) < mostTakes {
+		select {
+		case t := <-e.takes:
+			list = append(list, t)
+			continue
+		default:
+		}
+		break
+	}
+	value := []byte{formatVersion}
+	for _, t := range list {
+		value = append(value, t.value...)
+	}
+	value = seal(value)
+	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
+	err := e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
+	if err != nil {
+		err = e.full(fmt.Errorf("taking readings: %w", err))
+	} else {
+		e.loop.next++
+		e.loop.batches, e.loop.bytes = append(e.loop.batches, key), e.loop.bytes+len(value)
+		e.rested(first.now)
+	}
+	for _, t := range list {
+		if err == nil {
+			e.align(t.now, t.samples)
+		}
+		t.done <- err
+	}
+}
+
+// full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window
+// closes: it belongs into those that are open now.
+func (e *Engine) full(err error) error {
+	e.patience.Store(time.Now().Add(e.cfg.Patience).UnixNano())
+	return err
+}
+
+// rested notes that readings are taken: a sender that waited sends the rest soon.
+func (e *Engine) rested(now time.Time) {
+	if rest := now.Add(restWithin).UnixNano(); rest < e.patience.Load() {
+		e.patience.Store(rest)
+	}
+}
+
+// align adds samples to their windows.
+func (e *Engine) align(now time.Time, samples []sample) {
+	for _, x := range samples {
+		if x.reason != slot.Taken {
+			e.refuse(&e.loop.refusals, x, x.fault, now)
+			continue
+		}
+		switch r := e.aligner.Add(x.Sample, now); r.Reason {
+		case slot.Taken:
+			if r.Other != 0 {
+				e.mixed(x, r.Other)
+			}
+		case slot.Duplicate:
+		case slot.Conflict:
+			e.refuse(&e.loop.refusals, x, fault{r.Reason, fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s",
+				e.source(x.Source), e.source(r.Other))}, now)
+		default:
+			e.refuse(&e.loop.refusals, x, fault{reason: r.Reason}, now)
+		}
+	}
+}
+
+// mixed warns once of two sources that take turns in one series.
+func (e *Engine) mixed(x sample, other uint64) {
+	if !e.once.first("mixed", x.Device+"\x00"+x.Parameter) {
+		return
+	}
+	a, b := e.source(x.Source), e.source(other)
+	e.log.Warn("two sources take turns as one parameter, and their readings are averaged together: if they are two instruments, tell them apart in its entry",
+		"device", x.Device, "parameter", x.Parameter, "one", a, "other", b, "tell_apart_by", parting(a, b))
+}
+
+// step closes the windows whose time has come and writes what is to be written.
+func (e *Engine) step(ctx context.Context, now time.Time) {
+	if e.backlog != nil {
+		_ = e.backlog.Append() // what waits: it was told when it came
+	}
+	if e.aligner == nil {
+		return
+	}
+	if now.UnixNano() >= e.patience.Load() {
+		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
+	}
+	e.note(e.loop.refusals.due(now, func(stamp time.Time) bool {
+		return !now.Before(stamp.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
+	}))
+	var err error
+	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes {
+		err = e.checkpoint(ctx)
+	}
+	e.loop.waiting.Store(int64(len(e.loop.closed)))
+	if ctx.Err() != nil {
+		return
+	}
+	switch {
+	case err == nil && e.loop.fault != nil:
+		e.log.Info("slots are saved and handed on again")
+	case err != nil && e.loop.fault == nil:
+		e.log.Error("closed slots are held until the state can be written again", "error", err)
+	}
+	e.loop.fault = err
+	e.health.set(&e.health.state, err)
+}
+
+// checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and
+// no sample batch any more.
+func (e *Engine) checkpoint(ctx context.Context) error {
+	entries := e.aligner.Save()
+	ops := make([]store.Op, 0, len(entries)+len(e.loop.batches)+1)
+	for _, key := range slices.Sorted(maps.Keys(entries)) {
+		ops = append(ops, store.Op{Key: openKeys + key, Value: entries[key]})
+	}
+	for _, key := range e.loop.batches {
+		ops = append(ops, store.Op{Key: key})
+	}
+	if e.loop.refusals.changed {
+		ops = append(ops, store.Op{Key: refusedKey, Value: e.loop.refusals.save()})
+	}
+	if len(ops) == 0 && len(e.loop.closed) == 0 {
+		return nil
+	}
+	if err := e.leave(ctx, e.loop.closed, ops); err != nil {
+		return err
+	}
+	e.aligner.Saved()
+	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed = nil, nil, 0, false
+	return nil
+}
+
+// leave puts slots into the outbox, or among the ready, together with the operations.
+func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
+	if e.ready != nil {
+		return e.ready.put(ctx, slots, ops)
+	}
+	var records []payload.Record
+	index := map[string]int{}
+	for _, s := range slots {
+		records = e.appendReading(records, index, s)
+	}
+	return e.outbox.Put(ctx, records, ops...)
+}
+
+// restore loads the aligner and what was taken since it was saved.
+func (e *Engine) restore(ctx context.Context) error {
+	var damaged []store.Op
+	aside := func(key string, value []byte, why error) {
+		kept := "damaged/" + key + "/" + time.Now().UTC().Format("20060102T150405.000000000")
+		e.log.Error("a part of the state is damaged: it is kept under another key, and the rest goes on", "key", fmt.Sprintf("%q", key),
+			"bytes", len(value), "kept_as", fmt.Sprintf("%q", kept), "error", why)
+		damaged = append(damaged, store.Op{Key: key}, store.Op{Key: kept, Value: slices.Clone(value)})
+	}
+	entries := map[string][]byte{}
+	err := e.cfg.Store.Range(ctx, openKeys, func(key string, value []byte) error {
+		entries[key[len(openKeys):]] = slices.Clone(value)
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("reading the state: %w", err)
+	}
+	bad, err := e.aligner.Restore(entries, time.Now())
+	if err != nil {
+		return err
+	}
+	for _, name := range slices.Sorted(maps.Keys(bad)) {
+		aside(openKeys+name, entries[name], bad[name])
+	}
+	value, err := e.cfg.Store.Get(ctx, refusedKey)
+	if err == nil && value != nil {
+		if wrong := e.loop.refusals.restore(value); errors.Is(wrong, errNewer) {
+			return fmt.Errorf("reading the state: %w", wrong)
+		} else if wrong != nil {
+			aside(refusedKey, value, wrong)
+		}
+	}
+	if err == nil {
+		err = e.cfg.Store.Range(ctx, samplesKeys, func(key string, value []byte) error {
+			if wrong := e.replay(key, value); errors.Is(wrong, errNewer) {
+				return wrong
+			} else if wrong != nil {
+				aside(key, value, wrong)
+			}
+			return nil
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("reading the state: %w", err)
+	}
+	if len(damaged) > 0 {
+		if err := e.cfg.Store.Batch(ctx, damaged...); err != nil {
+			e.log.Error("cannot keep the damaged part: it stays where it is until it is written over", "error", err)
+		}
+	}
+	e.loop.restored = true
+	return nil
+}
+
+// replay aligns a batch of samples as it was when it was taken.
+func (e *Engine) replay(key string, value []byte) error {
+	e.loop.batches = append(e.loop.batches, key)
+	e.loop.bytes += len(value)
+	if number := key[len(samplesKeys):]; len(number) == 8 {
+		e.loop.next = max(e.loop.next, binary.BigEndian.Uint64([]byte(number))+1)
+	}
+	body, err := unseal(value)
+	for err == nil && len(body) > 0 {
+		var now time.Time
+		var samples []sample
+		if now, samples, body, err = decodeSamples(body); err == nil {
+			e.align(now, samples)
+		}
+	}
+	return err
+}

@@ -1,0 +1,248 @@
+package engine
+
+import (
+	"cmp"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"math"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+const (
+	readyKeys  = "ready/"
+	mostReady  = 5000             // slots of one batch
+	mostWait   = 30 * time.Second // between tries
+	reportWait = time.Minute      // of refusals: a short one is no trouble worth a status
+)
+
+// ready are the slots of a processor that the next consumer has not taken. They leave in the order in which they closed.
+type ready struct {
+	e    *Engine
+	stop context.CancelFunc
+	done chan struct{}
+	wake chan struct{}
+
+	mu      sync.Mutex
+	batches []readyBatch
+	slots   int
+	next    uint64
+}
+
+type readyBatch struct {
+	key   string
+	exit  uint8
+	slots []slot.Slot
+}
+
+func openReady(ctx context.Context, e *Engine) (*ready, error) {
+	r := &ready{e: e, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	err := e.cfg.Store.Range(ctx, readyKeys, func(key string, value []byte) error {
+		exit, slots, err := decodeSlots(value)
+		if errors.Is(err, errNewer) {
+			return err
+		}
+		if number := key[len(readyKeys):]; len(number) == 8 {
+			r.next = max(r.next, binary.BigEndian.Uint64([]byte(number))+1)
+		}
+		if err != nil {
+			e.log.Error("slots in the state are damaged: they stay there and are left out", "key", fmt.Sprintf("%q", key), "bytes", len(value))
+			return nil
+		}
+		r.batches, r.slots = append(r.batches, readyBatch{key, exit, slots}), r.slots+len(slots)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the state: %w", err)
+	}
+	ctx, r.stop = context.WithCancel(ctx)
+	go r.run(ctx)
+	return r, nil
+}
+
+func (r *ready) waiting() int {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.slots
+}
+
+// put stores slots, together with the operations.
+func (r *ready) put(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
+	slots = slices.Clone(slots)
+	slices.SortStableFunc(slots, func(a, b slot.Slot) int { return cmp.Or(cmp.Compare(a.Exit, b.Exit), a.Compare(b)) })
+	var batches []readyBatch
+	for len(slots) > 0 {
+		n := 1
+		for n < len(slots) && n < mostReady && slots[n].Exit == slots[0].Exit {
+			n++
+		}
+		key := readyKeys + string(binary.BigEndian.AppendUint64(nil, r.next+uint64(len(batches))))
+		batches = append(batches, readyBatch{key, slots[0].Exit, slots[:n]})
+		ops = append(ops, store.Op{Key: key, Value: encodeSlots(slots[0].Exit, slots[:n])})
+		slots = slots[n:]
+	}
+	if err := r.e.cfg.Store.Batch(ctx, ops...); err != nil {
+		return fmt.Errorf("saving slots: %w", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.next += uint64(len(batches))
+	r.batches = append(r.batches, batches...)
+	for _, b := range batches {
+		r.slots += len(b.slots)
+	}
+	select {
+	case r.wake <- struct{}{}:
+	default:
+	}
+	return nil
+}
+
+// run hands slots on until ctx ends.
+func (r *ready) run(ctx context.Context) {
+	defer close(r.done)
+	var failing time.Time
+	wait := time.Duration(0)
+	for {
+		err := r.send(ctx)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case err == nil:
+			if !failing.IsZero() {
+				r.e.log.Info("the next consumer takes slots again")
+			}
+			failing, wait = time.Time{}, time.Hour
+			r.e.health.set(&r.e.health.next, nil)
+		default:
+			if failing.IsZero() {
+				failing, wait = time.Now(), 0
+				r.e.log.Error("the next consumer refused slots: they are kept and tried again", "slots", r.waiting(), "error", err)
+			}
+			wait = min(max(2*wait, tick), mostWait)
+			if time.Since(failing) >= reportWait {
+				r.e.health.set(&r.e.health.next, fmt.Errorf("the next consumer refuses slots: %w", err))
+			}
+		}
+		timer := time.NewTimer(wait)
+		wake := r.wake
+		if err != nil {
+			wake = nil // more slots are no reason to try sooner
+		}
+		select {
+		case <-ctx.Done():
+		case <-wake:
+		case <-timer.C:
+		}
+		timer.Stop()
+	}
+}
+
+// send hands on what waits, oldest first. A batch of one exit that refuses does not hold up another exit.
+func (r *ready) send(ctx context.Context) error {
+	r.mu.Lock()
+	list := slices.Clone(r.batches)
+	r.mu.Unlock()
+	failed := map[uint8]error{}
+	for _, b := range list {
+		if failed[b.exit] != nil {
+			continue
+		}
+		if err := r.e.cfg.Next(ctx, b.exit, b.slots); err != nil {
+			failed[b.exit] = err
+			continue
+		}
+		r.taken(ctx, b)
+	}
+	var errs []error
+	for _, err := range failed {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// taken forgets a batch. Where that cannot be written it would be handed on again after a restart: the same slots, which
+// the exporter knows.
+func (r *ready) taken(ctx context.Context, b readyBatch) {
+	if err := r.e.cfg.Store.Batch(context.WithoutCancel(ctx), store.Op{Key: b.key}); err != nil {
+		r.e.log.Error("slots that were handed on stay in the state, and are handed on again after a restart", "error", err)
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.batches = slices.DeleteFunc(r.batches, func(o readyBatch) bool { return o.key == b.key })
+	r.slots -= len(b.slots)
+}
+
+// close stops handing on. A next consumer that does not return is left behind.
+func (r *ready) close(ctx context.Context) error {
+	r.stop()
+	select {
+	case <-r.done:
+		return nil
+	case <-ctx.Done():
+	}
+	select {
+	case <-r.done:
+		return nil
+	case <-time.After(time.Second):
+		return fmt.Errorf("waiting for the next consumer: %w", ctx.Err())
+	}
+}
+
+func encodeSlots(exit uint8, slots []slot.Slot) []byte {
+	b := []byte{formatVersion, exit}
+	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
+	for _, s := range slots {
+		text(s.Device)
+		text(s.Parameter)
+		text(s.Unit)
+		diagnostic := byte(0)
+		if s.Diagnostic {
+			diagnostic = 1
+		}
+		b = append(b, diagnostic, byte(s.Flag), byte(s.Statistic))
+		for _, v := range []float64{s.Value, s.Min, s.Max} {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
+		}
+		b = binary.AppendUvarint(b, uint64(s.Samples))
+		b = binary.AppendVarint(b, s.Start.Unix())
+		b = binary.AppendVarint(b, s.End.Unix())
+		b = binary.AppendVarint(b, s.Stamp.Unix())
+	}
+	return seal(b)
+}
+
+func decodeSlots(value []byte) (exit uint8, slots []slot.Slot, err error) {
+	body, err := unseal(value)
+	if err != nil {
+		return 0, nil, err
+	}
+	d := decoder{b: body}
+	exit = d.byte()
+	for len(d.b) > 0 {
+		s := slot.Slot{Series: slot.Series{Device: d.text(), Parameter: d.text()}, Unit: d.text(), Exit: exit}
+		s.Diagnostic, s.Flag, s.Statistic = d.byte() == 1, spec.Flag(d.byte()), slot.Statistic(d.byte())
+		for _, v := range []*float64{&s.Value, &s.Min, &s.Max} {
+			*v = math.Float64frombits(d.fixed())
+		}
+		s.Samples = int(d.uint())
+		for _, t := range []*time.Time{&s.Start, &s.End, &s.Stamp} {
+			*t = time.Unix(d.int(), 0).UTC()
+		}
+		if d.bad || !s.Flag.Valid() || s.Statistic > slot.Median || !finite(s.Value) {
+			return 0, nil, errDamaged
+		}
+		slots = append(slots, s)
+	}
+	if d.bad {
+		return 0, nil, errDamaged
+	}
+	return exit, slots, nil
+}

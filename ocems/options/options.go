@@ -1,0 +1,245 @@
+// Package options holds the keys that Telegraf's output, the collector's exporter and its processor share: their
+// defaults, limits and checks, tagged for TOML and for YAML. What one host has alone, its HTTP client for one, is its own.
+package options
+
+import (
+	"errors"
+	"fmt"
+	"net/url"
+	"reflect"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// DefaultEndpoint is the URL of spec 2.1.
+const DefaultEndpoint = "https://cems.cpcb.gov.in/v1.0/industry/data"
+
+// Slots are the keys of naming and aligning.
+type Slots struct {
+	// AuditFile is the file of final outcomes and of readings that are in no slot.
+	AuditFile string `mapstructure:"audit_file" toml:"audit_file"`
+	// DevicesFileInterval is how often the devices_file is looked at.
+	DevicesFileInterval Duration `mapstructure:"devices_file_interval" toml:"devices_file_interval"`
+	// Stamp is which bound of its window stamps a slot: end or start.
+	Stamp string `mapstructure:"stamp" toml:"stamp"`
+	// Grace is the wait after the end of a 15-minute window.
+	Grace Duration `mapstructure:"grace" toml:"grace"`
+	// CalibrationGrace is the wait after the end of a 30-second window.
+	CalibrationGrace Duration `mapstructure:"calibration_grace" toml:"calibration_grace"`
+	// Settle is the wait after a window's last arrival.
+	Settle Duration `mapstructure:"settle" toml:"settle"`
+	// MaxSkew is how far ahead of the clock a reading may be.
+	MaxSkew Duration `mapstructure:"max_skew" toml:"max_skew"`
+	// MinSamples is how many readings flagged U make a window U.
+	MinSamples int `mapstructure:"min_samples" toml:"min_samples"`
+	// MaxSeries is how many series are held at once.
+	MaxSeries int `mapstructure:"max_series" toml:"max_series"`
+}
+
+// DefaultSlots returns the defaults.
+func DefaultSlots() Slots {
+	d := slot.Defaults()
+	return Slots{
+		DevicesFileInterval: Duration{10 * time.Second}, Stamp: d.Stamp, Grace: Duration{d.Grace},
+		CalibrationGrace: Duration{d.CalibrationGrace}, Settle: Duration{d.Settle}, MaxSkew: Duration{d.MaxSkew},
+		MinSamples: d.MinSamples, MaxSeries: d.MaxSeries,
+	}
+}
+
+// Rules are the aligner's.
+func (o Slots) Rules() slot.Options {
+	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
+		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples, MaxSeries: o.MaxSeries}
+}
+
+// Check returns every mistake, each beginning with its key.
+func (o Slots) Check() error {
+	var c checker
+	if !slices.Contains(slot.Stamps, o.Stamp) {
+		c.fault("stamp: %q is neither %q nor %q; nearest: %s", o.Stamp, slot.Stamps[0], slot.Stamps[1], spec.Nearest(o.Stamp, slot.Stamps)[0])
+	}
+	c.duration("devices_file_interval", o.DevicesFileInterval, time.Millisecond, 24*time.Hour)
+	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // a window whose closing is kept for 7 days must not close at its very end
+	c.duration("calibration_grace", o.CalibrationGrace, time.Millisecond, spec.MaxAge)
+	c.duration("settle", o.Settle, 0, spec.MaxAge)
+	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
+	c.number("min_samples", o.MinSamples, 1)
+	c.number("max_series", o.MaxSeries, 1)
+	return c.err()
+}
+
+// Delivery are the keys of bringing slots to the board.
+type Delivery struct {
+	// Endpoint is the URL that takes the POST (spec 2.1).
+	Endpoint string `mapstructure:"endpoint" toml:"endpoint"`
+	// Align averages readings to slots. Without it every reading must be a slot that was made upstream.
+	Align bool `mapstructure:"align" toml:"align"`
+	// Coalesce is how long a slot that was made upstream waits for its other parameters.
+	Coalesce Duration `mapstructure:"coalesce" toml:"coalesce"`
+	// Spread is over how long the devices' requests are spread.
+	Spread Duration `mapstructure:"spread" toml:"spread"`
+	// InitialBackoff is the first wait after a failed attempt, doubled each time.
+	InitialBackoff Duration `mapstructure:"initial_backoff" toml:"initial_backoff"`
+	// MaxBackoff is the longest such wait.
+	MaxBackoff Duration `mapstructure:"max_backoff" toml:"max_backoff"`
+	// HoldInterval is between attempts of a device whose registration is refused.
+	HoldInterval Duration `mapstructure:"hold_interval" toml:"hold_interval"`
+	// MaxConcurrency is how many requests are in flight at most.
+	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
+	// DryRun logs the JSON and sends nothing.
+	DryRun bool `mapstructure:"dry_run" toml:"dry_run"`
+}
+
+// DefaultDelivery returns the defaults.
+func DefaultDelivery() Delivery {
+	return Delivery{
+		Endpoint: DefaultEndpoint, Align: true, Coalesce: Duration{5 * time.Second}, Spread: Duration{10 * time.Second},
+		InitialBackoff: Duration{5 * time.Second}, MaxBackoff: Duration{5 * time.Minute}, HoldInterval: Duration{10 * time.Minute},
+		MaxConcurrency: 32,
+	}
+}
+
+// Check returns every mistake, each beginning with its key.
+func (o Delivery) Check() error {
+	var c checker
+	if !IsURL(o.Endpoint, "http", "https") {
+		c.fault("endpoint: %q is not a URL with http or https and a host; nearest: %s", Shown(o.Endpoint), nearestEndpoint(o.Endpoint))
+	}
+	c.duration("coalesce", o.Coalesce, 0, spec.MaxAge)
+	c.duration("spread", o.Spread, 0, spec.SlotLength)
+	c.duration("initial_backoff", o.InitialBackoff, time.Millisecond, spec.MaxAge)
+	c.duration("hold_interval", o.HoldInterval, time.Millisecond, spec.MaxAge)
+	if o.MaxBackoff.Duration < o.InitialBackoff.Duration {
+		c.fault("max_backoff: %s is less than initial_backoff; nearest: %s", o.MaxBackoff, o.InitialBackoff)
+	} else {
+		c.duration("max_backoff", o.MaxBackoff, 0, spec.MaxAge)
+	}
+	c.number("max_concurrency", o.MaxConcurrency, 1)
+	return c.err()
+}
+
+// ShortTimeout is below what a request must be given: the server is slow after a boundary, and may store a request all
+// the same that was given up.
+const ShortTimeout = 30 * time.Second
+
+type checker struct{ faults []error }
+
+func (c *checker) err() error { return errors.Join(c.faults...) }
+
+func (c *checker) fault(format string, args ...any) {
+	c.faults = append(c.faults, fmt.Errorf(format, args...))
+}
+
+func (c *checker) duration(key string, d Duration, least, most time.Duration) {
+	if d.Duration < least || d.Duration > most {
+		c.fault("%s: %s is not from %s to %s; nearest: %s", key, d, Duration{least}, Duration{most}, Duration{min(max(d.Duration, least), most)})
+	}
+}
+
+func (c *checker) number(key string, n, least int) {
+	if n < least {
+		c.fault("%s: %d is less than %d; nearest: %d", key, n, least, least)
+	}
+}
+
+// IsURL reports whether s is a URL of one of the schemes, with a host.
+func IsURL(s string, schemes ...string) bool {
+	u, err := url.Parse(s)
+	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
+}
+
+// Shown is a URL as an error or a log may show it: without its password.
+func Shown(s string) string {
+	u, err := url.Parse(s)
+	if err == nil {
+		return u.Redacted()
+	}
+	if _, after, ok := strings.Cut(s, "@"); ok { // what cannot be read may still hold one
+		return "xxxxx@" + after
+	}
+	return s
+}
+
+// nearestEndpoint keeps of a wrong endpoint what follows the scheme, where that has a host.
+func nearestEndpoint(s string) string {
+	_, rest, ok := strings.Cut(s, "://")
+	if !ok {
+		rest = s
+	}
+	if s = "https://" + rest; IsURL(s, "https") {
+		return Shown(s)
+	}
+	return DefaultEndpoint
+}
+
+// Duration is a time such as 30s or 1m30s. A number without a unit is refused in every host.
+type Duration struct{ time.Duration }
+
+// UnmarshalText reads a duration, in TOML also the number that stands for one.
+func (d *Duration) UnmarshalText(b []byte) error {
+	v, err := time.ParseDuration(strings.TrimSpace(string(b)))
+	if _, number := strconv.ParseFloat(string(b), 64); number == nil && string(b) != "0" {
+		return withoutUnit(string(b))
+	}
+	if err != nil {
+		return fmt.Errorf("%q is not a duration such as 30s or 5m", b)
+	}
+	d.Duration = v
+	return nil
+}
+
+// MarshalText writes the duration as it is read.
+func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// String leaves out what is zero at the end: 5m and not 5m0s.
+func (d Duration) String() string {
+	s := d.Duration.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = s[:len(s)-2]
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = s[:len(s)-2]
+	}
+	return s
+}
+
+func withoutUnit(number string) error {
+	return fmt.Errorf(`%s has no unit; nearest: "%ss"`, number, number)
+}
+
+// CheckUnits returns which durations of a YAML configuration are numbers without a unit: a decoder would take them for
+// nanoseconds, or call them no map. cfg is a pointer to the struct that they are decoded into.
+func CheckUnits(raw map[string]any, cfg any) error {
+	var faults []error
+	for _, key := range durations(reflect.TypeOf(cfg).Elem()) {
+		switch v := raw[key].(type) {
+		case int, int64, uint64, float64:
+			if text := fmt.Sprint(v); text != "0" {
+				faults = append(faults, fmt.Errorf("%s: %w", key, withoutUnit(text)))
+			} else {
+				raw[key] = "0s"
+			}
+		}
+	}
+	return errors.Join(faults...)
+}
+
+// durations are the keys of a struct's durations and of those embedded in it.
+func durations(t reflect.Type) (keys []string) {
+	for i := range t.NumField() {
+		f := t.Field(i)
+		key, _, _ := strings.Cut(f.Tag.Get("mapstructure"), ",")
+		switch {
+		case f.Type == reflect.TypeFor[Duration]():
+			keys = append(keys, key)
+		case f.Anonymous && key == "" && f.Type.Kind() == reflect.Struct:
+			keys = append(keys, durations(f.Type)...)
+		}
+	}
+	return keys
+}

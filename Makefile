@@ -1,21 +1,12 @@
-# make test   all tests, with the race detector
-# make build  bin/ocems, the operator's tool, and bin/otelcol-ocems, a collector with both components
-# make demo   a whole day through that collector into a simulated CPCB server, each value checked
-# make demo-telegraf  the same through a Telegraf with the output built in, which reads instruments by Modbus
-# make telegraf  bin/telegraf-ocems, a Telegraf with every plugin and outputs.ocems; it takes a quarter of an hour.
-#             TELEGRAF_TAGS="custom,inputs.modbus,..." makes bin/telegraf-ocems-custom, with these plugins
-# make test-telegraf  the tests of a Telegraf as a process, with the plugins of the examples
-# make torture        every host under kills, a full disk and a board that misbehaves; TORTURE="-kills 120" is a long run
-# make test-browser   the console and the report in a real Chromium; make screenshots makes the pictures of docs/images
-# make test-monitoring   the alerts and dashboards of examples/monitoring, by a real Prometheus
-# make packages  a Debian package and an RPM, in dist/packages; make test-packages installs one
-# make fuzz   each fuzz target for FUZZTIME
-# make lint   staticcheck, and govulncheck where its database can be reached
-# make bench  the benchmarks of the parts that a hub with thousands of devices waits for
 GO ?= go
 
+# The texts are those beside the targets.
+.PHONY: help
+help: ## print this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
 .PHONY: test
-test: build telegraf-small telegraf-stock telegraf-external
+test: build telegraf-small telegraf-stock telegraf-external ## run all tests with the race detector
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
 	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \
@@ -25,7 +16,7 @@ test: build telegraf-small telegraf-stock telegraf-external
 SOURCES := go.mod go.sum $(shell find cmd/ocems exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 
 .PHONY: build
-build: bin/ocems bin/otelcol-ocems
+build: bin/ocems bin/otelcol-ocems ## bin/ocems, the tool, and bin/otelcol-ocems, a collector with all components
 
 bin/ocems: $(SOURCES)
 	$(GO) build -o $@ ./cmd/ocems
@@ -39,7 +30,7 @@ bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
 	install dist/otelcol-ocems $@
 
 .PHONY: demo
-demo: build
+demo: build ## send a whole day through the collector to a simulated board and check each value
 	examples/collector/run.sh
 
 # A Telegraf with what the examples use, with the output and as InfluxData ships it.
@@ -49,45 +40,45 @@ TELEGRAF_SOURCES := $(SOURCES) $(filter-out %_test.go,$(wildcard cmd/telegraf/*.
 TELEGRAF_BUILD = cd cmd/telegraf && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
 
 .PHONY: telegraf telegraf-small telegraf-stock telegraf-external test-telegraf
-telegraf:
+telegraf: ## bin/telegraf-ocems, with every plugin, in 15 minutes; TELEGRAF_TAGS="custom,inputs.modbus,..." builds bin/telegraf-ocems-custom
 	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS)" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom) .
 
-telegraf-small: bin/telegraf-ocems-small
+telegraf-small: bin/telegraf-ocems-small ## bin/telegraf-ocems-small, with the plugins of the examples
 bin/telegraf-ocems-small: $(TELEGRAF_SOURCES) Makefile
 	$(TELEGRAF_BUILD) -tags "$(EXAMPLE_TAGS)" -o $(CURDIR)/$@ .
 
-telegraf-stock: bin/tools/telegraf
+telegraf-stock: bin/tools/telegraf ## bin/tools/telegraf, the same without outputs.ocems
 bin/tools/telegraf: Makefile
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath -tags "$(EXAMPLE_TAGS)" github.com/influxdata/telegraf/cmd/telegraf@v$(TELEGRAF_VERSION)
 
-telegraf-external: bin/ocems-telegraf
+telegraf-external: bin/ocems-telegraf ## bin/ocems-telegraf, the external plugin for a stock Telegraf
 bin/ocems-telegraf: $(TELEGRAF_SOURCES) $(wildcard cmd/ocems-telegraf/*.go)
 	$(GO) build -o $@ ./cmd/ocems-telegraf
 
 # The tag spares the tests the compilation of every plugin.
-test-telegraf: telegraf-small
+test-telegraf: telegraf-small ## test Telegraf as a process
 	cd cmd/telegraf && $(GO) vet -tags custom . && OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 -parallel 8 -tags custom .
 
 .PHONY: demo-telegraf
-demo-telegraf: bin/ocems telegraf-small
+demo-telegraf: bin/ocems telegraf-small ## send a whole day through Telegraf, which reads instruments by Modbus
 	examples/telegraf-modbus/run.sh
 
-# TORTURE="-kills 120 -seed 7" is a long run, and the same choices again.
+# TORTURE="-kills 120 -seed 7" is a long run. The seed repeats the choices of an earlier run.
 TORTURE ?= -kills 4
 .PHONY: torture strace
 strace:
 	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends strace; } || \
 		echo "left out: the test of what a power cut takes, since strace cannot be had here"
 
-torture: build telegraf-small telegraf-external strace
-	$(GO) build -o bin/torture ./cmd/torture
-	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./cmd/torture
+torture: build telegraf-small telegraf-external strace ## run every host under kills, full disks and a faulty board; TORTURE="-kills 120" is a long run
+	$(GO) build -o bin/torture ./test/torture
+	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./test/torture
 	bin/torture $(TORTURE)
 
 # Before Go 1.27 a target may end with "context deadline exceeded" as its time is over: that is no finding (go.dev/issue/75804).
 FUZZTIME ?= 5s
 .PHONY: fuzz
-fuzz:
+fuzz: ## run each fuzz target for FUZZTIME=5s
 	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$d/*_test.go | cut -c6-); do \
 			echo "$$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$d >bin/fuzz.log 2>&1 || \
@@ -100,14 +91,14 @@ bin/tools/govulncheck:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .PHONY: lint
-lint: bin/tools/staticcheck bin/tools/govulncheck
+lint: bin/tools/staticcheck bin/tools/govulncheck ## staticcheck, and govulncheck if its database can be reached
 	bin/tools/staticcheck ./...
 	@out=$$(bin/tools/govulncheck ./... 2>&1) && echo "$$out" | tail -1 || { case $$out in \
 		*"fetching vulnerabilities"*) echo "govulncheck: its database cannot be reached from here";; \
 		*) echo "$$out"; exit 1;; esac; }
 
 .PHONY: bench
-bench:
+bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
 
 # Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
@@ -117,23 +108,22 @@ bin/tools/prometheus:
 		dpkg-deb -x prometheus_*.deb . && mkdir -p $(CURDIR)/bin/tools && install usr/bin/promtool usr/bin/prometheus $(CURDIR)/bin/tools
 
 .PHONY: test-monitoring
-test-monitoring: build telegraf-small bin/tools/prometheus
+test-monitoring: build telegraf-small bin/tools/prometheus ## test the alerts and dashboards of examples/monitoring with a real Prometheus
 	OCEMS_PROMETHEUS=$(CURDIR)/bin/tools OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems \
 		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -race -count=1 ./examples/monitoring
 
-# The console of the simulated board and the report in a real browser: make chromium installs Debian's, if it is not
-# there and we are root; CHROMIUM is another one. make screenshots makes the pictures of docs/images.
+# make chromium installs Debian's Chromium if CHROMIUM is missing and we are root.
 CHROMIUM ?= /usr/bin/chromium
 .PHONY: chromium test-browser screenshots
 chromium:
 	@[ -x "$(CHROMIUM)" ] || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } || \
 		{ echo "$(CHROMIUM) is not there: install Chromium, or name it with CHROMIUM=" >&2; exit 1; }
 
-test-browser: bin/ocems chromium
-	cd cmd/browser && $(GO) vet . && CHROMIUM=$(CHROMIUM) OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 .
+test-browser: bin/ocems chromium ## test the console and the report in a real Chromium; CHROMIUM=PATH names another one
+	cd test/browser && $(GO) vet . && CHROMIUM=$(CHROMIUM) OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 .
 
-screenshots: chromium
-	cd cmd/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images
+screenshots: chromium ## make the pictures of docs/images
+	cd test/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images
 
 # dist/packages/*.deb and *.rpm: the collector, the external plugin and the tool, as examples/install describes.
 PACKAGE_VERSION ?= 0.1.0
@@ -142,7 +132,7 @@ PACKAGE_ARCHS ?= $(shell $(GO) env GOARCH)
 bin/tools/nfpm:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
 
-packages: bin/tools/nfpm bin/otelcol-ocems
+packages: bin/tools/nfpm bin/otelcol-ocems ## a Debian package and an RPM in dist/packages
 	@set -e; export CGO_ENABLED=0 GOOS=linux VERSION=$(PACKAGE_VERSION); for ARCH in $(PACKAGE_ARCHS); do \
 		export ARCH GOARCH=$$ARCH BIN=dist/packages/$$ARCH; mkdir -p $$BIN; \
 		$(GO) build -trimpath -ldflags "-s -w" -o $$BIN/ocems ./cmd/ocems; \
@@ -161,6 +151,6 @@ bin/tools/mosquitto:
 		printf '#!/bin/sh\nd=$$(dirname "$$0")/mosquitto.d/usr\nLD_LIBRARY_PATH=$$(echo "$$d"/lib/*-linux-gnu*) exec "$$d/%s" "$$@"\n' $$p >$$f; chmod 755 $$f; done
 
 # In a machine made of namespaces, so that nothing of this one is changed; it needs root and systemd's package.
-test-packages: packages telegraf-small
+test-packages: packages telegraf-small ## install the Debian package in namespaces and test it; needs root
 	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb \
 		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 ./examples/install

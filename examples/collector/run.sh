@@ -48,7 +48,7 @@ await() { # URL pid name
 
 cd "$work"
 mkdir -p "$OCEMS_STATE"
-(cd "$root" && "${GO:-go}" build -o "$work/plant" ./examples/plant)
+(cd "$root" && "${GO:-go}" build -o "$work/plant" ./test/plant)
 "$root/bin/ocems" keygen --out "$work/keys" >/dev/null
 
 "$root/bin/ocems" simulate --listen "$board" --registry "$here/registry.yaml" --private-key "$work/keys/private.pem" >simulator.log 2>&1 &

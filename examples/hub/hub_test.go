@@ -23,8 +23,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 
-	"github.com/ocems-io/ocems/examples/board"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/test/board"
 )
 
 const (

@@ -11,8 +11,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ocems-io/ocems/examples/board"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/test/board"
 )
 
 const (
@@ -25,7 +25,7 @@ func TestBadQualityIsNoReading(t *testing.T) {
 	dir, address := t.TempDir(), board.FreeAddr(t)
 	analyser := filepath.Join(dir, "analyser")
 	build := exec.Command("go", "build", "-o", analyser, ".")
-	build.Dir = "server"
+	build.Dir = "../../test/opcuaserver"
 	if out, err := build.CombinedOutput(); err != nil {
 		t.Fatalf("building the server: %v: %s", err, out)
 	}

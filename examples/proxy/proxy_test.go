@@ -15,8 +15,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/ocems-io/ocems/examples/board"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/test/board"
 )
 
 const (

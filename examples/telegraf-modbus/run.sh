@@ -64,7 +64,7 @@ listens() { exec 3<>"/dev/tcp/${1%:*}/${1#*:}" && exec 3>&-; }
 
 cd "$work"
 mkdir -p "$OCEMS_STATE"
-(cd "$root" && "${GO:-go}" build -o "$work/plant" ./examples/telegraf-modbus/plant)
+(cd "$root" && "${GO:-go}" build -o "$work/plant" ./test/modbusplant)
 "$root/bin/ocems" keygen --out "$work/keys" >/dev/null
 
 "$root/bin/ocems" simulate --listen "$board" --registry "$here/registry.yaml" --private-key "$work/keys/private.pem" >simulator.log 2>&1 &

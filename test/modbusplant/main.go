@@ -1,4 +1,4 @@
-// Command plant plays two analysers and a flow meter behind a Modbus TCP gateway, and is then the judge of what the
+// Command modbusplant plays two analysers and a flow meter behind a Modbus TCP gateway, and is then the judge of what the
 // board's simulated server holds, and of what Telegraf's second output wrote.
 //
 // It leaves a day of readings in a file, as an old logger would, and serves live ones by Modbus.
@@ -23,7 +23,7 @@ import (
 
 	"github.com/simonvetter/modbus"
 
-	"github.com/ocems-io/ocems/examples/judge"
+	"github.com/ocems-io/ocems/test/judge"
 )
 
 const (

@@ -26,7 +26,7 @@ import (
 
 const (
 	testToken = "0123456789abcdef0123456789abcdef"
-	testKeys  = "../ocems/seal/testdata/"
+	testKeys  = root + "ocems/seal/testdata/"
 )
 
 // answer is one case of the page: what the board does, and which row of which section says what comes of it.
@@ -82,7 +82,7 @@ func TestStatusCodes(t *testing.T) {
 	const page = "status-codes.md"
 	sections := map[string]string{}
 	var order []string
-	text, err := os.ReadFile(page)
+	text, err := os.ReadFile(docs + page)
 	if err != nil {
 		t.Fatal(err)
 	}

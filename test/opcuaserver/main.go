@@ -1,4 +1,4 @@
-// Command server plays an analyser with an OPC UA server to the test of the example. Each read of ns=1;s=cod is a minute of
+// Command opcuaserver plays an analyser with an OPC UA server to the test of the example. Each read of ns=1;s=cod is a minute of
 // the analyser's time later; every fifth has a bad status and every seventh an uncertain one, with a value all the same. It
 // prints what it serves: Unix milliseconds, value, status.
 package main

@@ -1,4 +1,4 @@
-package examples_test
+package docs_test
 
 import (
 	"os"
@@ -11,13 +11,10 @@ import (
 
 // Every configuration of the examples and of the README is one that its program takes.
 func TestConfigurations(t *testing.T) {
-	bin := os.Getenv("OCEMS_BIN")
-	if bin == "" {
-		t.Skip("OCEMS_BIN does not name the directory of the built programs")
-	}
+	bin := filepath.Dir(program(t, "ocems"))
 	dir := t.TempDir()
-	program := func(name string) string { return filepath.Join(bin, name) }
-	if out, err := exec.Command(program("ocems"), "keygen", "--out", filepath.Join(dir, "keys")).CombinedOutput(); err != nil {
+	built := func(name string) string { return filepath.Join(bin, name) }
+	if out, err := exec.Command(built("ocems"), "keygen", "--out", filepath.Join(dir, "keys")).CombinedOutput(); err != nil {
 		t.Fatalf("%v: %s", err, out)
 	}
 	key := filepath.Join(dir, "keys", "public.pem")
@@ -25,7 +22,7 @@ func TestConfigurations(t *testing.T) {
 	for _, name := range []string{"OCEMS_TOKEN", "OCEMS_TOKEN_ETP", "OCEMS_TOKEN_FLOW", "OCEMS_TOKEN_STACK", "OCEMS_TOKEN_STACK_1", "OCEMS_TOKEN_STACK_2"} {
 		environment = append(environment, name+"=test-token-000000000000000000000000000000000")
 	}
-	readme, err := os.ReadFile("../README.md")
+	readme, err := os.ReadFile(root + "README.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -47,17 +44,18 @@ func TestConfigurations(t *testing.T) {
 		name string
 		argv []string
 	}{
-		{"collector", []string{program("otelcol-ocems"), "validate", "--config", "collector/config.yaml"}},
-		{"telegraf-otlp's collector", []string{program("otelcol-ocems"), "validate", "--config", "telegraf-otlp/collector.yaml"}},
-		{"telegraf-otlp", []string{program("tools/telegraf"), "config", "check", "--config", "telegraf-otlp/telegraf.conf"}},
-		{"telegraf-execd", []string{program("tools/telegraf"), "config", "check", "--config", "telegraf-execd/telegraf.conf"}},
-		{"telegraf-execd's plugin", []string{program("ocems-telegraf"), "--check", "--config", "telegraf-execd/ocems.conf"}},
-		{"telegraf-modbus", []string{program("telegraf-ocems-small"), "config", "check", "--config", "telegraf-modbus/telegraf.conf"}},
-		{"README, Telegraf", []string{program("telegraf-ocems-small"), "config", "check", "--config", block("toml", "outputs.ocems")}},
-		{"README, collector", []string{program("otelcol-ocems"), "validate", "--config", block("yaml", "receivers:")}},
+		{"collector", []string{built("otelcol-ocems"), "validate", "--config", "collector/config.yaml"}},
+		{"telegraf-otlp's collector", []string{built("otelcol-ocems"), "validate", "--config", "telegraf-otlp/collector.yaml"}},
+		{"telegraf-otlp", []string{built("tools/telegraf"), "config", "check", "--config", "telegraf-otlp/telegraf.conf"}},
+		{"telegraf-execd", []string{built("tools/telegraf"), "config", "check", "--config", "telegraf-execd/telegraf.conf"}},
+		{"telegraf-execd's plugin", []string{built("ocems-telegraf"), "--check", "--config", "telegraf-execd/ocems.conf"}},
+		{"telegraf-modbus", []string{built("telegraf-ocems-small"), "config", "check", "--config", "telegraf-modbus/telegraf.conf"}},
+		{"README, Telegraf", []string{built("telegraf-ocems-small"), "config", "check", "--config", block("toml", "outputs.ocems")}},
+		{"README, collector", []string{built("otelcol-ocems"), "validate", "--config", block("yaml", "receivers:")}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			command := exec.Command(c.argv[0], c.argv[1:]...)
+			command.Dir = root + "examples"
 			command.Env = environment
 			if out, err := command.CombinedOutput(); err != nil {
 				t.Errorf("%v: %s", err, out)

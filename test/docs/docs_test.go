@@ -18,6 +18,12 @@ import (
 	"time"
 )
 
+// The repository and its pages, seen from here.
+const (
+	root = "../../"
+	docs = root + "docs/"
+)
+
 // block is a fenced block of a page, or a directive without one: an HTML comment on a line of its own.
 type block struct {
 	page, section string // section is the heading above it
@@ -30,7 +36,7 @@ type block struct {
 // blocks reads a page. A comment belongs to the block that begins on the next line.
 func blocks(t *testing.T, page string) (all []block) {
 	t.Helper()
-	text, err := os.ReadFile(page)
+	text, err := os.ReadFile(docs + page)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -109,7 +115,7 @@ func TestCommands(t *testing.T) {
 
 // The table of byte orders is arithmetic.
 func TestByteOrders(t *testing.T) {
-	text, err := os.ReadFile("troubleshooting.md")
+	text, err := os.ReadFile(docs + "troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -137,9 +143,12 @@ func TestByteOrders(t *testing.T) {
 
 func pages(t *testing.T) []string {
 	t.Helper()
-	list, err := filepath.Glob("*.md")
+	list, err := filepath.Glob(docs + "*.md")
 	if err != nil || len(list) == 0 {
 		t.Fatalf("the pages: %v, %v", list, err)
+	}
+	for i, path := range list {
+		list[i] = filepath.Base(path)
 	}
 	return list
 }

@@ -1,4 +1,4 @@
-module github.com/ocems-io/ocems/cmd/browser
+module github.com/ocems-io/ocems/test/browser
 
 go 1.26
 

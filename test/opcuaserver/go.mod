@@ -1,4 +1,4 @@
-module github.com/ocems-io/ocems/examples/opcua/server
+module github.com/ocems-io/ocems/test/opcuaserver
 
 go 1.26
 

@@ -111,7 +111,7 @@ func freeAddress(t *testing.T) string {
 func (w *walk) copy(name string) {
 	w.t.Helper()
 	from := filepath.Join("examples", "getting-started", name)
-	text, err := os.ReadFile(filepath.Join("..", from))
+	text, err := os.ReadFile(filepath.Join(root, from))
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -127,7 +127,7 @@ func (w *walk) copy(name string) {
 // plant builds the simulated analyser, as the first step says.
 func (w *walk) plant() {
 	w.t.Helper()
-	command := exec.Command("go", "build", "-o", filepath.Join(w.dir, "clone", "bin", "plant"), "../examples/telegraf-modbus/plant")
+	command := exec.Command("go", "build", "-o", filepath.Join(w.dir, "clone", "bin", "plant"), root+"test/modbusplant")
 	if out, err := command.CombinedOutput(); err != nil {
 		w.t.Fatalf("%v: %s", err, out)
 	}
@@ -172,7 +172,7 @@ func (w *walk) step(b block) {
 			w.step(b)
 		}
 	case word == "file":
-		if text, err := os.ReadFile(filepath.Join("..", rest)); err != nil || string(text) != b.text {
+		if text, err := os.ReadFile(filepath.Join(root, rest)); err != nil || string(text) != b.text {
 			failed("the block is not %s: %v", rest, err)
 		}
 	case word == "output":

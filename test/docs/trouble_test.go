@@ -93,7 +93,7 @@ func TestTroubleshooting(t *testing.T) {
 		keep(string(out))
 	}
 
-	page, err := os.ReadFile("troubleshooting.md")
+	page, err := os.ReadFile(docs + "troubleshooting.md")
 	if err != nil {
 		t.Fatal(err)
 	}

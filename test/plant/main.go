@@ -23,7 +23,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 
-	"github.com/ocems-io/ocems/examples/judge"
+	"github.com/ocems-io/ocems/test/judge"
 )
 
 const (

@@ -5,29 +5,27 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"sync"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/exporter"
-	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
-	"go.uber.org/zap/zapcore"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
+	"github.com/ocems-io/ocems/extension/ocemsstorage"
 	"github.com/ocems-io/ocems/ocems/audit"
-	"github.com/ocems-io/ocems/ocems/delivery"
-	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/options"
 )
 
 const (
-	closeWithin = 5 * time.Second  // of Shutdown, for requests in flight
-	shortest    = 30 * time.Second // timeout below which the server may store what counts as failed here
+	closeWithin = 5 * time.Second // of Shutdown, for requests in flight
+	patience    = time.Minute     // within which a sender of OTLP tries again, by its defaults
 )
 
 type ocemsExporter struct {
@@ -35,22 +33,13 @@ type ocemsExporter struct {
 	set       exporter.Settings
 	telemetry *metadata.Telemetry
 
-	registry *registry.Registry
-	delivery *delivery.Delivery
-	trail    *audit.Trail
-	backlog  *audit.Backlog // of what was refused; nil without a trail
-	storage  storage.Client
-	gauges   metric.Registration
-	unwatch  context.CancelFunc
-	watching sync.WaitGroup
-
-	mu      sync.Mutex // guards all below
-	said    map[string]bool
-	trouble bool
+	engine  *engine.Engine
+	storage ocemsstorage.Store
 }
 
 func (e *ocemsExporter) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
+// Start opens the state and starts to deliver. The server need not be there.
 func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err error) {
 	defer func() {
 		if err != nil {
@@ -58,10 +47,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 		}
 	}()
 	log := e.set.Logger
-	if e.registry, err = registry.New(e.cfg.registry()); err != nil {
-		return err
-	}
-	if e.cfg.HTTP.Timeout < shortest {
+	if e.cfg.HTTP.Timeout < options.ShortTimeout {
 		log.Warn("http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more",
 			zap.Duration("timeout", e.cfg.HTTP.Timeout))
 	}
@@ -73,98 +59,36 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
-	var outbox delivery.Store
-	if e.cfg.Storage == nil {
-		log.Warn("no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to an extension such as ocems_storage")
-		outbox = delivery.NewMemoryStore()
-	} else {
-		if e.storage, err = storageClient(ctx, host, *e.cfg.Storage, e.set.ID); err != nil {
-			return err
-		}
-		outbox = store{e.storage}
+	if e.storage, err = ocemsstorage.Open(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {
+		return err
 	}
-	if e.cfg.AuditFile == "" {
-		log.Warn("no audit_file is set: final outcomes go to the log only")
-	} else {
-		if e.trail, err = audit.Open(e.cfg.AuditFile); err != nil {
-			return fmt.Errorf("audit_file: %w", err)
-		}
-		if damage := e.trail.Damage(); damage != "" {
-			log.Error(damage)
-		}
-		e.backlog = &audit.Backlog{Trail: e.trail}
-	}
-	e.delivery, err = delivery.New(ctx, delivery.Config{
-		Endpoint: e.cfg.Endpoint, Client: client, Store: outbox, Trail: e.trail, Lookup: e.lookup, Devices: e.devices,
+	e.engine, err = engine.Open(ctx, engine.Config{
+		Slots: e.cfg.Slots, Names: e.cfg.Config, Store: e.storage, Patience: patience,
 		Logger:   slog.New(zapslog.NewHandler(log.Core(), zapslog.AddStacktraceAt(slog.Level(100)))),
-		OnResult: e.onResult, OnTry: e.onTry, OnHealth: func(err error) { e.onHealth(host, err) },
-		Coalesce: orNoWait(e.cfg.Coalesce), Spread: orNoWait(e.cfg.Spread),
-		InitialBackoff: e.cfg.InitialBackoff, MaxBackoff: e.cfg.MaxBackoff, HoldInterval: e.cfg.HoldInterval,
-		MaxConcurrency: e.cfg.MaxConcurrency, DryRun: e.cfg.DryRun,
+		OnHealth: func(err error) { report(host, err) },
+		Board:    &engine.Board{Delivery: e.cfg.Delivery, Client: client, OnResult: e.onResult, OnTry: e.onTry},
 	})
 	if err != nil {
 		return err
 	}
-	if e.gauges, err = e.telemetry.Observe(e.observe); err != nil {
-		return err
-	}
-	watch, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	e.unwatch = cancel
-	e.watching.Go(func() {
-		e.registry.Watch(watch, e.cfg.DevicesFileInterval, func() {
-			log.Info("the devices_file was read again", zap.Int("devices", len(e.registry.Devices())))
-			e.delivery.Retry()
-		}, func(err error) { log.Error("the devices of before stay in force", zap.Error(err)) })
-	})
-	return nil
+	log.Info("reporting", zap.String("endpoint", options.Shown(e.cfg.Endpoint)), zap.Int("devices", len(e.engine.Devices())),
+		zap.Int("slots_waiting", e.engine.Stats().Outbox.Slots))
+	return e.telemetry.Observe(e.engine.Stats)
 }
 
-// Shutdown sends nothing more. What waits stays in the storage.
+// Shutdown sends nothing more. What waits, and the open windows, stay in the storage.
 func (e *ocemsExporter) Shutdown(ctx context.Context) error {
-	var errs []error
-	if e.unwatch != nil {
-		e.unwatch()
-		e.watching.Wait()
-	}
-	if e.delivery != nil {
-		ctx, cancel := context.WithTimeout(ctx, closeWithin)
-		errs = append(errs, e.delivery.Close(ctx))
+	errs := []error{e.telemetry.Close()}
+	if e.engine != nil {
+		within, cancel := context.WithTimeout(ctx, closeWithin)
+		errs = append(errs, e.engine.Close(within))
 		cancel()
-	}
-	if e.gauges != nil {
-		errs = append(errs, e.gauges.Unregister())
-	}
-	if e.trail != nil {
-		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}
 	if e.storage != nil {
 		errs = append(errs, e.storage.Close(ctx))
 	}
-	e.unwatch, e.gauges, e.trail, e.backlog, e.storage = nil, nil, nil, nil, nil
+	e.engine, e.storage = nil, nil
 	return errors.Join(errs...)
-}
-
-func orNoWait(d time.Duration) time.Duration {
-	if d == 0 {
-		return delivery.NoWait
-	}
-	return d
-}
-
-func (e *ocemsExporter) lookup(id string) (delivery.Target, bool) {
-	d, ok := e.registry.Device(id)
-	if !ok {
-		return delivery.Target{}, false
-	}
-	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
-}
-
-func (e *ocemsExporter) devices() []string {
-	var ids []string
-	for _, d := range e.registry.Devices() {
-		ids = append(ids, d.DeviceID)
-	}
-	return ids
 }
 
 func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
@@ -179,44 +103,11 @@ func (e *ocemsExporter) onTry(took time.Duration, ok bool) {
 	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), metric.WithAttributes(e.telemetry.Exporter))
 }
 
-func (e *ocemsExporter) observe() metadata.Observed {
-	s := e.delivery.Stats()
-	o := metadata.Observed{Slots: int64(s.Slots), Held: map[string]int64{}, Skew: s.Skew.Seconds()}
-	for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0
-		o.Held[reason] = int64(s.HeldFor[reason])
-	}
-	if !s.Oldest.IsZero() {
-		o.Oldest = time.Since(s.Oldest).Seconds()
-	}
-	return o
-}
-
-// onHealth reports the transitions only, and never as permanent: nothing is lost while a person mends it.
-func (e *ocemsExporter) onHealth(host component.Host, err error) {
-	e.mu.Lock()
-	changed := e.trouble != (err != nil)
-	e.trouble = err != nil
-	e.mu.Unlock()
-	switch {
-	case !changed:
-	case err != nil:
+// report tells the host of transitions, and never of permanent trouble: nothing is lost while a person mends it.
+func report(host component.Host, err error) {
+	if err != nil {
 		componentstatus.ReportStatus(host, componentstatus.NewRecoverableErrorEvent(err))
-	default:
+	} else {
 		componentstatus.ReportStatus(host, componentstatus.NewEvent(componentstatus.StatusOK))
-	}
-}
-
-const mostSaid = 10_000 // names remembered, so that a flood of series takes no memory
-
-// once logs the first time that a key is seen.
-func (e *ocemsExporter) once(level zapcore.Level, key, text string, fields ...zap.Field) {
-	e.mu.Lock()
-	first := !e.said[key] && len(e.said) < mostSaid
-	if first {
-		e.said[key] = true
-	}
-	e.mu.Unlock()
-	if first {
-		e.set.Logger.Log(level, text, fields...)
 	}
 }

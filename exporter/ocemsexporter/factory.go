@@ -21,5 +21,5 @@ func createMetrics(_ context.Context, set exporter.Settings, cfg component.Confi
 		return nil, err
 	}
 	set.Logger = set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel)) // an error here is the plant's or the board's, not the code's
-	return &ocemsExporter{cfg: cfg.(*Config), set: set, telemetry: telemetry, said: map[string]bool{}}, nil
+	return &ocemsExporter{cfg: cfg.(*Config), set: set, telemetry: telemetry}, nil
 }

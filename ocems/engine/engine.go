@@ -56,8 +56,9 @@ type Engine struct {
 	outbox  *delivery.Delivery
 	ready   *ready // in a processor, in place of the outbox
 
-	counts counts
-	once   once
+	counts   counts
+	replayed slot.Stats // what the restore counted, which was counted before
+	once     once
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
@@ -135,6 +136,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 		if err := e.restore(ctx); err != nil {
 			return e, err
 		}
+		e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	}
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
@@ -208,8 +210,9 @@ func (e *Engine) Stats() Stats {
 	s := Stats{Ignored: e.counts.ignored.Load(), Finished: e.counts.finished.Load()}
 	if e.aligner != nil {
 		s.Stats = e.aligner.Stats()
+		s.Taken -= e.replayed.Taken
 	}
-	s.Refused = map[slot.Reason]uint64{slot.Duplicate: s.Refused[slot.Duplicate]}
+	s.Refused = map[slot.Reason]uint64{slot.Duplicate: s.Refused[slot.Duplicate] - e.replayed.Refused[slot.Duplicate]}
 	e.counts.mu.Lock()
 	maps.Copy(s.Refused, e.counts.reasons)
 	e.counts.mu.Unlock()

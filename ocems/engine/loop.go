@@ -154,9 +154,22 @@ func (e *Engine) align(now time.Time, samples []sample) {
 			e.refuse(&e.loop.refusals, x, fault{r.Reason, fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s",
 				e.source(x.Source), e.source(r.Other))}, now)
 		default:
-			e.refuse(&e.loop.refusals, x, fault{reason: r.Reason}, now)
+			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail(x, r.Reason)}, now)
 		}
 	}
+}
+
+// detail is what a reason alone does not tell.
+func detail(x sample, reason slot.Reason) string {
+	switch {
+	case reason == slot.TooOld && x.Time.Year() < 2000:
+		return "the sender gives no time, or one in another unit than its host expects"
+	case reason == slot.BadUnit:
+		return fmt.Sprintf("the unit is %q, and the slot began with another", x.Unit)
+	case reason == slot.NotANumber:
+		return fmt.Sprintf("the value is %v", x.Value)
+	}
+	return ""
 }
 
 // mixed warns once of two sources that take turns in one series.

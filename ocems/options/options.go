@@ -5,6 +5,7 @@ package options
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"reflect"
 	"slices"
@@ -183,7 +184,7 @@ type Duration struct{ time.Duration }
 // UnmarshalText reads a duration, in TOML also the number that stands for one.
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(strings.TrimSpace(string(b)))
-	if _, number := strconv.ParseFloat(string(b), 64); number == nil && string(b) != "0" {
+	if _, number := strconv.ParseFloat(string(b), 64); number == nil {
 		return withoutUnit(string(b))
 	}
 	if err != nil {
@@ -212,18 +213,20 @@ func withoutUnit(number string) error {
 	return fmt.Errorf(`%s has no unit; nearest: "%ss"`, number, number)
 }
 
-// CheckUnits returns which durations of a YAML configuration are numbers without a unit: a decoder would take them for
-// nanoseconds, or call them no map. cfg is a pointer to the struct that they are decoded into.
-func CheckUnits(raw map[string]any, cfg any) error {
+// Check returns what is wrong with the keys of a YAML configuration before they are decoded: those that are gone, each with
+// what to do instead, and durations that are numbers without a unit, which a decoder would take for nanoseconds. cfg is
+// a pointer to the struct that they are decoded into.
+func Check(raw map[string]any, cfg any, gone map[string]string) error {
 	var faults []error
+	for _, key := range slices.Sorted(maps.Keys(gone)) {
+		if _, given := raw[key]; given {
+			faults = append(faults, fmt.Errorf("%s: the key is gone; %s", key, gone[key]))
+		}
+	}
 	for _, key := range durations(reflect.TypeOf(cfg).Elem()) {
 		switch v := raw[key].(type) {
 		case int, int64, uint64, float64:
-			if text := fmt.Sprint(v); text != "0" {
-				faults = append(faults, fmt.Errorf("%s: %w", key, withoutUnit(text)))
-			} else {
-				raw[key] = "0s"
-			}
+			faults = append(faults, fmt.Errorf("%s: %w", key, withoutUnit(fmt.Sprint(v))))
 		}
 	}
 	return errors.Join(faults...)

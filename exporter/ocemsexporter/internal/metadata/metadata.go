@@ -8,11 +8,17 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
+
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/engine"
 )
 
 const (
 	ScopeName        = "github.com/ocems-io/ocems/exporter/ocemsexporter"
 	MetricsStability = component.StabilityLevelAlpha
+
+	prefix = "otelcol_exporter_ocems_"
 )
 
 // Type is the exporter's type.
@@ -20,54 +26,42 @@ var Type = component.MustNewType("ocems")
 
 // Telemetry holds the exporter's instruments.
 type Telemetry struct {
-	Taken, Readings, Refused, Ignored, Attempts metric.Int64Counter
-	RequestDuration                             metric.Float64Histogram
+	Readings, Attempts metric.Int64Counter
+	RequestDuration    metric.Float64Histogram
 
 	// Exporter is on all of them: without it, two exporters of one collector overwrite each other's gauges.
 	Exporter attribute.KeyValue
 
 	meter        metric.Meter
+	finished     metric.Int64ObservableCounter
 	outbox, held metric.Int64ObservableGauge
 	oldest, skew metric.Float64ObservableGauge
-}
-
-// Observed are the gauges' values.
-type Observed struct {
-	Slots        int64
-	Held         map[string]int64 // by reason
-	Oldest, Skew float64          // seconds
+	intake, rest metric.Registration
 }
 
 // NewTelemetry makes the instruments.
 func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry, error) {
 	t := &Telemetry{meter: set.MeterProvider.Meter(ScopeName), Exporter: attribute.String("exporter", id.String())}
-	var errs [10]error
-	counter := func(err *error, name, unit, text string) (c metric.Int64Counter) {
-		c, *err = t.meter.Int64Counter("otelcol_exporter_ocems_"+name, metric.WithUnit(unit), metric.WithDescription(text))
-		return c
-	}
-	t.Taken = counter(&errs[9], "taken", "{reading}", "Readings taken into the outbox. [Alpha]")
-	t.Readings = counter(&errs[0], "readings", "{reading}", "Readings that reached their final outcome. [Alpha]")
-	t.Refused = counter(&errs[1], "refused", "{reading}", "Readings refused before the outbox. [Alpha]")
-	t.Ignored = counter(&errs[2], "ignored", "{point}", "Data points that are no parameter of a device. [Alpha]")
-	t.Attempts = counter(&errs[3], "attempts", "{request}", "Requests sent. [Alpha]")
-	t.RequestDuration, errs[4] = t.meter.Float64Histogram("otelcol_exporter_ocems_request_duration", metric.WithUnit("s"),
+	var errs [8]error
+	t.Readings, errs[0] = t.meter.Int64Counter(prefix+"readings", metric.WithUnit("{reading}"),
+		metric.WithDescription("Readings that reached their final outcome. [Alpha]"))
+	t.Attempts, errs[1] = t.meter.Int64Counter(prefix+"attempts", metric.WithUnit("{request}"), metric.WithDescription("Requests sent. [Alpha]"))
+	t.RequestDuration, errs[2] = t.meter.Float64Histogram(prefix+"request_duration", metric.WithUnit("s"),
 		metric.WithDescription("How long requests took. [Alpha]"),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60))
-	t.outbox, errs[5] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_outbox_slots", metric.WithUnit("{slot}"),
+	t.finished, errs[3] = t.meter.Int64ObservableCounter(prefix+"finished_slots", metric.WithUnit("{slot}"),
+		metric.WithDescription("Slots made upstream that were taken into the outbox. [Alpha]"))
+	t.outbox, errs[4] = t.meter.Int64ObservableGauge(prefix+"outbox_slots", metric.WithUnit("{slot}"),
 		metric.WithDescription("Slots that wait in the outbox. [Alpha]"))
-	t.oldest, errs[6] = t.meter.Float64ObservableGauge("otelcol_exporter_ocems_oldest_age", metric.WithUnit("s"),
+	t.oldest, errs[5] = t.meter.Float64ObservableGauge(prefix+"oldest_age", metric.WithUnit("s"),
 		metric.WithDescription("Age of the oldest slot in the outbox. [Alpha]"))
-	t.held, errs[7] = t.meter.Int64ObservableGauge("otelcol_exporter_ocems_held_devices", metric.WithUnit("{device}"),
+	t.held, errs[6] = t.meter.Int64ObservableGauge(prefix+"held_devices", metric.WithUnit("{device}"),
 		metric.WithDescription("Devices whose registration or credentials the server refuses. [Alpha]"))
-	t.skew, errs[8] = t.meter.Float64ObservableGauge("otelcol_exporter_ocems_clock_skew", metric.WithUnit("s"),
+	t.skew, errs[7] = t.meter.Float64ObservableGauge(prefix+"clock_skew", metric.WithUnit("s"),
 		metric.WithDescription("The server's clock less this machine's. [Alpha]"))
 	err := errors.Join(errs[:]...)
 	if err == nil { // a series that begins with its first event is no increase of anything
 		ctx := context.Background()
-		t.Taken.Add(ctx, 0, metric.WithAttributes(t.Exporter))
-		t.Refused.Add(ctx, 0, metric.WithAttributes(t.Exporter))
-		t.Ignored.Add(ctx, 0, metric.WithAttributes(t.Exporter))
 		for _, o := range []string{"delivered", "already_stored", "rejected", "expired", "refused"} {
 			t.Readings.Add(ctx, 0, metric.WithAttributes(t.Exporter, attribute.String("outcome", o)))
 		}
@@ -76,4 +70,35 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		}
 	}
 	return t, err
+}
+
+// Observe reads all that is not counted at once from stats, until Close.
+func (t *Telemetry) Observe(stats func() engine.Stats) (err error) {
+	if t.intake, err = points.Observe(t.meter, prefix, t.Exporter, stats); err != nil {
+		return err
+	}
+	t.rest, err = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		s, own := stats(), metric.WithAttributes(t.Exporter)
+		o.ObserveInt64(t.finished, int64(s.Finished), own)
+		o.ObserveInt64(t.outbox, int64(s.Outbox.Slots), own)
+		for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0
+			o.ObserveInt64(t.held, int64(s.Outbox.HeldFor[reason]), metric.WithAttributes(t.Exporter, attribute.String("reason", reason)))
+		}
+		o.ObserveFloat64(t.oldest, s.OldestAge().Seconds(), own)
+		o.ObserveFloat64(t.skew, s.Outbox.Skew.Seconds(), own)
+		return nil
+	}, t.finished, t.outbox, t.held, t.oldest, t.skew)
+	return err
+}
+
+// Close lets go of what Observe reads.
+func (t *Telemetry) Close() error {
+	var errs []error
+	for _, r := range []metric.Registration{t.intake, t.rest} {
+		if r != nil {
+			errs = append(errs, r.Unregister())
+		}
+	}
+	t.intake, t.rest = nil, nil
+	return errors.Join(errs...)
 }

@@ -1,0 +1,214 @@
+// Package points is the collector's side of a reading: how data points are handed to the engine, and in which form the
+// processor hands on finished slots.
+package points
+
+import (
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/collector/pdata/pcommon"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+)
+
+// The attributes of a finished slot. The mark of one is Samples.
+const (
+	DeviceID   = "ocems.device.id"
+	Flag       = "ocems.flag"
+	Samples    = "ocems.samples"
+	Statistic  = "ocems.statistic"
+	Min        = "ocems.min"
+	Max        = "ocems.max"
+	Diagnostic = "ocems.diagnostic"
+)
+
+// Add hands all gauges and sums to a batch, finished slots among them.
+func Add(b *engine.Batch, md pmetric.Metrics) {
+	a := adder{b: b, slots: true}
+	a.all(md)
+}
+
+// Split hands all gauges and sums to a batch, and returns what is no device's parameter, unchanged. A finished slot is none.
+// md itself stays as it is. What is taken leaves by the given exit.
+func Split(b *engine.Batch, md pmetric.Metrics, exit uint8) (rest pmetric.Metrics, some bool) {
+	a := adder{b: b, exit: exit}
+	a.all(md)
+	if !slices.Contains(a.named, false) && !a.others {
+		return rest, false
+	}
+	return without(md, a.named), true
+}
+
+func (a *adder) all(md pmetric.Metrics) {
+	for _, rm := range md.ResourceMetrics().All() {
+		a.resource, a.resourceID = rm.Resource().Attributes(), 0
+		for k, v := range a.resource.All() {
+			a.resourceID += part(k, v)
+		}
+		for _, sm := range rm.ScopeMetrics().All() {
+			for _, m := range sm.Metrics().All() {
+				a.metric(m)
+			}
+		}
+	}
+}
+
+type adder struct {
+	b          *engine.Batch
+	exit       uint8
+	slots      bool
+	resource   pcommon.Map
+	resourceID uint64
+	named      []bool // of each point of gauges and sums, in order
+	others     bool   // there are metrics that are neither
+}
+
+func (a *adder) metric(m pmetric.Metric) {
+	points, stat, ok := numbers(m)
+	if !ok {
+		a.others = true
+		a.b.Ignore(max(countPoints(m), 1), m.Name(), "only gauges and sums can be a device's parameter")
+		return
+	}
+	for _, p := range points.All() {
+		a.named = append(a.named, a.point(m, p, stat))
+	}
+}
+
+func (a *adder) point(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Statistic) (named bool) {
+	if p.ValueType() == pmetric.NumberDataPointValueTypeEmpty || p.Flags().NoRecordedValue() {
+		a.b.Ignore(1, m.Name(), "it has no value")
+		return false
+	}
+	attributes, resource := p.Attributes(), a.resource
+	_, finished := attributes.Get(Samples)
+	if finished && !a.slots {
+		return false
+	}
+	r := engine.Reading{
+		Metric: registry.Metric{Name: m.Name(), Unit: m.Unit(), Statistic: stat, Attr: func(key string) (string, bool) {
+			v, ok := attributes.Get(key)
+			if !ok {
+				if v, ok = resource.Get(key); !ok {
+					return "", false
+				}
+			}
+			return v.AsString(), true
+		}},
+		Time: p.Timestamp().AsTime(), Value: p.DoubleValue(), Finished: finished, Exit: a.exit,
+		Source: engine.Source{ID: a.resourceID, Text: func() string { return text(resource, attributes) }},
+	}
+	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
+		r.Value = float64(p.IntValue())
+	}
+	for k, v := range attributes.All() {
+		r.Source.ID += part(k, v)
+	}
+	return a.b.Add(r)
+}
+
+// numbers are the points of a gauge or a sum, and the statistic that its kind suggests.
+func numbers(m pmetric.Metric) (points pmetric.NumberDataPointSlice, stat slot.Statistic, ok bool) {
+	switch m.Type() {
+	case pmetric.MetricTypeGauge:
+		return m.Gauge().DataPoints(), slot.Mean, true
+	case pmetric.MetricTypeSum:
+		switch s := m.Sum(); {
+		case s.AggregationTemporality() == pmetric.AggregationTemporalityDelta:
+			stat = slot.Sum
+		case s.IsMonotonic():
+			stat = slot.Last
+		}
+		return m.Sum().DataPoints(), stat, true
+	}
+	return points, stat, false
+}
+
+func countPoints(m pmetric.Metric) int {
+	switch m.Type() {
+	case pmetric.MetricTypeHistogram:
+		return m.Histogram().DataPoints().Len()
+	case pmetric.MetricTypeExponentialHistogram:
+		return m.ExponentialHistogram().DataPoints().Len()
+	case pmetric.MetricTypeSummary:
+		return m.Summary().DataPoints().Len()
+	}
+	return 0
+}
+
+// part is what an attribute adds to the source of a reading. Those of ours say something of the reading itself.
+func part(key string, v pcommon.Value) uint64 {
+	if strings.HasPrefix(key, "ocems") {
+		return 0
+	}
+	return engine.SourcePart(key, v.AsString())
+}
+
+func text(maps ...pcommon.Map) string {
+	var words []string
+	for _, m := range maps {
+		for k, v := range m.All() {
+			if !strings.HasPrefix(k, "ocems") {
+				words = append(words, k+"="+v.AsString())
+			}
+		}
+	}
+	slices.Sort(words)
+	return strings.Join(words, " ")
+}
+
+// without copies md and leaves out the points that are named.
+func without(md pmetric.Metrics, named []bool) pmetric.Metrics {
+	rest := pmetric.NewMetrics()
+	md.CopyTo(rest)
+	rest.ResourceMetrics().RemoveIf(func(rm pmetric.ResourceMetrics) bool {
+		rm.ScopeMetrics().RemoveIf(func(sm pmetric.ScopeMetrics) bool {
+			sm.Metrics().RemoveIf(func(m pmetric.Metric) bool {
+				points, _, ok := numbers(m)
+				if !ok {
+					return false
+				}
+				empty := points.Len() == 0
+				points.RemoveIf(func(pmetric.NumberDataPoint) bool {
+					taken := named[0]
+					named = named[1:]
+					return taken
+				})
+				return points.Len() == 0 && !empty
+			})
+			return sm.Metrics().Len() == 0
+		})
+		return rm.ScopeMetrics().Len() == 0
+	})
+	return rest
+}
+
+// FromSlots writes slots in the one form in which they travel: a gauge of doubles whose metric is called by the
+// parameter's key, with the unit's key, from the window's start, at the slot's stamp.
+func FromSlots(slots []slot.Slot) pmetric.Metrics {
+	md := pmetric.NewMetrics()
+	metrics := md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics()
+	for _, s := range slots {
+		m := metrics.AppendEmpty()
+		m.SetName(s.Parameter)
+		m.SetUnit(s.Unit)
+		p := m.SetEmptyGauge().DataPoints().AppendEmpty()
+		p.SetStartTimestamp(pcommon.NewTimestampFromTime(s.Start))
+		p.SetTimestamp(pcommon.NewTimestampFromTime(s.Stamp))
+		p.SetDoubleValue(s.Value)
+		a := p.Attributes()
+		a.PutStr(DeviceID, s.Device)
+		a.PutStr(Flag, s.Flag.String())
+		a.PutInt(Samples, int64(s.Samples))
+		a.PutStr(Statistic, s.Statistic.String())
+		a.PutDouble(Min, s.Min)
+		a.PutDouble(Max, s.Max)
+		if s.Diagnostic {
+			a.PutBool(Diagnostic, true)
+		}
+	}
+	return md
+}

@@ -1,0 +1,57 @@
+package points
+
+import (
+	"context"
+	"errors"
+
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/metric"
+
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/slot"
+)
+
+// Observe makes the instruments of taking and closing, whose names begin with prefix and which all carry own: without it,
+// two components of one collector overwrite each other's. They are read from stats until the registration is undone.
+func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, stats func() engine.Stats) (metric.Registration, error) {
+	var errs []error
+	var all []metric.Observable
+	counter := func(name, unit, text string) metric.Int64ObservableCounter {
+		c, err := meter.Int64ObservableCounter(prefix+name, metric.WithUnit(unit), metric.WithDescription(text+" [Alpha]"))
+		errs, all = append(errs, err), append(all, c)
+		return c
+	}
+	gauge := func(name, unit, text string) metric.Int64ObservableGauge {
+		g, err := meter.Int64ObservableGauge(prefix+name, metric.WithUnit(unit), metric.WithDescription(text+" [Alpha]"))
+		errs, all = append(errs, err), append(all, g)
+		return g
+	}
+	samples := counter("samples", "{sample}", "Samples taken into a window.")
+	duplicate := counter("duplicate_samples", "{sample}", "Samples that repeat one of the same time, value and flag.")
+	late := counter("late_samples", "{sample}", "Samples whose window was closed already.")
+	refused := counter("refused_samples", "{sample}", "Samples refused, by reason.")
+	ignored := counter("ignored_points", "{point}", "Data points that are no parameter of a device.")
+	closed := counter("slots_closed", "{slot}", "Windows closed.")
+	pending := gauge("pending_slots", "{slot}", "Closed windows that are not handed on yet.")
+	series := gauge("series", "{series}", "Series held.")
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	with := metric.WithAttributes(own)
+	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
+		s := stats()
+		o.ObserveInt64(samples, int64(s.Taken), with)
+		o.ObserveInt64(duplicate, int64(s.Refused[slot.Duplicate]), with)
+		o.ObserveInt64(late, int64(s.Refused[slot.Late]), with)
+		for _, reason := range engine.Reasons() {
+			if reason != slot.Late {
+				o.ObserveInt64(refused, int64(s.Refused[reason]), metric.WithAttributes(own, attribute.String("reason", string(reason))))
+			}
+		}
+		o.ObserveInt64(ignored, int64(s.Ignored), with)
+		o.ObserveInt64(closed, int64(s.Closed), with)
+		o.ObserveInt64(pending, int64(s.Pending), with)
+		o.ObserveInt64(series, int64(s.Series), with)
+		return nil
+	}, all...)
+}

@@ -44,7 +44,7 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 		}
 	}
 	if len(b.records) > 0 {
-		if err := e.delivery.Put(ctx, b.records...); err != nil {
+		if err := e.delivery.Put(ctx, b.records); err != nil {
 			return err // the same batch comes again, with what is ignored and refused in it
 		}
 		taken := 0

@@ -23,6 +23,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 const (
@@ -73,15 +74,15 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
-	var outbox delivery.Store
+	var outbox store.Store
 	if e.cfg.Storage == nil {
 		log.Warn("no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to an extension such as ocems_storage")
-		outbox = delivery.NewMemoryStore()
+		outbox = store.NewMemory()
 	} else {
 		if e.storage, err = storageClient(ctx, host, *e.cfg.Storage, e.set.ID); err != nil {
 			return err
 		}
-		outbox = store{e.storage}
+		outbox = outboxOf(e.storage)
 	}
 	if e.cfg.AuditFile == "" {
 		log.Warn("no audit_file is set: final outcomes go to the log only")
@@ -95,7 +96,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 		e.backlog = &audit.Backlog{Trail: e.trail}
 	}
 	e.delivery, err = delivery.New(ctx, delivery.Config{
-		Endpoint: e.cfg.Endpoint, Client: client, Store: outbox, Trail: e.trail, Lookup: e.lookup, Devices: e.devices,
+		Endpoint: e.cfg.Endpoint, Client: client, Store: outbox, Trail: e.trail, Lookup: e.lookup,
 		Logger:   slog.New(zapslog.NewHandler(log.Core(), zapslog.AddStacktraceAt(slog.Level(100)))),
 		OnResult: e.onResult, OnTry: e.onTry, OnHealth: func(err error) { e.onHealth(host, err) },
 		Coalesce: orNoWait(e.cfg.Coalesce), Spread: orNoWait(e.cfg.Spread),
@@ -157,14 +158,6 @@ func (e *ocemsExporter) lookup(id string) (delivery.Target, bool) {
 		return delivery.Target{}, false
 	}
 	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
-}
-
-func (e *ocemsExporter) devices() []string {
-	var ids []string
-	for _, d := range e.registry.Devices() {
-		ids = append(ids, d.DeviceID)
-	}
-	return ids
 }
 
 func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {

@@ -9,16 +9,33 @@ import (
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 
-	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// store is the outbox in a storage extension.
-type store struct{ client storage.Client }
+// ranger is a storage client that can list its keys.
+type ranger interface {
+	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
+}
 
-func (s store) Get(ctx context.Context, key string) ([]byte, error) { return s.client.Get(ctx, key) }
+// outboxOf is the outbox in a storage extension. Temporary: a client that cannot list its keys gets an outbox in memory,
+// until the exporter's state is one file.
+func outboxOf(client storage.Client) store.Store {
+	if r, ok := client.(ranger); ok {
+		return stored{client, r}
+	}
+	return store.NewMemory()
+}
 
-func (s store) Batch(ctx context.Context, ops []delivery.Op) error {
+// stored implements store.Store on a storage client.
+type stored struct {
+	client storage.Client
+	ranger
+}
+
+func (s stored) Get(ctx context.Context, key string) ([]byte, error) { return s.client.Get(ctx, key) }
+
+func (s stored) Batch(ctx context.Context, ops ...store.Op) error {
 	list := make([]*storage.Operation, len(ops))
 	for i, op := range ops {
 		if op.Value == nil {

@@ -47,7 +47,7 @@ func TestKilledOnTheWayOut(t *testing.T) {
 				var seqs []uint64
 				index := map[string]int{}
 				for _, c := range o.aligner.Pending() {
-					require.NoError(t, o.delivery.Put(context.Background(), o.reading(nil, index, c.Key, c.Stamp, c.Value, c.Flag)...))
+					require.NoError(t, o.delivery.Put(context.Background(), o.reading(nil, index, c.Key, c.Stamp, c.Value, c.Flag)))
 					seqs = append(seqs, c.Seq)
 				}
 				take("handed over but not saved")

@@ -24,6 +24,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 //go:embed sample.conf
@@ -215,7 +216,7 @@ func (o *OCEMS) Connect() (err error) {
 	if err != nil {
 		return err
 	}
-	outbox := delivery.NewMemoryStore()
+	var outbox store.Store = store.NewMemory()
 	var refused map[refusal]*audit.Entry
 	if o.StateDirectory == "" {
 		o.Log.Warn("No state_directory is set: open slots and what waits to be sent are lost when Telegraf stops")
@@ -244,7 +245,7 @@ func (o *OCEMS) Connect() (err error) {
 	}
 	o.stats = newStats(map[string]string{"endpoint": shown, "state_directory": o.StateDirectory})
 	o.delivery, err = delivery.New(ctx, delivery.Config{
-		Endpoint: o.Endpoint, Client: client, Store: outbox, Trail: o.trail, Lookup: o.lookup, Devices: o.ids,
+		Endpoint: o.Endpoint, Client: client, Store: outbox, Trail: o.trail, Lookup: o.lookup,
 		Logger:   slog.New(logHandler{log: o.Log}),
 		OnResult: o.stats.result, OnTry: o.stats.try,
 		Coalesce: orNoWait(o.Coalesce), Spread: orNoWait(o.Spread),
@@ -382,14 +383,6 @@ func (o *OCEMS) lookup(id string) (delivery.Target, bool) {
 		return delivery.Target{}, false
 	}
 	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
-}
-
-// ids are the devices to look for in a state that lost its list of them.
-func (o *OCEMS) ids() (ids []string) {
-	for _, d := range o.registry.Devices() {
-		ids = append(ids, d.DeviceID)
-	}
-	return ids
 }
 
 func orNoWait(d config.Duration) time.Duration {

@@ -16,7 +16,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ocems-io/ocems/ocems/boltfile"
-	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // errNewer is state of a later version of this plugin, which must not be read as if it were of this one.
@@ -32,7 +32,7 @@ var (
 	formatKey  = []byte("format")
 )
 
-// state is the bbolt file of the outbox and of the checkpoints. It implements delivery.Store.
+// state is the bbolt file of the outbox and of the checkpoints. It implements store.Store.
 type state struct {
 	db *bolt.DB
 }
@@ -97,7 +97,7 @@ func (s *state) checkFormat(path string) error {
 	return nil
 }
 
-// Get implements delivery.Store.
+// Get implements store.Store.
 func (s *state) Get(_ context.Context, key string) (value []byte, err error) {
 	err = boltfile.Guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
@@ -110,8 +110,23 @@ func (s *state) Get(_ context.Context, key string) (value []byte, err error) {
 	return value, err
 }
 
-// Batch implements delivery.Store.
-func (s *state) Batch(_ context.Context, ops []delivery.Op) error {
+// Range implements store.Store.
+func (s *state) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
+	return boltfile.Guard(func() error {
+		return s.db.View(func(tx *bolt.Tx) error {
+			c := tx.Bucket(bucketName).Cursor()
+			for k, v := c.Seek([]byte(prefix)); k != nil && bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+				if err := visit(string(k), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
+// Batch implements store.Store.
+func (s *state) Batch(_ context.Context, ops ...store.Op) error {
 	err := boltfile.Guard(func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketName)
@@ -163,23 +178,23 @@ func (s *state) loadSlots(keys []string) (entries map[string][]byte, segment uin
 
 func (s *state) saveSlots(entries map[string][]byte, segment uint64) error {
 	at := binary.BigEndian.AppendUint64(nil, segment)
-	ops := []delivery.Op{{Key: journalKey, Value: binary.BigEndian.AppendUint32(at, crc32.Checksum(at, castagnoli))}}
+	ops := []store.Op{{Key: journalKey, Value: binary.BigEndian.AppendUint32(at, crc32.Checksum(at, castagnoli))}}
 	for k, v := range entries {
-		ops = append(ops, delivery.Op{Key: slotsPrefix + k, Value: v})
+		ops = append(ops, store.Op{Key: slotsPrefix + k, Value: v})
 	}
-	return s.Batch(context.Background(), ops)
+	return s.Batch(context.Background(), ops...)
 }
 
 // setAside moves entries of the aligner to keys under which nothing overwrites them.
 func (s *state) setAside(entries map[string][]byte) (kept []string, err error) {
 	now := time.Now().UTC().Format("20060102T150405.000000000")
-	var ops []delivery.Op
+	var ops []store.Op
 	for k, v := range entries {
 		kept = append(kept, damagedPrefix+slotsPrefix+k+"/"+now)
-		ops = append(ops, delivery.Op{Key: slotsPrefix + k}, delivery.Op{Key: kept[len(kept)-1], Value: v})
+		ops = append(ops, store.Op{Key: slotsPrefix + k}, store.Op{Key: kept[len(kept)-1], Value: v})
 	}
 	slices.Sort(kept)
-	return kept, s.Batch(context.Background(), ops)
+	return kept, s.Batch(context.Background(), ops...)
 }
 
 func (s *state) close() error { return s.db.Close() }

@@ -19,8 +19,8 @@ import (
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // manyKeys is a state with more keys than a page holds, and the page of each.
@@ -29,11 +29,11 @@ func manyKeys(t *testing.T, dir string) (pages map[string]int) {
 	require.NoError(t, err)
 	require.Empty(t, damage)
 	for round := range 3 { // pages become free
-		var ops []delivery.Op
+		var ops []store.Op
 		for i := range 1000 {
-			ops = append(ops, delivery.Op{Key: fmt.Sprintf("outbox/slot/dev/%05d", i), Value: bytes.Repeat([]byte{byte(round)}, 40)})
+			ops = append(ops, store.Op{Key: fmt.Sprintf("outbox/slot/dev/%05d", i), Value: bytes.Repeat([]byte{byte(round)}, 40)})
 		}
-		require.NoError(t, s.Batch(context.Background(), ops))
+		require.NoError(t, s.Batch(context.Background(), ops...))
 	}
 	pages = map[string]int{}
 	require.NoError(t, s.db.View(func(tx *bolt.Tx) error {

@@ -78,7 +78,7 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 		records, refused := o.aligned(&b)
 		taken -= refused
 		if len(records) > 0 {
-			if err := o.delivery.Put(context.Background(), records...); err != nil {
+			if err := o.delivery.Put(context.Background(), records); err != nil {
 				return o.full(err)
 			}
 		}
@@ -231,7 +231,7 @@ func (o *OCEMS) handOver(ctx context.Context) error {
 		records = o.reading(records, index, c.Key, c.Stamp, c.Value, c.Flag)
 		seqs[i] = c.Seq
 	}
-	if err := o.delivery.Put(ctx, records...); err != nil {
+	if err := o.delivery.Put(ctx, records); err != nil {
 		return err
 	}
 	o.mu.Lock()

@@ -32,6 +32,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 	bolt "go.etcd.io/bbolt"
 )
 
@@ -522,7 +523,7 @@ func fill(t *testing.T, db *bolt.DB, bucket string, records ...payload.Record) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Put(t.Context(), records...); err != nil {
+	if err := d.Put(t.Context(), records); err != nil {
 		t.Fatal(err)
 	}
 	if err := d.Close(t.Context()); err != nil {
@@ -545,7 +546,23 @@ func (s boltStore) Get(_ context.Context, key string) (value []byte, err error) 
 	return value, err
 }
 
-func (s boltStore) Batch(_ context.Context, ops []delivery.Op) error {
+func (s boltStore) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
+	return s.db.View(func(tx *bolt.Tx) error {
+		b := tx.Bucket([]byte(s.bucket))
+		if b == nil {
+			return nil
+		}
+		c := b.Cursor()
+		for k, v := c.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
+			if err := visit(string(k), v); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+func (s boltStore) Batch(_ context.Context, ops ...store.Op) error {
 	return s.db.Update(func(tx *bolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists([]byte(s.bucket))
 		for _, op := range ops {

@@ -117,7 +117,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 		return err
 	}
 	defer stored.Close()
-	queues, err := delivery.Queues(ctx, stored, doctor.DeviceIDs(reg))
+	queues, err := delivery.Queues(ctx, stored)
 	if err != nil {
 		return err
 	}
@@ -132,7 +132,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 		}
 		v.found = true
 		if q.Err != nil {
-			v.note("%v; the host mends this when it starts", q.Err)
+			v.note("%v; the host keeps the damaged value when it starts, and goes on with the rest", q.Err)
 		}
 		if len(q.Stamps) > 0 {
 			waiting++

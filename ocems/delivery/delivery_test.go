@@ -27,6 +27,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -160,7 +161,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 		t.Fatal(err)
 	}
 	p.cfg = delivery.Config{
-		Endpoint: "http://cpcb.test/v1.0/industry/data", Client: p.client, Store: delivery.NewMemoryStore(), Trail: trail,
+		Endpoint: "http://cpcb.test/v1.0/industry/data", Client: p.client, Store: store.NewMemory(), Trail: trail,
 		Logger: slog.New(slog.NewTextHandler(p.log, nil)),
 		Lookup: func(device string) (delivery.Target, bool) {
 			p.mu.Lock()
@@ -207,7 +208,7 @@ func (p *plant) put(device string, stamp time.Time, readings ...payload.Reading)
 	for i := range readings {
 		readings[i].Stamp = stamp
 	}
-	if err := p.d.Put(context.Background(), payload.Record{StationID: "s-" + device, DeviceID: device, Readings: readings}); err != nil {
+	if err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-" + device, DeviceID: device, Readings: readings}}); err != nil {
 		p.t.Fatal(err)
 	}
 }
@@ -524,39 +525,17 @@ func TestUnknownDeviceWaits(t *testing.T) {
 }
 
 func TestFullStoreRefusesAndHeals(t *testing.T) {
-	full := &fullStore{Store: delivery.NewMemoryStore()}
+	full := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = full }, func(p *plant) {
-		full.set(true)
-		err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a",
-			Readings: []payload.Reading{{Parameter: "cod", Value: 1, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}})
+		full.fill(true)
+		err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-a", DeviceID: "a",
+			Readings: []payload.Reading{{Parameter: "cod", Value: 1, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}}})
 		if err == nil || !strings.Contains(err.Error(), "no space left") {
 			t.Errorf("a full store took readings: %v", err)
 		}
-		full.set(false)
+		full.fill(false)
 		p.put("a", at(15), cod(1))
 		time.Sleep(20 * time.Second)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
 	})
-}
-
-// fullStore is a disk that is full for a while.
-type fullStore struct {
-	delivery.Store
-	mu   sync.Mutex
-	full bool
-}
-
-func (s *fullStore) set(full bool) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.full = full
-}
-
-func (s *fullStore) Batch(ctx context.Context, ops []delivery.Op) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.full {
-		return errors.New("no space left on device")
-	}
-	return s.Store.Batch(ctx, ops)
 }

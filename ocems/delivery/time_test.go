@@ -203,10 +203,10 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 
 // The store fails after the server has taken a slot: it is neither lost nor sent again, and Put says so at once.
 func TestStoreThatFailsForAWhile(t *testing.T) {
-	store := newOpenStore()
-	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+	disk := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
 		asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
-			store.fill(true) // from the first answer on
+			disk.fill(true) // from the first answer on
 			success(w, r, n)
 		})
 		p.put("a", at(15), cod(1))
@@ -215,8 +215,8 @@ func TestStoreThatFailsForAWhile(t *testing.T) {
 		p.want("waiting", p.d.Stats().Slots, 2)
 		begun := time.Now()
 		for range 3 {
-			err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
-				{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(30)}}})
+			err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
+				{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(30)}}}})
 			if err == nil || !strings.Contains(err.Error(), "no space left") {
 				t.Errorf("Put into a failing store = %v", err)
 			}
@@ -229,29 +229,29 @@ func TestStoreThatFailsForAWhile(t *testing.T) {
 		p.want("requests of b while the store fails", len(asked()["b"]), 1)
 		p.want("told once", strings.Count(p.log.String(), "cannot write the outbox"), 1)
 		p.answers(success)
-		store.fill(false)
+		disk.fill(false)
 		time.Sleep(20 * time.Second)
 		p.want("waiting", p.d.Stats().Slots, 0)
 		p.put("a", at(30), cod(2))
 		time.Sleep(time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 3})
-		p.want("left in the store", len(store.keys("outbox/slot/")), 0)
+		p.want("left in the store", len(disk.keys("outbox/")), 0)
 	})
 }
 
 // What the store could not be told before the end is sent once more after it, and answered 111.
 func TestStopWhileTheStoreFails(t *testing.T) {
-	store := newOpenStore()
-	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+	disk := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
 		p.put("a", at(15), cod(1))
-		store.fill(true)
+		disk.fill(true)
 		time.Sleep(time.Minute)
 		begun := time.Now()
 		p.stop()
 		if took := time.Since(begun); took > 5*time.Second {
 			t.Errorf("Close took %s", took)
 		}
-		store.fill(false)
+		disk.fill(false)
 		p.start()
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
@@ -259,16 +259,16 @@ func TestStopWhileTheStoreFails(t *testing.T) {
 	})
 }
 
-// The end is one more chance to write what is owed.
+// The end is one more chance to write what is unwritten.
 func TestStopOnceTheStoreHeals(t *testing.T) {
-	store := newOpenStore()
-	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+	disk := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
 		p.put("a", at(15), cod(1))
-		store.fill(true)
+		disk.fill(true)
 		time.Sleep(time.Minute)
-		store.fill(false)
+		disk.fill(false)
 		p.stop()
-		p.want("left in the store", len(store.keys("outbox/slot/")), 0)
+		p.want("left in the store", len(disk.keys("outbox/")), 0)
 		p.start()
 		time.Sleep(time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1})
@@ -288,11 +288,11 @@ func TestTrailThatCannotBeWritten(t *testing.T) {
 
 // A slot that cannot be read while it leaves holds up no other.
 func TestSlotOnABadSector(t *testing.T) {
-	store := newOpenStore()
-	run(t, "", registry, func(c *delivery.Config) { c.Store = store }, func(p *plant) {
+	disk := newOpenStore()
+	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
 		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
 			if r.Header.Get("X-Device-Id") == "a" {
-				store.spoil(store.keys("outbox/slot/a/")[0])
+				disk.spoil(disk.slots("a")[0])
 			}
 			success(w, r, n)
 		})
@@ -300,14 +300,14 @@ func TestSlotOnABadSector(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.put("b", at(15), so2(1))
 		time.Sleep(time.Minute)
-		p.want("slots in the store", len(store.keys("outbox/slot/")), 1)
-		if err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
-			{Parameter: "bod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}}); err == nil || !strings.Contains(err.Error(), "input/output") {
+		p.want("slots in the store", len(disk.keys("outbox/")), 1)
+		if err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
+			{Parameter: "bod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}}}); err == nil || !strings.Contains(err.Error(), "input/output") {
 			t.Errorf("Put to a slot that cannot be read = %v", err)
 		}
-		store.spoil("")
+		disk.spoil("")
 		time.Sleep(time.Minute)
-		p.want("slots in the store", len(store.keys("outbox/slot/")), 0)
+		p.want("slots in the store", len(disk.keys("outbox/")), 0)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2})
 	})
 }
@@ -327,7 +327,7 @@ func TestManyPutAtOnce(t *testing.T) {
 							{Parameter: fmt.Sprint("p", host), Value: float64(i), Unit: "mg/L", Flag: 'U', Stamp: at(-15 * i)},
 							{Parameter: "shared", Value: 7, Unit: "mg/L", Flag: 'U', Stamp: at(-15 * i)}}})
 					}
-					if err := p.d.Put(context.Background(), records...); err != nil {
+					if err := p.d.Put(context.Background(), records); err != nil {
 						t.Error(err)
 					}
 				}
@@ -370,8 +370,8 @@ func TestCloseEndsWithItsContext(t *testing.T) {
 		if took := time.Since(begun); took < 2*time.Second || took > 4*time.Second {
 			t.Errorf("Close took %s, want the 3 s of its context", took)
 		}
-		if err := p.d.Put(context.Background(), payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
-			{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(30)}}}); err == nil {
+		if err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{
+			{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(30)}}}}); err == nil {
 			t.Error("a closed outbox took readings")
 		}
 		asked := p.answers(success)

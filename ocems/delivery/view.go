@@ -5,85 +5,79 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Reader is what is needed to look at a stored outbox: Store.Get alone. What it reads must not change meanwhile, so a
-// host that runs is looked at in a copy.
+// Reader is what is needed to look at a stored outbox. What it reads must not change meanwhile: a copy, while the host
+// runs.
 type Reader interface {
 	Get(ctx context.Context, key string) ([]byte, error)
+	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 }
 
 // Queue is what a stored outbox holds for one device.
 type Queue struct {
 	Device string
-	Stamps []time.Time // of the waiting slots, oldest first
-	Err    error       // why not all of them are here: the index is damaged, which the host mends when it starts
+	Stamps []time.Time // of the waiting slots that can be read, oldest first
+	Err    error       // of the first slot that is damaged; the host keeps such values apart when it starts
 }
 
-// Queues lists the devices of a stored outbox, and those of more that it has without naming them, as New finds them, sorted
-// by id. Which of them are held is not stored: a Delivery finds that out anew after each start.
-func Queues(ctx context.Context, stored Reader, more []string) ([]Queue, error) {
-	value, err := stored.Get(ctx, devicesKey)
+// Queues lists the devices of a stored outbox, in the order of their ids. Which of them are held is not stored: a
+// Delivery finds that out anew after each start.
+func Queues(ctx context.Context, stored Reader) ([]Queue, error) {
+	found := map[string]*Queue{}
+	err := stored.Range(ctx, prefix, func(key string, value []byte) error {
+		p, err := parseValue(key, value)
+		switch {
+		case errors.Is(err, errIndex):
+			return nil
+		case err != nil && !errors.Is(err, errDamaged):
+			return err
+		}
+		q := found[p.device]
+		if q == nil {
+			q = &Queue{Device: p.device}
+			found[p.device] = q
+		}
+		if err == nil {
+			q.Stamps = append(q.Stamps, p.time())
+		}
+		q.Err = cmp.Or(q.Err, err)
+		return nil
+	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
-	var names []string
-	if value != nil {
-		if names, err = decodeDevices(value); errors.Is(err, errNewer) {
-			return nil, fmt.Errorf("reading the outbox: %w", err)
-		}
-	}
 	var queues []Queue
-	seen := map[string]bool{}
-	for _, device := range slices.Concat(names, more) {
-		if seen[device] {
-			continue
-		}
-		seen[device] = true
-		value, err := stored.Get(ctx, indexKey(device))
-		if err != nil {
-			return nil, fmt.Errorf("reading the outbox: %w", err)
-		}
-		if value == nil {
-			continue
-		}
-		q := Queue{Device: device}
-		stamps, err := decodeIndex(value)
-		if err != nil {
-			q.Err = fmt.Errorf("the index of device %q: %w", device, err)
-		}
-		for _, s := range stamps {
-			q.Stamps = append(q.Stamps, time.UnixMilli(s))
-		}
-		queues = append(queues, q)
+	for _, device := range slices.Sorted(maps.Keys(found)) {
+		queues = append(queues, *found[device])
 	}
-	slices.SortFunc(queues, func(a, b Queue) int { return cmp.Compare(a.Device, b.Device) })
 	return queues, nil
 }
 
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
-// average of one parameter end together. Parameters that the server refused since the host started are left out by the
-// host, and not here: they are not stored.
+// average of one parameter end together. The host leaves out suspended parameters; which these are is not stored.
 func Requests(ctx context.Context, stored Reader, device string, stamp time.Time, to Target) ([]payload.Record, error) {
-	value, err := stored.Get(ctx, slotKey(device, stamp.UnixMilli()))
+	p := place{device, stamp.UnixMilli()}
+	value, err := stored.Get(ctx, p.key())
 	if err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	if value == nil {
-		return nil, fmt.Errorf("reading the outbox: it holds no slot of device %q for its stamp", device)
+		return nil, fmt.Errorf("reading the outbox: device %q has no slot %s there", device, spec.ISTString(stamp))
 	}
-	rs, err := decodeReadings(value, stamp.UnixMilli())
+	rs, err := decodeReadings(value, p.stamp)
 	if err != nil {
-		return nil, fmt.Errorf("reading a slot of device %q: %w", device, err)
+		return nil, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(stamp), device, err)
 	}
-	a := attempt{l: &lane{device: device}, target: to}
 	var records []payload.Record
-	for _, one := range requests(rs) {
-		records = append(records, a.record(one))
+	for _, r := range requests(rs) {
+		records = append(records, to.record(device, r.readings))
 	}
 	return records, nil
 }

@@ -37,7 +37,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 		return
 	}
 	defer s.Close()
-	queues, err := delivery.Queues(ctx, s, DeviceIDs(reg))
+	queues, err := delivery.Queues(ctx, s)
 	if err != nil {
 		e.add("outbox", Failed, "start the host and see its log", "%s: %v", o.Outbox.File, err)
 		return
@@ -51,7 +51,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 	}
 	for _, q := range queues {
 		if q.Err != nil {
-			warn("start the host: it mends this and keeps what is damaged", "%v", q.Err)
+			warn("start the host: it keeps the damaged value and goes on with the rest", "%v", q.Err)
 		}
 		if len(q.Stamps) == 0 {
 			continue

@@ -157,5 +157,24 @@ func (s *Stored) Get(_ context.Context, key string) (value []byte, err error) {
 	return value, err
 }
 
+// Range implements delivery.Reader.
+func (s *Stored) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
+	return boltfile.Guard(func() error {
+		return s.db.View(func(tx *bolt.Tx) error {
+			b := tx.Bucket(s.bucket)
+			if b == nil {
+				return nil
+			}
+			c := b.Cursor()
+			for k, v := c.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)) && k != nil; k, v = c.Next() {
+				if err := visit(string(k), v); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+	})
+}
+
 // Close removes the copy.
 func (s *Stored) Close() error { return errors.Join(s.db.Close(), os.RemoveAll(s.dir)) }

@@ -23,6 +23,9 @@ type Reading struct {
 	Stamp      time.Time
 	Flag       spec.Flag
 	Diagnostic bool // goes to diag_params instead of params
+
+	Statistic string // how Value was computed, "mean" for one; not sent
+	Samples   int    // of how many samples; not sent
 }
 
 // Record is what one request carries: readings of one device of one station.

@@ -1,7 +1,9 @@
 package delivery
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -17,30 +19,30 @@ import (
 type verdict int
 
 const (
-	accepted     verdict = iota // status 1
-	stored                      // 111: stored before, for a stamp on the grid
-	expired                     // 117
-	future                      // 118
-	badParameter                // 110, 119: one parameter of the request is refused
-	notScheduled                // 112
-	holdDevice                  // the device's registration or credentials are wrong
-	tooLarge                    // HTTP 413
-	tryAgain                    // everything else: the data is kept
+	delivered     verdict = iota // status 1
+	stored                       // 111: stored before, for a stamp on the grid
+	expired                      // 117
+	future                       // 118
+	badParameter                 // 110, 119: one parameter of the request is refused
+	notScheduled                 // 112
+	refusedDevice                // the device's registration or credentials are wrong
+	tooLarge                     // HTTP 413
+	failed                       // everything else: the data is kept
 )
 
-// answer is what came back from one attempt.
+// answer is what came back from one request.
 type answer struct {
-	verdict   verdict
-	status    *int // of the body, where there was one
-	detail    string
-	wait      time.Duration // Retry-After, 0 when there was none
-	transport bool          // the server itself did not answer: no connection, no JSON, 5xx, 429
-	unknown   bool          // the server may have stored the request all the same
-	http      int           // status of HTTP, where the body had none
+	verdict    verdict
+	status     *int // of the body, where there was one
+	http       int  // status of HTTP, where the device is refused and the body had none
+	detail     string
+	wait       time.Duration // Retry-After, 0 when there was none
+	unanswered bool          // the server itself did not answer: no connection, no JSON, 5xx, 429
+	doubt      bool          // the server may have stored the request all the same
 }
 
 // HoldReasons are what a device can be held for: a status of the document, HTTP 401 or 403, or that the configuration
-// has it no more. There are few of them, so that they can be the label of a metric.
+// no longer has it. There are few of them, so that they can be the label of a metric.
 func HoldReasons() []string {
 	return []string{"10", "102", "109", "113", "114", "115", "116", "120", "121", "http_401", "http_403", "not_configured"}
 }
@@ -69,15 +71,15 @@ func judge(resp *http.Response, body []byte) answer {
 		if err == nil && (spec.Status(code).Known() || resp.StatusCode < 300) {
 			a := answer{verdict: byStatus(spec.Status(code)), status: &code, wait: wait}
 			a.detail = fmt.Sprintf("status %s, msg %s", spec.Status(code), quote(text(doc.Msg)))
-			a.unknown = a.verdict == tryAgain
+			a.doubt = a.verdict == failed
 			return a
 		}
 	}
-	a := answer{verdict: tryAgain, wait: wait, transport: true, unknown: true}
+	a := answer{verdict: failed, wait: wait, unanswered: true, doubt: true}
 	a.detail = fmt.Sprintf("HTTP %d, %s", resp.StatusCode, quote(string(body)))
 	switch c := resp.StatusCode; {
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
-		return answer{verdict: holdDevice, detail: a.detail, http: c}
+		return answer{verdict: refusedDevice, detail: a.detail, http: c}
 	case c == http.StatusRequestEntityTooLarge:
 		return answer{verdict: tooLarge, detail: a.detail}
 	case c >= 300 && c < 400:
@@ -95,11 +97,11 @@ func text(raw json.RawMessage) string {
 	return s
 }
 
-// byStatus is the table of outcomes. A code outside v1.5 keeps the data.
+// byStatus is the table of verdicts. A code outside v1.5 keeps the data.
 func byStatus(s spec.Status) verdict {
 	switch s {
 	case spec.StatusSuccess:
-		return accepted
+		return delivered
 	case spec.StatusNotSlot:
 		return stored
 	case spec.StatusTooOld:
@@ -113,9 +115,9 @@ func byStatus(s spec.Status) verdict {
 	case spec.StatusInvalidDetails, spec.StatusInvalidStation, spec.StatusNotEncrypted, spec.StatusNoSignature,
 		spec.StatusNoDeviceID, spec.StatusNoPublicKey, spec.StatusDeviceNotRegistered, spec.StatusSeveralStations,
 		spec.StatusNoStationDeviceMatch:
-		return holdDevice
+		return refusedDevice
 	}
-	return tryAgain
+	return failed
 }
 
 const (
@@ -144,7 +146,7 @@ func retryAfter(h http.Header) time.Duration {
 // quote makes a server's text fit for a log.
 func quote(s string) string { return strconv.Quote(printable(s, 160)) }
 
-// printable is the beginning of a text, without line breaks, escape sequences and what else a log must not carry.
+// printable is the beginning of a text, without line breaks and escape sequences.
 func printable(s string, most int) string {
 	for i := range s {
 		if most--; most < 0 {
@@ -158,4 +160,18 @@ func printable(s string, most int) string {
 		}
 		return r
 	}, s)
+}
+
+// hint adds the usual remedy to an error. The text can hold what the server sent, such as a certificate's names.
+func hint(err error) string {
+	text := printable(err.Error(), 400)
+	switch {
+	case strings.Contains(text, "x509:") || strings.Contains(text, "certificate"):
+		return text + " (the server's certificate is not trusted: give the authority's file as ca_file; do not turn verification off)"
+	case strings.Contains(text, http.StatusText(http.StatusProxyAuthRequired)):
+		return text + " (the proxy wants another user or password in proxy_url)"
+	case errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, "timeout"):
+		return text + " (the board's server may answer to Indian addresses only; check the route and the proxy)"
+	}
+	return text
 }

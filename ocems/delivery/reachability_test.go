@@ -13,14 +13,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
-// told is what the host heard of the health, and when.
-type told struct {
+// health is what the host was told of the health, and when.
+type health struct {
 	mu   sync.Mutex
 	text []string
 	at   []time.Time
 }
 
-func (h *told) hear(err error) {
+func (h *health) hear(err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	text := "well"
@@ -30,18 +30,18 @@ func (h *told) hear(err error) {
 	h.text, h.at = append(h.text, text), append(h.at, time.Now())
 }
 
-func (h *told) all() ([]string, []time.Time) {
+func (h *health) all() ([]string, []time.Time) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	return append([]string{}, h.text...), append([]time.Time{}, h.at...)
 }
 
-func TestSilentServerIsTold(t *testing.T) {
+func TestUnreachableServerIsReported(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		devices       int
 		fault         string // "" pulls the plug
-		mends         time.Duration
+		broken        time.Duration
 		from, to      time.Duration // when it is told after the first attempt; 0, 0: never
 		reason, again string
 	}{
@@ -53,7 +53,7 @@ func TestSilentServerIsTold(t *testing.T) {
 		{"many devices", 30, "", time.Hour, 0, time.Second, "connection refused", "well"},
 		{"many devices, a short break", 30, "", 20 * time.Second, 0, time.Second, "connection refused", "well"},
 	} {
-		h := &told{}
+		h := &health{}
 		var all strings.Builder
 		all.WriteString("stations:\n  - id: s\n    devices:\n")
 		for i := range c.devices {
@@ -77,7 +77,7 @@ func TestSilentServerIsTold(t *testing.T) {
 			for i := range c.devices {
 				p.put(fmt.Sprint("d", i), at(15), cod(1))
 			}
-			time.Sleep(c.mends)
+			time.Sleep(c.broken)
 			p.net.unplug(false)
 			request, _ := http.NewRequest(http.MethodDelete, "http://cpcb.test/faults", nil)
 			resp, err := p.client.Do(request)
@@ -85,7 +85,7 @@ func TestSilentServerIsTold(t *testing.T) {
 				t.Fatal(err)
 			}
 			resp.Body.Close()
-			mended := time.Now()
+			repaired := time.Now()
 			time.Sleep(time.Hour)
 			p.want("received", len(p.received()), c.devices)
 			texts, times := h.all()
@@ -95,13 +95,13 @@ func TestSilentServerIsTold(t *testing.T) {
 				return
 			}
 			if len(texts) != 2 || !strings.HasPrefix(texts[0], "the server does not answer") || !strings.Contains(texts[0], c.reason) || texts[1] != c.again {
-				t.Fatalf("told %q, want silence for %q, and then %s\n%s", texts, c.reason, c.again, p.log)
+				t.Fatalf("told %q, want no answer for %q, and then %s\n%s", texts, c.reason, c.again, p.log)
 			}
 			if after := times[0].Sub(begun); after < c.from || after > c.to {
 				t.Errorf("told after %s, want %s to %s", after, c.from, c.to)
 			}
-			if times[1].Before(mended.Add(-time.Second)) {
-				t.Errorf("told well %s before it was", mended.Sub(times[1]))
+			if times[1].Before(repaired.Add(-time.Second)) {
+				t.Errorf("told well %s before it was", repaired.Sub(times[1]))
 			}
 			p.want("logged", strings.Count(p.log.String(), "the server does not answer"), 1)
 			p.want("logged", strings.Count(p.log.String(), "the server answers again"), 1)
@@ -110,7 +110,7 @@ func TestSilentServerIsTold(t *testing.T) {
 }
 
 // A device that alone gets no answer, for hours, delays no other.
-func TestSilenceForOneDeviceDelaysNoOther(t *testing.T) {
+func TestDeviceWithoutAnswersDelaysNoOther(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
 		asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
 			if r.Header.Get("X-Device-Id") == "a" {
@@ -139,7 +139,7 @@ func TestSilenceForOneDeviceDelaysNoOther(t *testing.T) {
 }
 
 // When many devices find no server, one at a time asks for the others, and the first answer brings them all back.
-func TestOneLaneAsksForTheOthers(t *testing.T) {
+func TestOneQueueAsksForTheOthers(t *testing.T) {
 	var all strings.Builder
 	all.WriteString("stations:\n")
 	for i := range 100 {

@@ -1,0 +1,49 @@
+package delivery
+
+import (
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// maxNamed is how many held devices a report names. A hub has thousands.
+const maxNamed = 10
+
+// reportHealth tells the host when trouble begins, changes and ends. Changes that come while it is told are one.
+func (d *Delivery) reportHealth() {
+	last := ""
+	for {
+		select {
+		case <-d.changed:
+		case <-d.stop:
+			return
+		}
+		text := d.trouble()
+		switch {
+		case text == last:
+		case text == "":
+			d.cfg.OnHealth(nil)
+		default:
+			d.cfg.OnHealth(errors.New(text))
+		}
+		last = text
+	}
+}
+
+// trouble describes what is wrong: the server first, then the held devices in the order of their ids.
+func (d *Delivery) trouble() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	var text []string
+	if d.server.unreachable {
+		text = append(text, "the server does not answer: "+d.server.reason)
+	}
+	named := min(len(d.held), maxNamed)
+	for _, q := range d.held[:named] {
+		text = append(text, fmt.Sprintf("device %q is held: %s", q.device, q.condition.detail))
+	}
+	if more := len(d.held) - named; more > 0 {
+		text = append(text, fmt.Sprintf("other devices held: %d", more))
+	}
+	return strings.Join(text, "; ")
+}

@@ -1,0 +1,202 @@
+package delivery
+
+import (
+	"container/heap"
+	"slices"
+	"strings"
+	"time"
+)
+
+// state is what a queue is doing about its slots.
+type state int
+
+const (
+	ready       state = iota // its slots are sent as they become due
+	waiting                  // until the server's clock has reached the slot
+	backingOff               // the server answered, and the attempt failed
+	unreachable              // the server did not answer
+	held                     // the device's registration is refused: a person is needed
+)
+
+// condition is a state with its reasons.
+type condition struct {
+	state    state
+	failures int       // since the last success
+	until    time.Time // no attempt before
+	reason   string    // one of HoldReasons, where held
+	detail   string    // what the server answered
+}
+
+// after is the condition that follows from a decision. Only a success ends that a device is held: an answer of another
+// kind says nothing about its registration.
+func (c condition) after(d decision, a answer, now time.Time) condition {
+	next := condition{state: d.state, failures: c.failures, until: now.Add(d.pause), detail: a.detail}
+	switch {
+	case d.state == ready && d.progress():
+		return condition{}
+	case d.state == ready:
+		return c
+	case d.state == held:
+		next.reason = a.reason()
+		return next
+	case d.state == backingOff || d.state == unreachable:
+		next.failures++
+	}
+	if c.state == held {
+		next.state, next.reason, next.detail = held, c.reason, c.detail
+	}
+	return next
+}
+
+// queue holds what waits for one device. Delivery.mu guards it, but for suspended, which only its one attempt touches.
+type queue struct {
+	device    string
+	slots     []*slot // oldest first
+	busy      bool    // an attempt is under way
+	condition condition
+	probe     time.Time       // no attempt of what is parked before
+	suspended map[unitOf]bool // refused parameters
+	due       time.Time
+	index     int // in the schedule, -1 outside
+}
+
+// slot is one stamp's readings in the outbox.
+type slot struct {
+	stamp    int64
+	ready    time.Time // its parameters are complete
+	status   slotStatus
+	failures int    // answered, without success
+	doubt    string // composition of a request that may have been stored
+}
+
+type slotStatus int
+
+const (
+	queued slotStatus = iota
+	parked            // what is left of it is refused for now: tried slowly, apart from the others
+	shown             // by a dry run: never sent
+)
+
+func newQueue(device string) *queue {
+	return &queue{device: device, index: -1, suspended: map[unitOf]bool{}}
+}
+
+func (q *queue) find(stamp int64) (int, bool) {
+	return slices.BinarySearchFunc(q.slots, stamp, func(s *slot, t int64) int { return int(max(-1, min(1, s.stamp-t))) })
+}
+
+// update adds, keeps or removes a slot, whose readings have changed.
+func (q *queue) update(stamp int64, holds bool, ready time.Time) {
+	i, found := q.find(stamp)
+	switch {
+	case found && !holds:
+		q.slots = slices.Delete(q.slots, i, i+1)
+	case found:
+		q.slots[i].status = queued
+	case holds:
+		q.slots = slices.Insert(q.slots, i, &slot{stamp: stamp, ready: ready})
+	}
+}
+
+// pick returns the slot to try next and when: the oldest that is queued, or the oldest parked one when its time is
+// nearer. It returns nil when none is to be sent.
+func (q *queue) pick() (s *slot, due time.Time) {
+	if s = q.oldest(queued); s != nil {
+		due = later(s.ready, q.condition.until)
+	}
+	if p := q.oldest(parked); p != nil {
+		if at := later(q.probe, q.condition.until); s == nil || at.Before(due) {
+			return p, at
+		}
+	}
+	return s, due
+}
+
+func (q *queue) oldest(status slotStatus) *slot {
+	i := slices.IndexFunc(q.slots, func(s *slot) bool { return s.status == status })
+	if i < 0 {
+		return nil
+	}
+	return q.slots[i]
+}
+
+// park keeps a slot apart and says when it is tried again, at the latest.
+func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
+	s.status = parked
+	if !q.probe.After(now) {
+		q.probe = now.Add(interval)
+	}
+}
+
+// unpark brings all parked slots back, since the server takes what it refused.
+func (q *queue) unpark() {
+	for _, s := range q.slots {
+		s.failures = 0
+		if s.status == parked {
+			s.status = queued
+		}
+	}
+}
+
+// retryAt has the next attempt at that time, whatever the queue waits for.
+func (q *queue) retryAt(at time.Time) { q.condition.until, q.probe = at, at }
+
+func byDevice(q *queue, device string) int { return strings.Compare(q.device, device) }
+
+// schedule is a heap of queues by due time. It implements [heap.Interface].
+type schedule []*queue
+
+func (s schedule) Len() int           { return len(s) }
+func (s schedule) Less(i, j int) bool { return s[i].due.Before(s[j].due) }
+func (s schedule) Swap(i, j int) {
+	s[i], s[j] = s[j], s[i]
+	s[i].index, s[j].index = i, j
+}
+
+// Push implements [heap.Interface].
+func (s *schedule) Push(x any) {
+	q := x.(*queue)
+	q.index = len(*s)
+	*s = append(*s, q)
+}
+
+// Pop implements [heap.Interface].
+func (s *schedule) Pop() any {
+	all := *s
+	q := all[len(all)-1]
+	q.index = -1
+	*s = all[:len(all)-1]
+	return q
+}
+
+// place puts a queue where it belongs, or takes it out when nothing of it is to be tried.
+func (s *schedule) place(q *queue) {
+	next, due := q.pick()
+	switch {
+	case q.busy || next == nil:
+		if q.index >= 0 {
+			heap.Remove(s, q.index)
+		}
+		return
+	case q.index >= 0:
+		q.due = due
+		heap.Fix(s, q.index)
+	default:
+		q.due = due
+		heap.Push(s, q)
+	}
+}
+
+// next takes out the queue that is due, or says how long until one is.
+func (s *schedule) next(now time.Time) (q *queue, wait time.Duration) {
+	if len(*s) == 0 {
+		return nil, forever
+	}
+	if wait = (*s)[0].due.Sub(now); wait > 0 {
+		return nil, wait
+	}
+	return heap.Pop(s).(*queue), 0
+}
+
+// forever is the longest sleep: whatever happens meanwhile wakes the sleeper.
+const forever = time.Hour

@@ -18,6 +18,16 @@ type Series struct {
 	Diagnostic        bool
 }
 
+func (s Series) compare(t Series) int {
+	if c := cmp.Or(cmp.Compare(s.Device, t.Device), cmp.Compare(s.Parameter, t.Parameter)); c != 0 || s.Diagnostic == t.Diagnostic {
+		return c
+	}
+	if s.Diagnostic {
+		return 1
+	}
+	return -1
+}
+
 // Sample is one reading of a series.
 type Sample struct {
 	Series
@@ -46,8 +56,7 @@ type Slot struct {
 
 // Compare orders slots by stamp, device and parameter.
 func (s Slot) Compare(t Slot) int {
-	return cmp.Or(s.Stamp.Compare(t.Stamp), cmp.Compare(s.Device, t.Device), cmp.Compare(s.Parameter, t.Parameter),
-		cmp.Compare(s.Flag, t.Flag), s.Start.Compare(t.Start))
+	return cmp.Or(s.Stamp.Compare(t.Stamp), s.Series.compare(t.Series), cmp.Compare(s.Flag, t.Flag), s.Start.Compare(t.Start))
 }
 
 // Result is what became of a sample.
@@ -130,17 +139,16 @@ func (s *series) isClosed(start int64, k kind) bool {
 	return s.ring(k).has(start/k.seconds(), k)
 }
 
-// from notes the source of a sample, and returns another one that takes turns with it. A source that changes once is a
-// sender that was restarted.
-func (s *series) from(source uint64) (other uint64) {
-	if source == s.source {
-		return 0
+// returns reports that a source comes back after another one. A source that changes once is a sender that was restarted.
+func (s *series) returns(source uint64, c *cell) bool {
+	return source != s.source && (source == s.before || slices.Contains(c.sources, source))
+}
+
+// from notes the source of a sample.
+func (s *series) from(source uint64) {
+	if source != s.source {
+		s.before, s.source = s.source, source
 	}
-	if source == s.before {
-		other = s.source
-	}
-	s.before, s.source = s.source, source
-	return other
 }
 
 // New makes an Aligner.
@@ -203,11 +211,15 @@ func (a *Aligner) add(x Sample, now time.Time) Result {
 		return Result{Reason: Late}
 	}
 	c := a.cell(s, start, k, &x)
+	returns := s.returns(x.Source, c)
 	r := c.take(&x)
 	if r.Reason != Taken {
 		return r
 	}
-	r.Other = s.from(x.Source)
+	if returns {
+		r.Other = s.source
+	}
+	s.from(x.Source)
 	c.window.arrival, s.seen = arrival, arrival
 	a.shards[a.devices[x.Device].shard].mark.dirty = true
 	return r

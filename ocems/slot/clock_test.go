@@ -1,24 +1,18 @@
-package slot_test
+package slot
 
 import (
 	"testing"
 	"time"
-
-	"github.com/ocems-io/ocems/ocems/slot"
-	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // A machine whose clock is set hours forward and back again, by hand or by NTP, closes no window twice and gives no
 // window a sample that was not its own. What it refuses meanwhile it names.
 func TestClockThatJumps(t *testing.T) {
-	a, err := slot.New(slot.Options{}, slot.StringCodec{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	a := aligner()
 	start := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
-	closed := map[time.Time][]slot.Closed[string]{}
-	taken := map[time.Time]float64{}
-	refused := 0
+	closed := map[time.Time][]Slot{}
+	taken := map[time.Time]int{}
+	count := 0
 	jump := time.Duration(0)
 	for i := range 3 * 90 { // three windows, a sample each 10 s
 		at := start.Add(time.Duration(i) * 10 * time.Second)
@@ -33,10 +27,10 @@ func TestClockThatJumps(t *testing.T) {
 			jump = 0
 		}
 		now := at.Add(jump) // arrivals by the machine's clock, samples by their instrument's
-		if err := a.Add("x", slot.Mean, at, float64(i), spec.FlagNormal, now); err == nil {
+		if a.Add(of("x", at, float64(i), 'U'), now).Reason == Taken {
 			taken[at.Truncate(15*time.Minute)]++
 		} else {
-			refused++
+			count++
 		}
 		for _, c := range a.Close(now.Add(6 * time.Second)) {
 			closed[c.Start] = append(closed[c.Start], c)
@@ -49,11 +43,11 @@ func TestClockThatJumps(t *testing.T) {
 	for _, n := range a.Stats().Refused {
 		total += n
 	}
-	if total != uint64(refused) {
-		t.Errorf("%d samples were refused, %d are counted", refused, total)
+	if total != uint64(count) {
+		t.Errorf("%d samples were refused, %d are counted", count, total)
 	}
 	for window, n := range taken {
-		if len(closed[window]) != 1 || closed[window][0].Samples != int(n) {
+		if len(closed[window]) != 1 || closed[window][0].Samples != n {
 			t.Errorf("window %s took %v samples and closed as %+v", window.Format(time.TimeOnly), n, closed[window])
 		}
 	}
@@ -62,26 +56,33 @@ func TestClockThatJumps(t *testing.T) {
 	}
 	// Ahead by hours, the first window closes early and the rest of its samples come late; behind, ten samples are in
 	// the future.
-	if s := a.Stats().Refused; s[slot.Future] != 10 || s[slot.Late] == 0 {
+	if s := a.Stats().Refused; s[Future] != 10 || s[Late] == 0 {
 		t.Errorf("refused: %v", s)
 	}
 }
 
-// What came by a clock that was hours ahead, and is read again from a journal, waits no longer than what came just now.
+// What came by a clock that was hours ahead, and is read again from the store, waits no longer than what came just now.
 func TestArrivalInTheFuture(t *testing.T) {
-	a, err := slot.New(slot.Options{}, slot.StringCodec{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	start := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
-	due := start.Add(15*time.Minute + 30*time.Second)
-	if err := a.Add("x", slot.Mean, start, 1, spec.FlagNormal, start.Add(6*time.Hour)); err != nil {
-		t.Fatal(err)
-	}
+	a := aligner()
+	due := t0.Add(15*time.Minute + 30*time.Second)
+	add(t, a, of("x", t0, 1, 'U'), t0.Add(6*time.Hour))
 	if closed := a.Close(due); closed != nil {
 		t.Errorf("closed before it settled: %v", closed)
 	}
 	if closed := a.Close(due.Add(5 * time.Second)); len(closed) != 1 {
 		t.Error("it waits for the clock to come to where it was")
 	}
+}
+
+// A board without a battery starts in 1970, where a reading may be of the year before.
+func TestClockThatStartsAtTheEpoch(t *testing.T) {
+	a, boot := aligner(), time.Unix(5, 0).UTC()
+	add(t, a, of("x", time.Unix(-1, 0), 1, 'U'), boot)
+	add(t, a, of("x", time.Unix(1, 0), 2, 'U'), boot)
+	b := reopened(t, a, boot)
+	got := b.Close(boot.Add(time.Hour))
+	if len(got) != 2 || got[0].Value != 1 || !got[0].Stamp.Equal(time.Unix(0, 0)) || got[1].Value != 2 {
+		t.Fatalf("closed %+v", got)
+	}
+	refused(t, b.Add(of("x", time.Unix(-2, 0), 1, 'U'), boot.Add(time.Hour)), Late)
 }

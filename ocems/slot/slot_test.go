@@ -1,18 +1,14 @@
 package slot
 
 import (
-	"bytes"
-	"encoding/binary"
-	"errors"
 	"fmt"
-	"hash/crc32"
-	"maps"
 	"math"
 	"math/big"
 	"math/rand/v2"
 	"reflect"
-	"slices"
+	"runtime"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -21,44 +17,55 @@ import (
 
 var t0 = time.Date(2026, 3, 10, 4, 30, 0, 0, time.UTC) // on the grid
 
-func aligner(t testing.TB, o Options) *Aligner[string] {
-	t.Helper()
-	a, err := New(o, StringCodec{})
-	if err != nil {
-		t.Fatal(err)
+func aligner(change ...func(*Options)) *Aligner {
+	o := Defaults()
+	for _, f := range change {
+		f(&o)
 	}
-	return a
+	return New(o)
 }
 
-func add(t testing.TB, a *Aligner[string], key string, stat Statistic, at time.Time, v float64, f spec.Flag, now time.Time) {
+// of is a reading of a parameter of the device "d", from the source 1.
+func of(parameter string, at time.Time, v float64, f spec.Flag) Sample {
+	return Sample{Series: Series{Device: "d", Parameter: parameter}, Unit: "mg/l", Time: at, Value: v, Flag: f, Source: 1}
+}
+
+func with(stat Statistic, x Sample) Sample {
+	x.Statistic = stat
+	return x
+}
+
+func from(source uint64, x Sample) Sample {
+	x.Source = source
+	return x
+}
+
+func in(unit string, x Sample) Sample {
+	x.Unit = unit
+	return x
+}
+
+func add(t testing.TB, a *Aligner, x Sample, now time.Time) {
 	t.Helper()
-	if err := a.Add(key, stat, at, v, f, now); err != nil {
-		t.Fatalf("Add(%s, %s, %v): %v", key, at, v, err)
+	refused(t, a.Add(x, now), Taken)
+}
+
+func refused(t testing.TB, r Result, want Reason) {
+	t.Helper()
+	if r.Reason != want {
+		t.Fatalf("the reason is %q, want %q", r.Reason, want)
 	}
 }
 
-func refused(t testing.TB, err error, want Reason) {
+func one(t testing.TB, slots []Slot) Slot {
 	t.Helper()
-	var r *RefusedError
-	if !errors.As(err, &r) || r.Reason != want {
-		t.Fatalf("error is %v, want %s", err, want)
+	if len(slots) != 1 {
+		t.Fatalf("closed %+v, want one slot", slots)
 	}
+	return slots[0]
 }
 
-func TestOptions(t *testing.T) {
-	for want, o := range map[string]Options{
-		`stamp = "edn"`:        {Stamp: "edn"},
-		"grace = -1s":          {Grace: -time.Second},
-		"calibration_grace = ": {CalibrationGrace: -1},
-		"settle = ":            {Settle: -1},
-		"max_skew = ":          {MaxSkew: 200 * 24 * time.Hour},
-		"min_samples = -2":     {MinSamples: -2},
-		"max_series = -1":      {MaxSeries: -1},
-	} {
-		if _, err := New(o, StringCodec{}); err == nil || !strings.HasPrefix(err.Error(), want) {
-			t.Errorf("error is %v, want %s...", err, want)
-		}
-	}
+func TestStatisticNames(t *testing.T) {
 	if _, err := ParseStatistic("meen"); err == nil || !strings.Contains(err.Error(), "mean") {
 		t.Errorf("error is %v", err)
 	}
@@ -70,78 +77,159 @@ func TestOptions(t *testing.T) {
 }
 
 func TestGraceAndSettle(t *testing.T) {
-	a := aligner(t, Options{})
+	a := aligner()
 	end := t0.Add(15 * time.Minute)
-	add(t, a, "x", Mean, t0, 1, 'U', t0)
-	add(t, a, "x", Mean, end.Add(-1), 3, 'U', end)
-	add(t, a, "x", Mean, end, 100, 'U', end) // half-open: the next window's
+	add(t, a, of("x", t0, 1, 'U'), t0)
+	add(t, a, of("x", end.Add(-1), 3, 'U'), end)
+	add(t, a, of("x", end, 100, 'U'), end) // half-open: the next window's
 	if got := a.Close(end.Add(30*time.Second - 1)); got != nil {
 		t.Fatal("closed within the grace", got)
 	}
-	add(t, a, "x", Mean, t0.Add(time.Minute), 5, 'U', end.Add(28*time.Second))
+	add(t, a, of("x", t0.Add(time.Minute), 5, 'U'), end.Add(28*time.Second))
 	if got := a.Close(end.Add(33*time.Second - 1)); got != nil {
 		t.Fatal("closed before it settled", got)
 	}
 	got := a.Close(end.Add(33 * time.Second))
-	want := []Closed[string]{{Seq: 1, Key: "x", Start: t0, End: end, Stamp: end, Flag: 'U', Value: 3, Samples: 3}}
-	if !reflect.DeepEqual(got, want) || !reflect.DeepEqual(a.Pending(), want) {
+	want := []Slot{{Series: Series{"d", "x", false}, Unit: "mg/l", Start: t0, End: end, Stamp: end, Flag: 'U', Value: 3, Min: 1, Max: 5, Samples: 3}}
+	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("closed %+v, want %+v", got, want)
 	}
-	refused(t, a.Add("x", Mean, t0, 1, 'U', end.Add(34*time.Second)), Late)
-	a.Taken(1, 99)
-	if s := a.Stats(); s.Pending != 0 || s.Open != 1 || s.Series != 1 || s.Refused[Late] != 1 || s.Taken != 4 || s.Closed != 1 {
+	refused(t, a.Add(of("x", t0, 1, 'U'), end.Add(34*time.Second)), Late)
+	if s := a.Stats(); s.Open != 1 || s.Series != 1 || s.Refused[Late] != 1 || s.Taken != 4 || s.Closed != 1 {
 		t.Fatalf("stats %+v", s)
 	}
 
-	b := aligner(t, Options{Stamp: "start"})
-	add(t, b, "x", Mean, t0, 1, 'U', t0)
-	if got := b.Close(end.Add(time.Minute)); len(got) != 1 || !got[0].Stamp.Equal(t0) {
+	b := aligner(func(o *Options) { o.Stamp = "start" })
+	add(t, b, of("x", t0, 1, 'U'), t0)
+	if got := one(t, b.Close(end.Add(time.Minute))); !got.Stamp.Equal(t0) {
 		t.Fatalf("closed %+v", got)
 	}
 }
 
-// A source whose clock stands still gives every sample the same stamp: its window closes all the same.
+// What comes in every second has a stamp that stands still, or almost.
 func TestStampThatRepeats(t *testing.T) {
-	a := aligner(t, Options{})
-	due := t0.Add(15*time.Minute + 30*time.Second)
-	for now := t0; now.Before(t0.Add(time.Hour)); now = now.Add(time.Second) {
-		_ = a.Add("x", Mean, t0, 1, 'U', now)
-		if closed := a.Close(now); len(closed) > 0 {
-			if held := now.Sub(due); held != 15*time.Minute {
-				t.Errorf("it was held open for %s", held)
+	for _, c := range []struct {
+		name    string
+		reading func(second int) Sample
+		reason  Reason // of all but the first
+		held    time.Duration
+		samples int
+	}{
+		{"the same reading", func(int) Sample { return of("x", t0, 1, 'U') }, Duplicate, 0, 1},
+		{"another value", func(s int) Sample { return of("x", t0, float64(s), 'U') }, Conflict, 0, 1},
+		{"a clock that is slow", func(s int) Sample { return of("x", t0.Add(time.Duration(s)*time.Microsecond), 1, 'U') }, Taken,
+			15 * time.Minute, 30*60 + 30},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a := aligner()
+			due := t0.Add(15*time.Minute + 30*time.Second)
+			for s := range 3600 {
+				now := t0.Add(time.Duration(s) * time.Second)
+				if got := a.Close(now); got != nil {
+					if held := now.Sub(due); held != c.held || got[0].Samples != c.samples {
+						t.Fatalf("held for %s with %d samples, want %s with %d", held, got[0].Samples, c.held, c.samples)
+					}
+					return
+				}
+				if r := a.Add(c.reading(s), now); s > 0 && r.Reason != c.reason {
+					t.Fatalf("the reason is %q, want %q", r.Reason, c.reason)
+				}
 			}
-			return
-		}
+			t.Fatal("it is open for ever")
+		})
 	}
-	t.Error("it is open for ever")
 }
 
+// The parameters of a device leave together: one that comes late holds the others of its window back.
+func TestWindowClosesAsAWhole(t *testing.T) {
+	a := aligner()
+	due := t0.Add(15*time.Minute + 30*time.Second)
+	add(t, a, of("cod", t0, 1, 'U'), t0)
+	add(t, a, of("bod", t0, 2, 'U'), t0)
+	add(t, a, of("bod", t0.Add(15*time.Minute), 2, 'U'), due) // another window holds nothing back
+	elsewhere := of("cod", t0, 3, 'U')
+	elsewhere.Device = "e"
+	add(t, a, elsewhere, t0)
+	add(t, a, of("tss", t0, 4, 'U'), due.Add(-time.Second))
+	if got := one(t, a.Close(due)); got.Device != "e" {
+		t.Fatalf("closed %+v, want the other device's slot", got)
+	}
+	if got := a.Close(due.Add(4*time.Second - 1)); got != nil {
+		t.Fatalf("closed %+v before the window settled", got)
+	}
+	got := a.Close(due.Add(4 * time.Second))
+	if len(got) != 3 || got[0].Parameter != "bod" || got[1].Parameter != "cod" || got[2].Parameter != "tss" {
+		t.Fatalf("closed %+v, want all of the window", got)
+	}
+	// A parameter that had no sample in it is not late: its window was not closed.
+	add(t, a, of("ph", t0, 7, 'U'), due.Add(time.Minute))
+	if got := one(t, a.Close(due.Add(time.Minute+5*time.Second))); got.Parameter != "ph" {
+		t.Fatalf("closed %+v", got)
+	}
+
+	b := aligner()
+	add(t, b, of("cod", t0, 1, 'U'), t0)
+	now := due
+	for s := 0; ; s++ { // one that goes on coming holds them for a quarter of an hour and not longer
+		add(t, b, of("bod", t0.Add(time.Duration(s)*time.Millisecond), 2, 'U'), now)
+		if got := b.Close(now); got != nil {
+			if held := now.Sub(due); len(got) != 2 || held != 15*time.Minute {
+				t.Fatalf("closed %+v after %s", got, held)
+			}
+			break
+		}
+		now = now.Add(time.Second)
+	}
+}
+
+// Readings in any order, some of them several times, are worth the same.
 func TestOrderDoesNotMatter(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
-	exact, values := new(big.Rat), make([]float64, 5000)
+	exact, values := new(big.Rat), make([]float64, 3000)
 	for i := range values {
 		values[i] = r.NormFloat64() * math.Pow(10, float64(r.IntN(12)))
 		exact.Add(exact, new(big.Rat).SetFloat64(values[i]))
 	}
-	want, _ := exact.Quo(exact, big.NewRat(int64(len(values)), 1)).Float64()
-	for range 20 {
-		a := aligner(t, Options{})
-		for _, i := range r.Perm(len(values)) {
-			add(t, a, "x", Mean, t0.Add(time.Duration(i)*time.Millisecond), values[i], 'U', t0.Add(time.Minute))
-		}
-		got := a.Close(t0.Add(time.Hour))[0].Value
-		if math.Abs(got-want) > 1e-15*math.Abs(want) {
-			t.Fatalf("mean %v, want %v", got, want)
+	sum, _ := exact.Float64()
+	mean, _ := exact.Quo(exact, big.NewRat(int64(len(values)), 1)).Float64()
+	for stat := range Statistic(len(statistics)) {
+		var first Slot
+		for round := range 5 {
+			order := r.Perm(len(values))
+			for range 1000 {
+				order = append(order, r.IntN(len(values)))
+			}
+			r.Shuffle(len(order), func(i, j int) { order[i], order[j] = order[j], order[i] })
+			a := aligner()
+			for _, i := range order {
+				a.Add(with(stat, of("x", t0.Add(time.Duration(i)*time.Millisecond), values[i], 'U')), t0.Add(time.Minute))
+			}
+			got := one(t, a.Close(t0.Add(time.Hour)))
+			if n := a.Stats().Refused[Duplicate]; got.Samples != len(values) || n != 1000 {
+				t.Fatalf("%s: %d samples and %d duplicates", stat, got.Samples, n)
+			}
+			if want := map[Statistic]float64{Mean: mean, Sum: sum}[stat]; stat == Mean || stat == Sum {
+				if math.Abs(got.Value-want) > 1e-15*math.Abs(want) {
+					t.Fatalf("%s is %v, want %v", stat, got.Value, want)
+				}
+				got.Value = want
+			}
+			if round == 0 {
+				first = got
+			}
+			if got != first {
+				t.Fatalf("%s: %+v, and in another order %+v", stat, got, first)
+			}
 		}
 	}
 }
 
 func TestHistoryOfADay(t *testing.T) {
-	a := aligner(t, Options{})
+	a := aligner()
 	now := t0.Add(24*time.Hour + 5*time.Minute)
 	r := rand.New(rand.NewPCG(3, 4))
 	for _, m := range r.Perm(24 * 60) {
-		add(t, a, "x", Mean, t0.Add(time.Duration(m)*time.Minute), float64(m), 'U', now)
+		add(t, a, of("x", t0.Add(time.Duration(m)*time.Minute), float64(m), 'U'), now)
 	}
 	if got := a.Close(now.Add(4 * time.Second)); got != nil {
 		t.Fatal("closed before it settled")
@@ -158,30 +246,28 @@ func TestHistoryOfADay(t *testing.T) {
 }
 
 func TestLateAndNeverSeen(t *testing.T) {
-	a := aligner(t, Options{})
+	a := aligner()
 	now := t0.Add(15*time.Minute + 30*time.Second)
-	add(t, a, "x", Mean, t0, 1, 'U', t0)
+	add(t, a, of("x", t0, 1, 'U'), t0)
 	a.Close(now)
-	refused(t, a.Add("x", Mean, t0, 1, 'M', now), Late)
+	refused(t, a.Add(of("x", t0, 1, 'M'), now), Late)
 	oldest := t0.Add(-7 * 24 * time.Hour).Add(15 * time.Minute)
-	refused(t, a.Add("x", Mean, oldest.Add(-1), 1, 'U', now), TooOld)
-	add(t, a, "x", Mean, oldest, 1, 'U', now)
-	if got := a.Close(now.Add(5 * time.Second)); len(got) != 1 || !got[0].Start.Equal(oldest) {
+	refused(t, a.Add(of("x", oldest.Add(-1), 1, 'U'), now), TooOld)
+	add(t, a, of("x", oldest, 1, 'U'), now)
+	if got := one(t, a.Close(now.Add(5*time.Second))); !got.Start.Equal(oldest) {
 		t.Fatalf("closed %+v", got)
 	}
-	refused(t, a.Add("x", Mean, oldest, 1, 'U', now.Add(5*time.Second)), Late)
-	refused(t, a.Add("x", Mean, t0, 1, 'U', now.Add(5*time.Second)), Late)
+	refused(t, a.Add(of("x", oldest, 1, 'U'), now.Add(5*time.Second)), Late)
+	refused(t, a.Add(of("x", t0, 1, 'U'), now.Add(5*time.Second)), Late)
 	// Every window of the week closes once, whatever the order.
 	now = now.Add(time.Minute)
 	for pass := range 2 {
 		for i := range spec.SlotsKept - 1 {
-			err := a.Add("x", Mean, t0.Add(-time.Duration(i)*15*time.Minute), 1, 'U', now)
-			if pass == 0 && i > 0 && i < spec.SlotsKept-1 && err != nil {
-				t.Fatal(i, err)
+			want := Late
+			if pass == 0 && i > 0 {
+				want = Taken
 			}
-			if pass == 1 {
-				refused(t, err, Late)
-			}
+			refused(t, a.Add(of("x", t0.Add(-time.Duration(i)*15*time.Minute), 1, 'U'), now), want)
 		}
 		now = now.Add(5 * time.Second)
 		a.Close(now)
@@ -189,31 +275,33 @@ func TestLateAndNeverSeen(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	a := aligner(t, Options{})
+	a := aligner()
 	for _, v := range []float64{math.NaN(), math.Inf(1), math.Inf(-1), math.MaxFloat64} {
-		refused(t, a.Add("x", Mean, t0, v, 'U', t0), NotANumber)
+		refused(t, a.Add(of("x", t0, v, 'U'), t0), NotANumber)
 	}
-	refused(t, a.Add("x", Mean, t0, 1, 'x', t0), BadFlag)
-	refused(t, a.Add("x", 17, t0, 1, 'U', t0), BadStatistic)
-	refused(t, a.Add("x", Mean, t0.Add(time.Minute+1), 1, 'U', t0), Future)
-	refused(t, a.Add("x", Mean, time.Time{}, 1, 'U', t0), TooOld)
-	add(t, a, "x", Mean, t0.Add(time.Minute), 1, 'U', t0)
+	refused(t, a.Add(of("x", t0, 1, 'x'), t0), BadFlag)
+	refused(t, a.Add(of("x", t0.Add(time.Minute+1), 1, 'U'), t0), Future)
+	refused(t, a.Add(of("x", time.Time{}, 1, 'U'), t0), TooOld)
+	add(t, a, of("x", t0.Add(time.Minute), 1, 'U'), t0)
 	if s := a.Stats(); s.Refused[NotANumber] != 4 || s.Series != 1 {
 		t.Fatalf("stats %+v", s)
 	}
-	for i := range maxMedian {
-		add(t, a, "m", Median, t0, float64(i), 'U', t0)
+	now := t0.Add(2 * time.Minute)
+	for i := range maxSamples {
+		add(t, a, of("m", t0.Add(time.Duration(i)*time.Millisecond), 1, 'U'), now)
 	}
-	refused(t, a.Add("m", Median, t0, 1, 'U', t0), MaxSamples)
+	refused(t, a.Add(of("m", t0.Add(time.Microsecond), 1, 'U'), now), MaxSamples)
+	refused(t, a.Add(of("m", t0, 1, 'U'), now), Duplicate) // what is there is there
+	refused(t, a.Add(of("m", t0, 2, 'U'), now), Conflict)
 }
 
 func TestCalibration(t *testing.T) {
-	a := aligner(t, Options{})
+	a := aligner()
 	for s := range 60 {
 		at := t0.Add(time.Duration(s) * time.Second)
-		add(t, a, "x", Mean, at, 1, 'U', at)
-		add(t, a, "x", Mean, at, 10, 'C', at)
-		add(t, a, "x", Mean, at, 20, 'Z', at)
+		add(t, a, of("x", at, 1, 'U'), at)
+		add(t, a, of("x", at, 10, 'C'), at)
+		add(t, a, of("x", at, 20, 'Z'), at)
 	}
 	first := t0.Add(30 * time.Second)
 	if got := a.Close(first.Add(10*time.Second - 1)); got != nil {
@@ -224,8 +312,8 @@ func TestCalibration(t *testing.T) {
 		got[1].Value != 20 || !got[1].Stamp.Equal(first) {
 		t.Fatalf("closed %+v", got)
 	}
-	refused(t, a.Add("x", Mean, t0, 1, 'C', first.Add(11*time.Second)), Late)
-	add(t, a, "x", Mean, t0, 1, 'U', first.Add(11*time.Second))
+	refused(t, a.Add(of("x", t0, 1, 'C'), first.Add(11*time.Second)), Late)
+	add(t, a, of("x", t0.Add(time.Millisecond), 1, 'U'), first.Add(11*time.Second))
 	got = a.Close(t0.Add(16 * time.Minute))
 	if len(got) != 3 || got[2].Value != 1 || got[2].Samples != 61 || got[2].Flag != 'U' {
 		t.Fatalf("closed %+v", got)
@@ -247,11 +335,11 @@ func TestFlagChoice(t *testing.T) {
 		{"equal: without U", "DDFF", 1, 'F'},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			a := aligner(t, Options{MinSamples: c.min})
-			for _, f := range []byte(c.flags) {
-				add(t, a, "x", Mean, t0, float64(f), spec.Flag(f), t0)
+			a := aligner(func(o *Options) { o.MinSamples = c.min })
+			for i, f := range []byte(c.flags) {
+				add(t, a, of("x", t0.Add(time.Duration(i)*time.Second), float64(f), spec.Flag(f)), t0)
 			}
-			got := a.Close(t0.Add(time.Hour))[0]
+			got := one(t, a.Close(t0.Add(time.Hour)))
 			if got.Flag != c.want || got.Value != float64(c.want) || got.Samples != strings.Count(c.flags, c.want.String()) {
 				t.Fatalf("closed %+v, want flag %s", got, c.want)
 			}
@@ -262,223 +350,160 @@ func TestFlagChoice(t *testing.T) {
 func TestStatistics(t *testing.T) {
 	now := t0.Add(time.Minute)
 	for stat, want := range map[Statistic]float64{Mean: 4, Last: 2, Min: -1, Max: 9, Sum: 16, Median: 4} {
-		a := aligner(t, Options{})
-		add(t, a, "x", stat, t0.Add(2*time.Second), 6, 'U', now)
-		add(t, a, "x", stat, t0.Add(2*time.Second), 2, 'U', now) // same time, arrives later
-		add(t, a, "x", stat, t0.Add(1*time.Second), 9, 'U', now)
-		add(t, a, "x", stat, t0, -1, 'U', now)
-		if got := a.Close(t0.Add(time.Hour))[0]; got.Value != want || got.Statistic != stat {
-			t.Errorf("%s is %v, want %v", stat, got.Value, want)
+		a := aligner()
+		for _, x := range []Sample{
+			of("x", t0.Add(2*time.Second), 6, 'U'),
+			of("x", t0.Add(3*time.Second), 2, 'U'),
+			of("x", t0.Add(1*time.Second), 9, 'U'),
+			of("x", t0, -1, 'U'), // the last to come is not the last
+		} {
+			add(t, a, with(stat, x), now)
+		}
+		got := one(t, a.Close(t0.Add(time.Hour)))
+		if got.Value != want || got.Statistic != stat || got.Min != -1 || got.Max != 9 {
+			t.Errorf("%s is %+v, want %v", stat, got, want)
 		}
 	}
-	a := aligner(t, Options{})
-	for _, v := range []float64{9, 1, 5} {
-		add(t, a, "x", Median, t0, v, 'U', t0)
+	a := aligner()
+	for i, v := range []float64{9, 1, 5} {
+		add(t, a, with(Median, of("x", t0.Add(time.Duration(i)*time.Second), v, 'U')), t0)
 	}
-	if got := a.Close(t0.Add(time.Hour))[0].Value; got != 5 {
+	if got := one(t, a.Close(t0.Add(time.Hour))).Value; got != 5 {
 		t.Errorf("median is %v, want 5", got)
 	}
 }
 
-// TestRestoreAnywhere interrupts a run at random points and wants the slots of the run that was not interrupted.
-func TestRestoreAnywhere(t *testing.T) {
-	run := func(seed uint64, interrupt bool) (out []Closed[string], final *Aligner[string]) {
-		r, cut := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
-		o := Options{MinSamples: 1 + int(seed%3)}
-		a, now := aligner(t, o), t0
-		store := map[string][]byte{}
-		for range 1500 {
-			now = now.Add(time.Duration(r.IntN(20000)) * time.Millisecond)
-			at := now.Add(-time.Duration(r.ExpFloat64() * float64(10*time.Minute)))
-			i := r.IntN(12)
-			a.Add(fmt.Sprint("series", i), Statistic(i%6), at, r.NormFloat64()*1e6, spec.Flag(spec.Flags[r.IntN(6)]), now)
-			if r.IntN(5) == 0 {
-				out = append(out, a.Close(now)...)
-			}
-			if p := a.Pending(); r.IntN(50) == 0 && len(p) > 0 {
-				a.Taken(p[r.IntN(len(p))].Seq, p[0].Seq)
-			}
-			if interrupt && cut.IntN(30) == 0 {
-				maps.Copy(store, a.Save())
-				a.Saved()
-				a = aligner(t, o)
-				if err := a.Restore(store, now); err != nil {
-					t.Fatal(err)
-				}
-			}
-		}
-		return append(out, a.Close(now.Add(time.Hour))...), a
-	}
-	for seed := range uint64(20) {
-		want, a := run(seed, false)
-		got, b := run(seed, true)
-		order := func(x, y Closed[string]) int {
-			return strings.Compare(fmt.Sprint(x.Stamp, x.Key, x.Start, x.Flag), fmt.Sprint(y.Stamp, y.Key, y.Start, y.Flag))
-		}
-		for _, l := range [][]Closed[string]{want, got} {
-			slices.SortFunc(l, order)
-		}
-		if len(want) < 100 || !reflect.DeepEqual(got, want) {
-			t.Fatalf("seed %d: %d slots after restores, %d without", seed, len(got), len(want))
-		}
-		if !reflect.DeepEqual(a.Pending(), b.Pending()) {
-			t.Fatalf("seed %d: pending differ", seed)
+// A diagnostic is another series than the parameter of its name, and comes after it.
+func TestDiagnostic(t *testing.T) {
+	for range 10 {
+		a := aligner()
+		d := of("x", t0, 2, 'U')
+		d.Diagnostic = true
+		add(t, a, d, t0)
+		add(t, a, of("x", t0, 1, 'U'), t0)
+		got := a.Close(t0.Add(time.Hour))
+		if len(got) != 2 || got[0].Diagnostic || !got[1].Diagnostic || got[0].Value != 1 || got[1].Value != 2 {
+			t.Fatalf("closed %+v", got)
 		}
 	}
 }
 
-func TestSaveOnlyWhatChanged(t *testing.T) {
-	a := aligner(t, Options{})
-	for i := range 1000 {
-		add(t, a, fmt.Sprint(i), Mean, t0, 1, 'U', t0)
+// A slot leaves by the way of the window's first sample.
+func TestExit(t *testing.T) {
+	a := aligner()
+	for i := range 4 {
+		x := of("x", t0.Add(time.Duration(10-i)*time.Second), 1, 'U')
+		x.Exit = uint8(3 - i)
+		add(t, a, x, t0)
 	}
-	if n := len(a.Save()); n != shardCount {
-		t.Fatalf("saved %d entries, want %d", n, shardCount)
-	}
-	if n := len(a.Save()); n != shardCount {
-		t.Fatalf("saved %d entries without confirmation, want %d", n, shardCount)
-	}
-	a.Saved()
-	add(t, a, "7", Mean, t0, 1, 'U', t0)
-	if n := len(a.Save()); n != 1 {
-		t.Fatalf("saved %d entries, want 1", n)
-	}
-	a.Saved()
-	if n := len(a.Save()); n != 0 {
-		t.Fatalf("saved %d entries, want none", n)
-	}
-	a.Close(t0.Add(time.Hour))
-	all := a.Save()
-	for key := range all {
-		if !slices.Contains(a.Keys(), key) {
-			t.Errorf("key %q is not among Keys", key)
-		}
-	}
-	if len(all) != len(a.Keys()) {
-		t.Errorf("saved %d entries, want all %d", len(all), len(a.Keys()))
-	}
-}
-
-func TestRestoreDamaged(t *testing.T) {
-	a := aligner(t, Options{})
-	for i := range 1000 {
-		add(t, a, fmt.Sprint(i), Median, t0, 1, 'U', t0)
-	}
-	entries := a.Save()
-	lost := len(a.shards[3].series) + len(a.shards[5].series) + len(a.shards[9].series)
-	entries["shard-03"] = bytes.Clone(entries["shard-03"])
-	entries["shard-03"][20] ^= 1
-	entries["shard-05"] = entries["shard-05"][:9]
-	entries["shard-09"][3] = 200
-	entries["shard-10"], entries["stray"] = nil, []byte("x")
-	lost += len(a.shards[10].series)
-	b := aligner(t, Options{})
-	err := b.Restore(entries, t0)
-	for _, want := range []string{`"shard-03"`, `"shard-05"`, `"shard-09": version 200`, `"stray"`} {
-		if err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("error %v does not name %s", err, want)
-		}
-	}
-	if n := b.Stats().Series; n != 1000-lost {
-		t.Errorf("restored %d series, want %d", n, 1000-lost)
-	}
-	if b.Restore(entries, t0) == nil {
-		t.Error("a second Restore passed")
+	if got := one(t, a.Close(t0.Add(time.Hour))); got.Exit != 3 {
+		t.Fatalf("closed %+v", got)
 	}
 }
 
 func TestBoundedMemory(t *testing.T) {
-	a := aligner(t, Options{MaxSeries: 10})
+	a := aligner(func(o *Options) { o.MaxSeries = 10 })
 	for i := range 10 {
-		add(t, a, fmt.Sprint(i), Mean, t0, 1, 'U', t0)
+		add(t, a, of(fmt.Sprint(i), t0, 1, 'U'), t0)
 	}
-	refused(t, a.Add("new", Mean, t0, 1, 'U', t0), MaxSeries)
+	refused(t, a.Add(of("new", t0, 1, 'U'), t0), MaxSeries)
 	now := t0.Add(6 * 24 * time.Hour)
 	a.Close(now)
-	add(t, a, "3", Mean, now, 1, 'U', now)
-	refused(t, a.Add("new", Mean, now, 1, 'U', now), MaxSeries)
+	add(t, a, of("3", now, 1, 'U'), now)
+	refused(t, a.Add(of("new", now, 1, 'U'), now), MaxSeries)
 	now = t0.Add(7*24*time.Hour + time.Hour)
-	add(t, a, "new", Mean, now, 1, 'U', now)
+	add(t, a, of("new", now, 1, 'U'), now)
 	if n := a.Stats().Series; n != 2 {
 		t.Fatalf("%d series are held, want 2", n)
 	}
 }
 
-func TestAddAllocatesNothing(t *testing.T) {
-	a := aligner(t, Options{})
-	add(t, a, "x", Mean, t0, 1, 'U', t0)
-	if n := testing.AllocsPerRun(100, func() { a.Add("x", Mean, t0, 1, 'U', t0) }); n != 0 {
-		t.Fatalf("%v allocations", n)
+func TestConcurrentUse(t *testing.T) {
+	a, now := aligner(), t0.Add(time.Hour)
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 1000 { // two of them bring the same readings
+				a.Add(of(fmt.Sprint(g%2), t0.Add(time.Duration(i)*time.Second/2), 1, 'U'), now)
+				if i%100 == 0 {
+					a.Close(now)
+					a.Save()
+					a.Saved()
+					a.Stats()
+				}
+			}
+		})
+	}
+	wg.Wait()
+	got := a.Close(now.Add(time.Minute))
+	if len(got) != 2 || got[0].Samples != 1000 || got[1].Samples != 1000 || a.Stats().Refused[Duplicate] != 2000 {
+		t.Fatalf("closed %+v, stats %+v", got, a.Stats())
 	}
 }
 
-func FuzzRestore(f *testing.F) {
-	a := aligner(f, Options{})
-	for i, flag := range []byte(spec.Flags) {
-		add(f, a, "x", Statistic(i), t0, 1, spec.Flag(flag), t0)
-		add(f, a, "x", Median, t0.Add(time.Minute), 1, spec.Flag(flag), t0)
-	}
-	a.Close(t0.Add(41 * time.Second))
-	shard := shardKey(int(a.shardOf("x")))
-	seeds := a.Save()
-	f.Add(seeds[shard], seeds[pendingKey])
-	f.Add([]byte("OSL\x02...."), []byte{})
-	f.Fuzz(func(t *testing.T, s, p []byte) {
-		for _, seal := range []bool{false, true} {
-			if seal { // past the checksum
-				s, p = reseal(s), reseal(p)
-			}
-			b := aligner(t, Options{})
-			b.Restore(map[string][]byte{shard: s, pendingKey: p}, t0)
-			b.Add("x", Mean, t0, 1, 'C', t0)
-			for _, closed := range []bool{false, true} {
-				if closed {
-					b.Close(t0.Add(time.Hour))
-				}
-				again := aligner(t, Options{})
-				saved := whole(b)
-				if err := again.Restore(saved, t0.Add(time.Hour)); err != nil {
-					if !strings.Contains(err.Error(), "not a number") {
-						t.Fatal(err)
-					}
-				} else if back := whole(again); !maps.EqualFunc(back, saved, bytes.Equal) {
-					t.Fatalf("saved %x, and restored %x", saved, back)
-				}
-			}
+func TestAddAllocates(t *testing.T) {
+	a, n := aligner(), 0
+	hundred := func() {
+		for range 100 {
+			add(t, a, of("x", t0.Add(time.Duration(n)*time.Millisecond), 1, 'U'), t0)
+			n++
 		}
-	})
+	}
+	for range 10 {
+		hundred()
+	}
+	if allocations := testing.AllocsPerRun(200, hundred); allocations > 1 {
+		t.Fatalf("%v allocations in 100 samples", allocations)
+	}
 }
 
-// whole is every entry of the state, and not only what changed.
-func whole(a *Aligner[string]) map[string][]byte {
-	for i := range a.shards {
-		a.shards[i].mark.dirty = true
+// An open window has some 8 bytes a sample.
+func TestMemoryOfSamples(t *testing.T) {
+	const series, samples = 200, 900
+	heap := func() uint64 {
+		var m runtime.MemStats
+		runtime.GC()
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
 	}
-	a.changed.dirty = true
-	return a.Save()
-}
-
-func reseal(b []byte) []byte {
-	if len(b) < 4 {
-		return b
+	before, a := heap(), aligner()
+	for i := range series {
+		name := fmt.Sprint(i)
+		for s := range samples {
+			add(t, a, of(name, t0.Add(time.Duration(s)*time.Second), float64(s), 'U'), t0.Add(15*time.Minute))
+		}
 	}
-	b = bytes.Clone(b[:len(b)-4])
-	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	each := float64(heap()-before) / (series * samples)
+	runtime.KeepAlive(a)
+	t.Logf("%.1f bytes a sample", each)
+	if each > 14 {
+		t.Errorf("%.1f bytes a sample", each)
+	}
 }
 
 func BenchmarkAdd(b *testing.B) {
-	for _, n := range []int{1, 100000} {
+	for _, n := range []int{1, 100_000} {
 		b.Run(fmt.Sprint(n), func(b *testing.B) {
-			a := aligner(b, Options{})
-			keys := make([]string, n)
-			for i := range keys {
-				keys[i] = fmt.Sprint("device-", i)
-				add(b, a, keys[i], Mean, t0, 1, 'U', t0)
+			a := aligner()
+			readings := make([]Sample, n)
+			for i := range readings {
+				readings[i] = of(fmt.Sprint("parameter-", i%50), t0, 1, 'U')
+				readings[i].Device = fmt.Sprint("device-", i/50)
+				add(b, a, readings[i], t0)
 			}
 			b.ReportAllocs()
-			i := 0
+			i, at, closeAt := 0, t0, t0.Add(15*time.Minute)
 			for b.Loop() {
-				a.Add(keys[i], Mean, t0, 1, 'U', t0)
+				if i == 0 {
+					if at = at.Add(100 * time.Millisecond); at.After(closeAt) {
+						a.Close(at)
+						closeAt = closeAt.Add(15 * time.Minute)
+					}
+				}
+				readings[i].Time = at
+				if a.Add(readings[i], at).Reason != Taken {
+					b.Fatal("refused")
+				}
 				if i++; i == n {
 					i = 0
 				}

@@ -148,7 +148,7 @@ func (a *Aligner) encodeDevice(e *encoder, d *device) {
 		e.int(base + w.arrival)
 	}
 	e.uint(uint64(len(d.series)))
-	for _, s := range d.series {
+	for _, s := range slices.SortedFunc(maps.Values(d.series), func(s, o *series) int { return s.compare(o.Series) }) {
 		e.text(s.Parameter)
 		e.bool(s.Diagnostic)
 		e.int(base + s.seen)
@@ -171,7 +171,7 @@ func (a *Aligner) decodeDevice(d *decoder) *device {
 		switch {
 		case w.kind >= kinds:
 			d.fail("an unknown kind of window")
-		case w.start%w.kind.seconds() != 0 || w.start > math.MaxInt64/int64(2*time.Second) || w.start < 0:
+		case w.start%w.kind.seconds() != 0 || max(w.start, -w.start) > math.MaxInt64/int64(2*time.Second):
 			d.fail("a window off the grid")
 		case len(x.windows) > 0 && x.windows[len(x.windows)-1].compare(w.bounds) >= 0:
 			d.fail("windows out of order")
@@ -273,6 +273,9 @@ func (d *decoder) cell(c *cell) {
 	}
 	for n := d.count(8); n > 0 && d.err == nil; n-- {
 		c.sources = append(c.sources, d.fixed())
+	}
+	if len(c.sources) > maxSources {
+		d.fail("too many sources")
 	}
 	last := mark64(0)
 	for n := d.count(8); n > 0 && d.err == nil; n-- {

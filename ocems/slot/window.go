@@ -3,6 +3,7 @@ package slot
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 	"time"
 
@@ -84,7 +85,8 @@ type cell struct {
 }
 
 // mark64 is what a window keeps of a sample to know it again: microseconds since the window's start (30 bits), the place
-// of its source among the cell's (6), and a hash of value and flag (28).
+// of its source among the cell's (6), and a hash of value and flag (28). In the hash of a sum is the source too: of the
+// sources that share the last place, one is not taken for the repeat of another.
 type mark64 uint64
 
 const (
@@ -101,19 +103,19 @@ func (m mark64) hash() uint64   { return uint64(m) & (1<<hashBits - 1) }
 func (c *cell) markOf(x *Sample, place int) mark64 {
 	us := uint64(x.Time.UnixMicro() - c.window.start*1e6)
 	h := math.Float64bits(x.Value+0) ^ uint64(x.Flag)<<56 // + 0: the two zeros are one value
+	if c.stat == Sum {
+		h ^= bits.RotateLeft64(x.Source*0xD6E8FEB86659FD93, 32)
+	}
 	h = (h ^ h>>32) * 0x9E3779B97F4A7C15
 	return mark64(us<<(hashBits+sourceBits) | uint64(place)<<hashBits | h>>(64-hashBits))
 }
 
-// place is that of a source among the cell's, which becomes one of them.
+// place is that of a source among the cell's, or the one that it gets.
 func (c *cell) place(source uint64) int {
 	if i := slices.Index(c.sources, source); i >= 0 {
 		return i
 	}
-	if len(c.sources) < maxSources {
-		c.sources = append(c.sources, source)
-	}
-	return len(c.sources) - 1
+	return min(len(c.sources), maxSources-1)
 }
 
 // take adds a sample, unless the cell has one of its time. Of a sum, each source has one a time.
@@ -121,10 +123,8 @@ func (c *cell) take(x *Sample) Result {
 	if x.Unit != c.unit {
 		return Result{Reason: BadUnit}
 	}
-	if len(c.marks) >= maxSamples {
-		return Result{Reason: MaxSamples}
-	}
-	m := c.markOf(x, c.place(x.Source))
+	place := c.place(x.Source)
+	m := c.markOf(x, place)
 	i := len(c.marks)
 	if i > 0 && c.marks[i-1].time() >= m.time() {
 		i, _ = slices.BinarySearchFunc(c.marks, m.time(), func(o mark64, t uint64) int { return cmp.Compare(o.time(), t) })
@@ -138,6 +138,12 @@ func (c *cell) take(x *Sample) Result {
 			return Result{Reason: Duplicate}
 		}
 		return Result{Reason: Conflict, Other: c.sources[o.source()]}
+	}
+	if len(c.marks) >= maxSamples {
+		return Result{Reason: MaxSamples}
+	}
+	if place == len(c.sources) {
+		c.sources = append(c.sources, x.Source)
 	}
 	c.marks = slices.Insert(c.marks, i, m)
 	acc := c.accumulator(x.Flag)

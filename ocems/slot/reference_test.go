@@ -1,0 +1,233 @@
+package slot
+
+import (
+	"cmp"
+	"fmt"
+	"math/rand/v2"
+	"reflect"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// reference is the aligner without its economies: a list of the readings that count, read again for each question.
+type reference struct {
+	opt       Options
+	readings  []arrived
+	done      map[span]bool
+	due       map[span]time.Time // when a window of a device was first seen to be due
+	restarted time.Time
+}
+
+// span is a window of a series, or of a device where the parameter is empty.
+type span struct {
+	Series
+	kind spec.Flag // C, Z or 0
+	end  time.Time
+}
+
+func (s span) device() span { return span{Series{Device: s.Device}, s.kind, s.end} }
+
+type arrived struct {
+	Sample
+	span
+	at time.Time
+}
+
+func (r *reference) add(x Sample, now time.Time) Result {
+	s := span{x.Series, 0, x.Time.Truncate(x.Flag.Length()).Add(x.Flag.Length())}
+	if x.Flag.Calibration() {
+		s.kind = x.Flag
+	}
+	switch {
+	case x.Time.After(now.Add(r.opt.MaxSkew)):
+		return Result{Reason: Future}
+	case s.end.Before(now.Add(-7 * 24 * time.Hour)):
+		return Result{Reason: TooOld}
+	case r.done[s]:
+		return Result{Reason: Late}
+	}
+	var first *arrived
+	for i := range r.readings {
+		o := &r.readings[i]
+		if o.end != s.end || o.span != s {
+			continue
+		}
+		if first == nil {
+			first = o
+		}
+		switch {
+		case x.Unit != first.Unit:
+			return Result{Reason: BadUnit}
+		case x.Time.UnixMicro() != o.Time.UnixMicro(), first.Statistic == Sum && x.Source != o.Source:
+		case x.Value == o.Value && x.Flag == o.Flag:
+			return Result{Reason: Duplicate}
+		default:
+			return Result{Conflict, o.Source}
+		}
+	}
+	r.readings = append(r.readings, arrived{x, s, now})
+	return Result{}
+}
+
+func (r *reference) close(now time.Time) (out []Slot) {
+	if now.Before(r.restarted.Add(r.opt.Grace)) {
+		return nil
+	}
+	last, closing := map[span]time.Time{}, map[span][]Sample{}
+	for _, x := range r.readings { // in the order of arrival
+		last[x.device()] = x.at
+	}
+	r.readings = slices.DeleteFunc(r.readings, func(x arrived) bool {
+		grace, d := r.opt.Grace, x.device()
+		if x.kind != 0 {
+			grace = r.opt.CalibrationGrace
+		}
+		if now.Before(x.end.Add(grace)) {
+			return false
+		}
+		if r.due[d].IsZero() {
+			r.due[d] = now
+		}
+		if now.Before(last[d].Add(r.opt.Settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
+			return false
+		}
+		closing[x.span] = append(closing[x.span], x.Sample)
+		return true
+	})
+	for s, readings := range closing {
+		r.done[s] = true
+		delete(r.due, s.device())
+		out = append(out, r.slot(s.end, readings))
+	}
+	slices.SortFunc(out, Slot.Compare)
+	return out
+}
+
+func (r *reference) slot(end time.Time, readings []Sample) Slot {
+	x, of, best, most := readings[0], map[spec.Flag][]Sample{}, spec.Flag(0), 0
+	for _, o := range readings {
+		of[o.Flag] = append(of[o.Flag], o)
+	}
+	for _, f := range []spec.Flag("UCMFZD") {
+		if len(of[f]) > most && (best != 'U' || most < r.opt.MinSamples) {
+			best, most = f, len(of[f])
+		}
+	}
+	readings, sum := of[best], 0.0
+	slices.SortFunc(readings, func(o, p Sample) int { return o.Time.Compare(p.Time) })
+	last := readings[most-1].Value
+	slices.SortFunc(readings, func(o, p Sample) int { return cmp.Compare(o.Value, p.Value) })
+	for _, o := range readings {
+		sum += o.Value
+	}
+	low, high, median := readings[0].Value, readings[most-1].Value, (readings[(most-1)/2].Value+readings[most/2].Value)/2
+	value := []float64{Mean: sum / float64(most), Last: last, Min: low, Max: high, Sum: sum, Median: median}[x.Statistic]
+	return Slot{Series: x.Series, Unit: x.Unit, Start: end.Add(-best.Length()), End: end, Stamp: end, Flag: best, Value: value,
+		Min: low, Max: high, Samples: most, Statistic: x.Statistic, Exit: x.Exit}
+}
+
+// TestAgainstReference feeds the same random streams to the aligner and to the reference. The values are quarters, of
+// which every sum is exact.
+func TestAgainstReference(t *testing.T) {
+	streams, closed, reasons := 2000, 0, map[Reason]int{}
+	if testing.Short() {
+		streams = 300
+	}
+	for seed := range uint64(streams) {
+		r := rand.New(rand.NewPCG(seed, 5))
+		opt := Defaults()
+		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
+		a, entries := New(opt), store{}
+		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}}
+		now := t0.Add(time.Duration(r.IntN(900)) * time.Second)
+		var sent []Sample
+		for step := range 100 {
+			now = now.Add(elapse(r))
+			x := reading(r, now)
+			if len(sent) > 0 && r.IntN(3) == 0 { // again, or almost
+				x = sent[len(sent)-1-r.IntN(min(len(sent), 20))]
+				switch r.IntN(6) {
+				case 0:
+					x.Value += 0.25
+				case 1:
+					x.Source = r.Uint64N(3)
+				case 2:
+					x.Time = x.Time.Add(time.Duration(r.IntN(3000)) * time.Nanosecond)
+				case 3:
+					x.Flag = spec.Flag(spec.Flags[r.IntN(len(spec.Flags))])
+				}
+			}
+			sent = append(sent, x)
+			got, want := a.Add(x, now), ref.add(x, now)
+			if got.Reason == Taken {
+				got.Other = 0 // sources that take turns are not the reference's matter
+			}
+			if got != want {
+				t.Fatalf("stream %d, step %d: %+v at %s: %+v, want %+v", seed, step, x, now, got, want)
+			}
+			reasons[got.Reason]++
+			if r.IntN(4) == 0 || step == 99 {
+				if step == 99 {
+					now = now.Add(time.Hour)
+				}
+				got, want := a.Close(now), ref.close(now)
+				if !reflect.DeepEqual(got, want) {
+					t.Fatalf("stream %d, step %d: closed at %s\n%+v, want\n%+v", seed, step, now, got, want)
+				}
+				closed += len(got)
+			}
+			if r.IntN(40) == 0 {
+				a = entries.save(a).restore(t, opt, now)
+				ref.restarted, ref.due = now, map[span]time.Time{}
+			}
+		}
+		if s := a.Stats(); s.Open != 0 {
+			t.Fatalf("stream %d: %d windows are open", seed, s.Open)
+		}
+	}
+	t.Logf("%d slots closed, readings: %v", closed, reasons)
+	for _, reason := range []Reason{Taken, Duplicate, Conflict, Late, TooOld, Future, BadUnit} {
+		if reasons[reason] == 0 {
+			t.Errorf("no reading was %q", reason)
+		}
+	}
+}
+
+func elapse(r *rand.Rand) time.Duration {
+	switch r.IntN(20) {
+	case 0:
+		return time.Duration(r.IntN(20)) * time.Minute
+	case 1, 2, 3, 4:
+		return time.Duration(r.IntN(60)) * time.Second
+	}
+	return time.Duration(r.IntN(4000)) * time.Millisecond
+}
+
+func reading(r *rand.Rand, now time.Time) Sample {
+	p := r.IntN(4)
+	x := Sample{Series: Series{fmt.Sprint("device ", r.IntN(3)), fmt.Sprint(p), p == 0 && r.IntN(2) == 0}, Unit: "mg/l",
+		Statistic: Statistic((p + r.IntN(8)/7*r.IntN(6)) % 6), Value: float64(r.IntN(2000)-1000) / 4, Flag: 'U', Source: r.Uint64N(3),
+		Exit: uint8(r.IntN(3))}
+	if p == 3 {
+		x.Statistic = Statistic(3 + r.IntN(3))
+	}
+	if r.IntN(3) == 0 {
+		x.Flag = spec.Flag(spec.Flags[r.IntN(len(spec.Flags))])
+	}
+	if r.IntN(30) == 0 {
+		x.Unit = "ug/l"
+	}
+	x.Time = now.Add(-time.Duration(r.ExpFloat64() * float64(3*time.Minute))).Truncate(5 * time.Second)
+	switch r.IntN(60) {
+	case 0:
+		x.Time = now.Add(time.Duration(r.IntN(120)) * time.Second)
+	case 1:
+		x.Time = now.Add(-7*24*time.Hour - time.Duration(r.IntN(1800)-900)*time.Second)
+	case 2, 3:
+		x.Time = now.Add(-time.Duration(r.IntN(100)) * time.Minute)
+	}
+	return x
+}

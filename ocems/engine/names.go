@@ -186,7 +186,8 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 		records = append(records, payload.Record{StationID: station, DeviceID: s.Device})
 	}
 	records[i].Readings = append(records[i].Readings, payload.Reading{
-		Parameter: s.Parameter, Value: value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic})
+		Parameter: s.Parameter, Value: value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
+		Statistic: s.Statistic.String(), Samples: s.Samples})
 	return records
 }
 

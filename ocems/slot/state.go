@@ -241,7 +241,6 @@ func (d *decoder) rings(s *series) {
 func (e *encoder) cell(c *cell) {
 	e.text(c.unit)
 	e.byte(byte(c.stat))
-	e.byte(c.exit)
 	e.uint(uint64(len(c.sources)))
 	for _, s := range c.sources {
 		e.fixed(s)
@@ -267,7 +266,7 @@ func (e *encoder) cell(c *cell) {
 }
 
 func (d *decoder) cell(c *cell) {
-	c.unit, c.stat, c.exit = d.text(), Statistic(d.byte()), d.byte()
+	c.unit, c.stat = d.text(), Statistic(d.byte())
 	if int(c.stat) >= len(statistics) {
 		d.fail("an unknown statistic")
 	}

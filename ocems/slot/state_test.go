@@ -221,6 +221,28 @@ func TestRestoreOfAnotherVersion(t *testing.T) {
 	}
 }
 
+// What no aligner saves is not restored, though its checksum is right.
+func TestRestoreImpossible(t *testing.T) {
+	for name, spoil := range map[string]func(*cell){
+		"sources":   func(c *cell) { c.sources = make([]uint64, maxSources+1) },
+		"no source": func(c *cell) { c.sources = nil },
+		"order":     func(c *cell) { slices.Reverse(c.marks) },
+		"count":     func(c *cell) { c.marks = c.marks[:1] },
+		"range":     func(c *cell) { c.flags[0].last = 9 },
+		"flag":      func(c *cell) { c.flags[0].flag = 'C' },
+		"statistic": func(c *cell) { c.stat = Statistic(len(statistics)) },
+		"grid":      func(c *cell) { c.window.start++ },
+	} {
+		a := aligner()
+		add(t, a, of("x", t0, 1, 'U'), t0)
+		add(t, a, of("x", t0.Add(time.Second), 2, 'U'), t0)
+		spoil(a.devices["d"].windows[0].cells[0])
+		if damaged, err := aligner().Restore(whole(a), t0); err != nil || len(damaged) != 1 {
+			t.Errorf("%s: damaged %v, error %v", name, damaged, err)
+		}
+	}
+}
+
 func FuzzRestore(f *testing.F) {
 	a := aligner()
 	for i, flag := range []byte(spec.Flags) {

@@ -54,6 +54,7 @@ func (e *Engine) NewBatch() *Batch { return &Batch{e: e, now: time.Now()} }
 
 // Add names a reading and reports whether it is any device's parameter.
 func (b *Batch) Add(r Reading) (named bool) {
+	r.Source.ID = max(r.Source.ID, 1) // 0 is none
 	b.e.know(r.Source)
 	if r.Finished {
 		b.finished(r)

@@ -38,14 +38,14 @@ type ready struct {
 
 type readyBatch struct {
 	key   string
-	exit  uint8
+	exit  uint8 // 0 after a restart: any
 	slots []slot.Slot
 }
 
 func openReady(ctx context.Context, e *Engine) (*ready, error) {
 	r := &ready{e: e, done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	err := e.cfg.Store.Range(ctx, readyKeys, func(key string, value []byte) error {
-		exit, slots, err := decodeSlots(value)
+		slots, err := decodeSlots(value)
 		if errors.Is(err, errNewer) {
 			return err
 		}
@@ -56,7 +56,7 @@ func openReady(ctx context.Context, e *Engine) (*ready, error) {
 			e.log.Error("slots in the state are damaged: they stay there and are left out", "key", fmt.Sprintf("%q", key), "bytes", len(value))
 			return nil
 		}
-		r.batches, r.slots = append(r.batches, readyBatch{key, exit, slots}), r.slots+len(slots)
+		r.batches, r.slots = append(r.batches, readyBatch{key, 0, slots}), r.slots+len(slots)
 		return nil
 	})
 	if err != nil {
@@ -85,7 +85,7 @@ func (r *ready) put(ctx context.Context, slots []slot.Slot, ops []store.Op) erro
 		}
 		key := readyKeys + string(binary.BigEndian.AppendUint64(nil, r.next+uint64(len(batches))))
 		batches = append(batches, readyBatch{key, slots[0].Exit, slots[:n]})
-		ops = append(ops, store.Op{Key: key, Value: encodeSlots(slots[0].Exit, slots[:n])})
+		ops = append(ops, store.Op{Key: key, Value: encodeSlots(slots[:n])})
 		slots = slots[n:]
 	}
 	if err := r.e.cfg.Store.Batch(ctx, ops...); err != nil {
@@ -196,8 +196,8 @@ func (r *ready) close(ctx context.Context) error {
 	}
 }
 
-func encodeSlots(exit uint8, slots []slot.Slot) []byte {
-	b := []byte{formatVersion, exit}
+func encodeSlots(slots []slot.Slot) []byte {
+	b := []byte{formatVersion}
 	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
 	for _, s := range slots {
 		text(s.Device)
@@ -219,15 +219,14 @@ func encodeSlots(exit uint8, slots []slot.Slot) []byte {
 	return seal(b)
 }
 
-func decodeSlots(value []byte) (exit uint8, slots []slot.Slot, err error) {
+func decodeSlots(value []byte) (slots []slot.Slot, err error) {
 	body, err := unseal(value)
 	if err != nil {
-		return 0, nil, err
+		return nil, err
 	}
 	d := decoder{b: body}
-	exit = d.byte()
 	for len(d.b) > 0 {
-		s := slot.Slot{Series: slot.Series{Device: d.text(), Parameter: d.text()}, Unit: d.text(), Exit: exit}
+		s := slot.Slot{Series: slot.Series{Device: d.text(), Parameter: d.text()}, Unit: d.text()}
 		s.Diagnostic, s.Flag, s.Statistic = d.byte() == 1, spec.Flag(d.byte()), slot.Statistic(d.byte())
 		for _, v := range []*float64{&s.Value, &s.Min, &s.Max} {
 			*v = math.Float64frombits(d.fixed())
@@ -237,12 +236,12 @@ func decodeSlots(value []byte) (exit uint8, slots []slot.Slot, err error) {
 			*t = time.Unix(d.int(), 0).UTC()
 		}
 		if d.bad || !s.Flag.Valid() || s.Statistic > slot.Median || !finite(s.Value) {
-			return 0, nil, errDamaged
+			return nil, errDamaged
 		}
 		slots = append(slots, s)
 	}
 	if d.bad {
-		return 0, nil, errDamaged
+		return nil, errDamaged
 	}
-	return exit, slots, nil
+	return slots, nil
 }

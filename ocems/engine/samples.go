@@ -29,12 +29,11 @@ type head struct {
 	unit      string
 	statistic slot.Statistic
 	source    uint64
-	exit      uint8
 	fault
 }
 
 func (x *sample) head() head {
-	return head{x.Series, x.Unit, x.Statistic, x.Source, x.Exit, x.fault}
+	return head{x.Series, x.Unit, x.Statistic, x.Source, x.fault}
 }
 
 // Every value of the state begins with the version of its format and ends with the CRC-32C of all before it, in this
@@ -106,7 +105,7 @@ func (h *head) append(b []byte) []byte {
 	if h.Diagnostic {
 		diagnostic = 1
 	}
-	b = append(b, diagnostic, byte(h.statistic), h.exit)
+	b = append(b, diagnostic, byte(h.statistic))
 	return binary.LittleEndian.AppendUint64(b, h.source)
 }
 
@@ -119,7 +118,7 @@ func decodeSamples(b []byte) (now time.Time, samples []sample, rest []byte, err 
 		h := &heads[i]
 		h.Device, h.Parameter, h.unit, h.reason, h.detail = d.text(), d.text(), d.text(), slot.Reason(d.text()), d.text()
 		diagnostic := d.byte()
-		h.Diagnostic, h.statistic, h.exit, h.source = diagnostic == 1, slot.Statistic(d.byte()), d.byte(), d.fixed()
+		h.Diagnostic, h.statistic, h.source = diagnostic == 1, slot.Statistic(d.byte()), d.fixed()
 		if diagnostic > 1 || h.statistic > slot.Median {
 			d.fail()
 		}
@@ -132,7 +131,7 @@ func decodeSamples(b []byte) (now time.Time, samples []sample, rest []byte, err 
 			break
 		}
 		h := &heads[place]
-		x := sample{Sample: slot.Sample{Series: h.Series, Unit: h.unit, Statistic: h.statistic, Source: h.source, Exit: h.exit}, fault: h.fault}
+		x := sample{Sample: slot.Sample{Series: h.Series, Unit: h.unit, Statistic: h.statistic, Source: h.source}, fault: h.fault}
 		x.Flag = spec.Flag(d.byte())
 		last += d.int()
 		nanos := d.uint()

@@ -37,7 +37,7 @@ type Sample struct {
 	Value     float64
 	Flag      spec.Flag
 	Source    uint64 // tells its sender from others of the same series
-	Exit      uint8  // by which way the slot of a window that this sample opens leaves
+	Exit      uint8  // by which way the slot leaves, if this is the first sample of its window since the start; 0 is any
 }
 
 // Slot is the value of a closed window.

@@ -123,6 +123,9 @@ func (c *cell) take(x *Sample) Result {
 	if x.Unit != c.unit {
 		return Result{Reason: BadUnit}
 	}
+	if c.exit == 0 { // a restart forgets it
+		c.exit = x.Exit
+	}
 	place := c.place(x.Source)
 	m := c.markOf(x, place)
 	i := len(c.marks)

@@ -73,8 +73,11 @@ type Entry struct {
 	Previous  string `json:"prev"` // SHA-256 of the line before, without its line break
 }
 
-// Trail appends to one file. It is safe for concurrent use. The file is locked, since two writers would break its chain.
+// Trail appends to one file. It is safe for concurrent use. The file is locked, since two writers would break its chain;
+// within a process there is one Trail a path.
 type Trail struct {
+	users int // guarded by opened.mu
+
 	mu   sync.Mutex
 	file *os.File
 	name string
@@ -85,14 +88,35 @@ type Trail struct {
 	damage string
 }
 
-// inUse holds the absolute paths of the trails that this process has open; lock keeps other processes away.
-var inUse sync.Map
+// opened holds the trails that this process has open by their absolute paths; lock keeps other processes away.
+var opened = struct {
+	mu     sync.Mutex
+	trails map[string]*Trail
+}{trails: map[string]*Trail{}}
 
 // Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
 // removed, and the trail says so in a line of its own. A trail whose last line is damaged cannot be continued: it is kept
 // under another name and a new one begun, see [Trail.Damage]. A file that is no trail is refused, and so is one that
-// another Trail has open, of whatever process.
+// another process has open. Who opens the same path in one process shares its Trail.
 func Open(path string) (*Trail, error) {
+	name, err := filepath.Abs(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the audit trail: %w", err)
+	}
+	opened.mu.Lock()
+	defer opened.mu.Unlock()
+	t := opened.trails[name]
+	if t == nil {
+		if t, err = openOrReplace(name); err != nil {
+			return nil, err
+		}
+		opened.trails[name] = t
+	}
+	t.users++
+	return t, nil
+}
+
+func openOrReplace(path string) (*Trail, error) {
 	t, err := open(path)
 	if !errors.Is(err, errDamaged) {
 		return t, err
@@ -105,7 +129,7 @@ func Open(path string) (*Trail, error) {
 	if t, err = open(path); err == nil {
 		t.damage = damage
 		if err = t.Append(Entry{Outcome: Recovered, Detail: damage}); err != nil {
-			t.Close()
+			t.file.Close()
 		}
 	}
 	if err != nil { // under its name the next start finds the damage again
@@ -123,22 +147,14 @@ func open(path string) (*Trail, error) {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
-	name, err := filepath.Abs(path)
-	if err != nil {
-		return nil, fmt.Errorf("opening the audit trail: %w", err)
-	}
-	if _, taken := inUse.LoadOrStore(name, true); taken {
-		return nil, fmt.Errorf("opening the audit trail: %s is in use by another component: each needs a file of its own", name)
-	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
-		inUse.Delete(name)
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
-	t := &Trail{file: file, name: name}
+	t := &Trail{file: file, name: path}
 	if lock(file) {
-		t.Close()
-		return nil, fmt.Errorf("opening the audit trail: %s is in use by another process or component: each needs a file of its own", name)
+		file.Close()
+		return nil, fmt.Errorf("opening the audit trail: %s is in use by another process: each needs a file of its own", path)
 	}
 	cut, err := t.findEnd()
 	if err == nil && cut > 0 {
@@ -147,7 +163,7 @@ func open(path string) (*Trail, error) {
 		}
 	}
 	if err != nil {
-		t.Close()
+		file.Close()
 		return nil, fmt.Errorf("opening the audit trail %s: %w", path, err)
 	}
 	return t, nil
@@ -262,9 +278,14 @@ func (t *Trail) Append(entries ...Entry) error {
 	return nil
 }
 
-// Close closes the file.
+// Close closes the file, once all who opened it have.
 func (t *Trail) Close() error {
-	inUse.Delete(t.name)
+	opened.mu.Lock()
+	defer opened.mu.Unlock()
+	if t.users--; t.users > 0 {
+		return nil
+	}
+	delete(opened.trails, t.name)
 	return t.file.Close()
 }
 

@@ -265,8 +265,8 @@ func (b *builder) addAll(cfg Config, list []source) {
 			if n, ok := owner[same]; !ok {
 				owner[same], taken[same] = i, at("metric")
 			} else if n != i {
-				b.fault(at("metric"), "%q is also %s, with the same field and %s; add %[3]s that tell the devices apart, such as %[4]s", m.metric, taken[same],
-					src.words.Attributes, src.words.DeviceID)
+				b.fault(at("metric"), "%q is also %s, with the same field and %s; add %s that tell the devices apart, such as %s", m.metric, taken[same],
+					src.words.Attributes, src.words.Attributes, src.words.DeviceID)
 			}
 		}
 	}

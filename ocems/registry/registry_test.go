@@ -19,6 +19,7 @@ import (
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -33,14 +34,22 @@ const (
 
 func ptr[T any](v T) *T { return &v }
 
+// words are the collector's, for a host whose metrics have fields.
+func words() Words {
+	w := Collector
+	w.NoField = ""
+	return w
+}
+
 // good is a configuration without mistakes.
 func good() Config {
-	return Config{PublicKeyFile: keyFile, Devices: []DeviceConfig{{
+	return Config{PublicKeyFile: keyFile, Words: words(), Devices: []DeviceConfig{{
 		StationID: " station_1 ", DeviceID: "device_1", TokenID: token, Latitude: ptr(17.4), Longitude: ptr(78.5),
 		Parameters: []ParameterConfig{
 			{Metric: "effluent", Field: "ph_raw", Parameter: "ph", Unit: "pH"},
 			{Metric: "tank", Attributes: map[string]string{"tag": "AI-7", "site": "a"}, Parameter: "cod", Unit: "mg/l", Statistic: "max", Decimals: ptr(2)},
 			{Metric: "inlet flow2 totalizer", Unit: "m3", Diagnostic: true},
+			{Metric: "meter.volume", Parameter: "flow_totalizer", Unit: "m3"},
 			{Metric: "odd", Parameter: "board_key", Unit: "knm3/h", AllowUnlisted: true},
 		},
 	}}}
@@ -83,13 +92,14 @@ func TestMistakes(t *testing.T) {
 		{"no parameter", func(c C) { param(c).Parameter = "" }, []string{"devices[0].parameters[1].parameter: missing, and the metric's name is none", `"tank"`}},
 		{"unknown parameter", func(c C) { param(c).Parameter = "COD" }, []string{"devices[0].parameters[1].parameter: ", `"COD"`, "cod"}},
 		{"unknown unit", func(c C) { param(c).Unit = "mg2" }, []string{"devices[0].parameters[1].unit: ", `"mg2"`, "mg"}},
-		{"statistic", func(c C) { param(c).Statistic = "average" }, []string{`devices[0].parameters[1].statistic: "average" is unknown; nearest: `}},
+		{"statistic", func(c C) { param(c).Statistic = "average" }, []string{`devices[0].parameters[1].statistic: `, `"average"`, "mean"}},
 		{"no metric and no parameter", func(c C) { param(c).Metric, param(c).Parameter = "", "" },
 			[]string{"devices[0].parameters[1].parameter: missing; give a key of the catalogue"}},
-		{"unused statistic", func(c C) { c.Unused = map[string]string{"statistic": "set it elsewhere"} },
-			[]string{`devices[0].parameters[1].statistic: "max" does nothing here; set it elsewhere`}},
-		{"unused field", func(c C) { c.Unused = map[string]string{"field": "leave it out"} },
+		{"unused field", func(c C) { c.Words.NoField = "leave it out" },
 			[]string{`devices[0].parameters[0].field: "ph_raw" does nothing here; leave it out`}},
+		{"in Telegraf's words", func(c C) { param(c).Unit, c.Words = "zz", Telegraf }, []string{"device[0].parameter[1].unit: "}},
+		{"selector in Telegraf's words", func(c C) { second(c).Parameters, c.Words = []ParameterConfig{*param(c)}, Telegraf },
+			[]string{`device[1].parameter[0].metric: "tank" is also device[0].parameter[1].metric`, "add tags that tell the devices apart, such as ocems_device_id"}},
 		{"decimals", func(c C) { param(c).Decimals = ptr(11) }, []string{"devices[0].parameters[1].decimals: 11 is outside 0 to 10; nearest: 10"}},
 		{"parameter twice", func(c C) { param(c).Parameter = "ph" }, []string{`devices[0].parameters[1].parameter: "ph" is also parameters[0]`}},
 		{"same selector", func(c C) { second(c).Parameters = []ParameterConfig{*param(c)} },
@@ -152,24 +162,28 @@ func TestResolve(t *testing.T) {
 		want   string
 		err    string
 	}{
-		{"field", Metric{Name: "effluent", Field: "ph_raw"}, "device_1 ph pH U  -1 false;", ""},
+		{"field", Metric{Name: "effluent", Field: "ph_raw"}, "device_1 ph pH U mean false;", ""},
 		{"another field", Metric{Name: "effluent", Field: "x"}, "", ""},
-		{"several", Metric{Name: "effluent", Field: "bod_raw"}, "device_2 bod mg/L U  -1 false;device_2 bod5 mg/L U  -1 false;", ""},
-		{"attributes", Metric{Name: "tank", Field: "value", Attr: attrs("tag", "AI-7", "site", "a", "more", "x")}, "device_1 cod mg/L U max 2 false;", ""},
+		{"several", Metric{Name: "effluent", Field: "bod_raw"}, "device_2 bod mg/L U mean false;device_2 bod5 mg/L U mean false;", ""},
+		{"attributes", Metric{Name: "tank", Field: "value", Attr: attrs("tag", "AI-7", "site", "a", "more", "x")}, "device_1 cod mg/L U max false;", ""},
 		{"an attribute short", Metric{Name: "tank", Attr: attrs("tag", "AI-7")}, "", ""},
 		{"no attributes", Metric{Name: "tank"}, "", ""},
 		{"named as another device", Metric{Name: "tank", Attr: attrs("tag", "AI-7", "site", "a", "ocems_device_id", "device_2")}, "", ""},
-		{"named as this device", Metric{Name: "tank", Attr: attrs("tag", "AI-7", "site", "a", "ocems.device.id", "device_1")}, "device_1 cod mg/L U max 2 false;", ""},
-		{"totalizer", Metric{Name: "inlet flow2 totalizer"}, "device_1 inlet flow2 totalizer m³ U last -1 true;", ""},
-		{"unlisted", Metric{Name: "odd"}, "device_1 board_key knm3/h U  -1 false;", ""},
-		{"unit of the metric", Metric{Name: "tank", Unit: "MG/L", Attr: attrs("tag", "AI-8")}, "device_2 cod mg/L U  -1 false;", ""},
-		{"unit of the attribute", Metric{Name: "tank", Unit: "K", Attr: attrs("tag", "AI-8", "ocems_unit", "mg/l")}, "device_2 cod mg/L U  -1 false;", ""},
+		{"named as this device", Metric{Name: "tank", Attr: attrs("tag", "AI-7", "site", "a", "ocems.device.id", "device_1")}, "device_1 cod mg/L U max false;", ""},
+		{"totalizer", Metric{Name: "inlet flow2 totalizer"}, "device_1 inlet flow2 totalizer m³ U last true;", ""},
+		{"totalizer of a gauge of any name", Metric{Name: "meter.volume"}, "device_1 flow_totalizer m³ U last false;", ""},
+		{"totalizer by deltas", Metric{Name: "meter.volume", Statistic: slot.Sum}, "device_1 flow_totalizer m³ U sum false;", ""},
+		{"counter", Metric{Name: "odd", Statistic: slot.Last}, "device_1 board_key knm3/h U last false;", ""},
+		{"configured statistic of a counter", Metric{Name: "tank", Attr: attrs("tag", "AI-7", "site", "a"), Statistic: slot.Last}, "device_1 cod mg/L U max false;", ""},
+		{"unlisted", Metric{Name: "odd"}, "device_1 board_key knm3/h U mean false;", ""},
+		{"unit of the metric", Metric{Name: "tank", Unit: "MG/L", Attr: attrs("tag", "AI-8")}, "device_2 cod mg/L U mean false;", ""},
+		{"unit of the attribute", Metric{Name: "tank", Unit: "K", Attr: attrs("tag", "AI-8", "ocems_unit", "mg/l")}, "device_2 cod mg/L U mean false;", ""},
 		{"no unit", Metric{Name: "tank", Attr: attrs("tag", "AI-8")}, "", `naming parameter "cod" of device "device_2": it has no unit`},
 		{"unknown unit", Metric{Name: "tank", Unit: "mgl", Attr: attrs("tag", "AI-8")}, "", "mg/L"},
-		{"flag", Metric{Name: "odd", Attr: attrs("ocems.flag", "c")}, "device_1 board_key knm3/h C  -1 false;", ""},
+		{"flag", Metric{Name: "odd", Attr: attrs("ocems.flag", "c")}, "device_1 board_key knm3/h C mean false;", ""},
 		{"bad flag", Metric{Name: "odd", Attr: attrs("ocems_flag", "Q")}, "", `"Q"`},
-		{"implicit", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_2")}, "device_2 bod mg/L U  -1 false;", ""},
-		{"implicit field", Metric{Name: "x", Field: "bod", Unit: "mg/L", Attr: attrs("ocems_device_id", "device_2")}, "device_2 bod mg/L U  -1 false;", ""},
+		{"implicit", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_2")}, "device_2 bod mg/L U mean false;", ""},
+		{"implicit field", Metric{Name: "x", Field: "bod", Unit: "mg/L", Attr: attrs("ocems_device_id", "device_2")}, "device_2 bod mg/L U mean false;", ""},
 		{"status of a parameter", Metric{Name: "bod", Field: "status", Unit: "mg/L", Attr: attrs("ocems_device_id", "device_2")}, "", ""},
 		{"implicit without unit", Metric{Name: "bod", Attr: attrs("ocems_device_id", "device_2")}, "", "it has no unit"},
 		{"implicit bad flag", Metric{Name: "bod", Attr: attrs("ocems_device_id", "device_2", "ocems_flag", "Q")}, "", `"Q"`},
@@ -181,7 +195,7 @@ func TestResolve(t *testing.T) {
 			matches, err := r.Resolve(tt.metric)
 			var got string
 			for _, m := range matches {
-				got += fmt.Sprintf("%s %s %s %v %s %d %v;", m.Device.DeviceID, m.Parameter, m.Unit, m.Flag, m.Statistic, m.Decimals, m.Diagnostic)
+				got += fmt.Sprintf("%s %s %s %v %s %v;", m.Device.DeviceID, m.Parameter, m.Unit, m.Flag, m.Statistic, m.Diagnostic)
 			}
 			if got != tt.want {
 				t.Errorf("got %q, want %q", got, tt.want)
@@ -237,9 +251,9 @@ func TestRound(t *testing.T) {
 		{"device_1", "cod", 1.005, 1}, // less than 1.005 in binary
 		{"device_1", "cod", -0.001, 0},
 		{"device_1", "ph", 7.123456, 7.123456},
-		{"device_2", "cod", 41.23456, 41.23456},
 	} {
-		if got := r.Round(tt.device, tt.parameter, tt.value); got != tt.want {
+		d, _ := r.Device(tt.device)
+		if got := d.Round(tt.parameter, tt.value); got != tt.want {
 			t.Errorf("%s of %s: %v becomes %v, want %v", tt.parameter, tt.device, tt.value, got, tt.want)
 		}
 	}
@@ -332,35 +346,64 @@ func TestDevicesFile(t *testing.T) {
 }
 
 // A field called `value` is none, so that one file serves both hosts.
-func TestUnused(t *testing.T) {
+func TestFieldsOfAHostWithout(t *testing.T) {
 	const entry = "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: bod\n    field: value\n    unit: mg/L\n"
 	path := filepath.Join(t.TempDir(), "d.yaml")
-	write(t, path, entry+"    statistic: max\n")
-	cfg := Config{PublicKeyFile: keyFile, DevicesFile: path}
-	statistic := func(r *Registry) string {
-		t.Helper()
-		m, err := r.Resolve(Metric{Name: "bod"})
-		if len(m) != 1 || err != nil {
-			t.Fatal(m, err)
-		}
-		return m[0].Statistic
-	}
-	if got := statistic(mustNew(t, cfg)); got != "max" {
-		t.Errorf("a host that aligns gets %q", got)
-	}
-	cfg.Unused = map[string]string{"field": "leave it out", "statistic": "set it elsewhere"}
-	want := path + ":9: devices[0].parameters[0].statistic: \"max\" does nothing here; set it elsewhere"
-	if _, err := New(cfg); err == nil || err.Error() != want {
-		t.Errorf("got %v, want %s", err, want)
-	}
 	write(t, path, entry)
-	r := mustNew(t, cfg)
-	write(t, path, strings.Replace(entry, "d1", "d2", 1)+"    statistic: max\n")
+	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path, Words: Collector})
+	write(t, path, strings.Replace(strings.Replace(entry, "d1", "d2", 1), "value", "raw", 1))
+	want := path + `:7: devices[0].parameters[0].field: "raw" does nothing here; ` + Collector.NoField
 	if changed, err := r.Reload(); changed || err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Error(changed, err)
 	}
-	if _, ok := r.Device("d1"); !ok || statistic(r) != "" {
-		t.Error("the devices of before are gone")
+	if _, ok := r.Device("d1"); !ok {
+		t.Error("the previous devices are gone")
+	}
+}
+
+// A processor names metrics, and has no use for tokens and keys.
+func TestNamesOnly(t *testing.T) {
+	cfg := good()
+	cfg.NamesOnly, cfg.PublicKeyFile, cfg.Devices[0].TokenIDFile, cfg.Devices[0].PublicKey = true, "absent.pem", "absent.txt", "nonsense"
+	if m, err := mustNew(t, cfg).Resolve(Metric{Name: "odd"}); len(m) != 1 || err != nil {
+		t.Error(m, err)
+	}
+	cfg.Devices[0].Parameters[1].Unit = "zz"
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), "parameters[1].unit") {
+		t.Error(err)
+	}
+}
+
+func TestFinished(t *testing.T) {
+	r := mustNew(t, good())
+	for _, tt := range []struct {
+		name   string
+		metric Metric
+		want   string
+		err    string
+	}{
+		{"listed", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_1")}, "device_1 bod mg/L U false", ""},
+		{"mapped from a metric that fits nothing", Metric{Name: "cod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_1", "ocems.flag", "M")}, "device_1 cod mg/L M false", ""},
+		{"diagnostic", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_1", "ocems.diagnostic", "true")}, "device_1 bod mg/L U true", ""},
+		{"unlisted and configured", Metric{Name: "board_key", Unit: "knm3/h", Attr: attrs("ocems.device.id", "device_1")}, "device_1 board_key knm3/h U false", ""},
+		{"unlisted", Metric{Name: "board_kez", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_1")}, "", `"board_kez"`},
+		{"unit of another spelling", Metric{Name: "bod", Unit: "MG/L", Attr: attrs("ocems.device.id", "device_1")}, "", "unit"},
+		{"unknown device", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_2")}, "", `unknown device "device_2"; nearest: device_1`},
+		{"no device", Metric{Name: "bod", Unit: "mg/L"}, "", "unknown device"},
+		{"bad flag", Metric{Name: "bod", Unit: "mg/L", Attr: attrs("ocems.device.id", "device_1", "ocems.flag", "Q")}, "", `"Q"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			m, err := r.Finished(tt.metric)
+			if tt.err != "" {
+				if err == nil || !strings.Contains(err.Error(), tt.err) {
+					t.Errorf("error %v, want %q", err, tt.err)
+				}
+				return
+			}
+			if got := fmt.Sprintf("%s %s %s %v %v", m.Device.DeviceID, m.Parameter, m.Unit, m.Flag, m.Diagnostic); err != nil || got != tt.want {
+				t.Errorf("got %q, %v, want %q", got, err, tt.want)
+			}
+		})
 	}
 }
 

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -145,8 +144,12 @@ func (r *Registry) Finished(m Metric) (match Match, err error) {
 		}
 	}
 	if p == nil || p.unit != m.Unit {
-		if unit, err := spec.ResolveUnit(m.Unit); err != nil || unit != m.Unit {
-			return fault(cmp.Or(err, r.noUnit))
+		unit, err := spec.ResolveUnit(m.Unit)
+		if err == nil && unit != m.Unit {
+			err = fmt.Errorf("its unit must be written %q", unit)
+		}
+		if err != nil {
+			return fault(err)
 		}
 	}
 	if match.Flag, err = m.Flag(); err != nil {

@@ -12,7 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 
-	"github.com/ocems-io/ocems/ocems/boltfile"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // A journal is a directory of segments, each a file of frames. A frame is durable before append returns. A checkpoint
@@ -210,7 +210,7 @@ func (j *journal) rotate() error {
 			err = file.Sync()
 		}
 		if err == nil {
-			err = boltfile.SyncDir(j.dir)
+			err = store.SyncDir(j.dir)
 		}
 		if err != nil {
 			err = errors.Join(err, file.Close())

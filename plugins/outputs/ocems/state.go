@@ -15,8 +15,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/ocems-io/ocems/ocems/boltfile"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // errNewer is state of a later version of this plugin, which must not be read as if it were of this one.
@@ -48,11 +48,11 @@ func openState(dir string) (s *state, damage string, err error) {
 	if samples, _ := segments(dir); errors.Is(missing, fs.ErrNotExist) && len(samples) > 0 {
 		damage = fmt.Sprintf("%s is missing beside its journal: what it held is lost", path)
 	}
-	db, found, err := boltfile.Open(path, bucketName)
+	db, found, err := store.OpenBucket(path)
 	switch {
-	case errors.Is(err, boltfile.ErrInUse):
+	case errors.Is(err, store.ErrInUse):
 		return nil, "", fmt.Errorf("the state_directory %q is in use by another process or plugin; give each its own", dir)
-	case errors.Is(err, boltfile.ErrNewer):
+	case errors.Is(err, store.ErrNewer):
 		return nil, "", fmt.Errorf("opening the state %s: %w", path, errNewer)
 	case err != nil:
 		return nil, "", fmt.Errorf("opening the state: %w", err)
@@ -82,7 +82,7 @@ func (s *state) checkFormat(path string) error {
 	case err != nil:
 		return err
 	case format == nil:
-		return boltfile.Guard(func() error {
+		return store.Guard(func() error {
 			return s.db.Update(func(tx *bolt.Tx) error {
 				b, err := tx.CreateBucketIfNotExists(bucketName)
 				if err != nil {
@@ -99,7 +99,7 @@ func (s *state) checkFormat(path string) error {
 
 // Get implements delivery.Store.
 func (s *state) Get(_ context.Context, key string) (value []byte, err error) {
-	err = boltfile.Guard(func() error {
+	err = store.Guard(func() error {
 		return s.db.View(func(tx *bolt.Tx) error {
 			if v := tx.Bucket(bucketName).Get([]byte(key)); v != nil {
 				value = append([]byte{}, v...)
@@ -112,7 +112,7 @@ func (s *state) Get(_ context.Context, key string) (value []byte, err error) {
 
 // Batch implements delivery.Store.
 func (s *state) Batch(_ context.Context, ops []delivery.Op) error {
-	err := boltfile.Guard(func() error {
+	err := store.Guard(func() error {
 		return s.db.Update(func(tx *bolt.Tx) error {
 			b := tx.Bucket(bucketName)
 			for _, op := range ops {

@@ -3,11 +3,15 @@
 package store
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // Store is what the engine and the outbox need of the state. It is safe for concurrent use.
@@ -15,16 +19,29 @@ type Store interface {
 	// Get returns the value of a key, or nil when there is none. It is a read transaction and never syncs.
 	Get(ctx context.Context, key string) ([]byte, error)
 	// Range calls visit for each key that begins with prefix, in order, until visit returns an error, which it returns.
-	// The value is valid until visit returns.
+	// The value is valid until visit returns. What is written meanwhile, by visit too, it may find or not.
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 	// Batch carries out all operations or none, durably before it returns. Concurrent batches share one sync.
 	Batch(ctx context.Context, ops ...Op) error
 }
 
-// Op sets a key, or deletes it when Value is nil.
+// Op sets a key, or deletes it when Value is nil. A key has 1 to 32768 bytes.
 type Op struct {
 	Key   string
 	Value []byte
+}
+
+// check finds what bbolt does not take, before it can make other batches fail.
+func check(ops []Op) error {
+	for _, op := range ops {
+		if n := len(op.Key); n == 0 || n > bolt.MaxKeySize {
+			return fmt.Errorf("a key of %d bytes: it must have 1 to %d", n, bolt.MaxKeySize)
+		}
+		if n := len(op.Value); n > bolt.MaxValueSize {
+			return fmt.Errorf("key %q: a value of %d bytes: at most %d are possible", op.Key, n, bolt.MaxValueSize)
+		}
+	}
+	return nil
 }
 
 // Memory is a [Store] that forgets everything when the process ends.
@@ -36,23 +53,27 @@ type Memory struct {
 // NewMemory returns an empty Memory.
 func NewMemory() *Memory { return &Memory{m: map[string][]byte{}} }
 
+var _ Store = (*Memory)(nil)
+
 // Get implements [Store].
 func (s *Memory) Get(_ context.Context, key string) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.m[key], nil
+	return bytes.Clone(s.m[key]), nil
 }
 
 // Range implements [Store].
 func (s *Memory) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
+	found := map[string][]byte{}
 	s.mu.Lock()
-	m := maps.Clone(s.m)
-	s.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(m)) {
-		if !strings.HasPrefix(key, prefix) {
-			continue
+	for key, value := range s.m {
+		if strings.HasPrefix(key, prefix) {
+			found[key] = value
 		}
-		if err := visit(key, m[key]); err != nil {
+	}
+	s.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(found)) {
+		if err := visit(key, found[key]); err != nil {
 			return err
 		}
 	}
@@ -61,13 +82,16 @@ func (s *Memory) Range(_ context.Context, prefix string, visit func(key string, 
 
 // Batch implements [Store].
 func (s *Memory) Batch(_ context.Context, ops ...Op) error {
+	if err := check(ops); err != nil {
+		return fmt.Errorf("writing the state in memory: %w", err)
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	for _, op := range ops {
 		if op.Value == nil {
 			delete(s.m, op.Key)
 		} else {
-			s.m[op.Key] = slices.Clone(op.Value)
+			s.m[op.Key] = bytes.Clone(op.Value)
 		}
 	}
 	return nil

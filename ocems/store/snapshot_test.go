@@ -1,4 +1,4 @@
-package doctor_test
+package store_test
 
 import (
 	"bytes"
@@ -8,12 +8,11 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
-	bolt "go.etcd.io/bbolt"
-
-	"github.com/ocems-io/ocems/ocems/doctor"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // A writer never stops, and each of its commits changes all values to one number: no copy may have two.
@@ -22,22 +21,18 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 		t.Run(pause.String(), func(t *testing.T) {
 			t.Parallel()
 			path := filepath.Join(t.TempDir(), "state.db")
-			db, err := bolt.Open(path, 0o600, &bolt.Options{FreelistType: bolt.FreelistMapType, NoFreelistSync: true, NoSync: true})
+			f, err := store.Open(path)
 			if err != nil {
 				t.Fatal(err)
 			}
-			defer db.Close()
+			defer f.Close()
 			const keys = 1000
 			put := func(n uint64) error {
-				return db.Update(func(tx *bolt.Tx) error {
-					b, err := tx.CreateBucketIfNotExists([]byte("ocems"))
-					for i := range keys {
-						if err == nil {
-							err = b.Put(fmt.Appendf(nil, "key-%d", i), bytes.Repeat(binary.BigEndian.AppendUint64(nil, n), 10+i))
-						}
-					}
-					return err
-				})
+				var ops []store.Op
+				for i := range keys {
+					ops = append(ops, store.Op{Key: fmt.Sprintf("key-%d", i), Value: bytes.Repeat(binary.BigEndian.AppendUint64(nil, n), 10+i)})
+				}
+				return f.Batch(t.Context(), ops...)
 			}
 			if err := put(1); err != nil {
 				t.Fatal(err)
@@ -59,8 +54,8 @@ func TestSnapshotIsOfOneMoment(t *testing.T) {
 			}()
 			taken := 0
 			for end := time.Now().Add(3 * time.Second); taken < 100 && time.Now().Before(end); {
-				s, err := doctor.Snapshot(path, "ocems")
-				if errors.Is(err, doctor.ErrBusy) {
+				s, err := store.Snapshot(path)
+				if errors.Is(err, store.ErrBusy) {
 					continue
 				}
 				if err != nil {
@@ -99,25 +94,28 @@ func TestSnapshotLeavesNothing(t *testing.T) {
 	dir := t.TempDir()
 	t.Setenv("TMPDIR", dir)
 	for _, path := range []string{filepath.Join(dir, "absent"), os.DevNull} {
-		if s, err := doctor.Snapshot(path, "ocems"); err == nil || s != nil {
+		if s, err := store.Snapshot(path); err == nil || s != nil {
 			t.Errorf("%s: %v", path, err)
 		}
 	}
-	if _, err := doctor.Snapshot(filepath.Join(dir, "absent"), "ocems"); !errors.Is(err, fs.ErrNotExist) {
+	if _, err := store.Snapshot(filepath.Join(dir, "absent")); !errors.Is(err, fs.ErrNotExist) {
 		t.Error(err)
 	}
 	path := filepath.Join(t.TempDir(), "state.db")
-	db, err := bolt.Open(path, 0o600, nil)
+	f, err := store.Open(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer db.Close()
-	s, err := doctor.Snapshot(path, "ocems")
+	defer f.Close()
+	s, err := store.Snapshot(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if v, err := s.Get(t.Context(), "x"); v != nil || err != nil {
 		t.Error(v, err)
+	}
+	if err := s.Batch(t.Context(), store.Op{Key: "x"}); err == nil || !strings.Contains(err.Error(), "this is a copy of it") {
+		t.Error(err)
 	}
 	if err := s.Close(); err != nil {
 		t.Error(err)

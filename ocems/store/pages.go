@@ -1,4 +1,4 @@
-package boltfile
+package store
 
 import (
 	"bytes"
@@ -8,6 +8,8 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // The form of a file of bbolt: pages, each with a header, in the byte order of the machine. The first two are meta
@@ -33,26 +35,20 @@ type reader struct {
 	pages    uint64 // the first page beyond those in use
 	seen     map[uint64]bool
 	free     map[uint64]bool
-	bucket   []byte
-	entry    func(k, v []byte)
+	entry    func(bucket, k, v []byte)
 	fault    func(error) error
 }
 
-// verify says what is wrong with a file: bbolt trusts what it finds there, and would write over pages that are in use.
-func verify(path string) error {
-	return read(path, nil, nil, func(fault error) error { return fault })
-}
-
 // read reads every page that can be reached, from the file and not from mapped memory, so that it may end anywhere. It
-// hands the entries of the bucket to entry, and each damage to fault, after which it goes on beside it if that returns
-// nil.
-func read(path string, bucket []byte, entry func(k, v []byte), fault func(error) error) error {
+// hands the entries to entry, each bucket before its own with a nil key, and each damage to fault, after which it goes on
+// beside it if that returns nil.
+func read(path string, entry func(bucket, k, v []byte), fault func(error) error) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	r := &reader{file: file, seen: map[uint64]bool{}, free: map[uint64]bool{}, bucket: bucket, entry: entry, fault: fault}
+	r := &reader{file: file, seen: map[uint64]bool{}, free: map[uint64]bool{}, entry: entry, fault: fault}
 	root, freelist, err := r.meta()
 	if err != nil {
 		return err
@@ -79,7 +75,7 @@ func read(path string, bucket []byte, entry func(k, v []byte), fault func(error)
 			}
 		}
 	}
-	return r.tree(root, nil, nil, 0)
+	return r.tree(root, nil, nil, nil)
 }
 
 func (r *reader) meta() (root, freelist uint64, err error) {
@@ -166,16 +162,16 @@ func (r *reader) freelist(id uint64) error {
 }
 
 // tree reads the pages from id down, whose keys must be from low on and below high. Buckets are in the tree of the file
-// itself, depth 0, and entries in theirs.
-func (r *reader) tree(id uint64, low, high []byte, depth int) error {
+// itself, where bucket is nil, and entries in theirs.
+func (r *reader) tree(id uint64, bucket, low, high []byte) error {
 	text, flags, count, err := r.page(id)
 	if err != nil {
 		return r.fault(err)
 	}
-	return r.elements(id, text, flags, count, low, high, depth)
+	return r.elements(id, text, flags, count, bucket, low, high)
 }
 
-func (r *reader) elements(id uint64, text []byte, flags uint16, count int, low, high []byte, depth int) error {
+func (r *reader) elements(id uint64, text []byte, flags uint16, count int, bucket, low, high []byte) error {
 	damaged := fmt.Errorf("page %d is damaged", id)
 	if flags != leafPage && flags != branchPage || pageHeader+count*element > len(text) {
 		return r.fault(damaged)
@@ -192,7 +188,7 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, low, 
 			pos, size = order.Uint32(head[4:]), order.Uint32(head[8:])
 		}
 		end := uint64(pos) + uint64(size)
-		if end > uint64(len(head)) || bytes.Compare(head[pos:end], low) < 0 || high != nil && bytes.Compare(head[pos:end], high) >= 0 ||
+		if size == 0 || size > bolt.MaxKeySize || end > uint64(len(head)) || bytes.Compare(head[pos:end], low) < 0 || high != nil && bytes.Compare(head[pos:end], high) >= 0 ||
 			len(items) > 0 && bytes.Compare(items[len(items)-1].key, head[pos:end]) >= 0 {
 			if err := r.fault(damaged); err != nil {
 				return err
@@ -208,17 +204,16 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, low, 
 			if i+1 < len(items) {
 				next = items[i+1].key
 			}
-			err = r.tree(order.Uint64(x.head[8:]), x.key, next, depth)
+			err = r.tree(order.Uint64(x.head[8:]), bucket, x.key, next)
 		} else if size := uint64(order.Uint32(x.head[12:])); size > uint64(len(x.rest)) {
 			err = r.fault(damaged)
-		} else if isBucket := order.Uint32(x.head)&bucketEntry != 0; isBucket != (depth == 0) {
+		} else if isBucket := order.Uint32(x.head)&bucketEntry != 0; isBucket != (bucket == nil) {
 			err = r.fault(damaged)
 		} else if isBucket {
-			if r.entry == nil || bytes.Equal(x.key, r.bucket) {
-				err = r.inBucket(id, x.rest[:size])
-			}
-		} else if r.entry != nil {
-			r.entry(x.key, x.rest[:size])
+			r.entry(x.key, nil, nil)
+			err = r.inBucket(id, x.key, x.rest[:size])
+		} else {
+			r.entry(bucket, x.key, x.rest[:size])
 		}
 		if err != nil {
 			return err
@@ -228,13 +223,13 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, low, 
 }
 
 // inBucket reads a bucket: a page of the file, or a small one within the value.
-func (r *reader) inBucket(id uint64, value []byte) error {
+func (r *reader) inBucket(id uint64, bucket, value []byte) error {
 	if len(value) >= bucketHeader {
 		if root := order.Uint64(value); root != 0 {
-			return r.tree(root, nil, nil, 1)
+			return r.tree(root, bucket, nil, nil)
 		}
 		if page := value[bucketHeader:]; len(page) >= pageHeader {
-			return r.elements(id, page, order.Uint16(page[8:]), int(order.Uint16(page[10:])), nil, nil, 1)
+			return r.elements(id, page, order.Uint16(page[8:]), int(order.Uint16(page[10:])), bucket, nil, nil)
 		}
 	}
 	return r.fault(fmt.Errorf("page %d is damaged", id))

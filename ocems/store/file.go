@@ -1,0 +1,333 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// Why a file is not opened. It is left as it is.
+var (
+	ErrInUse = errors.New("it is in use by another process or component; stop that one, or give each a directory of its own")
+	ErrNewer = errors.New("it was written by a newer version; use that version, or another directory")
+	ErrOlder = errors.New("it was written by an earlier version; let that version deliver what waits in it, then move the file away")
+)
+
+// The entries have a bucket to themselves, so that no key of theirs can be the format's. The format stands where earlier
+// versions look for theirs: they refuse this file, and do not begin an empty state in it.
+var (
+	entriesBucket = []byte("state")
+	formatBucket  = []byte("ocems")
+	formatKey     = []byte("format")
+)
+
+// format is to be raised when a version cannot read what this one writes.
+const format = 2
+
+// olderBucket is where the collector's file_storage keeps its entries.
+const olderBucket = "default"
+
+// File is a [Store] in one bbolt file.
+type File struct {
+	path   string
+	db     *bolt.DB
+	bucket []byte
+	damage string
+	copied string // the directory of a [Snapshot]
+
+	mu      sync.Mutex // of waiting
+	waiting []*batch
+	write   sync.Mutex // who holds it writes all that waits
+}
+
+var _ Store = (*File)(nil)
+
+// Open opens the file at path, or makes it, mode 0600, and its directory, mode 0700. What can be read of a damaged file
+// goes into a new one in its place; see [File.Damage]. The error wraps [ErrInUse], [ErrNewer], [ErrOlder] or the
+// system's, and then the file is as it was.
+func Open(path string) (*File, error) {
+	db, damage, err := openSound(path, (*contents).refusal)
+	if err != nil {
+		return nil, fmt.Errorf("opening the state %s: %w", path, err)
+	}
+	f := &File{path: path, db: db, bucket: entriesBucket, damage: damage}
+	if err := f.begin(); err != nil {
+		return nil, errors.Join(fmt.Errorf("beginning the state %s: %w", path, err), db.Close())
+	}
+	return f, nil
+}
+
+// openSound opens a file after it was looked through and mended. refuse sees what the file holds before
+// anything is changed.
+func openSound(path string, refuse func(*contents) error) (db *bolt.DB, damage string, err error) {
+	dir := filepath.Dir(path)
+	if err := makeDir(dir); err != nil {
+		return nil, "", err
+	}
+	info, missing := os.Stat(path)
+	switch {
+	case errors.Is(missing, fs.ErrNotExist):
+	case missing != nil:
+		return nil, "", missing
+	case !info.Mode().IsRegular(): // such as a directory, which would be kept aside as damaged
+		return nil, "", errors.New("it is no regular file; name another")
+	case info.Size() == 0:
+		damage = fmt.Sprintf("%s is empty: what it held is lost", path)
+	default:
+		found, err := look(path)
+		if err == nil {
+			err = refuse(found)
+		}
+		if err == nil && found.damage != nil {
+			damage, err = replace(path, found.damage)
+		}
+		if err != nil {
+			return nil, "", err
+		}
+	}
+	db, err = open(path, false)
+	if err == nil && missing != nil {
+		if err = SyncDir(dir); err != nil {
+			_ = db.Close()
+		}
+	}
+	if err = known(err); err != nil {
+		if missing != nil && !errors.Is(err, ErrInUse) {
+			_ = os.Remove(path) // what there is of it would pass for a damaged one
+		}
+		return nil, "", err
+	}
+	return db, damage, nil
+}
+
+// makeDir makes a directory that a power cut does not take away again.
+func makeDir(dir string) error {
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := makeDir(filepath.Dir(dir)); err != nil {
+		return err
+	}
+	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
+		return err
+	}
+	return SyncDir(filepath.Dir(dir))
+}
+
+// begin writes the format into a file that has none: a new one, or a damaged one that lost it.
+func (f *File) begin() error {
+	begun := false
+	err := Guard(func() error {
+		return f.db.View(func(tx *bolt.Tx) error {
+			b := tx.Bucket(formatBucket)
+			begun = b != nil && b.Get(formatKey) != nil && tx.Bucket(entriesBucket) != nil
+			return nil
+		})
+	})
+	if err != nil || begun {
+		return err
+	}
+	return f.update(func(tx *bolt.Tx) error {
+		b, err := tx.CreateBucketIfNotExists(formatBucket)
+		if err != nil {
+			return err
+		}
+		if err := b.Put(formatKey, []byte{format}); err != nil {
+			return err
+		}
+		_, err = tx.CreateBucketIfNotExists(entriesBucket)
+		return err
+	})
+}
+
+// Damage says what [Open] found damaged, where the damaged file is kept and how many entries were recovered. It is ""
+// for a sound file.
+func (f *File) Damage() string { return f.damage }
+
+// Get implements [Store].
+func (f *File) Get(_ context.Context, key string) (value []byte, err error) {
+	err = f.view(func(b *bolt.Bucket) error {
+		if v := b.Get([]byte(key)); v != nil {
+			value = append([]byte{}, v...)
+		}
+		return nil
+	})
+	return value, err
+}
+
+// rangeBytes is how much Range holds in memory at a time.
+const rangeBytes = 1 << 20
+
+// Range implements [Store]. No transaction is open while visit runs: bbolt would wait for its end before it lets the file
+// grow, and a Batch in visit would wait for ever.
+func (f *File) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
+	type entry struct {
+		key   string
+		value []byte
+	}
+	for from := []byte(prefix); from != nil; {
+		var entries []entry
+		err := f.view(func(b *bolt.Bucket) error {
+			size := 0
+			c := b.Cursor()
+			k, v := c.Seek(from)
+			for ; bytes.HasPrefix(k, []byte(prefix)) && k != nil && size < rangeBytes; k, v = c.Next() {
+				entries = append(entries, entry{string(k), bytes.Clone(v)})
+				size += len(k) + len(v)
+			}
+			from = bytes.Clone(k) // nil after the last
+			return nil
+		})
+		if err != nil {
+			return err
+		}
+		if len(entries) == 0 {
+			return nil
+		}
+		for _, e := range entries {
+			if err := visit(e.key, e.value); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f *File) view(fn func(*bolt.Bucket) error) error {
+	err := Guard(func() error {
+		return f.db.View(func(tx *bolt.Tx) error {
+			b := tx.Bucket(f.bucket)
+			if b == nil {
+				return nil
+			}
+			return fn(b)
+		})
+	})
+	return f.failed("reading", err)
+}
+
+// batch is a call of Batch. done and err belong to who holds File.write.
+type batch struct {
+	ops  []Op
+	done bool
+	err  error
+}
+
+// Batch implements [Store]. It is not given up when the context ends.
+func (f *File) Batch(_ context.Context, ops ...Op) error {
+	if err := check(ops); err != nil {
+		return f.failed("writing", err)
+	}
+	b := &batch{ops: ops}
+	f.mu.Lock()
+	f.waiting = append(f.waiting, b)
+	f.mu.Unlock()
+
+	f.write.Lock()
+	defer f.write.Unlock()
+	if !b.done { // else another has written it along with its own
+		f.mu.Lock()
+		all := f.waiting
+		f.waiting = nil
+		f.mu.Unlock()
+		f.commit(all)
+	}
+	return f.failed("writing", b.err)
+}
+
+// commit writes all batches in one transaction. If that fails, each is written alone, the smallest first: on a full disk
+// what frees space still goes through. The larger ones are not tried after the first that fails, since bbolt reads the
+// whole file after each failure.
+func (f *File) commit(all []*batch) {
+	err := f.apply(all...)
+	if err != nil && len(all) > 1 {
+		slices.SortStableFunc(all, func(a, b *batch) int { return cmp.Compare(a.size(), b.size()) })
+		err = nil
+		for _, b := range all {
+			if err == nil {
+				err = f.apply(b)
+			}
+			b.done, b.err = true, err
+		}
+		return
+	}
+	for _, b := range all {
+		b.done, b.err = true, err
+	}
+}
+
+func (b *batch) size() (n int) {
+	for _, op := range b.ops {
+		n += len(op.Value)
+	}
+	return n
+}
+
+func (f *File) apply(batches ...*batch) error {
+	return f.update(func(tx *bolt.Tx) error {
+		bucket := tx.Bucket(f.bucket)
+		for _, b := range batches {
+			for _, op := range b.ops {
+				var err error
+				if op.Value == nil {
+					err = bucket.Delete([]byte(op.Key))
+				} else {
+					err = bucket.Put([]byte(op.Key), op.Value)
+				}
+				if err != nil {
+					return err
+				}
+			}
+		}
+		return nil
+	})
+}
+
+// update is bbolt's own, but for what it does after a panic: it would read the whole file, damaged as it is, in a
+// goroutine whose panic ends the process.
+func (f *File) update(fn func(*bolt.Tx) error) error {
+	return Guard(func() error {
+		tx, err := f.db.Begin(true)
+		if err != nil {
+			return err
+		}
+		defer tx.Rollback() //nolint:errcheck // nothing is left to roll back after a commit
+		if err := fn(tx); err != nil {
+			return err
+		}
+		return tx.Commit()
+	})
+}
+
+func (f *File) failed(doing string, err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrDatabaseNotOpen):
+		return fmt.Errorf("%s the state %s: it is closed", doing, f.path)
+	case errors.Is(err, berrors.ErrDatabaseReadOnly):
+		return fmt.Errorf("%s the state %s: this is a copy of it", doing, f.path)
+	case err != nil:
+		return fmt.Errorf("%s the state %s: %w", doing, f.path, err)
+	}
+	return nil
+}
+
+// Close closes the file after the batches that are being written. A second Close does nothing.
+func (f *File) Close() error {
+	f.write.Lock()
+	defer f.write.Unlock()
+	err := f.db.Close()
+	if f.copied != "" {
+		err = errors.Join(err, os.RemoveAll(f.copied))
+	}
+	return err
+}

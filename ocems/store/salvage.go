@@ -1,0 +1,220 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"runtime/debug"
+	"syscall"
+	"time"
+
+	bolt "go.etcd.io/bbolt"
+	berrors "go.etcd.io/bbolt/errors"
+)
+
+// bbolt panics on a damaged file, in a goroutine of its own too, or reads memory that is not there. So a file is looked
+// through before bbolt may write to it. A damaged one is kept under a name of its own, and what can be read of it goes
+// into a new file in its place.
+
+// contents is what a file holds.
+type contents struct {
+	buckets map[string]bool
+	format  []byte // nil: it has none
+	damage  error
+}
+
+// look reads a file through. bbolt, reading only, keeps writers away meanwhile.
+func look(path string) (*contents, error) {
+	db, err := open(path, true)
+	if err = known(err); err != nil && !isDamage(err) {
+		return nil, err
+	}
+	if err == nil {
+		defer db.Close()
+	}
+	found := &contents{buckets: map[string]bool{}, damage: err}
+	err = read(path, func(bucket, k, v []byte) {
+		if found.buckets[string(bucket)] = true; isFormat(bucket, k) {
+			found.format = v
+		}
+	}, func(fault error) error {
+		found.damage = cmp.Or(found.damage, fault)
+		return nil
+	})
+	found.damage = cmp.Or(found.damage, err)
+	if found.damage != nil && !isDamage(found.damage) {
+		return nil, found.damage // the disk did not read
+	}
+	return found, nil
+}
+
+func isFormat(bucket, key []byte) bool {
+	return bytes.Equal(bucket, formatBucket) && bytes.Equal(key, formatKey)
+}
+
+// refusal is why [Open] does not take a file, damaged or not, or nil.
+func (c *contents) refusal() error {
+	switch {
+	case c.format != nil && (len(c.format) != 1 || c.format[0] > format):
+		return ErrNewer
+	case c.buckets[string(entriesBucket)]:
+		return nil
+	case bytes.Equal(c.format, []byte{format}):
+		c.damage = cmp.Or(c.damage, errors.New("its entries are not there"))
+		return nil
+	case c.buckets[string(formatBucket)] || c.buckets[olderBucket]:
+		return ErrOlder
+	}
+	return nil
+}
+
+// known gives the errors of bbolt that have nothing to do with damage their name here.
+func known(err error) error {
+	switch {
+	case errors.Is(err, berrors.ErrTimeout):
+		return ErrInUse
+	case errors.Is(err, berrors.ErrVersionMismatch):
+		return ErrNewer
+	}
+	return err
+}
+
+// isDamage reports that an error says something about what is in the file. The system's own do not.
+func isDamage(err error) bool {
+	var refused syscall.Errno
+	return !errors.Is(err, ErrInUse) && !errors.Is(err, ErrNewer) && !errors.As(err, &refused)
+}
+
+// Guard turns what bbolt does with a damaged file, a panic or a fault in mapped memory, into an error.
+func Guard(f func() error) (err error) {
+	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("damaged: %v", r)
+		}
+	}()
+	return f()
+}
+
+func open(path string, readOnly bool) (db *bolt.DB, err error) {
+	var file *os.File
+	options := &bolt.Options{
+		Timeout: time.Second, ReadOnly: readOnly, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
+		OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
+			file, err = os.OpenFile(name, flag, mode)
+			return file, err
+		},
+	}
+	err = Guard(func() (err error) {
+		db, err = bolt.Open(path, 0o600, options)
+		return err
+	})
+	if err != nil && file != nil {
+		unlock(file) // after a panic bbolt has not, and the lock would keep us from what can be read
+		_ = file.Close()
+	}
+	return db, err
+}
+
+// replace copies what can be read of path into a new file, which takes its place. The damaged one is kept aside. After
+// an error all is as it was, so that nothing is lost to a full disk either.
+func replace(path string, cause error) (damage string, err error) {
+	fresh := path + ".new"
+	defer func() {
+		if err != nil {
+			_ = os.Remove(fresh)
+			err = fmt.Errorf("replacing it, since it is damaged (%v): %w", cause, err)
+		}
+	}()
+	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return "", err
+	}
+	db, err := open(fresh, false)
+	if err != nil {
+		return "", err
+	}
+	copied, unread, err := salvage(path, db)
+	err = errors.Join(err, db.Close()) // an open file keeps its name on Windows
+	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	if err == nil {
+		if err = os.Link(path, aside); err != nil { // not every file system has links
+			err = os.Rename(path, aside)
+		}
+	}
+	if err == nil {
+		err = os.Rename(fresh, path)
+	}
+	if err == nil {
+		err = SyncDir(filepath.Dir(path))
+	}
+	if err != nil {
+		return "", err
+	}
+	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
+	if unread != nil {
+		damage += fmt.Sprintf(" (%v)", unread)
+	}
+	return damage, nil
+}
+
+// salvage copies the entries of the damaged file at path, around the damage, which is unread. The error is that of
+// writing.
+func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
+	const most = 1 << 20 // bytes of one write
+	var list [][3][]byte
+	size := 0
+	flush := func() {
+		if err == nil {
+			err = to.Update(func(tx *bolt.Tx) error {
+				for _, e := range list {
+					b, err := tx.CreateBucketIfNotExists(e[0])
+					if err == nil && e[1] != nil {
+						err = b.Put(e[1], e[2])
+					}
+					if err != nil {
+						return err
+					}
+				}
+				return nil
+			})
+		}
+		list, size = nil, 0
+	}
+	places := 0
+	var first error
+	whole := read(path, func(bucket, k, v []byte) {
+		if k != nil && !isFormat(bucket, k) {
+			copied++
+		}
+		if list, size = append(list, [3][]byte{bucket, k, v}), size+len(k)+len(v); size > most {
+			flush()
+		}
+	}, func(fault error) error {
+		first = cmp.Or(first, fault)
+		places++
+		return nil
+	})
+	flush()
+	if places > 0 {
+		unread = fmt.Errorf("at %d places it cannot be read, first: %w", places, first)
+	}
+	return copied, cmp.Or(whole, unread), err
+}
+
+// SyncDir makes a new name durable. Windows does so by itself, and lets nobody sync a directory.
+func SyncDir(dir string) error {
+	if runtime.GOOS == "windows" {
+		return nil
+	}
+	d, err := os.Open(dir)
+	if err != nil {
+		return err
+	}
+	err = d.Sync()
+	return errors.Join(err, d.Close())
+}

@@ -1,0 +1,121 @@
+package store
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// ErrBusy is a file that changed at every attempt to copy it.
+var ErrBusy = errors.New("the host writes too often for a copy; try again, or stop the host")
+
+// snapshotTries and snapshotPause: a host with a few devices writes in bursts of some milliseconds.
+const (
+	snapshotTries = 40
+	snapshotPause = 50 * time.Millisecond
+)
+
+// metaBytes covers both of bbolt's meta pages, each of which names the newest state: on a page of up to 64 KiB, as large
+// as the systems have.
+const metaBytes = 2 * 64 << 10
+
+// Snapshot copies the file at path and opens the copy, which Close removes, for reading. The host may be running: its
+// lock is not touched. bbolt never overwrites what its meta pages lead to, so a copy is whole when they are the same
+// before and after it; it is read through besides. The error wraps fs.ErrNotExist, fs.ErrPermission, [ErrBusy],
+// [ErrNewer] or [ErrOlder], or tells of damage.
+func Snapshot(path string) (*File, error) {
+	return snapshot(path, entriesBucket, (*contents).refusal)
+}
+
+func snapshot(path string, bucket []byte, refuse func(*contents) error) (*File, error) {
+	var err error
+	for i := range snapshotTries {
+		if i > 0 {
+			time.Sleep(snapshotPause)
+		}
+		var f *File
+		if f, err = tryCopy(path, bucket, refuse); !errors.Is(err, ErrBusy) {
+			return f, err
+		}
+	}
+	return nil, err
+}
+
+func tryCopy(path string, bucket []byte, refuse func(*contents) error) (f *File, err error) {
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("copying the state %s: %w", path, err)
+		}
+	}()
+	from, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer from.Close()
+	dir, err := os.MkdirTemp("", "ocems-")
+	if err != nil {
+		return nil, err
+	}
+	defer func() {
+		if err != nil {
+			_ = os.RemoveAll(dir)
+		}
+	}()
+	copied := filepath.Join(dir, "copy.db")
+	to, err := os.OpenFile(copied, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	before, err := metas(from)
+	size := int64(0)
+	if err == nil {
+		size, err = io.Copy(to, io.NewSectionReader(from, 0, 1<<62))
+	}
+	if err = errors.Join(err, to.Close()); err != nil {
+		return nil, err
+	}
+	after, err := metas(from)
+	switch {
+	case err != nil:
+		return nil, err
+	case !bytes.Equal(before, after):
+		return nil, ErrBusy
+	case size == 0:
+		return nil, errors.New("it is empty")
+	}
+	found, err := look(copied)
+	if err == nil {
+		err = cmp.Or(refuse(found), found.damage)
+	}
+	if err != nil {
+		return nil, err
+	}
+	db, err := open(copied, true)
+	if err != nil {
+		return nil, err
+	}
+	return &File{path: path, db: db, bucket: bucket, copied: dir}, nil
+}
+
+// metas are the beginnings of the meta pages, whatever the size of a page is: a commit changes one of them.
+func metas(f *os.File) ([]byte, error) {
+	const head = 16 + 64 // of a page, and of a meta
+	var all []byte
+	for at := int64(0); at < metaBytes; at += 4096 { // pages are multiples of 4 KiB
+		b := make([]byte, head)
+		n, err := f.ReadAt(b, at)
+		if err != nil && !errors.Is(err, io.EOF) {
+			return nil, err
+		}
+		const magic = "\xed\xda\x0c\xed" // of a meta, little endian
+		if b = b[:n]; n == head && string(b[16:20]) == magic {
+			all = append(all, b...)
+		}
+	}
+	return all, nil
+}

@@ -59,7 +59,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
-	if e.storage, err = ocemsstorage.Open(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {
+	if e.storage, err = ocemsstorage.OpenOrMemory(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {
 		return err
 	}
 	e.engine, err = engine.Open(ctx, engine.Config{
@@ -85,7 +85,7 @@ func (e *ocemsExporter) Shutdown(ctx context.Context) error {
 		cancel()
 	}
 	if e.storage != nil {
-		errs = append(errs, e.storage.Close(ctx))
+		errs = append(errs, e.storage.Close())
 	}
 	e.engine, e.storage = nil, nil
 	return errors.Join(errs...)

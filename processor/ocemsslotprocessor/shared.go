@@ -72,7 +72,7 @@ func (s *shared) start(ctx context.Context, host component.Host, p *slotProcesso
 		return nil
 	}
 	log := s.set.Logger
-	if s.storage, err = ocemsstorage.Open(ctx, host, s.cfg.Storage, component.KindProcessor, s.set.ID, log); err != nil {
+	if s.storage, err = ocemsstorage.OpenOrMemory(ctx, host, s.cfg.Storage, component.KindProcessor, s.set.ID, log); err != nil {
 		return err
 	}
 	s.engine, err = engine.Open(ctx, engine.Config{
@@ -111,7 +111,7 @@ func (s *shared) stop(ctx context.Context, p *slotProcessor) error {
 		errs = append(errs, s.engine.Close(ctx))
 	}
 	if s.storage != nil {
-		errs = append(errs, s.storage.Close(context.WithoutCancel(ctx)))
+		errs = append(errs, s.storage.Close())
 	}
 	s.gauges, s.engine, s.storage = nil, nil, nil
 	return errors.Join(errs...)

@@ -31,7 +31,7 @@ type refusal struct {
 type refused struct {
 	refusal
 	Count       int
-	First, Last time.Time // event time
+	First, Last time.Time // event time of the earliest and the latest
 	Value       *float64  `json:",omitempty"` // the first, where JSON has it
 	Unit, Flag  string
 	Detail      string
@@ -45,7 +45,7 @@ type refusals struct {
 	changed bool
 }
 
-func (r *refusals) add(key refusal, x sample, detail string, now time.Time) (first bool) {
+func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 	if r.lines == nil {
 		r.lines, r.noted = map[refusal]*refused{}, map[refusal]time.Time{}
 	}
@@ -54,8 +54,8 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) (fir
 		key = refusal{Reason: key.Reason}
 	}
 	l := r.lines[key]
-	if first = l == nil; first {
-		l = &refused{refusal: key, First: x.Time, Unit: x.Unit, Detail: detail, Since: now}
+	if l == nil {
+		l = &refused{refusal: key, First: x.Time, Last: x.Time, Unit: x.Unit, Detail: detail, Since: now}
 		if x.Flag.Valid() {
 			l.Flag = x.Flag.String()
 		}
@@ -65,8 +65,12 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) (fir
 		r.lines[key] = l
 	}
 	l.Count++
-	l.Last = x.Time
-	return first
+	if x.Time.Before(l.First) {
+		l.First = x.Time
+	}
+	if x.Time.After(l.Last) {
+		l.Last = x.Time
+	}
 }
 
 // due takes out the lines whose time has come.

@@ -1,84 +1,113 @@
-// Package ocemsstorage is the collector's extension of type `ocems_storage`: file_storage, which syncs each write and,
-// before a component opens its file, mends that file if it is damaged. file_storage on its own ends the collector at a
-// damaged page, at each start again; its `recreate` does not help there, since bbolt panics in a goroutine of its own.
+// Package ocemsstorage is the collector's extension of type `ocems_storage`: the disk of the OCEMS exporter and processor.
+// Each component has a file of its own, an [store.File], behind the collector's storage interface. Beside it a client has
+// Range, so that a component finds what it left without a list of its own; [Open] gives a component both.
 package ocemsstorage
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
+	"strings"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.uber.org/zap"
 
-	"github.com/ocems-io/ocems/ocems/boltfile"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// Config is that of file_storage. `fsync` and `create_directory` are on, and `directory_permissions` are 0700.
+// Config has the keys of the extension.
 type Config struct {
-	filestorage.Config `mapstructure:",squash"`
+	// Directory keeps a file for each component.
+	Directory string `mapstructure:"directory"`
+
+	// CreateDirectory makes the directory, mode 0700, where there is none.
+	CreateDirectory bool `mapstructure:"create_directory"`
+}
+
+// Validate implements xconfmap.Validator.
+func (c *Config) Validate() error {
+	if c.Directory == "" {
+		return errors.New("directory: not set; name a directory on a disk that outlives a restart, such as /var/lib/ocems/storage")
+	}
+	return nil
 }
 
 // NewFactory makes the factory of the extension `ocems_storage`.
 func NewFactory() extension.Factory {
-	inner := filestorage.NewFactory()
-	defaults := func() component.Config {
-		cfg := *inner.CreateDefaultConfig().(*filestorage.Config)
-		cfg.FSync, cfg.CreateDirectory, cfg.DirectoryPermissions = true, true, "0700"
-		return &Config{cfg}
-	}
-	create := func(ctx context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
-		files := cfg.(*Config).Config
-		log := set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel))
-		set.ID = component.NewIDWithName(inner.Type(), set.ID.Name())
-		e, err := inner.Create(ctx, set, &files)
-		if err != nil {
-			return nil, err
-		}
-		return &mender{e.(storage.Extension), files.Directory, log}, nil
-	}
-	return extension.NewFactory(component.MustNewType("ocems_storage"), defaults, create, component.StabilityLevelAlpha)
+	return extension.NewFactory(
+		component.MustNewType("ocems_storage"),
+		func() component.Config { return &Config{CreateDirectory: true} },
+		func(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
+			// An error here is about a file: a stack trace says nothing of it.
+			return &files{*cfg.(*Config), set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel))}, nil
+		},
+		component.StabilityLevelAlpha,
+	)
 }
 
-type mender struct {
-	storage.Extension
-	directory string
-	log       *zap.Logger
+type files struct {
+	cfg Config
+	log *zap.Logger
 }
 
-// What file_storage calls the file of a component, and what is called after one.
-var (
-	ofComponent = regexp.MustCompile(`^(receiver|processor|exporter|extension|connector)_`)
-	asideOrNew  = regexp.MustCompile(`\.(damaged-.*|new|backup)$`)
-)
+var _ storage.Extension = (*files)(nil)
 
-var bucket = []byte("default") // file_storage's
-
-// Start mends what is damaged: no component has opened its file yet.
-func (m *mender) Start(ctx context.Context, host component.Host) error {
-	entries, err := os.ReadDir(m.directory)
+// Start implements component.Component.
+func (e *files) Start(context.Context, component.Host) error {
+	if e.cfg.CreateDirectory {
+		return nil // with the first file
+	}
+	info, err := os.Stat(e.cfg.Directory)
+	if err == nil && !info.IsDir() {
+		err = errors.New("it is not one")
+	}
 	if err != nil {
-		return err
+		return fmt.Errorf("directory: looking for %q: %w; make it, or set create_directory: true", e.cfg.Directory, err)
 	}
-	for _, e := range entries {
-		if !ofComponent.MatchString(e.Name()) || asideOrNew.MatchString(e.Name()) || !e.Type().IsRegular() {
-			continue
-		}
-		damage, err := boltfile.Mend(filepath.Join(m.directory, e.Name()), bucket)
-		switch {
-		case errors.Is(err, boltfile.ErrInUse):
-			return fmt.Errorf("directory: %q is in use by another process; give each collector its own", m.directory)
-		case err != nil:
-			return fmt.Errorf("directory: looking through the storage of %s: %w", e.Name(), err)
-		case damage != "":
-			m.log.Error("the storage of a component was damaged: what can be read of it goes on", zap.String("damage", damage))
+	return nil
+}
+
+// Shutdown implements component.Component. The components close their own clients.
+func (e *files) Shutdown(context.Context) error { return nil }
+
+// GetClient implements storage.Extension.
+func (e *files) GetClient(_ context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
+	file, err := store.Open(filepath.Join(e.cfg.Directory, fileName(kind, id, name)))
+	if err != nil {
+		return nil, fmt.Errorf("directory: %w", err)
+	}
+	if damage := file.Damage(); damage != "" {
+		e.log.Error("The storage of a component was damaged; it goes on with what can be read", zap.Stringer("component", id), zap.String("damage", damage))
+	}
+	return &client{file}, nil
+}
+
+// maxName leaves room for what is put behind a damaged file's name, on file systems that take 255 bytes.
+const maxName = 200
+
+// fileName is as file_storage forms it: an earlier version's file is found, and refused, rather than passed over.
+func fileName(kind component.Kind, id component.ID, name string) string {
+	raw := fmt.Sprintf("%s_%s_%s", strings.ToLower(kind.String()), id.Type(), id.Name())
+	if name != "" {
+		raw += "_" + name
+	}
+	var safe strings.Builder
+	for _, c := range raw {
+		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
+			safe.WriteRune(c)
+		} else {
+			fmt.Fprintf(&safe, "~%04X", c)
 		}
 	}
-	return m.Extension.Start(ctx, host)
+	if safe.Len() > maxName {
+		sum := sha256.Sum256([]byte(safe.String()))
+		return hex.EncodeToString(sum[:])
+	}
+	return safe.String()
 }

@@ -1,0 +1,66 @@
+package ocemsstorage
+
+import (
+	"context"
+	"fmt"
+
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// client is a component's file as the collector knows it.
+type client struct{ file *store.File }
+
+var _ ranger = (*client)(nil)
+
+// Get implements storage.Client. It never syncs.
+func (c *client) Get(ctx context.Context, key string) ([]byte, error) { return c.file.Get(ctx, key) }
+
+// Set implements storage.Client.
+func (c *client) Set(ctx context.Context, key string, value []byte) error {
+	return c.Batch(ctx, storage.SetOperation(key, value))
+}
+
+// Delete implements storage.Client.
+func (c *client) Delete(ctx context.Context, key string) error {
+	return c.Batch(ctx, storage.DeleteOperation(key))
+}
+
+// Batch implements storage.Client. A get finds what the operations before it have written. Without a set or a delete
+// nothing is synced.
+func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
+	var writes []store.Op
+	written := map[string][]byte{}
+	for _, op := range ops {
+		switch op.Type {
+		case storage.Get:
+			value, ok := written[op.Key]
+			if !ok {
+				var err error
+				if value, err = c.file.Get(ctx, op.Key); err != nil {
+					return err
+				}
+			}
+			op.Value = value
+		case storage.Set:
+			value := append([]byte{}, op.Value...) // nil would delete
+			written[op.Key] = value
+			writes = append(writes, store.Op{Key: op.Key, Value: value})
+		case storage.Delete:
+			written[op.Key] = nil
+			writes = append(writes, store.Op{Key: op.Key})
+		default:
+			return fmt.Errorf("key %q: there is no operation of type %d", op.Key, op.Type)
+		}
+	}
+	return c.file.Batch(ctx, writes...)
+}
+
+// Range calls visit for each key that begins with prefix, in order; see [store.Store].
+func (c *client) Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error {
+	return c.file.Range(ctx, prefix, visit)
+}
+
+// Close implements storage.Client.
+func (c *client) Close(context.Context) error { return c.file.Close() }

@@ -1,0 +1,86 @@
+package ocemsstorage
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"slices"
+	"strings"
+
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/extension/xextension/storage"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// Store is a component's state, which it closes.
+type Store interface {
+	store.Store
+	io.Closer
+}
+
+// ranger is a client that can list its keys. The collector's interface has no such method.
+type ranger interface {
+	storage.Client
+	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
+}
+
+// Open opens the state of a component in the extension that its key `storage` names.
+func Open(ctx context.Context, host component.Host, storageID component.ID, kind component.Kind, id component.ID) (Store, error) {
+	ext, err := find(host, storageID)
+	if err != nil {
+		return nil, err
+	}
+	c, err := ext.GetClient(ctx, kind, id, "")
+	if err != nil {
+		return nil, fmt.Errorf("storage: opening %q: %w", storageID, err)
+	}
+	r, ok := c.(ranger)
+	if !ok {
+		_ = c.Close(ctx)
+		return nil, fmt.Errorf("storage: %q cannot list its keys; use an ocems_storage extension", storageID)
+	}
+	return adapter{r}, nil
+}
+
+func find(host component.Host, storageID component.ID) (storage.Extension, error) {
+	ext, ok := host.GetExtensions()[storageID]
+	if !ok {
+		var others []string
+		for id, other := range host.GetExtensions() {
+			if _, stores := other.(storage.Extension); stores {
+				others = append(others, id.String())
+			}
+		}
+		if slices.Sort(others); len(others) > 0 {
+			return nil, fmt.Errorf("storage: there is no extension %q in service.extensions; nearest: %s", storageID,
+				strings.Join(spec.Nearest(storageID.String(), others), ", "))
+		}
+		return nil, fmt.Errorf("storage: there is no extension %q; add it to service.extensions", storageID)
+	}
+	s, ok := ext.(storage.Extension)
+	if !ok {
+		return nil, fmt.Errorf("storage: the extension %q stores nothing; use an ocems_storage extension", storageID)
+	}
+	return s, nil
+}
+
+// adapter is a client as the core knows it.
+type adapter struct{ ranger }
+
+// Batch implements [store.Store].
+func (a adapter) Batch(ctx context.Context, ops ...store.Op) error {
+	list := make([]*storage.Operation, len(ops))
+	for i, op := range ops {
+		if op.Value == nil {
+			list[i] = storage.DeleteOperation(op.Key)
+		} else {
+			list[i] = storage.SetOperation(op.Key, op.Value)
+		}
+	}
+	return a.ranger.Batch(ctx, list...)
+}
+
+// Close implements io.Closer.
+func (a adapter) Close() error { return a.ranger.Close(context.Background()) }

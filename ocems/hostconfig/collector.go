@@ -106,8 +106,14 @@ type collectorSlots struct {
 	} `yaml:"statistics"`
 }
 
-// collectorStorage has the keys of the extensions `file_storage` and `ocems_storage`.
+// collectorStorage has the keys of the extension `ocems_storage`.
 type collectorStorage struct {
+	Directory       string `yaml:"directory"`
+	CreateDirectory bool   `yaml:"create_directory"`
+}
+
+// collectorFileStorage has the keys of the extension `file_storage`.
+type collectorFileStorage struct {
 	Directory            string            `yaml:"directory"`
 	Timeout              collectorDuration `yaml:"timeout"`
 	Compaction           any               `yaml:"compaction"`
@@ -343,35 +349,44 @@ func (o *Output) storage(key, id string, extensions *yaml.Node, enabled []string
 	if !slices.Contains(enabled, id) {
 		o.failed("%s: there is no extension %q in service.extensions; add it", key, id)
 	}
-	s := collectorStorage{Directory: "/var/lib/otelcol/file_storage", DirectoryPermissions: "0750"}
+	kindOf, nameOf, _ := strings.Cut(component, "/")
+	file := sanitize(kind + "_" + strings.TrimSpace(kindOf) + "_" + strings.TrimSpace(nameOf))
+	found := &Store{Key: "extensions." + id + ".directory"}
+	longest := 255 // of a file's name
 	switch t, _, _ := strings.Cut(id, "/"); t {
+	case "ocems_storage":
+		s := collectorStorage{CreateDirectory: true}
+		o.decode("extensions."+id+": ", n, &s)
+		if s.Directory == "" {
+			o.failed("extensions.%s: directory: not set", id)
+			return nil
+		}
+		found.Directory, found.Create, found.Bucket, longest = s.Directory, s.CreateDirectory, "state", 200
 	case "file_storage":
-	case "ocems_storage": // the same, with other defaults
-		s.Fsync, s.CreateDirectory, s.DirectoryPermissions = true, true, "0700"
+		s := collectorFileStorage{Directory: "/var/lib/otelcol/file_storage", DirectoryPermissions: "0750"}
+		o.decode("extensions."+id+": ", n, &s)
+		if !s.Fsync && kind == "exporter" {
+			o.fault(Failed, "set fsync: true in "+id, "extensions.%s: fsync is not true: a power cut may cost what was accepted", id)
+		} else if !s.Fsync {
+			o.fault(Warning, "set fsync: true in "+id, "extensions.%s: fsync is not true: a power cut may cost the open windows", id)
+		}
+		if _, err := strconv.ParseUint(s.DirectoryPermissions, 8, 32); err != nil && s.CreateDirectory {
+			o.failed("extensions.%s: directory_permissions: %q is not octal, such as 0750", id, s.DirectoryPermissions)
+		}
+		found.Directory, found.Create, found.Bucket = s.Directory, s.CreateDirectory, "default"
 	default:
 		o.fault(Unchecked, "", "%s: %q is neither an ocems_storage nor a file_storage: what it keeps is not looked at", key, id)
 		return nil
 	}
-	o.decode("extensions."+id+": ", n, &s)
-	if !s.Fsync && kind == "exporter" {
-		o.fault(Failed, "set fsync: true in "+id, "extensions.%s: fsync is not true: a power cut may cost what was accepted", id)
-	} else if !s.Fsync {
-		o.fault(Warning, "set fsync: true in "+id, "extensions.%s: fsync is not true: a power cut may cost the open windows", id)
-	}
-	if _, err := strconv.ParseUint(s.DirectoryPermissions, 8, 32); err != nil && s.CreateDirectory {
-		o.failed("extensions.%s: directory_permissions: %q is not octal, such as 0750", id, s.DirectoryPermissions)
-	}
-	kindOf, nameOf, _ := strings.Cut(component, "/")
-	file := sanitize(kind + "_" + strings.TrimSpace(kindOf) + "_" + strings.TrimSpace(nameOf))
-	if len(file) > 255 {
+	if len(file) > longest {
 		sum := sha256.Sum256([]byte(file))
 		file = hex.EncodeToString(sum[:])
 	}
-	return &Store{Key: "extensions." + id + ".directory", Directory: s.Directory, File: filepath.Join(s.Directory, file), Bucket: "default",
-		Create: s.CreateDirectory}
+	found.File = filepath.Join(found.Directory, file)
+	return found
 }
 
-// sanitize makes a component's name a file's name as file_storage does.
+// sanitize makes a component's name a file's name as both storages do.
 func sanitize(name string) string {
 	var b strings.Builder
 	for _, c := range name {

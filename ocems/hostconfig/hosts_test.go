@@ -145,29 +145,33 @@ service:
 // The storage's keys and defaults are the extensions' own.
 func TestStorage(t *testing.T) {
 	for kind, factory := range map[string]extension.Factory{"file_storage": filestorage.NewFactory(), "ocems_storage": ocemsstorage.NewFactory()} {
-		var theirs filestorage.Config
-		switch c := factory.CreateDefaultConfig().(type) {
-		case *filestorage.Config:
-			theirs = *c
-		case *ocemsstorage.Config:
-			theirs = c.Config
-		}
 		text := strings.ReplaceAll(collector(t, "", ""), "file_storage", kind)
-		text = strings.Replace(text, "{directory: /var/lib/x, create_directory: true, fsync: true}", "", 1)
-		cfg := load(t, write(t, "config.yaml", text))
-		o := cfg.Outputs[0]
-		require.NotNil(t, o.Outbox, kind)
-		assert.Equal(t, []any{theirs.Directory, theirs.CreateDirectory}, []any{o.Outbox.Directory, o.Outbox.Create}, kind)
-		assert.Equal(t, theirs.FSync, len(failures(o.Faults)) == 0, "%s: %q", kind, failures(o.Faults))
+		with := func(settings string) *hostconfig.Output {
+			return load(t, write(t, "config.yaml", strings.Replace(text, "{directory: /var/lib/x, create_directory: true, fsync: true}", settings, 1))).Outputs[0]
+		}
+		theirs := factory.CreateDefaultConfig()
+		switch c := theirs.(type) {
+		case *filestorage.Config:
+			o := with("")
+			require.NotNil(t, o.Outbox)
+			assert.Equal(t, []any{c.Directory, c.CreateDirectory}, []any{o.Outbox.Directory, o.Outbox.Create})
+			assert.Equal(t, c.FSync, len(failures(o.Faults)) == 0, "%q", failures(o.Faults))
+		case *ocemsstorage.Config:
+			assert.Contains(t, failures(with("").Faults), "extensions.ocems_storage: directory: not set")
+			o := with("{directory: /var/lib/x}")
+			require.NotNil(t, o.Outbox)
+			assert.Equal(t, c.CreateDirectory, o.Outbox.Create)
+			assert.Empty(t, failures(o.Faults))
+		}
 		keys := map[string]bool{}
-		tagged(reflect.TypeOf(theirs), "mapstructure", "", keys)
+		tagged(reflect.TypeOf(theirs).Elem(), "mapstructure", "", keys)
 		for key := range keys {
 			if strings.Contains(key, ".") {
 				continue // of compaction
 			}
 			for _, spoilt := range []string{"", "x"} {
-				cfg := load(t, write(t, "config.yaml", strings.Replace(text, kind+": \n", kind+": {"+key+spoilt+": null}\n", 1)))
-				assert.Equal(t, spoilt != "", slices.ContainsFunc(failures(cfg.Outputs[0].Faults), func(s string) bool { return strings.Contains(s, "unknown key") }), key)
+				o := with("{" + key + spoilt + ": null}")
+				assert.Equal(t, spoilt != "", slices.ContainsFunc(failures(o.Faults), func(s string) bool { return strings.Contains(s, "unknown key") }), key)
 			}
 		}
 	}

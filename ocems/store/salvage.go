@@ -155,7 +155,7 @@ func replace(path string, cause error) (damage string, err error) {
 	if err != nil {
 		return "", err
 	}
-	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
+	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s; entries recovered: %d", path, cause, aside, copied)
 	if unread != nil {
 		damage += fmt.Sprintf(" (%v)", unread)
 	}

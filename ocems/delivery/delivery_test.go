@@ -383,6 +383,18 @@ func TestOutcomes(t *testing.T) {
 		p.want("received", len(p.received()), 2)
 		p.want("waiting", p.d.Stats().Slots, 1)
 	})
+	run(t, "one of two refused parameters is taken again", registry, nil, func(p *plant) {
+		ph := payload.Reading{Parameter: "ph", Value: 7, Unit: "pH", Flag: spec.FlagNormal}
+		p.answers(refuses("so2", "ph"))
+		p.put("a", at(15), cod(1), so2(3), ph)
+		p.put("a", at(30), cod(2), so2(4), ph)
+		time.Sleep(5 * time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2})
+		p.answers(refuses("so2"))
+		time.Sleep(30 * time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
+		p.want("waiting", p.d.Stats().Slots, 2)
+	})
 	run(t, "calibration that is not scheduled does not take the slot with it", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
@@ -428,6 +440,21 @@ func TestOutcomes(t *testing.T) {
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.Refused: 1})
 	})
+}
+
+// refuses is a server that takes everything from device a but these parameters.
+func refuses(parameters ...string) func(w http.ResponseWriter, r *http.Request, n int) {
+	return func(w http.ResponseWriter, r *http.Request, n int) {
+		body, _ := io.ReadAll(r.Body)
+		text, _ := seal.Open(tokenOf+"a", body)
+		for _, name := range parameters {
+			if strings.Contains(string(text), `"`+name+`"`) {
+				fmt.Fprint(w, `{"status":119,"msg":"Invalid Parameter"}`)
+				return
+			}
+		}
+		success(w, r, n)
+	}
 }
 
 func TestOneBadSlotDoesNotHoldUpTheRest(t *testing.T) {

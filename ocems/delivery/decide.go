@@ -1,9 +1,7 @@
 package delivery
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -211,13 +209,4 @@ func (t timing) backoff(failures int, jitter float64) time.Duration {
 		wait = t.maxBackoff
 	}
 	return wait - time.Duration(jitter*float64(wait/4))
-}
-
-// composition names the readings of a request.
-func composition(rs []payload.Reading) string {
-	var b strings.Builder
-	for _, r := range rs {
-		fmt.Fprintf(&b, "%s\x00%v\x00", r.Parameter, r.Diagnostic)
-	}
-	return b.String()
 }

@@ -498,7 +498,7 @@ func TestWrongTokenHoldsOneDevice(t *testing.T) {
 	})
 }
 
-// The token is mended while a request with the wrong one waits for its answer.
+// The token is corrected while a request with the wrong one waits for its answer.
 func TestRetryDuringARequest(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { c.HoldInterval = 24 * time.Hour }, func(p *plant) {
 		p.tokens["a"] = "wrong"

@@ -31,11 +31,7 @@ func (d *Delivery) startDue() (wait time.Duration) {
 		if q, wait = d.schedule.next(time.Now()); q == nil {
 			return wait
 		}
-		s, _ := q.pick()
-		q.busy = true
-		d.active++
-		a := &attempt{d: d, q: q, s: s, parked: s.status == parked, retries: d.retries}
-		d.running.Go(a.run)
+		d.running.Go(d.attempt(q).run)
 	}
 	return forever // the end of an attempt wakes the dispatcher
 }

@@ -19,7 +19,7 @@ type attempt struct {
 	d       *Delivery
 	q       *queue
 	s       *slot
-	place   place
+	id      slotID
 	parked  bool      // the slot
 	heldFor string    // the device, or ""
 	oldest  time.Time // what is older has expired
@@ -30,7 +30,7 @@ type attempt struct {
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, place: place{q.device, s.stamp}, parked: s.status == parked, retries: d.retries,
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries,
 		oldest: d.clock.now(time.Now()).Add(-spec.MaxAge)}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
@@ -53,13 +53,13 @@ func (a *attempt) run() {
 	}
 	a.q.busy = false
 	d.active--
-	d.place(a.q)
+	d.reschedule(a.q)
 	d.wake.send()
 }
 
 // trySlot reads the slot and does what is to be done with it.
 func (a *attempt) trySlot() {
-	rs, value, err := a.d.load(a.d.ctx, a.place)
+	rs, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
 	case errors.Is(err, errDamaged) || err == nil && value == nil:
 		a.finish(&work{}) // the writer sees why, says so, and takes the slot out
@@ -71,8 +71,8 @@ func (a *attempt) trySlot() {
 	var known bool
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
-	case a.place.time().Before(a.oldest):
-		a.settle(settle(rs, audit.Expired, "not delivered within 7 days of its stamp: "+a.heldFor), nil)
+	case a.id.time().Before(a.oldest):
+		a.settle(outcome(rs, audit.Expired, "not delivered within 7 days of its stamp: "+a.heldFor), nil)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: "the configuration has no such device any more: its readings wait until they expire"})
 	case a.d.cfg.DryRun:
@@ -133,7 +133,7 @@ func (a *attempt) evidence(r request) evidence {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
 	return evidence{inDoubt: slices.Equal(a.s.doubt, r.readings), failures: a.q.condition.failures,
-		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: time.Until(a.place.time()) - a.d.clock.skew, jitter: rand.Float64()}
+		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: time.Until(a.id.time()) - a.d.clock.skew, jitter: rand.Float64()}
 }
 
 // settle takes readings out of the outbox with their outcome, and returns when that is on disk: until then the queue
@@ -143,12 +143,12 @@ func (a *attempt) settle(dec decision, status *int) {
 		delete(a.q.suspended, unitOf{r.Parameter, r.Unit})
 	}
 	a.finish(&work{settled: dec.settled, entry: audit.Entry{Outcome: dec.outcome, Station: a.target.StationID,
-		Device: a.place.device, Stamp: a.place.stamp, Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}})
+		Device: a.id.device, Stamp: a.id.stamp, Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}})
 }
 
 // finish hands an outcome to the writer and waits until it is on disk, or the outbox closes at once.
 func (a *attempt) finish(w *work) {
-	w.leaves, w.done = &a.place, make(chan error, 1)
+	w.leaves, w.done = &a.id, make(chan error, 1)
 	a.d.work <- w
 	select {
 	case <-w.done:
@@ -198,7 +198,7 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
 	case dec.state == waiting:
 		logger.Warn("the server says the slot is in the future: waiting", "device", a.q.device,
-			"slot", spec.ISTString(a.place.time()), "server_ahead_by", a.d.clock.skew.String())
+			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.clock.skew.String())
 	case (dec.state == backingOff || dec.state == unreachable) && now.failures == 1:
 		logger.Warn("an attempt failed: trying again", "device", a.q.device, "reason", ans.detail, "next_try_in", dec.pause.String())
 	}

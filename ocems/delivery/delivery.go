@@ -190,7 +190,7 @@ func (d *Delivery) Retry() {
 	d.retries++
 	for _, q := range d.queues {
 		q.retryAt(time.Now())
-		d.schedule.place(q)
+		d.schedule.set(q)
 	}
 	d.wake.send()
 }

@@ -26,7 +26,7 @@ func (d *Delivery) dispatch() {
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !d.closing && d.active < d.places() {
+	for !d.closing && d.active < d.limit() {
 		var q *queue
 		if q, wait = d.schedule.next(time.Now()); q == nil {
 			return wait
@@ -36,8 +36,8 @@ func (d *Delivery) startDue() (wait time.Duration) {
 	return forever // the end of an attempt wakes the dispatcher
 }
 
-// places is how many requests may be in flight.
-func (d *Delivery) places() int {
+// limit is how many requests may be in flight.
+func (d *Delivery) limit() int {
 	if d.server.probing() {
 		return 1
 	}
@@ -83,7 +83,7 @@ func (d *Delivery) noteAnswer(device string, ans answer, sent time.Time) {
 	for _, q := range d.queues {
 		if q.condition.state == unreachable {
 			q.condition = condition{until: now.Add(d.offset(q.device))}
-			d.schedule.place(q)
+			d.schedule.set(q)
 		}
 	}
 }
@@ -98,9 +98,9 @@ func (d *Delivery) queue(device string) *queue {
 	return q
 }
 
-// place schedules a queue, or removes it when it is empty. Delivery.mu is held.
-func (d *Delivery) place(q *queue) {
-	d.schedule.place(q)
+// reschedule schedules a queue, or removes it when it is empty. Delivery.mu is held.
+func (d *Delivery) reschedule(q *queue) {
+	d.schedule.set(q)
 	if len(q.slots) == 0 && !q.busy {
 		d.setCondition(q, condition{})
 		delete(d.queues, q.device)

@@ -171,8 +171,8 @@ func (s *schedule) Pop() any {
 	return q
 }
 
-// place puts a queue where it belongs, or takes it out when nothing of it is to be tried.
-func (s *schedule) place(q *queue) {
+// set puts a queue where it belongs, or takes it out when nothing of it is to be tried.
+func (s *schedule) set(q *queue) {
 	next, due := q.pick()
 	switch {
 	case q.busy || next == nil:

@@ -24,46 +24,46 @@ type repair struct {
 func (d *Delivery) restore(ctx context.Context) error {
 	now := time.Now()
 	err := d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
-		p, err := parseValue(key, value)
+		id, err := parseValue(key, value)
 		switch {
 		case errors.Is(err, errIndex):
 			d.repairs = append(d.repairs, repair{key: key, ops: []store.Op{{Key: key}}})
 		case errors.Is(err, errDamaged):
-			d.keep(key, p, append([]byte{}, value...))
+			d.keep(key, id, append([]byte{}, value...))
 		case err != nil:
 			return err
 		default:
-			d.queue(p.device).update(p.stamp, true, now)
+			d.queue(id.device).update(id.stamp, true, now)
 		}
 		return ctx.Err()
 	})
 	for _, q := range d.queues {
-		d.schedule.place(q)
+		d.schedule.set(q)
 	}
 	return err
 }
 
 // parseValue reads a key and checks its value.
-func parseValue(key string, value []byte) (p place, err error) {
+func parseValue(key string, value []byte) (id slotID, err error) {
 	switch {
 	case isOlderIndex(key):
-		return place{}, errIndex
+		return slotID{}, errIndex
 	case strings.HasPrefix(key, olderSlots):
-		return place{}, errOlder
+		return slotID{}, errOlder
 	}
-	p, ok := parseKey(key)
+	id, ok := parseKey(key)
 	if !ok {
-		return place{}, fmt.Errorf("key %q: %w", key, errDamaged)
+		return slotID{}, fmt.Errorf("key %q: %w", key, errDamaged)
 	}
-	if _, err := decodeReadings(value, p.stamp); err != nil {
-		return p, fmt.Errorf("slot %s of device %q: %w", spec.ISTString(p.time()), p.device, err)
+	if _, err := decodeReadings(value, id.stamp); err != nil {
+		return id, fmt.Errorf("slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
 	}
-	return p, nil
+	return id, nil
 }
 
 // keep has the writer move a damaged value to a key under which nothing overwrites it; nil is a value that is missing.
 // The log names the key and never the content.
-func (d *Delivery) keep(key string, p place, value []byte) {
+func (d *Delivery) keep(key string, id slotID, value []byte) {
 	if slices.ContainsFunc(d.repairs, func(r repair) bool { return r.key == key }) {
 		return // found again, since the transaction that was to keep it has failed
 	}
@@ -73,7 +73,7 @@ func (d *Delivery) keep(key string, p place, value []byte) {
 		r.ops = []store.Op{{Key: to, Value: value}, {Key: key}}
 		detail = fmt.Sprintf("the slot's value in the outbox, %d bytes, is damaged and kept as %q", len(value), to)
 	}
-	r.entries = []audit.Entry{{Outcome: audit.Recovered, Device: p.device, Stamp: p.stamp, Detail: detail}}
+	r.entries = []audit.Entry{{Outcome: audit.Recovered, Device: id.device, Stamp: id.stamp, Detail: detail}}
 	d.repairs = append(d.repairs, r)
-	d.cfg.Logger.Error("a slot of the outbox cannot be read: the rest goes on", "device", p.device, "slot", spec.ISTString(p.time()), "reason", detail)
+	d.cfg.Logger.Error("a slot of the outbox cannot be read: the rest goes on", "device", id.device, "slot", spec.ISTString(id.time()), "reason", detail)
 }

@@ -20,7 +20,7 @@ type work struct {
 	records []payload.Record
 	with    []store.Op
 
-	leaves  *place            // nil for a Put
+	leaves  *slotID           // nil for a Put
 	settled []payload.Reading // leave it
 	entry   audit.Entry       // what became of them
 	logged  bool              // the entry is in the trail
@@ -105,7 +105,7 @@ func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
 
 // commit carries out a list in one transaction, in this order: audit trail, store, queues.
 func (d *Delivery) commit(list ...*work) error {
-	t := transaction{d: d, slots: map[place]*content{}}
+	t := transaction{d: d, slots: map[slotID]*content{}}
 	for _, w := range list {
 		if err := t.apply(w); err != nil {
 			return fmt.Errorf("writing the outbox: %w", err)
@@ -135,8 +135,8 @@ func (d *Delivery) commit(list ...*work) error {
 // transaction is one write of the outbox in the making.
 type transaction struct {
 	d       *Delivery
-	slots   map[place]*content // that it is about
-	entries []audit.Entry      // to be in the trail first
+	slots   map[slotID]*content // that it is about
+	entries []audit.Entry       // to be in the trail first
 	ops     []store.Op
 }
 
@@ -176,8 +176,8 @@ func (t *transaction) apply(w *work) error {
 // add puts a reading into its slot, or returns the entry of its refusal.
 func (t *transaction) add(rec payload.Record, r payload.Reading) (refused []audit.Entry, err error) {
 	r.Parameter, r.Unit = strings.TrimSpace(r.Parameter), strings.TrimSpace(r.Unit)
-	p := place{rec.DeviceID, r.Stamp.UnixMilli()}
-	c, err := t.at(p)
+	id := slotID{rec.DeviceID, r.Stamp.UnixMilli()}
+	c, err := t.at(id)
 	if err != nil {
 		return nil, err
 	}
@@ -190,13 +190,13 @@ func (t *transaction) add(rec payload.Record, r payload.Reading) (refused []audi
 	if x.Value == r.Value && x.Unit == r.Unit && x.Flag == r.Flag {
 		return nil, nil
 	}
-	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: p.device, Stamp: p.stamp,
+	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: id.device, Stamp: id.stamp,
 		Readings: audit.Readings([]payload.Reading{r}),
 		Detail:   fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
 }
 
-func (t *transaction) remove(p place, settled []payload.Reading) error {
-	c, err := t.at(p)
+func (t *transaction) remove(id slotID, settled []payload.Reading) error {
+	c, err := t.at(id)
 	if err != nil {
 		return err
 	}
@@ -215,45 +215,45 @@ func sameParameter(a, b payload.Reading) bool {
 
 // at is the content of a slot. The store is read only where the queues know that a slot waits: nobody else writes the
 // outbox. What is damaged or missing there is noted, and the slot is empty.
-func (t *transaction) at(p place) (*content, error) {
-	if c := t.slots[p]; c != nil {
+func (t *transaction) at(id slotID) (*content, error) {
+	if c := t.slots[id]; c != nil {
 		return c, nil
 	}
 	c := &content{}
-	if t.d.waits(p) {
-		rs, value, err := t.d.load(context.WithoutCancel(t.d.ctx), p)
+	if t.d.waits(id) {
+		rs, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
 		switch {
 		case errors.Is(err, errDamaged) || err == nil && value == nil:
-			t.d.keep(p.key(), p, value)
+			t.d.keep(id.key(), id, value)
 			c.changed = true
 		case err != nil:
 			return nil, err
 		}
 		c.readings = rs
 	}
-	t.slots[p] = c
+	t.slots[id] = c
 	return c, nil
 }
 
-func (d *Delivery) waits(p place) bool {
+func (d *Delivery) waits(id slotID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := d.queues[p.device]
+	q := d.queues[id.device]
 	if q == nil {
 		return false
 	}
-	_, found := q.find(p.stamp)
+	_, found := q.find(id.stamp)
 	return found
 }
 
 // load reads a slot's readings, and their value for the case that it is damaged. Both are nil where there is none.
-func (d *Delivery) load(ctx context.Context, p place) (rs []payload.Reading, value []byte, err error) {
-	value, err = d.cfg.Store.Get(ctx, p.key())
+func (d *Delivery) load(ctx context.Context, id slotID) (rs []payload.Reading, value []byte, err error) {
+	value, err = d.cfg.Store.Get(ctx, id.key())
 	if err == nil && value != nil {
-		rs, err = decodeReadings(value, p.stamp)
+		rs, err = decodeReadings(value, id.stamp)
 	}
 	if err != nil {
-		return nil, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(p.time()), p.device, err)
+		return nil, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
 	}
 	return rs, value, nil
 }
@@ -270,8 +270,8 @@ func (t *transaction) logged(list []*work) {
 
 // operations are the store's writes, those of the slots last: a new slot may be where a damaged value was.
 func (t *transaction) operations() []store.Op {
-	for p, c := range t.slots {
-		op := store.Op{Key: p.key()}
+	for id, c := range t.slots {
+		op := store.Op{Key: id.key()}
 		if len(c.readings) > 0 {
 			op.Value = encodeReadings(c.readings)
 		}
@@ -283,15 +283,15 @@ func (t *transaction) operations() []store.Op {
 }
 
 // update brings the queues to what the store now holds.
-func (d *Delivery) update(slots map[place]*content) {
+func (d *Delivery) update(slots map[slotID]*content) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	for p, c := range slots {
+	for id, c := range slots {
 		if c.changed {
-			q := d.queue(p.device)
-			q.update(p.stamp, len(c.readings) > 0, now.Add(d.cfg.Coalesce+d.offset(p.device)))
-			d.place(q)
+			q := d.queue(id.device)
+			q.update(id.stamp, len(c.readings) > 0, now.Add(d.cfg.Coalesce+d.offset(id.device)))
+			d.reschedule(q)
 		}
 	}
 	d.wake.send()

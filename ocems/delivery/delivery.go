@@ -118,7 +118,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	d.ctx, d.abort = context.WithCancel(context.WithoutCancel(ctx))
-	if err := d.commit(nil, nil); err != nil {
+	if err := d.commit(); err != nil {
 		cfg.Logger.Error("cannot keep what is damaged in the outbox: it is kept with the next write", "error", err)
 	}
 	d.writing.Go(d.writeLoop)
@@ -190,7 +190,7 @@ func (d *Delivery) Retry() {
 	d.retries++
 	for _, q := range d.queues {
 		q.retryAt(time.Now())
-		d.schedule.place(q)
+		d.schedule.set(q)
 	}
 	d.wake.send()
 }

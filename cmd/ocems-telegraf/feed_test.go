@@ -316,6 +316,30 @@ func memoryPipe(t *testing.T) (*io.PipeReader, *io.PipeWriter) {
 	return r, w
 }
 
+// A kill between two reads loses no line of the first.
+func TestWhatWasReadIsWrittenBeforeTheNextRead(t *testing.T) {
+	wire, want := written(t)
+	wire = bytes.Repeat(wire, 20)
+	r, read := &recorder{}, 0
+	parser := &influx.Parser{}
+	if err := parser.Init(); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	in := &pieces{wire, func(left int) int {
+		whole := wire[:1+bytes.LastIndexByte(wire[:read], '\n')]
+		if before, _ := parser.Parse(whole); r.count() < len(before) { // none where it ends inside of a text
+			t.Errorf("after %d bytes %d metrics of %d are written", read, r.count(), len(before))
+		}
+		n := min(left, 1+random.IntN(300))
+		read += n
+		return n
+	}}
+	if err := feed(t.Context(), in, []telegraf.Output{r}, (&lines{}).log()); err != nil || r.count() != 20*len(want) {
+		t.Errorf("%v, %d taken", err, r.count())
+	}
+}
+
 func TestFailingWriteHoldsThePipe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		until := time.Now().Add(5 * time.Minute)

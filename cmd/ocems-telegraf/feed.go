@@ -15,6 +15,7 @@ import (
 
 const (
 	longest    = 16<<20 - 1  // line in bytes; the parser doubles its buffer, and this is the most that fits into 16 MiB
+	roomy      = 64 << 10    // line in bytes that no metric needs
 	chunk      = 1 << 20     // read at once
 	mostBatch  = 5000        // metrics written at once
 	drain      = time.Second // of reading, once told to stop
@@ -42,8 +43,8 @@ func feed(ctx context.Context, in io.Reader, plugins []telegraf.Output, log tele
 			if f.metrics = append(f.metrics, m); len(f.metrics) >= mostBatch {
 				f.write()
 			}
-			if f.held > chunk { // the parser's buffer does not shrink, and is moved with each metric
-				f.parser = influx.NewStreamParser(f)
+			if f.most > roomy { // the parser's buffer does not shrink, and is moved with each metric
+				f.parser, f.most = influx.NewStreamParser(f), 0
 			}
 			f.held = 0
 		case errors.As(err, &bad): // the parser goes on in the next line
@@ -71,6 +72,7 @@ type feeder struct {
 	next    read // what the parser has not been given yet
 	parser  *influx.StreamParser
 	held    int               // bytes that the parser has of a line
+	most    int               // it ever held
 	metrics []telegraf.Metric // parsed and not yet written
 
 	bad      int // lines since the last report
@@ -102,6 +104,7 @@ func (f *feeder) Read(p []byte) (int, error) {
 	}
 	copy(p, f.next.data[:n])
 	f.held, f.next.data = f.held+n, f.next.data[n:]
+	f.most = max(f.most, f.held)
 	return n, nil
 }
 
@@ -151,7 +154,7 @@ func (f *feeder) skip() {
 	for i := range len(line) {
 		q.ends(line[i])
 	}
-	f.parser, f.held = influx.NewStreamParser(f), 0
+	f.parser, f.held, f.most = influx.NewStreamParser(f), 0, 0
 	for {
 		for i, c := range f.next.data {
 			if q.ends(c) {

@@ -239,12 +239,12 @@ func (a *attempt) send(rs []payload.Reading) answer {
 func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {
-		return answer{verdict: failed, detail: "no answer: " + hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
 	}
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer: " + hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
 	}
 	ans := judge(resp, body)
 	if ans.status != nil {

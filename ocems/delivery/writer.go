@@ -19,6 +19,7 @@ import (
 type work struct {
 	records []payload.Record
 	with    []store.Op
+	whole   bool // no further parameters of these slots are to come
 
 	leaves  *slotID           // nil for a Put
 	settled []payload.Reading // leave it
@@ -144,6 +145,7 @@ type transaction struct {
 type content struct {
 	readings []payload.Reading
 	changed  bool
+	whole    bool
 }
 
 // apply changes the slots as a work asks for.
@@ -152,7 +154,7 @@ func (t *transaction) apply(w *work) error {
 	var entries []audit.Entry
 	for _, rec := range w.records {
 		for _, r := range rec.Readings {
-			refused, err := t.add(rec, r)
+			refused, err := t.add(rec, r, w.whole)
 			if err != nil {
 				return err
 			}
@@ -174,7 +176,7 @@ func (t *transaction) apply(w *work) error {
 }
 
 // add puts a reading into its slot, or returns the entry of its refusal.
-func (t *transaction) add(rec payload.Record, r payload.Reading) (refused []audit.Entry, err error) {
+func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (refused []audit.Entry, err error) {
 	r.Parameter, r.Unit = strings.TrimSpace(r.Parameter), strings.TrimSpace(r.Unit)
 	id := slotID{rec.DeviceID, r.Stamp.UnixMilli()}
 	c, err := t.at(id)
@@ -183,7 +185,7 @@ func (t *transaction) add(rec payload.Record, r payload.Reading) (refused []audi
 	}
 	i := slices.IndexFunc(c.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
 	if i < 0 {
-		c.readings, c.changed = append(c.readings, r), true
+		c.readings, c.changed, c.whole = append(c.readings, r), true, c.whole || whole
 		return nil, nil
 	}
 	x := c.readings[i]
@@ -191,8 +193,8 @@ func (t *transaction) add(rec payload.Record, r payload.Reading) (refused []audi
 		return nil, nil
 	}
 	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: id.device, Stamp: id.stamp,
-		Readings: audit.Readings([]payload.Reading{r}),
-		Detail:   fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "conflict", Count: 1,
+		Detail: fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
 }
 
 func (t *transaction) remove(id slotID, settled []payload.Reading) error {
@@ -290,7 +292,11 @@ func (d *Delivery) update(slots map[slotID]*content) {
 	for id, c := range slots {
 		if c.changed {
 			q := d.queue(id.device)
-			q.update(id.stamp, len(c.readings) > 0, now.Add(d.cfg.Coalesce+d.offset(id.device)))
+			ready := now.Add(d.offset(id.device))
+			if !c.whole {
+				ready = ready.Add(d.cfg.Coalesce)
+			}
+			q.update(id.stamp, len(c.readings) > 0, ready)
 			d.reschedule(q)
 		}
 	}

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ocems-io/ocems/ocems/doctor"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -28,13 +28,14 @@ func (t *texts) Set(s string) error {
 
 // hostFlags are those that say which configuration of which host is meant.
 type hostFlags struct {
-	configs, environment texts
-	host                 *string
+	configs, environment, sets texts
+	host                       *string
 }
 
 func newHostFlags(flags *flag.FlagSet) *hostFlags {
 	h := &hostFlags{}
-	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, as the host is given it; may be repeated (required)")
+	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated (required)")
+	flags.Var(&h.sets, "set", "`key=value` as the collector is given it; may be repeated")
 	flags.Var(&h.environment, "env-file", "`file` with the environment of the service, lines of NAME=value; may be repeated")
 	h.host = flags.String("host", "", "the program that reads it, `telegraf|ocems-telegraf|collector`; by default told by the files")
 	return h
@@ -64,7 +65,7 @@ func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), err
 		}
 		return os.LookupEnv(name)
 	}
-	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Lookup: lookup, Host: host})
+	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Environment: environment, Set: h.sets, Host: host})
 	if err != nil {
 		return nil, nil, usageError{fmt.Errorf("--config: %w", err)}
 	}

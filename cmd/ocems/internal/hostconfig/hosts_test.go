@@ -23,9 +23,9 @@ import (
 	"go.opentelemetry.io/collector/extension"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/exporter/ocemsexporter"
 	"github.com/ocems-io/ocems/extension/ocemsstorage"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/plugins/outputs/ocems"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
 )

@@ -13,7 +13,7 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 
-	"github.com/ocems-io/ocems/ocems/doctor"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
 )
 
 // A writer never stops, and each of its commits changes all values to one number: no copy may have two.

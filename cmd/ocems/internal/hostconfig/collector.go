@@ -156,7 +156,7 @@ func (c *collectorReader) resolve(sources []source) bool {
 	text := resolveSecrets.ReplaceAllString(yamlError(err), "$1...")
 	do := "edit " + c.cfg.Files[0]
 	if name := unsupportedScheme.FindStringSubmatch(text); name != nil {
-		do = "write ${env:" + name[1] + "} or ${env:" + name[1] + ":-default}; providers other than env, file and yaml are not in this program"
+		do = fmt.Sprintf("write ${env:%[1]s} or ${env:%[1]s:-default}; providers other than env, file and yaml are not in this program", name[1]+name[2])
 	}
 	c.fault(Failed, do, "%s", text)
 	return false
@@ -164,7 +164,7 @@ func (c *collectorReader) resolve(sources []source) bool {
 
 var (
 	resolveSecrets    = regexp.MustCompile(`(:-|yaml:|representation: )[^"]*`) // a default, or a value
-	unsupportedScheme = regexp.MustCompile(`scheme "([^"]*)" is not supported`)
+	unsupportedScheme = regexp.MustCompile(`scheme "([^"]*)" is not supported|invalid uri: "(\w+):`)
 )
 
 // decode has each component that is compiled in read its part, and check it.
@@ -189,7 +189,13 @@ func (c *collectorReader) decode() {
 				lines = decodeLines(err)
 			}
 			if err := xconfmap.Validate(cfg); err != nil {
-				lines = append(lines, strings.Split(err.Error(), "\n")...)
+				unread := lines
+				for line := range strings.SplitSeq(err.Error(), "\n") {
+					path, _, _ := strings.Cut(line, ": ")
+					if !slices.ContainsFunc(unread, func(s string) bool { return strings.HasPrefix(s, "'"+path+"' ") }) { // or it is missing for that
+						lines = append(lines, line)
+					}
+				}
 			}
 			c.configs[key], c.refused[key] = cfg, strings.Join(lines, "\n")
 			if group.name == "exporters" {
@@ -205,12 +211,13 @@ func (c *collectorReader) decode() {
 // decodeLines are the faults of an error of decoding, an unknown key each by itself.
 func decodeLines(err error) (lines []string) {
 	for line := range strings.SplitSeq(err.Error(), "\n") {
-		where, list, unknown := strings.Cut(line, " has invalid keys: ")
+		line = ofRoot.ReplaceAllString(line, "")
+		where, list, unknown := strings.Cut(line, "has invalid keys: ")
 		switch {
 		case strings.TrimSpace(line) == "", strings.HasPrefix(line, "decoding failed due to"):
 		case unknown:
 			for key := range strings.SplitSeq(list, ", ") {
-				lines = append(lines, where+" has invalid keys: "+shownKey(key))
+				lines = append(lines, where+"has invalid keys: "+shownKey(key))
 			}
 		default:
 			lines = append(lines, shortQuotes.ReplaceAllStringFunc(line, func(quoted string) string {
@@ -221,24 +228,36 @@ func decodeLines(err error) (lines []string) {
 	return lines
 }
 
+// ofRoot is what the decoder calls a component's configuration as a whole.
+var ofRoot = regexp.MustCompile(`^'(hostconfig\.collectorFile|\w+\.[A-Z]\w*)?' `)
+
 // shortQuotes finds quoted words that are longer than any key, or are no key.
 var shortQuotes = regexp.MustCompile(`"[^"]{32,}"|'[^'\[]{32,}'`)
 
 var (
-	inQuotes = regexp.MustCompile(`'([^']*)'`)
-	pathStep = regexp.MustCompile(`[^.:\[\] =]+`)
+	wantedType = regexp.MustCompile(` expected type '(\w+)', got unconvertible type`)
+	inQuotes   = regexp.MustCompile(`'([^']*)'`)
+	pathStep   = regexp.MustCompile(`[^.:\[\] =]+`)
 )
 
 // mend says which line of which file to edit for a fault, and the nearest key to one that is not known.
 func (c *collectorReader) mend(line string, t reflect.Type, base ...string) string {
-	path, _, _ := strings.Cut(line, ": ")
+	path, _, _ := strings.Cut(strings.TrimPrefix(line, "has invalid keys: "), ": ")
 	if quoted := inQuotes.FindStringSubmatch(line); quoted != nil {
 		path = quoted[1]
 	}
 	steps := pathStep.FindAllString(path, -1)
-	_, key, unknown := strings.Cut(line, " has invalid keys: ")
+	of, key, unknown := strings.Cut(line, "has invalid keys: ")
+	if of == "" {
+		steps = nil
+	}
 	if !unknown {
-		return "edit " + c.places.find(append(base, steps...)...)
+		do := "edit " + c.places.find(append(base, steps...)...)
+		if wants := wantedType.FindStringSubmatch(line); wants != nil {
+			do += map[string]string{"string": ": put it in quotes", "int": ": write a whole number, without quotes", "bool": ": write true or false",
+				"float64": ": write a number, without quotes"}[wants[1]]
+		}
+		return do
 	}
 	do := "edit " + c.places.find(append(append(base, steps...), key)...)
 	for _, step := range steps {
@@ -409,16 +428,17 @@ func (c *collectorReader) slots(o *Output, name component.ID, s collectorSlots) 
 
 // storage finds a storage extension and says what is wrong with it.
 func (c *collectorReader) storage(o *Output, key string, id component.ID, kind string, of component.ID) *Store {
+	do := "edit " + c.places.find(kind+"s", of.String(), "storage")
 	if _, ok := c.file.Extensions[id]; !ok {
 		known := idTexts(sortedIDs(c.file.Extensions))
 		if len(known) == 0 {
 			known = []string{"ocems_storage"}
 		}
-		o.failed("%s: there is no extension %q; nearest: %s", key, id, strings.Join(spec.Nearest(id.String(), known), ", "))
+		o.fault(Failed, do, "%s: there is no extension %q; nearest: %s", key, id, strings.Join(spec.Nearest(id.String(), known), ", "))
 		return nil
 	}
 	if !slices.Contains(c.file.Service.Extensions, id) {
-		o.failed("%s: there is no extension %q in service.extensions; add it", key, id)
+		o.fault(Failed, "edit "+c.places.find("service", "extensions"), "%s: there is no extension %q in service.extensions; add it", key, id)
 	}
 	cfg := c.configs["extensions."+id.String()]
 	if cfg == nil {

@@ -368,12 +368,16 @@ func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 		switch {
 		case f.Anonymous && name == "" || strings.Contains(options, "squash"):
 			maps.Copy(out, keysOf(f.Type, tag))
+		case f.IsExported() && name == "" && tag == "toml": // as Telegraf's decoder finds it
+			out[strings.ToLower(wordBegins.ReplaceAllString(f.Name, "${1}_${2}"))] = f.Type
 		case f.IsExported() && name != "" && name != "-":
 			out[name] = f.Type
 		}
 	}
 	return out
 }
+
+var wordBegins = regexp.MustCompile(`([a-z])([A-Z])`)
 
 // nearest are the known keys of a struct that an unknown one may have been meant for.
 func nearest(key string, t reflect.Type, tag string) string {

@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ func (r *reader) telegraf(sources []source) {
 	for _, s := range sources {
 		root, err := toml.Parse(bytes.TrimPrefix(s.data, []byte("\uFEFF")))
 		if err != nil {
-			r.fault(Failed, "edit "+s.name, "%s: %s", s.name, tomlError(err))
+			r.fault(Failed, "edit "+s.name, "%s: %s%s", s.name, tomlError(err), withoutEnd(s.data, err))
 		}
 		roots = append(roots, root)
 		only = only && root != nil && isOwn(root)
@@ -95,12 +96,10 @@ func (r *reader) telegraf(sources []source) {
 func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 	t.variables(root)
 	blocks := blocksOf(root)
-	slices.SortStableFunc(blocks, func(a, b telegrafBlock) int { // as Telegraf does: the agent's keys first
-		if a.kind == "agent" {
-			return -1
-		}
-		return 0
-	})
+	if i := slices.IndexFunc(blocks, func(b telegrafBlock) bool { return b.kind == "agent" }); i > 0 { // which Telegraf reads first
+		agent := blocks[i]
+		blocks = slices.Insert(slices.Delete(blocks, i, i+1), 0, agent)
+	}
 	dropping := ""
 	for _, b := range blocks {
 		if b.kind == "outputs" && b.name == "ocems" {
@@ -205,7 +204,7 @@ func (p *telegrafPlugin) refusedTLS(err error) bool {
 func (t *telegrafReader) finish(p *telegrafPlugin) {
 	o := p.output
 	stored := 0
-	eachSecret(reflect.ValueOf(p.plugin), func(key string, secret *config.Secret) {
+	eachSecret("", reflect.ValueOf(p.plugin), func(key string, secret *config.Secret) {
 		resolvers := map[string]telegraf.ResolveFunc{}
 		for _, ref := range secret.GetUnlinked() {
 			store, _, _ := strings.Cut(strings.TrimPrefix(ref, "@{"), ":")
@@ -213,7 +212,7 @@ func (t *telegrafReader) finish(p *telegrafPlugin) {
 				o.failed("%s: unknown secret-store for %q", key, ref)
 			}
 			standIn := standInToken
-			if key == "public_key" {
+			if strings.HasSuffix(key, "public_key") {
 				standIn = standInKey()
 			}
 			resolvers[ref] = func() ([]byte, bool, error) { return []byte(standIn), false, nil }
@@ -400,11 +399,14 @@ func (b telegrafBlock) errorLines(err error, c *config.Config) (lines []string) 
 	if strings.Contains(err.Error(), "error parsing data: processing ") { // of a variable; what stands around it shows values
 		return []string{inner.Error()}
 	}
-	text := tomlError(err)
+	text := strings.ReplaceAll(tomlError(err), "\n", " ")
 	for _, wrapped := range []string{"error parsing data: ", "error parsing ocems array, ", "error parsing ocems, "} {
 		text = strings.TrimPrefix(text, wrapped)
 	}
 	text = position.ReplaceAllString(text, "$1: ")
+	if strings.HasPrefix(text, "ERROR: <input>") { // of CEL, which does not know what it compiles
+		text = "metricpass: " + text
+	}
 	if strings.Contains(text, "error parsing duration") && b.table != nil {
 		for _, key := range durations {
 			if v, ok := textOf(b.table, key); ok {
@@ -473,6 +475,27 @@ var goTypes = regexp.MustCompile(` ?into (Go )?(type )?\S+$|\(\S*\) |\(\S+\.([a-
 // tomlError is the decoder's text without the names of types in here.
 func tomlError(err error) string {
 	return goTypes.ReplaceAllString(err.Error(), "$3")
+}
+
+var (
+	atLine   = regexp.MustCompile(`line (\d+)`)
+	keyOfRow = regexp.MustCompile(`^\s*([A-Za-z_]+)\s*=`)
+)
+
+// withoutEnd names the key whose text has no end, at or before the line of a fault in the syntax.
+func withoutEnd(data []byte, err error) string {
+	m := atLine.FindStringSubmatch(err.Error())
+	if m == nil {
+		return ""
+	}
+	line, _ := strconv.Atoi(m[1])
+	rows := strings.Split(string(data), "\n")
+	for n := max(line-1, 1); n <= min(line, len(rows)); n++ {
+		if key := keyOfRow.FindStringSubmatch(rows[n-1]); key != nil && strings.Count(rows[n-1], `"`)%2 == 1 {
+			return fmt.Sprintf("; the text of %s in line %d has no end", shownKey(key[1]), n)
+		}
+	}
+	return ""
 }
 
 var setVariable = regexp.MustCompile(`\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)`)

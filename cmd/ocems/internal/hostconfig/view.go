@@ -1,8 +1,10 @@
 package hostconfig
 
 import (
+	"fmt"
 	"path/filepath"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/influxdata/telegraf/config"
@@ -105,16 +107,16 @@ func reveal(s *config.Secret) registry.Secret {
 	return registry.Secret(b.String())
 }
 
-// eachSecret visits the secrets of a plugin's configuration, by their keys.
-func eachSecret(v reflect.Value, visit func(key string, s *config.Secret)) {
+// eachSecret visits the secrets of a plugin's configuration, by their keys, such as device[0].token_id.
+func eachSecret(at string, v reflect.Value, visit func(key string, s *config.Secret)) {
 	switch v.Kind() {
 	case reflect.Pointer:
 		if !v.IsNil() {
-			eachSecret(v.Elem(), visit)
+			eachSecret(at, v.Elem(), visit)
 		}
 	case reflect.Slice:
 		for i := range v.Len() {
-			eachSecret(v.Index(i), visit)
+			eachSecret(fmt.Sprintf("%s[%d].", strings.TrimSuffix(at, "."), i), v.Index(i), visit)
 		}
 	case reflect.Struct:
 		for i := range v.NumField() {
@@ -124,9 +126,11 @@ func eachSecret(v reflect.Value, visit func(key string, s *config.Secret)) {
 				continue
 			}
 			if s, ok := v.Field(i).Addr().Interface().(*config.Secret); ok {
-				visit(key, s)
+				visit(at+key, s)
+			} else if key == "" {
+				eachSecret(at, v.Field(i), visit)
 			} else {
-				eachSecret(v.Field(i), visit)
+				eachSecret(at+key+".", v.Field(i), visit)
 			}
 		}
 	}

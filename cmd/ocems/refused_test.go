@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -102,7 +103,7 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 		{name: "unknown table", more: "\n[agnet]\n  interval = \"10s\"", want: []string{"agnet"}},
 		{name: "name of a cipher", output: "tls_cipher_suites = [\"none\"]\n  insecure_skip_verify = true", want: []string{"cipher"}},
 		{name: "filter", output: `metricpass = "name ="`, want: []string{"metricpass"}},
-		{name: "required variable", output: `audit_file = "${OCEMS_NOT_SET:?is needed}"`, want: []string{"OCEMS_NOT_SET", "is needed"}},
+		{name: "required variable", output: `audit_file = "hunter2${OCEMS_NOT_SET:?is needed}"`, want: []string{"OCEMS_NOT_SET", "is needed"}},
 		{name: "secret store that is not there", output: `public_key = "@{store:key}"`, want: []string{"unknown secret-store", "@{store:key}"}},
 		{name: "namepass of an input", more: "\n[[inputs.file]]\n  files = [\"/dev/null\"]\n  namepass = 5", want: []string{"namepass"}},
 		{name: "buffer_strategy", agent: `buffer_strategy = "paper"`, want: []string{"buffer", "paper"}},
@@ -115,7 +116,7 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 			switch {
 			case c.silent:
 			case c.says != "":
-				if out, _ := askHost(t, "OCEMS_TELEGRAF", "--test", "--config", config); !strings.Contains(out, c.says) {
+				if out, _, ok := askHost(t, "OCEMS_TELEGRAF", "--test", "--config", config); ok && !strings.Contains(out, c.says) {
 					t.Errorf("Telegraf says nothing of %q: %s", c.says, out)
 				}
 			default:
@@ -133,40 +134,35 @@ func refuses(t *testing.T, config string, words []string) {
 		t.Errorf("exit %d, want %d: %s%s", code, want, out, errs)
 		return
 	}
-	for fault := range strings.SplitSeq(out, "\nfailed   ") {
+	faults := strings.Split(strings.ReplaceAll(out, filepath.Dir(config)+"/", ""), "\nfailed   ") // the directory has the test's name
+	for _, fault := range faults[1:] {
 		fault, _, _ = strings.Cut(fault, "\nwarning ")
-		missing := ""
-		for _, word := range words {
-			if !strings.Contains(fault, word) {
-				missing = word
-			}
-		}
-		if missing == "" {
+		fault, _, _ = strings.Cut(fault, "\nskipped ")
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(fault, word) }) {
 			return
 		}
 	}
-	t.Errorf("no fault has %q:\n%s", words, out)
+	if words != nil {
+		t.Errorf("no fault has %q:\n%s", words, out)
+	}
 }
 
-// askHost runs the host on a configuration, until it has said whether it takes it.
-func askHost(t *testing.T, variable string, args ...string) (out string, err error) {
+// askHost runs the host on a configuration, until it has said whether it takes it; ok is false where there is none.
+func askHost(t *testing.T, variable string, args ...string) (out string, refused, ok bool) {
 	t.Helper()
 	binary := os.Getenv(variable)
 	if binary == "" {
-		t.Skipf("%s names no program: make test builds one and sets it", variable)
+		return "", false, false
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	text, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()
-	if ctx.Err() != nil {
-		err = nil // it ran on
-	}
-	return string(text), err
+	return string(text), err != nil && ctx.Err() == nil, true // or it ran on
 }
 
 func hostRefuses(t *testing.T, variable string, want bool, args ...string) {
 	t.Helper()
-	if out, err := askHost(t, variable, args...); (err != nil) != want {
-		t.Errorf("the host says %v: %s", err, out)
+	if out, refused, ok := askHost(t, variable, args...); ok && refused != want {
+		t.Errorf("the host refuses it: %v, want %v: %s", refused, want, out)
 	}
 }

@@ -108,6 +108,7 @@ func (c *collectorReader) parse(sources []source) (ok bool) {
 	ok = true
 	for _, s := range sources {
 		if s.uri != "" {
+			c.places = append(c.places, place{s.name, &yaml.Node{}})
 			continue
 		}
 		retrieved, err := confmap.NewRetrievedFromYAML(s.data)
@@ -153,17 +154,20 @@ func (c *collectorReader) resolve(sources []source) bool {
 	if err == nil {
 		return true
 	}
-	text := resolveSecrets.ReplaceAllString(yamlError(err), "$1...")
+	text := resolveSecrets.ReplaceAllString(yamlQuote.ReplaceAllString(err.Error(), "the value"), "$1$2...")
 	do := "edit " + c.cfg.Files[0]
-	if name := unsupportedScheme.FindStringSubmatch(text); name != nil {
-		do = fmt.Sprintf("write ${env:%[1]s} or ${env:%[1]s:-default}; providers other than env, file and yaml are not in this program", name[1]+name[2])
+	if m := unsupportedScheme.FindStringSubmatch(text); m != nil {
+		do = "have the collector check it: the providers here are env, file and yaml"
+		if name := m[1] + m[2]; name != strings.ToLower(name) {
+			do = fmt.Sprintf("write ${env:%[1]s} or ${env:%[1]s:-default}", name)
+		}
 	}
 	c.fault(Failed, do, "%s", text)
 	return false
 }
 
 var (
-	resolveSecrets    = regexp.MustCompile(`(:-|yaml:|representation: )[^"]*`) // a default, or a value
+	resolveSecrets    = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
 	unsupportedScheme = regexp.MustCompile(`scheme "([^"]*)" is not supported|invalid uri: "(\w+):`)
 )
 

@@ -2,6 +2,7 @@ package hostconfig
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io"
@@ -110,7 +111,7 @@ func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 		c, err := t.load(s, b)
 		if err != nil && len(c.UnusedFields) == 0 || err != nil && b.kind == "agent" {
 			for _, line := range b.errorLines(err, c) {
-				t.fault(Failed, "edit "+s.name, "%s: %s", s.name, line)
+				t.fault(Failed, "edit "+b.lineIn(s.name, line), "%s: %s", s.name, line)
 			}
 		}
 		switch {
@@ -176,7 +177,7 @@ func (t *telegrafReader) ownBlock(s source, b telegrafBlock, host Host) {
 		for _, line := range b.errorLines(err, c) {
 			key := unusedKey.FindStringSubmatch(line)
 			if key == nil {
-				o.refused(line, o.Where)
+				o.refused(line, b.lineIn(s.name, line))
 				continue
 			}
 			line, near := findTOML(b.table, key[1], reflect.TypeFor[ocems.OCEMS]())
@@ -380,7 +381,8 @@ func (b telegrafBlock) alone(data []byte) []byte {
 
 var (
 	unusedKey = regexp.MustCompile(`^unused (.*)$`)
-	position  = regexp.MustCompile(`^(line \d+):\{\d+ \d+\}: `)
+	wrapped   = regexp.MustCompile(`^error parsing (data: |\w+( array)?, )`)
+	position  = regexp.MustCompile(`(line \d+):\{\d+ \d+\}`)
 )
 
 // errorLines is what Telegraf says of the block, an unknown key each by itself.
@@ -400,12 +402,18 @@ func (b telegrafBlock) errorLines(err error, c *config.Config) (lines []string) 
 		return []string{inner.Error()}
 	}
 	text := strings.ReplaceAll(tomlError(err), "\n", " ")
-	for _, wrapped := range []string{"error parsing data: ", "error parsing ocems array, ", "error parsing ocems, "} {
-		text = strings.TrimPrefix(text, wrapped)
+	text = position.ReplaceAllString(wrapped.ReplaceAllString(text, ""), "$1")
+	if b.name != "" && b.name != "ocems" {
+		text = b.kind + "." + b.name + ": " + text
 	}
-	text = position.ReplaceAllString(text, "$1: ")
 	if strings.HasPrefix(text, "ERROR: <input>") { // of CEL, which does not know what it compiles
 		text = "metricpass: " + text
+	}
+	if m := atLine.FindStringSubmatch(text); m != nil && b.table != nil {
+		line, _ := strconv.Atoi(m[1])
+		if key := keyAt(b.table, line); key != "" && !strings.Contains(text, key) {
+			text = key + ": " + text
+		}
 	}
 	if strings.Contains(text, "error parsing duration") && b.table != nil {
 		for _, key := range durations {
@@ -417,6 +425,33 @@ func (b telegrafBlock) errorLines(err error, c *config.Config) (lines []string) 
 		}
 	}
 	return []string{text}
+}
+
+// lineIn is the place in a file that a text of Telegraf names, or where the block begins.
+func (b telegrafBlock) lineIn(file, text string) string {
+	if m := atLine.FindStringSubmatch(text); m != nil {
+		return file + ":" + m[1]
+	}
+	return fmt.Sprintf("%s:%d", file, b.line)
+}
+
+// keyAt is the key on a line, "" for none.
+func keyAt(t *ast.Table, line int) (key string) {
+	for name, v := range t.Fields {
+		switch v := v.(type) {
+		case *ast.KeyValue:
+			if v.Line == line {
+				return name
+			}
+		case *ast.Table:
+			key = cmp.Or(key, keyAt(v, line))
+		case []*ast.Table:
+			for _, sub := range v {
+				key = cmp.Or(key, keyAt(sub, line))
+			}
+		}
+	}
+	return key
 }
 
 // findTOML is the line of a key that is not known, and the nearest that are known where it stands.
@@ -470,12 +505,10 @@ func textOf(t *ast.Table, key string) (string, bool) {
 	return "", false
 }
 
-var goTypes = regexp.MustCompile(` ?into (Go )?(type )?\S+$|\(\S*\) |\(\S+\.([a-z_]+)\)`)
+var goTypes = regexp.MustCompile(` ?into (Go )?(type )?\S+\.\S+$|\(\S*\) `)
 
 // tomlError is the decoder's text without the names of types in here.
-func tomlError(err error) string {
-	return goTypes.ReplaceAllString(err.Error(), "$3")
-}
+func tomlError(err error) string { return goTypes.ReplaceAllString(err.Error(), "") }
 
 var (
 	atLine   = regexp.MustCompile(`line (\d+)`)

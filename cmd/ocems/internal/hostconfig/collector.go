@@ -1,6 +1,7 @@
 package hostconfig
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -76,17 +77,19 @@ type collectorReader struct {
 	file    collectorFile
 	configs map[string]component.Config // of what is compiled in, by group and id
 	refused map[string]string           // the host's words of each
+	used    map[string]bool             // what service names
 }
 
 // collector reads the collector's files, of which a later one changes the ones before.
 func (r *reader) collector(sources []source) {
 	r.cfg.Host = Collector
-	c := &collectorReader{reader: r, configs: map[string]component.Config{}, refused: map[string]string{}}
+	c := &collectorReader{reader: r, configs: map[string]component.Config{}, refused: map[string]string{}, used: map[string]bool{}}
 	if !c.parse(sources) || !c.resolve(sources) {
 		return
 	}
-	if err := c.conf.Unmarshal(&c.file); err != nil {
-		for _, line := range decodeLines(err) {
+	wrong := c.conf.Unmarshal(&c.file)
+	if wrong != nil {
+		for _, line := range decodeLines(wrong) {
 			r.fault(Failed, c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
 		}
 	}
@@ -97,7 +100,7 @@ func (r *reader) collector(sources []source) {
 			c.output(id)
 		}
 	}
-	if len(r.cfg.Outputs) == 0 && len(r.cfg.Faults) == 0 {
+	if len(r.cfg.Outputs) == 0 && wrong == nil {
 		r.fault(Failed, "give the file, or all the files, that the collector is started with", "there is no exporter `ocems`")
 	}
 	c.leftOut()
@@ -264,23 +267,30 @@ func (c *collectorReader) mend(line string, t reflect.Type, base ...string) stri
 		return do
 	}
 	do := "edit " + c.places.find(append(append(base, steps...), key)...)
-	for _, step := range steps {
-		for t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice {
-			t = t.Elem()
-		}
-		if t.Kind() != reflect.Struct {
-			return do
-		}
-		if next, ok := keysOf(t, "mapstructure")[step]; ok {
-			t = next
-		} else if strings.Trim(step, "0123456789") != "" {
-			return do
-		}
-	}
-	if near := nearest(key, t, "mapstructure"); near != "" {
+	if near := nearest(key, typeAt(t, steps), "mapstructure"); near != "" {
 		do += "; nearest: " + near
 	}
 	return do
+}
+
+// typeAt is the type of what a path leads to, nil where that is not known.
+func typeAt(t reflect.Type, path []string) reflect.Type {
+	for _, step := range path {
+		for t.Kind() == reflect.Pointer {
+			t = t.Elem()
+		}
+		switch t.Kind() {
+		case reflect.Slice:
+			t = t.Elem()
+		case reflect.Struct:
+			if t = keysOf(t, "mapstructure")[step]; t == nil {
+				return nil
+			}
+		default:
+			return nil
+		}
+	}
+	return t
 }
 
 // references checks that what is named is there, as the collector does in its words, but all of it.
@@ -305,23 +315,25 @@ func (c *collectorReader) references() {
 			}
 		}
 	}
-	check := func(at []string, where, kind string, ids []component.ID, among ...map[component.ID]map[string]any) {
+	check := func(at []string, where, kind string, ids []component.ID, among ...string) {
 		for _, id := range ids {
 			var known []string
 			found := false
-			for _, group := range among {
-				_, ok := group[id]
-				found = found || ok
-				known = append(known, idTexts(sortedIDs(group))...)
+			for _, group := range f.groups() {
+				if !slices.Contains(among, group.name) {
+					continue
+				}
+				if _, ok := group.components[id]; ok {
+					found, c.used[group.name+"."+id.String()] = true, true
+				}
+				known = append(known, idTexts(sortedIDs(group.components))...)
 			}
-			if near := spec.Nearest(id.String(), known); !found && len(near) > 0 {
-				fault(at, "%s: references %s %q which is not configured; nearest: %s", where, kind, id, strings.Join(near, ", "))
-			} else if !found {
-				fault(at, "%s: references %s %q which is not configured", where, kind, id)
+			if near := spec.Nearest(id.String(), known); !found {
+				fault(at, "%s: references %s %q which is not configured; nearest: %s", where, kind, id, cmp.Or(strings.Join(near, ", "), "none"))
 			}
 		}
 	}
-	check([]string{"service", "extensions"}, "service::extensions", "extension", f.Service.Extensions, f.Extensions)
+	check([]string{"service", "extensions"}, "service::extensions", "extension", f.Service.Extensions, "extensions")
 	for _, name := range sortedIDs(f.Service.Pipelines) {
 		p := f.Service.Pipelines[name]
 		if p == nil {
@@ -334,50 +346,32 @@ func (c *collectorReader) references() {
 		if len(p.Exporters) == 0 {
 			fault(at, "%s: must have at least one exporter", where)
 		}
-		check(append(at, "receivers"), where, "receiver", p.Receivers, f.Receivers, f.Connectors)
-		check(append(at, "processors"), where, "processor", p.Processors, f.Processors)
-		check(append(at, "exporters"), where, "exporter", p.Exporters, f.Exporters, f.Connectors)
-		seen := map[component.ID]bool{}
-		for _, id := range p.Processors {
-			if seen[id] {
+		check(append(at, "receivers"), where, "receiver", p.Receivers, "receivers", "connectors")
+		check(append(at, "processors"), where, "processor", p.Processors, "processors")
+		check(append(at, "exporters"), where, "exporter", p.Exporters, "exporters", "connectors")
+		for i, id := range p.Processors {
+			if slices.Contains(p.Processors[:i], id) {
 				fault(append(at, "processors"), "%s: references processor %q multiple times", where, id)
 			}
-			seen[id] = true
 		}
 	}
 }
 
 // leftOut names what was not checked, and what is never started.
 func (c *collectorReader) leftOut() {
-	f := &c.file
-	used := map[string]bool{}
-	use := func(group string, ids []component.ID) {
-		for _, id := range ids {
-			used[group+"."+id.String()] = true
-		}
-	}
-	use("extensions", f.Service.Extensions)
-	for _, p := range f.Service.Pipelines {
-		if p != nil {
-			use("receivers", p.Receivers)
-			use("processors", p.Processors)
-			use("exporters", p.Exporters)
-			use("connectors", append(slices.Clone(p.Receivers), p.Exporters...))
-		}
-	}
 	var unchecked, idle []string
-	for _, group := range f.groups() {
+	for _, group := range c.file.groups() {
 		for _, id := range sortedIDs(group.components) {
 			key := group.name + "." + id.String()
-			if _, ok := c.configs[key]; !ok {
+			if c.configs[key] == nil {
 				unchecked = append(unchecked, key)
 			}
-			if !used[key] && (group.name != "exporters" || c.configs[key] == nil) { // of an output it is said there
+			if !c.used[key] && (group.name != "exporters" || c.configs[key] == nil) { // of an output it is said there
 				idle = append(idle, key)
 			}
 		}
 	}
-	if len(f.Service.Telemetry) > 0 {
+	if len(c.file.Service.Telemetry) > 0 {
 		unchecked = append(unchecked, "service.telemetry")
 	}
 	if idle != nil {

@@ -16,7 +16,7 @@ func isOwn(root *ast.Table) bool {
 	if !isOwnGroup(root) {
 		return false
 	}
-	return !slices.ContainsFunc(blocksOf(root), func(b telegrafBlock) bool {
+	return !slices.ContainsFunc(blocksOf(root, nil), func(b *telegrafBlock) bool {
 		return b.table == nil || slices.ContainsFunc(hostOptions, func(key string) bool { return b.table.Fields[key] != nil })
 	})
 }
@@ -32,7 +32,7 @@ func (t *telegrafReader) external(s source, root *ast.Table) {
 		t.fault(Failed, "edit "+s.name, "%s: only [[outputs.ocems]] belongs into a file of ocems-telegraf", s.name)
 	}
 	t.variables(root)
-	for _, b := range blocksOf(root) {
+	for _, b := range blocksOf(root, s.data) {
 		if b.kind != "outputs" || b.name != "ocems" {
 			continue
 		}
@@ -48,8 +48,8 @@ func (t *telegrafReader) external(s source, root *ast.Table) {
 		t.ownBlock(s, b, External)
 		o := t.cfg.Outputs[len(t.cfg.Outputs)-1]
 		for _, key := range hostOptions {
-			if v, ok := b.table.Fields[key]; ok {
-				o.fault(Failed, fmt.Sprintf("edit %s:%d", s.name, lineOf(v)), "%q is Telegraf's own: set it in the [[outputs.execd]] block", key)
+			if b.table.Fields[key] != nil {
+				o.failed("%q is Telegraf's own: set it in the [[outputs.execd]] block", key)
 			}
 		}
 	}

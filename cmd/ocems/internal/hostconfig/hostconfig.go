@@ -212,23 +212,18 @@ var loading sync.Mutex
 
 // setEnvironment gives the hosts' code, which asks the process, the service's variables; restore takes them back.
 func setEnvironment(variables map[string]string) (restore func()) {
-	type variable struct {
-		value string
-		set   bool
-	}
-	before := map[string]variable{}
+	var undo []func()
 	for name, value := range variables {
-		old, set := os.LookupEnv(name)
-		before[name] = variable{old, set}
+		if old, set := os.LookupEnv(name); set {
+			undo = append(undo, func() { _ = os.Setenv(name, old) })
+		} else {
+			undo = append(undo, func() { _ = os.Unsetenv(name) })
+		}
 		_ = os.Setenv(name, value)
 	}
 	return func() {
-		for name, old := range before {
-			if old.set {
-				_ = os.Setenv(name, old.value)
-			} else {
-				_ = os.Unsetenv(name)
-			}
+		for _, u := range undo {
+			u()
 		}
 	}
 }

@@ -43,13 +43,12 @@ type telegrafPlugin struct {
 	output  *Output
 	plugin  *ocems.OCEMS
 	running *models.RunningOutput // nil where Telegraf refuses the block
-	block   telegrafBlock
 }
 
 // telegraf reads Telegraf's files, and those that outputs.execd gives to ocems-telegraf.
 func (r *reader) telegraf(sources []source) {
+	defer log.SetOutput(log.Writer())
 	log.SetOutput(io.Discard) // in which Telegraf says what it deprecates
-	defer log.SetOutput(os.Stderr)
 	logger.RedirectLogging(io.Discard)
 	t := &telegrafReader{reader: r, agent: *config.NewConfig().Agent, stores: map[string]telegraf.SecretStore{}, unchecked: map[string]bool{}}
 	var roots []*ast.Table
@@ -96,13 +95,8 @@ func (r *reader) telegraf(sources []source) {
 // an output for the board.
 func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 	t.variables(root)
-	blocks := blocksOf(root)
-	if i := slices.IndexFunc(blocks, func(b telegrafBlock) bool { return b.kind == "agent" }); i > 0 { // which Telegraf reads first
-		agent := blocks[i]
-		blocks = slices.Insert(slices.Delete(blocks, i, i+1), 0, agent)
-	}
 	dropping := ""
-	for _, b := range blocks {
+	for _, b := range blocksOf(root, s.data) {
 		if b.kind == "outputs" && b.name == "ocems" {
 			t.ownBlock(s, b, Telegraf)
 			found = true
@@ -142,7 +136,7 @@ func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 }
 
 // load has Telegraf read one block. What the block names must be registered: a stub takes the place of other plugins.
-func (t *telegrafReader) load(s source, b telegrafBlock) (*config.Config, error) {
+func (t *telegrafReader) load(s source, b *telegrafBlock) (*config.Config, error) {
 	register(b.kind, b.name)
 	c := config.NewConfig()
 	*c.Agent = t.agent
@@ -151,17 +145,17 @@ func (t *telegrafReader) load(s source, b telegrafBlock) (*config.Config, error)
 		c.Agent.BufferStrategy = "memory" // nothing is written here
 	}
 	maps.Copy(c.SecretStores, t.stores)
-	return c, c.LoadConfigData(b.alone(s.data), s.name)
+	return c, c.LoadConfigData(b.text, s.name)
 }
 
 // ownBlock reads one [[outputs.ocems]].
-func (t *telegrafReader) ownBlock(s source, b telegrafBlock, host Host) {
+func (t *telegrafReader) ownBlock(s source, b *telegrafBlock, host Host) {
 	o := &Output{Name: "outputs.ocems", Where: fmt.Sprintf("%s:%d", s.name, b.line), Host: host}
 	if alias, ok := textOf(b.table, "alias"); ok && alias != "" {
 		o.Name += "::" + alias
 	}
 	t.cfg.Outputs = append(t.cfg.Outputs, o)
-	p := &telegrafPlugin{output: o, block: b}
+	p := &telegrafPlugin{output: o}
 	original := outputs.Outputs["ocems"]
 	outputs.Outputs["ocems"] = func() telegraf.Output { // kept where Telegraf refuses it, for what else is wrong with it
 		x := original()
@@ -180,8 +174,11 @@ func (t *telegrafReader) ownBlock(s source, b telegrafBlock, host Host) {
 				o.refused(line, b.lineIn(s.name, line))
 				continue
 			}
-			line, near := findTOML(b.table, key[1], reflect.TypeFor[ocems.OCEMS]())
-			o.fault(Failed, fmt.Sprintf("edit %s:%d; nearest: %s", s.name, line, near), "configuration specified the field %q, but it was not used", shownKey(key[1]))
+			eachKey(b.table, reflect.TypeFor[ocems.OCEMS](), func(line int, k string, options reflect.Type) {
+				if k == key[1] && keysOf(options, "toml")[k] == nil {
+					o.fault(Failed, fmt.Sprintf("edit %s:%d; nearest: %s", s.name, line, nearest(k, options, "toml")), "configuration specified the field %q, but it was not used", shownKey(k))
+				}
+			})
 		}
 	}
 	b.ignored(o, s.name, p.running)
@@ -284,7 +281,7 @@ var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namep
 	"metricpass", "metric_batch_size", "metric_buffer_limit", "flush_interval", "flush_jitter", "startup_error_behavior"}
 
 // ignored finds what Telegraf passes over without a word, or with one in its log only.
-func (b telegrafBlock) ignored(o *Output, file string, running *models.RunningOutput) {
+func (b *telegrafBlock) ignored(o *Output, file string, running *models.RunningOutput) {
 	check := func(keys []string, want string, right func(ast.Value) bool) {
 		for _, key := range keys {
 			if kv, ok := b.table.Fields[key].(*ast.KeyValue); ok && !right(kv.Value) {
@@ -307,76 +304,79 @@ type telegrafBlock struct {
 	kind, name string
 	line       int
 	table      *ast.Table // nil for a key that is in no table
-	others     []int      // lines at which other blocks begin, or go on
-	own        []int      // lines at which this one does
+	text       []byte     // the file with nothing but this block, each line where it was
 }
 
-// blocksOf are those of a file, in the order in which they stand there.
-func blocksOf(root *ast.Table) (blocks []telegrafBlock) {
-	add := func(kind, name string, v any) {
-		tables, _ := v.([]*ast.Table)
+// blocksOf are those of a file, in the order in which they stand there, but the agent's first, as Telegraf reads them.
+func blocksOf(root *ast.Table, data []byte) (blocks []*telegrafBlock) {
+	starts := map[int]*telegrafBlock{}
+	add := func(kind, name string, line int, t *ast.Table) {
+		b := &telegrafBlock{kind: kind, name: name, line: line, table: t}
+		blocks = append(blocks, b)
+		starts[line] = b
+		eachTable(t, func(sub *ast.Table) { starts[sub.Line] = b })
+	}
+	plugins := func(kind, name string, v any) {
 		switch v := v.(type) {
-		case *ast.Table:
-			tables = []*ast.Table{v}
 		case *ast.KeyValue:
-			blocks = append(blocks, telegrafBlock{kind: kind, line: v.Line, own: []int{v.Line}})
-		}
-		for _, t := range tables {
-			blocks = append(blocks, telegrafBlock{kind, name, t.Line, t, nil, linesOf(t, nil)})
+			add(kind, "", v.Line, nil)
+		case *ast.Table:
+			add(kind, name, v.Line, v)
+		case []*ast.Table:
+			for _, t := range v {
+				add(kind, name, t.Line, t)
+			}
 		}
 	}
 	for kind, v := range root.Fields {
-		group, ok := v.(*ast.Table)
-		if !ok || !slices.Contains([]string{"inputs", "plugins", "outputs", "processors", "aggregators", "secretstores"}, kind) {
-			add(kind, "", v)
-			continue
-		}
-		for name, x := range group.Fields {
-			add(kind, name, x)
-		}
-	}
-	slices.SortFunc(blocks, func(a, b telegrafBlock) int { return a.line - b.line })
-	for i := range blocks {
-		for j := range blocks {
-			if i != j {
-				blocks[i].others = append(blocks[i].others, blocks[j].own...)
+		if group, ok := v.(*ast.Table); ok && slices.Contains([]string{"inputs", "plugins", "outputs", "processors", "aggregators", "secretstores"}, kind) {
+			for name, x := range group.Fields {
+				plugins(kind, name, x)
 			}
+		} else {
+			plugins(kind, "", v)
 		}
 	}
+	lines := bytes.Split(bytes.TrimPrefix(data, []byte("\uFEFF")), []byte("\n"))
+	var of *telegrafBlock
+	for i, line := range lines {
+		if b := starts[i+1]; b != nil {
+			of = b
+		}
+		for _, b := range blocks {
+			if b == of {
+				b.text = append(b.text, line...)
+			}
+			b.text = append(b.text, '\n')
+		}
+	}
+	slices.SortFunc(blocks, func(a, b *telegrafBlock) int {
+		first := func(b *telegrafBlock) int {
+			if b.kind == "agent" {
+				return 0
+			}
+			return 1
+		}
+		return cmp.Or(first(a)-first(b), a.line-b.line)
+	})
 	return blocks
 }
 
-// linesOf are the lines at which a table and those in it begin.
-func linesOf(t *ast.Table, lines []int) []int {
-	lines = append(lines, t.Line)
+// eachTable visits the tables inside of one.
+func eachTable(t *ast.Table, visit func(*ast.Table)) {
+	if t == nil {
+		return
+	}
 	for _, v := range t.Fields {
-		switch v := v.(type) {
-		case *ast.Table:
-			lines = linesOf(v, lines)
-		case []*ast.Table:
-			for _, sub := range v {
-				lines = linesOf(sub, lines)
-			}
+		tables, _ := v.([]*ast.Table)
+		if sub, ok := v.(*ast.Table); ok {
+			tables = []*ast.Table{sub}
+		}
+		for _, sub := range tables {
+			visit(sub)
+			eachTable(sub, visit)
 		}
 	}
-	return lines
-}
-
-// alone is the file with nothing but this block, each line where it was.
-func (b telegrafBlock) alone(data []byte) []byte {
-	lines := bytes.Split(bytes.TrimPrefix(data, []byte("\uFEFF")), []byte("\n"))
-	own := false
-	for i := range lines {
-		if slices.Contains(b.own, i+1) {
-			own = true
-		} else if slices.Contains(b.others, i+1) {
-			own = false
-		}
-		if !own {
-			lines[i] = nil
-		}
-	}
-	return bytes.Join(lines, []byte("\n"))
 }
 
 var (
@@ -386,12 +386,12 @@ var (
 )
 
 // errorLines is what Telegraf says of the block, an unknown key each by itself.
-func (b telegrafBlock) errorLines(err error, c *config.Config) (lines []string) {
+func (b *telegrafBlock) errorLines(err error, c *config.Config) (lines []string) {
 	if len(c.UnusedFields) > 0 {
 		for _, key := range slices.Sorted(maps.Keys(c.UnusedFields)) {
 			line := "unused " + key
 			if b.kind == "agent" {
-				line = fmt.Sprintf("agent: configuration specified the field %q, but it was not used; nearest: %s", shownKey(key), nearest(key, reflect.TypeFor[config.AgentConfig](), "toml"))
+				line = fmt.Sprintf("agent: configuration specified the field %q, but it was not used; nearest: %s", shownKey(key), nearest(key, b.options(), "toml"))
 			}
 			lines = append(lines, line)
 		}
@@ -410,10 +410,11 @@ func (b telegrafBlock) errorLines(err error, c *config.Config) (lines []string) 
 		text = "metricpass: " + text
 	}
 	if m := atLine.FindStringSubmatch(text); m != nil && b.table != nil {
-		line, _ := strconv.Atoi(m[1])
-		if key := keyAt(b.table, line); key != "" && !strings.Contains(text, key) {
-			text = key + ": " + text
-		}
+		eachKey(b.table, b.options(), func(line int, key string, _ reflect.Type) {
+			if strconv.Itoa(line) == m[1] && !strings.Contains(text, key) {
+				text = key + ": " + text
+			}
+		})
 	}
 	if strings.Contains(text, "error parsing duration") && b.table != nil {
 		for _, key := range durations {
@@ -427,72 +428,49 @@ func (b telegrafBlock) errorLines(err error, c *config.Config) (lines []string) 
 	return []string{text}
 }
 
+// options are the keys of what is looked into.
+func (b *telegrafBlock) options() reflect.Type {
+	if b.kind == "agent" {
+		return reflect.TypeFor[config.AgentConfig]()
+	}
+	return reflect.TypeFor[ocems.OCEMS]()
+}
+
 // lineIn is the place in a file that a text of Telegraf names, or where the block begins.
-func (b telegrafBlock) lineIn(file, text string) string {
+func (b *telegrafBlock) lineIn(file, text string) string {
 	if m := atLine.FindStringSubmatch(text); m != nil {
 		return file + ":" + m[1]
 	}
 	return fmt.Sprintf("%s:%d", file, b.line)
 }
 
-// keyAt is the key on a line, "" for none.
-func keyAt(t *ast.Table, line int) (key string) {
-	for name, v := range t.Fields {
-		switch v := v.(type) {
-		case *ast.KeyValue:
-			if v.Line == line {
-				return name
-			}
-		case *ast.Table:
-			key = cmp.Or(key, keyAt(v, line))
-		case []*ast.Table:
-			for _, sub := range v {
-				key = cmp.Or(key, keyAt(sub, line))
-			}
-		}
-	}
-	return key
-}
-
-// findTOML is the line of a key that is not known, and the nearest that are known where it stands.
-func findTOML(t *ast.Table, key string, options reflect.Type) (line int, near string) {
+// eachKey visits the keys of a table and of those in it that the options know, with the options that they are among.
+func eachKey(t *ast.Table, options reflect.Type, visit func(line int, key string, options reflect.Type)) {
 	for options.Kind() == reflect.Pointer || options.Kind() == reflect.Slice {
 		options = options.Elem()
 	}
 	if options.Kind() != reflect.Struct {
-		return 0, ""
+		return
 	}
 	fields := keysOf(options, "toml")
-	if v, ok := t.Fields[key]; ok && fields[key] == nil {
-		return lineOf(v), nearest(key, options, "toml")
-	}
-	for name, v := range t.Fields {
+	for key, v := range t.Fields {
 		tables, _ := v.([]*ast.Table)
-		if sub, ok := v.(*ast.Table); ok {
-			tables = []*ast.Table{sub}
+		line := 0
+		switch v := v.(type) {
+		case *ast.KeyValue:
+			line = v.Line
+		case *ast.Table:
+			line, tables = v.Line, []*ast.Table{v}
+		case []*ast.Table:
+			line = v[0].Line
 		}
+		visit(line, key, options)
 		for _, sub := range tables {
-			if fields[name] == nil {
-				continue
-			}
-			if line, near := findTOML(sub, key, fields[name]); line > 0 {
-				return line, near
+			if fields[key] != nil {
+				eachKey(sub, fields[key], visit)
 			}
 		}
 	}
-	return 0, ""
-}
-
-func lineOf(v any) int {
-	switch v := v.(type) {
-	case *ast.KeyValue:
-		return v.Line
-	case *ast.Table:
-		return v.Line
-	case []*ast.Table:
-		return v[0].Line
-	}
-	return 0
 }
 
 // textOf is the value of a key that is a text.

@@ -18,9 +18,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/delivery"
-	"github.com/ocems-io/ocems/ocems/doctor"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -94,6 +94,9 @@ func (v *viewer) note(format string, args ...any) {
 
 func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	v.note("%s (%s)", o.Name, o.Where)
+	if o.Unread {
+		return errors.New("the host refuses this block, see ocems doctor")
+	}
 	if o.Outbox == nil {
 		v.note("no place on disk is configured for what waits: it is in the host's memory, and cannot be shown")
 		v.found = true

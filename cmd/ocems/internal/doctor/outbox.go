@@ -7,8 +7,8 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/delivery"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
 )

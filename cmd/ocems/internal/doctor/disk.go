@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/audit"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
 )

@@ -3,8 +3,6 @@ package hostconfig
 import (
 	"cmp"
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -14,7 +12,6 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/provider/envprovider"
@@ -66,7 +63,7 @@ type collectorGroup struct {
 var compiledIn = map[string][]component.Factory{
 	"exporters":  {ocemsexporter.NewFactory()},
 	"processors": {ocemsslotprocessor.NewFactory()},
-	"extensions": {ocemsstorage.NewFactory(), filestorage.NewFactory()},
+	"extensions": {ocemsstorage.NewFactory()},
 }
 
 // collectorReader is one reading of a collector's files.
@@ -388,20 +385,20 @@ func (c *collectorReader) output(id component.ID) {
 	o := &Output{Name: key, Where: c.places.find("exporters", id.String()), Host: Collector}
 	c.cfg.Outputs = append(c.cfg.Outputs, o)
 	cfg := c.configs[key]
-	exporter := o.takeExporter(cfg)
+	storage := o.takeExporter(cfg)
 	for line := range strings.SplitSeq(c.refused[key], "\n") {
 		o.refused(line, strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), "exporters", id.String()), "edit "))
 	}
 	o.checkShort("http.timeout")
-	if exporter.storage == nil {
-		o.fault(Warning, "name a storage extension, such as ocems_storage, as storage", "storage: not set: what waits to be sent is in memory, and a restart loses it")
+	if storage == nil {
+		o.fault(Warning, "name an ocems_storage extension as storage", "storage: not set: open windows and what waits to be sent are in memory, and a restart loses them")
 	} else {
-		o.Outbox = c.storage(o, "storage", *exporter.storage, "exporter", id)
+		o.Outbox = c.storage(o, "storage", *storage, component.KindExporter, id)
 	}
 	if o.AuditFile == "" {
 		o.fault(Warning, "set audit_file", "audit_file: not set: final outcomes go to the log only")
 	}
-	for _, name := range c.pipelines(o, id, exporter.requireSlots) {
+	for _, name := range c.pipelines(o, id) {
 		if cfg := c.configs["processors."+name.String()]; cfg != nil {
 			c.slots(o, name, slotsOf(cfg))
 		}
@@ -411,22 +408,20 @@ func (c *collectorReader) output(id component.ID) {
 // slots looks at an ocems_slot that stands before an exporter.
 func (c *collectorReader) slots(o *Output, name component.ID, s collectorSlots) {
 	at := "processors." + name.String() + ": "
-	if o.Stamp = s.stamp; s.stamp != "start" {
-		o.Stamp = "end" // also in place of what is refused
-	}
+	o.Stamp = s.stamp
 	if s.auditFile != "" {
 		o.Audits = append(o.Audits, s.auditFile)
 	}
 	if s.storage == nil {
 		o.fault(Warning, "name the storage extension as storage of "+name.String(), "%sstorage: not set: open windows are in memory, and a restart loses up to 15 minutes of readings", at)
-	} else if store := c.storage(o, at+"storage", *s.storage, "processor", name); store != nil {
-		o.Windows = store
+	} else if store := c.storage(o, at+"storage", *s.storage, component.KindProcessor, name); store != nil {
+		o.Slots = store
 	}
 }
 
 // storage finds a storage extension and says what is wrong with it.
-func (c *collectorReader) storage(o *Output, key string, id component.ID, kind string, of component.ID) *Store {
-	do := "edit " + c.places.find(kind+"s", of.String(), "storage")
+func (c *collectorReader) storage(o *Output, key string, id component.ID, kind component.Kind, of component.ID) *Store {
+	do := "edit " + c.places.find(strings.ToLower(kind.String())+"s", of.String(), "storage")
 	if _, ok := c.file.Extensions[id]; !ok {
 		known := idTexts(sortedIDs(c.file.Extensions))
 		if len(known) == 0 {
@@ -440,42 +435,19 @@ func (c *collectorReader) storage(o *Output, key string, id component.ID, kind s
 	}
 	cfg := c.configs["extensions."+id.String()]
 	if cfg == nil {
-		o.fault(Unchecked, "", "%s: %q is neither an ocems_storage nor a file_storage: what it keeps is not looked at", key, id)
+		o.fault(Failed, do, "%s: %q cannot list its keys; use an ocems_storage extension", key, id)
 		return nil
 	}
-	s := storageOf(cfg)
-	if !s.fsync && kind == "exporter" {
-		o.fault(Failed, "set fsync: true in "+id.String(), "extensions.%s: fsync is not true: a power cut may cost what was accepted", id)
-	} else if !s.fsync {
-		o.fault(Warning, "set fsync: true in "+id.String(), "extensions.%s: fsync is not true: a power cut may cost the open windows", id)
-	}
-	file := sanitize(kind + "_" + of.Type().String() + "_" + of.Name())
-	if len(file) > 255 {
-		sum := sha256.Sum256([]byte(file))
-		file = hex.EncodeToString(sum[:])
-	}
-	return &Store{Key: "extensions." + id.String() + ".directory", Directory: s.directory, File: filepath.Join(s.directory, file), Bucket: "default",
-		Create: s.create}
-}
-
-// sanitize makes a component's name a file's name as file_storage does.
-func sanitize(name string) string {
-	var b strings.Builder
-	for _, c := range name {
-		if c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= '0' && c <= '9' || strings.ContainsRune("._-", c) {
-			b.WriteRune(c)
-		} else {
-			fmt.Fprintf(&b, "~%04X", c)
-		}
-	}
-	return b.String()
+	directory, create := storageOf(cfg)
+	return &Store{Key: "extensions." + id.String() + ".directory", Directory: directory,
+		File: filepath.Join(directory, ocemsstorage.FileName(kind, of, "")), Create: create}
 }
 
 // mayDrop are processors that change or drop what passes.
 var mayDrop = []string{"cumulativetodelta", "deltatocumulative", "deltatorate", "metricstarttime", "filter", "probabilistic_sampler", "interval"}
 
 // pipelines looks at the pipelines that the exporter stands in, and returns the ocems_slot processors of them.
-func (c *collectorReader) pipelines(o *Output, id component.ID, requireSlots bool) (slots []component.ID) {
+func (c *collectorReader) pipelines(o *Output, id component.ID) (slots []component.ID) {
 	in := 0
 	for _, name := range sortedIDs(c.file.Service.Pipelines) {
 		p := c.file.Service.Pipelines[name]
@@ -502,17 +474,6 @@ func (c *collectorReader) pipelines(o *Output, id component.ID, requireSlots boo
 			case slices.Contains(mayDrop, kind) && last != "":
 				o.fault(Warning, "put "+processor.String()+" before "+last, "service.pipelines.%s: %s stands between %s and %s: it may change or drop finished slots", name, processor, last, id)
 			}
-		}
-		fed := slices.ContainsFunc(p.Receivers, func(r component.ID) bool { _, ok := c.file.Connectors[r]; return ok })
-		switch {
-		case last != "":
-		case fed:
-			o.fault(Warning, "see that the pipeline before the connector has ocems_slot", "service.pipelines.%s: there is no ocems_slot before %s; what comes by the connector must have passed one", name, id)
-		case requireSlots:
-			o.fault(Failed, "add the processor ocems_slot, with the same storage, to the pipeline; where another collector makes the slots, this one may stay",
-				"service.pipelines.%s: there is no ocems_slot before %s: it refuses every point that no ocems_slot has made", name, id)
-		default:
-			o.fault(Warning, "add the processor ocems_slot, unless the slots are made upstream", "service.pipelines.%s: there is no ocems_slot before %s, and require_slots is false: points that are off the grid are refused", name, id)
 		}
 	}
 	if in == 0 {

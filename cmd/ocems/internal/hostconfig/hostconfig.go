@@ -69,8 +69,8 @@ type Output struct {
 	Names     registry.Config
 	Client    Client
 	Unread    bool     // the host refuses the block as a whole: what follows is not known
-	Outbox    *Store   // nil: in memory
-	Windows   *Store   // of the open slots, where that is another place; nil: in memory
+	Outbox    *Store   // of the open windows and of what waits; nil: in memory
+	Slots     *Store   // of an ocems_slot before it; nil: there is none, or it is in memory
 	AuditFile string   // "" for none
 	Audits    []string // other trails that belong to it
 	Stamp     string   // end or start
@@ -83,8 +83,7 @@ type Store struct {
 	Key       string // that names it, such as state_directory
 	Directory string
 	File      string // path of the bbolt file
-	Bucket    string
-	Create    bool // the host makes the directory
+	Create    bool   // the host makes the directory
 }
 
 // Client is how the host connects.

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf/config"
-	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"go.opentelemetry.io/collector/component"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter"
@@ -20,24 +19,25 @@ import (
 
 // This file alone knows the fields of the configurations that the components and the plugin export.
 
-// collectorExporter is what of an exporter's configuration matters beyond the output's own fields.
-type collectorExporter struct {
-	storage      *component.ID
-	requireSlots bool // it takes nothing but what an ocems_slot has made
-}
-
-// takeExporter takes over the configuration of the exporter `ocems`.
-func (o *Output) takeExporter(from component.Config) collectorExporter {
+// takeExporter takes over the configuration of the exporter `ocems`, and returns its storage.
+func (o *Output) takeExporter(from component.Config) *component.ID {
 	c := from.(*ocemsexporter.Config)
-	o.Endpoint, o.DryRun, o.AuditFile, o.Stamp = c.Endpoint, c.DryRun, c.AuditFile, "end"
-	o.Names = registry.Config{PublicKey: c.PublicKey, PublicKeyFile: c.PublicKeyFile, Devices: c.Devices, DevicesFile: c.DevicesFile}
+	o.Endpoint, o.DryRun, o.AuditFile, o.Stamp, o.Names = c.Endpoint, c.DryRun, c.AuditFile, stamp(c.Stamp), c.Config
 	t := c.HTTP.TLS
 	o.Client = Client{Timeout: c.HTTP.Timeout, Proxy: c.HTTP.ProxyURL, SystemProxy: c.HTTP.ProxyURL == "",
 		CAFile: t.CAFile, CAPEM: string(t.CAPem), CAKey: "http.tls.ca_file", SystemCAs: t.IncludeSystemCACertsPool,
 		CertFile: t.CertFile, CertPEM: string(t.CertPem), KeyFile: t.KeyFile, KeyPEM: registry.Secret(t.KeyPem),
 		ServerName: t.ServerName, ServerNameKey: "http.tls.server_name_override", SkipVerify: t.InsecureSkipVerify,
 		MinVersion: t.MinVersion, MaxVersion: t.MaxVersion}
-	return collectorExporter{c.Storage, c.RequireSlots}
+	return c.Storage
+}
+
+// stamp is that of a configuration, also in place of what is refused.
+func stamp(given string) string {
+	if given == "start" {
+		return given
+	}
+	return "end"
 }
 
 // collectorSlots is what of the configuration of an ocems_slot matters here.
@@ -48,21 +48,13 @@ type collectorSlots struct {
 
 func slotsOf(from component.Config) collectorSlots {
 	c := from.(*ocemsslotprocessor.Config)
-	return collectorSlots{c.Stamp, c.AuditFile, c.Storage}
+	return collectorSlots{stamp(c.Stamp), c.AuditFile, c.Storage}
 }
 
-// collectorStorage is what of the configuration of an ocems_storage or a file_storage matters here.
-type collectorStorage struct {
-	directory     string
-	create, fsync bool
-}
-
-func storageOf(from component.Config) collectorStorage {
-	c, ok := from.(*filestorage.Config)
-	if !ok {
-		c = &from.(*ocemsstorage.Config).Config
-	}
-	return collectorStorage{c.Directory, c.CreateDirectory, c.FSync}
+// storageOf is the directory of an ocems_storage, and whether it makes that.
+func storageOf(from component.Config) (directory string, create bool) {
+	c := from.(*ocemsstorage.Config)
+	return c.Directory, c.CreateDirectory
 }
 
 // telegrafOutput is what of the plugin's configuration matters beyond the output's own fields.
@@ -73,18 +65,15 @@ type telegrafOutput struct {
 
 // takePlugin takes over the configuration of Telegraf's output after its Init.
 func (o *Output) takePlugin(c *ocems.OCEMS) telegrafOutput {
-	o.Endpoint, o.DryRun, o.AuditFile, o.Stamp = c.Endpoint, c.DryRun, c.AuditFile, "end"
-	if c.Stamp == "start" {
-		o.Stamp = c.Stamp
-	}
+	o.Endpoint, o.DryRun, o.AuditFile, o.Stamp = c.Endpoint, c.DryRun, c.AuditFile, stamp(c.Stamp)
 	if c.StateDirectory != "" {
-		o.Outbox = &Store{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Bucket: "ocems", Create: true}
+		o.Outbox = &Store{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
 	}
-	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile}
+	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Words: registry.Telegraf}
 	for _, d := range c.Devices {
-		o.Names.Devices = append(o.Names.Devices, registry.DeviceConfig{
-			StationID: d.StationID, DeviceID: d.DeviceID, TokenID: reveal(&d.TokenID), TokenIDFile: d.TokenIDFile, Latitude: d.Latitude, Longitude: d.Longitude,
-			PublicKey: reveal(&d.PublicKey), PublicKeyFile: d.PublicKeyFile, Parameters: d.Parameters})
+		device := d.DeviceConfig
+		device.TokenID, device.PublicKey = reveal(&d.TokenID), reveal(&d.PublicKey)
+		o.Names.Devices = append(o.Names.Devices, device)
 	}
 	o.Client = Client{Timeout: time.Duration(c.Timeout), Proxy: c.HTTPProxyURL, SystemProxy: c.UseSystemProxy, LocalAddress: c.LocalAddress, CAKey: "tls_ca",
 		ServerNameKey: "tls_server_name", MinVersion: c.TLSMinVersion}
@@ -95,7 +84,7 @@ func (o *Output) takePlugin(c *ocems.OCEMS) telegrafOutput {
 		o.Client.CAFile, o.Client.CertFile, o.Client.KeyFile, o.Client.KeyPassword = c.TLSCA, c.TLSCert, c.TLSKey, registry.Secret(c.TLSKeyPwd)
 		o.Client.ServerName, o.Client.SkipVerify = c.ServerName, c.InsecureSkipVerify
 	}
-	return telegrafOutput{c.Align, time.Duration(c.Grace)}
+	return telegrafOutput{c.Align, c.Grace.Duration}
 }
 
 func reveal(s *config.Secret) registry.Secret {

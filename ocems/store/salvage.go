@@ -39,7 +39,9 @@ func look(path string) (*contents, error) {
 	}
 	found := &contents{buckets: map[string]bool{}, damage: err}
 	err = read(path, func(bucket, k, v []byte) {
-		if found.buckets[string(bucket)] = true; isFormat(bucket, k) {
+		if k == nil {
+			found.buckets[string(bucket)] = true
+		} else if isFormat(bucket, k) {
 			found.format = v
 		}
 	}, func(fault error) error {

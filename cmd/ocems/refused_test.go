@@ -88,6 +88,7 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 		{name: "good"},
 		{name: "type of namepass", output: `namepass = 5`, want: []string{"namepass"}},
 		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
+		{name: "flush_interval of nought", agent: `flush_interval = "0s"`, want: []string{"flush_interval", "positive"}},
 		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
 		{name: "flush_interval as a number", output: `flush_interval = 5`, want: []string{"flush_interval"}, silent: true},
 		{name: "startup_error_behavior", output: `startup_error_behavior = "never"`, want: []string{"startup_error_behavior", "never"}},

@@ -36,6 +36,7 @@ type telegrafReader struct {
 	stores    map[string]telegraf.SecretStore
 	outputs   []*telegrafPlugin
 	unchecked map[string]bool
+	dropping  string // an aggregator that keeps readings from the outputs
 }
 
 // telegrafPlugin is an [[outputs.ocems]] as Telegraf has read it.
@@ -85,6 +86,14 @@ func (r *reader) telegraf(sources []source) {
 	}
 	if !found {
 		r.fault(Failed, "give the file, or all the files, that Telegraf is started with", "there is no [[outputs.ocems]] and no [[outputs.execd]] that starts ocems-telegraf")
+	} else if t.dropping != "" {
+		r.fault(Warning, "give it a namepass that leaves out what the board is to have",
+			"%s has drop_original: what it takes is lost before the output sees it", t.dropping)
+	}
+	for key, v := range map[string]config.Duration{"interval": t.agent.Interval, "flush_interval": t.agent.FlushInterval} {
+		if v <= 0 { // which Telegraf's command refuses, not its loader
+			r.fault(Failed, "edit [agent]", "agent %s must be positive; found %v", key, time.Duration(v))
+		}
 	}
 	if len(t.unchecked) > 0 {
 		r.fault(Unchecked, "", "not checked: %s", strings.Join(slices.Sorted(maps.Keys(t.unchecked)), ", "))
@@ -95,7 +104,6 @@ func (r *reader) telegraf(sources []source) {
 // an output for the board.
 func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 	t.variables(root)
-	dropping := ""
 	for _, b := range blocksOf(root, s.data) {
 		if b.kind == "outputs" && b.name == "ocems" {
 			t.ownBlock(s, b, Telegraf)
@@ -117,7 +125,7 @@ func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 		maps.Copy(t.stores, c.SecretStores)
 		for _, a := range c.Aggregators {
 			if a.Config.DropOriginal {
-				dropping = fmt.Sprintf("%s:%d: aggregators.%s", s.name, b.line, b.name)
+				t.dropping = fmt.Sprintf("%s:%d: aggregators.%s", s.name, b.line, b.name)
 			}
 		}
 		for _, o := range c.Outputs {
@@ -127,10 +135,6 @@ func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
 				found = true
 			}
 		}
-	}
-	if dropping != "" && found {
-		t.fault(Warning, "give it a namepass that leaves out what the board is to have",
-			"%s has drop_original: what it takes is lost before the output sees it", dropping)
 	}
 	return found
 }
@@ -453,7 +457,8 @@ func eachKey(t *ast.Table, options reflect.Type, visit func(line int, key string
 		return
 	}
 	fields := keysOf(options, "toml")
-	for key, v := range t.Fields {
+	for _, key := range slices.Sorted(maps.Keys(t.Fields)) {
+		v := t.Fields[key]
 		tables, _ := v.([]*ast.Table)
 		line := 0
 		switch v := v.(type) {

@@ -102,13 +102,13 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 		loaded = append(loaded, list...)
 	}
 	for _, d := range loaded {
-		a.adopt(d)
+		a.load(d)
 	}
 	return damaged, nil
 }
 
-// adopt takes a decoded device over.
-func (a *Aligner) adopt(d *device) {
+// load takes a decoded device over.
+func (a *Aligner) load(d *device) {
 	sh := &a.shards[d.shard]
 	d.pos = int32(len(sh.devices))
 	sh.devices = append(sh.devices, d)

@@ -14,7 +14,7 @@ const maxWaiting = 10_000
 type Backlog struct {
 	Trail *Trail
 
-	mu   sync.Mutex
+	mu      sync.Mutex
 	waiting []Entry
 }
 

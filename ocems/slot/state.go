@@ -76,7 +76,7 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 	if a.series > 0 {
 		return nil, errors.New("restoring the slots' state: the aligner is in use already")
 	}
-	a.base, a.restored = now, true
+	a.base, a.restored = now, len(entries) > 0
 	a.evictAt = math.MinInt64
 	a.next = math.MinInt64 // the next Close looks at every window
 	numbers := map[string]int{}

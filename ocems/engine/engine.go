@@ -64,8 +64,10 @@ type Engine struct {
 	sources   map[uint64]string
 
 	patience atomic.Int64 // Unix ns before which no window closes
+	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
 	stop     context.CancelFunc
+	closed   atomic.Bool
 	stopped  chan struct{} // closed when no take is carried out any more
 	running  sync.WaitGroup
 	loop     loop
@@ -230,6 +232,9 @@ func (e *Engine) Stats() Stats {
 // have until ctx ends.
 func (e *Engine) Close(ctx context.Context) error {
 	e.stop()
+	if e.closed.Swap(true) {
+		return nil
+	}
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
@@ -245,7 +250,6 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.trail != nil {
 		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}
-	e.outbox, e.ready, e.trail, e.loop.restored = nil, nil, nil, false
 	return errors.Join(errs...)
 }
 
@@ -259,18 +263,17 @@ func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 
 // health joins what can be wrong, and tells the host of the transitions.
 type health struct {
-	mu           sync.Mutex
-	tell         func(error)
-	state, board error
-	next         error
-	told         bool
+	mu                         sync.Mutex
+	tell                       func(error)
+	intake, state, board, next error
+	told                       bool
 }
 
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.state, h.next, h.board)
+	all := errors.Join(h.intake, h.state, h.next, h.board)
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

@@ -109,7 +109,9 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
 	err := e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
 	if err != nil {
-		err = e.full(fmt.Errorf("taking readings: %w", err))
+		if err = fmt.Errorf("taking readings: %w", err); ctx.Err() == nil {
+			err = e.full(err)
+		}
 	} else {
 		e.loop.next++
 		e.loop.batches, e.loop.bytes = append(e.loop.batches, key), e.loop.bytes+len(value)
@@ -127,11 +129,24 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 // closes: it belongs into those that are open now.
 func (e *Engine) full(err error) error {
 	e.patience.Store(time.Now().Add(e.cfg.Patience).UnixNano())
+	if !e.refusing.Swap(true) {
+		e.log.Error("readings are refused until the state can be written again: their senders keep them", "error", err)
+		e.health.set(&e.health.intake, err)
+	}
 	return err
+}
+
+// writable notes that the state can be written.
+func (e *Engine) writable() {
+	if e.refusing.Swap(false) {
+		e.log.Info("readings are taken again")
+		e.health.set(&e.health.intake, nil)
+	}
 }
 
 // rested notes that readings are taken: a sender that waited sends the rest soon.
 func (e *Engine) rested(now time.Time) {
+	e.writable()
 	if rest := now.Add(restWithin).UnixNano(); rest < e.patience.Load() {
 		e.patience.Store(rest)
 	}
@@ -234,6 +249,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if err := e.leave(ctx, e.loop.closed, ops); err != nil {
 		return err
 	}
+	e.writable()
 	e.aligner.Saved()
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed = nil, nil, 0, false
 	return nil

@@ -176,7 +176,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, ""
+	value, station := s.Value, "unknown"       // of a device that left the configuration: its slot waits until it is back
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
 		value, station = d.Round(s.Parameter, value), d.StationID
 	}
@@ -196,6 +196,11 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 // once all the same. A refused reading is no error, because it would block the rest.
 func (b *Batch) Commit(ctx context.Context) error {
 	e := b.e
+	select {
+	case <-e.stopped:
+		return errClosed
+	default:
+	}
 	if len(b.samples) > 0 {
 		if err := e.take(ctx, b.now, b.samples); err != nil {
 			return err
@@ -203,8 +208,12 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	if len(b.records) > 0 {
 		if err := e.outbox.Put(ctx, b.records); err != nil {
-			return e.full(err)
+			if ctx.Err() == nil {
+				err = e.full(err)
+			}
+			return err
 		}
+		e.rested(b.now)
 		n := 0
 		for _, r := range b.records {
 			n += len(r.Readings)

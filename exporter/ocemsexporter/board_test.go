@@ -26,6 +26,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/xconfmap"
 	"go.opentelemetry.io/collector/exporter/exportertest"
+	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -34,6 +35,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
+	"github.com/ocems-io/ocems/extension/ocemsstorage"
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
@@ -242,6 +245,19 @@ func (b *board) fault(text string) {
 	require.Less(b, answer.Code, 300, answer.Body)
 }
 
+var storageID = component.MustNewID("ocems_storage")
+
+// withStorage gives the host the real extension, with its files in dir.
+func (b *board) withStorage(dir string) {
+	f := ocemsstorage.NewFactory()
+	cfg := f.CreateDefaultConfig().(*ocemsstorage.Config)
+	cfg.Directory = dir
+	ext, err := f.Create(b.Context(), extension.Settings{ID: storageID, TelemetrySettings: componenttest.NewNopTelemetrySettings()}, cfg)
+	require.NoError(b, err)
+	require.NoError(b, ext.Start(b.Context(), componenttest.NewNopHost()))
+	b.extensions[storageID] = ext
+}
+
 // received is what the server has stored: device, parameter, value, unit, flag, and minutes before the year 2000.
 func (b *board) received() (list []string) {
 	answer := httptest.NewRecorder()
@@ -336,7 +352,7 @@ var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 // ago is the end of the slot so many slots before y2k.
 func ago(slots int) time.Time { return y2k.Add(-time.Duration(slots) * spec.SlotLength) }
 
-// raw is a point without the mark of the ocems_slot processor. Attributes come in pairs.
+// raw is a point without the mark of a finished slot. Attributes come in pairs.
 func raw(md pmetric.Metrics, device, name, unit string, v float64, at time.Time, attributes ...string) {
 	rm := md.ResourceMetrics().AppendEmpty()
 	rm.Resource().Attributes().PutStr("ocems.device.id", device)
@@ -351,8 +367,9 @@ func raw(md pmetric.Metrics, device, name, unit string, v float64, at time.Time,
 	}
 }
 
+// finished is a slot that the ocems_slot processor has made.
 func finished(md pmetric.Metrics, device, name, unit string, v float64, at time.Time, attributes ...string) {
-	raw(md, device, name, unit, v, at, append([]string{slotAttribute, "90"}, attributes...)...)
+	raw(md, device, name, unit, v, at, append([]string{points.Samples, "90"}, attributes...)...)
 }
 
 // ph is one finished slot.

@@ -1,89 +1,20 @@
 package ocemsexporter
 
 import (
-	"cmp"
-	"encoding/json"
 	"flag"
-	"fmt"
 	"os"
-	"path/filepath"
-	"slices"
-	"strings"
 	"testing"
-	"time"
 
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/confmap/confmaptest"
-	"go.opentelemetry.io/collector/pdata/pmetric"
-
-	"github.com/ocems-io/ocems/ocems/audit"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
 
-// TestGolden has a folder a case: the exporter's config.yaml, the metrics.json that it gets, and want.json with all that
-// came of them: the payloads that the server decrypted, by device in the order of arrival, and the readings refused.
-func TestGolden(t *testing.T) {
-	folders, err := filepath.Glob("testdata/golden/*/config.yaml")
+func requireGolden(t *testing.T, path, got string) {
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
 	require.NoError(t, err)
-	require.NotEmpty(t, folders)
-	for _, path := range folders {
-		folder := filepath.Dir(path)
-		t.Run(filepath.Base(folder), func(t *testing.T) {
-			withBoard(t, func(t *testing.T, b *board) {
-				conf, err := confmaptest.LoadConf(path)
-				require.NoError(t, err)
-				text, err := os.ReadFile(filepath.Join(folder, "metrics.json"))
-				require.NoError(t, err)
-				md, err := new(pmetric.JSONUnmarshaler).UnmarshalMetrics(text)
-				require.NoError(t, err)
-				e, err := b.try(conf)
-				require.NoError(t, err)
-				b.consume(e, md)
-				pass(time.Minute)
-				require.Zero(t, b.number("outbox_slots"))
-				requests := b.asked()
-				require.Len(t, requests, int(b.number("attempts")))
-
-				require.Empty(t, b.trail(audit.Rejected, audit.Expired, audit.AlreadyStored))
-
-				slices.SortStableFunc(requests, func(x, y request) int { return cmp.Compare(x.device, y.device) })
-				var payloads, refused []string
-				for _, r := range requests {
-					payloads = append(payloads, r.payload) // to the byte
-				}
-				for _, r := range b.trail(audit.Refused) {
-					why, _, _ := strings.Cut(r.Detail, ": nearest ") // the catalogue's matter
-					line, err := json.Marshal(refusal{r.Station, r.Device, time.UnixMilli(r.Stamp).UTC(), r.Readings, why})
-					require.NoError(t, err)
-					refused = append(refused, string(line))
-				}
-				got := fmt.Sprintf("{\n\"payloads\": [%s],\n\"refused\": [%s],\n\"ignored\": %d\n}\n", lines(payloads), lines(refused), b.number("ignored"))
-				require.True(t, json.Valid([]byte(got)))
-				golden := filepath.Join(folder, "want.json")
-				if *update {
-					require.NoError(t, os.WriteFile(golden, []byte(got), 0o644))
-				}
-				want, err := os.ReadFile(golden)
-				require.NoError(t, err)
-				require.Equal(t, string(want), got)
-			})
-		})
-	}
-}
-
-// refusal is an audit entry without its place in the trail.
-type refusal struct {
-	Station  string          `json:"station"`
-	Device   string          `json:"device"`
-	Stamp    time.Time       `json:"stamp"`
-	Readings []audit.Reading `json:"readings,omitempty"`
-	Why      string          `json:"why"`
-}
-
-func lines(list []string) string {
-	if len(list) == 0 {
-		return ""
-	}
-	return "\n  " + strings.Join(list, ",\n  ") + "\n"
+	require.Equal(t, string(want), got)
 }

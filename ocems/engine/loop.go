@@ -155,8 +155,9 @@ func (e *Engine) rested(now time.Time) {
 // align adds samples to their windows.
 func (e *Engine) align(now time.Time, samples []sample) {
 	for _, x := range samples {
+		refuse := func(why fault) { e.refuse(&e.loop.refusals, x, e.stamp(x.Time, x.Flag), why, now) }
 		if x.reason != slot.Taken {
-			e.refuse(&e.loop.refusals, x, x.fault, now)
+			refuse(x.fault)
 			continue
 		}
 		switch r := e.aligner.Add(x.Sample, now); r.Reason {
@@ -166,10 +167,13 @@ func (e *Engine) align(now time.Time, samples []sample) {
 			}
 		case slot.Duplicate:
 		case slot.Conflict:
-			e.refuse(&e.loop.refusals, x, fault{r.Reason, fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s",
-				e.source(x.Source), e.source(r.Other))}, now)
+			detail := "another value for this time came first, from the same source: " + e.source(x.Source)
+			if x.Source != r.Other {
+				detail = fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
+			}
+			refuse(fault{r.Reason, detail})
 		default:
-			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail(x, r.Reason)}, now)
+			refuse(fault{r.Reason, detail(x, r.Reason)})
 		}
 	}
 }

@@ -224,7 +224,11 @@ func (b *Batch) Commit(ctx context.Context) error {
 	if len(b.refused) > 0 {
 		var direct refusals
 		for _, x := range b.refused {
-			e.refuse(&direct, x, x.fault, b.now)
+			stamp := x.Time
+			if x.reason == offGrid {
+				stamp = e.stamp(x.Time, x.Flag)
+			}
+			e.refuse(&direct, x, stamp, x.fault, b.now)
 		}
 		e.note(direct.all())
 	}
@@ -259,6 +263,9 @@ func (e *Engine) source(id uint64) string {
 	e.sourcesMu.RLock()
 	defer e.sourcesMu.RUnlock()
 	if text, ok := e.sources[id]; ok {
+		if text == "" {
+			return "a source with no name"
+		}
 		return text
 	}
 	return fmt.Sprintf("a sender of before the restart (%016x)", id)

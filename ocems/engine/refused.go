@@ -132,10 +132,9 @@ func (r *refusals) restore(value []byte) error {
 	return nil
 }
 
-// refuse counts a reading that is in no slot and names the first of its kind in the log.
-func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
+// refuse counts a reading that is in no slot, or a slot that was made upstream, and names the first of its kind in the log.
+func (e *Engine) refuse(to *refusals, x sample, stamp time.Time, why fault, now time.Time) {
 	e.counts.refused(why.reason)
-	stamp := e.stamp(x.Time, x.Flag)
 	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
 	to.add(key, x, why.detail, now)
 	if e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {

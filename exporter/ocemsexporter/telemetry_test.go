@@ -1,0 +1,325 @@
+package ocemsexporter
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"fmt"
+	"math"
+	"os"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+	"go.opentelemetry.io/collector/pdata/pmetric"
+	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
+	"go.yaml.in/yaml/v3"
+
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/slot"
+)
+
+// everyMetric drives an exporter until each of its metrics has a value for each of its attributes.
+func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
+	withBoard(t, func(t *testing.T, b *board) {
+		e := b.start(`
+coalesce: 0s
+spread: 0s
+max_series: 3
+devices:
+  - {station_id: station_1, device_id: dev_1, token_id: token-of-dev-1}
+  - {station_id: station_1, device_id: dev_2, token_id: token-of-dev-2}
+  - {station_id: station_2, device_id: dev_3, token_id: token-of-dev-2}`)
+		b.fault(`{"count": 1, "latency": "2s"}`)
+		md := pmetric.NewMetrics()
+		finished(md, "dev_1", "ph", "pH", 7.25, ago(0))
+		finished(md, "dev_1", "cod", "mg/L", 41, ago(0))
+		finished(md, "dev_1", "cod", "mg/L", 42, ago(0)) // the first stays
+		finished(md, "dev_1", "cpu", "1", 0.5, ago(0))   // unknown
+		finished(md, "dev_1", "ph", "pH", 7.25, ago(0).Add(time.Second))
+		raw(md, "", "ph", "pH", 7.25, ago(0))
+		raw(md, "dev_9", "ph", "pH", 7.25, ago(0))
+		md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty().SetEmptyHistogram().DataPoints().AppendEmpty()
+		now := time.Now()
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, now)
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, now)
+		raw(md, "dev_2", "so2", "mg/Nm3", 2, now) // conflict
+		raw(md, "dev_2", "so2", "ppm", 2, now.Add(time.Second))
+		for i := range 2 {
+			raw(md, "dev_2", "so2", "mg/Nm3", 1, now.Add(-8*24*time.Hour-time.Duration(i)*time.Hour))
+		}
+		for range 3 {
+			raw(md, "dev_2", "so2", "mg/Nm3", 1, now.Add(time.Hour))
+		}
+		for range 4 {
+			raw(md, "dev_2", "so2", "mg/Nm3", math.NaN(), now)
+		}
+		for range 5 {
+			raw(md, "dev_2", "so2", "mg/Nm3", 1, now, "ocems.flag", "X")
+		}
+		raw(md, "dev_2", "co", "mg/Nm3", 1, now)
+		raw(md, "dev_3", "co", "mg/Nm3", 1, now)
+		for range 6 {
+			raw(md, "dev_3", "so2", "mg/Nm3", 1, now) // a series too many
+		}
+		b.consume(e, md)
+		pass(16 * time.Minute)
+		md = pmetric.NewMetrics()
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, now.Add(time.Minute)) // late
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, time.Now())
+		b.consume(e, md)
+		b.fault(`{"count": 1, "clock_offset": "-90s"}`)
+		b.consume(e, ph("dev_1", 7.25, ago(1)))
+		pass(time.Minute)
+		check(b.collect())
+
+		require.NoError(t, e.Shutdown(context.Background()))
+		for _, m := range b.collect().Metrics {
+			require.NotContains(t, fmt.Sprintf("%T", m.Data), "Gauge", m.Name+" is left behind")
+		}
+	})
+}
+
+func TestTelemetry(t *testing.T) {
+	everyMetric(t, func(got metricdata.ScopeMetrics) {
+		counter := func(points ...metricdata.DataPoint[int64]) metricdata.Sum[int64] {
+			return metricdata.Sum[int64]{Temporality: metricdata.CumulativeTemporality, IsMonotonic: true, DataPoints: points}
+		}
+		value := func(v int64, attributes ...attribute.KeyValue) metricdata.DataPoint[int64] {
+			return metricdata.DataPoint[int64]{Value: v, Attributes: attribute.NewSet(append(attributes, attribute.String("exporter", "ocems"))...)}
+		}
+		outcome := func(v int64, o audit.Outcome) metricdata.DataPoint[int64] {
+			return value(v, attribute.String("outcome", string(o)))
+		}
+		refused := func(reason slot.Reason, v int64) metricdata.DataPoint[int64] {
+			return value(v, attribute.String("reason", string(reason)))
+		}
+		level := func(v int64) metricdata.Gauge[int64] {
+			return metricdata.Gauge[int64]{DataPoints: []metricdata.DataPoint[int64]{value(v)}}
+		}
+		seconds := func(d time.Duration) metricdata.Gauge[float64] {
+			return metricdata.Gauge[float64]{DataPoints: []metricdata.DataPoint[float64]{{Value: d.Seconds(), Attributes: attribute.NewSet(attribute.String("exporter", "ocems"))}}}
+		}
+		var held []metricdata.DataPoint[int64]
+		for _, reason := range delivery.HoldReasons() {
+			n := int64(0)
+			if reason == "10" {
+				n = 1
+			}
+			held = append(held, value(n, attribute.String("reason", reason)))
+		}
+		const prefix = "otelcol_exporter_ocems_"
+		want := []metricdata.Metrics{
+			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(4))},
+			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
+				refused(slot.Conflict, 1), refused(slot.TooOld, 2), refused(slot.Future, 3), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
+				refused(slot.BadUnit, 1), refused(slot.MaxSeries, 6), refused(slot.MaxSamples, 0), refused("off_grid", 1), refused("unknown", 1))},
+			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
+			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
+			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},
+			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
+			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, repeated ones among them. [Alpha]", Data: counter(value(4))},
+			{Name: prefix + "readings", Unit: "{reading}", Description: "Readings that reached their final outcome. [Alpha]", Data: counter(
+				outcome(5, audit.Delivered), outcome(0, audit.AlreadyStored), outcome(0, audit.Rejected), outcome(0, audit.Expired), outcome(1, audit.Refused))},
+			{Name: prefix + "attempts", Unit: "{request}", Description: "Requests sent. [Alpha]", Data: counter(
+				value(3, attribute.Bool("ok", true)), value(1, attribute.Bool("ok", false)))},
+			{Name: prefix + "request_duration", Unit: "s", Description: "How long requests took. [Alpha]", Data: metricdata.Histogram[float64]{
+				Temporality: metricdata.CumulativeTemporality,
+				DataPoints: []metricdata.HistogramDataPoint[float64]{{
+					Attributes:   attribute.NewSet(attribute.String("exporter", "ocems")),
+					Bounds:       []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60},
+					BucketCounts: []uint64{3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
+					Count:        4, Sum: 2, Min: metricdata.NewExtrema(0.), Max: metricdata.NewExtrema(2.)}}}},
+			{Name: prefix + "outbox_slots", Unit: "{slot}", Description: "Slots that wait in the outbox. [Alpha]", Data: level(1)},
+			{Name: prefix + "oldest_age", Unit: "s", Description: "Age of the oldest slot in the outbox. [Alpha]",
+				Data: seconds(time.Since(y2k.Add(15 * time.Minute)))},
+			{Name: prefix + "held_devices", Unit: "{device}", Description: "Devices whose registration or credentials the server refuses. [Alpha]",
+				Data: metricdata.Gauge[int64]{DataPoints: held}},
+			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock less this machine's. [Alpha]", Data: seconds(-90 * time.Second)},
+		}
+		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
+	})
+}
+
+// A note of the trail about itself is of no readings, and its outcome no documented one.
+func TestRecoveredIsNotCounted(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		b.start(oneDevice).onResult(audit.Recovered, 0)
+		for _, m := range b.collect().Metrics {
+			if sum, ok := m.Data.(metricdata.Sum[int64]); ok && m.Name == "otelcol_exporter_ocems_readings" {
+				require.Len(t, sum.DataPoints, 5, "the outcomes of metadata.yaml")
+			}
+		}
+	})
+}
+
+// document is metadata.yaml; a key that is not here is an error.
+type document struct {
+	DisplayName string `yaml:"display_name"`
+	Type        string
+	Status      struct {
+		Class     string
+		Stability map[string][]string
+	}
+	Attributes map[string]struct {
+		Name              string `yaml:"name_override"`
+		Description, Type string
+		Enum              []string
+	}
+	Telemetry struct {
+		Metrics map[string]struct {
+			Enabled                      bool
+			Stability, Description, Unit string
+			Attributes                   []string
+			Sum, Gauge, Histogram        *instrument
+		}
+	}
+}
+
+type instrument struct {
+	ValueType        string `yaml:"value_type"`
+	Monotonic, Async bool
+	Buckets          []float64 `yaml:"bucket_boundaries"`
+}
+
+func readDocument(t *testing.T) (doc document) {
+	text, err := os.ReadFile("metadata.yaml")
+	require.NoError(t, err)
+	d := yaml.NewDecoder(bytes.NewReader(text))
+	d.KnownFields(true)
+	require.NoError(t, d.Decode(&doc))
+	return doc
+}
+
+// registered is a metric in the words of metadata.yaml, with the attributes of its points.
+func registered(t *testing.T, m metricdata.Metrics) (kind string, as instrument, sets []attribute.Set) {
+	switch data := m.Data.(type) {
+	case metricdata.Sum[int64]:
+		kind, as = "sum", instrument{ValueType: "int", Monotonic: data.IsMonotonic}
+		for _, p := range data.DataPoints {
+			sets = append(sets, p.Attributes)
+		}
+	case metricdata.Gauge[int64]:
+		kind, as = "gauge", instrument{ValueType: "int", Async: true}
+		for _, p := range data.DataPoints {
+			sets = append(sets, p.Attributes)
+		}
+	case metricdata.Gauge[float64]:
+		kind, as = "gauge", instrument{ValueType: "double", Async: true}
+		for _, p := range data.DataPoints {
+			sets = append(sets, p.Attributes)
+		}
+	case metricdata.Histogram[float64]:
+		kind, as = "histogram", instrument{ValueType: "double"}
+		for _, p := range data.DataPoints {
+			sets, as.Buckets = append(sets, p.Attributes), p.Bounds
+		}
+	default:
+		t.Fatalf("%s is a %T", m.Name, data)
+	}
+	return kind, as, sets
+}
+
+func TestMetadata(t *testing.T) {
+	doc := readDocument(t)
+	f := NewFactory()
+	require.Equal(t, doc.Type, f.Type().String())
+	require.Equal(t, "exporter", doc.Status.Class)
+	stability := f.MetricsStability().String()
+	require.Equal(t, map[string][]string{strings.ToLower(stability): {"metrics"}}, doc.Status.Stability)
+	require.Equal(t, component.StabilityLevelUndefined, f.TracesStability())
+	require.Equal(t, component.StabilityLevelUndefined, f.LogsStability())
+	require.Equal(t, reflect.TypeFor[Config]().PkgPath(), metadata.ScopeName)
+
+	everyMetric(t, func(got metricdata.ScopeMetrics) {
+		seen := map[string]bool{}
+		for _, m := range got.Metrics {
+			name := strings.TrimPrefix(m.Name, "otelcol_")
+			seen[name] = true
+			want, listed := doc.Telemetry.Metrics[name]
+			require.True(t, listed, "%s is not in metadata.yaml", m.Name)
+			require.True(t, want.Enabled, name)
+			require.Equal(t, want.Unit, m.Unit, name)
+			// The collector's generator writes the stability behind the description.
+			require.Equal(t, want.Description+" ["+strings.ToUpper(want.Stability[:1])+want.Stability[1:]+"]", m.Description, name)
+
+			kind, as, sets := registered(t, m)
+			for k, documented := range map[string]*instrument{"sum": want.Sum, "gauge": want.Gauge, "histogram": want.Histogram} {
+				if k == kind {
+					require.Equal(t, &as, documented, name)
+				} else {
+					require.Nil(t, documented, name)
+				}
+			}
+			values := map[string][]string{}
+			for _, set := range sets {
+				require.Equal(t, len(want.Attributes), set.Len(), name)
+				for _, a := range set.ToSlice() {
+					values[string(a.Key)] = append(values[string(a.Key)], a.Value.Emit())
+				}
+				for _, id := range want.Attributes {
+					a := doc.Attributes[id]
+					v, ok := set.Value(attribute.Key(cmp.Or(a.Name, id)))
+					require.True(t, ok, "%s has no %s", name, id)
+					require.Equal(t, a.Type, strings.ToLower(v.Type().String()), name)
+				}
+			}
+			for _, id := range want.Attributes {
+				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
+				if doc.Attributes[id].Type == "bool" {
+					enum = []string{"true", "false"}
+				}
+				if id == "exporter" { // an id, and no enumeration
+					enum, values[key] = []string{"ocems"}, slices.Compact(values[key])
+				}
+				require.ElementsMatch(t, enum, values[key], name)
+			}
+		}
+		used := map[string]bool{}
+		for name, m := range doc.Telemetry.Metrics {
+			require.True(t, seen[name], "%s is in metadata.yaml only", name)
+			for _, a := range m.Attributes {
+				used[a] = true
+			}
+		}
+		for a := range doc.Attributes {
+			require.True(t, used[a], "attribute %s is in metadata.yaml only", a)
+		}
+	})
+}
+
+// TestReadme holds the README's table to the keys of Config, in both directions.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	doc := readDocument(t)
+	for level, signals := range doc.Status.Stability {
+		require.Contains(t, string(text), "| Stability | "+level+": "+strings.Join(signals, ", "))
+	}
+	_, table, ok := strings.Cut(string(text), "| Key | Default | |\n|---|---|---|\n")
+	require.True(t, ok)
+	table, _, _ = strings.Cut(table, "\n\n")
+	var documented, keys []string
+	for row := range strings.Lines(table) {
+		for _, key := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+			documented = append(documented, key[1])
+		}
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if key := f.Tag.Get("mapstructure"); key != ",squash" && key != "-" {
+			keys = append(keys, key)
+		}
+	}
+	require.ElementsMatch(t, keys, documented)
+}

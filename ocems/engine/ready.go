@@ -76,6 +76,11 @@ func (r *ready) waiting() int {
 // put stores slots, together with the operations.
 func (r *ready) put(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
 	slots = slices.Clone(slots)
+	for i := range slots {
+		if d, ok := r.e.names.Device(slots[i].Device); ok {
+			slots[i].Value = d.Round(slots[i].Parameter, slots[i].Value)
+		}
+	}
 	slices.SortStableFunc(slots, func(a, b slot.Slot) int { return cmp.Or(cmp.Compare(a.Exit, b.Exit), a.Compare(b)) })
 	var batches []readyBatch
 	for len(slots) > 0 {

@@ -124,6 +124,7 @@ type board struct {
 	mu       sync.Mutex
 	requests []request
 	statuses []componentstatus.Status
+	troubles []string
 }
 
 func withBoard(t *testing.T, test func(*testing.T, *board)) {
@@ -163,6 +164,7 @@ func newBoard(t *testing.T) *board {
 		for _, secret := range []string{"token-of-dev", "hunter2"} {
 			assert.NotContains(t, strings.Join(b.said(""), "\n"), secret, "the log shows a secret")
 			assert.NotContains(t, string(trail), secret, "the trail shows a secret")
+			assert.NotContains(t, strings.Join(b.troubles, "\n"), secret, "the status shows a secret")
 		}
 	})
 	time.Sleep(250 * time.Millisecond) // the server's Date has whole seconds
@@ -194,6 +196,7 @@ func (b *board) Report(e *componentstatus.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.statuses = append(b.statuses, e.Status())
+	b.troubles = append(b.troubles, fmt.Sprint(e.Err()))
 }
 
 func fromYAML(t testing.TB, text string) *confmap.Conf {

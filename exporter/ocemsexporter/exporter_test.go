@@ -242,6 +242,23 @@ func TestProxy(t *testing.T) {
 	}
 }
 
+// The password of an endpoint stays out of log, status and trail, whether the server answers or not.
+func TestEndpointWithPassword(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		e := b.start("endpoint: http://plant:hunter2@board.test/v1.0/industry/data\n" + oneDevice)
+		require.Len(t, b.said("info: reporting map[devices:1 endpoint:http://plant:xxxxx@board.test/v1.0/industry/data"), 1)
+		b.consume(e, ph("dev_1", 7.25, ago(1)))
+		pass(time.Minute)
+		require.Len(t, b.received(), 1)
+		require.NoError(t, b.network.Close())
+		b.server.CloseClientConnections()
+		b.consume(e, ph("dev_1", 7.25, ago(0)))
+		pass(2 * time.Hour)
+		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
+		require.NotEmpty(t, b.said("an attempt failed"))
+	})
+}
+
 func TestDryRun(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(`

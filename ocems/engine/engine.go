@@ -60,6 +60,11 @@ type Engine struct {
 	replayed slot.Stats // what the restore counted, which was counted before
 	once     once
 
+	made struct { // slots made upstream that are refused
+		sync.Mutex
+		refusals
+	}
+
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
 
@@ -237,6 +242,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	}
 	var errs []error
 	e.running.Wait()
+	e.made.Lock()
+	e.note(e.made.all())
+	e.made.Unlock()
 	if e.loop.restored {
 		e.note(e.loop.refusals.all())
 		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))

@@ -206,13 +206,14 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if e.backlog != nil {
 		_ = e.backlog.Append() // what waits: it was told when it came
 	}
+	e.refuseMade(nil, now) // what has waited
 	if e.aligner == nil {
 		return
 	}
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
 	}
-	e.note(e.loop.refusals.due(now, func(stamp time.Time) bool {
+	e.note(e.loop.refusals.due(now, noteAfter, func(stamp time.Time) bool {
 		return !now.Before(stamp.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
 	}))
 	var err error

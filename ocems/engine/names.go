@@ -222,15 +222,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	e.counts.ignored.Add(b.ignored)
 	if len(b.refused) > 0 {
-		var direct refusals
-		for _, x := range b.refused {
-			stamp := x.Time
-			if x.reason == offGrid {
-				stamp = e.stamp(x.Time, x.Flag)
-			}
-			e.refuse(&direct, x, stamp, x.fault, b.now)
-		}
-		e.note(direct.all())
+		e.refuseMade(b.refused, b.now)
 	}
 	return nil
 }

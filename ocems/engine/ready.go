@@ -157,6 +157,9 @@ func (r *ready) send(ctx context.Context) error {
 	r.mu.Unlock()
 	failed := map[uint8]error{}
 	for _, b := range list {
+		if ctx.Err() != nil {
+			break
+		}
 		if failed[b.exit] != nil {
 			continue
 		}

@@ -36,8 +36,11 @@ func Add(b *engine.Batch, md pmetric.Metrics) {
 func Split(b *engine.Batch, md pmetric.Metrics, exit uint8) (rest pmetric.Metrics, some bool) {
 	a := adder{b: b, exit: exit}
 	a.all(md)
-	if !slices.Contains(a.named, false) && !a.others {
+	switch passing := a.others || slices.Contains(a.named, false); {
+	case !passing:
 		return rest, false
+	case !slices.Contains(a.named, true):
+		return md, true
 	}
 	return without(md, a.named), true
 }

@@ -59,11 +59,7 @@ type Engine struct {
 	counts   counts
 	replayed slot.Stats // what the restore counted, which was counted before
 	once     once
-
-	made struct { // slots made upstream that are refused
-		sync.Mutex
-		refusals
-	}
+	made     made
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
@@ -72,9 +68,9 @@ type Engine struct {
 	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
 	stop     context.CancelFunc
-	closed   atomic.Bool
 	stopped  chan struct{} // closed when no take is carried out any more
 	running  sync.WaitGroup
+	closing  sync.Once
 	loop     loop
 	health   health
 }
@@ -235,17 +231,16 @@ func (e *Engine) Stats() Stats {
 }
 
 // Close takes nothing more and sends nothing more. What waits, and the open windows, stay in the store. Requests in flight
-// have until ctx ends.
-func (e *Engine) Close(ctx context.Context) error {
+// have until ctx ends. A second Close does nothing.
+func (e *Engine) Close(ctx context.Context) (err error) {
+	e.closing.Do(func() { err = e.close(ctx) })
+	return err
+}
+
+func (e *Engine) close(ctx context.Context) error {
 	e.stop()
-	if e.closed.Swap(true) {
-		return nil
-	}
 	var errs []error
 	e.running.Wait()
-	e.made.Lock()
-	e.note(e.made.all())
-	e.made.Unlock()
 	if e.loop.restored {
 		e.note(e.loop.refusals.all())
 		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
@@ -256,6 +251,9 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.outbox != nil {
 		errs = append(errs, e.outbox.Close(ctx))
 	}
+	e.made.mu.Lock()
+	defer e.made.mu.Unlock()
+	e.noteMade(func(time.Time) bool { return true }, time.Now())
 	if e.trail != nil {
 		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}

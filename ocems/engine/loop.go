@@ -155,9 +155,8 @@ func (e *Engine) rested(now time.Time) {
 // align adds samples to their windows.
 func (e *Engine) align(now time.Time, samples []sample) {
 	for _, x := range samples {
-		refuse := func(why fault) { e.refuse(&e.loop.refusals, x, e.stamp(x.Time, x.Flag), why, now) }
 		if x.reason != slot.Taken {
-			refuse(x.fault)
+			e.refuse(&e.loop.refusals, x, x.fault, now)
 			continue
 		}
 		switch r := e.aligner.Add(x.Sample, now); r.Reason {
@@ -171,9 +170,9 @@ func (e *Engine) align(now time.Time, samples []sample) {
 			if x.Source != r.Other {
 				detail = fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
 			}
-			refuse(fault{r.Reason, detail})
+			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail}, now)
 		default:
-			refuse(fault{r.Reason, detail(x, r.Reason)})
+			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail(x, r.Reason)}, now)
 		}
 	}
 }
@@ -213,7 +212,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
 	}
-	e.note(e.loop.refusals.due(now, noteAfter, func(stamp time.Time) bool {
+	e.note(e.loop.refusals.due(now, func(stamp time.Time) bool {
 		return !now.Before(stamp.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
 	}))
 	var err error
@@ -263,7 +262,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
 	if e.ready != nil {
-		return e.ready.put(ctx, slots, ops)
+		return e.ready.put(ctx, e.rounded(slots), ops)
 	}
 	var records []payload.Record
 	index := map[string]int{}

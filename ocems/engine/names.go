@@ -176,7 +176,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, "unknown"       // of a device that left the configuration: its slot waits until it is back
+	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
 		value, station = d.Round(s.Parameter, value), d.StationID
 	}

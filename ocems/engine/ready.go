@@ -76,11 +76,6 @@ func (r *ready) waiting() int {
 // put stores slots, together with the operations.
 func (r *ready) put(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
 	slots = slices.Clone(slots)
-	for i := range slots {
-		if d, ok := r.e.names.Device(slots[i].Device); ok {
-			slots[i].Value = d.Round(slots[i].Parameter, slots[i].Value)
-		}
-	}
 	slices.SortStableFunc(slots, func(a, b slot.Slot) int { return cmp.Or(cmp.Compare(a.Exit, b.Exit), a.Compare(b)) })
 	var batches []readyBatch
 	for len(slots) > 0 {
@@ -202,6 +197,17 @@ func (r *ready) close(ctx context.Context) error {
 	case <-time.After(time.Second):
 		return fmt.Errorf("waiting for the next consumer: %w", ctx.Err())
 	}
+}
+
+// rounded are slots with the decimals of their entries.
+func (e *Engine) rounded(slots []slot.Slot) []slot.Slot {
+	slots = slices.Clone(slots)
+	for i := range slots {
+		if d, ok := e.names.Device(slots[i].Device); ok {
+			slots[i].Value = d.Round(slots[i].Parameter, slots[i].Value)
+		}
+	}
+	return slots
 }
 
 func encodeSlots(slots []slot.Slot) []byte {

@@ -73,10 +73,10 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 	}
 }
 
-// due takes out the lines whose slots are over and which began so long ago.
-func (r *refusals) due(now time.Time, after time.Duration, over func(stamp time.Time) bool) (list []*refused) {
+// due takes out the lines whose time has come.
+func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
-		if !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < after {
+		if !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < noteAfter {
 			continue
 		}
 		if last, ok := r.noted[key]; ok && now.Sub(last).Abs() < spec.SlotLength {
@@ -132,8 +132,13 @@ func (r *refusals) restore(value []byte) error {
 	return nil
 }
 
-// refuse counts a reading that is in no slot, or a slot that was made upstream, and names the first of its kind in the log.
-func (e *Engine) refuse(to *refusals, x sample, stamp time.Time, why fault, now time.Time) {
+// refuse counts a reading that is in no slot and names the first of its kind in the log.
+func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
+	e.refuseSlot(to, x, why, e.stamp(x.Time, x.Flag), now)
+}
+
+// refuseSlot is refuse where the slot's stamp is known.
+func (e *Engine) refuseSlot(to *refusals, x sample, why fault, stamp, now time.Time) {
 	e.counts.refused(why.reason)
 	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
 	to.add(key, x, why.detail, now)
@@ -144,20 +149,6 @@ func (e *Engine) refuse(to *refusals, x sample, stamp time.Time, why fault, now 
 		}
 		e.log.Warn("a reading is refused", args...)
 	}
-}
-
-// refuseMade notes slots that were made upstream: the first of a kind at once, since they are in no other place.
-func (e *Engine) refuseMade(list []sample, now time.Time) {
-	e.made.Lock()
-	defer e.made.Unlock()
-	for _, x := range list {
-		stamp := x.Time
-		if x.reason == offGrid {
-			stamp = e.stamp(x.Time, x.Flag)
-		}
-		e.refuse(&e.made.refusals, x, stamp, x.fault, now)
-	}
-	e.note(e.made.due(now, 0, func(time.Time) bool { return true }))
 }
 
 // entry is the line of the trail.

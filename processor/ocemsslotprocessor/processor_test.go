@@ -313,10 +313,10 @@ func TestStorageFails(t *testing.T) {
 		require.Equal(t, []componentstatus.Status{failed}, h.reported())
 		h.full.Store(false)
 		h.consume(p, refused)
-		require.Equal(t, []componentstatus.Status{ok}, h.reported())
 		pass(10 * time.Second)
+		require.Equal(t, []componentstatus.Status{ok}, h.reported())
 		require.Equal(t, []string{"D1 cod 2 mg/L U 2 00:15:00"}, next.took())
-		require.Len(t, h.said("error: "), 1)
+		require.Len(t, h.said("error: readings are refused until the state can be written again: their senders keep them"), 1)
 
 		h.consume(p, cod(4))
 		h.full.Store(true)

@@ -3,7 +3,6 @@ package ocemsexporter
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
@@ -21,8 +20,5 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	}
 	b := core.NewBatch()
 	points.Add(b, md)
-	if err := b.Commit(ctx); err != nil {
-		return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
-	}
-	return nil
+	return points.Commit(ctx, b)
 }

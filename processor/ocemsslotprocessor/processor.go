@@ -3,7 +3,6 @@ package ocemsslotprocessor
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -47,8 +46,8 @@ func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	}
 	b := e.NewBatch()
 	rest, some := points.Split(b, md, p.exit)
-	if err := b.Commit(ctx); err != nil {
-		return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
+	if err := points.Commit(ctx, b); err != nil {
+		return err
 	}
 	if some {
 		return p.next.ConsumeMetrics(ctx, rest)

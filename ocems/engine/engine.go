@@ -59,15 +59,18 @@ type Engine struct {
 	counts   counts
 	replayed slot.Stats // what the restore counted, which was counted before
 	once     once
+	made     made
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
 
 	patience atomic.Int64 // Unix ns before which no window closes
+	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
 	stop     context.CancelFunc
 	stopped  chan struct{} // closed when no take is carried out any more
 	running  sync.WaitGroup
+	closing  sync.Once
 	loop     loop
 	health   health
 }
@@ -228,8 +231,13 @@ func (e *Engine) Stats() Stats {
 }
 
 // Close takes nothing more and sends nothing more. What waits, and the open windows, stay in the store. Requests in flight
-// have until ctx ends.
-func (e *Engine) Close(ctx context.Context) error {
+// have until ctx ends. A second Close does nothing.
+func (e *Engine) Close(ctx context.Context) (err error) {
+	e.closing.Do(func() { err = e.close(ctx) })
+	return err
+}
+
+func (e *Engine) close(ctx context.Context) error {
 	e.stop()
 	var errs []error
 	e.running.Wait()
@@ -243,10 +251,12 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.outbox != nil {
 		errs = append(errs, e.outbox.Close(ctx))
 	}
+	e.made.mu.Lock()
+	defer e.made.mu.Unlock()
+	e.noteMade(func(time.Time) bool { return true }, time.Now())
 	if e.trail != nil {
 		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}
-	e.outbox, e.ready, e.trail, e.loop.restored = nil, nil, nil, false
 	return errors.Join(errs...)
 }
 
@@ -260,18 +270,17 @@ func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 
 // health joins what can be wrong, and tells the host of the transitions.
 type health struct {
-	mu           sync.Mutex
-	tell         func(error)
-	state, board error
-	next         error
-	told         bool
+	mu                         sync.Mutex
+	tell                       func(error)
+	intake, state, board, next error
+	told                       bool
 }
 
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.state, h.next, h.board)
+	all := errors.Join(h.intake, h.state, h.next, h.board)
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

@@ -109,7 +109,9 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
 	err := e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
 	if err != nil {
-		err = e.full(fmt.Errorf("taking readings: %w", err))
+		if err = fmt.Errorf("taking readings: %w", err); ctx.Err() == nil {
+			err = e.full(err)
+		}
 	} else {
 		e.loop.next++
 		e.loop.batches, e.loop.bytes = append(e.loop.batches, key), e.loop.bytes+len(value)
@@ -127,11 +129,24 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 // closes: it belongs into those that are open now.
 func (e *Engine) full(err error) error {
 	e.patience.Store(time.Now().Add(e.cfg.Patience).UnixNano())
+	if !e.refusing.Swap(true) {
+		e.log.Error("readings are refused until the state can be written again: their senders keep them", "error", err)
+		e.health.set(&e.health.intake, err)
+	}
 	return err
+}
+
+// writable notes that the state can be written.
+func (e *Engine) writable() {
+	if e.refusing.Swap(false) {
+		e.log.Info("readings are taken again")
+		e.health.set(&e.health.intake, nil)
+	}
 }
 
 // rested notes that readings are taken: a sender that waited sends the rest soon.
 func (e *Engine) rested(now time.Time) {
+	e.writable()
 	if rest := now.Add(restWithin).UnixNano(); rest < e.patience.Load() {
 		e.patience.Store(rest)
 	}
@@ -151,8 +166,11 @@ func (e *Engine) align(now time.Time, samples []sample) {
 			}
 		case slot.Duplicate:
 		case slot.Conflict:
-			e.refuse(&e.loop.refusals, x, fault{r.Reason, fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s",
-				e.source(x.Source), e.source(r.Other))}, now)
+			detail := "another value for this time came first, from the same source: " + e.source(x.Source)
+			if x.Source != r.Other {
+				detail = fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
+			}
+			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail}, now)
 		default:
 			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail(x, r.Reason)}, now)
 		}
@@ -187,6 +205,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if e.backlog != nil {
 		_ = e.backlog.Append() // what waits: it was told when it came
 	}
+	e.refuseMade(nil, now) // what has waited
 	if e.aligner == nil {
 		return
 	}
@@ -234,6 +253,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if err := e.leave(ctx, e.loop.closed, ops); err != nil {
 		return err
 	}
+	e.writable()
 	e.aligner.Saved()
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed = nil, nil, 0, false
 	return nil
@@ -242,7 +262,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
 	if e.ready != nil {
-		return e.ready.put(ctx, slots, ops)
+		return e.ready.put(ctx, e.rounded(slots), ops)
 	}
 	var records []payload.Record
 	index := map[string]int{}

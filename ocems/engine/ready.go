@@ -152,6 +152,9 @@ func (r *ready) send(ctx context.Context) error {
 	r.mu.Unlock()
 	failed := map[uint8]error{}
 	for _, b := range list {
+		if ctx.Err() != nil {
+			break
+		}
 		if failed[b.exit] != nil {
 			continue
 		}
@@ -194,6 +197,17 @@ func (r *ready) close(ctx context.Context) error {
 	case <-time.After(time.Second):
 		return fmt.Errorf("waiting for the next consumer: %w", ctx.Err())
 	}
+}
+
+// rounded are slots with the decimals of their entries.
+func (e *Engine) rounded(slots []slot.Slot) []slot.Slot {
+	slots = slices.Clone(slots)
+	for i := range slots {
+		if d, ok := e.names.Device(slots[i].Device); ok {
+			slots[i].Value = d.Round(slots[i].Parameter, slots[i].Value)
+		}
+	}
+	return slots
 }
 
 func encodeSlots(slots []slot.Slot) []byte {

@@ -146,7 +146,15 @@ func decode(t testing.TB, conf map[string]any, cfg component.Config) component.C
 // collector starts the exporter, and the processor before it where that has a configuration. More extensions may be
 // given.
 func collector(exporterConf, processorConf map[string]any, more extensions) func(*adapter) life {
+	ef, pf := ocemsexporter.NewFactory(), ocemsslotprocessor.NewFactory()
+	var exporterCfg, processorCfg component.Config
 	return func(a *adapter) life {
+		if exporterCfg == nil {
+			exporterCfg = decode(a.t, exporterConf, ef.CreateDefaultConfig())
+		}
+		if processorCfg == nil && processorConf != nil {
+			processorCfg = decode(a.t, processorConf, pf.CreateDefaultConfig())
+		}
 		logger := zap.New(zapcore.NewCore(zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig()), a.said, zapcore.InfoLevel))
 		ctx, all := context.Background(), extensions{}
 		var parts []component.Component
@@ -163,18 +171,17 @@ func collector(exporterConf, processorConf map[string]any, more extensions) func
 			require.NoError(a.t, err)
 			all[id], parts = x, append(parts, x)
 		}
-		ef := ocemsexporter.NewFactory()
 		es := exportertest.NewNopSettings(ef.Type())
 		es.ID, es.TelemetrySettings = component.NewID(ef.Type()), telemetry
-		exp, err := ef.CreateMetrics(ctx, es, decode(a.t, exporterConf, ef.CreateDefaultConfig()))
+		exp, err := ef.CreateMetrics(ctx, es, exporterCfg)
 		require.NoError(a.t, err)
 		parts = append(parts, exp)
 		var first consumer.Metrics = exp
 		if processorConf != nil {
-			pf := ocemsslotprocessor.NewFactory()
+			pf := ocemsslotprocessor.NewFactory() // which keeps what its configuration's instances share
 			ps := processortest.NewNopSettings(pf.Type())
 			ps.ID, ps.TelemetrySettings = component.NewID(pf.Type()), telemetry
-			p, err := pf.CreateMetrics(ctx, ps, decode(a.t, processorConf, pf.CreateDefaultConfig()), exp)
+			p, err := pf.CreateMetrics(ctx, ps, processorCfg, exp)
 			require.NoError(a.t, err)
 			parts, first = append(parts, p), p
 		}

@@ -79,7 +79,7 @@ const settle = 3 * time.Second
 
 func table() (list []row, p plant) {
 	list = rows()
-	p.settle = settle
+	p.options = map[string]any{"settle": settle.String()}
 	for i := range list {
 		list[i].complete()
 		p.devices = append(p.devices, list[i].devices...)

@@ -9,7 +9,6 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 )
@@ -21,9 +20,8 @@ const (
 
 // plant is what a host is configured for.
 type plant struct {
-	devices    []device
-	settle     time.Duration
-	minSamples int
+	devices []device
+	options map[string]any // besides the common ones, or in their place
 }
 
 // device is one registered device.
@@ -58,6 +56,7 @@ func (p plant) stations() []simulator.Station {
 type place struct {
 	url, publicKey string
 	dir            string // state and trail are in it
+	memory         bool   // keeps no state
 }
 
 func (p place) state() string { return filepath.Join(p.dir, "state") }
@@ -65,7 +64,7 @@ func (p place) trail() string { return filepath.Join(p.state(), "audit.jsonl") }
 
 // newPlace makes the files that a configuration names.
 func newPlace(t testing.TB, url, publicKey string) place {
-	p := place{url, publicKey, t.TempDir()}
+	p := place{url: url, publicKey: publicKey, dir: t.TempDir()}
 	if err := os.WriteFile(p.token(), []byte(token), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -79,19 +78,22 @@ func (p place) token() string { return filepath.Join(p.dir, "token") }
 
 // common are the options that have the same name and form in TOML and YAML.
 func (p plant) common(at place) map[string]any {
-	return map[string]any{
-		"endpoint": at.url, "public_key_file": at.publicKey, "audit_file": at.trail(),
-		"grace": "1s", "calibration_grace": "1s", "settle": p.settle.String(), "min_samples": max(p.minSamples, 1),
+	options := map[string]any{
+		"endpoint": at.url, "public_key_file": at.publicKey, "audit_file": at.trail(), "grace": "1s", "calibration_grace": "1s",
 		"coalesce": "0s", "spread": "0s", "initial_backoff": "50ms", "max_backoff": "200ms",
 	}
+	maps.Copy(options, p.options)
+	return options
 }
 
 // toml is the block of Telegraf's output.
 func (p plant) toml(at place) string {
 	b := &strings.Builder{}
 	b.WriteString("[[outputs.ocems]]\n")
-	fmt.Fprintf(b, "  state_directory = %q\n", at.state())
 	options := p.common(at)
+	if !at.memory {
+		options["state_directory"] = at.state()
+	}
 	for _, key := range slices.Sorted(maps.Keys(options)) {
 		text, _ := json.Marshal(options[key]) // of texts and numbers
 		fmt.Fprintf(b, "  %s = %s\n", key, text)
@@ -129,7 +131,9 @@ func (p plant) toml(at place) string {
 // exporter is the configuration of the collector's exporter. JSON is YAML.
 func (p plant) exporter(at place) map[string]any {
 	conf := p.common(at)
-	conf["storage"] = "ocems_storage"
+	if !at.memory {
+		conf["storage"] = "ocems_storage"
+	}
 	conf["devices"] = p.yamlDevices(at)
 	return conf
 }

@@ -26,12 +26,13 @@ import (
 )
 
 var (
-	streams = flag.Int("streams", 600, "how many random streams TestStreams makes")
+	streams = flag.Int("streams", 200, "how many random streams TestStreams makes")
 	seed    = flag.Uint64("seed", 0, "of the first plant of TestStreams; 0 is by the time")
 )
 
-// perPlant is how many streams share the life of a host. They are told apart by their devices.
-const perPlant = 200
+// perPlant is how many streams share the lives of their hosts. They are told apart by their devices. Every third plant has
+// restarts.
+func perPlant() int { return min(max(*streams/4, 1), 200) }
 
 // payloads is a board that takes everything.
 type payloads struct {
@@ -136,11 +137,11 @@ func newScript(seed uint64) script {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := script{restarts: seed%3 == 0, plant: plant{options: map[string]any{
 		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)]}}}
-	for i := range perPlant {
+	for i := range perPlant() {
 		s.plant.devices = append(s.plant.devices, randomDevice(r, fmt.Sprintf("dev-%d", i)))
 	}
 	minute := bubble
-	sent := make([][]reading, perPlant)
+	sent := make([][]reading, perPlant())
 	for range 2 + r.IntN(5) {
 		minute = minute.Add(time.Duration(1+int(math.Abs(r.NormFloat64())*4)) * time.Minute)
 		n := round{at: minute.Add(15*time.Second + time.Duration(r.IntN(5000))*time.Millisecond)}
@@ -253,42 +254,46 @@ func randomValue(r *rand.Rand) float64 {
 	return float64(r.IntN(1000)) / 10
 }
 
-// play carries a script out in all adapters, and compares what they send with each other and with the reference.
-func play(t *testing.T, seed uint64, server *boards) {
-	s := newScript(seed)
-	var all []arrival
-	for _, n := range s.rounds {
-		for _, st := range n.steps {
-			for _, x := range st.batch {
-				all = append(all, arrival{x, n.at})
-			}
-		}
+// way is how readings go to a board in this process.
+type way struct {
+	name  string
+	start func(p plant, at place, to *payloads) func(*adapter) life
+}
+
+// ways are the adapters with boards that take everything.
+func ways(server *boards) []way {
+	return []way{
+		{"output", func(p plant, at place, to *payloads) func(*adapter) life {
+			at.url = server.add(at.dir, to)
+			return output(p.toml(at))
+		}},
+		{"exporter", func(p plant, at place, to *payloads) func(*adapter) life {
+			return collector(to.options(p.exporter(at)), nil, extensions{component.MustNewID("payloads"): to})
+		}},
+		{"processor-exporter", func(p plant, at place, to *payloads) func(*adapter) life {
+			return collector(to.options(p.exporter(at)), p.processor(at), extensions{component.MustNewID("payloads"): to})
+		}},
 	}
-	names := []string{"output", "exporter", "processor-exporter"}
+}
+
+// options lets an exporter send here.
+func (p *payloads) options(exporter map[string]any) map[string]any {
+	exporter["http"] = map[string]any{"auth": map[string]any{"authenticator": "payloads"}}
+	return exporter
+}
+
+// perform carries a script out in each way and returns what its board has.
+func perform(t *testing.T, s script, publicKey string, ways []way) map[string]*payloads {
 	got := map[string]*payloads{}
 	synctest.Test(t, func(t *testing.T) {
 		var hosts []*adapter
-		for _, name := range names {
-			p := &payloads{}
-			got[name] = p
-			at := newPlace(t, "http://board.test"+"/v1.0/industry/data", server.publicKey)
+		for _, w := range ways {
+			at := newPlace(t, "http://board.test/v1.0/industry/data", publicKey)
 			if at.memory = !s.restarts; at.memory {
 				s.plant.options["audit_file"] = ""
 			}
-			var start func(*adapter) life
-			if name == "output" {
-				at.url = server.add(fmt.Sprintf("/%d", seed), p)
-				start = output(s.plant.toml(at))
-			} else {
-				ours := s.plant.exporter(at)
-				ours["http"] = map[string]any{"auth": map[string]any{"authenticator": "payloads"}}
-				var theirs map[string]any
-				if name != "exporter" {
-					theirs = s.plant.processor(at)
-				}
-				start = collector(ours, theirs, extensions{component.MustNewID("payloads"): p})
-			}
-			hosts = append(hosts, newAdapter(t, at, start))
+			got[w.name] = &payloads{}
+			hosts = append(hosts, newAdapter(t, at, w.start(s.plant, at, got[w.name])))
 		}
 		for _, n := range s.rounds {
 			time.Sleep(time.Until(n.at))
@@ -312,17 +317,30 @@ func play(t *testing.T, seed uint64, server *boards) {
 			h.stop()
 		}
 	})
+	return got
+}
+
+// play carries a script out in all ways, and compares what they send with each other and with the reference.
+func play(t *testing.T, s script, publicKey string, ways []way) (sent []string) {
+	var all []arrival
+	for _, n := range s.rounds {
+		for _, st := range n.steps {
+			for _, x := range st.batch {
+				all = append(all, arrival{x, n.at})
+			}
+		}
+	}
+	got := perform(t, s, publicKey, ways)
 	want := expect(s.plant, all)
-	for _, name := range names {
-		if have := readings(t, got[name].sorted()); !slices.Equal(want, have) {
-			t.Errorf("seed %d, %s: %s", seed, name, difference(want, have))
+	for _, w := range ways {
+		if have := readings(t, got[w.name].sorted()); !slices.Equal(want, have) {
+			t.Errorf("%s: %s", w.name, difference(want, have))
+		}
+		if a, b := got[ways[0].name].sorted(), got[w.name].sorted(); !slices.Equal(a, b) {
+			t.Errorf("the payloads of %s and %s differ: %s", ways[0].name, w.name, difference(a, b))
 		}
 	}
-	for _, name := range names[1:] {
-		if a, b := got["output"].sorted(), got[name].sorted(); !slices.Equal(a, b) {
-			t.Errorf("seed %d: the payloads of output and %s differ: %s", seed, name, difference(a, b))
-		}
-	}
+	return got[ways[0].name].sorted()
 }
 
 // difference names some of what is in one list only.
@@ -385,12 +403,12 @@ func TestStreams(t *testing.T) {
 	server := newBoards(t)
 	warmUp(t, server.publicKey)
 	t.Logf("the first seed is %d", first)
-	for i := range (*streams + perPlant - 1) / perPlant {
-		if play(t, first+uint64(i), server); t.Failed() {
-			return
+	for i := range (*streams + perPlant() - 1) / perPlant() {
+		if play(t, newScript(first+uint64(i)), server.publicKey, ways(server)); t.Failed() {
+			t.Fatalf("the seed is %d", first+uint64(i))
 		}
 		if (i+1)%50 == 0 {
-			t.Logf("%d streams", (i+1)*perPlant)
+			t.Logf("%d streams", (i+1)*perPlant())
 		}
 	}
 }

@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"sync"
 	"testing"
 
 	"github.com/influxdata/telegraf"
 	telegrafconfig "github.com/influxdata/telegraf/config"
+	"github.com/influxdata/telegraf/selfstat"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
@@ -19,6 +21,8 @@ import (
 	"go.opentelemetry.io/collector/exporter/exportertest"
 	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/processor/processortest"
+	sdkmetric "go.opentelemetry.io/otel/sdk/metric"
+	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.uber.org/zap"
 	"go.uber.org/zap/zapcore"
 
@@ -35,6 +39,8 @@ type host interface {
 	kill()  // and starts again
 	stop()
 	log() string // of all its lives
+	// duplicates is how many readings this life has counted as repeats of another one, -1 where nothing shows it.
+	duplicates() int
 }
 
 // adapter is a host in this process.
@@ -48,8 +54,9 @@ type adapter struct {
 
 // life is an adapter between two kills.
 type life struct {
-	send func([]reading) error
-	stop func() error
+	send       func([]reading) error
+	stop       func() error
+	duplicates func() int
 }
 
 func newAdapter(t testing.TB, at place, start func(a *adapter) life) *adapter {
@@ -61,6 +68,7 @@ func newAdapter(t testing.TB, at place, start func(a *adapter) life) *adapter {
 
 func (a *adapter) send(batch []reading) { require.NoError(a.t, a.life.send(batch)) }
 func (a *adapter) flush()               {}
+func (a *adapter) duplicates() int      { return a.life.duplicates() }
 func (a *adapter) log() string          { return a.said.String() }
 
 func (a *adapter) stop() {
@@ -128,7 +136,14 @@ func output(toml string) func(*adapter) life {
 		o.Log = telegrafLog{a.said}
 		require.NoError(a.t, o.Init())
 		require.NoError(a.t, o.Connect())
-		return life{func(batch []reading) error { return o.Write(telegrafMetrics(batch)) }, o.Close}
+		return life{func(batch []reading) error { return o.Write(telegrafMetrics(batch)) }, o.Close, func() int {
+			for _, m := range selfstat.Metrics() {
+				if v, ok := m.GetField("samples_duplicate"); ok && m.HasTag("state_directory") && m.Tags()["state_directory"] == a.at.state() {
+					return int(v.(int64))
+				}
+			}
+			return -1
+		}}
 	}
 }
 
@@ -162,7 +177,8 @@ func collector(exporterConf, processorConf map[string]any, more extensions) func
 			all[id] = c
 		}
 		telemetry := componenttest.NewNopTelemetrySettings()
-		telemetry.Logger = logger
+		reader := sdkmetric.NewManualReader()
+		telemetry.Logger, telemetry.MeterProvider = logger, sdkmetric.NewMeterProvider(sdkmetric.WithReader(reader))
 		if exporterConf["storage"] != nil {
 			f := ocemsstorage.NewFactory()
 			id := component.NewID(f.Type())
@@ -193,8 +209,26 @@ func collector(exporterConf, processorConf map[string]any, more extensions) func
 				err = parts[i].Shutdown(ctx)
 			}
 			return err
-		}}
+		}, func() int { return duplicates(a.t, reader) }}
 	}
+}
+
+// duplicates adds up the counters of that name.
+func duplicates(t testing.TB, reader sdkmetric.Reader) (n int) {
+	var all metricdata.ResourceMetrics
+	require.NoError(t, reader.Collect(context.Background(), &all))
+	for _, s := range all.ScopeMetrics {
+		for _, m := range s.Metrics {
+			sum, ok := m.Data.(metricdata.Sum[int64])
+			if !ok || !strings.HasSuffix(m.Name, "_duplicate_samples") {
+				continue
+			}
+			for _, p := range sum.DataPoints {
+				n += int(p.Value)
+			}
+		}
+	}
+	return n
 }
 
 // adapters are the hosts in this process, by name. Each has a board of its own.

@@ -94,7 +94,9 @@ func carryOut(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	at := newPlace(t, b.URL, b.PublicKey)
 	h := start(t, p, at)
 	var wanted []string
+	repeats := 0
 	for _, x := range list {
+		repeats += x.repeats
 		for _, w := range x.want {
 			wanted = append(wanted, w.String())
 		}
@@ -115,6 +117,12 @@ func carryOut(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	end := time.Now().Add(20 * time.Second)
 	for len(b.Received().Readings) < len(wanted) && time.Now().Before(end) {
 		time.Sleep(20 * time.Millisecond)
+	}
+	if h.duplicates() >= 0 {
+		for end := time.Now().Add(10 * time.Second); h.duplicates() != repeats && time.Now().Before(end); {
+			time.Sleep(50 * time.Millisecond)
+		}
+		assert.Equal(t, repeats, h.duplicates(), "counted as duplicates")
 	}
 	h.stop()
 

@@ -24,7 +24,8 @@ func TestTheDemosDayThroughTheExporterAlone(t *testing.T) {
 	registry, err := simulator.LoadRegistry("../../examples/collector/registry.yaml")
 	require.NoError(t, err)
 	b := board.New(t, registry.Stations...)
-	config := board.Config(t, "../../examples/collector/config.yaml", dir, "      processors: [ocems_slot]\n", "")
+	config := board.Config(t, "../../examples/collector/config.yaml", dir, "      processors: [ocems_slot]\n", "",
+		"    devices: *devices\n", "    devices: *devices\n    grace: 2s\n    spread: 0s\n")
 
 	otlp, health := board.FreeAddr(t), board.FreeAddr(t)
 	_, otlpPort, _ := strings.Cut(otlp, ":")

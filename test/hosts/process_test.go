@@ -2,12 +2,17 @@ package hosts
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -25,6 +30,7 @@ type process struct {
 	marks   int
 	program *board.Program
 	before  string // log of earlier lives
+	counter func() int
 }
 
 func (p *process) send(batch []reading) { p.post(batch) }
@@ -47,7 +53,15 @@ func (p *process) kill() {
 	p.program = p.start()
 }
 
-func (p *process) stop()       { p.program.Stop() }
+func (p *process) stop() { p.program.Stop() }
+
+func (p *process) duplicates() int {
+	if p.counter == nil {
+		return -1
+	}
+	return p.counter()
+}
+
 func (p *process) log() string { return p.before + p.program.Log() }
 
 // post sends a request that the program must take.
@@ -60,10 +74,39 @@ func post(t *testing.T, url, kind string, body []byte) {
 	require.Less(t, resp.StatusCode, 300, "%s: %s", url, answer)
 }
 
+// lastNumber is the last number in a file that a pattern has as its group, 0 without one.
+func lastNumber(t *testing.T, file, pattern string) (n int) {
+	text, err := os.ReadFile(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
+	}
+	require.NoError(t, err)
+	if all := regexp.MustCompile(pattern).FindAllSubmatch(text, -1); all != nil {
+		n, err = strconv.Atoi(string(all[len(all)-1][1]))
+		require.NoError(t, err)
+	}
+	return n
+}
+
+// scraped adds up the counters of duplicates that a collector shows.
+func scraped(t *testing.T, url string) (n int) {
+	resp, err := http.Get(url)
+	require.NoError(t, err)
+	defer resp.Body.Close()
+	text, err := io.ReadAll(resp.Body)
+	require.NoError(t, err)
+	for _, found := range regexp.MustCompile(`(?m)^\w+_duplicate_samples\S* (\d+)$`).FindAllSubmatch(text, -1) {
+		one, err := strconv.Atoi(string(found[1]))
+		require.NoError(t, err)
+		n += one
+	}
+	return n
+}
+
 // telegrafProcess is a Telegraf with the output built in, which listens for line protocol.
 func telegrafProcess(t *testing.T, p plant, at place) host {
 	binary, address := board.Built(t, "OCEMS_TELEGRAF"), board.FreeAddr(t)
-	config := filepath.Join(at.dir, "telegraf.conf")
+	config, counters := filepath.Join(at.dir, "telegraf.conf"), filepath.Join(at.dir, "counters.json")
 	board.Write(t, config, fmt.Sprintf(`[agent]
   interval = "1s"
   flush_interval = "100ms"
@@ -73,8 +116,14 @@ func telegrafProcess(t *testing.T, p plant, at place) host {
   service_address = "tcp://%s"
   paths = ["/write"]
   data_format = "influx"
-`, address)+p.toml(at))
-	h := &process{t: t, marked: true}
+[[inputs.internal]]
+  collect_memstats = false
+[[outputs.file]]
+  files = [%q]
+  data_format = "json"
+  namepass = ["internal_ocems"]
+`, address, counters)+p.toml(at))
+	h := &process{t: t, marked: true, counter: func() int { return lastNumber(t, counters, `"samples_duplicate":(\d+)`) }}
 	h.start = func() *board.Program {
 		program := board.Start(t, at.dir, nil, binary, "--config", config)
 		board.Listens(t, address)
@@ -109,7 +158,10 @@ func externalProcess(t *testing.T, p plant, at place) host {
 // collectorProcess is a collector with the exporter alone, or with the processor before it.
 func collectorProcess(processors ...string) func(t *testing.T, p plant, at place) host {
 	return func(t *testing.T, p plant, at place) host {
-		binary, address := board.Built(t, "OCEMS_COLLECTOR"), board.FreeAddr(t)
+		binary, address, metrics := board.Built(t, "OCEMS_COLLECTOR"), board.FreeAddr(t), board.FreeAddr(t)
+		_, port, _ := strings.Cut(metrics, ":")
+		number, err := strconv.Atoi(port)
+		require.NoError(t, err)
 		type object = map[string]any
 		conf := object{
 			"receivers":  object{"otlp": object{"protocols": object{"http": object{"endpoint": address}}}},
@@ -118,7 +170,8 @@ func collectorProcess(processors ...string) func(t *testing.T, p plant, at place
 			"service": object{
 				"extensions": []string{"ocems_storage"},
 				"pipelines":  object{"metrics": object{"receivers": []string{"otlp"}, "processors": processors, "exporters": []string{"ocems"}}},
-				"telemetry":  object{"metrics": object{"level": "none"}},
+				"telemetry": object{"metrics": object{"readers": []any{object{"pull": object{"exporter": object{
+					"prometheus": object{"host": "127.0.0.1", "port": number, "without_scope_info": true, "without_units": true}}}}}}},
 			},
 		}
 		if processors != nil {
@@ -126,7 +179,7 @@ func collectorProcess(processors ...string) func(t *testing.T, p plant, at place
 		}
 		config := filepath.Join(at.dir, "collector.yaml")
 		board.Write(t, config, asJSON(conf))
-		h := &process{t: t}
+		h := &process{t: t, counter: func() int { return scraped(t, "http://"+metrics+"/metrics") }}
 		h.start = func() *board.Program {
 			program := board.Start(t, at.dir, nil, binary, "--config", config)
 			board.Listens(t, address)

@@ -63,6 +63,7 @@ type Engine struct {
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
+	restoring bool // in Open
 
 	patience atomic.Int64 // Unix ns before which no window closes
 	refusing atomic.Bool  // readings, for want of a disk

@@ -190,9 +190,10 @@ func detail(x sample, reason slot.Reason) string {
 	return ""
 }
 
-// mixed warns once of two sources that take turns in one series.
+// mixed warns once of two sources that take turns in one series. Of a sender of before a restart the name is not known:
+// when it sends again, it is.
 func (e *Engine) mixed(x sample, other uint64) {
-	if !e.once.first("mixed", x.Device+"\x00"+x.Parameter) {
+	if !e.knows(x.Source) || !e.knows(other) || !e.once.first("mixed", x.Device+"\x00"+x.Parameter) {
 		return
 	}
 	a, b := e.source(x.Source), e.source(other)
@@ -274,6 +275,8 @@ func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) e
 
 // restore loads the aligner and what was taken since it was saved.
 func (e *Engine) restore(ctx context.Context) error {
+	e.restoring = true
+	defer func() { e.restoring = false }()
 	var damaged []store.Op
 	aside := func(key string, value []byte, why error) {
 		kept := "damaged/" + key + "/" + time.Now().UTC().Format("20060102T150405.000000000")

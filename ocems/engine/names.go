@@ -232,10 +232,7 @@ func (e *Engine) know(s Source) {
 	if s.Text == nil {
 		return
 	}
-	e.sourcesMu.RLock()
-	_, known := e.sources[s.ID]
-	e.sourcesMu.RUnlock()
-	if known {
+	if e.knows(s.ID) {
 		return
 	}
 	text := s.Text()
@@ -249,6 +246,13 @@ func (e *Engine) know(s Source) {
 		clear(e.sources)
 	}
 	e.sources[s.ID] = text
+}
+
+func (e *Engine) knows(id uint64) bool {
+	e.sourcesMu.RLock()
+	defer e.sourcesMu.RUnlock()
+	_, known := e.sources[id]
+	return known
 }
 
 func (e *Engine) source(id uint64) string {

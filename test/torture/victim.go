@@ -52,6 +52,8 @@ type metric struct {
 	device, flag string
 	at           time.Time
 	cod, bod     float64
+	instance     int // of its sender
+	contradicts  bool
 }
 
 // gap says that of the metrics lo to hi, some number at the end may not have been taken.
@@ -71,9 +73,11 @@ type victim struct {
 	choices, values *rand.Rand
 	mounted         bool
 
-	fed        []metric
+	fed        []metric // in this order, again and again
 	kept       []metric // refused, to be fed again
-	steps      int      // of event time
+	instance   int      // of the sender
+	odd        map[time.Time]bool
+	steps      int // of event time
 	gaps       []gap
 	began      time.Time // of event time
 	kills      int
@@ -88,6 +92,7 @@ type victim struct {
 	brokenLife int            // the last one before
 	logged     int            // bytes of the log by then
 	broken     int            // metrics fed by then: a host may have forgotten which of their windows it had closed
+	over       bool           // it runs no more, so that the trail has everything
 	last       *received
 
 	events map[string]int // by kind: what happened to the host
@@ -97,10 +102,10 @@ type victim struct {
 func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 	h, ok := hosts[name]
 	if !ok {
-		return nil, errors.New("no such host; there are collector, telegraf, external")
+		return nil, errors.New("no such host; there are telegraf, external, exporter, edge")
 	}
 	v := &victim{host: h, bin: o.bin, dir: dir, disk: filepath.Join(dir, "disk"), state: filepath.Join(dir, "disk", "state"), kill: o.kills, drain: o.settle,
-		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), lived: map[string]int{}, events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
+		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), lived: map[string]int{}, odd: map[time.Time]bool{}, events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
 	if err := os.MkdirAll(v.disk, 0o700); err != nil {
 		return nil, err
 	}
@@ -156,7 +161,10 @@ func (v *victim) next() []metric {
 	}
 	if n := v.values.IntN(40 * 90); n < v.steps-batchSize && v.values.IntN(8) == 0 { // one that comes late, or would
 		at := v.began.Add(time.Duration(v.steps-batchSize-n)*step + time.Second)
-		out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
+		if !v.odd[at] {
+			out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
+		}
+		v.odd[at] = true
 	}
 	return out
 }
@@ -182,7 +190,10 @@ func (v *victim) feed(p *process, minutes int) {
 	for ; minutes > 0 && !p.dead() && !v.exhausted(); minutes-- {
 		ms := v.kept
 		if ms == nil {
-			ms = v.next()
+			ms = v.another(v.next())
+		}
+		if p.fed == 0 {
+			ms = append(v.afterKill(), ms...)
 		}
 		v.kept = nil
 		v.fed = append(v.fed, ms...)
@@ -240,6 +251,7 @@ func (v *victim) torture() error {
 	if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 		return fmt.Errorf("it took %s to stop", took)
 	}
+	v.over = true
 	v.judge() // takes the board's account, before it is gone
 	return nil
 }
@@ -251,7 +263,7 @@ func (v *victim) ordeal() error {
 		if err != nil {
 			return err
 		}
-		v.feed(p, 5+v.choices.IntN(40))
+		v.feed(p, 5+v.choices.IntN(60))
 		if v.mounted && v.choices.IntN(4) == 0 {
 			v.fillDisk(p)
 		}
@@ -308,8 +320,9 @@ func (v *victim) fillDisk(p *process) {
 	v.feed(p, 25)
 	free.Reset(0)
 	_ = until(10*time.Second, func() bool { _, err := os.Stat(balloon); return err != nil })
-	// What a collector took just before the disk was full is not saved yet: killed now, it would lose that, as it says.
-	v.feed(p, 100)
+	if v.choices.IntN(2) == 0 { // else the kill may come while a host still waits for what it had to refuse
+		v.feed(p, 100)
+	}
 }
 
 // second starts another process on the same state, which must end by itself and do no harm.
@@ -323,7 +336,7 @@ func (v *victim) second() error {
 	if err != nil {
 		return err
 	}
-	config := strings.NewReplacer(v.port, other, "audit.jsonl", "audit-2.jsonl", "slots.jsonl", "slots-2.jsonl", "internal.json", "internal-2.json").Replace(string(text))
+	config := strings.NewReplacer(v.port, other, "audit.jsonl", "audit-2.jsonl", "internal.json", "internal-2.json").Replace(string(text))
 	dir := filepath.Join(v.dir, "second")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err

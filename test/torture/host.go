@@ -24,7 +24,9 @@ type host struct {
 	config string // text of the configuration; @NAME@ is replaced
 	argv   func(bin, dir string) []string
 	dial   bool // it listens for its feed
-	feed   func(p *process, ms []metric) answer
+	// handsOver: slots go from one component with a state to another. A kill in between hands them over twice.
+	handsOver bool
+	feed      func(p *process, ms []metric) answer
 	// took is how many metrics, of those fed to this process in their order, it surely keeps through a kill now.
 	took func(p *process) int
 }
@@ -178,7 +180,7 @@ func collector(name, processors string) *host {
 		with = "      processors: [ocems_slot]\n"
 	}
 	return &host{
-		name: name, dial: true,
+		name: name, dial: true, handsOver: processors != "",
 		argv: func(bin, dir string) []string {
 			return []string{filepath.Join(bin, "otelcol-ocems"), "--config", filepath.Join(dir, "config")}
 		},

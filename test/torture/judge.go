@@ -307,7 +307,7 @@ func (v *victim) judge() (r verdict) {
 					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
 					switch {
 					case in[p] != life || forgotten(p) && life > v.brokenLife:
-					case e.Outcome == "already_stored":
+					case e.Outcome == "already_stored" && v.host.handsOver:
 						between[life] = true
 					default:
 						r.twice++

@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
-	blocks, err := load(data)
+	blocks, err := load(data, *file)
 	if err != nil {
 		return fmt.Errorf("%s: %w", *file, err)
 	}

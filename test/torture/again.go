@@ -55,7 +55,8 @@ func (v *victim) again(from, to int) []metric {
 	return out
 }
 
-// contradiction sometimes gives a metric of before, or of the batch itself, other values. The host surely has the first,
+// contradiction sometimes gives a metric of before, or of the batch itself, another flag or other
+// values. The host surely has the first,
 // or loses it together with this one.
 func (v *victim) contradiction(batch []metric) (m metric, ok bool) {
 	if v.values.IntN(8) != 0 {
@@ -72,9 +73,14 @@ func (v *victim) contradiction(batch []metric) (m metric, ok bool) {
 		m.instance = v.instance
 	}
 	m.contradicts = true
-	m.cod++
-	if v.values.IntN(2) == 0 {
+	switch kind := v.values.IntN(3); {
+	case kind == 0 && m.flag == "U":
+		m.as = "M"
+	case kind == 1:
 		m.bod++
+		fallthrough
+	default:
+		m.cod++
 	}
 	v.events["contradiction"]++
 	return m, true

@@ -58,7 +58,7 @@ const line = `plant,instance=%d,ocems_device_id=%s,ocems_flag=%s,ocems_unit=mg/L
 func lines(ms []metric) []byte {
 	var b bytes.Buffer
 	for _, m := range ms {
-		fmt.Fprintf(&b, line+"\n", m.instance, m.device, m.flag, m.cod, m.bod, m.at.UnixNano())
+		fmt.Fprintf(&b, line+"\n", m.instance, m.device, m.sentAs(), m.cod, m.bod, m.at.UnixNano())
 	}
 	return b.Bytes()
 }
@@ -241,7 +241,7 @@ func otlp(ms []metric) []byte {
 	for i, m := range ms {
 		attributes := []object{
 			{"key": "ocems.device.id", "value": object{"stringValue": m.device}},
-			{"key": "ocems.flag", "value": object{"stringValue": m.flag}},
+			{"key": "ocems.flag", "value": object{"stringValue": m.sentAs()}},
 		}
 		for _, v := range []struct {
 			name  string

@@ -32,6 +32,7 @@ type number struct {
 	fed   int
 	at    time.Time
 	value float64
+	flag  string // another than the first's, or ""
 }
 
 // windows sorts what was fed.
@@ -48,7 +49,7 @@ func (v *victim) windows() map[place][]number {
 			value     float64
 		}{{"cod", m.cod}, {"bod", m.bod}} {
 			p := place{m.device, x.parameter, m.flag, end}
-			out[p] = append(out[p], number{i, m.at, x.value})
+			out[p] = append(out[p], number{i, m.at, x.value, m.as})
 		}
 	}
 	return out
@@ -65,7 +66,7 @@ func readings(fed []number) (values []float64, which []int) {
 			known[n.at] = i
 			values = append(values, n.value)
 		}
-		if values[i] != n.value {
+		if values[i] != n.value || n.flag != "" {
 			i = -1
 		}
 		which = append(which, i)
@@ -395,6 +396,10 @@ func (v *victim) judge() (r verdict) {
 			r.wrong++
 			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", r.damaged))
 		}
+	}
+	if aside, _ := filepath.Glob(v.cut + ".damaged-*"); v.cut != "" && v.over && len(aside) == 0 {
+		r.wrong++
+		r.faults = append(r.faults, fmt.Sprintf("%s was cut in half, and is not kept aside", v.cut))
 	}
 	if n := len(between); n > 1+v.kills/20 { // a kill between handing a slot over and saving that: some ms of each second
 		r.twice += n

@@ -200,6 +200,12 @@ func TestJudge(t *testing.T) {
 			a.apart("refused", "conflict", "cod", 1)
 			a.v.last.Readings[1].Value = 3.8 // of 0, 1, 2, 3, 13
 		}, 0, 1, 0, 0},
+		{"another flag for the same time", func(_ *testing.T, a *account) {
+			a.again(3).as = "M"
+			a.apart("refused", "conflict", "cod", 1)
+			a.apart("refused", "conflict", "bod", 1)
+		}, 0, 0, 0, 0},
+		{"another flag for the same time, and it is taken", func(_ *testing.T, a *account) { a.again(3).as = "M" }, 0, 2, 0, 0},
 		{"another value for the same time, not in the trail", func(_ *testing.T, a *account) { a.again(3).cod = 9 }, 0, 1, 0, 0},
 		{"another value for the same time, lost by a kill", func(_ *testing.T, a *account) {
 			a.again(3).cod = 9
@@ -257,6 +263,13 @@ func TestJudge(t *testing.T) {
 			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
 			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
 		}, 0, 1, 0, 0},
+		{"a damaged state is not kept aside", func(_ *testing.T, a *account) { a.v.cut = filepath.Join(a.v.state, "state.db") }, 0, 1, 0, 0},
+		{"a damaged state is kept aside", func(t *testing.T, a *account) {
+			a.v.cut = filepath.Join(a.v.state, "state.db")
+			if err := os.WriteFile(a.v.cut+".damaged-1", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, 0, 0, 0, 0},
 		{"a token in the log", log("token: " + devices[0].token), 0, 0, 0, 1},
 		{"a token in hexadecimal", log(hex.EncodeToString([]byte(devices[0].token))), 0, 0, 0, 1},
 		{"a key of AES in the log", log("key: " + string(key[:])), 0, 0, 0, 1},

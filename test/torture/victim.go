@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -54,7 +55,10 @@ type metric struct {
 	cod, bod     float64
 	instance     int // of its sender
 	contradicts  bool
+	as           string // another flag than the first of its time
 }
+
+func (m metric) sentAs() string { return cmp.Or(m.as, m.flag) }
 
 // gap says that of the metrics lo to hi, some number at the end may not have been taken.
 type gap struct{ lo, hi int }
@@ -91,6 +95,7 @@ type victim struct {
 	untrue     bool           // the trail was damaged
 	brokenLife int            // the last one before
 	logged     int            // bytes of the log by then
+	cut        string         // the file that was damaged, where that must be seen
 	broken     int            // metrics fed by then: a host may have forgotten which of their windows it had closed
 	over       bool           // it runs no more, so that the trail has everything
 	last       *received
@@ -444,6 +449,9 @@ func (v *victim) damage() error {
 	}
 	if v.choices.IntN(2) == 0 {
 		log.Printf("%s: %s is cut in half", v.host.name, filepath.Base(name))
+		if name != told {
+			v.cut = name
+		}
 		return os.Truncate(name, info.Size()/2)
 	}
 	log.Printf("%s: a part of %s is overwritten", v.host.name, filepath.Base(name))

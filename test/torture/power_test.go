@@ -235,3 +235,65 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 	}
 	return found, faults
 }
+
+// Each step that is left out is seen.
+func TestOrder(t *testing.T) {
+	const (
+		host, board = `write(9<TCP:[127.0.0.1:1->127.0.0.1:7]>, "HTTP/1.1 200 OK\r\n", 17) = 17`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\26\3", 2) = 2`
+		line, told  = `write(6</s/audit.jsonl>, "{}\n", 3) = 3`, `fsync(6</s/audit.jsonl>) = 0`
+	)
+	transaction := func(file, holds string) []string {
+		return []string{
+			fmt.Sprintf(`pwrite64(5</s/%s>, "\0%s\0", 8192, 16384) = 8192`, file, holds), fmt.Sprintf("fdatasync(5</s/%s> <unfinished ...>", file), "<... fdatasync resumed>) = 0",
+			fmt.Sprintf(`pwrite64(5</s/%s>, "head", 4096, 0) = 4096`, file), fmt.Sprintf("fdatasync(5</s/%s>) = 0", file)}
+	}
+	one := files{intake: "state.db", exit: "state.db"}
+	two := files{intake: "in", exit: "out"}
+	whole := func(of files) (calls []string) {
+		calls = append(transaction(of.intake, "samples/1"), host)
+		if of.intake != of.exit {
+			calls = append(calls, transaction(of.intake, "ready/1")...)
+		}
+		calls = append(append(calls, transaction(of.exit, "outbox/1")...), board)
+		if of.intake != of.exit {
+			calls = append(calls, transaction(of.intake, "")...)
+		}
+		return append(append(calls, line, told), transaction(of.exit, "")...)
+	}
+	for _, c := range []struct {
+		name    string
+		of      files
+		without []int // calls
+		fault   string
+	}{
+		{name: "all is well", of: one},
+		{name: "all is well in two states", of: two},
+		{"the pages of a reading", one, []int{1, 2}, "made to hold while its pages"},
+		{"the head of a reading", one, []int{4}, "the sender has its answer"},
+		{"the reading", one, []int{0, 1, 2, 3, 4}, "the sender has its answer"},
+		{"the pages of a slot", one, []int{7, 8}, "made to hold while its pages"},
+		{"the head of a slot", one, []int{10}, "the board is spoken to"},
+		{"the slot", one, []int{6, 7, 8, 9, 10}, "the board is spoken to"},
+		{"the line of the trail", one, []int{12, 13}, "the outbox is written while the line"},
+		{"the sync of the trail", one, []int{13}, "the outbox is written while the line"},
+		{"the sync of the outcome", one, []int{18}, "not synced in the end"},
+		{"the exporter's head", two, []int{15}, "the processor lets go"},
+		{"the exporter's slot", two, []int{11, 12, 13, 14, 15}, "the processor lets go"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var text strings.Builder
+			for i, l := range whole(c.of) {
+				if !slices.Contains(c.without, i) {
+					fmt.Fprintf(&text, "%d %s\n", 100, l)
+				}
+			}
+			seen, faults := order([]byte(text.String()), c.of, ports{"1", "2"})
+			if seen.answers != 1 || seen.requests != 1 {
+				t.Errorf("%d answers and %d requests", seen.answers, seen.requests)
+			}
+			if all := strings.Join(faults, "\n"); all == "" != (c.fault == "") || !strings.Contains(all, c.fault) {
+				t.Errorf("the faults are to have %q:\n%s", c.fault, all)
+			}
+		})
+	}
+}

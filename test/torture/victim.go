@@ -80,6 +80,7 @@ type victim struct {
 	fed        []metric // in this order, again and again
 	kept       []metric // refused, to be fed again
 	instance   int      // of the sender
+	full       bool     // the disk is
 	odd        map[time.Time]bool
 	steps      int // of event time
 	gaps       []gap
@@ -264,6 +265,9 @@ func (v *victim) torture() error {
 func (v *victim) ordeal() error {
 	for life := 1; v.kills < v.kill; life++ {
 		base := len(v.fed)
+		if v.full {
+			v.freeDisk()
+		}
 		p, err := v.start(v.jump())
 		if err != nil {
 			return err
@@ -279,8 +283,12 @@ func (v *victim) ordeal() error {
 		}
 		if v.choices.IntN(5) == 0 {
 			v.events["SIGTERM"]++
+			sure := base + min(p.host.took(p), p.fed)
 			if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 				return fmt.Errorf("it took %s to stop", took)
+			}
+			if v.full { // what the host had to keep in memory is lost
+				v.gaps = append(v.gaps, gap{sure, len(v.fed)})
 			}
 		} else {
 			sure := base + min(p.host.took(p), p.fed)
@@ -294,12 +302,17 @@ func (v *victim) ordeal() error {
 			v.kills++
 			v.abrupt = true
 		}
+		damage := v.excused == nil && v.kills >= v.kill*3/4
+		if v.full && (life == 2 || damage || v.kills >= v.kill) { // what follows needs room
+			v.freeDisk().Reset(0)
+			_ = until(10*time.Second, v.roomy)
+		}
 		if v.mounted && life == 2 {
 			if err := v.readOnly(); err != nil {
 				return err
 			}
 		}
-		if v.excused == nil && v.kills >= v.kill*3/4 {
+		if damage {
 			if err := v.damage(); err != nil {
 				return err
 			}
@@ -311,8 +324,7 @@ func (v *victim) ordeal() error {
 // fillDisk leaves no room for a while, in which the host is fed on.
 func (v *victim) fillDisk(p *process) {
 	v.events["disk full"]++
-	balloon := filepath.Join(v.disk, "balloon")
-	f, err := os.Create(balloon)
+	f, err := os.Create(v.balloon())
 	if err != nil {
 		return
 	}
@@ -321,13 +333,32 @@ func (v *victim) fillDisk(p *process) {
 		_, err = f.Write(block)
 	}
 	_ = f.Close()
-	free := time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(balloon) })
+	if v.choices.IntN(3) == 0 { // it is full when the host ends, and when it begins again
+		v.full = true
+		v.feed(p, 25)
+		return
+	}
+	free := v.freeDisk()
 	v.feed(p, 25)
 	free.Reset(0)
-	_ = until(10*time.Second, func() bool { _, err := os.Stat(balloon); return err != nil })
+	_ = until(10*time.Second, v.roomy)
 	if v.choices.IntN(2) == 0 { // else the kill may come while a host still waits for what it had to refuse
 		v.feed(p, 100)
 	}
+}
+
+// freeDisk makes room again, in a while.
+func (v *victim) freeDisk() *time.Timer {
+	v.full = false
+	return time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(v.balloon()) })
+}
+
+// balloon is the file that fills the disk.
+func (v *victim) balloon() string { return filepath.Join(v.disk, "balloon") }
+
+func (v *victim) roomy() bool {
+	_, err := os.Stat(v.balloon())
+	return err != nil
 }
 
 // second starts another process on the same state, which must end by itself and do no harm.

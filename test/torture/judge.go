@@ -320,7 +320,7 @@ func (v *victim) judge() (r verdict) {
 						continue
 					}
 					ended[p] = true
-					if stored, ok := at[p]; ok && stored != x.Value && !(forgotten(p) && life > v.brokenLife) {
+					if stored, ok := at[p]; ok && stored != x.Value && !v.excused[p] && !(forgotten(p) && life > v.brokenLife) {
 						r.wrong++
 						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
 					}
@@ -345,7 +345,7 @@ func (v *victim) judge() (r verdict) {
 		}
 		k := key{p.device, p.parameter, p.stamp}
 		atMost := late[k]
-		if forgotten(p) && !before {
+		if forgotten(p) { // a line that waited in the state is gone with it
 			atMost = anyNumber
 		}
 		if n := v.contradictions(samples); n > late[k]+conflicts[k] && !forgotten(p) && v.over {

@@ -260,9 +260,26 @@ func TestJudge(t *testing.T) {
 		}, 0, 1, 0, 0},
 		{"a line of the trail altered", func(_ *testing.T, a *account) { a.lines[1]["prev"] = "0" }, 0, 1, 0, 0},
 		{"a slot of before a damage was altered", func(_ *testing.T, a *account) {
-			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
+			a.v.last.Readings[1].Value, a.v.broken = 2, len(a.v.fed)
 			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
 		}, 0, 1, 0, 0},
+		{"a late line was in a state that was damaged", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
+			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
+		}, 0, 0, 0, 0},
+		{"rejected, forgotten with a damaged state and delivered anew", func(t *testing.T, a *account) {
+			stamp := a.withoutCOD()
+			a.line("already_stored", stamp, "cod", 2) // the board's word, and it was not
+			a.write(t)
+			a.v.noteLines()
+			a.v.broken, a.v.brokenLife = len(a.v.fed), a.v.lives
+			a.v.excused = map[place]bool{{"dev_a", "cod", "U", stamp}: true}
+			a.v.lives++
+			a.line("delivered", stamp, "cod", 1.5)
+			r := a.v.last.Readings[0]
+			r.Parameter, r.Value = "cod", 1.5
+			a.v.last.Readings = append(a.v.last.Readings, r)
+		}, 0, 0, 0, 0},
 		{"a damaged state is not kept aside", func(_ *testing.T, a *account) { a.v.cut = filepath.Join(a.v.state, "state.db") }, 0, 1, 0, 0},
 		{"a damaged state is kept aside", func(t *testing.T, a *account) {
 			a.v.cut = filepath.Join(a.v.state, "state.db")

@@ -222,7 +222,7 @@ func (f *feeder) write() {
 		return
 	}
 	waiting, wait := f.plugins, firstRetry
-	for said := false; ; said = true {
+	for logged := false; ; logged = true {
 		last := f.ctx.Err() != nil
 		var failed []telegraf.Output
 		var faults []error
@@ -232,7 +232,7 @@ func (f *feeder) write() {
 			}
 		}
 		if len(failed) == 0 {
-			if said {
+			if logged {
 				f.log.Infof("%d metrics that waited are taken", len(metrics))
 			}
 			return
@@ -242,7 +242,7 @@ func (f *feeder) write() {
 			f.lost, f.fault = f.lost+len(metrics), err
 			return
 		}
-		if !said {
+		if !logged {
 			f.log.Errorf("%d metrics wait, and nothing more is read: %v", len(metrics), err)
 		}
 		waiting = failed

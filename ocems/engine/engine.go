@@ -243,8 +243,7 @@ func (e *Engine) close(ctx context.Context) error {
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
-		e.note(e.loop.refusals.all())
-		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
+		errs = append(errs, e.noteRefusals(e.loop.refusals.all()), e.checkpoint(context.WithoutCancel(ctx)))
 	}
 	if e.ready != nil {
 		errs = append(errs, e.ready.close(ctx))

@@ -213,7 +213,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
 	}
-	e.note(e.loop.refusals.due(now, func(stamp time.Time) bool {
+	_ = e.noteRefusals(e.loop.refusals.due(now, func(stamp time.Time) bool {
 		return !now.Before(stamp.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
 	}))
 	var err error

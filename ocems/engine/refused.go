@@ -43,6 +43,8 @@ type refusals struct {
 	lines   map[refusal]*refused
 	noted   map[refusal]time.Time // when the last line of the same readings was written
 	changed bool
+	// unwritten: the last try to write some of them failed.
+	unwritten bool
 }
 
 func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
@@ -91,6 +93,14 @@ func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*
 		clear(r.noted)
 	}
 	return list
+}
+
+// back puts lines that could not be written to where they were.
+func (r *refusals) back(lines []*refused) {
+	for _, l := range lines {
+		delete(r.noted, l.refusal)
+		r.lines[l.refusal] = l
+	}
 }
 
 // all takes out every line.
@@ -172,11 +182,41 @@ func (l *refused) entry(station string) audit.Entry {
 	return x
 }
 
-// note writes lines to the trail, or to the log where there is none. While the trail cannot be written, they wait for it.
+// noteRefusals writes lines that were taken out of the refusals. While the trail cannot be written, it puts them back, where
+// they are saved with the aligner: a kill does not cost them.
+func (e *Engine) noteRefusals(lines []*refused) error {
+	r := &e.loop.refusals
+	entries := e.entries(lines)
+	if e.trail == nil || len(entries) == 0 {
+		return nil
+	}
+	err := e.trail.Append(entries...)
+	if err != nil {
+		r.back(lines)
+	}
+	switch {
+	case err != nil && !r.unwritten:
+		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(lines))
+	case err == nil && r.unwritten:
+		e.log.Info("what was refused is in the audit_file")
+	}
+	r.unwritten = err != nil
+	return err
+}
+
+// note writes lines of readings that are not aligned here. While the trail cannot be written, they wait in memory.
 func (e *Engine) note(lines []*refused) {
-	if len(lines) == 0 {
+	entries := e.entries(lines)
+	if e.trail == nil || len(entries) == 0 {
 		return
 	}
+	if err := e.backlog.Append(entries...); err != nil {
+		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
+	}
+}
+
+// entries are the lines as the trail has them. Where there is none they go to the log.
+func (e *Engine) entries(lines []*refused) []audit.Entry {
 	slices.SortFunc(lines, func(a, b *refused) int {
 		return cmp.Or(cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Parameter, b.Parameter), cmp.Compare(a.Reason, b.Reason))
 	})
@@ -186,16 +226,11 @@ func (e *Engine) note(lines []*refused) {
 		if d, ok := e.names.Device(l.Device); ok {
 			station = d.StationID
 		}
-		entries[i] = l.entry(station)
-	}
-	if e.trail == nil {
-		for _, x := range entries {
+		x := l.entry(station)
+		if entries[i] = x; e.trail == nil {
 			e.log.Warn("readings are in no slot", "outcome", x.Outcome, "device", x.Device, "parameter", x.Parameter,
 				"slot", spec.ISTString(time.UnixMilli(x.Stamp)), "readings", x.Count, "reason", x.Reason, "detail", x.Detail)
 		}
-		return
 	}
-	if err := e.backlog.Append(entries...); err != nil {
-		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
-	}
+	return entries
 }

@@ -18,13 +18,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is how one of the three is started, fed and asked what it took.
+// host is how one of the four is started, fed and asked what it took.
 type host struct {
 	name   string
 	config string // text of the configuration; @NAME@ is replaced
 	argv   func(bin, dir string) []string
 	dial   bool // it listens for its feed
-	feed   func(p *process, ms []metric) answer
+	// handsOver: slots go from one component with a state to another. A kill in between hands them over twice.
+	handsOver bool
+	feed      func(p *process, ms []metric) answer
 	// took is how many metrics, of those fed to this process in their order, it surely keeps through a kill now.
 	took func(p *process) int
 }
@@ -46,26 +48,26 @@ type process struct {
 	command *exec.Cmd
 	stdin   io.WriteCloser
 	exited  chan struct{}
-	acked   []ack // of the collector
-	fed     int   // metrics
-	sure    int   // of the external plugin
+	fed     int // metrics
+	sure    int // of them, acknowledged by a collector or read by the external plugin
 	clock   *clock
 }
 
-type ack struct {
-	at  time.Time
-	fed int
-}
-
-const line = `plant,ocems_device_id=%s,ocems_flag=%s,ocems_unit=mg/L cod=%v,bod=%v %d`
+const line = `plant,instance=%d,ocems_device_id=%s,ocems_flag=%s,ocems_unit=mg/L cod=%v,bod=%v %d`
 
 func lines(ms []metric) []byte {
 	var b bytes.Buffer
 	for _, m := range ms {
-		fmt.Fprintf(&b, line+"\n", m.device, m.flag, m.cod, m.bod, m.at.UnixNano())
+		fmt.Fprintf(&b, line+"\n", m.instance, m.device, m.sentAs(), m.cod, m.bod, m.at.UnixNano())
 	}
 	return b.Bytes()
 }
+
+// closing is how soon windows close: before the host is killed, most of them.
+const (
+	grace  = "300ms"
+	settle = "300ms"
+)
 
 var outputBlock = `[[outputs.ocems]]
   endpoint = "https://@FRONT@/v1.0/industry/data"
@@ -74,6 +76,9 @@ var outputBlock = `[[outputs.ocems]]
   audit_file = "@DISK@/audit.jsonl"
   public_key_file = "@DIR@/keys/public.pem"
   timeout = "5s"
+  grace = "` + grace + `"
+  calibration_grace = "` + grace + `"
+  settle = "` + settle + `"
   coalesce = "0s"
   spread = "0s"
   initial_backoff = "50ms"
@@ -125,7 +130,8 @@ var hosts = map[string]*host{
 			for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
 				var m struct{ Fields map[string]float64 }
 				if json.Unmarshal(s.Bytes(), &m) == nil {
-					best = max(best, int(m.Fields["samples"]+m.Fields["samples_late"]+m.Fields["samples_refused"])/2)
+					f := m.Fields
+					best = max(best, int(f["samples"]+f["samples_duplicate"]+f["samples_late"]+f["samples_refused"])/2)
 				}
 			}
 			return best
@@ -150,8 +156,31 @@ var hosts = map[string]*host{
 		},
 		took: func(p *process) int { return p.sure },
 	},
-	"collector": {
-		name: "collector", dial: true,
+	"exporter": collector("exporter", ""),
+	"edge":     collector("edge", slotProcessor),
+}
+
+const aligning = `    storage: ocems_storage
+    audit_file: @DISK@/audit.jsonl
+    grace: ` + grace + `
+    calibration_grace: ` + grace + `
+    settle: ` + settle + `
+`
+
+var slotProcessor = `processors:
+  ocems_slot:
+` + aligning + `    devices:
+` + each(`      - {station_id: @STATION@, device_id: @ID@}
+`)
+
+// collector is a host whose exporter aligns, or the processor before it.
+func collector(name, processors string) *host {
+	with := ""
+	if processors != "" {
+		with = "      processors: [ocems_slot]\n"
+	}
+	return &host{
+		name: name, dial: true, handsOver: processors != "",
 		argv: func(bin, dir string) []string {
 			return []string{filepath.Join(bin, "otelcol-ocems"), "--config", filepath.Join(dir, "config")}
 		},
@@ -160,12 +189,7 @@ var hosts = map[string]*host{
     protocols:
       http:
         endpoint: @PORT@
-processors:
-  ocems_slot:
-    storage: ocems_storage
-    checkpoint_interval: 1s
-    audit_file: @DISK@/slots.jsonl
-exporters:
+` + processors + `exporters:
   ocems:
     endpoint: https://@FRONT@/v1.0/industry/data
     http:
@@ -173,9 +197,7 @@ exporters:
       tls:
         ca_file: @DIR@/ca.pem
     public_key_file: @DIR@/keys/public.pem
-    storage: ocems_storage
-    audit_file: @DISK@/audit.jsonl
-    coalesce: 0s
+` + aligning + `    coalesce: 0s
     spread: 0s
     initial_backoff: 50ms
     max_backoff: 200ms
@@ -190,8 +212,7 @@ service:
   pipelines:
     metrics:
       receivers: [otlp]
-      processors: [ocems_slot]
-      exporters: [ocems]
+` + with + `      exporters: [ocems]
   telemetry:
     metrics:
       level: none
@@ -205,29 +226,22 @@ service:
 			if resp.StatusCode != http.StatusOK {
 				return refused
 			}
-			p.acked = append(p.acked, ack{time.Now(), p.fed})
+			p.sure = p.fed
 			return took
 		},
-		took: func(p *process) int { // a kill costs what came since the last checkpoint
-			sure := 0
-			for _, a := range p.acked {
-				if time.Since(a.at) > 2500*time.Millisecond {
-					sure = a.fed
-				}
-			}
-			return sure
-		},
-	},
+		took: func(p *process) int { return p.sure },
+	}
 }
 
 // otlp writes metrics as OTLP in JSON, each point in a metric of its own so that their order is that of the samples.
 func otlp(ms []metric) []byte {
 	type object = map[string]any
+	var resources []object
 	var list []object
-	for _, m := range ms {
+	for i, m := range ms {
 		attributes := []object{
 			{"key": "ocems.device.id", "value": object{"stringValue": m.device}},
-			{"key": "ocems.flag", "value": object{"stringValue": m.flag}},
+			{"key": "ocems.flag", "value": object{"stringValue": m.sentAs()}},
 		}
 		for _, v := range []struct {
 			name  string
@@ -236,8 +250,14 @@ func otlp(ms []metric) []byte {
 			list = append(list, object{"name": v.name, "unit": "mg/L", "gauge": object{"dataPoints": []object{
 				{"timeUnixNano": fmt.Sprint(m.at.UnixNano()), "asDouble": v.value, "attributes": attributes}}}})
 		}
+		if i == len(ms)-1 || ms[i+1].instance != m.instance {
+			resources = append(resources, object{
+				"resource":     object{"attributes": []object{{"key": "service.instance.id", "value": object{"stringValue": fmt.Sprint(m.instance)}}}},
+				"scopeMetrics": []object{{"metrics": list}}})
+			list = nil
+		}
 	}
-	text, _ := json.Marshal(object{"resourceMetrics": []object{{"scopeMetrics": []object{{"metrics": list}}}}})
+	text, _ := json.Marshal(object{"resourceMetrics": resources})
 	return text
 }
 

@@ -26,10 +26,13 @@ func (p place) String() string {
 	return fmt.Sprintf("%s %s %s %s", p.device, p.parameter, p.flag, time.UnixMilli(p.stamp).UTC().Format(time.RFC3339))
 }
 
-// number is the place of a sample in the order of what was fed, and its value.
+// number is the place of a sample in the order of what was fed, its time and its value. The same sample may be there
+// several times, and another value for its time after it.
 type number struct {
 	fed   int
+	at    time.Time
 	value float64
+	flag  string // another than the first's, or ""
 }
 
 // windows sorts what was fed.
@@ -46,68 +49,124 @@ func (v *victim) windows() map[place][]number {
 			value     float64
 		}{{"cod", m.cod}, {"bod", m.bod}} {
 			p := place{m.device, x.parameter, m.flag, end}
-			out[p] = append(out[p], number{i, x.value})
+			out[p] = append(out[p], number{i, m.at, x.value, m.as})
 		}
 	}
 	return out
 }
 
-// may returns every mean that the window may rightly have, and whether it may rightly be missing. Samples at the end of
-// a gap may be lost, one gap apart from the other; where samples came late, the trail says so and any number of them may
-// be missing at the end.
-func (v *victim) may(samples []number, late bool) (means []float64, none bool) {
-	type partial struct {
-		sum   float64
-		count int
-	}
-	options := []partial{{}}
-	unique := func(list []partial) []partial {
-		slices.SortFunc(list, func(a, b partial) int {
-			if a.count != b.count {
-				return a.count - b.count
-			}
-			return int(math.Copysign(1, a.sum-b.sum))
-		})
-		return slices.Compact(list)
-	}
-	all := []partial{}
-	for i := 0; i < len(samples); {
-		// The run of samples up to the next border of a gap, and the one gap that it is in.
-		in, end := -1, i
-		for end < len(samples) {
-			g := slices.IndexFunc(v.gaps, func(g gap) bool { return g.lo <= samples[end].fed && samples[end].fed < g.hi })
-			if end == i {
-				in = g
-			} else if g != in {
-				break
-			}
-			end++
+// readings are the distinct ones of a window, in the order in which they came first, and for each that was fed which of
+// them it is: -1 for one that contradicts the first.
+func readings(fed []number) (values []float64, which []int) {
+	known := map[time.Time]int{}
+	for _, n := range fed {
+		i, found := known[n.at]
+		if !found {
+			i = len(values)
+			known[n.at] = i
+			values = append(values, n.value)
 		}
-		var next []partial
-		for _, o := range options {
-			for n := 0; n <= end-i; n++ {
-				if n > 0 {
-					o.sum += samples[i+n-1].value
-					o.count++
-				}
-				if in >= 0 || n == end-i {
-					next = append(next, o)
-				}
-				if late && o.count > 0 { // what is late came after a value
-					all = append(all, o)
-				}
+		if values[i] != n.value || n.flag != "" {
+			i = -1
+		}
+		which = append(which, i)
+	}
+	return values, which
+}
+
+// readingSet is some of the readings of a window, of which there are never as many as it holds.
+type readingSet [4]uint64
+
+func (s readingSet) with(i int) readingSet {
+	s[i/64] |= 1 << (i % 64)
+	return s
+}
+
+func (s readingSet) has(i int) bool { return s[i/64]&(1<<(i%64)) != 0 }
+
+func (s readingSet) mean(values []float64) float64 {
+	sum, n := 0.0, 0
+	for i, v := range values {
+		if s.has(i) {
+			sum += v
+			n++
+		}
+	}
+	return sum / float64(n)
+}
+
+// whole is the mean of all readings of a window.
+func whole(fed []number) float64 {
+	values, _ := readings(fed)
+	var all readingSet
+	for i := range values {
+		all = all.with(i)
+	}
+	return all.mean(values)
+}
+
+func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*math.Abs(b) }
+
+// anyNumber of readings of a window may have come late.
+const anyNumber = math.MaxInt
+
+// may returns every mean that the window may rightly have, and whether it may rightly be missing. A reading counts once,
+// however often it was fed, with the value that came first. What was fed at the end of a gap may be lost, one gap apart
+// from the other; and the last that came may have come late, as many as the trail says.
+func (v *victim) may(fed []number, late int) (means []float64, none bool) {
+	values, which := readings(fed)
+	sets := map[readingSet]bool{}
+	surely := 0 // taken, of those from end on
+	for end := len(fed); end >= 0; end-- {
+		if end < len(fed) && v.gapOf(fed[end].fed) < 0 {
+			surely++
+		}
+		if surely > late {
+			break
+		}
+		for s := range v.taken(fed[:end], which) {
+			if s != (readingSet{}) {
+				sets[s] = true
+			} else if end == len(fed) { // what is late came after a value
+				none = true
 			}
 		}
-		options, i = unique(next), end
 	}
-	for _, o := range append(all, options...) {
-		if o.count == 0 {
-			none = true
-		} else {
-			means = append(means, o.sum/float64(o.count))
-		}
+	for s := range sets {
+		means = append(means, s.mean(values))
 	}
 	return means, none
+}
+
+// taken returns every set of readings that the host may have of what was fed.
+func (v *victim) taken(fed []number, which []int) map[readingSet]bool {
+	var sure readingSet
+	var gaps [][]int // of each the readings, in their order
+	of := map[int]int{}
+	for i, n := range fed {
+		if g := v.gapOf(n.fed); which[i] >= 0 && g < 0 {
+			sure = sure.with(which[i])
+		} else if which[i] >= 0 {
+			if _, known := of[g]; !known {
+				of[g] = len(gaps)
+				gaps = append(gaps, nil)
+			}
+			gaps[of[g]] = append(gaps[of[g]], which[i])
+		}
+	}
+	sets := map[readingSet]bool{sure: true}
+	for _, list := range gaps {
+		next := map[readingSet]bool{}
+		for s := range sets {
+			next[s] = true
+			for _, i := range list {
+				s = s.with(i)
+				next[s] = true
+			}
+		}
+		sets = next
+	}
+	return sets
 }
 
 // final are the outcomes with which a slot leaves a host, and stati those that the board may have answered then.
@@ -141,6 +200,10 @@ type entry struct {
 		Value     float64 `json:"value"`
 		Flag      string  `json:"flag"`
 	} `json:"readings"`
+	// Of readings that are in no slot.
+	Parameter string `json:"parameter"`
+	Reason    string `json:"reason"`
+	Count     int    `json:"count"`
 }
 
 // trail reads an audit file and checks that each line carries the hash of the line before.
@@ -210,17 +273,18 @@ func (v *victim) judge() (r verdict) {
 			r.faults = append(r.faults, fmt.Sprintf("%s: unit %s, station %s", p, x.Unit, x.Station))
 		}
 	}
-	type key struct {
-		device string
-		stamp  int64
+	type key struct { // of a line of readings that are in no slot
+		device, parameter string
+		stamp             int64
 	}
 	windows := v.windows()
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
-	late, ended, told := map[key]bool{}, map[place]bool{}, map[place]bool{}
+	late, conflicts := map[key]int{}, map[key]int{}
+	ended, told := map[place]bool{}, map[place]bool{}
 	in := map[place]int{}     // the life in which a place had its last outcome
 	between := map[int]bool{} // lives after a kill between making and sending
 	seen := map[string]bool{}
-	for _, name := range []string{beforeDamage, "audit.jsonl", "slots.jsonl"} {
+	for _, name := range []string{beforeDamage, "audit.jsonl"} {
 		entries, faults := trail(filepath.Join(v.disk, name))
 		if len(faults) > 0 && !(v.untrue && name == "audit.jsonl") {
 			r.wrong += len(faults)
@@ -244,7 +308,7 @@ func (v *victim) judge() (r verdict) {
 					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
 					switch {
 					case in[p] != life || forgotten(p) && life > v.brokenLife:
-					case e.Outcome == "already_stored":
+					case e.Outcome == "already_stored" && v.host.handsOver:
 						between[life] = true
 					default:
 						r.twice++
@@ -256,14 +320,20 @@ func (v *victim) judge() (r verdict) {
 						continue
 					}
 					ended[p] = true
-					if stored, ok := at[p]; ok && stored != x.Value && !(forgotten(p) && life > v.brokenLife) {
+					if stored, ok := at[p]; ok && stored != x.Value && !v.excused[p] && !(forgotten(p) && life > v.brokenLife) {
 						r.wrong++
 						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
 					}
 				}
 			}
-			if e.Outcome == "late" {
-				late[key{e.Device, e.Stamp}] = true
+			switch k := (key{e.Device, e.Parameter, e.Stamp}); {
+			case e.Outcome == "late":
+				late[k] += e.Count
+			case e.Outcome == "refused" && e.Reason == "conflict":
+				conflicts[k] += e.Count
+			case e.Outcome == "refused" && e.Reason != "":
+				r.wrong++
+				r.faults = append(r.faults, fmt.Sprintf("%s %s: %d readings are refused for %q", e.Device, e.Parameter, e.Count, e.Reason))
 			}
 		}
 	}
@@ -273,7 +343,15 @@ func (v *victim) judge() (r verdict) {
 		if before {
 			samples = slices.DeleteFunc(samples, func(n number) bool { return n.fed >= v.broken })
 		}
-		means, none := v.may(samples, late[key{p.device, p.stamp}] || forgotten(p) && !before)
+		k := key{p.device, p.parameter, p.stamp}
+		atMost := late[k]
+		if forgotten(p) { // a line that waited in the state is gone with it
+			atMost = anyNumber
+		}
+		if n := v.contradictions(samples); n > late[k]+conflicts[k] && !forgotten(p) && v.over {
+			r.wrong++
+			r.faults = append(r.faults, fmt.Sprintf("%s: %d readings contradict another, and the trail has %d late and %d conflicts", p, n, late[k], conflicts[k]))
+		}
 		r.slots++
 		switch {
 		case there:
@@ -282,23 +360,27 @@ func (v *victim) judge() (r verdict) {
 				r.lost++
 				r.faults = append(r.faults, fmt.Sprintf("%s: at the board, and no line of the trail says so", p))
 			}
-			if !v.excused[p] && !slices.ContainsFunc(means, func(m float64) bool { return math.Abs(m-value) <= 1e-9*math.Abs(m) }) {
+			if v.excused[p] || near(value, whole(samples)) {
+				break
+			}
+			if means, _ := v.may(samples, atMost); !slices.ContainsFunc(means, func(m float64) bool { return near(value, m) }) {
 				r.wrong++
-				r.faults = append(r.faults, fmt.Sprintf("%s: %v, must be %v", p, value, means))
+				r.faults = append(r.faults, fmt.Sprintf("%s: %v, must be %v", p, value, means[:min(len(means), 10)]))
 			}
 		case told[p]:
 			r.lost++
 			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, and the trail says that it is", p))
 		case ended[p]:
 			r.audited++
-		case v.excused[p]:
-			if _, none := v.may(samples, late[key{p.device, p.stamp}]); !none {
-				r.damaged++
-			}
-		case none:
 		default:
-			r.lost++
-			r.faults = append(r.faults, fmt.Sprintf("%s: lost", p))
+			switch _, none := v.may(samples, late[k]); {
+			case none:
+			case v.excused[p]:
+				r.damaged++
+			default:
+				r.lost++
+				r.faults = append(r.faults, fmt.Sprintf("%s: lost", p))
+			}
 		}
 	}
 	for p := range at {
@@ -315,6 +397,10 @@ func (v *victim) judge() (r verdict) {
 			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", r.damaged))
 		}
 	}
+	if aside, _ := filepath.Glob(v.cut + ".damaged-*"); v.cut != "" && v.over && len(aside) == 0 {
+		r.wrong++
+		r.faults = append(r.faults, fmt.Sprintf("%s was cut in half, and is not kept aside", v.cut))
+	}
 	if n := len(between); n > 1+v.kills/20 { // a kill between handing a slot over and saving that: some ms of each second
 		r.twice += n
 		r.faults = append(r.faults, fmt.Sprintf("%d lives of %d began with slots that had been sent", n, v.kills))
@@ -329,6 +415,17 @@ func (v *victim) judge() (r verdict) {
 	}
 	slices.Sort(r.faults)
 	return r
+}
+
+// contradictions counts the readings that a host surely took and that another value for their time came before.
+func (v *victim) contradictions(fed []number) (n int) {
+	_, which := readings(fed)
+	for i, x := range fed {
+		if which[i] < 0 && v.gapOf(x.fed) < 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // secrets looks for tokens and keys, in every form in which one could be written, in all that the host left behind, and

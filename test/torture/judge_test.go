@@ -21,7 +21,7 @@ type account struct {
 func newAccount(t *testing.T) *account {
 	dir := t.TempDir()
 	v := &victim{host: hosts["external"], dir: dir, disk: filepath.Join(dir, "disk"), board: &board{url: "http://127.0.0.1:1"},
-		began: time.Unix(1_800_000_000, 0).Truncate(15 * time.Minute), kills: 1, lives: 2, lived: map[string]int{}}
+		began: time.Unix(1_800_000_000, 0).Truncate(15 * time.Minute), kills: 1, lives: 2, over: true, lived: map[string]int{}}
 	v.state = filepath.Join(v.disk, "state")
 	if err := os.MkdirAll(v.state, 0o700); err != nil {
 		t.Fatal(err)
@@ -53,6 +53,19 @@ func (a *account) line(outcome string, stamp int64, readings ...any) {
 	}
 	l["readings"] = list
 	a.lines = append(a.lines, l)
+}
+
+// apart is a line of readings that are in no slot.
+func (a *account) apart(outcome, reason, parameter string, count int) {
+	a.line(outcome, a.stamp(), parameter, 3)
+	l := a.lines[len(a.lines)-1]
+	l["parameter"], l["reason"], l["count"] = parameter, reason, count
+}
+
+// again feeds what was fed at a place once more.
+func (a *account) again(fed int) *metric {
+	a.v.fed = append(a.v.fed, a.v.fed[fed])
+	return &a.v.fed[len(a.v.fed)-1]
 }
 
 func (a *account) stamp() int64 { return a.v.last.Readings[0].Timestamp }
@@ -115,16 +128,103 @@ func TestJudge(t *testing.T) {
 		}, 0, 1, 0, 0},
 		{"it came late", func(_ *testing.T, a *account) {
 			a.v.last.Readings[1].Value = 1
-			a.line("late", a.stamp())
+			a.apart("late", "late", "cod", 1)
 		}, 0, 0, 0, 0},
+		{"more came late than the trail says", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value = 0.5
+			a.apart("late", "late", "cod", 1)
+		}, 0, 1, 0, 0},
+		{"another parameter came late", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value = 1
+			a.apart("late", "late", "bod", 1)
+		}, 0, 1, 0, 0},
+		{"fed twice", func(_ *testing.T, a *account) {
+			for i := range 4 {
+				a.again(i)
+			}
+		}, 0, 0, 0, 0},
+		{"fed twice, and taken twice", func(_ *testing.T, a *account) {
+			a.again(3)
+			a.v.last.Readings[1].Value = 1.8
+		}, 0, 1, 0, 0},
+		{"fed twice after the window closed", func(_ *testing.T, a *account) {
+			a.again(0)
+			a.apart("late", "late", "cod", 1)
+			a.apart("late", "late", "bod", 1)
+		}, 0, 0, 0, 0},
+		{"a repeat was late, and one that was not is missing", func(_ *testing.T, a *account) {
+			a.again(0)
+			a.apart("late", "late", "cod", 1)
+			a.v.last.Readings[1].Value = 1
+		}, 0, 1, 0, 0},
+		{"what the kill may have cost was fed again", func(_ *testing.T, a *account) {
+			a.v.gaps = []gap{{3, 4}}
+			a.again(3)
+		}, 0, 0, 0, 0},
+		{"what the kill may have cost was fed again, and is missing", func(_ *testing.T, a *account) {
+			a.v.gaps = []gap{{3, 4}}
+			a.again(3)
+			a.v.last.Readings[1].Value = 1
+		}, 0, 1, 0, 0},
+		{"two kills, two gaps", func(_ *testing.T, a *account) {
+			a.v.gaps = []gap{{1, 3}, {3, 5}}
+			a.again(1)
+			a.v.last.Readings[1].Value = 5.0 / 3 // of 0, 2, 3: 2 is there only together with 1
+		}, 0, 1, 0, 0},
+		{"the sender starts anew", func(_ *testing.T, a *account) {
+			a.v.fed[2].instance, a.v.fed[3].instance = 1, 1
+			a.again(1).instance = 1
+		}, 0, 0, 0, 0},
+		{"the sender starts anew, and its readings are a slot of their own", func(_ *testing.T, a *account) {
+			a.v.fed[2].instance, a.v.fed[3].instance = 1, 1
+			a.v.last.Readings[1].Value = 0.5
+			a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1])
+			a.v.last.Readings[2].Value = 2.5
+		}, 0, 1, 1, 0},
+		{"another value for the same time", func(_ *testing.T, a *account) {
+			a.again(3).cod = 9
+			a.apart("refused", "conflict", "cod", 1)
+		}, 0, 0, 0, 0},
+		{"another value for the same time, after the window closed", func(_ *testing.T, a *account) {
+			a.again(3).cod = 9
+			a.apart("late", "late", "cod", 1)
+			a.apart("late", "late", "bod", 1)
+		}, 0, 0, 0, 0},
+		{"another value for the same time takes the place of the first", func(_ *testing.T, a *account) {
+			a.again(3).cod = 13
+			a.apart("refused", "conflict", "cod", 1)
+			a.v.last.Readings[1].Value = 4 // of 0, 1, 2, 13
+		}, 0, 1, 0, 0},
+		{"another value for the same time counts too", func(_ *testing.T, a *account) {
+			a.again(3).cod = 13
+			a.apart("refused", "conflict", "cod", 1)
+			a.v.last.Readings[1].Value = 3.8 // of 0, 1, 2, 3, 13
+		}, 0, 1, 0, 0},
+		{"another flag for the same time", func(_ *testing.T, a *account) {
+			a.again(3).as = "M"
+			a.apart("refused", "conflict", "cod", 1)
+			a.apart("refused", "conflict", "bod", 1)
+		}, 0, 0, 0, 0},
+		{"another flag for the same time, and it is taken", func(_ *testing.T, a *account) { a.again(3).as = "M" }, 0, 2, 0, 0},
+		{"another value for the same time, not in the trail", func(_ *testing.T, a *account) { a.again(3).cod = 9 }, 0, 1, 0, 0},
+		{"another value for the same time, lost by a kill", func(_ *testing.T, a *account) {
+			a.again(3).cod = 9
+			a.v.gaps = []gap{{4, 5}}
+		}, 0, 0, 0, 0},
+		{"refused without a reason that it was given", func(_ *testing.T, a *account) { a.apart("refused", "future", "cod", 1) }, 0, 1, 0, 0},
 		{"another unit", func(_ *testing.T, a *account) { a.v.last.Readings[1].Unit = "mg/l" }, 0, 1, 0, 0},
 		{"another station", func(_ *testing.T, a *account) { a.v.last.Readings[1].Station = "station_b" }, 0, 1, 0, 0},
 		{"another flag", func(_ *testing.T, a *account) { a.v.last.Readings[1].Flag = "C" }, 1, 1, 0, 0},
 		{"another stamp", func(_ *testing.T, a *account) { a.v.last.Readings[1].Timestamp += 900_000 }, 1, 1, 0, 0},
 		{"stored twice", func(_ *testing.T, a *account) { a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1]) }, 0, 0, 1, 0},
 		{"sent twice in one life", func(_ *testing.T, a *account) { a.line("delivered", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
-		{"answered 111 in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 0, 0},
-		{"answered 111 in every life", func(t *testing.T, a *account) {
+		{"answered 111 in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
+		{"handed over twice in one life", func(_ *testing.T, a *account) {
+			a.v.host = hosts["edge"]
+			a.line("already_stored", a.stamp(), "cod", 1.5)
+		}, 0, 0, 0, 0},
+		{"handed over twice in every life", func(t *testing.T, a *account) {
+			a.v.host = hosts["edge"]
 			for range 4 {
 				a.write(t)
 				a.v.noteLines()
@@ -143,8 +243,8 @@ func TestJudge(t *testing.T) {
 			a.lines[2]["status"] = nil
 		}, 0, 1, 0, 0},
 		{"late, and gone", func(_ *testing.T, a *account) {
-			stamp := a.withoutCOD()
-			a.line("late", stamp)
+			a.withoutCOD()
+			a.apart("late", "late", "cod", 4)
 		}, 1, 0, 0, 0},
 		{"sent again after a kill", func(t *testing.T, a *account) {
 			a.write(t)
@@ -160,9 +260,33 @@ func TestJudge(t *testing.T) {
 		}, 0, 1, 0, 0},
 		{"a line of the trail altered", func(_ *testing.T, a *account) { a.lines[1]["prev"] = "0" }, 0, 1, 0, 0},
 		{"a slot of before a damage was altered", func(_ *testing.T, a *account) {
-			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
+			a.v.last.Readings[1].Value, a.v.broken = 2, len(a.v.fed)
 			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
 		}, 0, 1, 0, 0},
+		{"a late line was in a state that was damaged", func(_ *testing.T, a *account) {
+			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
+			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
+		}, 0, 0, 0, 0},
+		{"rejected, forgotten with a damaged state and delivered anew", func(t *testing.T, a *account) {
+			stamp := a.withoutCOD()
+			a.line("already_stored", stamp, "cod", 2) // the board's word, and it was not
+			a.write(t)
+			a.v.noteLines()
+			a.v.broken, a.v.brokenLife = len(a.v.fed), a.v.lives
+			a.v.excused = map[place]bool{{"dev_a", "cod", "U", stamp}: true}
+			a.v.lives++
+			a.line("delivered", stamp, "cod", 1.5)
+			r := a.v.last.Readings[0]
+			r.Parameter, r.Value = "cod", 1.5
+			a.v.last.Readings = append(a.v.last.Readings, r)
+		}, 0, 0, 0, 0},
+		{"a damaged state is not kept aside", func(_ *testing.T, a *account) { a.v.cut = filepath.Join(a.v.state, "state.db") }, 0, 1, 0, 0},
+		{"a damaged state is kept aside", func(t *testing.T, a *account) {
+			a.v.cut = filepath.Join(a.v.state, "state.db")
+			if err := os.WriteFile(a.v.cut+".damaged-1", nil, 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}, 0, 0, 0, 0},
 		{"a token in the log", log("token: " + devices[0].token), 0, 0, 0, 1},
 		{"a token in hexadecimal", log(hex.EncodeToString([]byte(devices[0].token))), 0, 0, 0, 1},
 		{"a key of AES in the log", log("key: " + string(key[:])), 0, 0, 0, 1},

@@ -1,8 +1,8 @@
-// Command torture runs the three hosts under faults and is then the judge of what the board has: no slot lost, none
+// Command torture runs the four hosts under faults and is then the judge of what the board has: no slot lost, none
 // wrong, none twice.
 //
-// Each host is a real process with a simulated board of its own. It is fed days of history while it is killed, stopped
-// and started, its disk fills up, its state is damaged, a second process takes hold of it, its wall clock jumps, and the
+// Each host is a real process with a simulated board of its own. It is fed days of history, some of it twice, by senders
+// that start anew, while it is killed, stopped and started, its disk fills up, its state is damaged, a second process takes hold of it, its wall clock jumps, and the
 // board answers with every fault that it knows. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
 // processes react are the machine's.
 package main
@@ -34,7 +34,7 @@ func main() {
 	flag.IntVar(&o.kills, "kills", 4, "kills and stops of each host")
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of every choice")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directory of the run")
-	only := flag.String("hosts", "collector,telegraf,external", "hosts to run, separated by commas")
+	only := flag.String("hosts", "telegraf,external,exporter,edge", "hosts to run, separated by commas")
 	flag.DurationVar(&o.settle, "drain", 90*time.Second, "how long the slots may take after the last fault")
 	flag.Parse()
 	ok, err := run(o, strings.Split(*only, ","))
@@ -90,7 +90,7 @@ func run(o options, names []string) (bool, error) {
 		}
 		faultKinds, met := tally(v.faults)
 		events, _ := tally(v.events)
-		fmt.Printf("%-10s kills=%d (%s) faults=%d (%s) slots=%d delivered=%d audited=%d damaged=%d lost=%d wrong=%d twice=%d answered_111=%d start=%s drained=%s\n",
+		fmt.Printf("%-8s kills=%d (%s) faults=%d (%s) slots=%d delivered=%d audited=%d damaged=%d lost=%d wrong=%d twice=%d answered_111=%d start=%s drained=%s\n",
 			v.host.name, v.kills, events, met, faultKinds, r.slots, r.delivered, r.audited, r.damaged, r.lost, r.wrong, r.twice, r.again, spread(v.recovery), v.drained.Round(time.Second))
 		total.add(r)
 		kills += v.kills

@@ -28,29 +28,34 @@ func TestWhatIsAcknowledgedIsSynced(t *testing.T) {
 	if err != nil {
 		t.Skip("there is no strace here: make strace installs Debian's")
 	}
-	for name, files := range map[string][]string{
-		"external":  {"journal", "state.db", "audit.jsonl"},
-		"telegraf":  {"journal", "state.db", "audit.jsonl"},
-		"collector": {"processor_ocems_slot_", "exporter_ocems_", "audit.jsonl"},
+	for name, of := range map[string]files{
+		"telegraf": {intake: "state.db", exit: "state.db"},
+		"external": {intake: "state.db", exit: "state.db"},
+		"exporter": {intake: "exporter_ocems_", exit: "exporter_ocems_"},
+		"edge":     {intake: "processor_ocems_slot_", exit: "exporter_ocems_"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			text, board := traced(t, strace, bin, name)
-			syncs, faults := order(text, board)
-			for _, f := range faults {
+			text, ports := traced(t, strace, bin, name)
+			seen, faults := order(text, of, ports)
+			for _, f := range faults[:min(len(faults), 20)] {
 				t.Error(f)
 			}
-			for _, name := range files {
-				if syncs[name] == 0 {
-					t.Errorf("%s was never synced", name)
-				}
+			if answers := strings.Contains(hosts[name].config, "otlp"); seen.answers == 0 == answers {
+				t.Errorf("%d answers to the sender were seen", seen.answers)
 			}
-			t.Logf("synced: %v", syncs)
+			t.Logf("%d answers to the sender, %d requests to the board, synced: %v", seen.answers, seen.requests, seen.syncs)
 		})
 	}
 }
 
-// traced is the system calls of a host's life in which one slot goes to the board, and the board's port.
-func traced(t *testing.T, strace, bin, name string) (calls []byte, board string) {
+// files are the names of the state that takes readings and of the one that slots go to the board from.
+type files struct{ intake, exit string }
+
+// ports are those at which the host listens, and the board.
+type ports struct{ host, board string }
+
+// traced is the system calls of a host's life in which one slot goes to the board.
+func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "calls")
 	plain := hosts[name]
@@ -99,38 +104,66 @@ func traced(t *testing.T, strace, bin, name string) (calls []byte, board string)
 	if calls, err = os.ReadFile(file); err != nil {
 		t.Fatal(err)
 	}
-	_, board, err = net.SplitHostPort(v.board.front)
+	if _, of.host, err = net.SplitHostPort(v.port); err == nil {
+		_, of.board, err = net.SplitHostPort(v.board.front)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return calls, board
+	return calls, of
 }
 
-var call = regexp.MustCompile(`^(\d+) +(?:(read|write|pwrite64|fsync|fdatasync)\((\d+)<((?:->|[^>])*)>|<\.\.\. (\w+) resumed>)`)
+var (
+	call = regexp.MustCompile(`^(\d+) +(?:(read|write|pwrite64|fsync|fdatasync)\((\d+)<((?:->|[^>])*)>|<\.\.\. (\w+) resumed>)`)
+	page = regexp.MustCompile(`, (\d+), (\d+)(?:\)| <unfinished)`) // size and offset of a pwrite64
+)
 
-// order checks the system calls: the journal is synced before its next frame and before the next read of the input, the
-// slot before anything goes to the board, the board's answer, as a line of the trail, before the slot leaves the outbox
-// and before the next line, and everything before the end.
-func order(text []byte, board string) (syncs map[string]int, faults []string) {
-	kind := func(path string) string {
-		switch base := filepath.Base(path); {
-		case strings.HasPrefix(base, "journal-"):
-			return "journal"
-		case base == "state.db" || base == "audit.jsonl" || base == "exporter_ocems_" || base == "processor_ocems_slot_":
-			return base
+// file is one that the host writes to.
+type file struct {
+	pages, head bool // written and not synced: for bbolt, head is what makes a transaction hold
+	syncs       int
+	holds       string // what a transaction has written whose head is not synced
+	kept        map[string]bool
+}
+
+func (f *file) dirty() bool { return f.pages || f.head }
+
+// synced ends what was written before, and a transaction with it where that was its head.
+func (f *file) synced() {
+	if f.head {
+		for _, key := range keys {
+			f.kept[key] = f.kept[key] || strings.Contains(f.holds, key)
 		}
-		return ""
+		f.holds = ""
 	}
-	syncs = map[string]int{}
-	dirty := map[string]bool{}
-	syncing := map[string]string{} // by thread
-	stored, kept, requests := false, false, 0
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Sprintf(format, args...)) }
-	synced := func(what string) {
-		dirty[what] = false
-		syncs[what]++
-		kept = kept || stored && (what == "state.db" || what == "exporter_ocems_")
+	f.pages, f.head = false, false
+	f.syncs++
+}
+
+// keys begin those of a batch of readings, of slots to be handed on, and of a slot for the board.
+var keys = []string{"samples/", "ready/", "outbox/"}
+
+// seen is how much there was to check.
+type seen struct {
+	answers, requests int
+	syncs             map[string]int
+}
+
+// order checks the system calls. A state is written by transactions, each synced before its head is written and before the
+// next one. Readings are synced before the sender has its answer, or before the next of them is read; the slot before
+// anything goes to the board, and before the processor lets go of it; the board's answer, as a line of the trail, before the
+// slot leaves the outbox and before the next line; and everything before the end.
+func order(text []byte, of files, at ports) (found seen, faults []string) {
+	const trail = "audit.jsonl"
+	all := map[string]*file{}
+	for _, name := range []string{of.intake, of.exit, trail} {
+		all[name] = &file{kept: map[string]bool{}}
 	}
+	intake, exit := all[of.intake], all[of.exit]
+	fault := func(short, format string, args ...any) {
+		faults = append(faults, fmt.Sprintf(format, args...)+": "+short)
+	}
+	syncing := map[string]*file{} // by thread
 	s := bufio.NewScanner(bytes.NewReader(text))
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
@@ -138,44 +171,129 @@ func order(text []byte, board string) (syncs map[string]int, faults []string) {
 		if m == nil {
 			continue
 		}
-		thread, name, what := m[1], m[2], kind(m[4])
+		thread, name, path := m[1], m[2], m[4]
 		short := s.Text()[:min(len(s.Text()), 160)]
+		f := all[filepath.Base(path)]
 		switch {
 		case m[5] == "fsync" || m[5] == "fdatasync":
-			synced(syncing[thread])
-		case name == "read" && m[3] == "0" && dirty["journal"]:
-			fault("the input is read on while the journal is not synced: %s", short)
-		case name == "write" && strings.Contains(m[4], "->") && strings.HasSuffix(m[4], ":"+board+"]"):
-			if requests++; !kept {
-				fault("the board is spoken to while the slot is not synced: %s", short)
+			if f := syncing[thread]; f != nil {
+				f.synced()
 			}
-		case (name == "write" || name == "pwrite64") && what != "":
-			if what == "audit.jsonl" && dirty[what] {
-				fault("the trail is written on while the lines before are not synced: %s", short)
-			}
-			if what == "journal" && dirty[what] {
-				fault("the journal is written on while the frame before is not synced: %s", short)
-			}
-			if (what == "state.db" || what == "exporter_ocems_") && dirty["audit.jsonl"] {
-				fault("the outbox is written while the line of the trail is not synced: %s", short)
-			}
-			dirty[what] = true
-			stored = stored || strings.Contains(s.Text(), "outbox/")
-		case name == "fsync" || name == "fdatasync":
+			delete(syncing, thread)
+		case f != nil && (name == "fsync" || name == "fdatasync"):
 			if strings.Contains(s.Text(), "<unfinished") {
-				syncing[thread] = what
+				syncing[thread] = f
 			} else {
-				synced(what)
+				f.synced()
+			}
+		case name == "read" && m[3] == "0" && intake.dirty():
+			fault(short, "the input is read on while a reading is not synced")
+		case name == "write" && strings.Contains(path, ":"+at.host+"->") && strings.Contains(s.Text(), `"HTTP/1.1 200`):
+			if found.answers++; intake.dirty() || !intake.kept["samples/"] {
+				fault(short, "the sender has its answer while its readings are not synced")
+			}
+			intake.kept["samples/"] = false // until the next
+		case name == "write" && strings.Contains(path, "->") && strings.HasSuffix(path, ":"+at.board+"]"):
+			if found.requests++; !exit.kept["outbox/"] {
+				fault(short, "the board is spoken to while the slot is not synced")
+			}
+		case f == nil:
+		case name == "write" || name == "pwrite64" && filepath.Base(path) == trail:
+			if f.dirty() {
+				fault(short, "the trail is written on while the lines before are not synced")
+			}
+			f.pages = true
+		case name == "pwrite64":
+			if f == exit && (all[trail].dirty() || found.requests > 0 && all[trail].syncs == 0) {
+				fault(short, "the outbox is written while the line of the trail is not synced")
+			}
+			if f == intake && f != exit && f.kept["ready/"] && !exit.kept["outbox/"] {
+				fault(short, "the processor lets go of a slot while the exporter's is not synced")
+			}
+			if f.head {
+				fault(short, "the state is written on while the transaction before is not synced")
+			}
+			f.holds += s.Text()
+			if p := page.FindStringSubmatch(s.Text()); p != nil && p[1] == "4096" && (p[2] == "0" || p[2] == "4096") {
+				if f.pages {
+					fault(short, "a transaction is made to hold while its pages are not synced")
+				}
+				f.head = true
+			} else {
+				f.pages = true
 			}
 		}
 	}
-	for name, is := range dirty {
-		if is {
-			fault("%s is not synced in the end", name)
+	found.syncs = map[string]int{}
+	for name, f := range all {
+		if found.syncs[name] = f.syncs; f.dirty() || f.syncs == 0 {
+			fault("", "%s is not synced in the end", name)
 		}
 	}
-	if err := s.Err(); err != nil || requests == 0 {
-		fault("%d requests seen, %v", requests, err)
+	if err := s.Err(); err != nil || found.requests == 0 {
+		fault("", "%d requests seen, %v", found.requests, err)
 	}
-	return syncs, faults
+	return found, faults
+}
+
+// Each step that is left out is seen.
+func TestOrder(t *testing.T) {
+	const (
+		host, board = `write(9<TCP:[127.0.0.1:1->127.0.0.1:7]>, "HTTP/1.1 200 OK\r\n", 17) = 17`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\26\3", 2) = 2`
+		line, told  = `write(6</s/audit.jsonl>, "{}\n", 3) = 3`, `fsync(6</s/audit.jsonl>) = 0`
+	)
+	transaction := func(file, holds string) []string {
+		return []string{
+			fmt.Sprintf(`pwrite64(5</s/%s>, "\0%s\0", 8192, 16384) = 8192`, file, holds), fmt.Sprintf("fdatasync(5</s/%s> <unfinished ...>", file), "<... fdatasync resumed>) = 0",
+			fmt.Sprintf(`pwrite64(5</s/%s>, "head", 4096, 0) = 4096`, file), fmt.Sprintf("fdatasync(5</s/%s>) = 0", file)}
+	}
+	one := files{intake: "state.db", exit: "state.db"}
+	two := files{intake: "in", exit: "out"}
+	whole := func(of files) (calls []string) {
+		calls = append(transaction(of.intake, "samples/1"), host)
+		if of.intake != of.exit {
+			calls = append(calls, transaction(of.intake, "ready/1")...)
+		}
+		calls = append(append(calls, transaction(of.exit, "outbox/1")...), board)
+		if of.intake != of.exit {
+			calls = append(calls, transaction(of.intake, "")...)
+		}
+		return append(append(calls, line, told), transaction(of.exit, "")...)
+	}
+	for _, c := range []struct {
+		name    string
+		of      files
+		without []int // calls
+		fault   string
+	}{
+		{name: "all is well", of: one},
+		{name: "all is well in two states", of: two},
+		{"the pages of a reading", one, []int{1, 2}, "made to hold while its pages"},
+		{"the head of a reading", one, []int{4}, "the sender has its answer"},
+		{"the reading", one, []int{0, 1, 2, 3, 4}, "the sender has its answer"},
+		{"the pages of a slot", one, []int{7, 8}, "made to hold while its pages"},
+		{"the head of a slot", one, []int{10}, "the board is spoken to"},
+		{"the slot", one, []int{6, 7, 8, 9, 10}, "the board is spoken to"},
+		{"the line of the trail", one, []int{12, 13}, "the outbox is written while the line"},
+		{"the sync of the trail", one, []int{13}, "the outbox is written while the line"},
+		{"the sync of the outcome", one, []int{18}, "not synced in the end"},
+		{"the exporter's head", two, []int{15}, "the processor lets go"},
+		{"the exporter's slot", two, []int{11, 12, 13, 14, 15}, "the processor lets go"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var text strings.Builder
+			for i, l := range whole(c.of) {
+				if !slices.Contains(c.without, i) {
+					fmt.Fprintf(&text, "%d %s\n", 100, l)
+				}
+			}
+			seen, faults := order([]byte(text.String()), c.of, ports{"1", "2"})
+			if seen.answers != 1 || seen.requests != 1 {
+				t.Errorf("%d answers and %d requests", seen.answers, seen.requests)
+			}
+			if all := strings.Join(faults, "\n"); all == "" != (c.fault == "") || !strings.Contains(all, c.fault) {
+				t.Errorf("the faults are to have %q:\n%s", c.fault, all)
+			}
+		})
+	}
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -52,7 +53,12 @@ type metric struct {
 	device, flag string
 	at           time.Time
 	cod, bod     float64
+	instance     int // of its sender
+	contradicts  bool
+	as           string // another flag than the first of its time
 }
+
+func (m metric) sentAs() string { return cmp.Or(m.as, m.flag) }
 
 // gap says that of the metrics lo to hi, some number at the end may not have been taken.
 type gap struct{ lo, hi int }
@@ -71,9 +77,12 @@ type victim struct {
 	choices, values *rand.Rand
 	mounted         bool
 
-	fed        []metric
+	fed        []metric // in this order, again and again
 	kept       []metric // refused, to be fed again
-	steps      int      // of event time
+	instance   int      // of the sender
+	full       bool     // the disk is
+	odd        map[time.Time]bool
+	steps      int // of event time
 	gaps       []gap
 	began      time.Time // of event time
 	kills      int
@@ -87,7 +96,9 @@ type victim struct {
 	untrue     bool           // the trail was damaged
 	brokenLife int            // the last one before
 	logged     int            // bytes of the log by then
+	cut        string         // the file that was damaged, where that must be seen
 	broken     int            // metrics fed by then: a host may have forgotten which of their windows it had closed
+	over       bool           // it runs no more, so that the trail has everything
 	last       *received
 
 	events map[string]int // by kind: what happened to the host
@@ -97,10 +108,10 @@ type victim struct {
 func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 	h, ok := hosts[name]
 	if !ok {
-		return nil, errors.New("no such host; there are collector, telegraf, external")
+		return nil, errors.New("no such host; there are telegraf, external, exporter, edge")
 	}
 	v := &victim{host: h, bin: o.bin, dir: dir, disk: filepath.Join(dir, "disk"), state: filepath.Join(dir, "disk", "state"), kill: o.kills, drain: o.settle,
-		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), lived: map[string]int{}, events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
+		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), lived: map[string]int{}, odd: map[time.Time]bool{}, events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
 	if err := os.MkdirAll(v.disk, 0o700); err != nil {
 		return nil, err
 	}
@@ -156,7 +167,10 @@ func (v *victim) next() []metric {
 	}
 	if n := v.values.IntN(40 * 90); n < v.steps-batchSize && v.values.IntN(8) == 0 { // one that comes late, or would
 		at := v.began.Add(time.Duration(v.steps-batchSize-n)*step + time.Second)
-		out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
+		if !v.odd[at] {
+			out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
+		}
+		v.odd[at] = true
 	}
 	return out
 }
@@ -182,7 +196,10 @@ func (v *victim) feed(p *process, minutes int) {
 	for ; minutes > 0 && !p.dead() && !v.exhausted(); minutes-- {
 		ms := v.kept
 		if ms == nil {
-			ms = v.next()
+			ms = v.another(v.next())
+		}
+		if p.fed == 0 {
+			ms = append(v.afterKill(), ms...)
 		}
 		v.kept = nil
 		v.fed = append(v.fed, ms...)
@@ -240,6 +257,7 @@ func (v *victim) torture() error {
 	if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 		return fmt.Errorf("it took %s to stop", took)
 	}
+	v.over = true
 	v.judge() // takes the board's account, before it is gone
 	return nil
 }
@@ -247,11 +265,14 @@ func (v *victim) torture() error {
 func (v *victim) ordeal() error {
 	for life := 1; v.kills < v.kill; life++ {
 		base := len(v.fed)
+		if v.full {
+			v.freeDisk()
+		}
 		p, err := v.start(v.jump())
 		if err != nil {
 			return err
 		}
-		v.feed(p, 5+v.choices.IntN(40))
+		v.feed(p, 5+v.choices.IntN(60))
 		if v.mounted && v.choices.IntN(4) == 0 {
 			v.fillDisk(p)
 		}
@@ -262,8 +283,12 @@ func (v *victim) ordeal() error {
 		}
 		if v.choices.IntN(5) == 0 {
 			v.events["SIGTERM"]++
+			sure := base + min(p.host.took(p), p.fed)
 			if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 				return fmt.Errorf("it took %s to stop", took)
+			}
+			if v.full { // what the host had to keep in memory is lost
+				v.gaps = append(v.gaps, gap{sure, len(v.fed)})
 			}
 		} else {
 			sure := base + min(p.host.took(p), p.fed)
@@ -277,12 +302,17 @@ func (v *victim) ordeal() error {
 			v.kills++
 			v.abrupt = true
 		}
+		damage := v.excused == nil && v.kills >= v.kill*3/4
+		if v.full && (life == 2 || damage || v.kills >= v.kill) { // what follows needs room
+			v.freeDisk().Reset(0)
+			_ = until(10*time.Second, v.roomy)
+		}
 		if v.mounted && life == 2 {
 			if err := v.readOnly(); err != nil {
 				return err
 			}
 		}
-		if v.excused == nil && v.kills >= v.kill*3/4 {
+		if damage {
 			if err := v.damage(); err != nil {
 				return err
 			}
@@ -294,8 +324,7 @@ func (v *victim) ordeal() error {
 // fillDisk leaves no room for a while, in which the host is fed on.
 func (v *victim) fillDisk(p *process) {
 	v.events["disk full"]++
-	balloon := filepath.Join(v.disk, "balloon")
-	f, err := os.Create(balloon)
+	f, err := os.Create(v.balloon())
 	if err != nil {
 		return
 	}
@@ -304,12 +333,32 @@ func (v *victim) fillDisk(p *process) {
 		_, err = f.Write(block)
 	}
 	_ = f.Close()
-	free := time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(balloon) })
+	if v.choices.IntN(3) == 0 { // it is full when the host ends, and when it begins again
+		v.full = true
+		v.feed(p, 25)
+		return
+	}
+	free := v.freeDisk()
 	v.feed(p, 25)
 	free.Reset(0)
-	_ = until(10*time.Second, func() bool { _, err := os.Stat(balloon); return err != nil })
-	// What a collector took just before the disk was full is not saved yet: killed now, it would lose that, as it says.
-	v.feed(p, 100)
+	_ = until(10*time.Second, v.roomy)
+	if v.choices.IntN(2) == 0 { // else the kill may come while a host still waits for what it had to refuse
+		v.feed(p, 100)
+	}
+}
+
+// freeDisk makes room again, in a while.
+func (v *victim) freeDisk() *time.Timer {
+	v.full = false
+	return time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(v.balloon()) })
+}
+
+// balloon is the file that fills the disk.
+func (v *victim) balloon() string { return filepath.Join(v.disk, "balloon") }
+
+func (v *victim) roomy() bool {
+	_, err := os.Stat(v.balloon())
+	return err != nil
 }
 
 // second starts another process on the same state, which must end by itself and do no harm.
@@ -323,7 +372,7 @@ func (v *victim) second() error {
 	if err != nil {
 		return err
 	}
-	config := strings.NewReplacer(v.port, other, "audit.jsonl", "audit-2.jsonl", "slots.jsonl", "slots-2.jsonl", "internal.json", "internal-2.json").Replace(string(text))
+	config := strings.NewReplacer(v.port, other, "audit.jsonl", "audit-2.jsonl", "internal.json", "internal-2.json").Replace(string(text))
 	dir := filepath.Join(v.dir, "second")
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -431,6 +480,9 @@ func (v *victim) damage() error {
 	}
 	if v.choices.IntN(2) == 0 {
 		log.Printf("%s: %s is cut in half", v.host.name, filepath.Base(name))
+		if name != told {
+			v.cut = name
+		}
 		return os.Truncate(name, info.Size()/2)
 	}
 	log.Printf("%s: a part of %s is overwritten", v.host.name, filepath.Base(name))

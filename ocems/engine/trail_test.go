@@ -1,0 +1,70 @@
+package engine
+
+import (
+	"context"
+	"log/slog"
+	"math"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// A line of what was refused waits in the state while the trail cannot be written: neither a kill nor a stop costs it, and
+// the slots go on.
+func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
+	for name, end := range map[string]func(*testing.T, *Engine){
+		"kill": func(_ *testing.T, e *Engine) {
+			e.stop()
+			e.ready.stop()
+			synctest.Wait()
+		},
+		"stop": func(t *testing.T, e *Engine) { assert.Error(t, e.Close(t.Context())) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				var log strings.Builder
+				var left atomic.Int64
+				cfg := Config{
+					Slots: options.DefaultSlots(), Store: store.NewMemory(), Logger: slog.New(slog.NewTextHandler(&log, nil)),
+					Names: registry.Config{Devices: []registry.DeviceConfig{{StationID: "station", DeviceID: "dev"}}, Words: registry.Collector, NamesOnly: true},
+					Next:  func(_ context.Context, _ uint8, slots []slot.Slot) error { left.Add(int64(len(slots))); return nil },
+				}
+				cfg.Slots.AuditFile = filepath.Join(t.TempDir(), "audit.jsonl")
+				e, err := Open(t.Context(), cfg)
+				require.NoError(t, err)
+				b := e.NewBatch()
+				attr := func(key string) (string, bool) { return "dev", key == "ocems.device.id" }
+				for i, value := range []float64{1, math.NaN(), math.Inf(1)} {
+					b.Add(Reading{Metric: registry.Metric{Name: "cod", Unit: "mg/L", Attr: attr}, Time: time.Now().Add(time.Duration(i) * time.Second), Value: value})
+				}
+				require.NoError(t, b.Commit(t.Context()))
+				require.NoError(t, e.trail.Close()) // as a disk that is full
+				time.Sleep(20 * time.Minute)
+				assert.EqualValues(t, 1, left.Load())
+				assert.Equal(t, 1, strings.Count(log.String(), "cannot write what was refused"), "said once")
+				end(t, e)
+
+				e, err = Open(t.Context(), cfg)
+				require.NoError(t, err)
+				time.Sleep(time.Minute)
+				require.NoError(t, e.Close(t.Context()))
+				text, err := os.ReadFile(cfg.Slots.AuditFile)
+				require.NoError(t, err)
+				assert.Equal(t, 1, strings.Count(string(text), "not_a_number"), "%s", text)
+				assert.Contains(t, string(text), `"count":2`)
+			})
+		})
+	}
+}

@@ -196,16 +196,16 @@ exporters:
   ocems:
     endpoint: %s
     public_key_file: %s
-    storage: file_storage
+    storage: ocems_storage
     audit_file: %s/audit.jsonl
     devices: [{station_id: station_1, device_id: dev_1, token_id: %q, parameters: [{metric: m, parameter: cod, unit: mg/L}]}]
     %s
-processors: {ocems_slot: {storage: file_storage}}
-extensions: {file_storage: {directory: %s/storage, create_directory: true, fsync: true}}
+processors: {ocems_slot: {storage: ocems_storage, audit_file: %[3]s/audit.jsonl, devices: [{station_id: station_1, device_id: dev_1}]}}
+extensions: {ocems_storage: {directory: %[3]s/storage, create_directory: true}}
 service:
-  extensions: [file_storage]
+  extensions: [ocems_storage]
   pipelines: {metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [ocems]}}
-`, endpoint, publicPath, dir, token, more, dir)
+`, endpoint, publicPath, dir, token, more)
 }
 
 func TestDoctorCertificates(t *testing.T) {

@@ -16,7 +16,9 @@ import (
 func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 	good := func(t *testing.T, more string) string {
 		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", more)
-		return strings.Replace(text, "\nexporters:\n", "\nreceivers: {otlp: {protocols: {http: {}}}}\nexporters:\n  debug: {}\n", 1)
+		text = strings.Replace(text, "\nexporters:\n", "\nreceivers: {otlp: {protocols: {http: {endpoint: \"127.0.0.1:0\"}}}}\nexporters:\n  debug: {}\n", 1)
+		text = strings.Replace(text, "extensions: {ocems", "extensions: {health_check: {endpoint: \"127.0.0.1:0\"}, ocems", 1)
+		return strings.Replace(text, "extensions: [ocems_storage]", "extensions: [ocems_storage, health_check]", 1)
 	}
 	key, err := filepath.Abs(publicPath)
 	if err != nil {
@@ -44,8 +46,8 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		{name: "unknown processor in a pipeline", old: "[ocems_slot]", changed: "[ocems_slots]", want: []string{"ocems_slots", "nearest: ocems_slot"}},
 		{name: "unknown receiver in a pipeline", old: "receivers: [otlp]", changed: "receivers: [otpl]", want: []string{"otpl", "nearest: otlp"}},
 		{name: "no receiver in a pipeline", old: "receivers: [otlp],", changed: "", want: []string{"service::pipelines::metrics", "at least one receiver"}},
-		{name: "unknown extension", old: "extensions: [ocems_storage]", changed: "extensions: [ocems_storage, ocems_storag]", want: []string{"service::extensions", "ocems_storag"}},
-		{name: "extension not started", old: "extensions: [ocems_storage]", changed: "extensions: []", want: []string{"storage:", "service.extensions"}, starts: true},
+		{name: "unknown extension", old: "extensions: [ocems_storage, health_check]", changed: "extensions: [ocems_storage, ocems_storag]", want: []string{"service::extensions", "ocems_storag"}},
+		{name: "extension not started", old: "extensions: [ocems_storage, health_check]", changed: "extensions: []", want: []string{"storage:", "service.extensions"}, starts: true},
 		{name: "unknown group", old: "\nprocessors:", changed: "\nprocesors: {}\nprocessors:", want: []string{"procesors", "nearest: processors"}},
 		{name: "unknown signal", old: "pipelines: {metrics:", changed: "pipelines: {metric:", want: []string{"service", "metric"}},
 		{name: "unknown key of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {grac: 1s, ", want: []string{"ocems_slot", "grac", "nearest: grace"}},
@@ -54,7 +56,7 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		{name: "value of the storage", old: "create_directory: true", changed: "create_directory: perhaps", want: []string{"extensions.ocems_storage", "create_directory"}},
 		{name: "storage that cannot list", old: "storage: ocems_storage\n", changed: "storage: health_check\n", want: []string{"storage:", "health_check", "use an ocems_storage extension"}, starts: true},
 		{name: "key that is gone", more: "require_slots: true", want: []string{"require_slots: the key is gone"}},
-		{name: "key of the processor that is gone", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {checkpoint_interval: 1s, ", want: []string{"ocems_slot", "checkpoint_interval: the key is gone"}},
+		{name: "key of the processor that is gone", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {checkpoint_interval: 1s, ", want: []string{"checkpoint_interval: the key is gone"}},
 		{name: "no devices of the processor", old: "devices: [{station_id: station_1, device_id: dev_1}]", changed: "stamp: end", want: []string{"devices: none is given"}},
 		{name: "processor in a pipeline of logs", old: "pipelines: {metrics:", changed: "pipelines: {logs: {receivers: [otlp], processors: [ocems_slot], exporters: [debug]}, metrics:", want: []string{"service::pipelines::logs", "takes metrics only"}, starts: true},
 		{name: "processor twice in a pipeline", old: "processors: [ocems_slot]", changed: "processors: [ocems_slot, ocems_slot]", want: []string{"references processor \"ocems_slot\" multiple times"}},
@@ -93,14 +95,14 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 		{name: "type of namepass", output: `namepass = 5`, want: []string{"namepass"}},
 		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
 		{name: "flush_interval of nought", agent: `flush_interval = "0s"`, want: []string{"flush_interval", "positive"}},
-		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
+		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"duration", "soon"}},
 		{name: "startup_error_behavior", output: `startup_error_behavior = "never"`, want: []string{"startup_error_behavior", "never"}},
 		{name: "metric_batch_size of the agent", agent: `metric_batch_size = "x"`, want: []string{"metric_batch_size"}},
 		{name: "unknown key", output: `endpont = "x"`, want: []string{"endpont", "nearest: endpoint"}},
 		{name: "unknown key of the agent", agent: `flush_intervall = "10s"`, want: []string{"flush_intervall", "nearest: flush_interval"}},
 		{name: "unknown key of a parameter", more: `decimal = 2`, want: []string{"decimal", "nearest: decimals"}},
 		{name: "type of decimals", more: `decimals = "two"`, want: []string{"decimals"}},
-		{name: "string without an end", output: "alias = \"etp", want: []string{"line 7"}},
+		{name: "string without an end", output: "alias = \"etp", want: []string{"line 8"}},
 		{name: "key twice", output: "grace = \"30s\"\n  grace = \"40s\"", want: []string{"grace", "conflict"}},
 		{name: "unknown table", more: "\n[agnet]\n  interval = \"10s\"", want: []string{"agnet"}},
 		{name: "name of a cipher", output: "tls_cipher_suites = [\"none\"]\n  insecure_skip_verify = true", want: []string{"cipher"}},

@@ -151,7 +151,11 @@ func (e *examination) configuration(o *hostconfig.Output) *registry.Registry {
 		for _, d := range o.Names.Devices {
 			parameters += len(d.Parameters)
 		}
-		text := fmt.Sprintf("%s: devices %d; parameters mapped %d", o.Where, devices, parameters)
+		tokens := ", each with a token"
+		if o.Slots {
+			tokens = ""
+		}
+		text := fmt.Sprintf("%s: devices %d%s; parameters mapped %d", o.Where, devices, tokens, parameters)
 		switch {
 		case o.Slots:
 			e.add("configuration", OK, "", "%s; it delivers to no board itself, and hands its slots to %s", text, cmp.Or(strings.Join(o.Next, ", "), "nobody"))

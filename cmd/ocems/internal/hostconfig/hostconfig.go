@@ -236,10 +236,14 @@ func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 			maps.Copy(out, keysOf(f.Type, tag))
 		case f.IsExported() && name != "" && name != "-":
 			out[name] = f.Type
+		case f.IsExported() && name == "" && tag == "toml": // as Telegraf's decoder finds it
+			out[strings.ToLower(wordBegins.ReplaceAllString(f.Name, "${1}_${2}"))] = f.Type
 		}
 	}
 	return out
 }
+
+var wordBegins = regexp.MustCompile(`([a-z])([A-Z])`)
 
 // element is what a list or a pointer holds.
 func element(t reflect.Type) reflect.Type {

@@ -173,7 +173,7 @@ func TestTelegrafBlocks(t *testing.T) {
 	assert.Contains(t, failures(cfg.Faults)[0], `"namepass"`)
 	assert.Equal(t, "not checked: inputs.modbus, outputs.file, secretstores.docker", cfg.Faults[len(cfg.Faults)-1].Text)
 	require.Len(t, cfg.Outputs, 2)
-	assert.Equal(t, []string{`line 4: configuration specified the field "decimal", but it was not used; nearest: devices_file, public_key, coalesce`}, failures(cfg.Outputs[0].Faults))
+	assert.Equal(t, []string{`line 4: configuration specified the field "decimal", but it was not used; nearest: device, align, dry_run`}, failures(cfg.Outputs[0].Faults))
 	assert.Len(t, cfg.Outputs[0].Names.Devices, 2)
 	assert.Contains(t, cfg.Outputs[0].Faults[1].Text, "flush_interval: 40s is not shorter than grace, 30s")
 	assert.Empty(t, failures(cfg.Outputs[1].Faults))

@@ -2,6 +2,7 @@ package hostconfig
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"io"
 	"log"
@@ -11,6 +12,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -72,15 +74,13 @@ func (r *reader) telegraf() {
 func (t *telegrafReader) file(s source) {
 	root, err := toml.Parse(bytes.TrimPrefix(s.data, []byte("\uFEFF")))
 	if err != nil {
-		t.cfg.Faults.fault(Failed, "edit "+s.name, "%s: %v", s.name, err)
+		t.cfg.Faults.fault(Failed, "edit "+rowOf(s, err.Error(), 1), "%s: %v", s.name, err)
 		t.found = true // what cannot be read may be what is missing
-		return
+	} else if t.cfg.Host == "" && len(t.sources) == 1 && isOwn(root) {
+		t.cfg.Host = External
 	}
-	if t.cfg.Host == "" {
-		t.cfg.Host = Telegraf
-		if len(t.sources) == 1 && isOwn(root) {
-			t.cfg.Host = External
-		}
+	if t.cfg.Host = cmp.Or(t.cfg.Host, Telegraf); err != nil {
+		return
 	}
 	if t.cfg.Host == External {
 		t.external(s, root)
@@ -94,7 +94,7 @@ func (t *telegrafReader) file(s source) {
 		}
 		c, lines := t.load(s, b)
 		for _, line := range lines {
-			t.cfg.Faults.fault(Failed, "edit "+b.lineIn(s.name, line), "%s: %s", s.name, line)
+			t.cfg.Faults.fault(Failed, "edit "+rowOf(s, line, b.line), "%s: %s", s.name, line)
 		}
 		if b.plugin != "" {
 			t.unchecked[b.plugin] = true
@@ -147,7 +147,7 @@ func (t *telegrafReader) output(s source, b *telegrafBlock, host Host) {
 	t.cfg.Outputs = append(t.cfg.Outputs, o)
 	c, lines := t.load(s, b)
 	for _, line := range lines {
-		o.refused(line, b.lineIn(s.name, line))
+		o.refused(line, rowOf(s, line, b.line))
 	}
 	if o.Unread = len(c.Outputs) == 0; o.Unread {
 		return
@@ -315,14 +315,25 @@ func find(t *ast.Table, options reflect.Type, key string, visit func(line int, a
 	}
 }
 
-var atLine = regexp.MustCompile(`line (\d+)`)
+var (
+	atLine   = regexp.MustCompile(`line (\d+)`)
+	keyOfRow = regexp.MustCompile(`^\s*([A-Za-z_]+)\s*=`)
+)
 
-// lineIn is the place in a file that a text of Telegraf names, or where the block begins.
-func (b *telegrafBlock) lineIn(file, text string) string {
-	if m := atLine.FindStringSubmatch(text); m != nil {
-		return file + ":" + m[1]
+// rowOf is the line that a text of Telegraf names, with the key that stands there, or where the block begins.
+func rowOf(s source, text string, begins int) string {
+	m := atLine.FindStringSubmatch(text)
+	if m == nil {
+		return fmt.Sprintf("%s:%d", s.name, begins)
 	}
-	return fmt.Sprintf("%s:%d", file, b.line)
+	at := s.name + ":" + m[1]
+	rows := bytes.Split(s.data, []byte("\n"))
+	if n, _ := strconv.Atoi(m[1]); n > 0 && n <= len(rows) {
+		if key := keyOfRow.FindSubmatch(rows[n-1]); key != nil {
+			at += ": " + shownKey(string(key[1]))
+		}
+	}
+	return at
 }
 
 var variable = regexp.MustCompile(`\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)`)
@@ -384,7 +395,7 @@ func (t *telegrafReader) execd(where string, x *execdStub, table *ast.Table) {
 	t.cfg.Files = append(t.cfg.Files, path)
 	root, err := toml.Parse(bytes.TrimPrefix(data, []byte("\uFEFF")))
 	if err != nil {
-		t.cfg.Faults.fault(Failed, "edit "+path, "%s: %v", path, err)
+		t.cfg.Faults.fault(Failed, "edit "+rowOf(source{path, "", data}, err.Error(), 1), "%s: %v", path, err)
 		return
 	}
 	t.external(source{name: path, data: data}, root)

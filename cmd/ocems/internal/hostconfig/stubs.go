@@ -1,6 +1,8 @@
 package hostconfig
 
 import (
+	"strings"
+
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/aggregators"
 	"github.com/influxdata/telegraf/plugins/inputs"
@@ -11,11 +13,12 @@ import (
 
 // register puts a stub into Telegraf's list where the plugin is not compiled in. Telegraf reads what it keeps for every
 // plugin, such as namepass and flush_interval; which keys the plugin has is not known.
-func register(kind, name string) {
+func register(plugin string) {
+	kind, name, _ := strings.Cut(plugin, ".")
 	switch {
 	case (kind == "inputs" || kind == "plugins") && inputs.Inputs[name] == nil:
 		inputs.Add(name, func() telegraf.Input { return &stub{} })
-	case kind == "outputs" && name == "execd":
+	case plugin == "outputs.execd":
 		outputs.Add(name, func() telegraf.Output { return &execdStub{} })
 	case kind == "outputs" && outputs.Outputs[name] == nil:
 		outputs.Add(name, func() telegraf.Output { return &stub{} })

@@ -1,0 +1,133 @@
+package hostconfig
+
+import (
+	"context"
+	"crypto/tls"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"github.com/influxdata/telegraf/config"
+	"go.opentelemetry.io/collector/component"
+
+	"github.com/ocems-io/ocems/exporter/ocemsexporter"
+	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/plugins/outputs/ocems"
+	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
+)
+
+// Host is a program that reports to the board.
+type Host string
+
+// The hosts. External is the output as an external plugin beside a Telegraf as it is.
+const (
+	Telegraf  Host = "Telegraf"
+	External  Host = "ocems-telegraf"
+	Collector Host = "OpenTelemetry collector"
+)
+
+// Output is one [[outputs.ocems]], one exporter `ocems` or one processor `ocems_slot`.
+type Output struct {
+	Name  string // outputs.ocems or exporters.ocems/name
+	Where string // file:line
+	Host  Host
+	Slots bool     // a processor: it delivers to no board itself
+	Next  []string // the exporters that get its slots
+
+	Endpoint  string
+	DryRun    bool
+	Names     registry.Config
+	Client    Client
+	Unread    bool   // the host refuses the block as a whole: what follows is not known
+	State     *State // open windows and what waits; nil: in memory
+	AuditFile string // "" for none
+	Rules     slot.Options
+
+	Faults faults
+}
+
+// State is the place on disk where a host keeps what must not be lost.
+type State struct {
+	Key       string // that names it, such as state_directory
+	Directory string
+	File      string // path of the bbolt file
+	Create    bool   // the host makes the directory
+}
+
+// Client is how the host connects.
+type Client struct {
+	Timeout        time.Duration
+	Proxy          string // URL; may hold a password
+	SystemProxy    bool   // take it from HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+	LocalAddress   string
+	TLS            func() (*tls.Config, error) // by the host's own code; nil for the default
+	CAKey, NameKey string                      // that give the authority's file and the server's name
+}
+
+func (o *Output) takeExporter(c *ocemsexporter.Config) *component.ID {
+	o.Endpoint, o.DryRun, o.AuditFile, o.Rules, o.Names = c.Endpoint, c.DryRun, c.AuditFile, c.Rules(), c.Config
+	o.Client = Client{Timeout: c.HTTP.Timeout, Proxy: c.HTTP.ProxyURL, SystemProxy: c.HTTP.ProxyURL == "",
+		TLS:   func() (*tls.Config, error) { return c.HTTP.TLS.LoadTLSConfig(context.Background()) },
+		CAKey: "http.tls.ca_file", NameKey: "http.tls.server_name_override"}
+	o.checkTimeout("http.timeout")
+	return c.Storage
+}
+
+func (o *Output) takeProcessor(c *ocemsslotprocessor.Config) *component.ID {
+	o.Slots, o.AuditFile, o.Rules, o.Names = true, c.AuditFile, c.Rules(), c.Config
+	return c.Storage
+}
+
+// takePlugin takes over the configuration of Telegraf's output after its Init.
+func (o *Output) takePlugin(c *ocems.OCEMS) {
+	o.Endpoint, o.DryRun, o.AuditFile, o.Rules = c.Endpoint, c.DryRun, c.AuditFile, c.Rules()
+	if c.StateDirectory == "" {
+		o.Faults.fault(Warning, "set state_directory", "state_directory: not set: open slots and what waits to be sent are in memory, and a restart loses them")
+	} else {
+		o.State = &State{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
+	}
+	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Words: registry.Telegraf}
+	for _, d := range c.Devices {
+		device := d.DeviceConfig
+		device.TokenID, device.PublicKey = reveal(&d.TokenID), reveal(&d.PublicKey)
+		o.Names.Devices = append(o.Names.Devices, device)
+	}
+	o.Client = Client{Timeout: time.Duration(c.Timeout), Proxy: c.HTTPProxyURL, SystemProxy: c.UseSystemProxy, LocalAddress: c.LocalAddress,
+		TLS: c.TLSConfig, CAKey: "tls_ca", NameKey: "tls_server_name"}
+	if c.UseSystemProxy {
+		o.Client.Proxy = "" // Telegraf obeys the environment then
+	}
+	o.checkTimeout("timeout")
+}
+
+func reveal(s *config.Secret) registry.Secret {
+	b, err := s.Get()
+	if err != nil {
+		return ""
+	}
+	defer b.Destroy()
+	return registry.Secret(b.String())
+}
+
+// checkTimeout warns of what the host warns of at its start.
+func (o *Output) checkTimeout(key string) {
+	if t := o.Client.Timeout; t > 0 && t < options.ShortTimeout {
+		o.Faults.fault(Warning, "set "+key+" to 30s or more",
+			"%s: %s is short: the server is slow after a boundary, and a request given up may be stored all the same", key, t)
+	}
+}
+
+// Registry names the devices without their secrets: tokens and keys are replaced by others of their kind, so that it can
+// be made where the service's environment is missing. It must seal nothing.
+func (o *Output) Registry() (*registry.Registry, error) {
+	cfg := o.Names
+	cfg.PublicKey, cfg.PublicKeyFile = registry.Secret(standInKey()), ""
+	cfg.Devices = slices.Clone(cfg.Devices)
+	for i := range cfg.Devices {
+		d := &cfg.Devices[i]
+		d.TokenID, d.TokenIDFile, d.PublicKey, d.PublicKeyFile = registry.Secret(standInToken), "", "", ""
+	}
+	return registry.New(cfg)
+}

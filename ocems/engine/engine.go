@@ -68,6 +68,7 @@ type Engine struct {
 	stop     context.CancelFunc
 	stopped  chan struct{} // closed when no take is carried out any more
 	running  sync.WaitGroup
+	closing  sync.Once
 	loop     loop
 	health   health
 }
@@ -129,15 +130,17 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if cfg.Board == nil || cfg.Board.Align {
 		e.aligner = slot.New(e.rules)
 	}
-	if err := e.openExit(run); err != nil {
-		return e, err
-	}
-	if e.aligner != nil {
+	if e.aligner != nil { // before the exit, so that nothing is sent from a state that is refused
 		if err := e.restore(ctx); err != nil {
 			return e, err
 		}
 		e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	}
+	if err := e.openExit(run); err != nil {
+		return e, err
+	}
+	e.loop.restored = e.aligner != nil
+	e.keepDamaged(ctx)
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
 	return e, nil
@@ -227,8 +230,13 @@ func (e *Engine) Stats() Stats {
 }
 
 // Close takes nothing more and sends nothing more. What waits, and the open windows, stay in the store. Requests in flight
-// have until ctx ends.
-func (e *Engine) Close(ctx context.Context) error {
+// have until ctx ends. A second Close does nothing.
+func (e *Engine) Close(ctx context.Context) (err error) {
+	e.closing.Do(func() { err = e.close(ctx) })
+	return err
+}
+
+func (e *Engine) close(ctx context.Context) error {
 	e.stop()
 	var errs []error
 	e.running.Wait()
@@ -245,7 +253,6 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.trail != nil {
 		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}
-	e.outbox, e.ready, e.trail, e.loop.restored = nil, nil, nil, false
 	return errors.Join(errs...)
 }
 
@@ -255,6 +262,15 @@ func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 		flag = spec.FlagNormal
 	}
 	return e.rules.StampOf(at, flag)
+}
+
+// over reports that the slot with a stamp, and its grace, are over. One that is hours ahead is of a wrong clock.
+func (e *Engine) over(stamp, now time.Time) bool {
+	end := stamp
+	if e.rules.Stamp == "start" {
+		end = stamp.Add(spec.SlotLength)
+	}
+	return !now.Before(end.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
 }
 
 // health joins what can be wrong, and tells the host of the transitions.

@@ -52,10 +52,12 @@ type Batch struct {
 // NewBatch begins a batch.
 func (e *Engine) NewBatch() *Batch { return &Batch{e: e, now: time.Now()} }
 
-// Add names a reading and reports whether it is any device's parameter.
+// Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
 	r.Source.ID = max(r.Source.ID, 1) // 0 is none
-	b.e.know(r.Source)
+	if r.Finished && b.e.outbox == nil {
+		return false
+	}
 	if r.Finished {
 		b.finished(r)
 		return true
@@ -63,6 +65,9 @@ func (b *Batch) Add(r Reading) (named bool) {
 	matches, err := b.e.names.Resolve(r.Metric)
 	for _, err := range flatten(err) {
 		named = b.unresolved(r, err) || named
+	}
+	if len(matches) > 0 {
+		b.e.know(r.Source)
 	}
 	for _, m := range matches {
 		x := sample{Sample: slot.Sample{
@@ -176,7 +181,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, ""
+	value, station := s.Value, "unknown" // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
 		value, station = d.Round(s.Parameter, value), d.StationID
 	}

@@ -120,7 +120,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 			e = nil
 		}
 	}()
-	e.health.tell = cfg.OnHealth
+	e.health.tell, e.loop.refusals = cfg.OnHealth, newRefusals()
 	if e.names, err = registry.New(cfg.Names); err != nil {
 		return e, err
 	}

@@ -198,7 +198,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
 	}
-	e.note(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }))
+	e.noteDue(ctx, now)
 	var err error
 	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes {
 		err = e.checkpoint(ctx)
@@ -231,6 +231,9 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if e.loop.refusals.changed {
 		ops = append(ops, store.Op{Key: refusedKey, Value: e.loop.refusals.save()})
 	}
+	if len(e.loop.refusals.counted) > 0 {
+		ops = append(ops, store.Op{Key: notedKey})
+	}
 	if len(ops) == 0 && len(e.loop.closed) == 0 {
 		return nil
 	}
@@ -238,6 +241,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 		return err
 	}
 	e.aligner.Saved()
+	clear(e.loop.refusals.counted)
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged = nil, nil, 0, false, nil
 	return nil
 }
@@ -296,6 +300,12 @@ func (e *Engine) restore(ctx context.Context) error {
 			}
 			return nil
 		})
+	}
+	if err == nil {
+		value, err = e.cfg.Store.Get(ctx, notedKey)
+	}
+	if err == nil && value != nil {
+		_ = e.loop.refusals.discount(value) // damaged, some lines are written twice
 	}
 	if err != nil {
 		return fmt.Errorf("reading the state: %w", err)

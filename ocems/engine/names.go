@@ -181,7 +181,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, "unknown" // of a device that is configured no more: its slots wait in the outbox
+	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
 		value, station = d.Round(s.Parameter, value), d.StationID
 	}
@@ -218,7 +218,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	e.counts.ignored.Add(b.ignored)
 	if len(b.refused) > 0 {
-		var direct refusals
+		direct := newRefusals()
 		for _, x := range b.refused {
 			e.refuse(&direct, x, x.fault, b.now)
 		}

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -10,12 +11,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // Readings that are in no slot have one line of the trail a slot, series and reason. A line is written once its slot is
 // over, soon after the first of them; what comes later is in a line of the next quarter of an hour.
 const (
 	refusedKey   = "refused" // of those whose line is not written yet
+	notedKey     = "noted"   // of those whose line is written, though the stored samples give it again
 	mostRefusals = 10_000
 	noteAfter    = 5 * time.Second
 )
@@ -42,13 +45,15 @@ type refused struct {
 type refusals struct {
 	lines   map[refusal]*refused
 	noted   map[refusal]time.Time // when the last line of the same readings was written
+	counted map[refusal]int       // in lines written since the last checkpoint
 	changed bool
 }
 
+func newRefusals() refusals {
+	return refusals{lines: map[refusal]*refused{}, noted: map[refusal]time.Time{}, counted: map[refusal]int{}}
+}
+
 func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
-	if r.lines == nil {
-		r.lines, r.noted = map[refusal]*refused{}, map[refusal]time.Time{}
-	}
 	r.changed = true
 	if r.lines[key] == nil && len(r.lines) >= mostRefusals {
 		key = refusal{Reason: key.Reason}
@@ -85,6 +90,7 @@ func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*
 		list = append(list, l)
 		delete(r.lines, key)
 		r.noted[key] = now
+		r.counted[key] += l.Count
 		r.changed = true
 	}
 	if len(r.noted) > mostRefusals {
@@ -117,19 +123,46 @@ func (r *refusals) save() []byte {
 }
 
 func (r *refusals) restore(value []byte) error {
-	body, err := unseal(value)
-	if err != nil {
-		return err
-	}
-	var list []*refused
-	if err := json.Unmarshal(body, &list); err != nil {
-		return errDamaged
-	}
-	r.lines, r.noted = map[refusal]*refused{}, map[refusal]time.Time{}
+	list, err := decodeRefused(value)
 	for _, l := range list {
 		r.lines[l.refusal] = l
 	}
-	return nil
+	return err
+}
+
+func decodeRefused(value []byte) (list []*refused, err error) {
+	body, err := unseal(value)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(body, &list); err != nil || slices.Contains(list, nil) {
+		return nil, errDamaged
+	}
+	return list, nil
+}
+
+// saveCounted returns what must be stored when lines were written.
+func (r *refusals) saveCounted() []byte {
+	list := make([]*refused, 0, len(r.counted))
+	for key, n := range r.counted {
+		list = append(list, &refused{refusal: key, Count: n})
+	}
+	text, _ := json.Marshal(list) // of plain fields
+	return seal(append([]byte{formatVersion}, text...))
+}
+
+// discount takes off what lines written before a kill hold already.
+func (r *refusals) discount(value []byte) error {
+	list, err := decodeRefused(value)
+	for _, c := range list {
+		r.counted[c.refusal] = c.Count
+		if l := r.lines[c.refusal]; l != nil {
+			if l.Count -= c.Count; l.Count <= 0 {
+				delete(r.lines, c.refusal)
+			}
+		}
+	}
+	return err
 }
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
@@ -167,10 +200,22 @@ func (l *refused) entry(station string) audit.Entry {
 	return x
 }
 
-// note writes lines to the trail, or to the log where there is none. While the trail cannot be written, they wait for it.
-func (e *Engine) note(lines []*refused) {
-	if len(lines) == 0 {
+// noteDue writes the lines whose time has come: into the trail first, and then that they are in it.
+func (e *Engine) noteDue(ctx context.Context, now time.Time) {
+	r := &e.loop.refusals
+	lines := r.due(now, func(stamp time.Time) bool { return e.over(stamp, now) })
+	if !e.note(lines) || len(lines) == 0 {
 		return
+	}
+	if err := e.cfg.Store.Batch(ctx, store.Op{Key: notedKey, Value: r.saveCounted()}); err != nil {
+		e.log.Debug("what was noted as refused is noted again if this process is killed", "error", err)
+	}
+}
+
+// note writes lines to the trail, or to the log where there is none. While the trail cannot be written, they wait for it.
+func (e *Engine) note(lines []*refused) (noted bool) {
+	if len(lines) == 0 {
+		return true
 	}
 	slices.SortFunc(lines, func(a, b *refused) int {
 		return cmp.Or(cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Parameter, b.Parameter), cmp.Compare(a.Reason, b.Reason))
@@ -188,9 +233,11 @@ func (e *Engine) note(lines []*refused) {
 			e.log.Warn("readings are in no slot", "outcome", x.Outcome, "device", x.Device, "parameter", x.Parameter,
 				"slot", spec.ISTString(time.UnixMilli(x.Stamp)), "readings", x.Count, "reason", x.Reason, "detail", x.Detail)
 		}
-		return
+		return true
 	}
-	if err := e.backlog.Append(entries...); err != nil {
+	err := e.backlog.Append(entries...)
+	if err != nil {
 		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
 	}
+	return err == nil
 }

@@ -220,7 +220,11 @@ func (b *Batch) Commit(ctx context.Context) error {
 	if len(b.refused) > 0 {
 		direct := newRefusals()
 		for _, x := range b.refused {
-			e.refuse(&direct, x, x.fault, b.now)
+			stamp := x.Time // which a slot that was made upstream has, where it is on the grid
+			if !spec.Aligned(stamp, x.Flag.Length()) {
+				stamp = e.stamp(x.Time, x.Flag)
+			}
+			e.refuseSlot(&direct, x, x.fault, stamp, b.now)
 		}
 		e.note(direct.all())
 	}

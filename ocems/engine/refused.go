@@ -167,8 +167,12 @@ func (r *refusals) discount(value []byte) error {
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
 func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
+	e.refuseSlot(to, x, why, e.stamp(x.Time, x.Flag), now)
+}
+
+// refuseSlot is refuse where the slot's stamp is known.
+func (e *Engine) refuseSlot(to *refusals, x sample, why fault, stamp, now time.Time) {
 	e.counts.refused(why.reason)
-	stamp := e.stamp(x.Time, x.Flag)
 	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
 	to.add(key, x, why.detail, now)
 	if e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {

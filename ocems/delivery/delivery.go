@@ -197,7 +197,8 @@ func (d *Delivery) Retry() {
 
 // Put stores readings durably, and writes the operations of with in the same transaction. After an error neither is
 // written. A reading whose parameter already waits for the same stamp with another value is refused, into the audit
-// trail: the first stays. The same reading again changes nothing.
+// trail: the first stays. The same reading again changes nothing. Readings with operations are of windows that closed as
+// a whole: they do not wait for Coalesce.
 func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...store.Op) error {
 	for _, r := range records {
 		if err := check(r); err != nil {

@@ -33,6 +33,7 @@ type work struct {
 type content struct {
 	readings []payload.Reading
 	changed  bool
+	whole    bool // of a window that closed as a whole: it waits for no other parameters
 }
 
 type contents map[place]*content
@@ -255,6 +256,7 @@ func (w *work) apply(slots contents) (entries []audit.Entry) {
 	for _, rec := range w.records {
 		for _, r := range rec.Readings {
 			entries = append(entries, slots.add(rec, r)...)
+			slots.at(place{rec.DeviceID, r.Stamp.UnixMilli()}).whole = len(w.with) > 0
 		}
 	}
 	if w.leaves == nil {
@@ -322,7 +324,11 @@ func (d *Delivery) update(slots contents) {
 	for p, slot := range slots {
 		if slot.changed {
 			q := d.queue(p.device)
-			q.update(p.stamp, len(slot.readings) > 0, now.Add(d.cfg.Coalesce+d.offset(p.device)))
+			wait := d.offset(p.device)
+			if !slot.whole {
+				wait += d.cfg.Coalesce
+			}
+			q.update(p.stamp, len(slot.readings) > 0, now.Add(wait))
 			d.place(q)
 		}
 	}

@@ -170,15 +170,12 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	e.outbox, err = delivery.New(ctx, delivery.Config{
 		Endpoint: b.Endpoint, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
-		Coalesce: orNoWait(e.coalesce()), Spread: orNoWait(b.Spread.Duration),
+		Coalesce: orNoWait(b.Coalesce.Duration), Spread: orNoWait(b.Spread.Duration),
 		InitialBackoff: b.InitialBackoff.Duration, MaxBackoff: b.MaxBackoff.Duration, HoldInterval: b.HoldInterval.Duration,
 		MaxConcurrency: b.MaxConcurrency, DryRun: b.DryRun,
 	})
 	return err
 }
-
-// coalesce is the outbox's wait for a slot's other parameters: a window that closes here closes as a whole.
-func (e *Engine) coalesce() time.Duration { return e.cfg.Board.Coalesce.Duration }
 
 func orNoWait(d time.Duration) time.Duration {
 	if d == 0 {

@@ -38,6 +38,21 @@ func TestWholePath(t *testing.T) {
 	})
 }
 
+// A window closes as a whole, and its slot waits for no other parameters; one that was made upstream does.
+func TestCoalesce(t *testing.T) {
+	minute := func(c *engine.Config) { c.Board.Coalesce.Duration, c.Board.Spread.Duration = time.Minute, 0 }
+	run(t, "a minute", minute, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 15, 25))
+		p.mustTake(finished("b", "cod", clock(1, 15, 0), 1))
+		until(clock(1, 15, 33))
+		assert.Equal(t, []string{"a/cod@01:15=1U"}, p.received())
+		p.mustTake(finished("b", "bod", clock(1, 15, 0), 1))
+		until(clock(1, 16, 35))
+		assert.Len(t, p.received(), 3)
+	})
+}
+
 // Commit returns when the samples are on disk, and not before.
 func TestTakeIsDurable(t *testing.T) {
 	run(t, "take", nil, func(p *plant) {

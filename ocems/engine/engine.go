@@ -139,7 +139,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
-	e.loop.restored = e.aligner != nil
+	e.loop.restored, e.loop.saved = e.aligner != nil, time.Now()
 	e.keepDamaged(ctx)
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
@@ -238,7 +238,7 @@ func (e *Engine) close(ctx context.Context) error {
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
-		e.note(e.loop.refusals.all())
+		e.noteSaved(e.loop.refusals.all(), time.Now())
 		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
 	}
 	if e.ready != nil {

@@ -547,3 +547,58 @@ func TestClosed(t *testing.T) {
 		p.e.Stats()
 	})
 }
+
+// A sender that gives up waiting sends again what may have been taken.
+func TestCommitThatGivesUp(t *testing.T) {
+	run(t, "taken once", nil, func(p *plant) {
+		held := make(chan struct{})
+		p.disk.set(func(int, []store.Op) error { <-held; return nil })
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		b := p.e.NewBatch()
+		b.Add(reading("a", "cod", clock(1, 0, 0), 1))
+		require.ErrorIs(t, b.Commit(ctx), context.DeadlineExceeded)
+		close(held)
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("a", "cod", clock(1, 0, 1), 3))
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/cod@01:15=2U"}, p.received())
+		assert.Empty(t, p.trail())
+	})
+}
+
+// While the trail cannot be written, what was refused stays in the state.
+func TestTrailThatCannotBeWritten(t *testing.T) {
+	for name, end := range map[string]func(*plant){"kill": (*plant).kill, "restart": (*plant).close} {
+		run(t, name, nil, func(p *plant) {
+			p.mustTake(reading("a", "cod", clock(1, 0, 0), math.NaN()), reading("b", "cod", clock(1, 0, 0), 1))
+			trail, err := audit.Open(p.cfg.Slots.AuditFile) // the engine's own, in one process
+			require.NoError(t, err)
+			require.NoError(t, trail.Close())
+			require.NoError(t, trail.Close()) // for the engine too
+			until(clock(1, 40, 0))            // the slot closes, and the samples go
+			end(p)
+			assert.Len(t, p.log.lines("cannot write what was refused"), 1)
+			p.open()
+			until(clock(1, 50, 0))
+			assert.Equal(t, []string{"refused not_a_number a/cod@01:15 1x"}, p.trail())
+		})
+	}
+}
+
+// Where nothing closes, since all is refused, the state does not grow for ever.
+func TestNothingButRefusals(t *testing.T) {
+	run(t, "a day", nil, func(p *plant) {
+		for at := clock(1, 0, 0); at.Before(clock(7, 0, 0)); at = at.Add(5 * time.Minute) {
+			until(at)
+			p.mustTake(reading("a", "cod", at, math.NaN()))
+		}
+		keys, _ := p.keys("samples/")
+		assert.LessOrEqual(t, len(keys), 4)
+		until(clock(7, 20, 0))
+		assert.Len(t, p.trail(), 24)
+		p.kill()
+		p.open()
+		until(clock(8, 0, 0))
+		assert.Len(t, p.trail(), 24)
+	})
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
@@ -33,6 +35,8 @@ type loop struct {
 	closed   []slot.Slot
 	waiting  atomic.Int64 // len(closed)
 	refusals refusals
+	unnoted  bool       // the trail cannot be written
+	saved    time.Time  // when the aligner was saved, or restored
 	damaged  []store.Op // which keep what is damaged under another key
 	fault    error
 }
@@ -109,8 +113,10 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	}
 	value = seal(value)
 	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
-	err := e.loop.fault
-	if err == nil {
+	var err error
+	if len(e.loop.closed) > 0 {
+		err = cmp.Or(e.loop.fault, errClosed)
+	} else {
 		err = e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
 	}
 	if err != nil {
@@ -200,7 +206,8 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.noteDue(ctx, now)
 	var err error
-	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes {
+	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes || len(e.loop.refusals.counted) > mostCounted ||
+		len(e.loop.batches) > 0 && now.Sub(e.loop.saved) > spec.SlotLength { // where nothing closes, since all is refused
 		err = e.checkpoint(ctx)
 	}
 	e.loop.waiting.Store(int64(len(e.loop.closed)))
@@ -242,6 +249,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	}
 	e.aligner.Saved()
 	clear(e.loop.refusals.counted)
+	e.loop.saved = time.Now()
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged = nil, nil, 0, false, nil
 	return nil
 }

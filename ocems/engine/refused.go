@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
@@ -20,6 +21,7 @@ const (
 	refusedKey   = "refused" // of those whose line is not written yet
 	notedKey     = "noted"   // of those whose line is written, though the stored samples give it again
 	mostRefusals = 10_000
+	mostCounted  = 1000 // of them under notedKey, which is written as a whole
 	noteAfter    = 5 * time.Second
 )
 
@@ -78,7 +80,7 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 	}
 }
 
-// due takes out the lines whose time has come.
+// due are the lines whose time has come.
 func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
 		if !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < noteAfter {
@@ -88,25 +90,24 @@ func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*
 			continue
 		}
 		list = append(list, l)
-		delete(r.lines, key)
-		r.noted[key] = now
-		r.counted[key] += l.Count
-		r.changed = true
-	}
-	if len(r.noted) > mostRefusals {
-		clear(r.noted)
 	}
 	return list
 }
 
-// all takes out every line.
-func (r *refusals) all() (list []*refused) {
-	for _, l := range r.lines {
-		list = append(list, l)
+// all are all lines.
+func (r *refusals) all() []*refused { return slices.Collect(maps.Values(r.lines)) }
+
+// written takes out lines that are in the trail.
+func (r *refusals) written(list []*refused, now time.Time) {
+	if len(r.noted) > mostRefusals {
+		clear(r.noted)
 	}
-	clear(r.lines)
-	r.changed = true
-	return list
+	for _, l := range list {
+		delete(r.lines, l.refusal)
+		r.noted[l.refusal] = now
+		r.counted[l.refusal] += l.Count
+		r.changed = true
+	}
 }
 
 // save returns what must be stored with the aligner.
@@ -114,11 +115,7 @@ func (r *refusals) save() []byte {
 	if len(r.lines) == 0 {
 		return nil
 	}
-	list := make([]*refused, 0, len(r.lines))
-	for _, l := range r.lines {
-		list = append(list, l)
-	}
-	text, _ := json.Marshal(list) // of plain fields
+	text, _ := json.Marshal(r.all()) // of plain fields
 	return seal(append([]byte{formatVersion}, text...))
 }
 
@@ -207,8 +204,7 @@ func (l *refused) entry(station string) audit.Entry {
 // noteDue writes the lines whose time has come: into the trail first, and then that they are in it.
 func (e *Engine) noteDue(ctx context.Context, now time.Time) {
 	r := &e.loop.refusals
-	lines := r.due(now, func(stamp time.Time) bool { return e.over(stamp, now) })
-	if !e.note(lines) || len(lines) == 0 {
+	if !e.noteSaved(r.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now) {
 		return
 	}
 	if err := e.cfg.Store.Batch(ctx, store.Op{Key: notedKey, Value: r.saveCounted()}); err != nil {
@@ -216,11 +212,38 @@ func (e *Engine) noteDue(ctx context.Context, now time.Time) {
 	}
 }
 
-// note writes lines to the trail, or to the log where there is none. While the trail cannot be written, they wait for it.
-func (e *Engine) note(lines []*refused) (noted bool) {
+// noteSaved writes lines that the state has too, and tries again until it can.
+func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 	if len(lines) == 0 {
-		return true
+		return false
 	}
+	entries := e.entries(lines)
+	if e.trail == nil {
+		e.logRefused(entries)
+	} else if err := e.trail.Append(entries...); err != nil {
+		if !e.loop.unnoted {
+			e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
+		}
+		e.loop.unnoted = true
+		return false
+	}
+	e.loop.unnoted = false
+	e.loop.refusals.written(lines, now)
+	return true
+}
+
+// note writes lines that no state has. While the trail cannot be written, they wait for it in memory.
+func (e *Engine) note(lines []*refused) {
+	entries := e.entries(lines)
+	if e.trail == nil {
+		e.logRefused(entries)
+	} else if err := e.backlog.Append(entries...); err != nil {
+		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
+	}
+}
+
+// entries are the lines of the trail, in the order of their slots.
+func (e *Engine) entries(lines []*refused) []audit.Entry {
 	slices.SortFunc(lines, func(a, b *refused) int {
 		return cmp.Or(cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Parameter, b.Parameter), cmp.Compare(a.Reason, b.Reason))
 	})
@@ -232,16 +255,12 @@ func (e *Engine) note(lines []*refused) (noted bool) {
 		}
 		entries[i] = l.entry(station)
 	}
-	if e.trail == nil {
-		for _, x := range entries {
-			e.log.Warn("readings are in no slot", "outcome", x.Outcome, "device", x.Device, "parameter", x.Parameter,
-				"slot", spec.ISTString(time.UnixMilli(x.Stamp)), "readings", x.Count, "reason", x.Reason, "detail", x.Detail)
-		}
-		return true
+	return entries
+}
+
+func (e *Engine) logRefused(entries []audit.Entry) {
+	for _, x := range entries {
+		e.log.Warn("readings are in no slot", "outcome", x.Outcome, "device", x.Device, "parameter", x.Parameter,
+			"slot", spec.ISTString(time.UnixMilli(x.Stamp)), "readings", x.Count, "reason", x.Reason, "detail", x.Detail)
 	}
-	err := e.backlog.Append(entries...)
-	if err != nil {
-		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
-	}
-	return err == nil
 }

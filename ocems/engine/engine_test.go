@@ -168,6 +168,33 @@ func TestCrash(t *testing.T) {
 	}
 }
 
+// What was taken in one life of the process is not written over in the next.
+func TestSeveralKills(t *testing.T) {
+	run(t, "samples", nil, func(p *plant) {
+		for i := range 4 {
+			until(clock(1, i, 0))
+			p.mustTake(reading("a", "cod", clock(1, i, 0), float64(i)))
+			p.kill()
+			p.open()
+		}
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/cod@01:15=1.5U"}, p.received())
+	})
+	run(t, "refused", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 16, 0))
+		p.mustTake(reading("a", "cod", clock(1, 1, 0), 2)) // late
+		until(clock(1, 20, 0))
+		p.mustTake(reading("b", "cod", clock(1, 20, 0), 1))
+		until(clock(1, 31, 0)) // the line was written, and its samples are gone
+		p.mustTake(reading("a", "cod", clock(1, 1, 1), 3))
+		p.kill()
+		p.open()
+		until(clock(1, 50, 0))
+		assert.Equal(t, []string{"late late a/cod@01:15 1x 2U", "late late a/cod@01:15 1x 3U"}, p.trail())
+	})
+}
+
 func TestDuplicatesAndConflicts(t *testing.T) {
 	for _, again := range []struct {
 		name string

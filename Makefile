@@ -18,7 +18,7 @@ SOURCES := go.mod go.sum $(shell find cmd/ocems exporter extension ocems process
 .PHONY: build
 build: bin/ocems bin/otelcol-ocems ## bin/ocems, the tool, and bin/otelcol-ocems, a collector with all components
 
-bin/ocems: $(SOURCES)
+bin/ocems: $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
 	$(GO) build -o $@ ./cmd/ocems
 
 # The builder at exactly the version of the components it is given.

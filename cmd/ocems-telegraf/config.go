@@ -6,15 +6,13 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"os"
 	"reflect"
-	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
+	"github.com/compose-spec/compose-go/template"
 	"github.com/influxdata/telegraf"
-	"github.com/influxdata/telegraf/plugins/outputs"
+	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/toml"
 	"github.com/influxdata/toml/ast"
 
@@ -30,101 +28,122 @@ type block struct {
 	level  telegraf.LogLevel
 }
 
-// load reads a file that holds [[outputs.ocems]] and nothing else.
-func load(data []byte) (blocks []block, err error) {
+// hostOptions are those that Telegraf itself keeps for every output. Its loader takes them, and there is no buffer and no
+// filter here that would obey them.
+var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator",
+	"namedrop", "namedrop_separator", "fieldpass", "fielddrop", "fieldinclude",
+	"fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude", "metricpass", "metric_batch_size", "metric_buffer_limit",
+	"flush_interval", "flush_jitter", "startup_error_behavior", "labels"}
+
+const noStores = "secret stores are Telegraf's and not available to an external plugin; use ${VARIABLE} or a key that ends with _file"
+
+// load reads a file that holds [[outputs.ocems]] and nothing else, by Telegraf's own loader. What is looked at before is
+// what that loader would take and ignore, and what it says without the line.
+func load(data []byte, file string) ([]block, error) {
+	tables, err := tablesOf(data)
+	if err != nil {
+		return nil, err
+	}
+	var found mistakes
+	for _, t := range tables {
+		found.block(t)
+	}
+	if err := found.err(); err != nil {
+		return nil, err
+	}
+	c := config.NewConfig()
+	c.Agent.OmitHostname = true
+	if err := c.LoadConfigData(data, file); err != nil {
+		if missing := new(template.MissingRequiredError); errors.As(err, &missing) { // the rest of it may hold a value
+			return nil, fmt.Errorf("%s%w", whereIs("{"+missing.Variable, data), missing)
+		}
+		return nil, errors.New(strings.TrimPrefix(err.Error(), "error parsing ocems array, "))
+	}
+	if err := c.LinkSecrets(); err != nil {
+		return nil, fmt.Errorf("%s%w: %s", whereIs("@{", data), err, noStores)
+	}
+	var blocks []block
+	for i, o := range c.Outputs {
+		b := block{plugin: o.Output.(*ocems.OCEMS), line: tables[i].Line, alias: o.Config.Alias, level: telegraf.LogLevelFromString(o.Config.LogLevel)}
+		if b.level == telegraf.None && o.Config.LogLevel != "" {
+			found.add(lineOf(tables[i].Fields["log_level"]), "log_level: %q is unknown; nearest: %s", o.Config.LogLevel,
+				strings.Join(spec.Nearest(o.Config.LogLevel, []string{"error", "warn", "info", "debug", "trace"}), ", "))
+		}
+		blocks = append(blocks, b)
+	}
+	return blocks, found.err()
+}
+
+// tablesOf are the blocks, with the lines that Telegraf's loader does not keep.
+func tablesOf(data []byte) ([]*ast.Table, error) {
 	root, err := toml.Parse(bytes.TrimPrefix(data, []byte("\uFEFF")))
 	if err != nil {
 		return nil, err
 	}
 	for _, key := range slices.Sorted(maps.Keys(root.Fields)) {
-		if v := root.Fields[key]; key != "outputs" {
-			return nil, fmt.Errorf("line %d: %q does not belong here; only [[outputs.%s]] does", lineOf(v), key, name)
+		if key != "outputs" {
+			return nil, fmt.Errorf("line %d: %q does not belong here; only [[outputs.%s]] does", lineOf(root.Fields[key]), key, name)
 		}
 	}
-	group, ok := root.Fields["outputs"].(*ast.Table)
-	if !ok {
-		return nil, fmt.Errorf("there is no [[outputs.%s]]", name)
-	}
-	for _, key := range slices.Sorted(maps.Keys(group.Fields)) {
-		if v := group.Fields[key]; key != name {
-			return nil, fmt.Errorf("line %d: [[outputs.%s]] does not belong here; only [[outputs.%s]] does", lineOf(v), key, name)
-		}
-	}
-	tables, ok := group.Fields[name].([]*ast.Table)
-	if !ok {
-		return nil, fmt.Errorf("there is no [[outputs.%s]]", name)
-	}
-	var faults []error
-	for _, t := range tables {
-		b, err := read(t)
-		faults = append(faults, err)
-		blocks = append(blocks, b)
-	}
-	return blocks, errors.Join(faults...)
-}
-
-// hostOptions are those that Telegraf itself keeps for every output.
-var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator",
-	"namedrop", "namedrop_separator", "fieldpass", "fielddrop", "fieldinclude",
-	"fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude", "metricpass", "metric_batch_size", "metric_buffer_limit",
-	"flush_interval", "flush_jitter", "startup_error_behavior"}
-
-func read(t *ast.Table) (b block, err error) {
-	b = block{plugin: outputs.Outputs[name]().(*ocems.OCEMS), line: t.Line}
-	var faults []error
-	expandAll(t, &faults)
-	for key, v := range t.Fields {
-		if slices.Contains(hostOptions, key) {
-			faults = append(faults, fmt.Errorf("line %d: %q is Telegraf's own: set it in the [[outputs.execd]] block", lineOf(v), key))
-			delete(t.Fields, key)
-		}
-	}
-	text := func(key string) (s string, line int) {
-		v, ok := t.Fields[key]
-		if !ok {
-			return "", 0
-		}
-		delete(t.Fields, key)
-		if kv, ok := v.(*ast.KeyValue); ok {
-			if s, ok := kv.Value.(*ast.String); ok {
-				return s.Value, kv.Line
+	if group, ok := root.Fields["outputs"].(*ast.Table); ok {
+		for _, key := range slices.Sorted(maps.Keys(group.Fields)) {
+			if key != name {
+				return nil, fmt.Errorf("line %d: [[outputs.%s]] does not belong here; only [[outputs.%s]] does", lineOf(group.Fields[key]), key, name)
 			}
 		}
-		faults = append(faults, fmt.Errorf("line %d: %s: it is not a text", lineOf(v), key))
-		return "", 0
-	}
-	b.alias, _ = text("alias")
-	if level, line := text("log_level"); line != 0 {
-		if b.level = telegraf.LogLevelFromString(level); b.level == telegraf.None {
-			faults = append(faults, fmt.Errorf("line %d: log_level: %q is unknown; nearest: %s", line, level,
-				strings.Join(spec.Nearest(level, []string{"error", "warn", "info", "debug", "trace"}), ", ")))
+		if tables, ok := group.Fields[name].([]*ast.Table); ok {
+			return tables, nil
 		}
 	}
-	unknown(t, reflect.TypeFor[ocems.OCEMS](), &faults)
-	slices.SortFunc(faults, func(a, b error) int {
-		return cmp.Or(cmp.Compare(lineIn(a), lineIn(b)), strings.Compare(a.Error(), b.Error()))
-	})
-	if err := errors.Join(faults...); err != nil {
-		return b, err
-	}
-	if err := toml.UnmarshalTable(t, b.plugin); err != nil {
-		return b, fmt.Errorf("in the block of line %d: %w", t.Line, err)
-	}
-	return b, nil
+	return nil, fmt.Errorf("there is no [[outputs.%s]]", name)
 }
 
-// unknown names keys that the options do not have, with the nearest that they have.
-func unknown(t *ast.Table, options reflect.Type, faults *[]error) {
-	fields := keys(options)
-	names := make([]string, 0, len(fields))
-	for n := range fields {
-		names = append(names, n)
+type mistake struct {
+	line int
+	text string
+}
+
+type mistakes []mistake
+
+func (m *mistakes) add(line int, format string, args ...any) {
+	*m = append(*m, mistake{line, fmt.Sprintf(format, args...)})
+}
+
+// err names all, in their order in the file.
+func (m mistakes) err() error {
+	slices.SortFunc(m, func(a, b mistake) int { return cmp.Or(a.line-b.line, strings.Compare(a.text, b.text)) })
+	var errs []error
+	for _, x := range m {
+		errs = append(errs, fmt.Errorf("line %d: %s", x.line, x.text))
 	}
-	slices.Sort(names)
+	return errors.Join(errs...)
+}
+
+func (m *mistakes) block(t *ast.Table) {
+	own := map[string]any{}
 	for key, v := range t.Fields {
-		field, ok := fields[key]
+		switch {
+		case slices.Contains(hostOptions, key):
+			m.add(lineOf(v), "%q is Telegraf's own: set it in the [[outputs.execd]] block", key)
+		case key == "alias" || key == "log_level":
+			kv, _ := v.(*ast.KeyValue)
+			if kv == nil || reflect.TypeOf(kv.Value) != reflect.TypeFor[*ast.String]() {
+				m.add(lineOf(v), "%s: it is not a text", key)
+			}
+		default:
+			own[key] = v
+		}
+	}
+	m.unknown(own, reflect.TypeFor[ocems.OCEMS]())
+}
+
+// unknown finds keys that the options do not have, and names the nearest that they have.
+func (m *mistakes) unknown(fields map[string]any, options reflect.Type) {
+	known := keys(options)
+	for key, v := range fields {
+		field, ok := known[key]
 		if !ok {
-			*faults = append(*faults, fmt.Errorf("line %d: unknown key %q; nearest: %s", lineOf(v), key, strings.Join(spec.Nearest(key, names), ", ")))
+			m.add(lineOf(v), "unknown key %q; nearest: %s", key, strings.Join(spec.Nearest(key, slices.Sorted(maps.Keys(known))), ", "))
 			continue
 		}
 		if field.Kind() != reflect.Slice {
@@ -139,17 +158,12 @@ func unknown(t *ast.Table, options reflect.Type, faults *[]error) {
 		}
 		tables, ok := v.([]*ast.Table)
 		if !ok {
-			*faults = append(*faults, fmt.Errorf("line %d: %s is a list: write [[...%s]]", lineOf(v), key, key))
+			m.add(lineOf(v), "%s is a list: write [[...%s]]", key, key)
 		}
 		for _, sub := range tables {
-			unknown(sub, entry, faults)
+			m.unknown(sub.Fields, entry)
 		}
 	}
-}
-
-func lineIn(err error) (line int) {
-	_, _ = fmt.Sscanf(err.Error(), "line %d:", &line)
-	return line
 }
 
 // keys are the TOML keys of a struct and of those embedded in it.
@@ -160,9 +174,7 @@ func keys(t reflect.Type) map[string]reflect.Type {
 		tag := f.Tag.Get("toml")
 		switch {
 		case f.Anonymous && tag == "":
-			for k, v := range keys(f.Type) {
-				out[k] = v
-			}
+			maps.Copy(out, keys(f.Type))
 		case f.IsExported() && tag != "" && tag != "-":
 			out[tag] = f.Type
 		}
@@ -182,65 +194,14 @@ func lineOf(v any) int {
 	return 0
 }
 
-// expandAll expands the strings of a table. They are expanded as values, so that what a variable holds can neither end
-// its string nor begin a key.
-func expandAll(v any, faults *[]error) {
-	switch v := v.(type) {
-	case *ast.Table:
-		for _, f := range v.Fields {
-			expandAll(f, faults)
-		}
-	case []*ast.Table:
-		for _, t := range v {
-			expandAll(t, faults)
-		}
-	case *ast.KeyValue:
-		before := len(*faults)
-		expandAll(v.Value, faults)
-		for i := before; i < len(*faults); i++ {
-			(*faults)[i] = fmt.Errorf("line %d: %s: %w", v.Line, v.Key, (*faults)[i])
-		}
-	case *ast.Array:
-		for _, x := range v.Value {
-			expandAll(x, faults)
-		}
-	case *ast.String:
-		s, err := expand(v.Value, os.LookupEnv)
-		if err != nil {
-			*faults = append(*faults, err)
-		} else if strings.Contains(s, "@{") {
-			*faults = append(*faults, errors.New("secret stores are Telegraf's; use ${VARIABLE} or a key that ends with _file"))
-		} else if s != v.Value {
-			v.Value, v.Data = s, []rune(strconv.Quote(s))
+// whereIs says at which line a text first is, but for comments; it is empty for one that a variable held.
+func whereIs(text string, data []byte) string {
+	n := 0
+	for line := range strings.Lines(string(data)) {
+		n++
+		if strings.Contains(line, text) && !strings.HasPrefix(strings.TrimSpace(line), "#") {
+			return fmt.Sprintf("line %d: ", n)
 		}
 	}
-}
-
-var (
-	variable = regexp.MustCompile(`\$\{([A-Za-z_][A-Za-z0-9_]*)(:-([^}]*))?\}`)
-	lone     = regexp.MustCompile(`^\$([A-Za-z_][A-Za-z0-9_]*)$`)
-)
-
-// expand puts in the environment's ${VAR} and ${VAR:-default}. Every other $ is literal, but for what Telegraf's own
-// configuration would have expanded: it would go to the board as a wrong token.
-func expand(s string, lookup func(string) (string, bool)) (string, error) {
-	if m := lone.FindStringSubmatch(s); m != nil {
-		return "", fmt.Errorf("write ${%s}; $%s alone is not expanded", m[1], m[1])
-	}
-	rest := variable.ReplaceAllStringFunc(s, func(found string) string { return "=" + variable.FindStringSubmatch(found)[3] })
-	if strings.Contains(rest, "${") {
-		return "", errors.New("only ${VARIABLE} and ${VARIABLE:-default} are known; for a text with ${ in it, put it in a variable")
-	}
-	var missing error
-	out := variable.ReplaceAllStringFunc(s, func(found string) string {
-		parts := variable.FindStringSubmatch(found)
-		if v, ok := lookup(parts[1]); ok && (v != "" || parts[2] == "") {
-			return v
-		}
-		if parts[2] == "" && missing == nil {
-			missing = fmt.Errorf("the environment variable %s is not set", parts[1])
-		}
-		return parts[3]
-	})
-	return out, missing
+	return ""
 }

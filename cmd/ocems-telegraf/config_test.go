@@ -4,80 +4,9 @@ import (
 	"bytes"
 	"os"
 	"path/filepath"
-	"regexp"
 	"strings"
 	"testing"
 )
-
-func TestExpand(t *testing.T) {
-	env := map[string]string{"A": "a", "EMPTY": "", "NEST": "${A}", "QUOTE": "x\"\ntoken_id = \"y\\", "A_1": "b"}
-	lookup := func(k string) (string, bool) { v, ok := env[k]; return v, ok }
-	for _, c := range []struct{ in, want, fault string }{
-		{"plain", "plain", ""},
-		{"", "", ""},
-		{"${A}", "a", ""},
-		{"x${A}y${A_1}z", "xaybz", ""},
-		{"${A:-d}", "a", ""},
-		{"${EMPTY}", "", ""},
-		{"${EMPTY:-d}", "d", ""},
-		{"${NONE:-d}", "d", ""},
-		{"${NONE:-}", "", ""},
-		{"${NONE:-http://x:1/v1.0?a=$b}", "http://x:1/v1.0?a=$b", ""},
-		{"${NEST}", "${A}", ""},
-		{"${QUOTE}", "x\"\ntoken_id = \"y\\", ""},
-		{"a$b", "a$b", ""},
-		{"$", "$", ""},
-		{"$$", "$$", ""},
-		{"$$A", "$$A", ""},
-		{"pa$A word", "pa$A word", ""},
-		{"$${A}", "$a", ""},
-		{"$1", "$1", ""},
-		{"^[a-z]+$", "^[a-z]+$", ""},
-		{"${NONE}", "", "the environment variable NONE is not set"},
-		{"$A", "", "write ${A}; $A alone is not expanded"},
-		{"${A", "", "only ${VARIABLE}"},
-		{"${}", "", "only ${VARIABLE}"},
-		{"${1}", "", "only ${VARIABLE}"},
-		{"${A:?unset}", "", "only ${VARIABLE}"},
-		{"${A-d}", "", "only ${VARIABLE}"},
-		{"${${A}}", "", "only ${VARIABLE}"},
-		{"${NONE:-${A}}", "", "only ${VARIABLE}"},
-		{"$${A}{", "$a{", ""},
-	} {
-		got, err := expand(c.in, lookup)
-		if c.fault == "" && (err != nil || got != c.want) {
-			t.Errorf("%q: %q, %v; want %q", c.in, got, err, c.want)
-		}
-		if c.fault != "" && (err == nil || !strings.HasPrefix(err.Error(), c.fault)) {
-			t.Errorf("%q: %q, error %v; want %q", c.in, got, err, c.fault)
-		}
-	}
-}
-
-func FuzzExpand(f *testing.F) {
-	for _, s := range []string{"", "a", "${A}", "${A:-b}", "$A", "${", "$${A}", "${A:-${B}}", "x${A}${B}y", "${A:-\"}\n"} {
-		f.Add(s, "${B}")
-		f.Add(s, "\"\n${A}$A")
-	}
-	simple := regexp.MustCompile(`\$\{A\}`)
-	f.Fuzz(func(t *testing.T, s, value string) {
-		got, err := expand(s, func(string) (string, bool) { return value, true })
-		switch {
-		case err != nil:
-			if got != "" && !strings.Contains(s, "$") {
-				t.Errorf("%q: %q with %v", s, got, err)
-			}
-		case !strings.Contains(s, "${"):
-			if got != s {
-				t.Errorf("%q became %q", s, got)
-			}
-		case strings.Count(s, "${") == strings.Count(s, "${A}"):
-			if want := strings.Join(simple.Split(s, -1), value); got != want {
-				t.Errorf("%q became %q, want %q", s, got, want)
-			}
-		}
-	})
-}
 
 const testKey = "../../ocems/seal/testdata/industry_test_public.pem"
 
@@ -134,7 +63,7 @@ func TestConfigurationsWithoutMistake(t *testing.T) {
 
 func TestMistakesAreNamed(t *testing.T) {
 	t.Setenv("INJECT", "x\"\nendpoint = \"http://evil.example\"\n#")
-	t.Setenv("STORE", "@{store:key}")
+	t.Setenv("LEVEL", "loud")
 	for name, c := range map[string]struct{ text, want string }{
 		"unknown key":             {with(`endpont = "x"`), `line 4: unknown key "endpont"; nearest: endpoint`},
 		"unknown key of a device": {strings.Replace(minimal, "station_id", "station", 1), `line 5: unknown key "station"; nearest: station_id`},
@@ -149,24 +78,23 @@ func TestMistakesAreNamed(t *testing.T) {
 		"device in brackets": {strings.Replace(minimal, "[[outputs.ocems.device]]", "[outputs.ocems.device]", 1), "line 4: device is a list: write [[...device]]"},
 		"Telegraf's option":  {with(`namepass = ["x"]`), `line 4: "namepass" is Telegraf's own: set it in the [[outputs.execd]] block`},
 		"Telegraf's table":   {minimal + "[outputs.ocems.tagpass]\n", `line 10: "tagpass" is Telegraf's own`},
-		"secret store":       {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "@{store:key}", 1), "line 7: token_id: secret stores are Telegraf's"},
-		"secret store in a variable": {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${STORE}", 1),
-			"line 7: token_id: secret stores are Telegraf's"},
-		"empty":          {"", "there is no [[outputs.ocems]]"},
-		"comments only":  {"# x\n", "there is no [[outputs.ocems]]"},
-		"syntax":         {with("x = = 8d97"), "line 4: "},
-		"unquoted":       {strings.Replace(minimal, `"8d97c71e68c2f4eee5fb254fccb49773"`, "8d97c71e68c2f4eee5fb254fccb49773", 1), "invalid TOML syntax"},
-		"unset":          {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${UNSET}", 1), "line 7: token_id: the environment variable UNSET is not set"},
-		"lone variable":  {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "$TOKEN", 1), "line 7: token_id: write ${TOKEN}"},
-		"unset in tags":  {minimal + "[outputs.ocems.device.parameter.tags]\nline = \"${UNSET}\"\n", "line 11: line: the environment variable UNSET is not set"},
-		"Init":           {with("max_concurrency = 0\nstate_directory = \"x\""), "line 1: outputs.ocems: max_concurrency: 0 must be at least 1"},
-		"Init, 2nd":      {with("state_directory = \"a\"") + with("max_concurrency = 0"), "line 11: outputs.ocems: max_concurrency"},
-		"type":           {with("max_concurrency = \"many\""), "line 4: "},
-		"duration":       {with(`grace = "soon"`), "line 4: "},
-		"alias":          {with("alias = 5"), "line 4: alias: it is not a text"},
-		"level":          {with(`log_level = "warning"`), `line 4: log_level: "warning" is unknown; nearest: warn`},
-		"same directory": {with(`state_directory = "x/"`) + with(`state_directory = "./x"`), `line 11: state_directory: "./x" is that of the block of line 1 too; give each its own`},
-		"injection":      {with(`alias = "${INJECT}"` + "\n" + `endpont = ""`), `line 5: unknown key "endpont"`},
+		"empty":              {"", "there is no [[outputs.ocems]]"},
+		"comments only":      {"# x\n", "there is no [[outputs.ocems]]"},
+		"syntax":             {with("x = = 8d97"), "line 4: "},
+		"unquoted":           {strings.Replace(minimal, `"8d97c71e68c2f4eee5fb254fccb49773"`, "8d97c71e68c2f4eee5fb254fccb49773", 1), "invalid TOML syntax"},
+		"unset":              {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${UNSET}", 1), `line 1: outputs.ocems: device[0].token_id: "${UNSET}"`},
+		"required":           {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "8d97c71e${UNSET:?the board's}", 1), "line 7: required variable UNSET is missing a value: the board's"},
+		"not in effect":      {with(`order = 1`), `line 4: unknown key "order"`}, // for Telegraf's loader this is a processor's
+		"labels":             {with(`labels = {site = "a"}`), `line 4: "labels" is Telegraf's own`},
+		"level by name":      {with(`log_level = "${LEVEL}"`), `line 4: log_level: "loud" is unknown`},
+		"Init":               {with("max_concurrency = 0\nstate_directory = \"x\""), "line 1: outputs.ocems: max_concurrency: 0 must be at least 1"},
+		"Init, 2nd":          {with("state_directory = \"a\"") + with("max_concurrency = 0"), "line 11: outputs.ocems: max_concurrency"},
+		"type":               {with("max_concurrency = \"many\""), "line 4: "},
+		"duration":           {with(`grace = "soon"`), "line 4: "},
+		"alias":              {with("alias = 5"), "line 4: alias: it is not a text"},
+		"level":              {with(`log_level = "warning"`), `line 4: log_level: "warning" is unknown; nearest: warn`},
+		"same directory":     {with(`state_directory = "x/"`) + with(`state_directory = "./x"`), `line 11: state_directory: "./x" is that of the block of line 1 too; give each its own`},
+		"injection":          {with(`alias = "${INJECT}"` + "\n" + `endpont = ""`), `line 5: unknown key "endpont"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := check(t, c.text)
@@ -183,11 +111,48 @@ func TestMistakesAreNamed(t *testing.T) {
 	}
 }
 
+// Variables mean what they mean in Telegraf's own file.
+func TestVariablesAreTelegrafs(t *testing.T) {
+	t.Setenv("A", "a")
+	t.Setenv("EMPTY", "")
+	t.Setenv("NEST", "${A}")
+	for in, want := range map[string]string{
+		"plain": "plain", "$A": "a", "${A}": "a", "x${A}y$A.z": "xaya.z", "${A:-d}": "a", "${UNSET:-d}": "d", "${UNSET-d}": "d", "${EMPTY:-d}": "d",
+		"${EMPTY-d}": "", "${EMPTY}": "", "${A:?say}": "a", "${A:+set}": "set", "$$A": "$A", "pa$$word": "pa$word", "$${A}": "${A}",
+		"$UNSET": "$UNSET", "${UNSET}": "${UNSET}", "$": "$", "a$": "a$", "$1": "$1", "${1}": "${1}", "^[a-z]+$": "^[a-z]+$", "${NEST}": "${A}", "# $A": "# a",
+	} {
+		blocks, err := load([]byte(with("audit_file = \""+in+"\" # ${UNSET:?in a comment}")), "ocems.conf")
+		if err != nil {
+			t.Errorf("%q: %v", in, err)
+		} else if got := blocks[0].plugin.AuditFile; got != want {
+			t.Errorf("%q: %q, want %q", in, got, want)
+		}
+	}
+}
+
+// Telegraf's loader remembers for the life of a process that a secret has no store.
+func TestSecretStoresAreTelegrafs(t *testing.T) {
+	p := newPlant(t)
+	p.change("${TOKEN}", "@{store:key}")
+	r := p.start()
+	r.end(1)
+	if got := r.err.String(); !strings.Contains(got, `line 13: unknown secret-store for "@{store:key}": secret stores are Telegraf's and not available to an external plugin`) {
+		t.Errorf("standard error: %q", got)
+	}
+	t.Setenv("STORED", "@{store:key}")
+	p.change("@{store:key}", "${STORED}")
+	r = p.start()
+	r.end(1)
+	if got := r.err.String(); !strings.Contains(got, `ocems.conf: unknown secret-store for "@{store:key}": secret stores are Telegraf's`) {
+		t.Errorf("standard error: %q", got)
+	}
+}
+
 // A variable's value ends no string and begins no key.
 func TestVariableIsOnlyAValue(t *testing.T) {
 	value := "x\"\nendpoint = \"http://evil.example\"\n[[outputs.ocems]]\n\\u0041 ${HOME} \x1b'"
 	t.Setenv("INJECT", value)
-	blocks, err := load([]byte(with("audit_file = \"${INJECT}\"\nalias = \"a${INJECT}b\"\nlocal_address = '${INJECT}'")))
+	blocks, err := load([]byte(with("audit_file = \"${INJECT}\"\nalias = \"a${INJECT}b\"\nlocal_address = '${INJECT}'")), "ocems.conf")
 	if err != nil {
 		t.Fatal(err)
 	}

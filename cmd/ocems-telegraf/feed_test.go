@@ -8,6 +8,8 @@ import (
 	"io"
 	"maps"
 	"math/rand/v2"
+	"regexp"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -71,14 +73,31 @@ func (l *lines) log() *log {
 	return &log{streams: &streams{out: &l.out, err: &l.err}, level: telegraf.Debug}
 }
 
-func newFeeder(t testing.TB, p telegraf.Output) (*feeder, *lines) {
-	t.Helper()
-	parser := &influx.Parser{}
-	if err := parser.Init(); err != nil {
-		t.Fatal(err)
+// pieces is an input that gives at each read what next says of what is left.
+type pieces struct {
+	rest []byte
+	next func(left int) int
+}
+
+func (p *pieces) Read(b []byte) (int, error) {
+	if len(p.rest) == 0 {
+		return 0, io.EOF
 	}
-	l := &lines{}
-	return &feeder{parser: parser, plugins: []telegraf.Output{p}, log: l.log()}, l
+	n := copy(b, p.rest[:min(len(p.rest), p.next(len(p.rest)))])
+	p.rest = p.rest[n:]
+	return n, nil
+}
+
+func whole(left int) int { return left }
+
+// fed is what a feed takes of an input, and what it logs.
+func fed(t testing.TB, in io.Reader) (took []string, logged string) {
+	t.Helper()
+	r, l := &recorder{}, &lines{}
+	if err := feed(t.Context(), in, []telegraf.Output{r}, l.log()); err != nil {
+		t.Error(err)
+	}
+	return r.took, l.err.String()
 }
 
 // written is metrics as a Telegraf writes them, with what it spells in its own ways: texts of several lines that look
@@ -127,27 +146,17 @@ func TestLinesSplitAnywhereGiveTheSameMetrics(t *testing.T) {
 	wire, want := written(t)
 	random := rand.New(rand.NewPCG(1, 2))
 	cuts := func(name string, next func(left int) int) {
-		r := &recorder{}
-		f, l := newFeeder(t, r)
-		for rest := wire; len(rest) > 0; {
-			n := next(len(rest))
-			f.take(t.Context(), rest[:n])
-			rest = rest[n:]
-		}
-		if err := f.end(); err != nil || l.err.Len() > 0 {
-			t.Errorf("%s: %v %s", name, err, l.err.String())
-		}
-		if !slices.Equal(r.took, want) {
-			t.Fatalf("%s:\n got %q\nwant %q", name, r.took, want)
+		t.Helper()
+		took, logged := fed(t, &pieces{wire, next})
+		if logged != "" || !slices.Equal(took, want) {
+			t.Fatalf("%s: logged %q\n got %q\nwant %q", name, logged, took, want)
 		}
 	}
-	cuts("whole", func(left int) int { return left })
+	cuts("whole", whole)
 	cuts("bytes", func(int) int { return 1 })
 	for i := 1; i < len(wire); i++ {
-		first := true
 		cuts(fmt.Sprintf("at %d", i), func(left int) int {
-			if first {
-				first = false
+			if left == len(wire) {
 				return i
 			}
 			return left
@@ -158,33 +167,31 @@ func TestLinesSplitAnywhereGiveTheSameMetrics(t *testing.T) {
 	}
 }
 
-func FuzzTake(f *testing.F) {
+func FuzzFeed(f *testing.F) {
 	wire, _ := written(f)
 	f.Add(wire, []byte{7, 1, 30})
-	f.Add([]byte("a b=\"c\nd e=1\nf g=\"h\"\n\xff\x00=\"\\\n"), []byte{1})
-	f.Add([]byte("a b=1\n# c=\"\n\n  d e=2 1\n"), []byte{3})
-	f.Add([]byte("a,t=\\\\ u=\" b=1\nc d=2\n"), []byte{2})
+	f.Add([]byte("a b=\"c\nd e=1 1\nf g=\"h\" 1\n\xff\x00=\"\\\n"), []byte{1})
+	f.Add([]byte("a b=1 1\n# c=\"\n\n  d e=2 1\n"), []byte{3})
+	f.Add([]byte("a,t=\\\\ u=\" b=1 1\nc d=2 1\n"), []byte{2})
+	untimed := regexp.MustCompile(` \d{19}$`) // a metric without a time has that of its reading
 	f.Fuzz(func(t *testing.T, wire, cuts []byte) {
-		whole, apart := &recorder{}, &recorder{}
-		one, _ := newFeeder(t, whole)
-		many, _ := newFeeder(t, apart)
-		fixed := func() time.Time { return time.Unix(1764000000, 0) }
-		one.parser.SetTimeFunc(fixed)
-		many.parser.SetTimeFunc(fixed)
-		one.take(t.Context(), wire)
-		for i, rest := 0, wire; len(rest) > 0; i++ {
-			n := 1
-			if len(cuts) > 0 {
-				n = min(len(rest), 1+int(cuts[i%len(cuts)]))
+		i := 0
+		some := func(int) int {
+			i++
+			return 1 + int(cuts[i%len(cuts)])
+		}
+		if len(cuts) == 0 {
+			some = whole
+		}
+		one, _ := fed(t, &pieces{wire, whole})
+		many, _ := fed(t, &pieces{wire, some})
+		for _, took := range [][]string{one, many} {
+			for i := range took {
+				took[i] = untimed.ReplaceAllString(took[i], "")
 			}
-			many.take(t.Context(), rest[:n])
-			rest = rest[n:]
 		}
-		if err := errors.Join(one.end(), many.end()); err != nil {
-			t.Fatal(err)
-		}
-		if !slices.Equal(whole.took, apart.took) {
-			t.Errorf("%q:\nwhole %q\napart %q", wire, whole.took, apart.took)
+		if !slices.Equal(one, many) {
+			t.Errorf("%q:\nwhole %q\napart %q", wire, one, many)
 		}
 	})
 }
@@ -195,28 +202,20 @@ func TestBadLinesAreSkipped(t *testing.T) {
 		name, bad string
 		report    string
 	}{
-		{"no field", "etp cod\n", `Lines skipped: 1, the last because metric parse error: expected field at column 8: "etp cod"`},
+		{"no field", "etp cod\n", `Lines skipped: 1, the last because metric parse error: expected field at 2:8: "etp cod"`},
 		{"control characters", "etp \x1b[2Jcod=\r\x00 1\n", `\x1b[2J`},
 		{"not UTF-8", "\xff\xfe cod\n", `\xff\xfe`},
 		{"JSON", `{"fields":{"cod":1},"name":"etp"}` + "\n", "Lines skipped: 1"},
-		{"text that another closes", "etp note=\"abc\netp cod=2 1\netp note=\"x\" 1\n", "Lines skipped: 3"},
-		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1, the last because it is longer than 16777216 bytes: "etp note=\"xxx`},
+		{"text that another closes", "etp note=\"abc\netp cod=2 1\netp note=\"x\" 1\n", "Lines skipped: 1"},
+		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1, the last because it is longer than 16777215 bytes: "etp note=\"xxx`},
 		{"too long with newlines", "etp note=\"" + strings.Repeat("\netp cod=4 1"+strings.Repeat(" ", 1000), longest/1000) + "\",cod=3 1\n", "longer than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for _, size := range []int{64 << 10, chunk} {
-				r := &recorder{}
-				f, l := newFeeder(t, r)
-				for part := range slices.Chunk([]byte(good+c.bad+good), size) {
-					f.take(t.Context(), part)
+				took, got := fed(t, &pieces{[]byte(good + c.bad + good), func(int) int { return size }})
+				if len(took) != 2 {
+					t.Errorf("took %q", took)
 				}
-				if err := f.end(); err != nil {
-					t.Error(err)
-				}
-				if len(r.took) != 2 {
-					t.Errorf("took %q", r.took)
-				}
-				got := l.err.String()
 				if !strings.Contains(got, c.report) || strings.Count(got, "\n") != 1 || len(got) > 1000 ||
 					strings.ContainsFunc(strings.TrimSuffix(got, "\n"), func(r rune) bool { return r < ' ' }) {
 					t.Errorf("logged %q", got)
@@ -227,69 +226,90 @@ func TestBadLinesAreSkipped(t *testing.T) {
 }
 
 func TestLongLineIsTaken(t *testing.T) {
-	r := &recorder{}
-	f, l := newFeeder(t, r)
 	long := "etp note=\"" + strings.Repeat("x", 15<<20) + "\",cod=3 1764000000000000000\n"
-	for part := range slices.Chunk([]byte(long+"etp cod=1 1\n"), 64<<10) {
-		f.take(t.Context(), part)
+	bad := strings.Replace(long, "cod=3", "cod=", 1)
+	rest := strings.Repeat("etp cod=1 1\n", 10_000) // which take half a minute in a buffer that stays as large
+	for _, c := range []struct {
+		wire    string
+		metrics int
+	}{{long + rest, 10_001}, {bad + rest, 10_000}} {
+		took, logged := fed(t, &pieces{[]byte(c.wire), func(int) int { return 64 << 10 }})
+		if len(took) != c.metrics || strings.Contains(took[0], `"cod"=3 `) != (logged == "") {
+			t.Errorf("took %d, logged %.200s", len(took), logged)
+		}
 	}
-	if len(r.took) != 2 || !strings.Contains(r.took[0], `"cod"=3 `) || l.err.Len() > 0 {
-		t.Errorf("took %d, logged %.200s", len(r.took), l.err.String())
+}
+
+func TestLineThatNeverEndsIsBounded(t *testing.T) {
+	for _, part := range []string{"x", `\"`, "x\netp cod=1 1\n", "bad \\"} {
+		in := &endless{begin: "etp note=\"", repeat: part, left: 50 << 20}
+		took, logged := fed(t, in)
+		if len(took) > 0 || strings.Count(logged, "\n") > 2 || !strings.Contains(logged, "longer than") {
+			t.Errorf("%q: took %d, logged %.300q", part, len(took), logged)
+		}
+		if in.most > 40<<20 {
+			t.Errorf("%q: %d MiB in use", part, in.most>>20)
+		}
 	}
-	if cap(f.rest) > chunk {
-		t.Errorf("%d bytes stay in memory", cap(f.rest))
+}
+
+// endless repeats a text, and notes how much memory is in use.
+type endless struct {
+	begin, repeat string
+	left, most    int
+}
+
+func (e *endless) Read(p []byte) (int, error) {
+	if e.left <= 0 {
+		return 0, io.EOF
 	}
+	var m runtime.MemStats
+	runtime.GC()
+	runtime.ReadMemStats(&m)
+	e.most = max(e.most, int(m.HeapAlloc))
+	n := copy(p, e.begin)
+	if e.begin = ""; n == 0 {
+		for n+len(e.repeat) <= len(p) {
+			n += copy(p[n:], e.repeat)
+		}
+	}
+	e.left -= n
+	return n, nil
 }
 
 func TestLastLineWithoutEndIsNotTaken(t *testing.T) {
-	r := &recorder{}
-	f, l := newFeeder(t, r)
-	f.take(t.Context(), []byte("etp cod=12.5 1\netp cod=12")) // of 12.5
-	if err := f.end(); err != nil || len(r.took) != 1 {
-		t.Errorf("took %q: %v", r.took, err)
-	}
-	if !strings.Contains(l.err.String(), `it has no end, so it may be cut off: "etp cod=12"`) {
-		t.Errorf("logged %q", l.err.String())
-	}
-}
-
-func TestTextThatNothingClosesIsGivenUp(t *testing.T) {
-	for _, held := range []string{"log text=\"abc\netp cod=1 1\n", "log text=\"abc\netp co", "log text=\"" + strings.Repeat("x", longest) + "\netp co"} {
-		synctest.Test(t, func(t *testing.T) {
-			r := &recorder{}
-			f, l := newFeeder(t, r)
-			f.take(t.Context(), []byte(held))
-			time.Sleep(unclosed + time.Second)
-			next := "etp cod=2 1\n"
-			if !strings.HasSuffix(held, "\n") {
-				next = "d=1 1\n" + next
-			}
-			f.take(t.Context(), []byte(next))
-			if len(r.took) != 1 || !strings.Contains(r.took[0], `"cod"=2 `) || strings.Count(l.err.String(), "\n") != 1 {
-				t.Errorf("took %q, logged %.300q", r.took, l.err.String())
-			}
-		})
+	for _, last := range []string{"etp cod=12", "etp cod=12.5 1", "etp note=\"a\nb"} {
+		took, logged := fed(t, strings.NewReader("etp cod=12.5 1\n"+last))
+		if len(took) != 1 || !strings.Contains(logged, fmt.Sprintf("it has no end, so it may be cut off: %q", last)) {
+			t.Errorf("took %q, logged %q", took, logged)
+		}
 	}
 }
 
 func TestReportsOfBadLinesAreRare(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		f, l := newFeeder(t, &recorder{})
-		for range 1000 {
-			f.take(t.Context(), []byte("bad\n"))
+		l := &lines{}
+		in, out := memoryPipe(t)
+		done := make(chan error)
+		go func() { done <- feed(t.Context(), in, []telegraf.Output{&recorder{}}, l.log()) }()
+		write := func(text string) {
+			fmt.Fprint(out, text)
+			synctest.Wait()
 		}
+		write(strings.Repeat("bad\n", 1000))
 		if n := strings.Count(l.err.String(), "\n"); n != badFirst {
 			t.Errorf("%d reports", n)
 		}
 		l.err.Reset()
 		time.Sleep(badEvery)
-		f.take(t.Context(), []byte("bad\n"))
+		write("bad\n")
 		if got := l.err.String(); !strings.HasPrefix(got, "Lines skipped: 996, ") {
 			t.Errorf("logged %q", got)
 		}
 		l.err.Reset()
-		f.take(t.Context(), []byte("bad\nbad\n"))
-		if err := f.end(); err != nil || l.err.String() != "2 more lines were skipped\n" {
+		write("bad\nbad\n")
+		out.Close()
+		if err := <-done; err != nil || l.err.String() != "2 more lines were skipped\n" {
 			t.Errorf("%v, logged %q", err, l.err.String())
 		}
 	})
@@ -300,6 +320,30 @@ func memoryPipe(t *testing.T) (*io.PipeReader, *io.PipeWriter) {
 	r, w := io.Pipe()
 	t.Cleanup(func() { r.Close() })
 	return r, w
+}
+
+// A kill between two reads loses no line of the first.
+func TestWhatWasReadIsWrittenBeforeTheNextRead(t *testing.T) {
+	wire, want := written(t)
+	wire = bytes.Repeat(wire, 20)
+	r, read := &recorder{}, 0
+	parser := &influx.Parser{}
+	if err := parser.Init(); err != nil {
+		t.Fatal(err)
+	}
+	random := rand.New(rand.NewPCG(3, 4))
+	in := &pieces{wire, func(left int) int {
+		whole := wire[:1+bytes.LastIndexByte(wire[:read], '\n')]
+		if before, _ := parser.Parse(whole); r.count() < len(before) { // none where it ends inside of a text
+			t.Errorf("after %d bytes %d metrics of %d are written", read, r.count(), len(before))
+		}
+		n := min(left, 1+random.IntN(300))
+		read += n
+		return n
+	}}
+	if err := feed(t.Context(), in, []telegraf.Output{r}, (&lines{}).log()); err != nil || r.count() != 20*len(want) {
+		t.Errorf("%v, %d taken", err, r.count())
+	}
 }
 
 func TestFailingWriteHoldsThePipe(t *testing.T) {

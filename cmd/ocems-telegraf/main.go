@@ -25,8 +25,8 @@ const name = "ocems"
 
 var version = "dev"
 
-// lastWords is for execd to read the error: once the process has ended, it may close the pipe before.
-const lastWords = 200 * time.Millisecond
+// readTime is what execd has to read the error. Once the process has ended, execd may close the pipe first.
+const readTime = 200 * time.Millisecond
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -35,7 +35,7 @@ func main() {
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	if err != nil && !errors.Is(err, flag.ErrHelp) {
 		fmt.Fprintln(os.Stderr, "ocems-telegraf:", err)
-		time.Sleep(lastWords)
+		time.Sleep(readTime)
 		os.Exit(1)
 	}
 }
@@ -68,7 +68,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
-	blocks, err := load(data)
+	blocks, err := load(data, *file)
 	if err != nil {
 		return fmt.Errorf("%s: %w", *file, err)
 	}

@@ -113,7 +113,7 @@ func TestHangUpIsNoEndAndInterruptIs(t *testing.T) {
 
 // The token that the file spells is the one that the board gets.
 func TestDollarsReachTheBoard(t *testing.T) {
-	for name, spelled := range map[string]string{"in the file": "pa$$word$1x${TAIL}", "in a variable": "${DOLLARS}"} {
+	for name, spelled := range map[string]string{"in the file": "pa$$$$word$1x${TAIL}", "in a variable": "${DOLLARS}"} {
 		t.Run(name, func(t *testing.T) {
 			t.Setenv("TAIL", `"\'y`)
 			t.Setenv("DOLLARS", `pa$$word$1x"\'y`)

@@ -11,8 +11,8 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ocems-io/ocems/ocems/doctor"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -28,13 +28,14 @@ func (t *texts) Set(s string) error {
 
 // hostFlags are those that say which configuration of which host is meant.
 type hostFlags struct {
-	configs, environment texts
-	host                 *string
+	configs, environment, sets texts
+	host                       *string
 }
 
 func newHostFlags(flags *flag.FlagSet) *hostFlags {
 	h := &hostFlags{}
-	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, as the host is given it; may be repeated (required)")
+	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated (required)")
+	flags.Var(&h.sets, "set", "`key=value` as the collector is given it; may be repeated")
 	flags.Var(&h.environment, "env-file", "`file` with the environment of the service, lines of NAME=value; may be repeated")
 	h.host = flags.String("host", "", "the program that reads it, `telegraf|ocems-telegraf|collector`; by default told by the files")
 	return h
@@ -64,7 +65,7 @@ func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), err
 		}
 		return os.LookupEnv(name)
 	}
-	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Lookup: lookup, Host: host})
+	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Environment: environment, Set: h.sets, Host: host})
 	if err != nil {
 		return nil, nil, usageError{fmt.Errorf("--config: %w", err)}
 	}
@@ -106,7 +107,9 @@ func examine(ctx context.Context, s std, args []string) error {
 	if len(args) > 0 && isHelp(args[0]) {
 		fmt.Fprint(s.out, `ocems doctor reads the configuration of Telegraf, of ocems-telegraf or of a collector, and says what would keep its slots
 from the board: keys, devices, tokens, parameters, units; name, route, certificate and clock of the server; directories,
-free space, the audit trail and what waits. It sends no reading: over the network it asks the endpoint with a GET, once.
+free space, the audit trail and what waits. The host's own code reads the configuration, so that what the host refuses
+fails here; plugins and components that are not in this program are named as not checked. It sends no reading: over the
+network it asks the endpoint with a GET, once.
 Run it as the service's user, with the service's environment:
 
   sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf

@@ -10,21 +10,21 @@ import (
 	"io"
 	"io/fs"
 	"maps"
-	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
 	"text/tabwriter"
 	"time"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/delivery"
-	"github.com/ocems-io/ocems/ocems/doctor"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 func preview(ctx context.Context, s std, args []string) error {
@@ -94,6 +94,9 @@ func (v *viewer) note(format string, args ...any) {
 
 func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	v.note("%s (%s)", o.Name, o.Where)
+	if o.Unread {
+		return errors.New("the host refuses this block, see ocems doctor")
+	}
 	if o.Outbox == nil {
 		v.note("no place on disk is configured for what waits: it is in the host's memory, and cannot be shown")
 		v.found = true
@@ -107,7 +110,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	if _, known := reg.Device(v.only); known {
 		v.found = true
 	}
-	stored, err := doctor.Snapshot(o.Outbox.File, o.Outbox.Bucket)
+	stored, err := store.Snapshot(o.Outbox.File)
 	if errors.Is(err, fs.ErrNotExist) {
 		v.note("nothing waits: %s is not begun yet", o.Outbox.File)
 		v.open(ctx, o)
@@ -153,17 +156,17 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 // open says what has been taken for slots that are not finished, so that a plant sees in its first quarter of an hour
 // that readings come.
 func (v *viewer) open(ctx context.Context, o *hostconfig.Output) {
-	windows, prefix := o.Windows, ""
-	if o.Host != hostconfig.Collector {
-		windows, prefix = o.Outbox, "slots/"
-		defer v.journal(o.Outbox.Directory)
+	for _, s := range []*hostconfig.Store{o.Outbox, o.Slots} {
+		if s != nil {
+			v.windows(ctx, s, o.Stamp)
+		}
 	}
-	if windows == nil {
-		return
-	}
-	stored, err := doctor.Snapshot(windows.File, windows.Bucket)
+}
+
+func (v *viewer) windows(ctx context.Context, s *hostconfig.Store, stamp string) {
+	stored, err := store.Snapshot(s.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		v.note("open slots: none, %s is not begun yet", windows.File)
+		v.note("open slots: none, %s is not begun yet", s.File)
 		return
 	}
 	if err != nil {
@@ -171,54 +174,24 @@ func (v *viewer) open(ctx context.Context, o *hostconfig.Output) {
 		return
 	}
 	defer stored.Close()
-	copied, err := slot.New(slot.Options{Stamp: o.Stamp}, slot.StringCodec{})
+	rules := slot.Defaults()
+	rules.Stamp = stamp
+	open, err := engine.OpenWindows(ctx, stored, rules)
 	if err != nil {
-		return // stamp is one of the two
-	}
-	entries := map[string][]byte{}
-	for _, key := range copied.Keys() {
-		if entries[key], err = stored.Get(ctx, prefix+key); err != nil {
-			v.note("open slots: %v", err)
-			return
-		}
-	}
-	now := time.Now()
-	if err := copied.Restore(entries, now); err != nil {
 		v.note("open slots: %v", err)
 	}
 	type count struct{ series, samples int }
 	slots := map[time.Time]count{}
-	for _, c := range append(copied.Pending(), copied.Close(now.Add(2*spec.MaxAge))...) { // of a copy in memory, which is thrown away
-		n := slots[c.Stamp]
-		slots[c.Stamp] = count{n.series + 1, n.samples + c.Samples}
+	for _, x := range open {
+		n := slots[x.Stamp]
+		slots[x.Stamp] = count{n.series + 1, n.samples + x.Samples}
 	}
 	if len(slots) == 0 {
-		v.note("open slots: none at the last checkpoint")
+		v.note("open slots: none in %s", s.File)
 	}
 	for _, stamp := range slices.SortedFunc(maps.Keys(slots), time.Time.Compare) {
-		v.note("open slot %s: series %d, samples so far %d", spec.ISTString(stamp), slots[stamp].series, slots[stamp].samples)
+		v.note("open slot %s: parameters %d, readings so far %d", spec.ISTString(stamp), slots[stamp].series, slots[stamp].samples)
 	}
-}
-
-// journal says how much Telegraf's output has taken since its last checkpoint, which it makes when a slot closes.
-func (v *viewer) journal(dir string) {
-	const header = 29 // bytes, of a segment
-	var size int64
-	var last time.Time
-	files, _ := filepath.Glob(filepath.Join(dir, "journal-*[0-9]"))
-	for _, f := range files {
-		if info, err := os.Stat(f); err == nil && info.Size() > header {
-			size += info.Size() - header
-			if info.ModTime().After(last) {
-				last = info.ModTime()
-			}
-		}
-	}
-	if size == 0 {
-		v.note("readings taken since the last checkpoint: none")
-		return
-	}
-	v.note("readings taken since the last checkpoint: %d bytes, the last at %s", size, spec.ISTString(last.Truncate(time.Second)))
 }
 
 // queue shows what waits for one device, and its next request.

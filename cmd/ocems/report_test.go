@@ -62,12 +62,12 @@ func twoDays() []audit.Entry {
 			list = append(list, entry(audit.Delivered, "dev_2", stamp, audit.Reading{Parameter: "ph", Value: 7.2, Unit: "pH", Flag: "U"}, volt))
 		}
 		if i == 70 {
-			late := entry(audit.Late, "dev_1", stamp, cod, cod, cod)
-			late.Detail = "samples of cod: late; taken at"
+			late := entry(audit.Late, "dev_1", stamp, cod)
+			late.Parameter, late.Reason, late.Count = "cod", "late", 3
 			counted := entry(audit.Late, "dev_1", stamp)
-			counted.Detail = "4 samples of bod map[]: late"
+			counted.Parameter, counted.Reason, counted.Count = "bod", "late", 4
 			unknown := entry(audit.Refused, "dev_2", stamp)
-			unknown.Detail = "7 samples of lab_cod map[]: not_finite"
+			unknown.Reason, unknown.Count = "not_a_number", 7
 			only := entry(audit.Refused, "dev_2", stamp, audit.Reading{Parameter: "tss", Value: 3, Unit: "ppm"})
 			list = append(list, late, counted, unknown, only, audit.Entry{Time: stamp, Outcome: audit.Refused, Stamp: stamp.UnixMilli(), Detail: "no device"})
 		}

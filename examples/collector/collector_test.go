@@ -45,13 +45,13 @@ stations:
 const config = `
 receivers:
   otlp: {protocols: {http: {endpoint: 127.0.0.1:%[1]d}}}
-processors:
-  ocems_slot: {settle: 4s, grace: 1s, checkpoint_interval: 1s, storage: file_storage}
 exporters:
   ocems:
     endpoint: http://%[2]s/v1.0/industry/data
     public_key_file: %[3]s/industry_test_public.pem
-    storage: file_storage
+    storage: ocems_storage
+    settle: 4s
+    grace: 1s
     audit_file: %[4]s/audit.jsonl
     coalesce: 200ms
     spread: 100ms
@@ -61,12 +61,12 @@ exporters:
     devices_file: %[4]s/devices.csv
     devices_file_interval: 500ms
 extensions:
-  file_storage: {directory: %[4]s/state, create_directory: true, fsync: true}
+  ocems_storage: {directory: %[4]s/state}
 service:
   telemetry: {metrics: {level: none}}
-  extensions: [file_storage]
+  extensions: [ocems_storage]
   pipelines:
-    metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [ocems]}
+    metrics: {receivers: [otlp], exporters: [ocems]}
 `
 
 // plant is a collector process and the board's server.

@@ -174,7 +174,7 @@ func (h *hub) life(program *board.Program, feed func([]device)) {
 	h.check(known)
 	h.register(h.devices)
 	board.Until(h.t, "the new devices are known", func() bool {
-		return strings.Contains(program.Log(), fmt.Sprintf("%d devices", len(h.devices))) || strings.Contains(program.Log(), fmt.Sprintf(`"devices": %d`, len(h.devices)))
+		return strings.Contains(program.Log(), fmt.Sprintf("read again devices=%d", len(h.devices))) || strings.Contains(program.Log(), fmt.Sprintf(`"devices": %d`, len(h.devices)))
 	})
 	feed(added)
 	h.check(h.devices)
@@ -189,7 +189,7 @@ func TestCollector(t *testing.T) {
 	config := board.Config(t, "collector.yaml", h.dir, "0.0.0.0:4318", address, "/etc/ocems/hub.pem", h.hubCert[0], "/etc/ocems/hub-key.pem", h.hubCert[1],
 		"/etc/ocems/loggers-ca.pem", h.ca.File, "/etc/ocems/devices.csv", h.devicesFile(), "/var/lib/ocems", h.dir, "127.0.0.1:13133", board.FreeAddr(t))
 	// For the test's sake shorter waits, and the address of its board.
-	program := board.Start(t, h.dir, nil, binary, "--config", config, "--config", "yaml:processors::ocems_slot::settle: 1s",
+	program := board.Start(t, h.dir, nil, binary, "--config", config, "--config", "yaml:exporters::ocems::settle: 1s",
 		"--config", "yaml:exporters::ocems::spread: 1s", "--config", "yaml:exporters::ocems::coalesce: 1s",
 		"--config", "yaml:exporters::ocems::devices_file_interval: 500ms", "--config", "yaml:exporters::ocems::endpoint: "+h.url)
 	board.Listens(t, address)

@@ -113,7 +113,7 @@ func TestCollectorService(t *testing.T) {
 	if got := m.property(unit, "ActiveState"); got != "inactive" {
 		t.Errorf("before it is configured the service is %s", got)
 	}
-	m.sh("sed -i 's|public_key_file:|endpoint: http://127.0.0.1:8750/v1.0/industry/data\\n    spread: 1s\\n    coalesce: 500ms\\n    &|; s|^  ocems_slot:|&\\n    settle: 1s|' /etc/ocems/collector.yaml")
+	m.sh("sed -i 's|public_key_file:|endpoint: http://127.0.0.1:8750/v1.0/industry/data\\n    spread: 1s\\n    coalesce: 500ms\\n    settle: 1s\\n    &|' /etc/ocems/collector.yaml")
 	if out, err := m.try("setpriv", "--reuid=nobody", "--clear-groups", "cat", "/etc/ocems/tokens/device_5678"); err == nil {
 		t.Errorf("anybody may read the token: %s", out)
 	}

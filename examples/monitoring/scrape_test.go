@@ -104,7 +104,7 @@ func watch(t *testing.T, host string) *watched {
 	var config string
 	if host == "collector" {
 		config = w.write("collector.yaml", replace(t, read(t, "collector.yaml"),
-			"  ocems_slot:\n", "  ocems_slot:\n    settle: 1s\n",
+			"  ocems:\n", "  ocems:\n    settle: 1s\n",
 			"  ocems:\n", "  ocems:\n    coalesce: 200ms\n    spread: 100ms\n    initial_backoff: 200ms\n"))
 	} else {
 		config = w.write("telegraf.conf", replace(t, read(t, "telegraf.conf"),

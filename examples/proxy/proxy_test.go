@@ -140,7 +140,7 @@ func TestCollector(t *testing.T) {
 	p := newPlant(t)
 	address := board.FreeAddr(t)
 	config := board.Config(t, "collector.yaml", p.dir, append(p.pair, "127.0.0.1:4318", address)...)
-	args := []string{binary, "--config", config, "--config", "yaml:processors::ocems_slot::settle: 500ms"}
+	args := []string{binary, "--config", config, "--config", "yaml:exporters::ocems::settle: 500ms"}
 	for _, key := range []string{"endpoint: " + p.url, "spread: 0s", "coalesce: 500ms", "initial_backoff: 500ms", "max_backoff: 1s"} {
 		args = append(args, "--config", "yaml:exporters::ocems::"+key)
 	}

@@ -78,7 +78,7 @@ func (e *files) Shutdown(context.Context) error { return nil }
 
 // GetClient implements storage.Extension.
 func (e *files) GetClient(_ context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
-	file, err := store.Open(filepath.Join(e.cfg.Directory, fileName(kind, id, name)))
+	file, err := store.Open(filepath.Join(e.cfg.Directory, FileName(kind, id, name)))
 	if err != nil {
 		return nil, fmt.Errorf("directory: %w", err)
 	}
@@ -91,8 +91,8 @@ func (e *files) GetClient(_ context.Context, kind component.Kind, id component.I
 // maxName leaves room for what is put behind a damaged file's name, on file systems that take 255 bytes.
 const maxName = 200
 
-// fileName is as file_storage forms it: an earlier version's file is found, and refused, rather than passed over.
-func fileName(kind component.Kind, id component.ID, name string) string {
+// FileName is that of a component's file in the directory. It is as file_storage forms it: an earlier version's file is found, and refused, rather than passed over.
+func FileName(kind component.Kind, id component.ID, name string) string {
 	raw := fmt.Sprintf("%s_%s_%s", strings.ToLower(kind.String()), id.Type(), id.Name())
 	if name != "" {
 		raw += "_" + name

@@ -6,16 +6,16 @@ import (
 	"time"
 )
 
-// mostOwed is how many entries a Backlog keeps for a trail that cannot be written.
-const mostOwed = 10_000
+// maxWaiting is how many entries a Backlog keeps for a trail that cannot be written.
+const maxWaiting = 10_000
 
 // Backlog appends what has happened already and cannot be given back, such as a refused sample: while the trail cannot be
 // written, its entries wait in memory, and go with the next. It is safe for concurrent use.
 type Backlog struct {
 	Trail *Trail
 
-	mu   sync.Mutex
-	owed []Entry
+	mu      sync.Mutex
+	waiting []Entry
 }
 
 // Append writes what waits and then the entries; none are given to write what waits. After an error they wait, or those
@@ -27,16 +27,16 @@ func (b *Backlog) Append(entries ...Entry) error {
 		if e.Time.IsZero() {
 			e.Time = time.Now() // not when it can be written
 		}
-		b.owed = append(b.owed, e)
+		b.waiting = append(b.waiting, e)
 	}
-	err := b.Trail.Append(b.owed...)
+	err := b.Trail.Append(b.waiting...)
 	if err == nil {
-		b.owed = nil
+		b.waiting = nil
 		return nil
 	}
-	if n := len(b.owed) - mostOwed; n > 0 {
-		b.owed = b.owed[:mostOwed]
-		err = fmt.Errorf("%w; %d lines are left out, since %d wait already", err, n, mostOwed)
+	if n := len(b.waiting) - maxWaiting; n > 0 {
+		b.waiting = b.waiting[:maxWaiting]
+		err = fmt.Errorf("%w; %d lines are left out, since %d wait already", err, n, maxWaiting)
 	}
 	return err
 }

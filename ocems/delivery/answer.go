@@ -162,14 +162,20 @@ func printable(s string, most int) string {
 	}, s)
 }
 
+// Words are the host's names of what a hint names.
+type Words struct {
+	CAFile   string // the key of the authority's certificate
+	ProxyURL string // the key of the proxy
+}
+
 // hint adds the usual remedy to an error. The text can hold what the server sent, such as a certificate's names.
-func hint(err error) string {
+func (w Words) hint(err error) string {
 	text := printable(err.Error(), 400)
 	switch {
 	case strings.Contains(text, "x509:") || strings.Contains(text, "certificate"):
-		return text + " (the server's certificate is not trusted: give the authority's file as ca_file; do not turn verification off)"
+		return text + " (the server's certificate is not trusted: give the authority's file as " + w.CAFile + "; do not turn verification off)"
 	case strings.Contains(text, http.StatusText(http.StatusProxyAuthRequired)):
-		return text + " (the proxy wants another user or password in proxy_url)"
+		return text + " (the proxy wants another user or password in " + w.ProxyURL + ")"
 	case errors.Is(err, context.DeadlineExceeded) || strings.Contains(text, "timeout"):
 		return text + " (the board's server may answer to Indian addresses only; check the route and the proxy)"
 	}

@@ -1,10 +1,12 @@
 package delivery
 
 import (
+	"cmp"
 	"bytes"
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"slices"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -12,14 +14,31 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// attempt is the work on one slot of a queue: it sends, and carries out what decide says.
+// attempt is the work on one slot of a queue: it sends, and carries out what decide says. What it starts from stays with
+// it while new readings, or a Retry, change the queue.
 type attempt struct {
 	d       *Delivery
 	q       *queue
 	s       *slot
-	parked  bool   // when it began: new readings bring the slot back meanwhile
-	retries uint64 // Delivery.retries when it began
+	id      slotID
+	parked  bool      // the slot
+	heldFor string    // the device, or ""
+	oldest  time.Time // what is older has expired
+	retries uint64    // Delivery.retries
 	target  Target
+}
+
+// attempt begins one. Delivery.mu is held.
+func (d *Delivery) attempt(q *queue) *attempt {
+	s, _ := q.pick()
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries,
+		oldest: d.clock.now(time.Now()).Add(-spec.MaxAge)}
+	if q.condition.state == held {
+		a.heldFor = q.condition.detail
+	}
+	q.busy = true
+	d.active++
+	return a
 }
 
 func (a *attempt) run() {
@@ -28,25 +47,23 @@ func (a *attempt) run() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if a.parked && a.s.status == parked {
-		a.q.probe = now.Add(d.cfg.HoldInterval)
+		a.q.parkedUntil = now.Add(d.cfg.HoldInterval)
 	}
 	if a.retries != d.retries { // what was sent was made with what was before
 		a.q.retryAt(now)
 	}
 	a.q.busy = false
 	d.active--
-	d.place(a.q)
+	d.reschedule(a.q)
 	d.wake.send()
 }
 
-func (a *attempt) place() place { return place{a.q.device, a.s.stamp} }
-
 // trySlot reads the slot and does what is to be done with it.
 func (a *attempt) trySlot() {
-	rs, value, err := a.d.load(a.d.ctx, a.place())
+	rs, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
 	case errors.Is(err, errDamaged) || err == nil && value == nil:
-		a.drop()
+		a.finish(&work{}) // the writer sees why, says so, and takes the slot out
 		return
 	case err != nil:
 		a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
@@ -55,8 +72,8 @@ func (a *attempt) trySlot() {
 	var known bool
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
-	case a.expired():
-		a.settle(settle(rs, audit.Expired, "not delivered within 7 days of its stamp: "+a.heldFor()), nil)
+	case a.id.time().Before(a.oldest):
+		a.settle(outcome(rs, audit.Expired, "not delivered within 7 days of its stamp: "+a.heldFor), nil)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: "the configuration has no such device any more: its readings wait until they expire"})
 	case a.d.cfg.DryRun:
@@ -64,22 +81,6 @@ func (a *attempt) trySlot() {
 	default:
 		a.deliver(rs)
 	}
-}
-
-func (a *attempt) expired() bool {
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	return a.place().time().Before(a.d.clock.now(time.Now()).Add(-spec.MaxAge))
-}
-
-// heldFor is why the device is held, or "".
-func (a *attempt) heldFor() string {
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	if a.q.condition.state != held {
-		return ""
-	}
-	return a.q.condition.detail
 }
 
 // show logs what would be sent.
@@ -122,8 +123,8 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 	if len(dec.settled) > 0 {
 		a.settle(dec, ans.status)
 	}
-	for _, r := range dec.suspend {
-		a.suspend(r, ans)
+	for _, s := range dec.suspend {
+		a.suspend(s, cmp.Or(r.refusal, ans.detail))
 	}
 	a.conclude(r, ans, dec)
 	return dec
@@ -132,8 +133,8 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 func (a *attempt) evidence(r request) evidence {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
-	return evidence{inDoubt: len(r.readings) > 0 && a.s.doubt == composition(r.readings), failures: a.q.condition.failures,
-		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: time.Until(a.place().time()) - a.d.clock.skew, jitter: rand.Float64()}
+	return evidence{inDoubt: slices.Equal(a.s.doubt, r.readings), failures: a.q.condition.failures,
+		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: time.Until(a.id.time()) - a.d.clock.skew, jitter: rand.Float64()}
 }
 
 // settle takes readings out of the outbox with their outcome, and returns when that is on disk: until then the queue
@@ -142,32 +143,25 @@ func (a *attempt) settle(dec decision, status *int) {
 	for _, r := range dec.settled {
 		delete(a.q.suspended, unitOf{r.Parameter, r.Unit})
 	}
-	p := a.place()
-	a.d.finish(&work{leaves: &p, settled: dec.settled, entry: audit.Entry{Outcome: dec.outcome, Station: a.target.StationID,
-		Device: p.device, Stamp: p.stamp, Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}})
+	a.finish(&work{settled: dec.settled, entry: audit.Entry{Outcome: dec.outcome, Station: a.target.StationID,
+		Device: a.id.device, Stamp: a.id.stamp, Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}})
 }
 
-// drop takes out a slot of which nothing can be read. The writer sees why, and says so.
-func (a *attempt) drop() {
-	p := a.place()
-	a.d.finish(&work{leaves: &p})
-}
-
-// finish hands work to the writer and waits until it is on disk, or the outbox closes at once.
-func (d *Delivery) finish(w *work) {
-	w.done = make(chan error, 1)
-	d.work <- w
+// finish hands an outcome to the writer and waits until it is on disk, or the outbox closes at once.
+func (a *attempt) finish(w *work) {
+	w.leaves, w.done = &a.id, make(chan error, 1)
+	a.d.work <- w
 	select {
 	case <-w.done:
-	case <-d.ctx.Done():
+	case <-a.d.ctx.Done():
 	}
 }
 
-func (a *attempt) suspend(r payload.Reading, ans answer) {
+func (a *attempt) suspend(r payload.Reading, refusal string) {
 	u := unitOf{r.Parameter, r.Unit}
 	if !a.q.suspended[u] {
 		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
-			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", ans.detail)
+			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", refusal)
 	}
 	a.q.suspended[u] = true
 }
@@ -178,7 +172,7 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if dec.state != ready && ans.doubt {
-		a.s.doubt = composition(r.readings)
+		a.s.doubt = r.readings
 	}
 	if dec.state == backingOff {
 		a.s.failures++
@@ -205,7 +199,7 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
 	case dec.state == waiting:
 		logger.Warn("the server says the slot is in the future: waiting", "device", a.q.device,
-			"slot", spec.ISTString(a.place().time()), "server_ahead_by", a.d.clock.skew.String())
+			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.clock.skew.String())
 	case (dec.state == backingOff || dec.state == unreachable) && now.failures == 1:
 		logger.Warn("an attempt failed: trying again", "device", a.q.device, "reason", ans.detail, "next_try_in", dec.pause.String())
 	}
@@ -246,12 +240,12 @@ func (a *attempt) send(rs []payload.Reading) answer {
 func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {
-		return answer{verdict: failed, detail: "no answer: " + hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
 	}
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer: " + hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
 	}
 	ans := judge(resp, body)
 	if ans.status != nil {

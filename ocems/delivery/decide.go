@@ -1,9 +1,7 @@
 package delivery
 
 import (
-	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -16,6 +14,7 @@ type request struct {
 	readings []payload.Reading
 	whole    []payload.Reading // the refused request, of which readings has all but one; nil for any other request
 	left     int               // index in whole of the reading that is left out
+	refusal  string            // the answer to whole
 }
 
 // evidence is what else is known when an answer comes.
@@ -112,8 +111,8 @@ func halves(rs []payload.Reading) []request {
 }
 
 // without is the request of all readings but one.
-func without(rs []payload.Reading, left int) []request {
-	return []request{{readings: slices.Delete(slices.Clone(rs), left, left+1), whole: rs, left: left}}
+func without(rs []payload.Reading, left int, refusal string) []request {
+	return []request{{readings: slices.Delete(slices.Clone(rs), left, left+1), whole: rs, left: left, refusal: refusal}}
 }
 
 // decide is the table of outcomes: what an answer to a request means, with what else is known.
@@ -121,15 +120,15 @@ func (t timing) decide(r request, a answer, e evidence) decision {
 	var d decision
 	switch a.verdict {
 	case delivered:
-		d = settle(r.readings, audit.Delivered, "")
+		d = outcome(r.readings, audit.Delivered, "")
 	case stored:
 		d = alreadyStored(r, a, e)
 	case expired:
-		d = settle(r.readings, audit.Expired, a.detail)
+		d = outcome(r.readings, audit.Expired, a.detail)
 	case notScheduled:
 		d = withoutCalibration(r, a)
 	case badParameter:
-		return isolate(r)
+		return isolate(r, a.detail)
 	case tooLarge:
 		if r.whole != nil {
 			return decision{next: halves(r.whole)}
@@ -151,44 +150,44 @@ func (t timing) decide(r request, a answer, e evidence) decision {
 	return d
 }
 
-func settle(rs []payload.Reading, o audit.Outcome, note string) decision {
+func outcome(rs []payload.Reading, o audit.Outcome, note string) decision {
 	return decision{settled: rs, outcome: o, note: note}
 }
 
-// alreadyStored is for status 111 on the grid. Some readings of a request may be new: only alone does each tell.
+// alreadyStored is for status 111 on the grid. Some readings of the request may be new, so each is asked for alone.
 func alreadyStored(r request, a answer, e evidence) decision {
 	switch {
 	case e.inDoubt:
-		return settle(r.readings, audit.AlreadyStored, "sent before by this process, whose answer was lost")
+		return outcome(r.readings, audit.AlreadyStored, "sent before by this process, whose answer was lost")
 	case len(r.readings) > 1:
 		return decision{next: each(r.readings)}
 	case r.readings[0].Flag.Calibration():
-		return settle(r.readings, audit.Rejected, a.detail)
+		return outcome(r.readings, audit.Rejected, a.detail)
 	}
-	return settle(r.readings, audit.AlreadyStored, "stored before: by an earlier run, by another sender, or with the slot's other parameters")
+	return outcome(r.readings, audit.AlreadyStored, "stored before: by an earlier run, by another sender, or with the slot's other parameters")
 }
 
 // withoutCalibration is for status 112: the calibration points are rejected, and the averages go on.
 func withoutCalibration(r request, a answer) decision {
 	points, averages := split(r.readings)
 	if len(points) == 0 {
-		return settle(r.readings, audit.Rejected, a.detail)
+		return outcome(r.readings, audit.Rejected, a.detail)
 	}
-	d := settle(points, audit.Rejected, a.detail)
+	d := outcome(points, audit.Rejected, a.detail)
 	d.next = requests(averages)
 	return d
 }
 
 // isolate finds the reading whose parameter or unit is refused: first one is left out, so that the others stay together
 // in one request; then by halves, for there are several.
-func isolate(r request) decision {
+func isolate(r request, refusal string) decision {
 	switch {
 	case r.whole == nil && len(r.readings) == 1:
 		return decision{suspend: r.readings}
 	case r.whole == nil:
-		return decision{next: without(r.readings, 0)}
+		return decision{next: without(r.readings, 0, refusal)}
 	case r.left+1 < len(r.whole):
-		return decision{next: without(r.whole, r.left+1)}
+		return decision{next: without(r.whole, r.left+1, r.refusal)}
 	}
 	return decision{next: halves(r.whole)}
 }
@@ -211,13 +210,4 @@ func (t timing) backoff(failures int, jitter float64) time.Duration {
 		wait = t.maxBackoff
 	}
 	return wait - time.Duration(jitter*float64(wait/4))
-}
-
-// composition names the readings of a request.
-func composition(rs []payload.Reading) string {
-	var b strings.Builder
-	for _, r := range rs {
-		fmt.Fprintf(&b, "%s\x00%v\x00", r.Parameter, r.Diagnostic)
-	}
-	return b.String()
 }

@@ -34,6 +34,7 @@ type Config struct {
 	Trail    *audit.Trail                        // nil: final outcomes go to the log, with the whole record
 	Lookup   func(device string) (Target, bool)  // the registry
 	Logger   *slog.Logger                        // nil: slog.Default
+	Words    Words                               // of the host
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
 	OnHealth func(err error)                     // called when trouble begins (not nil) and ends (nil); may be nil
@@ -118,7 +119,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	d.ctx, d.abort = context.WithCancel(context.WithoutCancel(ctx))
-	if err := d.commit(nil, nil); err != nil {
+	if err := d.commit(); err != nil {
 		cfg.Logger.Error("cannot keep what is damaged in the outbox: it is kept with the next write", "error", err)
 	}
 	d.writing.Go(d.writeLoop)
@@ -190,17 +191,25 @@ func (d *Delivery) Retry() {
 	d.retries++
 	for _, q := range d.queues {
 		q.retryAt(time.Now())
-		d.schedule.place(q)
+		d.schedule.set(q)
 	}
 	d.wake.send()
 }
 
 // Put stores readings durably, and writes the operations of with in the same transaction. After an error neither is
 // written. A reading whose parameter already waits for the same stamp with another value is refused, into the audit
-// trail: the first stays. The same reading again changes nothing. Readings with operations are of windows that closed as
-// a whole: they do not wait for Coalesce.
+// trail: the first stays. The same reading again changes nothing.
 func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...store.Op) error {
-	for _, r := range records {
+	return d.put(ctx, &work{records: records, with: with})
+}
+
+// PutWhole is Put of slots that have all their parameters: they do not wait for further ones.
+func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, with ...store.Op) error {
+	return d.put(ctx, &work{records: records, with: with, whole: true})
+}
+
+func (d *Delivery) put(ctx context.Context, w *work) error {
+	for _, r := range w.records {
 		if err := check(r); err != nil {
 			return err
 		}
@@ -209,7 +218,7 @@ func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...st
 		return errors.New("the outbox is closed")
 	}
 	defer d.running.Done()
-	w := &work{records: records, with: with, done: make(chan error, 1)}
+	w.done = make(chan error, 1)
 	select {
 	case d.work <- w:
 	case <-ctx.Done():
@@ -237,11 +246,16 @@ func (d *Delivery) begin() bool {
 	return true
 }
 
+// check refuses what could never be sent. The station is not looked at: it is that of the configuration at the time of
+// sending, and a device may have left the configuration.
 func check(r payload.Record) error {
-	if err := r.Check(); err != nil {
-		return err
+	if r.DeviceID == "" || len(r.Readings) == 0 {
+		return fmt.Errorf("a record of device %q needs a device id and readings", r.DeviceID)
 	}
 	for _, x := range r.Readings {
+		if err := x.Check(); err != nil {
+			return fmt.Errorf("device %q: %w", r.DeviceID, err)
+		}
 		if !spec.Aligned(x.Stamp, x.Flag.Length()) {
 			return fmt.Errorf("parameter %q of device %q: timestamp %s is %w of %s", x.Parameter, r.DeviceID,
 				spec.ISTString(x.Stamp), spec.ErrNotAligned, x.Flag.Length())

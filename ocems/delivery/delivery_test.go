@@ -383,6 +383,18 @@ func TestOutcomes(t *testing.T) {
 		p.want("received", len(p.received()), 2)
 		p.want("waiting", p.d.Stats().Slots, 1)
 	})
+	run(t, "one of two refused parameters is taken again", registry, nil, func(p *plant) {
+		ph := payload.Reading{Parameter: "ph", Value: 7, Unit: "pH", Flag: spec.FlagNormal}
+		p.answers(refuses("so2", "ph"))
+		p.put("a", at(15), cod(1), so2(3), ph)
+		p.put("a", at(30), cod(2), so2(4), ph)
+		time.Sleep(5 * time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2})
+		p.answers(refuses("so2"))
+		time.Sleep(30 * time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
+		p.want("waiting", p.d.Stats().Slots, 2)
+	})
 	run(t, "calibration that is not scheduled does not take the slot with it", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
@@ -430,6 +442,21 @@ func TestOutcomes(t *testing.T) {
 	})
 }
 
+// refuses is a server that takes everything from device a but these parameters.
+func refuses(parameters ...string) func(w http.ResponseWriter, r *http.Request, n int) {
+	return func(w http.ResponseWriter, r *http.Request, n int) {
+		body, _ := io.ReadAll(r.Body)
+		text, _ := seal.Open(tokenOf+"a", body)
+		for _, name := range parameters {
+			if strings.Contains(string(text), `"`+name+`"`) {
+				fmt.Fprint(w, `{"status":119,"msg":"Invalid Parameter"}`)
+				return
+			}
+		}
+		success(w, r, n)
+	}
+}
+
 func TestOneBadSlotDoesNotHoldUpTheRest(t *testing.T) {
 	run(t, "", registry, nil, func(p *plant) {
 		p.fault(`{"count":5,"status":0}`)
@@ -471,7 +498,7 @@ func TestWrongTokenHoldsOneDevice(t *testing.T) {
 	})
 }
 
-// The token is mended while a request with the wrong one waits for its answer.
+// The token is corrected while a request with the wrong one waits for its answer.
 func TestRetryDuringARequest(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { c.HoldInterval = 24 * time.Hour }, func(p *plant) {
 		p.tokens["a"] = "wrong"

@@ -26,22 +26,18 @@ func (d *Delivery) dispatch() {
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !d.closing && d.active < d.places() {
+	for !d.closing && d.active < d.limit() {
 		var q *queue
 		if q, wait = d.schedule.next(time.Now()); q == nil {
 			return wait
 		}
-		s, _ := q.pick()
-		q.busy = true
-		d.active++
-		a := &attempt{d: d, q: q, s: s, parked: s.status == parked, retries: d.retries}
-		d.running.Go(a.run)
+		d.running.Go(d.attempt(q).run)
 	}
 	return forever // the end of an attempt wakes the dispatcher
 }
 
-// places is how many requests may be in flight.
-func (d *Delivery) places() int {
+// limit is how many requests may be in flight.
+func (d *Delivery) limit() int {
 	if d.server.probing() {
 		return 1
 	}
@@ -87,7 +83,7 @@ func (d *Delivery) noteAnswer(device string, ans answer, sent time.Time) {
 	for _, q := range d.queues {
 		if q.condition.state == unreachable {
 			q.condition = condition{until: now.Add(d.offset(q.device))}
-			d.schedule.place(q)
+			d.schedule.set(q)
 		}
 	}
 }
@@ -102,9 +98,9 @@ func (d *Delivery) queue(device string) *queue {
 	return q
 }
 
-// place schedules a queue, or removes it when it is empty. Delivery.mu is held.
-func (d *Delivery) place(q *queue) {
-	d.schedule.place(q)
+// reschedule schedules a queue, or removes it when it is empty. Delivery.mu is held.
+func (d *Delivery) reschedule(q *queue) {
+	d.schedule.set(q)
 	if len(q.slots) == 0 && !q.busy {
 		d.setCondition(q, condition{})
 		delete(d.queues, q.device)

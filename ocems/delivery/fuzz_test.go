@@ -94,7 +94,7 @@ func FuzzJudge(f *testing.F) {
 		case a.verdict != failed && a.verdict != refusedDevice && a.verdict != tooLarge:
 			t.Errorf("an answer without a status settles readings: %q: %+v", body, a)
 		}
-		fitForALog(t, hint(fmt.Errorf("x509: certificate is valid for %s, not y; %s", location, body)))
+		fitForALog(t, Words{}.hint(fmt.Errorf("x509: certificate is valid for %s, not y; %s", location, body)))
 	})
 }
 
@@ -155,17 +155,17 @@ func FuzzKey(f *testing.F) {
 	f.Add("outbox/slot/abc/def", int64(-1), "device/with/slashes")
 	f.Add("outbox/\x80\x00\x01\x92\x12\x34\x56\x78/a", int64(math.MaxInt64), "प्लांट")
 	f.Fuzz(func(t *testing.T, key string, stamp int64, device string) {
-		if p, ok := parseKey(key); ok && p.key() != key {
-			t.Fatalf("%q is read as %v, whose key is %q", key, p, p.key())
+		if id, ok := parseKey(key); ok && id.key() != key {
+			t.Fatalf("%q is read as %v, whose key is %q", key, id, id.key())
 		}
 		if device == "" {
 			return
 		}
-		p := place{device, stamp}
-		if back, ok := parseKey(p.key()); !ok || back != p {
-			t.Fatalf("%v comes back as %v, %v", p, back, ok)
+		id := slotID{device, stamp}
+		if back, ok := parseKey(id.key()); !ok || back != id {
+			t.Fatalf("%v comes back as %v, %v", id, back, ok)
 		}
-		if stamp < math.MaxInt64 && p.key() >= (place{device, stamp + 1}).key() {
+		if stamp < math.MaxInt64 && id.key() >= (slotID{device, stamp + 1}).key() {
 			t.Fatalf("the keys of %d and the next stamp are out of order", stamp)
 		}
 	})

@@ -13,13 +13,13 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// place names one slot in the outbox: a device and a stamp in milliseconds since the Unix epoch.
-type place struct {
+// slotID names one slot in the outbox: a device and a stamp in milliseconds since the Unix epoch.
+type slotID struct {
 	device string
 	stamp  int64
 }
 
-func (p place) time() time.Time { return time.UnixMilli(p.stamp) }
+func (id slotID) time() time.Time { return time.UnixMilli(id.stamp) }
 
 // prefix begins the keys of the outbox. One value holds the waiting readings of one slot.
 const prefix = "outbox/"
@@ -29,26 +29,26 @@ const (
 	signBit   = 1 << 63 // flipped, so that the order of the bytes is the order of the stamps
 )
 
-func (p place) key() string {
-	stamp := binary.BigEndian.AppendUint64(nil, uint64(p.stamp)^signBit)
-	return prefix + string(stamp) + "/" + p.device
+func (id slotID) key() string {
+	stamp := binary.BigEndian.AppendUint64(nil, uint64(id.stamp)^signBit)
+	return prefix + string(stamp) + "/" + id.device
 }
 
 // parseKey reads a key of the outbox.
-func parseKey(key string) (p place, ok bool) {
+func parseKey(key string) (id slotID, ok bool) {
 	rest, ok := strings.CutPrefix(key, prefix)
 	if !ok || len(rest) <= stampSize+1 || rest[stampSize] != '/' {
-		return place{}, false
+		return slotID{}, false
 	}
 	stamp := binary.BigEndian.Uint64([]byte(rest[:stampSize])) ^ signBit
-	return place{rest[stampSize+1:], int64(stamp)}, true
+	return slotID{rest[stampSize+1:], int64(stamp)}, true
 }
 
 // damagedKey is where the damaged value of a key is kept, so that nothing of it is ever deleted.
 func damagedKey(key string, at time.Time) string {
 	name := strconv.Quote(key)
-	if p, ok := parseKey(key); ok {
-		name = prefix + p.time().UTC().Format("20060102T150405.000") + "/" + p.device
+	if id, ok := parseKey(key); ok {
+		name = prefix + id.time().UTC().Format("20060102T150405.000") + "/" + id.device
 	}
 	return "damaged/" + name + "/" + at.UTC().Format("20060102T150405.000000000")
 }

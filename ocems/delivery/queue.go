@@ -5,6 +5,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/payload"
 )
 
 // state is what a queue is doing about its slots.
@@ -50,14 +52,14 @@ func (c condition) after(d decision, a answer, now time.Time) condition {
 
 // queue holds what waits for one device. Delivery.mu guards it, but for suspended, which only its one attempt touches.
 type queue struct {
-	device    string
-	slots     []*slot // oldest first
-	busy      bool    // an attempt is under way
-	condition condition
-	probe     time.Time       // no attempt of what is parked before
-	suspended map[unitOf]bool // refused parameters
-	due       time.Time
-	index     int // in the schedule, -1 outside
+	device      string
+	slots       []*slot // oldest first
+	busy        bool    // an attempt is under way
+	condition   condition
+	parkedUntil time.Time       // no attempt of what is parked before
+	suspended   map[unitOf]bool // refused parameters
+	due         time.Time
+	index       int // in the schedule, -1 outside
 }
 
 // slot is one stamp's readings in the outbox.
@@ -65,8 +67,8 @@ type slot struct {
 	stamp    int64
 	ready    time.Time // its parameters are complete
 	status   slotStatus
-	failures int    // answered, without success
-	doubt    string // composition of a request that may have been stored
+	failures int               // answered, without success
+	doubt    []payload.Reading // of a request that may have been stored
 }
 
 type slotStatus int
@@ -105,7 +107,7 @@ func (q *queue) pick() (s *slot, due time.Time) {
 		due = later(s.ready, q.condition.until)
 	}
 	if p := q.oldest(parked); p != nil {
-		if at := later(q.probe, q.condition.until); s == nil || at.Before(due) {
+		if at := later(q.parkedUntil, q.condition.until); s == nil || at.Before(due) {
 			return p, at
 		}
 	}
@@ -123,8 +125,8 @@ func (q *queue) oldest(status slotStatus) *slot {
 // park keeps a slot apart and says when it is tried again, at the latest.
 func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
 	s.status = parked
-	if !q.probe.After(now) {
-		q.probe = now.Add(interval)
+	if !q.parkedUntil.After(now) {
+		q.parkedUntil = now.Add(interval)
 	}
 }
 
@@ -139,7 +141,7 @@ func (q *queue) unpark() {
 }
 
 // retryAt has the next attempt at that time, whatever the queue waits for.
-func (q *queue) retryAt(at time.Time) { q.condition.until, q.probe = at, at }
+func (q *queue) retryAt(at time.Time) { q.condition.until, q.parkedUntil = at, at }
 
 func byDevice(q *queue, device string) int { return strings.Compare(q.device, device) }
 
@@ -169,8 +171,8 @@ func (s *schedule) Pop() any {
 	return q
 }
 
-// place puts a queue where it belongs, or takes it out when nothing of it is to be tried.
-func (s *schedule) place(q *queue) {
+// set puts a queue where it belongs, or takes it out when nothing of it is to be tried.
+func (s *schedule) set(q *queue) {
 	next, due := q.pick()
 	switch {
 	case q.busy || next == nil:

@@ -207,3 +207,24 @@ func TestFirstAnswerWakesTheOthers(t *testing.T) {
 		}
 	})
 }
+
+// Thousands of held devices are told in one short text.
+func TestHealthNamesFewDevices(t *testing.T) {
+	h := &health{}
+	run(t, "", registry, func(cfg *delivery.Config) {
+		cfg.OnHealth, cfg.Coalesce, cfg.Spread = h.hear, delivery.NoWait, delivery.NoWait
+	}, func(p *plant) {
+		for i := range 25 {
+			p.put(fmt.Sprintf("gone-%02d", i), at(15), cod(1))
+		}
+		time.Sleep(time.Minute)
+		texts, _ := h.all()
+		last := texts[len(texts)-1]
+		p.want("named", strings.Count(last, "is held"), 10)
+		p.want("text", strings.HasPrefix(last, `device "gone-00" is held: `) && strings.HasSuffix(last, "other devices held: 15"), true)
+		time.Sleep(9 * 24 * time.Hour) // until all has expired
+		texts, _ = h.all()
+		p.want("at the end", texts[len(texts)-1], "well")
+		p.want("held", len(p.d.Stats().Held), 0)
+	})
+}

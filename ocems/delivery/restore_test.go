@@ -138,7 +138,7 @@ func TestDamagedSlotIsKeptAndTheRestGoesOn(t *testing.T) {
 				t.Errorf("kept as %q", s.keys("damaged/"))
 			}
 			line := p.log.String()
-			if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, copies[0]) || !strings.Contains(line, fmt.Sprint("bytes=", len(damaged))) || strings.Contains(line, "garbage") {
+			if !strings.Contains(line, "level=ERROR") || !strings.Contains(line, copies[0]) || !strings.Contains(line, fmt.Sprint(len(damaged), " bytes")) || strings.Contains(line, "garbage") {
 				t.Errorf("the log does not name key and size alone: %s", line)
 			}
 			p.want("notes in the trail", p.recovered(), 1)
@@ -235,7 +235,7 @@ func TestDamageInTheRunningStore(t *testing.T) {
 		p.want("received", got, []string{"a/bod@00:45:00=7U", "a/cod@00:30:00=2U", "b/so2@00:30:00=2U"})
 		p.want("kept", len(s.keys("damaged/outbox/")), 2)
 		p.want("left in the store", len(s.keys("outbox/")), 0)
-		p.want("notes in the log", strings.Count(p.log.String(), "a value of the outbox is damaged"), 2)
+		p.want("notes in the log", strings.Count(p.log.String(), "a slot of the outbox cannot be read"), 2)
 		p.want("notes in the trail", p.recovered(), 2)
 	})
 }

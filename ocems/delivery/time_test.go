@@ -83,7 +83,7 @@ func TestExpiryByTheServersClock(t *testing.T) {
 		name          string
 		ahead         time.Duration
 		age           time.Duration // by our clock
-		heard         bool          // an answer came before
+		answered      bool          // an answer came before
 		want          audit.Outcome
 		requestsForIt int
 	}{
@@ -101,7 +101,7 @@ func TestExpiryByTheServersClock(t *testing.T) {
 				w.Header().Set("Date", time.Now().Add(c.ahead).UTC().Format(http.TimeFormat))
 				success(w, r, n)
 			})
-			if c.heard {
+			if c.answered {
 				p.put("b", now, so2(1))
 				time.Sleep(time.Minute)
 			}

@@ -32,20 +32,20 @@ type Queue struct {
 func Queues(ctx context.Context, stored Reader) ([]Queue, error) {
 	found := map[string]*Queue{}
 	err := stored.Range(ctx, prefix, func(key string, value []byte) error {
-		p, err := parseValue(key, value)
+		id, err := parseValue(key, value)
 		switch {
 		case errors.Is(err, errIndex):
 			return nil
 		case err != nil && !errors.Is(err, errDamaged):
 			return err
 		}
-		q := found[p.device]
+		q := found[id.device]
 		if q == nil {
-			q = &Queue{Device: p.device}
-			found[p.device] = q
+			q = &Queue{Device: id.device}
+			found[id.device] = q
 		}
 		if err == nil {
-			q.Stamps = append(q.Stamps, p.time())
+			q.Stamps = append(q.Stamps, id.time())
 		}
 		q.Err = cmp.Or(q.Err, err)
 		return nil
@@ -63,15 +63,15 @@ func Queues(ctx context.Context, stored Reader) ([]Queue, error) {
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
 // average of one parameter end together. The host leaves out suspended parameters; which these are is not stored.
 func Requests(ctx context.Context, stored Reader, device string, stamp time.Time, to Target) ([]payload.Record, error) {
-	p := place{device, stamp.UnixMilli()}
-	value, err := stored.Get(ctx, p.key())
+	id := slotID{device, stamp.UnixMilli()}
+	value, err := stored.Get(ctx, id.key())
 	if err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	if value == nil {
 		return nil, fmt.Errorf("reading the outbox: device %q has no slot %s there", device, spec.ISTString(stamp))
 	}
-	rs, err := decodeReadings(value, p.stamp)
+	rs, err := decodeReadings(value, id.stamp)
 	if err != nil {
 		return nil, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(stamp), device, err)
 	}

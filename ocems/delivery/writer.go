@@ -19,31 +19,15 @@ import (
 type work struct {
 	records []payload.Record
 	with    []store.Op
+	whole   bool // no further parameters of these slots are to come
 
-	leaves  *place            // nil for a Put
+	leaves  *slotID           // nil for a Put
 	settled []payload.Reading // leave it
 	entry   audit.Entry       // what became of them
 	logged  bool              // the entry is in the trail
 
 	taken atomic.Bool // by the writer, or by the Put that gave up waiting
 	done  chan error
-}
-
-// content is what a slot holds while a transaction is made.
-type content struct {
-	readings []payload.Reading
-	changed  bool
-	whole    bool // of a window that closed as a whole: it waits for no other parameters
-}
-
-type contents map[place]*content
-
-// at is the content of a slot, empty where nothing waits.
-func (c contents) at(p place) *content {
-	if c[p] == nil {
-		c[p] = &content{}
-	}
-	return c[p]
 }
 
 const maxGathered = 512 // works in one transaction
@@ -81,23 +65,15 @@ func (d *Delivery) writeLoop() {
 // gather waits for work or for the time of a retry, and takes all there is. open is false once the outbox is closed.
 func (d *Delivery) gather(retry <-chan time.Time) (list []*work, open bool) {
 	select {
-	case w, ok := <-d.work:
-		if !ok {
+	case w, open := <-d.work:
+		if !open {
 			return nil, false
 		}
 		list = w.take(list)
 	case <-retry:
 	}
-	for len(list) < maxGathered {
-		select {
-		case w, ok := <-d.work:
-			if !ok {
-				return list, false
-			}
-			list = w.take(list)
-		default:
-			return list, true
-		}
+	for range min(len(d.work), maxGathered) { // nobody else takes from it
+		list = (<-d.work).take(list)
 	}
 	return list, true
 }
@@ -112,188 +88,125 @@ func (w *work) take(list []*work) []*work {
 // write carries out a list and returns the outcomes that are still to be written, with the reason. A Put that cannot be
 // written goes back to the host, which keeps its readings.
 func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
-	slots, readable, unwritten, err := d.read(list)
-	fault := d.commit(readable, slots)
-	if fault == nil {
-		return unwritten, err
+	if d.commit(list...) == nil {
+		return nil, nil
 	}
-	var puts []*work
-	for _, w := range readable {
-		if w.leaves == nil {
-			puts = append(puts, w)
-		} else {
-			unwritten = append(unwritten, w)
-		}
-	}
-	if errors.Is(fault, errTrail) && len(puts) > 0 && len(puts) < len(readable) { // a Put seldom has anything for the trail
-		_, _ = d.write(puts)
-		return unwritten, fault
-	}
-	for _, w := range puts {
-		w.done <- fmt.Errorf("writing the outbox: %w", fault)
-	}
-	return unwritten, fault
-}
-
-var errTrail = errors.New("the audit trail")
-
-// read reads the slots that a list is about. Work about a slot that the store cannot read now is parted from the rest.
-func (d *Delivery) read(list []*work) (slots contents, readable, unwritten []*work, err error) {
-	slots = contents{}
-	for _, w := range list {
-		fault := d.readFor(w, slots)
+	for _, w := range list { // one by one, so that nothing waits for a slot that cannot be read, or for a trail that it does not need
+		fault := d.commit(w)
 		switch {
 		case fault == nil:
-			readable = append(readable, w)
 		case w.leaves == nil:
-			w.done <- fmt.Errorf("writing the outbox: %w", fault)
+			w.done <- fault
 		default:
 			unwritten, err = append(unwritten, w), fault
 		}
 	}
-	return slots, readable, unwritten, err
-}
-
-func (d *Delivery) readFor(w *work, slots contents) error {
-	for p := range w.places() {
-		if slots[p] != nil || !d.waits(p) {
-			continue
-		}
-		c, err := d.readSlot(p)
-		if err != nil {
-			return err
-		}
-		slots[p] = c
-	}
-	return nil
-}
-
-// places are the slots that it is about.
-func (w *work) places() map[place]bool {
-	out := map[place]bool{}
-	if w.leaves != nil {
-		out[*w.leaves] = true
-	}
-	for _, rec := range w.records {
-		for _, r := range rec.Readings {
-			out[place{rec.DeviceID, r.Stamp.UnixMilli()}] = true
-		}
-	}
-	return out
-}
-
-// waits reports whether the store has a slot. The queues know: nobody else writes the outbox.
-func (d *Delivery) waits(p place) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	q := d.queues[p.device]
-	if q == nil {
-		return false
-	}
-	_, found := q.find(p.stamp)
-	return found
-}
-
-// readSlot reads a slot that waits. Where it is damaged or lost, that is noted, and the slot is empty.
-func (d *Delivery) readSlot(p place) (*content, error) {
-	rs, value, err := d.load(context.WithoutCancel(d.ctx), p)
-	switch {
-	case errors.Is(err, errDamaged):
-		d.keepDamaged(p, value)
-	case err != nil:
-		return nil, err
-	case value == nil:
-		d.noteLost(p)
-	default:
-		return &content{readings: rs}, nil
-	}
-	return &content{changed: true}, nil
-}
-
-// load reads a slot's readings, and their value for the case that it is damaged. Both are nil where there is none.
-func (d *Delivery) load(ctx context.Context, p place) (rs []payload.Reading, value []byte, err error) {
-	value, err = d.cfg.Store.Get(ctx, p.key())
-	if err == nil && value != nil {
-		rs, err = decodeReadings(value, p.stamp)
-	}
-	if err != nil {
-		return nil, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(p.time()), p.device, err)
-	}
-	return rs, value, nil
+	return unwritten, err
 }
 
 // commit carries out a list in one transaction, in this order: audit trail, store, queues.
-func (d *Delivery) commit(list []*work, slots contents) error {
-	entries, ops := d.pendingRepairs()
+func (d *Delivery) commit(list ...*work) error {
+	t := transaction{d: d, slots: map[slotID]*content{}}
 	for _, w := range list {
-		entries = append(entries, w.apply(slots)...)
-		ops = append(ops, w.with...)
+		if err := t.apply(w); err != nil {
+			return fmt.Errorf("writing the outbox: %w", err)
+		}
 	}
-	if err := d.audit(entries); err != nil {
-		return fmt.Errorf("%w: %w", errTrail, err)
+	for _, r := range d.repairs {
+		t.entries = append(t.entries, r.entries...)
+		t.ops = append(t.ops, r.ops...)
 	}
-	for i := range d.repairs {
-		d.repairs[i].logged = true
+	if err := d.audit(t.entries); err != nil {
+		return fmt.Errorf("writing the outbox: the audit trail: %w", err)
 	}
-	for _, w := range list {
-		w.logged = true
-	}
-	if ops = append(ops, slots.operations()...); len(ops) > 0 {
+	t.logged(list)
+	if ops := t.operations(); len(ops) > 0 {
 		if err := d.cfg.Store.Batch(context.WithoutCancel(d.ctx), ops...); err != nil {
-			return err
+			return fmt.Errorf("writing the outbox: %w", err)
 		}
 	}
 	d.repairs = nil
-	d.update(slots)
+	d.update(t.slots)
 	for _, w := range list {
 		w.done <- nil
 	}
 	return nil
 }
 
-// apply changes the slots and returns what the trail must have first.
-func (w *work) apply(slots contents) (entries []audit.Entry) {
+// transaction is one write of the outbox in the making.
+type transaction struct {
+	d       *Delivery
+	slots   map[slotID]*content // that it is about
+	entries []audit.Entry       // to be in the trail first
+	ops     []store.Op
+}
+
+// content is what a slot holds.
+type content struct {
+	readings []payload.Reading
+	changed  bool
+	whole    bool
+}
+
+// apply changes the slots as a work asks for.
+func (t *transaction) apply(w *work) error {
+	t.ops = append(t.ops, w.with...)
+	var entries []audit.Entry
 	for _, rec := range w.records {
 		for _, r := range rec.Readings {
-			entries = append(entries, slots.add(rec, r)...)
-			slots.at(place{rec.DeviceID, r.Stamp.UnixMilli()}).whole = len(w.with) > 0
+			refused, err := t.add(rec, r, w.whole)
+			if err != nil {
+				return err
+			}
+			entries = append(entries, refused...)
 		}
 	}
-	if w.leaves == nil {
-		return entries
+	if w.leaves != nil {
+		if err := t.remove(*w.leaves, w.settled); err != nil {
+			return err
+		}
+		if w.entry.Outcome != "" {
+			entries = append(entries, w.entry)
+		}
 	}
-	slots.remove(*w.leaves, w.settled)
-	if w.entry.Outcome != "" && !w.logged {
-		entries = append(entries, w.entry)
+	if !w.logged {
+		t.entries = append(t.entries, entries...)
 	}
-	return entries
+	return nil
 }
 
-// add puts a reading into its slot, or returns an entry of its refusal.
-func (c contents) add(rec payload.Record, r payload.Reading) []audit.Entry {
+// add puts a reading into its slot, or returns the entry of its refusal.
+func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (refused []audit.Entry, err error) {
 	r.Parameter, r.Unit = strings.TrimSpace(r.Parameter), strings.TrimSpace(r.Unit)
-	p := place{rec.DeviceID, r.Stamp.UnixMilli()}
-	slot := c.at(p)
-	i := slices.IndexFunc(slot.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
+	id := slotID{rec.DeviceID, r.Stamp.UnixMilli()}
+	c, err := t.at(id)
+	if err != nil {
+		return nil, err
+	}
+	i := slices.IndexFunc(c.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
 	if i < 0 {
-		slot.readings, slot.changed = append(slot.readings, r), true
-		return nil
+		c.readings, c.changed, c.whole = append(c.readings, r), true, c.whole || whole
+		return nil, nil
 	}
-	x := slot.readings[i]
+	x := c.readings[i]
 	if x.Value == r.Value && x.Unit == r.Unit && x.Flag == r.Flag {
-		return nil
+		return nil, nil
 	}
-	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: p.device, Stamp: p.stamp,
-		Readings: audit.Readings([]payload.Reading{r}),
-		Detail:   fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}
+	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: id.device, Stamp: id.stamp,
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "conflict", Count: 1,
+		Detail: fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
 }
 
-func (c contents) remove(p place, settled []payload.Reading) {
-	slot := c.at(p)
-	slot.changed = true
-	slot.readings = slices.DeleteFunc(slot.readings, func(x payload.Reading) bool {
+func (t *transaction) remove(id slotID, settled []payload.Reading) error {
+	c, err := t.at(id)
+	if err != nil {
+		return err
+	}
+	c.changed = true
+	c.readings = slices.DeleteFunc(c.readings, func(x payload.Reading) bool {
 		return slices.ContainsFunc(settled, func(r payload.Reading) bool { return sameParameter(x, r) })
 	})
+	return nil
 }
 
 // sameParameter reports whether two readings of one stamp are of one parameter. A calibration point is apart from the
@@ -302,34 +215,89 @@ func sameParameter(a, b payload.Reading) bool {
 	return a.Parameter == b.Parameter && a.Diagnostic == b.Diagnostic && a.Flag.Calibration() == b.Flag.Calibration()
 }
 
-// operations are the store's writes for the new content.
-func (c contents) operations() (ops []store.Op) {
-	for p, slot := range c {
+// at is the content of a slot. The store is read only where the queues know that a slot waits: nobody else writes the
+// outbox. What is damaged or missing there is noted, and the slot is empty.
+func (t *transaction) at(id slotID) (*content, error) {
+	if c := t.slots[id]; c != nil {
+		return c, nil
+	}
+	c := &content{}
+	if t.d.waits(id) {
+		rs, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
 		switch {
-		case !slot.changed:
-		case len(slot.readings) == 0:
-			ops = append(ops, store.Op{Key: p.key()})
-		default:
-			ops = append(ops, store.Op{Key: p.key(), Value: encodeReadings(slot.readings)})
+		case errors.Is(err, errDamaged) || err == nil && value == nil:
+			t.d.keep(id.key(), id, value)
+			c.changed = true
+		case err != nil:
+			return nil, err
+		}
+		c.readings = rs
+	}
+	t.slots[id] = c
+	return c, nil
+}
+
+func (d *Delivery) waits(id slotID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := d.queues[id.device]
+	if q == nil {
+		return false
+	}
+	_, found := q.find(id.stamp)
+	return found
+}
+
+// load reads a slot's readings, and their value for the case that it is damaged. Both are nil where there is none.
+func (d *Delivery) load(ctx context.Context, id slotID) (rs []payload.Reading, value []byte, err error) {
+	value, err = d.cfg.Store.Get(ctx, id.key())
+	if err == nil && value != nil {
+		rs, err = decodeReadings(value, id.stamp)
+	}
+	if err != nil {
+		return nil, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
+	}
+	return rs, value, nil
+}
+
+// logged notes what the trail has, so that a transaction that fails after it adds no second line.
+func (t *transaction) logged(list []*work) {
+	for i := range t.d.repairs {
+		t.d.repairs[i].entries = nil
+	}
+	for _, w := range list {
+		w.logged = true
+	}
+}
+
+// operations are the store's writes, those of the slots last: a new slot may be where a damaged value was.
+func (t *transaction) operations() []store.Op {
+	for id, c := range t.slots {
+		op := store.Op{Key: id.key()}
+		if len(c.readings) > 0 {
+			op.Value = encodeReadings(c.readings)
+		}
+		if c.changed {
+			t.ops = append(t.ops, op)
 		}
 	}
-	return ops
+	return t.ops
 }
 
 // update brings the queues to what the store now holds.
-func (d *Delivery) update(slots contents) {
+func (d *Delivery) update(slots map[slotID]*content) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	now := time.Now()
-	for p, slot := range slots {
-		if slot.changed {
-			q := d.queue(p.device)
-			wait := d.offset(p.device)
-			if !slot.whole {
-				wait += d.cfg.Coalesce
+	for id, c := range slots {
+		if c.changed {
+			q := d.queue(id.device)
+			ready := now.Add(d.offset(id.device))
+			if !c.whole {
+				ready = ready.Add(d.cfg.Coalesce)
 			}
-			q.update(p.stamp, len(slot.readings) > 0, now.Add(wait))
-			d.place(q)
+			q.update(id.stamp, len(c.readings) > 0, ready)
+			d.reschedule(q)
 		}
 	}
 	d.wake.send()

@@ -169,6 +169,7 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
 		Endpoint: b.Endpoint, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
+		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 		Coalesce: orNoWait(b.Coalesce.Duration), Spread: orNoWait(b.Spread.Duration),
 		InitialBackoff: b.InitialBackoff.Duration, MaxBackoff: b.MaxBackoff.Duration, HoldInterval: b.HoldInterval.Duration,

@@ -629,3 +629,19 @@ func TestNothingButRefusals(t *testing.T) {
 		assert.Len(t, p.trail(), 24)
 	})
 }
+
+// A doctor looks at the open windows of a copy.
+func TestOpenWindows(t *testing.T) {
+	run(t, "of a host that runs", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("a", "bod", clock(1, 0, 0), 4), reading("b", "cod", clock(1, 0, 0), math.NaN()))
+		p.mustTake(reading("a", "cod", clock(1, 0, 1), 3))
+		kept, err := store.Snapshot(filepath.Join(p.dir, "state.db"))
+		require.NoError(t, err)
+		defer kept.Close()
+		slots, err := engine.OpenWindows(context.Background(), kept, p.cfg.Slots.Rules())
+		require.NoError(t, err)
+		require.Len(t, slots, 2)
+		assert.Equal(t, "bod", slots[0].Parameter)
+		assert.Equal(t, 2.0, slots[1].Value)
+	})
+}

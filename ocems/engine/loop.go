@@ -264,7 +264,7 @@ func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) e
 	for _, s := range slots {
 		records = e.appendReading(records, index, s)
 	}
-	return e.outbox.Put(ctx, records, ops...)
+	return e.outbox.PutWhole(ctx, records, ops...)
 }
 
 // restore loads the aligner and what was taken since it was saved. It writes nothing, so that a newer version's state stays

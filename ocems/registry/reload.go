@@ -7,7 +7,7 @@ import (
 )
 
 // Reload reads the devices_file again when its time, size or content has changed, and says whether it did. A faulty
-// file changes nothing: the devices of before stay until it is mended.
+// file changes nothing: the previous devices stay until it is corrected.
 func (r *Registry) Reload() (changed bool, err error) {
 	if r.file == "" {
 		return false, nil
@@ -38,7 +38,7 @@ func (r *Registry) Watch(ctx context.Context, every time.Duration, onChange func
 	}
 	tick := time.NewTicker(every)
 	defer tick.Stop()
-	var said string
+	var reported string
 	for {
 		select {
 		case <-ctx.Done():
@@ -47,9 +47,9 @@ func (r *Registry) Watch(ctx context.Context, every time.Duration, onChange func
 		}
 		changed, err := r.Reload()
 		if err == nil {
-			said = ""
-		} else if text := err.Error(); text != said {
-			said = text
+			reported = ""
+		} else if text := err.Error(); text != reported {
+			reported = text
 			if onError != nil {
 				onError(err)
 			}

@@ -4,9 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"math"
-	"regexp"
 	"slices"
-	"strconv"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -48,9 +46,9 @@ type Builder struct {
 }
 
 type device struct {
-	station, id   string
-	series        map[seriesKey]*series
-	late, refused map[string]int // samples of what is no reading, by its first word
+	station, id string
+	series      map[seriesKey]*series
+	other       Samples // that name no parameter
 }
 
 type seriesKey struct {
@@ -61,8 +59,8 @@ type seriesKey struct {
 type series struct {
 	days                          map[int64]*day // by IST day
 	unit                          string
-	closed                        bool // it had a slot, of whatever time
-	late, refused                 int
+	closed                        bool    // it had a slot, of whatever time
+	samples                       Samples // in no slot
 	rejectedPoints, expiredPoints int
 }
 
@@ -239,43 +237,31 @@ func (b *Builder) point(s *series, stamp int64, r rank) {
 	}
 }
 
-// unread is how the lines without readings begin: the processor's has a number, the output's value was none.
-var unread = regexp.MustCompile(`^(?:(\d+) )?samples of ([^ :]+)`)
-
 // samples counts those that came too late or were refused.
 func (b *Builder) samples(e *audit.Entry) {
 	if slot := floor(cmp.Or(e.Stamp, e.Time.UnixMilli()), slotMillis); slot < b.first || slot > b.last {
 		return
 	}
 	d := b.device(e)
-	for i := range e.Readings {
-		if s := d.of(&e.Readings[i]); e.Outcome == audit.Late {
-			s.late++
-		} else {
-			s.refused++
-		}
-	}
+	r := audit.Reading{Parameter: e.Parameter}
 	if len(e.Readings) > 0 {
-		return
+		r = e.Readings[0]
 	}
-	name, n := "", 1
-	if m := unread.FindStringSubmatch(e.Detail); m != nil {
-		name = m[2]
-		if count, err := strconv.Atoi(m[1]); err == nil {
-			n = count
-		}
+	to := &d.other
+	if r.Parameter != "" {
+		to = &d.of(&r).samples
 	}
-	if e.Outcome == audit.Late {
-		d.late[name] += n
+	if n := max(e.Count, 1); e.Outcome == audit.Late {
+		to.Late += n
 	} else {
-		d.refused[name] += n
+		to.Refused += n
 	}
 }
 
 func (b *Builder) device(e *audit.Entry) *device {
 	d := b.devices[e.Device]
 	if d == nil {
-		d = &device{id: e.Device, series: map[seriesKey]*series{}, late: map[string]int{}, refused: map[string]int{}}
+		d = &device{id: e.Device, series: map[seriesKey]*series{}}
 		b.devices[e.Device] = d
 	}
 	if e.Station != "" {

@@ -148,10 +148,10 @@ func (b *Builder) Report() (*Report, error) {
 		r.Period = &Period{at(first), at(last), int(last - first + 1)}
 	}
 	if d := b.devices[""]; d != nil {
-		r.Unnamed = Samples{sum(d.late), sum(d.refused)}
+		r.Unnamed = d.other
 		for _, s := range d.series {
-			r.Unnamed.Late += s.late
-			r.Unnamed.Refused += s.refused
+			r.Unnamed.Late += s.samples.Late
+			r.Unnamed.Refused += s.samples.Refused
 		}
 	}
 	for _, name := range b.named() {
@@ -163,31 +163,16 @@ func (b *Builder) Report() (*Report, error) {
 	return r, nil
 }
 
-func sum(counts map[string]int) (n int) {
-	for _, c := range counts {
-		n += c
-	}
-	return n
-}
-
 func (d *device) report(first, last int64) Device {
-	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: Samples{sum(d.late), sum(d.refused)}}
+	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: d.other}
 	keys := slices.SortedFunc(maps.Keys(d.series), func(a, b seriesKey) int {
 		return cmp.Or(cmp.Compare(a.parameter, b.parameter), cmp.Compare(fmt.Sprint(a.diagnostic), fmt.Sprint(b.diagnostic)))
 	})
-	named := map[string]bool{}
 	for _, key := range keys {
 		s := d.series[key]
 		p := s.count(first, last)
 		p.Parameter, p.Diagnostic, p.Unit = key.parameter, key.diagnostic, s.unit
-		p.Samples = Samples{s.late, s.refused}
-		if !named[key.parameter] { // a line that names a parameter by its word only
-			named[key.parameter] = true
-			p.Samples.Late += d.late[key.parameter]
-			p.Samples.Refused += d.refused[key.parameter]
-			out.Other.Late -= d.late[key.parameter]
-			out.Other.Refused -= d.refused[key.parameter]
-		}
+		p.Samples = s.samples
 		out.Parameters = append(out.Parameters, p)
 		out.series = append(out.series, s)
 	}

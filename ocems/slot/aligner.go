@@ -81,7 +81,7 @@ type Aligner struct {
 
 	mu       sync.Mutex
 	base     time.Time // arrivals are counted from here, so that the monotonic clock holds
-	restored bool
+	restored bool      // from a state or from samples of before the start: nothing closes for one grace
 	devices  map[string]*device
 	shards   [shardCount]shard
 	series   int
@@ -221,6 +221,7 @@ func (a *Aligner) add(x Sample, now time.Time) Result {
 	}
 	s.from(x.Source)
 	c.window.arrival, s.seen = arrival, arrival
+	a.restored = a.restored || arrival < 0 // it was taken before the start
 	a.shards[a.devices[x.Device].shard].mark.dirty = true
 	return r
 }

@@ -76,7 +76,7 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 	if a.series > 0 {
 		return nil, errors.New("restoring the slots' state: the aligner is in use already")
 	}
-	a.base, a.restored = now, true
+	a.base, a.restored = now, len(entries) > 0
 	a.evictAt = math.MinInt64
 	a.next = math.MinInt64 // the next Close looks at every window
 	numbers := map[string]int{}
@@ -102,13 +102,13 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 		loaded = append(loaded, list...)
 	}
 	for _, d := range loaded {
-		a.adopt(d)
+		a.load(d)
 	}
 	return damaged, nil
 }
 
-// adopt takes a decoded device over.
-func (a *Aligner) adopt(d *device) {
+// load takes a decoded device over.
+func (a *Aligner) load(d *device) {
 	sh := &a.shards[d.shard]
 	d.pos = int32(len(sh.devices))
 	sh.devices = append(sh.devices, d)

@@ -228,6 +228,9 @@ func (f *File) Batch(_ context.Context, ops ...Op) error {
 	if err := check(ops); err != nil {
 		return f.failed("writing", err)
 	}
+	if len(ops) == 0 {
+		return nil
+	}
 	b := &batch{ops: ops}
 	f.mu.Lock()
 	f.waiting = append(f.waiting, b)

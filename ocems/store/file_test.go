@@ -168,3 +168,24 @@ func TestDirectoryIsNoFile(t *testing.T) {
 	_, err = store.Open(filepath.Join(file, "state.db"))
 	require.Error(t, err)
 }
+
+// A file that is damaged while it is open makes errors, and the host goes on.
+func TestDamageInUse(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	f, err := store.Open(path)
+	require.NoError(t, err)
+	require.NoError(t, f.Batch(t.Context(), set("a", strings.Repeat("v", 100_000)), set("b", "1")))
+	require.NoError(t, os.Truncate(path, int64(2*os.Getpagesize())))
+	for range 2 {
+		_, err = f.Get(t.Context(), "a")
+		require.ErrorContains(t, err, "reading the state "+path+": damaged: ")
+		require.ErrorContains(t, f.Range(t.Context(), "", func(string, []byte) error { return nil }), "damaged: ")
+		require.ErrorContains(t, f.Batch(t.Context(), set("a", "1")), "writing the state "+path+": damaged: ")
+	}
+	require.NoError(t, f.Close())
+	f, err = store.Open(path)
+	require.NoError(t, err)
+	assert.NotEmpty(t, f.Damage())
+	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
+	require.NoError(t, f.Close())
+}

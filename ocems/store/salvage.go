@@ -39,7 +39,9 @@ func look(path string) (*contents, error) {
 	}
 	found := &contents{buckets: map[string]bool{}, damage: err}
 	err = read(path, func(bucket, k, v []byte) {
-		if found.buckets[string(bucket)] = true; isFormat(bucket, k) {
+		if k == nil {
+			found.buckets[string(bucket)] = true
+		} else if isFormat(bucket, k) {
 			found.format = v
 		}
 	}, func(fault error) error {
@@ -155,7 +157,7 @@ func replace(path string, cause error) (damage string, err error) {
 	if err != nil {
 		return "", err
 	}
-	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s, and %d entries of it were recovered", path, cause, aside, copied)
+	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s; entries recovered: %d", path, cause, aside, copied)
 	if unread != nil {
 		damage += fmt.Sprintf(" (%v)", unread)
 	}

@@ -160,7 +160,7 @@ func TestCutThatTookFreePages(t *testing.T) {
 	got, damage := mended(t, text[:len(text)/4])
 	assert.Equal(t, map[string]string{"key": "\x00\x00\x00\x00"}, got)
 	assert.Contains(t, damage, "it ends before its")
-	assert.Contains(t, damage, "and 1 entries of it were recovered")
+	assert.Contains(t, damage, "entries recovered: 1")
 }
 
 // A list of free pages that names one in use is damage before anything is overwritten.

@@ -160,7 +160,7 @@ func order(text []byte, board string) (syncs map[string]int, faults []string) {
 				fault("the outbox is written while the line of the trail is not synced: %s", short)
 			}
 			dirty[what] = true
-			stored = stored || strings.Contains(s.Text(), "outbox/slot/")
+			stored = stored || strings.Contains(s.Text(), "outbox/")
 		case name == "fsync" || name == "fdatasync":
 			if strings.Contains(s.Text(), "<unfinished") {
 				syncing[thread] = what

@@ -14,7 +14,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/seal"
 )
@@ -81,6 +81,9 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 			e.output += " (" + o.Where + ")"
 		}
 		reg := e.configuration(o)
+		if o.Unread {
+			continue
+		}
 		switch config, ok := e.tlsConfig(o); {
 		case opt.Offline:
 			e.add("network", Skipped, "", "--offline")

@@ -13,8 +13,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/audit"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -40,7 +40,7 @@ func (e *examination) user(cfg *hostconfig.Config) {
 		name = u.Username
 	}
 	for _, o := range cfg.Outputs {
-		for _, s := range []*hostconfig.Store{o.Outbox, o.Windows} {
+		for _, s := range []*hostconfig.Store{o.Outbox, o.Slots} {
 			if s == nil {
 				continue
 			}
@@ -67,7 +67,7 @@ func (e *examination) user(cfg *hostconfig.Config) {
 func (e *examination) disk(o *hostconfig.Output, reg *registry.Registry) {
 	need := needs(o, reg)
 	seen := map[string]bool{}
-	for _, s := range []*hostconfig.Store{o.Outbox, o.Windows} {
+	for _, s := range []*hostconfig.Store{o.Outbox, o.Slots} {
 		if s == nil || seen[filepath.Clean(s.Directory)] {
 			continue
 		}

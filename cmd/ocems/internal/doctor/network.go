@@ -17,7 +17,7 @@ import (
 
 	"golang.org/x/net/http/httpproxy"
 
-	"github.com/ocems-io/ocems/ocems/hostconfig"
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 

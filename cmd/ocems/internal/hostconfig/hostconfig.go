@@ -4,16 +4,17 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"net/url"
+	"maps"
 	"os"
 	"path/filepath"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/registry"
-	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -67,8 +68,9 @@ type Output struct {
 	DryRun    bool
 	Names     registry.Config
 	Client    Client
-	Outbox    *Store   // nil: in memory
-	Windows   *Store   // of the open slots, where that is another place; nil: in memory
+	Unread    bool     // the host refuses the block as a whole: what follows is not known
+	Outbox    *Store   // of the open windows and of what waits; nil: in memory
+	Slots     *Store   // of an ocems_slot before it; nil: there is none, or it is in memory
 	AuditFile string   // "" for none
 	Audits    []string // other trails that belong to it
 	Stamp     string   // end or start
@@ -81,8 +83,7 @@ type Store struct {
 	Key       string // that names it, such as state_directory
 	Directory string
 	File      string // path of the bbolt file
-	Bucket    string
-	Create    bool // the host makes the directory
+	Create    bool   // the host makes the directory
 }
 
 // Client is how the host connects.
@@ -108,25 +109,42 @@ type Client struct {
 
 // Options is what Load needs to know beside the files.
 type Options struct {
-	// Lookup finds a variable of the environment; os.LookupEnv when nil.
-	Lookup func(string) (string, bool)
+	// Environment has variables that the host has and this process has not, or has otherwise.
+	Environment map[string]string
+	// Set is the collector's --set, each key=value.
+	Set []string
 	// Host is which program reads the files; "" to tell it by the files.
 	Host Host
 }
 
-// Load reads the files as the host does: YAML for the collector, TOML, or a directory of *.conf, for Telegraf. A file of
-// nothing but [[outputs.ocems]] is taken for one of ocems-telegraf. The error is that of reading; what is wrong inside is
-// among the faults.
+// source is a file, or another place that the collector takes a configuration from.
+type source struct {
+	name string // as it may be shown: a URI can hold a secret
+	uri  string // of the collector, "" for a file
+	data []byte
+}
+
+// uriScheme is that of a collector's URI; a drive of Windows has one letter.
+var uriScheme = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]+):`)
+
+// Load reads the files as the host does: YAML and URIs for the collector, TOML, or a directory of *.conf, for Telegraf. A
+// file of nothing but [[outputs.ocems]] is taken for one of ocems-telegraf. The error is that of reading; what is wrong
+// inside is among the faults.
 func Load(paths []string, opt Options) (*Config, error) {
 	if len(paths) == 0 {
 		return nil, errors.New("no configuration is given")
 	}
-	if opt.Lookup == nil {
-		opt.Lookup = os.LookupEnv
-	}
-	var files []file
+	var sources []source
 	isYAML, isTOML := "", ""
 	for _, path := range paths {
+		if scheme := uriScheme.FindStringSubmatch(path); scheme != nil && scheme[1] == "file" {
+			path = strings.TrimPrefix(path, "file:")
+			isYAML = path
+		} else if scheme != nil {
+			isYAML = scheme[1] + ":..."
+			sources = append(sources, source{name: isYAML, uri: path})
+			continue
+		}
 		info, err := os.Stat(path)
 		if err != nil {
 			return nil, fmt.Errorf("reading the configuration: %w", err)
@@ -143,29 +161,42 @@ func Load(paths []string, opt Options) (*Config, error) {
 			if err != nil {
 				return nil, fmt.Errorf("reading the configuration: %w", err)
 			}
-			files = append(files, file{name, data})
-			switch ext := strings.ToLower(filepath.Ext(name)); ext {
-			case ".yaml", ".yml":
+			sources = append(sources, source{name: name, data: data})
+			switch ext := strings.ToLower(filepath.Ext(name)); {
+			case isYAML == name, ext == ".yaml", ext == ".yml":
 				isYAML = name
-			case ".conf", ".toml":
+			case ext == ".conf", ext == ".toml":
 				isTOML = name
 			default:
 				return nil, fmt.Errorf("reading the configuration: %s ends neither in .conf or .toml, as Telegraf's does, nor in .yaml or .yml, as the collector's", name)
 			}
 		}
 	}
+	for _, set := range opt.Set {
+		key, value, ok := strings.Cut(set, "=")
+		if !ok {
+			return nil, errors.New("--set: there is no = in it: write key=value")
+		}
+		sources = append(sources, source{name: "--set " + key, uri: "yaml:" + strings.TrimSpace(strings.ReplaceAll(key, ".", "::")) + ": " + strings.TrimSpace(value)})
+	}
 	if isYAML != "" && isTOML != "" {
 		return nil, fmt.Errorf("reading the configuration: %s is the collector's and %s is Telegraf's: give those of one host", isYAML, isTOML)
 	}
-	r := &reader{opt: opt, cfg: &Config{Host: opt.Host}}
-	for _, f := range files {
-		r.cfg.Files = append(r.cfg.Files, f.name)
+	if isYAML == "" && len(opt.Set) > 0 {
+		return nil, errors.New("--set is the collector's, and the files are Telegraf's")
 	}
+	r := &reader{opt: opt, cfg: &Config{Host: opt.Host}}
+	for _, s := range sources {
+		r.cfg.Files = append(r.cfg.Files, s.name)
+	}
+	loading.Lock()
+	defer loading.Unlock()
+	defer setEnvironment(opt.Environment)()
 	switch {
 	case isYAML != "" && (opt.Host == "" || opt.Host == Collector):
-		r.collector(files)
+		r.collector(sources)
 	case isYAML == "" && opt.Host != Collector:
-		r.telegraf(files)
+		r.telegraf(sources)
 	default:
 		return nil, fmt.Errorf("reading the configuration: %s is not a configuration of %s", r.cfg.Files[0], opt.Host)
 	}
@@ -173,6 +204,27 @@ func Load(paths []string, opt Options) (*Config, error) {
 	slices.Sort(r.cfg.Unset)
 	r.cfg.Unset = slices.Compact(r.cfg.Unset)
 	return r.cfg, nil
+}
+
+// loading guards what the hosts' code has one of in a process: the environment, Telegraf's list of plugins and its log.
+var loading sync.Mutex
+
+// setEnvironment gives the hosts' code, which asks the process, the service's variables; restore takes them back.
+func setEnvironment(variables map[string]string) (restore func()) {
+	var undo []func()
+	for name, value := range variables {
+		if old, set := os.LookupEnv(name); set {
+			undo = append(undo, func() { _ = os.Setenv(name, old) })
+		} else {
+			undo = append(undo, func() { _ = os.Unsetenv(name) })
+		}
+		_ = os.Setenv(name, value)
+	}
+	return func() {
+		for _, u := range undo {
+			u()
+		}
+	}
 }
 
 // confFiles are those that Telegraf reads of a directory.
@@ -194,17 +246,10 @@ func confFiles(dir string) (list []string, err error) {
 	return list, err
 }
 
-type file struct {
-	name string
-	data []byte
-}
-
 type reader struct {
 	opt Options
 	cfg *Config
 }
-
-func (r *reader) lookup(name string) (string, bool) { return r.opt.Lookup(name) }
 
 func (r *reader) fault(s Severity, do, format string, args ...any) {
 	r.cfg.Faults = append(r.cfg.Faults, Fault{s, fmt.Sprintf(format, args...), do})
@@ -219,55 +264,24 @@ func (o *Output) failed(format string, args ...any) {
 	o.fault(Failed, "edit "+o.Where, format, args...)
 }
 
-// timing is what both hosts check alike, in the same words.
-type timing struct {
-	key         string
-	value       time.Duration
-	mayBeNought bool
-}
-
-func (o *Output) checkTimings(list []timing, initial, longest time.Duration, concurrency int) {
-	for _, t := range list {
+// refused notes what the host said of an output, a fault a line, each with what mends it.
+func (o *Output) refused(text, where string) {
+	for line := range strings.SplitSeq(text, "\n") {
+		if line == "" || o.Host == External && strings.Contains(line, "is not set in the environment") {
+			continue // found when the variables were looked at
+		}
+		do := "edit " + where
 		switch {
-		case t.mayBeNought && t.value < 0:
-			o.failed("%s: %s must not be negative", t.key, t.value)
-		case !t.mayBeNought && t.value <= 0:
-			o.failed("%s: %s must be more than 0", t.key, t.value)
+		case strings.Contains(line, "missing; give token_id"):
+			do = "give it in " + where + "; if a variable holds it, set that, or run this with the environment of the service: --env-file FILE"
+		case strings.Contains(line, "is not set in the environment"):
+			do = "set the variable, or run this with the environment of the service: --env-file FILE"
+		case strings.Contains(line, ": no such file or directory") && !strings.Contains(line, "not a file's name"):
+			do = "put the file there, or mend its path in " + where
+		case strings.Contains(line, ": permission denied"):
+			do = "let the service's user read the file, and run this as that user"
 		}
-	}
-	if longest < initial {
-		o.failed("max_backoff: %s must not be less than initial_backoff, %s", longest, initial)
-	}
-	if concurrency < 1 {
-		o.failed("max_concurrency: %d must be at least 1", concurrency)
-	}
-}
-
-func isURL(s string, schemes ...string) bool {
-	u, err := url.Parse(s)
-	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
-}
-
-// checkNames has the registry find the mistakes in the devices. words turns its words into those of the host.
-func (o *Output) checkNames(words func(string) string) {
-	if _, err := registry.New(o.Names); err != nil {
-		for line := range strings.SplitSeq(words(err.Error()), "\n") {
-			if o.Host == External && strings.Contains(line, "is not set in the environment") {
-				continue // found when it was to be put in
-			}
-			do := "edit " + o.Where
-			switch {
-			case strings.Contains(line, "missing; give token_id"):
-				do = "give it in " + o.Where + "; if a variable holds it, set that, or run this with the environment of the service: --env-file FILE"
-			case strings.Contains(line, "is not set in the environment"):
-				do = "set the variable, or run this with the environment of the service: --env-file FILE"
-			case strings.Contains(line, ": no such file or directory") && !strings.Contains(line, "not a file's name"):
-				do = "put the file there, or mend its path in " + o.Where
-			case strings.Contains(line, ": permission denied"):
-				do = "let the service's user read the file, and run this as that user"
-			}
-			o.fault(Failed, do, "%s", line)
-		}
+		o.fault(Failed, do, "%s", line)
 	}
 }
 
@@ -339,23 +353,17 @@ func (r *reader) across() {
 	}
 }
 
-// checkSlots finds the mistakes in the rules of the slots.
-func checkSlots(opt slot.Options) error {
-	_, err := slot.New(opt, slot.StringCodec{})
-	return err
-}
-
 // keysOf are the keys of a struct under the given tag, and of those embedded in it.
 func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 	out := map[string]reflect.Type{}
 	for i := range t.NumField() {
 		f := t.Field(i)
-		name, _, _ := strings.Cut(f.Tag.Get(tag), ",")
+		name, options, _ := strings.Cut(f.Tag.Get(tag), ",")
 		switch {
-		case f.Anonymous && name == "":
-			for k, v := range keysOf(f.Type, tag) {
-				out[k] = v
-			}
+		case f.Anonymous && name == "" || strings.Contains(options, "squash"):
+			maps.Copy(out, keysOf(f.Type, tag))
+		case f.IsExported() && name == "" && tag == "toml": // as Telegraf's decoder finds it
+			out[strings.ToLower(wordBegins.ReplaceAllString(f.Name, "${1}_${2}"))] = f.Type
 		case f.IsExported() && name != "" && name != "-":
 			out[name] = f.Type
 		}
@@ -363,11 +371,37 @@ func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 	return out
 }
 
-func unknownKey(key string, known []string) string {
-	slices.Sort(known)
-	near := strings.Join(spec.Nearest(key, known), ", ")
-	if len(key) > 32 { // no key is as long: where a colon or a quote is missing, the value stands in it
-		key = key[:8] + "..."
+var wordBegins = regexp.MustCompile(`([a-z])([A-Z])`)
+
+// nearest are the known keys of a struct that an unknown one may have been meant for.
+func nearest(key string, t reflect.Type, tag string) string {
+	for t != nil && (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice) {
+		t = t.Elem()
 	}
-	return fmt.Sprintf("unknown key %q; nearest: %s", key, near)
+	if t == nil || t.Kind() != reflect.Struct {
+		return ""
+	}
+	known := slices.Sorted(maps.Keys(keysOf(t, tag)))
+	return strings.Join(spec.Nearest(key, known), ", ")
+}
+
+var plainKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]{0,30}$`)
+
+// shownKey is a key as it may be shown: where a colon or a quote is missing, a secret stands in it.
+func shownKey(key string) string {
+	if plainKey.MatchString(key) {
+		return key
+	}
+	return key[:min(8, len(key))] + "..."
+}
+
+// innermost is an error's innermost cause.
+func innermost(err error) error {
+	for {
+		next := errors.Unwrap(err)
+		if next == nil {
+			return err
+		}
+		err = next
+	}
 }

@@ -7,10 +7,11 @@ import (
 	"io/fs"
 	"time"
 
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/delivery"
-	"github.com/ocems-io/ocems/ocems/hostconfig"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // oldSlot is how long a slot may wait before it is worth a word.
@@ -21,7 +22,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 	if o.Outbox == nil {
 		return
 	}
-	s, err := Snapshot(o.Outbox.File, o.Outbox.Bucket)
+	s, err := store.Snapshot(o.Outbox.File)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
 		e.add("outbox", OK, "", "%s: not begun yet", o.Outbox.File)
@@ -29,7 +30,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 	case errors.Is(err, fs.ErrPermission):
 		e.add("outbox", Skipped, "", "%v: run this as the service's user", err)
 		return
-	case errors.Is(err, ErrBusy):
+	case errors.Is(err, store.ErrBusy):
 		e.add("outbox", Skipped, "", "%v", err)
 		return
 	case err != nil:

@@ -1,0 +1,61 @@
+package hostconfig
+
+import (
+	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/plugins/aggregators"
+	"github.com/influxdata/telegraf/plugins/inputs"
+	"github.com/influxdata/telegraf/plugins/outputs"
+	"github.com/influxdata/telegraf/plugins/processors"
+	"github.com/influxdata/telegraf/plugins/secretstores"
+)
+
+// register puts a stub into Telegraf's list where the plugin is not compiled in. Telegraf reads what it keeps for every
+// plugin, such as namepass and flush_interval; which keys the plugin has is not known.
+func register(kind, name string) {
+	switch {
+	case (kind == "inputs" || kind == "plugins") && inputs.Inputs[name] == nil:
+		inputs.Add(name, func() telegraf.Input { return &stub{} })
+	case kind == "outputs" && name == "execd":
+		outputs.Add(name, func() telegraf.Output { return &execdStub{} })
+	case kind == "outputs" && outputs.Outputs[name] == nil:
+		outputs.Add(name, func() telegraf.Output { return &stub{} })
+	case kind == "processors" && processors.Processors[name] == nil:
+		processors.AddStreaming(name, func() telegraf.StreamingProcessor { return &processorStub{} })
+	case kind == "aggregators" && aggregators.Aggregators[name] == nil:
+		aggregators.Add(name, func() telegraf.Aggregator { return &stub{} })
+	case kind == "secretstores" && secretstores.SecretStores[name] == nil:
+		secretstores.Add(name, func(string) telegraf.SecretStore { return &stub{} })
+	}
+}
+
+// stub is an input, an output, an aggregator and a secret store that do nothing.
+type stub struct{}
+
+func (*stub) SampleConfig() string                             { return "" }
+func (*stub) Gather(telegraf.Accumulator) error                { return nil }
+func (*stub) Connect() error                                   { return nil }
+func (*stub) Close() error                                     { return nil }
+func (*stub) Write([]telegraf.Metric) error                    { return nil }
+func (*stub) Add(telegraf.Metric)                              {}
+func (*stub) Push(telegraf.Accumulator)                        {}
+func (*stub) Reset()                                           {}
+func (*stub) Init() error                                      { return nil }
+func (*stub) Get(string) ([]byte, error)                       { return nil, nil }
+func (*stub) Set(string, string) error                         { return nil }
+func (*stub) List() ([]string, error)                          { return nil, nil }
+func (*stub) GetResolver(string) (telegraf.ResolveFunc, error) { return nil, nil }
+
+type processorStub struct{}
+
+func (*processorStub) SampleConfig() string                            { return "" }
+func (*processorStub) Start(telegraf.Accumulator) error                { return nil }
+func (*processorStub) Add(telegraf.Metric, telegraf.Accumulator) error { return nil }
+func (*processorStub) Stop()                                           {}
+
+// execdStub has those keys of outputs.execd that matter to an ocems-telegraf behind it.
+type execdStub struct {
+	stub
+	Command        []string `toml:"command"`
+	DataFormat     string   `toml:"data_format"`
+	UseBatchFormat bool     `toml:"use_batch_format"`
+}

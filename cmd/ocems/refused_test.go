@@ -1,0 +1,169 @@
+package main
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+// What a host refuses, or passes over with a word in its log, fails in the doctor with a text that names the key. The
+// hosts themselves are asked where OCEMS_COLLECTOR and OCEMS_TELEGRAF name them.
+func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
+	good := func(t *testing.T, more string) string {
+		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", more)
+		return strings.Replace(text, "\nexporters:\n", "\nreceivers: {otlp: {protocols: {http: {}}}}\nexporters:\n  debug: {}\n", 1)
+	}
+	key, err := filepath.Abs(publicPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, more   string // keys of the exporter
+		old, changed string // anywhere
+		want         []string
+		starts       bool // the collector finds it when it starts, not when it validates
+	}{
+		{name: "good"},
+		{name: "unknown key of http", more: "http: {keepalive: true}", want: []string{"'http'", "keepalive"}},
+		{name: "unknown key of http.tls", more: "http: {tls: {ca_fil: x}}", want: []string{"http.tls", "ca_fil", "nearest: ca_file"}},
+		{name: "type of a key of http", more: "http: {max_idle_conns: many}", want: []string{"http.max_idle_conns"}},
+		{name: "value of a key of http.tls", more: "http: {tls: {reload_interval: -1s, cert_file: x}}", want: []string{"cert"}},
+		{name: "duration without unit", more: "coalesce: 5 seconds", want: []string{"coalesce"}},
+		{name: "duration as a text without unit", more: `spread: "10"`, want: []string{"spread"}},
+		{name: "unknown key", more: "endpont: x", want: []string{"endpont", "nearest: endpoint"}},
+		{name: "type of decimals", old: "unit: mg/L", changed: "unit: mg/L, decimals: two", want: []string{"devices[0].parameters[0].decimals"}},
+		{name: "unknown key of a parameter", old: "unit: mg/L", changed: "unit: mg/L, unt: x", want: []string{"devices[0].parameters[0]", "unt"}},
+		{name: "keys twice", more: "coalesce: 5s\n    spread: 1s\n    coalesce: 6s", want: []string{"coalesce", "already defined"}},
+		{name: "tab", more: "\tcoalesce: 5s", want: []string{"line 11", "cannot start any token"}},
+		{name: "unknown exporter in a pipeline", old: "exporters: [ocems]", changed: "exporters: [ocems, debgu]", want: []string{"service::pipelines::metrics", "debgu", "nearest: debug"}},
+		{name: "unknown processor in a pipeline", old: "[ocems_slot]", changed: "[ocems_slots]", want: []string{"ocems_slots", "nearest: ocems_slot"}},
+		{name: "unknown receiver in a pipeline", old: "receivers: [otlp]", changed: "receivers: [otpl]", want: []string{"otpl", "nearest: otlp"}},
+		{name: "no receiver in a pipeline", old: "receivers: [otlp],", changed: "", want: []string{"service::pipelines::metrics", "at least one receiver"}},
+		{name: "unknown extension", old: "extensions: [file_storage]", changed: "extensions: [file_storage, file_storag]", want: []string{"service::extensions", "file_storag"}},
+		{name: "extension not started", old: "extensions: [file_storage]", changed: "extensions: []", want: []string{"storage:", "service.extensions"}, starts: true},
+		{name: "unknown group", old: "\nprocessors:", changed: "\nprocesors: {}\nprocessors:", want: []string{"procesors", "nearest: processors"}},
+		{name: "unknown signal", old: "pipelines: {metrics:", changed: "pipelines: {metric:", want: []string{"service", "metric"}},
+		{name: "unknown key of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {grac: 1s, ", want: []string{"processors.ocems_slot", "grac", "nearest: grace"}},
+		{name: "value of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {stamp: middle, ", want: []string{"processors.ocems_slot", "stamp"}},
+		{name: "unknown key of the storage", old: "fsync: true", changed: "fsync: true, fsnc: true", want: []string{"extensions.file_storage", "fsnc", "nearest: fsync"}},
+		{name: "value of the storage", old: "fsync: true", changed: "fsync: true, directory_permissions: rwx", want: []string{"extensions.file_storage", "directory_permissions"}},
+		{name: "variable in another host's style", more: "audit_file: ${OCEMS_DIR:-x}", want: []string{"OCEMS_DIR", "${env:OCEMS_DIR"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := good(t, c.more)
+			if strings.HasPrefix(c.more, "audit_file") {
+				text = strings.Replace(text, "    audit_file: /", "    # audit_file: /", 1)
+			}
+			if c.old != "" && !strings.Contains(text, c.old) {
+				t.Fatalf("no %q in %s", c.old, text)
+			}
+			text = strings.ReplaceAll(strings.Replace(text, c.old, c.changed, 1), publicPath, key)
+			config := write(t, "config.yaml", text)
+			refuses(t, config, c.want)
+			command := "validate"
+			if c.starts {
+				command = ""
+			}
+			hostRefuses(t, "OCEMS_COLLECTOR", c.want != nil, strings.Fields(command+" --config "+config)...)
+		})
+	}
+}
+
+func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
+	key, err := filepath.Abs(publicPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range []struct {
+		name, agent, output, more string
+		want                      []string
+		says                      string // Telegraf starts, with this in its log
+		silent                    bool   // it starts without a word
+	}{
+		{name: "good"},
+		{name: "type of namepass", output: `namepass = 5`, want: []string{"namepass"}},
+		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
+		{name: "flush_interval of nought", agent: `flush_interval = "0s"`, want: []string{"flush_interval", "positive"}},
+		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
+		{name: "flush_interval as a number", output: `flush_interval = 5`, want: []string{"flush_interval"}, silent: true},
+		{name: "startup_error_behavior", output: `startup_error_behavior = "never"`, want: []string{"startup_error_behavior", "never"}},
+		{name: "metric_batch_size of the agent", agent: `metric_batch_size = "x"`, want: []string{"metric_batch_size"}},
+		{name: "metric_batch_size of the output", output: `metric_batch_size = "x"`, want: []string{"metric_batch_size"}, silent: true},
+		{name: "log_level", output: `log_level = "loud"`, want: []string{"log_level", "loud"}, says: "loud"},
+		{name: "unknown key", output: `endpont = "x"`, want: []string{"endpont", "nearest: endpoint"}},
+		{name: "unknown key of the agent", agent: `flush_intervall = "10s"`, want: []string{"flush_intervall", "nearest: flush_interval"}},
+		{name: "unknown key of a parameter", more: `decimal = 2`, want: []string{"decimal", "nearest: decimals"}},
+		{name: "type of decimals", more: `decimals = "two"`, want: []string{"decimals"}},
+		{name: "string without an end", output: "alias = \"etp", want: []string{"the text of alias in line 7 has no end"}},
+		{name: "key twice", output: "grace = \"30s\"\n  grace = \"40s\"", want: []string{"grace", "conflict"}},
+		{name: "unknown table", more: "\n[agnet]\n  interval = \"10s\"", want: []string{"agnet"}},
+		{name: "name of a cipher", output: "tls_cipher_suites = [\"none\"]\n  insecure_skip_verify = true", want: []string{"cipher"}},
+		{name: "filter", output: `metricpass = "name ="`, want: []string{"metricpass"}},
+		{name: "required variable", output: `audit_file = "hunter2${OCEMS_NOT_SET:?is needed}"`, want: []string{"OCEMS_NOT_SET", "is needed"}},
+		{name: "secret store that is not there", output: `public_key = "@{store:key}"`, want: []string{"unknown secret-store", "@{store:key}"}},
+		{name: "namepass of an input", more: "\n[[inputs.file]]\n  files = [\"/dev/null\"]\n  namepass = 5", want: []string{"namepass"}},
+		{name: "buffer_strategy", agent: `buffer_strategy = "paper"`, want: []string{"buffer", "paper"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := strings.Replace(telegrafText(t, c.output), "[agent]\n", "[agent]\n  omit_hostname = true\n  "+c.agent+"\n", 1) + "      " + c.more + "\n[[inputs.file]]\n  files = [\"/dev/null\"]\n  data_format = \"influx\"\n"
+			text = strings.ReplaceAll(text, publicPath, key)
+			config := write(t, "telegraf.conf", text)
+			refuses(t, config, c.want)
+			switch {
+			case c.silent:
+			case c.says != "":
+				if out, _, ok := askHost(t, "OCEMS_TELEGRAF", "--test", "--config", config); ok && !strings.Contains(out, c.says) {
+					t.Errorf("Telegraf says nothing of %q: %s", c.says, out)
+				}
+			default:
+				hostRefuses(t, "OCEMS_TELEGRAF", c.want != nil, "--test", "--config", config)
+			}
+		})
+	}
+}
+
+// refuses has the doctor look at a configuration, which must fail with all these words; without any it must pass.
+func refuses(t *testing.T, config string, words []string) {
+	t.Helper()
+	code, out, errs := quiet(t, "doctor", "--offline", "--config", config)
+	if want := map[bool]int{true: 0, false: 1}[words == nil]; code != want {
+		t.Errorf("exit %d, want %d: %s%s", code, want, out, errs)
+		return
+	}
+	faults := strings.Split(strings.ReplaceAll(out, filepath.Dir(config)+"/", ""), "\nfailed   ") // the directory has the test's name
+	for _, fault := range faults[1:] {
+		fault, _, _ = strings.Cut(fault, "\nwarning ")
+		fault, _, _ = strings.Cut(fault, "\nskipped ")
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(fault, word) }) {
+			return
+		}
+	}
+	if words != nil {
+		t.Errorf("no fault has %q:\n%s", words, out)
+	}
+}
+
+// askHost runs the host on a configuration, until it has said whether it takes it; ok is false where there is none.
+func askHost(t *testing.T, variable string, args ...string) (out string, refused, ok bool) {
+	t.Helper()
+	binary := os.Getenv(variable)
+	if binary == "" {
+		return "", false, false
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
+	defer cancel()
+	text, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()
+	return string(text), err != nil && ctx.Err() == nil, true // or it ran on
+}
+
+func hostRefuses(t *testing.T, variable string, want bool, args ...string) {
+	t.Helper()
+	if out, refused, ok := askHost(t, variable, args...); ok && refused != want {
+		t.Errorf("the host refuses it: %v, want %v: %s", refused, want, out)
+	}
+}

@@ -1,8 +1,8 @@
 package delivery
 
 import (
-	"cmp"
 	"bytes"
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"net/http"

@@ -123,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 			e = nil
 		}
 	}()
-	e.health.tell = cfg.OnHealth
+	e.health.tell, e.loop.refusals = cfg.OnHealth, newRefusals()
 	if e.names, err = registry.New(cfg.Names); err != nil {
 		return e, err
 	}
@@ -133,15 +133,17 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if cfg.Board == nil || cfg.Board.Align {
 		e.aligner = slot.New(e.rules)
 	}
-	if err := e.openExit(run); err != nil {
-		return e, err
-	}
-	if e.aligner != nil {
+	if e.aligner != nil { // before the exit, so that nothing is sent from a state that is refused
 		if err := e.restore(ctx); err != nil {
 			return e, err
 		}
 		e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	}
+	if err := e.openExit(run); err != nil {
+		return e, err
+	}
+	e.loop.restored, e.loop.saved = e.aligner != nil, time.Now()
+	e.keepDamaged(ctx)
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
 	return e, nil
@@ -172,15 +174,12 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 		Endpoint: b.Endpoint, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
-		Coalesce: orNoWait(e.coalesce()), Spread: orNoWait(b.Spread.Duration),
+		Coalesce: orNoWait(b.Coalesce.Duration), Spread: orNoWait(b.Spread.Duration),
 		InitialBackoff: b.InitialBackoff.Duration, MaxBackoff: b.MaxBackoff.Duration, HoldInterval: b.HoldInterval.Duration,
 		MaxConcurrency: b.MaxConcurrency, DryRun: b.DryRun,
 	})
 	return err
 }
-
-// coalesce is the outbox's wait for a slot's other parameters: a window that closes here closes as a whole.
-func (e *Engine) coalesce() time.Duration { return e.cfg.Board.Coalesce.Duration }
 
 func orNoWait(d time.Duration) time.Duration {
 	if d == 0 {
@@ -243,7 +242,8 @@ func (e *Engine) close(ctx context.Context) error {
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
-		errs = append(errs, e.noteRefusals(e.loop.refusals.all()), e.checkpoint(context.WithoutCancel(ctx)))
+		e.noteSaved(e.loop.refusals.all(), time.Now())
+		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
 	}
 	if e.ready != nil {
 		errs = append(errs, e.ready.close(ctx))
@@ -266,6 +266,15 @@ func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 		flag = spec.FlagNormal
 	}
 	return e.rules.StampOf(at, flag)
+}
+
+// over reports that the slot with a stamp, and its grace, are over. One that is hours ahead is of a wrong clock.
+func (e *Engine) over(stamp, now time.Time) bool {
+	end := stamp
+	if e.rules.Stamp == "start" {
+		end = stamp.Add(spec.SlotLength)
+	}
+	return !now.Before(end.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
 }
 
 // health joins what can be wrong, and tells the host of the transitions.

@@ -20,7 +20,7 @@ func (e *Engine) refuseMade(list []sample, now time.Time) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	if m.lines == nil {
-		m.lines, m.noted = map[refusal]*refused{}, map[refusal]time.Time{}
+		m.refusals = newRefusals()
 	}
 	for _, x := range list {
 		stamp := x.Time

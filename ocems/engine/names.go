@@ -52,10 +52,12 @@ type Batch struct {
 // NewBatch begins a batch.
 func (e *Engine) NewBatch() *Batch { return &Batch{e: e, now: time.Now()} }
 
-// Add names a reading and reports whether it is any device's parameter.
+// Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
 	r.Source.ID = max(r.Source.ID, 1) // 0 is none
-	b.e.know(r.Source)
+	if r.Finished && b.e.outbox == nil {
+		return false
+	}
 	if r.Finished {
 		b.finished(r)
 		return true
@@ -63,6 +65,9 @@ func (b *Batch) Add(r Reading) (named bool) {
 	matches, err := b.e.names.Resolve(r.Metric)
 	for _, err := range flatten(err) {
 		named = b.unresolved(r, err) || named
+	}
+	if len(matches) > 0 {
+		b.e.know(r.Source)
 	}
 	for _, m := range matches {
 		x := sample{Sample: slot.Sample{

@@ -98,8 +98,8 @@ func TestWrongConfigurations(t *testing.T) {
 }
 
 func telegrafRefuses(top, device, parameter map[string]string) error {
-	text := "[[outputs.ocems]]\n" + lines(top, " = ", "") + "[[outputs.ocems.device]]\n" + lines(device, " = ", "") +
-		"[[outputs.ocems.device.parameter]]\n" + lines(parameter, " = ", "")
+	text := "[[outputs.ocems]]\n" + keyLines(top, " = ", "") + "[[outputs.ocems.device]]\n" + keyLines(device, " = ", "") +
+		"[[outputs.ocems.device.parameter]]\n" + keyLines(parameter, " = ", "")
 	c := telegrafconfig.NewConfig()
 	if err := c.LoadConfigData([]byte(text), "test.conf"); err != nil {
 		return err
@@ -109,8 +109,8 @@ func telegrafRefuses(top, device, parameter map[string]string) error {
 
 func refusedBy(f component.Factory) func(top, device, parameter map[string]string) error {
 	return func(top, device, parameter map[string]string) error {
-		text := lines(top, ": ", "") + "devices:\n- parameters:\n  - {}\n" + lines(device, ": ", "  ")
-		text = strings.Replace(text, "  - {}\n", "  -\n"+lines(parameter, ": ", "    "), 1)
+		text := keyLines(top, ": ", "") + "devices:\n- parameters:\n  - {}\n" + keyLines(device, ": ", "  ")
+		text = strings.Replace(text, "  - {}\n", "  -\n"+keyLines(parameter, ": ", "    "), 1)
 		r, err := confmap.NewRetrievedFromYAML([]byte(text))
 		if err != nil {
 			return err
@@ -127,7 +127,7 @@ func refusedBy(f component.Factory) func(top, device, parameter map[string]strin
 	}
 }
 
-func lines(keys map[string]string, is, indent string) string {
+func keyLines(keys map[string]string, is, indent string) string {
 	var b strings.Builder
 	for key, value := range keys {
 		b.WriteString(indent + key + is + value + "\n")

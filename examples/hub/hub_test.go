@@ -174,7 +174,7 @@ func (h *hub) life(program *board.Program, feed func([]device)) {
 	h.check(known)
 	h.register(h.devices)
 	board.Until(h.t, "the new devices are known", func() bool {
-		return strings.Contains(program.Log(), fmt.Sprintf("%d devices", len(h.devices))) || strings.Contains(program.Log(), fmt.Sprintf(`"devices": %d`, len(h.devices)))
+		return strings.Contains(program.Log(), fmt.Sprintf("read again devices=%d", len(h.devices))) || strings.Contains(program.Log(), fmt.Sprintf(`"devices": %d`, len(h.devices)))
 	})
 	feed(added)
 	h.check(h.devices)

@@ -3,8 +3,12 @@ package ocemsexporter
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -204,5 +208,50 @@ func TestDeviceLeavesWithAnOpenWindow(t *testing.T) {
 		write(both)
 		pass(time.Minute)
 		require.Equal(t, []string{"dev_1 cod 41 mg/L U --15", "dev_2 cod 42 mg/L U --15"}, b.received())
+	})
+}
+
+// Every reading that was accepted while the exporter shut down is in its slot after the start, and no other.
+func TestShutdownUnderLoad(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		b.withStorage(t.TempDir())
+		const config = "storage: ocems_storage\n" + `
+devices:
+  - {station_id: station_1, device_id: dev_1, token_id: token-of-dev-1, parameters: [{metric: pulses, parameter: flow_totalizer, unit: m3, statistic: sum}]}
+  - {station_id: station_1, device_id: dev_2, token_id: token-of-dev-2}`
+		e := b.start(config)
+		var accepted, slots atomic.Int64
+		var senders sync.WaitGroup
+		for sender := range 4 {
+			senders.Go(func() {
+				for i := range 150 { // older slots would be of before the last 7 days
+					md := pmetric.NewMetrics()
+					raw(md, "dev_1", "pulses", "", 1, y2k.Add(time.Duration(4*i+sender)*time.Microsecond))
+					if e.ConsumeMetrics(context.Background(), md) != nil {
+						return
+					}
+					accepted.Add(1)
+					if e.ConsumeMetrics(context.Background(), ph("dev_2", 7, ago(4*i+sender+1))) != nil {
+						return
+					}
+					slots.Add(1)
+				}
+			})
+		}
+		for accepted.Load() < 100 {
+			runtime.Gosched()
+		}
+		require.NoError(t, e.Shutdown(t.Context()))
+		senders.Wait()
+		b.start(config)
+		pass(17 * time.Minute)
+		n := 0
+		for _, r := range b.received() {
+			if strings.HasPrefix(r, "dev_2") {
+				n++
+			}
+		}
+		require.Contains(t, b.received(), fmt.Sprintf("dev_1 flow_totalizer %d m³ U --15", accepted.Load()))
+		require.GreaterOrEqual(t, n, int(slots.Load()))
 	})
 }

@@ -318,6 +318,7 @@ func TestStorageFails(t *testing.T) {
 		require.Equal(t, []string{"D1 cod 2 mg/L U 2 00:15:00"}, next.took())
 		require.Len(t, h.said("error: readings are refused until the state can be written again: their senders keep them"), 1)
 
+		h.logs.TakeAll()
 		h.consume(p, cod(4))
 		h.full.Store(true)
 		pass(20 * time.Minute)

@@ -239,7 +239,7 @@ var ofRoot = regexp.MustCompile(`^'(hostconfig\.collectorFile|\w+\.[A-Z]\w*)?' `
 var shortQuotes = regexp.MustCompile(`"[^"]{32,}"|'[^'\[]{32,}'`)
 
 var (
-	wantedType = regexp.MustCompile(` expected type '(\w+)', got unconvertible type`)
+	wantedType = regexp.MustCompile(` expected type '(?:registry\.)?(\w+)', got unconvertible type`)
 	inQuotes   = regexp.MustCompile(`'([^']*)'`)
 	pathStep   = regexp.MustCompile(`[^.:\[\] =]+`)
 )
@@ -259,7 +259,7 @@ func (c *collectorReader) mend(line string, t reflect.Type, base ...string) stri
 		do := "edit " + c.places.find(append(base, steps...)...)
 		if wants := wantedType.FindStringSubmatch(line); wants != nil {
 			do += map[string]string{"string": ": put it in quotes", "int": ": write a whole number, without quotes", "bool": ": write true or false",
-				"float64": ": write a number, without quotes"}[wants[1]]
+				"float64": ": write a number, without quotes", "Number": ": write a number, without quotes"}[wants[1]]
 		}
 		return do
 	}

@@ -32,7 +32,7 @@ func TestLoadConfig(t *testing.T) {
 	file, err := confmaptest.LoadConf("testdata/config.yaml")
 	require.NoError(t, err)
 	storage := component.MustNewIDWithName("ocems_storage", "outbox")
-	lat, long, decimals := 12.97, 77.59, 2
+	lat, long, decimals := registry.Number(12.97), registry.Number(77.59), 2
 	all := testConfig(registry.DeviceConfig{StationID: "station_1", DeviceID: "dev_1", TokenID: "token-of-dev-1", Latitude: &lat, Longitude: &long,
 		Parameters: []registry.ParameterConfig{{Metric: "effluent.ph", Attributes: map[string]string{"outlet": "main"},
 			Parameter: "ph", Unit: "pH", Statistic: "max", Decimals: &decimals, Diagnostic: true}}})

@@ -227,7 +227,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
 		}
-		degrees := func(key string, v *float64, limit float64) {
+		degrees := func(key string, v *Number, limit Number) {
 			if v != nil && !(*v >= -limit && *v <= limit) {
 				b.fault(src.at(key), "%v is outside -%v to %v degrees", *v, limit, limit)
 			}
@@ -235,7 +235,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude, parameters: map[string]*mapping{}}
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), parameters: map[string]*mapping{}}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))

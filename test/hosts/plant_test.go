@@ -101,7 +101,7 @@ func (p plant) toml(at place) string {
 	for _, d := range p.devices {
 		fmt.Fprintf(b, "  [[outputs.ocems.device]]\n    station_id = %q\n    device_id = %q\n    token_id_file = %q\n", station, d.id, at.token())
 		if d.latitude != nil {
-			fmt.Fprintf(b, "    latitude = %.6f\n    longitude = %.6f\n", *d.latitude, *d.longitude)
+			fmt.Fprintf(b, "    latitude = %v\n    longitude = %v\n", *d.latitude, *d.longitude)
 		}
 		for _, x := range d.parameters {
 			metric, field := split(x.name)

@@ -299,7 +299,9 @@ func names() []row {
 		return device{parameters: []parameter{{name: "analyser.cod", unit: unit, tags: map[string]string{"line": line}}}}
 	}
 	two := each(0, 10, 20)
+	latitude, longitude := 28.0, 77.2
 	return []row{
+		{name: "whole-degrees", devices: []device{{latitude: &latitude, longitude: &longitude}}, before: batches(bare(two, "cod", "mg/L", "whole-degrees")), want: one(15)},
 		{name: "several-devices", devices: []device{lines("1", "mg/L"), lines("2", "mg/L"), lines("3", "mg/L")},
 			before: batches(slices.Concat(tagged(two, "line", "1"), tagged(each(0, 30), "line", "2"), from(each(0, 50), "line", "3"), tagged(each(5, 60), "line", "4"))),
 			want:   []want{{device: "several-devices.1", value: 15}, {device: "several-devices.2", value: 30}, {device: "several-devices.3", value: 50}}},

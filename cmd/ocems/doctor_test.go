@@ -727,7 +727,7 @@ func TestDoctorBehindTheSlots(t *testing.T) {
 		{"queue that is off", "exporters: [ocems]", "exporters: [ocems, otlphttp/off]", ""},
 		{"queue that makes the sender wait", "exporters: [ocems]", "exporters: [ocems, otlphttp/waits]", ""},
 		{"no queue", "exporters: [ocems]", "exporters: [ocems, debug]", ""},
-		{"queue behind a connector", "exporters: [ocems]}", "exporters: [forward]}, metrics/out: {receivers: [forward], exporters: [otlphttp]}", "service.pipelines.metrics/out: otlphttp behind ocems_slot"},
+		{"queue behind a connector", "exporters: [ocems]}", "exporters: [ocems, forward]}, metrics/out: {receivers: [forward], exporters: [otlphttp]}", "service.pipelines.metrics/out: otlphttp behind ocems_slot"},
 		{"queue of another pipeline", "pipelines: {", "pipelines: {metrics/other: {receivers: [otlp], exporters: [otlphttp]}, ", ""},
 	} {
 		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", "")

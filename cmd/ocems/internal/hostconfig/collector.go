@@ -158,21 +158,11 @@ func (c *collectorReader) resolve() bool {
 		return true
 	}
 	text := resolveSecrets.ReplaceAllString(yamlQuote.ReplaceAllString(err.Error(), "the value"), "$1$2...")
-	do := "edit " + c.cfg.Files[0]
-	if m := unsupportedScheme.FindStringSubmatch(text); m != nil {
-		do = "have the collector check it: the providers here are env, file and yaml"
-		if name := m[1] + m[2]; name != strings.ToLower(name) {
-			do = fmt.Sprintf("write ${env:%[1]s} or ${env:%[1]s:-default}", name)
-		}
-	}
-	c.cfg.Faults.fault(Failed, do, "%s", text)
+	c.cfg.Faults.fault(Failed, "edit "+c.cfg.Files[0]+"; a variable is written ${env:NAME} or ${env:NAME:-default}", "%s", text)
 	return false
 }
 
-var (
-	resolveSecrets    = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
-	unsupportedScheme = regexp.MustCompile(`scheme "([^"]*)" is not supported|invalid uri: "(\w+):`)
-)
+var resolveSecrets = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
 
 // decode has each component that is compiled in read its part, and check it.
 func (c *collectorReader) decode() {
@@ -418,25 +408,15 @@ func texts(ids []component.ID) (texts []string) {
 	return texts
 }
 
-var (
-	yamlQuote = regexp.MustCompile("`[^`]*`")
-	yamlType  = regexp.MustCompile(` into \S+`)
-)
+var yamlQuote = regexp.MustCompile("`[^`]*`")
 
-// yamlError is the decoder's text without the values that it quotes, any of which may be the token, and without the
-// names of types in here.
+// yamlError is the decoder's text without the values that it quotes, any of which may be the token.
 func yamlError(err error) string {
-	inner := innermost(err)
-	lines := []string{inner.Error()}
+	lines := []string{innermost(err).Error()}
 	if t := (*yaml.TypeError)(nil); errors.As(err, &t) {
 		lines = t.Errors
 	}
-	for i, line := range lines {
-		line = yamlQuote.ReplaceAllString(strings.TrimPrefix(line, "yaml: "), "the value")
-		line = shortQuotes.ReplaceAllString(line, "...")
-		lines[i] = yamlType.ReplaceAllString(line, "")
-	}
-	return strings.Join(lines, "\n")
+	return shortQuotes.ReplaceAllString(yamlQuote.ReplaceAllString(strings.Join(lines, "\n"), "the value"), "...")
 }
 
 // places are the files as they are written, for the lines of their keys.

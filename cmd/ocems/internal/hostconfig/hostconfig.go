@@ -165,18 +165,18 @@ var loading sync.Mutex
 
 // setEnvironment gives the hosts' code, which asks the process, the service's variables; restore takes them back.
 func setEnvironment(variables map[string]string) (restore func()) {
-	var undo []func()
+	before := os.Environ()
 	for name, value := range variables {
-		if old, set := os.LookupEnv(name); set {
-			undo = append(undo, func() { _ = os.Setenv(name, old) })
-		} else {
-			undo = append(undo, func() { _ = os.Unsetenv(name) })
-		}
 		_ = os.Setenv(name, value)
 	}
 	return func() {
-		for _, u := range undo {
-			u()
+		for name := range variables {
+			_ = os.Unsetenv(name)
+		}
+		for _, v := range before {
+			if name, value, _ := strings.Cut(v, "="); name != "" {
+				_ = os.Setenv(name, value)
+			}
 		}
 	}
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/tls"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/influxdata/telegraf/config"
@@ -121,15 +120,9 @@ func reveal(s *config.Secret) registry.Secret {
 	return registry.Secret(b.String())
 }
 
-// Registry names the devices without their secrets: tokens and keys are replaced by others of their kind, so that it can
-// be made where the service's environment is missing. It must seal nothing.
+// Registry names the devices without their secrets, so that it can be made where the service's environment is missing.
 func (o *Output) Registry() (*registry.Registry, error) {
 	cfg := o.Names
-	cfg.PublicKey, cfg.PublicKeyFile = registry.Secret(standInKey()), ""
-	cfg.Devices = slices.Clone(cfg.Devices)
-	for i := range cfg.Devices {
-		d := &cfg.Devices[i]
-		d.TokenID, d.TokenIDFile, d.PublicKey, d.PublicKeyFile = registry.Secret(standInToken), "", "", ""
-	}
+	cfg.NamesOnly = true
 	return registry.New(cfg)
 }

@@ -12,7 +12,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -278,37 +277,24 @@ func find(t *ast.Table, options reflect.Type, key string, visit func(line int, a
 
 var (
 	atLine   = regexp.MustCompile(`line (\d+)`)
-	keyOfRow = regexp.MustCompile(`^\s*([A-Za-z_]+)\s*=`)
+	comment  = regexp.MustCompile(`(?m)^\s*#.*$`)
 	variable = regexp.MustCompile(`\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)`)
 )
 
-// row is the line that a text of Telegraf names, with the key that stands there.
+// row is the line that a text of Telegraf names.
 func (s source) row(text string) string {
-	m := atLine.FindStringSubmatch(text)
-	if m == nil {
-		return s.name
+	if m := atLine.FindStringSubmatch(text); m != nil {
+		return s.name + ":" + m[1]
 	}
-	at := s.name + ":" + m[1]
-	rows := bytes.Split(s.data, []byte("\n"))
-	if n, _ := strconv.Atoi(m[1]); n > 0 && n <= len(rows) {
-		if key := keyOfRow.FindSubmatch(rows[n-1]); key != nil {
-			at += ": " + shownKey(string(key[1]))
-		}
-	}
-	return at
+	return s.name
 }
 
 // variables notes those that are named, have no default and are not set.
 func (t *telegrafReader) variables(s source) {
-	for line := range strings.Lines(string(s.data)) {
-		if strings.HasPrefix(strings.TrimSpace(line), "#") {
-			continue
-		}
-		for _, m := range variable.FindAllStringSubmatch(line, -1) {
-			name := m[1] + m[2]
-			if _, set := os.LookupEnv(name); name != "" && !set {
-				t.cfg.Unset = append(t.cfg.Unset, name)
-			}
+	for _, m := range variable.FindAllSubmatch(comment.ReplaceAll(s.data, nil), -1) {
+		name := string(m[1]) + string(m[2])
+		if _, set := os.LookupEnv(name); name != "" && !set {
+			t.cfg.Unset = append(t.cfg.Unset, name)
 		}
 	}
 }

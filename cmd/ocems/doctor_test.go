@@ -285,7 +285,7 @@ func TestDoctorCertificates(t *testing.T) {
 		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", key))...))
 		wants(t, checks, "http", "ok", "HTTP 405")
 		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", privatePath))...))
-		wants(t, checks, "configuration", "failed", "private key does not match public key")
+		wants(t, checks, "configuration", "failed", "failed to load cert/key pair")
 	})
 }
 
@@ -715,6 +715,43 @@ func TestDoctorText(t *testing.T) {
 	}
 }
 
+// What stands behind an ocems_slot must neither hold nor change its slots.
+func TestDoctorBehindTheSlots(t *testing.T) {
+	for _, c := range []struct{ name, old, changed, want string }{
+		{"nothing", "", "", ""},
+		{"batch", "[ocems_slot]", "[ocems_slot, batch/small]", "batch/small behind ocems_slot holds finished slots in memory"},
+		{"batch before", "[ocems_slot]", "[batch/small, ocems_slot]", ""},
+		{"filter", "[ocems_slot]", "[ocems_slot, filter]", "filter behind ocems_slot may change or drop"},
+		{"queue", "exporters: [ocems]", "exporters: [ocems, otlphttp]", "otlphttp behind ocems_slot has a sending_queue"},
+		{"queue on a storage", "exporters: [ocems]", "exporters: [ocems, otlphttp/stored]", ""},
+		{"queue that is off", "exporters: [ocems]", "exporters: [ocems, otlphttp/off]", ""},
+		{"queue that makes the sender wait", "exporters: [ocems]", "exporters: [ocems, otlphttp/waits]", ""},
+		{"no queue", "exporters: [ocems]", "exporters: [ocems, debug]", ""},
+		{"queue behind a connector", "exporters: [ocems]}", "exporters: [ocems, forward]}, metrics/out: {receivers: [forward], exporters: [otlphttp]}", "service.pipelines.metrics/out: otlphttp behind ocems_slot"},
+		{"queue of another pipeline", "pipelines: {", "pipelines: {metrics/other: {receivers: [otlp], exporters: [otlphttp]}, ", ""},
+	} {
+		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", "")
+		text = strings.Replace(text, "\nexporters:\n", `
+receivers: {otlp: {}}
+connectors: {forward: {}}
+exporters:
+  debug:
+  otlphttp: {endpoint: http://vendor}
+  otlphttp/stored: {endpoint: http://vendor, sending_queue: {storage: ocems_storage}}
+  otlphttp/off: {endpoint: http://vendor, sending_queue: {enabled: false}}
+  otlphttp/waits: {endpoint: http://vendor, sending_queue: {wait_for_result: true}}
+`, 1)
+		text = strings.Replace(text, "processors: {ocems_slot:", "processors: {batch/small: {}, filter: {}, ocems_slot:", 1)
+		if !strings.Contains(text, c.old) {
+			t.Fatalf("%s: no %q in %s", c.name, c.old, text)
+		}
+		code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "c.yaml", strings.Replace(text, c.old, c.changed, 1)))
+		if want := c.want != ""; code != 0 || strings.Contains(out, "behind ocems_slot") != want || !strings.Contains(out, c.want) {
+			t.Errorf("%s: exit %d, want %q: %s%s", c.name, code, c.want, out, errs)
+		}
+	}
+}
+
 // Every configuration of the README and of the examples passes, but that of a Telegraf that reports through a collector.
 func TestDoctorExamples(t *testing.T) {
 	dir := t.TempDir()
@@ -771,13 +808,16 @@ func TestDoctorExamples(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole := strings.Contains(string(text), "[[outputs.ocems]]") && strings.Contains(string(text), "public_key") || strings.Contains(string(text), "[[outputs.execd]]") && strings.Contains(string(text), "${OCEMS_EXAMPLE") ||
-			regexp.MustCompile(`(?m)^  ocems:\n(    .*\n)*    devices`).Match(text) && strings.Contains(string(text), "pipelines:")
+			regexp.MustCompile(`(?m)^  ocems(_slot)?:\n(    .*\n)*    devices`).Match(text) && strings.Contains(string(text), "pipelines:")
 		if !whole {
 			continue
 		}
 		code, out, errs := quiet(t, "doctor", "--offline", "--config", file)
-		if code != 0 {
+		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
+		}
+		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlphttp") {
+			t.Errorf("%s: %s", file, out)
 		}
 		passed++
 	}

@@ -94,9 +94,6 @@ func (v *viewer) note(format string, args ...any) {
 
 func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	v.note("%s (%s)", o.Name, o.Where)
-	if o.Unread {
-		return errors.New("the host refuses this block, see ocems doctor")
-	}
 	if o.State == nil {
 		v.note("no place on disk is configured for what waits: it is in the host's memory, and cannot be shown")
 		v.found = true
@@ -121,7 +118,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	defer stored.Close()
 	v.windows(ctx, stored, o.Rules)
 	if o.Slots {
-		v.note("it delivers to no board itself, and hands its slots to %s", strings.Join(o.Next, ", "))
+		v.note("it delivers to no board itself: the exporters behind it get its slots")
 		return nil
 	}
 	queues, err := delivery.Queues(ctx, stored)

@@ -60,7 +60,7 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		{name: "no devices of the processor", old: "devices: [{station_id: station_1, device_id: dev_1}]", changed: "stamp: end", want: []string{"devices: none is given"}},
 		{name: "processor in a pipeline of logs", old: "pipelines: {metrics:", changed: "pipelines: {logs: {receivers: [otlp], processors: [ocems_slot], exporters: [debug]}, metrics:", want: []string{"service::pipelines::logs", "takes metrics only"}, starts: true},
 		{name: "processor twice in a pipeline", old: "processors: [ocems_slot]", changed: "processors: [ocems_slot, ocems_slot]", want: []string{"references processor \"ocems_slot\" multiple times"}},
-		{name: "variable in another host's style", more: "audit_file: ${OCEMS_DIR:-x}", want: []string{"OCEMS_DIR", "${env:OCEMS_DIR"}},
+		{name: "variable in another host's style", more: "audit_file: ${OCEMS_DIR:-x}", want: []string{"OCEMS_DIR", "${env:NAME:-default}"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := good(t, c.more)
@@ -93,15 +93,15 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 	}{
 		{name: "good"},
 		{name: "type of namepass", output: `namepass = 5`, want: []string{"namepass"}},
-		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
+		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"FlushInterval", "soon"}},
 		{name: "flush_interval of nought", agent: `flush_interval = "0s"`, want: []string{"flush_interval", "positive"}},
 		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"duration", "soon"}},
 		{name: "startup_error_behavior", output: `startup_error_behavior = "never"`, want: []string{"startup_error_behavior", "never"}},
-		{name: "metric_batch_size of the agent", agent: `metric_batch_size = "x"`, want: []string{"metric_batch_size"}},
+		{name: "metric_batch_size of the agent", agent: `metric_batch_size = "x"`, want: []string{"MetricBatchSize"}},
 		{name: "unknown key", output: `endpont = "x"`, want: []string{"endpont", "nearest: endpoint"}},
 		{name: "unknown key of the agent", agent: `flush_intervall = "10s"`, want: []string{"flush_intervall", "nearest: flush_interval"}},
 		{name: "unknown key of a parameter", more: `decimal = 2`, want: []string{"decimal", "nearest: decimals"}},
-		{name: "type of decimals", more: `decimals = "two"`, want: []string{"decimals"}},
+		{name: "type of decimals", more: `decimals = "two"`, want: []string{"Decimals"}},
 		{name: "string without an end", output: "alias = \"etp", want: []string{"line 8"}},
 		{name: "key twice", output: "grace = \"30s\"\n  grace = \"40s\"", want: []string{"grace", "conflict"}},
 		{name: "unknown table", more: "\n[agnet]\n  interval = \"10s\"", want: []string{"agnet"}},

@@ -76,15 +76,12 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 		e.add("environment", Warning, "set them here too, or give the service's own: --env-file FILE, such as systemd's EnvironmentFile",
 			"not set: %s", strings.Join(cfg.Unset, ", "))
 	}
-	for _, o := range cfg.Outputs {
+	for i, o := range cfg.Outputs {
 		e.output = o.Name
 		if len(cfg.Outputs) > 1 {
 			e.output += " (" + o.Where + ")"
 		}
-		reg := e.configuration(o)
-		if o.Unread {
-			continue
-		}
+		reg := e.configuration(o, cfg.Outputs[:i])
 		if !o.Slots {
 			e.network(ctx, o)
 		}
@@ -133,17 +130,18 @@ func statusOf(s hostconfig.Severity) Status {
 }
 
 // configuration says what is wrong with an output's keys, or that nothing is. The registry is nil where devices are faulty.
-func (e *examination) configuration(o *hostconfig.Output) *registry.Registry {
-	failed := false
+func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.Output) *registry.Registry {
+	already := e.report.Failed
 	for _, f := range o.Faults {
-		failed = failed || f.Severity == hostconfig.Failed
 		e.add("configuration", statusOf(f.Severity), f.Do, "%s", f.Text)
 	}
+	e.meant(o)
+	e.across(o, before)
 	reg, err := registry.New(o.Names)
 	if err != nil {
 		reg, _ = o.Registry() // the devices may be right where the secrets are not
 	}
-	if !failed {
+	if e.report.Failed == already {
 		devices, parameters := 0, 0
 		if reg != nil {
 			devices = len(reg.Devices())
@@ -158,7 +156,7 @@ func (e *examination) configuration(o *hostconfig.Output) *registry.Registry {
 		text := fmt.Sprintf("%s: devices %d%s; parameters mapped %d", o.Where, devices, tokens, parameters)
 		switch {
 		case o.Slots:
-			e.add("configuration", OK, "", "%s; it delivers to no board itself, and hands its slots to %s", text, cmp.Or(strings.Join(o.Next, ", "), "nobody"))
+			e.add("configuration", OK, "", "%s; it delivers to no board itself, and hands its slots to %s", text, cmp.Or(next(o), "nobody"))
 		case o.DryRun:
 			e.add("configuration", Warning, "set dry_run to false once its log is right", "%s; dry_run is set: nothing is sent", text)
 		default:

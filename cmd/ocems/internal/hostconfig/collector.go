@@ -158,21 +158,11 @@ func (c *collectorReader) resolve() bool {
 		return true
 	}
 	text := resolveSecrets.ReplaceAllString(yamlQuote.ReplaceAllString(err.Error(), "the value"), "$1$2...")
-	do := "edit " + c.cfg.Files[0]
-	if m := unsupportedScheme.FindStringSubmatch(text); m != nil {
-		do = "have the collector check it: the providers here are env, file and yaml"
-		if name := m[1] + m[2]; name != strings.ToLower(name) {
-			do = fmt.Sprintf("write ${env:%[1]s} or ${env:%[1]s:-default}", name)
-		}
-	}
-	c.cfg.Faults.fault(Failed, do, "%s", text)
+	c.cfg.Faults.fault(Failed, "edit "+c.cfg.Files[0]+"; a variable is written ${env:NAME} or ${env:NAME:-default}", "%s", text)
 	return false
 }
 
-var (
-	resolveSecrets    = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
-	unsupportedScheme = regexp.MustCompile(`scheme "([^"]*)" is not supported|invalid uri: "(\w+):`)
-)
+var resolveSecrets = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
 
 // decode has each component that is compiled in read its part, and check it.
 func (c *collectorReader) decode() {
@@ -343,22 +333,18 @@ func (c *collectorReader) output(group string, id component.ID, cfg component.Co
 	key := group + "." + id.String()
 	o := &Output{Name: key, Where: c.places.find(group, id.String()), Host: Collector}
 	c.cfg.Outputs = append(c.cfg.Outputs, o)
-	for _, line := range c.refused[key] {
-		o.refused(line, strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), group, id.String()), "edit "))
-	}
+	o.refused(c.refused[key], func(line string) string {
+		return strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), group, id.String()), "edit ")
+	})
 	if !c.used[key] {
 		o.Faults.fault(Failed, "edit "+o.Where, "service.pipelines: no pipeline has %s: it is never started", id)
 	}
 	return o
 }
 
-// keep looks at where an output keeps its state and its trail.
+// keep finds where an output keeps its state.
 func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.Kind, id component.ID) {
-	if o.AuditFile == "" {
-		o.Faults.fault(Warning, "set audit_file", "audit_file: not set: final outcomes go to the log only")
-	}
 	if storage == nil {
-		o.Faults.fault(Warning, "name an ocems_storage extension as storage", "storage: not set: open windows and finished slots are in memory, and a restart loses them")
 		return
 	}
 	do := "edit " + c.places.find(strings.ToLower(kind.String())+"s", id.String(), "storage")
@@ -375,60 +361,37 @@ func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.
 	}
 }
 
-var (
-	// mayChange are processors that change or drop what passes.
-	mayChange = []string{"attributes", "cumulativetodelta", "deltatocumulative", "deltatorate", "filter", "groupbyattrs", "interval",
-		"metricsgeneration", "metricstarttime", "metricstransform", "probabilistic_sampler", "transform"}
-	// withoutQueue are exporters that have no queue where none is configured.
-	withoutQueue = []string{"debug", "file", "nop", "ocems", "prometheus"}
-)
-
-// behind looks at what an ocems_slot hands its slots to. It forgets a slot that the next has taken.
+// behind finds what an ocems_slot hands its slots to, through connectors too.
 func (c *collectorReader) behind(o *Output, id component.ID) {
-	for _, name := range sortedIDs(c.file.Service.Pipelines) {
-		p := c.file.pipeline(name)
-		if at := slices.Index(p.Processors, id); at >= 0 {
-			c.stages(o, name, p.Processors[at+1:], map[pipeline.ID]bool{name: true})
-		}
+	var walk func(name pipeline.ID, processors []component.ID)
+	seen := map[pipeline.ID]bool{}
+	add := func(name pipeline.ID, kind string, id component.ID, keys map[string]any) {
+		o.Behind = append(o.Behind, Stage{name.String(), kind, id.Type().String(), id.String(), c.places.find(kind, id.String(), "sending_queue"), keys})
 	}
-	slices.Sort(o.Next)
-	o.Next = slices.Compact(o.Next)
-}
-
-func (c *collectorReader) stages(o *Output, name pipeline.ID, processors []component.ID, seen map[pipeline.ID]bool) {
-	for _, id := range processors {
-		switch kind := id.Type().String(); {
-		case kind == "batch":
-			o.Faults.fault(Warning, "put "+id.String()+" before it, or leave it out", "service.pipelines.%s: %s stands behind it: that holds finished slots in memory, and a crash loses them", name, id)
-		case slices.Contains(mayChange, kind):
-			o.Faults.fault(Warning, "put "+id.String()+" before it", "service.pipelines.%s: %s stands behind it: that may change or drop finished slots", name, id)
+	walk = func(name pipeline.ID, processors []component.ID) {
+		for _, id := range processors {
+			add(name, "processors", id, c.file.Processors[id])
 		}
-	}
-	for _, id := range c.file.pipeline(name).Exporters {
-		if _, connects := c.file.Connectors[id]; connects {
+		for _, id := range c.file.pipeline(name).Exporters {
+			if _, connects := c.file.Connectors[id]; !connects {
+				add(name, "exporters", id, c.file.Exporters[id])
+				continue
+			}
 			for _, other := range sortedIDs(c.file.Service.Pipelines) {
 				if p := c.file.pipeline(other); slices.Contains(p.Receivers, id) && !seen[other] {
 					seen[other] = true
-					c.stages(o, other, p.Processors, seen)
+					walk(other, p.Processors)
 				}
 			}
-			continue
-		}
-		if o.Next = append(o.Next, id.String()); c.queues(id) {
-			o.Faults.fault(Warning, "set enabled: false in its sending_queue, or give that a storage: edit "+c.places.find("exporters", id.String(), "sending_queue"),
-				"exporters.%s: its sending_queue holds finished slots in memory, and a crash loses them", id)
 		}
 	}
-}
-
-// queues reports that an exporter answers before its slots are sent, and keeps them in memory only.
-func (c *collectorReader) queues(id component.ID) bool {
-	queue, given := c.file.Exporters[id]["sending_queue"]
-	keys, _ := queue.(map[string]any)
-	if !given {
-		return !slices.Contains(withoutQueue, id.Type().String())
+	for _, name := range sortedIDs(c.file.Service.Pipelines) {
+		p := c.file.pipeline(name)
+		if at := slices.Index(p.Processors, id); at >= 0 && !seen[name] {
+			seen[name] = true
+			walk(name, p.Processors[at+1:])
+		}
 	}
-	return fmt.Sprint(keys["enabled"]) != "false" && fmt.Sprint(keys["wait_for_result"]) != "true" && keys["storage"] == nil
 }
 
 func sortedIDs[ID interface {
@@ -445,25 +408,15 @@ func texts(ids []component.ID) (texts []string) {
 	return texts
 }
 
-var (
-	yamlQuote = regexp.MustCompile("`[^`]*`")
-	yamlType  = regexp.MustCompile(` into \S+`)
-)
+var yamlQuote = regexp.MustCompile("`[^`]*`")
 
-// yamlError is the decoder's text without the values that it quotes, any of which may be the token, and without the
-// names of types in here.
+// yamlError is the decoder's text without the values that it quotes, any of which may be the token.
 func yamlError(err error) string {
-	inner := innermost(err)
-	lines := []string{inner.Error()}
+	lines := []string{innermost(err).Error()}
 	if t := (*yaml.TypeError)(nil); errors.As(err, &t) {
 		lines = t.Errors
 	}
-	for i, line := range lines {
-		line = yamlQuote.ReplaceAllString(strings.TrimPrefix(line, "yaml: "), "the value")
-		line = shortQuotes.ReplaceAllString(line, "...")
-		lines[i] = yamlType.ReplaceAllString(line, "")
-	}
-	return strings.Join(lines, "\n")
+	return shortQuotes.ReplaceAllString(yamlQuote.ReplaceAllString(strings.Join(lines, "\n"), "the value"), "...")
 }
 
 // places are the files as they are written, for the lines of their keys.
@@ -491,41 +444,19 @@ func (p places) find(path ...string) string {
 
 // descend goes along a path as far as it leads, and returns how far that is and on which line.
 func descend(n *yaml.Node, path []string) (depth, line int) {
-	for n != nil && n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		n = n.Content[0]
 	}
-	for n != nil && n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n == nil || len(path) == 0 {
-		return 0, 0
-	}
 	for i, key := range n.Content {
+		value := key
 		switch {
-		case n.Kind == yaml.SequenceNode && fmt.Sprint(i) == path[0]:
-			depth, line = descend(key, path[1:])
-			return depth + 1, max(line, key.Line)
-		case n.Kind != yaml.MappingNode || i%2 == 1:
-		case plainID(key.Value) == path[0]:
-			depth, line = descend(n.Content[i+1], path[1:])
-			if depth == 0 {
-				line = key.Line
-			}
-			return depth + 1, line
-		case key.ShortTag() == "!!merge":
-			if d, l := descend(n.Content[i+1], path); d > depth {
-				depth, line = d, l
-			}
+		case len(path) == 0, n.Kind == yaml.MappingNode && (i%2 == 1 || key.Value != path[0]), n.Kind == yaml.SequenceNode && strconv.Itoa(i) != path[0]:
+			continue
+		case n.Kind == yaml.MappingNode:
+			value = n.Content[i+1]
 		}
+		depth, line = descend(value, path[1:])
+		return depth + 1, cmp.Or(line, key.Line)
 	}
-	return depth, line
-}
-
-// plainID is the name of a component without the spaces that it may have around its slash.
-func plainID(id string) string {
-	kind, name, named := strings.Cut(id, "/")
-	if !named {
-		return strings.TrimSpace(id)
-	}
-	return strings.TrimSpace(kind) + "/" + strings.TrimSpace(name)
+	return 0, 0
 }

@@ -116,7 +116,6 @@ func Load(paths []string, opt Options) (*Config, error) {
 	} else {
 		r.telegraf()
 	}
-	r.across()
 	slices.Sort(r.cfg.Unset)
 	r.cfg.Unset = slices.Compact(r.cfg.Unset)
 	return r.cfg, nil
@@ -166,63 +165,42 @@ var loading sync.Mutex
 
 // setEnvironment gives the hosts' code, which asks the process, the service's variables; restore takes them back.
 func setEnvironment(variables map[string]string) (restore func()) {
-	var undo []func()
+	before := os.Environ()
 	for name, value := range variables {
-		if old, set := os.LookupEnv(name); set {
-			undo = append(undo, func() { _ = os.Setenv(name, old) })
-		} else {
-			undo = append(undo, func() { _ = os.Unsetenv(name) })
-		}
 		_ = os.Setenv(name, value)
 	}
 	return func() {
-		for _, u := range undo {
-			u()
+		for name := range variables {
+			_ = os.Unsetenv(name)
 		}
-	}
-}
-
-// across finds what outputs must not have in common.
-func (r *reader) across() {
-	directories, devices := map[string]*Output{}, map[string]*Output{}
-	for _, o := range r.cfg.Outputs {
-		if o.State != nil && o.Host != Collector { // which has a file for each component
-			dir, err := filepath.Abs(o.State.Directory)
-			if other := directories[dir]; err == nil && other != nil {
-				o.Faults.fault(Failed, "give each output a state_directory of its own", "state_directory: %q is that of the output of %s too", o.State.Directory, other.Where)
-			}
-			directories[dir] = o
-		}
-		for _, d := range o.Names.Devices {
-			id := strings.TrimSpace(d.DeviceID)
-			if other := devices[id]; id != "" && other != nil && other != o && !o.Slots {
-				o.Faults.fault(Warning, "keep the device in one of them", "device %q is also one of the output of %s: the board gets its slots twice, and answers 111", id, other.Where)
-			}
-			if !o.Slots {
-				devices[id] = o
+		for _, v := range before {
+			if name, value, _ := strings.Cut(v, "="); name != "" {
+				_ = os.Setenv(name, value)
 			}
 		}
 	}
 }
 
 // refused notes what the host said of an output, a fault a line, each with what mends it.
-func (o *Output) refused(text, where string) {
-	for line := range strings.SplitSeq(strings.TrimSpace(text), "\n") {
-		do := "edit " + where
-		switch {
-		case line == "":
-			continue
-		case strings.Contains(line, "missing; give token_id"):
-			do = "give it in " + where + "; if a variable holds it, set that, or run this with the environment of the service: --env-file FILE"
-		case strings.Contains(line, "is not set in the environment"):
-			do = "set the variable, or run this with the environment of the service: --env-file FILE"
-		case strings.Contains(line, ": permission denied"):
-			do = "let the service's user read the file, and run this as that user"
-		case strings.Contains(line, ": no such file or directory") && !strings.Contains(line, "not a file's name"):
-			do = "put the file there, or mend its path in " + where
-		}
-		o.Faults.fault(Failed, do, "%s", line)
+func (o *Output) refused(lines []string, where func(line string) string) {
+	for _, line := range lines {
+		o.Faults.fault(Failed, doFor(line, where(line)), "%s", line)
 	}
+}
+
+// doFor is what mends what a host refuses.
+func doFor(text, where string) string {
+	switch {
+	case strings.Contains(text, "missing; give token_id"):
+		return "give it in " + where + "; if a variable holds it, set that, or run this with the environment of the service: --env-file FILE"
+	case strings.Contains(text, "is not set in the environment"):
+		return "set the variable, or run this with the environment of the service: --env-file FILE"
+	case strings.Contains(text, ": permission denied"):
+		return "let the service's user read the file, and run this as that user"
+	case strings.Contains(text, ": no such file or directory") && !strings.Contains(text, "not a file's name"):
+		return "put the file there, or mend its path in " + where
+	}
+	return "edit " + where
 }
 
 // keysOf are the keys of a struct under the given tag, and of those embedded in it.

@@ -4,14 +4,12 @@ import (
 	"context"
 	"crypto/tls"
 	"path/filepath"
-	"slices"
 	"time"
 
 	"github.com/influxdata/telegraf/config"
 	"go.opentelemetry.io/collector/component"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter"
-	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/plugins/outputs/ocems"
@@ -30,22 +28,36 @@ const (
 
 // Output is one [[outputs.ocems]], one exporter `ocems` or one processor `ocems_slot`.
 type Output struct {
-	Name  string // outputs.ocems or exporters.ocems/name
-	Where string // file:line
-	Host  Host
-	Slots bool     // a processor: it delivers to no board itself
-	Next  []string // the exporters that get its slots
+	Name   string // outputs.ocems or exporters.ocems/name
+	Where  string // file:line
+	Host   Host
+	Slots  bool    // a processor: it delivers to no board itself
+	Behind []Stage // what stands behind a processor
 
 	Endpoint  string
 	DryRun    bool
 	Names     registry.Config
 	Client    Client
-	Unread    bool   // the host refuses the block as a whole: what follows is not known
 	State     *State // open windows and what waits; nil: in memory
 	AuditFile string // "" for none
 	Rules     slot.Options
+	Align     bool
+	Buffer    *Buffer // Telegraf's, before the output
 
 	Faults faults
+}
+
+// Stage is a processor or an exporter that gets a processor's slots.
+type Stage struct {
+	Pipeline, Kind, Type, Name string // Kind is processors or exporters
+	Where                      string // file:line
+	Keys                       map[string]any
+}
+
+// Buffer is how Telegraf hands over.
+type Buffer struct {
+	Flush        time.Duration
+	Limit, Batch int
 }
 
 // State is the place on disk where a host keeps what must not be lost.
@@ -59,6 +71,7 @@ type State struct {
 // Client is how the host connects.
 type Client struct {
 	Timeout        time.Duration
+	TimeoutKey     string
 	Proxy          string // URL; may hold a password
 	SystemProxy    bool   // take it from HTTPS_PROXY, HTTP_PROXY and NO_PROXY
 	LocalAddress   string
@@ -67,11 +80,10 @@ type Client struct {
 }
 
 func (o *Output) takeExporter(c *ocemsexporter.Config) *component.ID {
-	o.Endpoint, o.DryRun, o.AuditFile, o.Rules, o.Names = c.Endpoint, c.DryRun, c.AuditFile, c.Rules(), c.Config
-	o.Client = Client{Timeout: c.HTTP.Timeout, Proxy: c.HTTP.ProxyURL, SystemProxy: c.HTTP.ProxyURL == "",
+	o.Endpoint, o.DryRun, o.Align, o.AuditFile, o.Rules, o.Names = c.Endpoint, c.DryRun, c.Align, c.AuditFile, c.Rules(), c.Config
+	o.Client = Client{Timeout: c.HTTP.Timeout, TimeoutKey: "http.timeout", Proxy: c.HTTP.ProxyURL, SystemProxy: c.HTTP.ProxyURL == "",
 		TLS:   func() (*tls.Config, error) { return c.HTTP.TLS.LoadTLSConfig(context.Background()) },
 		CAKey: "http.tls.ca_file", NameKey: "http.tls.server_name_override"}
-	o.checkTimeout("http.timeout")
 	return c.Storage
 }
 
@@ -82,10 +94,8 @@ func (o *Output) takeProcessor(c *ocemsslotprocessor.Config) *component.ID {
 
 // takePlugin takes over the configuration of Telegraf's output after its Init.
 func (o *Output) takePlugin(c *ocems.OCEMS) {
-	o.Endpoint, o.DryRun, o.AuditFile, o.Rules = c.Endpoint, c.DryRun, c.AuditFile, c.Rules()
-	if c.StateDirectory == "" {
-		o.Faults.fault(Warning, "set state_directory", "state_directory: not set: open slots and what waits to be sent are in memory, and a restart loses them")
-	} else {
+	o.Endpoint, o.DryRun, o.Align, o.AuditFile, o.Rules = c.Endpoint, c.DryRun, c.Align, c.AuditFile, c.Rules()
+	if c.StateDirectory != "" {
 		o.State = &State{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
 	}
 	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Words: registry.Telegraf}
@@ -94,12 +104,11 @@ func (o *Output) takePlugin(c *ocems.OCEMS) {
 		device.TokenID, device.PublicKey = reveal(&d.TokenID), reveal(&d.PublicKey)
 		o.Names.Devices = append(o.Names.Devices, device)
 	}
-	o.Client = Client{Timeout: time.Duration(c.Timeout), Proxy: c.HTTPProxyURL, SystemProxy: c.UseSystemProxy, LocalAddress: c.LocalAddress,
+	o.Client = Client{Timeout: time.Duration(c.Timeout), TimeoutKey: "timeout", Proxy: c.HTTPProxyURL, SystemProxy: c.UseSystemProxy, LocalAddress: c.LocalAddress,
 		TLS: c.TLSConfig, CAKey: "tls_ca", NameKey: "tls_server_name"}
 	if c.UseSystemProxy {
 		o.Client.Proxy = "" // Telegraf obeys the environment then
 	}
-	o.checkTimeout("timeout")
 }
 
 func reveal(s *config.Secret) registry.Secret {
@@ -111,23 +120,9 @@ func reveal(s *config.Secret) registry.Secret {
 	return registry.Secret(b.String())
 }
 
-// checkTimeout warns of what the host warns of at its start.
-func (o *Output) checkTimeout(key string) {
-	if t := o.Client.Timeout; t > 0 && t < options.ShortTimeout {
-		o.Faults.fault(Warning, "set "+key+" to 30s or more",
-			"%s: %s is short: the server is slow after a boundary, and a request given up may be stored all the same", key, t)
-	}
-}
-
-// Registry names the devices without their secrets: tokens and keys are replaced by others of their kind, so that it can
-// be made where the service's environment is missing. It must seal nothing.
+// Registry names the devices without their secrets, so that it can be made where the service's environment is missing.
 func (o *Output) Registry() (*registry.Registry, error) {
 	cfg := o.Names
-	cfg.PublicKey, cfg.PublicKeyFile = registry.Secret(standInKey()), ""
-	cfg.Devices = slices.Clone(cfg.Devices)
-	for i := range cfg.Devices {
-		d := &cfg.Devices[i]
-		d.TokenID, d.TokenIDFile, d.PublicKey, d.PublicKeyFile = registry.Secret(standInToken), "", "", ""
-	}
+	cfg.NamesOnly = true
 	return registry.New(cfg)
 }

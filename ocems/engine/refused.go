@@ -162,8 +162,7 @@ func (r *refusals) discount(value []byte) error {
 	return err
 }
 
-// refuse counts a reading that is in no slot and names the first of its kind in the log. What is restored was named when
-// it came.
+// refuse counts a reading that is in no slot and names the first of its kind in the log.
 func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
 	e.refuseSlot(to, x, why, e.stamp(x.Time, x.Flag), now)
 }
@@ -173,7 +172,8 @@ func (e *Engine) refuseSlot(to *refusals, x sample, why fault, stamp, now time.T
 	e.counts.refused(why.reason)
 	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
 	to.add(key, x, why.detail, now)
-	if !e.restoring && e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {
+	replayed := e.restoring && why.reason == slot.Conflict // whose sources have no names yet
+	if !replayed && e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {
 		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(x.Time), "reason", why.reason}
 		if why.detail != "" {
 			args = append(args, "detail", why.detail)

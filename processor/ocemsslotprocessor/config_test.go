@@ -46,7 +46,7 @@ func TestConfig(t *testing.T) {
 	one := createDefaultConfig().(*Config)
 	one.Devices = []registry.DeviceConfig{{StationID: "station_1", DeviceID: "D1"}}
 	seconds := func(n time.Duration) options.Duration { return options.Duration{Duration: n * time.Second} }
-	storage, latitude, decimals := component.MustNewIDWithName("ocems_storage", "slots"), 12.97, 2
+	storage, latitude, decimals := component.MustNewIDWithName("ocems_storage", "slots"), registry.Number(12.97), 2
 	all := createDefaultConfig().(*Config)
 	all.Slots = options.Slots{AuditFile: "/var/lib/ocems/slots.jsonl", DevicesFileInterval: seconds(60), Stamp: "start", Grace: seconds(60),
 		CalibrationGrace: seconds(5), Settle: seconds(1), MaxSkew: seconds(120), MinSamples: 3, MaxSeries: 50}

@@ -630,7 +630,7 @@ func TestNothingButRefusals(t *testing.T) {
 		p.kill()
 		p.open()
 		until(clock(8, 0, 0))
-		assert.Len(t, p.trail(), 24)
+		assert.Len(t, slices.Compact(p.trail()), 24, "the last one may be there twice")
 	})
 }
 

@@ -193,7 +193,7 @@ func (v *victim) jump() time.Duration {
 
 // feed feeds some minutes of event time.
 func (v *victim) feed(p *process, minutes int) {
-	for ; minutes > 0 && !p.dead() && !v.exhausted(); minutes-- {
+	for ; minutes > 0 && !p.dead() && !p.stuck && !v.exhausted(); minutes-- {
 		ms := v.kept
 		if ms == nil {
 			ms = v.another(v.next())

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -33,7 +32,6 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
-	bolt "go.etcd.io/bbolt"
 )
 
 // secrets are in the configurations of these tests, and must be in no output.
@@ -196,16 +194,16 @@ exporters:
   ocems:
     endpoint: %s
     public_key_file: %s
-    storage: file_storage
+    storage: ocems_storage
     audit_file: %s/audit.jsonl
     devices: [{station_id: station_1, device_id: dev_1, token_id: %q, parameters: [{metric: m, parameter: cod, unit: mg/L}]}]
     %s
-processors: {ocems_slot: {storage: file_storage}}
-extensions: {file_storage: {directory: %s/storage, create_directory: true, fsync: true}}
+processors: {ocems_slot: {storage: ocems_storage, audit_file: %[3]s/audit.jsonl, devices: [{station_id: station_1, device_id: dev_1}]}}
+extensions: {ocems_storage: {directory: %[3]s/storage, create_directory: true}}
 service:
-  extensions: [file_storage]
+  extensions: [ocems_storage]
   pipelines: {metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [ocems]}}
-`, endpoint, publicPath, dir, token, more, dir)
+`, endpoint, publicPath, dir, token, more)
 }
 
 func TestDoctorCertificates(t *testing.T) {
@@ -225,7 +223,7 @@ func TestDoctorCertificates(t *testing.T) {
 		{"good", valid, []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "ok", []string{"TLS 1.3", "127.0.0.1", "Root of Tests", "until"}, nil},
 		{"soon", good.issue(t, "127.0.0.1", now.Add(-time.Hour), now.Add(20*24*time.Hour+time.Hour)), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "warning", []string{"in 20 days"}, nil},
 		{"not soon", good.issue(t, "127.0.0.1", now.Add(-time.Hour), now.Add(21*24*time.Hour+time.Hour)), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "ok", nil, nil},
-		{"stranger", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"ca.pem", "CN=Stranger,O=Board of Tests", "do not turn verification off"}, nil},
+		{"stranger", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"file of CAKEY", "CN=Stranger,O=Board of Tests", "do not turn verification off"}, nil},
 		{"no authority", valid, nil, "", "failed", []string{"is not trusted here", "CN=Root of Tests", "as CAKEY"}, nil},
 		{"expired", good.issue(t, "127.0.0.1", now.Add(-48*time.Hour), now.Add(-24*time.Hour)), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed",
 			[]string{"expired " + spec.ISTString(now.Add(-24*time.Hour).Truncate(time.Second)), "check this machine's clock"}, nil},
@@ -237,8 +235,6 @@ func TestDoctorCertificates(t *testing.T) {
 		{"not verified", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"insecure_skip_verify = true"}, "tls: {insecure_skip_verify: true}", "warning",
 			[]string{"insecure_skip_verify is set", "CN=Stranger"}, nil},
 		{"not verified and good", valid, []string{"insecure_skip_verify = true", "tls_ca = CA"}, "tls: {insecure_skip_verify: true, ca_file: CA}", "warning", []string{"remove insecure_skip_verify"}, nil},
-		{"no file of it", valid, []string{`tls_ca = "no-such-file"`}, "tls: {ca_file: no-such-file}", "failed", []string{"no-such-file", "CAKEY"}, nil},
-		{"not a certificate", valid, []string{`tls_ca = "` + privatePath + `"`}, "tls: {ca_file: " + privatePath + "}", "failed", []string{"holds no certificate in PEM"}, nil},
 		{"old TLS", valid, []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"protocol version"}, func(c *tls.Config) { c.MaxVersion = tls.VersionTLS11 }},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -263,6 +259,14 @@ func TestDoctorCertificates(t *testing.T) {
 			wants(t, checks, "tls", c.status, texts("http.tls.ca_file", "http.tls.server_name_override")...)
 		})
 	}
+	t.Run("files that the host cannot read", func(t *testing.T) {
+		for path, text := range map[string]string{"no-such-file": "no such file", privatePath: "parse"} {
+			checks, _ := diagnose(t, "--offline", "--config", telegrafFile(t, fmt.Sprintf("tls_ca = %q", path)))
+			wants(t, checks, "configuration", "failed", text)
+			checks, _ = diagnose(t, "--offline", "--config", write(t, "c.yaml", collectorText(t, "https://cems.example.org/", "http: {tls: {ca_file: "+path+"}}")))
+			wants(t, checks, "tls", "failed", text)
+		}
+	})
 	t.Run("client certificate", func(t *testing.T) {
 		endpoint := serve(t, board(t, 0), valid, func(c *tls.Config) {
 			c.ClientAuth, c.ClientCAs = tls.RequireAndVerifyClientCert, x509.NewCertPool()
@@ -281,7 +285,7 @@ func TestDoctorCertificates(t *testing.T) {
 		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", key))...))
 		wants(t, checks, "http", "ok", "HTTP 405")
 		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", privatePath))...))
-		wants(t, checks, "tls", "failed", "client certificate")
+		wants(t, checks, "configuration", "failed", "failed to load cert/key pair")
 	})
 }
 
@@ -437,7 +441,7 @@ func TestDoctorDisk(t *testing.T) {
 	checks, _ := diagnose(t, "--offline", "--config", state(filepath.Join(dir, "a/b/c")))
 	wants(t, checks, "disk", "ok", "does not exist yet, and can be made in "+dir, "7 days without the board take about")
 	wants(t, checks, "audit trail", "ok", "not begun yet")
-	wants(t, checks, "outbox", "ok", "not begun yet")
+	wants(t, checks, "state", "ok", "not begun yet")
 	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
 		t.Errorf("it left %v", entries)
 	}
@@ -515,10 +519,16 @@ func TestDoctorTrail(t *testing.T) {
 	wants(t, checks, "audit trail", "failed", "longer than 1 MiB")
 }
 
-// fill makes an outbox as a host does, whose server is not there.
-func fill(t *testing.T, db *bolt.DB, bucket string, records ...payload.Record) {
+// outbox makes the state of a host whose server is not there, and leaves it open and locked, as a host that runs.
+func outbox(t *testing.T, config string, records ...payload.Record) string {
 	t.Helper()
-	d, err := delivery.New(t.Context(), delivery.Config{Endpoint: "http://127.0.0.1:1/", Client: &http.Client{}, Store: boltStore{db, bucket}, DryRun: true,
+	path := filepath.Join(stateOf(config), "state.db")
+	file, err := store.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { file.Close() })
+	d, err := delivery.New(t.Context(), delivery.Config{Endpoint: "http://127.0.0.1:1/", Client: &http.Client{}, Store: file, DryRun: true,
 		Lookup: func(string) (delivery.Target, bool) { return delivery.Target{}, true }})
 	if err != nil {
 		t.Fatal(err)
@@ -529,66 +539,7 @@ func fill(t *testing.T, db *bolt.DB, bucket string, records ...payload.Record) {
 	if err := d.Close(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-}
-
-type boltStore struct {
-	db     *bolt.DB
-	bucket string
-}
-
-func (s boltStore) Get(_ context.Context, key string) (value []byte, err error) {
-	err = s.db.View(func(tx *bolt.Tx) error {
-		if b := tx.Bucket([]byte(s.bucket)); b != nil {
-			value = bytes.Clone(b.Get([]byte(key)))
-		}
-		return nil
-	})
-	return value, err
-}
-
-func (s boltStore) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
-	return s.db.View(func(tx *bolt.Tx) error {
-		b := tx.Bucket([]byte(s.bucket))
-		if b == nil {
-			return nil
-		}
-		c := b.Cursor()
-		for k, v := c.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)); k, v = c.Next() {
-			if err := visit(string(k), v); err != nil {
-				return err
-			}
-		}
-		return nil
-	})
-}
-
-func (s boltStore) Batch(_ context.Context, ops ...store.Op) error {
-	return s.db.Update(func(tx *bolt.Tx) error {
-		b, err := tx.CreateBucketIfNotExists([]byte(s.bucket))
-		for _, op := range ops {
-			if err == nil && op.Value == nil {
-				err = b.Delete([]byte(op.Key))
-			} else if err == nil {
-				err = b.Put([]byte(op.Key), op.Value)
-			}
-		}
-		return err
-	})
-}
-
-// outbox makes the file of a configuration and leaves it open and locked, as a host that runs.
-func outbox(t *testing.T, path, bucket string, records ...payload.Record) *bolt.DB {
-	t.Helper()
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
-		t.Fatal(err)
-	}
-	db, err := bolt.Open(path, 0o600, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { db.Close() })
-	fill(t, db, bucket, records...)
-	return db
+	return path
 }
 
 func stateOf(config string) string {
@@ -602,8 +553,7 @@ func reading(parameter string, value float64, unit string, stamp time.Time) payl
 func TestDoctorOutbox(t *testing.T) {
 	text := telegrafText(t)
 	start, _ := spec.Window(time.Now(), spec.SlotLength)
-	path := filepath.Join(stateOf(text), "state.db")
-	outbox(t, path, "ocems",
+	path := outbox(t, text,
 		payload.Record{StationID: "station_1", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 1, "mg/L", start), reading("cod", 2, "mg/L", start.Add(-3*time.Hour))}},
 		payload.Record{StationID: "station_1", DeviceID: "gone", Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
 	config := write(t, "telegraf.conf", text)
@@ -627,7 +577,7 @@ func TestDoctorOutbox(t *testing.T) {
 	for i := range 49 {
 		records = append(records, payload.Record{StationID: "station_1", DeviceID: fmt.Sprintf("gone_%02d", i), Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
 	}
-	outbox(t, filepath.Join(stateOf(hub), "state.db"), "ocems", records...)
+	outbox(t, hub, records...)
 	if _, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", hub)); strings.Count(out, "the configuration has no such device") != 20 || !strings.Contains(out, "30 more") || strings.Contains(out, "\x1b") || !strings.Contains(out, "device a [31m:") {
 		t.Errorf("not 20 of 50 warnings, or one that the terminal obeys:\n%s", out)
 	}
@@ -648,8 +598,8 @@ func TestDoctorOutbox(t *testing.T) {
 			}
 			config := write(t, "telegraf.conf", text)
 			checks, _ := diagnose(t, "--offline", "--config", config)
-			wants(t, checks, "outbox", "failed")
-			if code, out, errs := quiet(t, "preview", "--config", config); code != 1 || !strings.Contains(errs, "reading the outbox") {
+			wants(t, checks, "state", "failed", "sets a damaged file aside")
+			if code, out, errs := quiet(t, "preview", "--config", config); code != 1 || !strings.Contains(errs, "copying the state") {
 				t.Errorf("exit %d: %s%s", code, out, errs)
 			}
 		})
@@ -688,10 +638,11 @@ func TestDoctorMistakes(t *testing.T) {
 	}
 }
 
-// A token that is a variable's name is what the host would send under, whether it is written $NAME or ${NAME}.
+// A token that is a variable's name is refused, whether it is written $NAME or ${NAME}.
 func TestDoctorTokens(t *testing.T) {
 	for _, c := range []struct{ text, check, status, want string }{
-		{"$OCEMS_NOT_SET", "tokens", "failed", "those of dev_1"},
+		{"$OCEMS_NOT_SET", "configuration", "failed", "not set in the environment"},
+		{"${" + token, "configuration", "failed", "it is not shown"},
 		{"${OCEMS_NOT_SET}", "configuration", "failed", "not set in the environment"},
 		{"", "configuration", "failed", "give it in "},
 		{token[:len(token)-1] + "?", "tokens", "warning", "compare"},
@@ -764,6 +715,43 @@ func TestDoctorText(t *testing.T) {
 	}
 }
 
+// What stands behind an ocems_slot must neither hold nor change its slots.
+func TestDoctorBehindTheSlots(t *testing.T) {
+	for _, c := range []struct{ name, old, changed, want string }{
+		{"nothing", "", "", ""},
+		{"batch", "[ocems_slot]", "[ocems_slot, batch/small]", "batch/small behind ocems_slot holds finished slots in memory"},
+		{"batch before", "[ocems_slot]", "[batch/small, ocems_slot]", ""},
+		{"filter", "[ocems_slot]", "[ocems_slot, filter]", "filter behind ocems_slot may change or drop"},
+		{"queue", "exporters: [ocems]", "exporters: [ocems, otlphttp]", "otlphttp behind ocems_slot has a sending_queue"},
+		{"queue on a storage", "exporters: [ocems]", "exporters: [ocems, otlphttp/stored]", ""},
+		{"queue that is off", "exporters: [ocems]", "exporters: [ocems, otlphttp/off]", ""},
+		{"queue that makes the sender wait", "exporters: [ocems]", "exporters: [ocems, otlphttp/waits]", ""},
+		{"no queue", "exporters: [ocems]", "exporters: [ocems, debug]", ""},
+		{"queue behind a connector", "exporters: [ocems]}", "exporters: [ocems, forward]}, metrics/out: {receivers: [forward], exporters: [otlphttp]}", "service.pipelines.metrics/out: otlphttp behind ocems_slot"},
+		{"queue of another pipeline", "pipelines: {", "pipelines: {metrics/other: {receivers: [otlp], exporters: [otlphttp]}, ", ""},
+	} {
+		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", "")
+		text = strings.Replace(text, "\nexporters:\n", `
+receivers: {otlp: {}}
+connectors: {forward: {}}
+exporters:
+  debug:
+  otlphttp: {endpoint: http://vendor}
+  otlphttp/stored: {endpoint: http://vendor, sending_queue: {storage: ocems_storage}}
+  otlphttp/off: {endpoint: http://vendor, sending_queue: {enabled: false}}
+  otlphttp/waits: {endpoint: http://vendor, sending_queue: {wait_for_result: true}}
+`, 1)
+		text = strings.Replace(text, "processors: {ocems_slot:", "processors: {batch/small: {}, filter: {}, ocems_slot:", 1)
+		if !strings.Contains(text, c.old) {
+			t.Fatalf("%s: no %q in %s", c.name, c.old, text)
+		}
+		code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "c.yaml", strings.Replace(text, c.old, c.changed, 1)))
+		if want := c.want != ""; code != 0 || strings.Contains(out, "behind ocems_slot") != want || !strings.Contains(out, c.want) {
+			t.Errorf("%s: exit %d, want %q: %s%s", c.name, code, c.want, out, errs)
+		}
+	}
+}
+
 // Every configuration of the README and of the examples passes, but that of a Telegraf that reports through a collector.
 func TestDoctorExamples(t *testing.T) {
 	dir := t.TempDir()
@@ -820,13 +808,16 @@ func TestDoctorExamples(t *testing.T) {
 			t.Fatal(err)
 		}
 		whole := strings.Contains(string(text), "[[outputs.ocems]]") && strings.Contains(string(text), "public_key") || strings.Contains(string(text), "[[outputs.execd]]") && strings.Contains(string(text), "${OCEMS_EXAMPLE") ||
-			regexp.MustCompile(`(?m)^  ocems:\n(    .*\n)*    devices`).Match(text) && strings.Contains(string(text), "pipelines:")
+			regexp.MustCompile(`(?m)^  ocems(_slot)?:\n(    .*\n)*    devices`).Match(text) && strings.Contains(string(text), "pipelines:")
 		if !whole {
 			continue
 		}
 		code, out, errs := quiet(t, "doctor", "--offline", "--config", file)
-		if code != 0 {
+		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
+		}
+		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlphttp") {
+			t.Errorf("%s: %s", file, out)
 		}
 		passed++
 	}

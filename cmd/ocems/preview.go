@@ -53,7 +53,7 @@ since the host started, which the host leaves out of the request.
 		for _, f := range cfg.Faults {
 			err = errors.Join(err, errors.New(f.Text))
 		}
-		return errors.Join(errors.New("the configuration has no output ocems"), err)
+		return errors.Join(errors.New("the configuration has no output of OCEMS"), err)
 	}
 	v := &viewer{only: *device, asJSON: *asJSON, out: s.out, err: s.err}
 	for _, o := range cfg.Outputs {
@@ -94,10 +94,7 @@ func (v *viewer) note(format string, args ...any) {
 
 func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	v.note("%s (%s)", o.Name, o.Where)
-	if o.Unread {
-		return errors.New("the host refuses this block, see ocems doctor")
-	}
-	if o.Outbox == nil {
+	if o.State == nil {
 		v.note("no place on disk is configured for what waits: it is in the host's memory, and cannot be shown")
 		v.found = true
 		return nil
@@ -110,16 +107,20 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	if _, known := reg.Device(v.only); known {
 		v.found = true
 	}
-	stored, err := store.Snapshot(o.Outbox.File)
+	stored, err := store.Snapshot(o.State.File)
 	if errors.Is(err, fs.ErrNotExist) {
-		v.note("nothing waits: %s is not begun yet", o.Outbox.File)
-		v.open(ctx, o)
+		v.note("nothing waits: %s is not begun yet", o.State.File)
 		return nil
 	}
 	if err != nil {
 		return err
 	}
 	defer stored.Close()
+	v.windows(ctx, stored, o.Rules)
+	if o.Slots {
+		v.note("it delivers to no board itself: the exporters behind it get its slots")
+		return nil
+	}
 	queues, err := delivery.Queues(ctx, stored)
 	if err != nil {
 		return err
@@ -142,52 +143,31 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 			v.queue(ctx, stored, reg, q)
 		}
 	}
-	of := ""
-	if v.only != "" {
-		of = " of device " + v.only
-	}
 	if _, configured := reg.Device(v.only); waiting == 0 && (v.only == "" || configured) {
-		v.note("nothing%s waits to be sent", of)
-		v.open(ctx, o)
+		v.note("nothing waits to be sent")
 	}
 	return nil
 }
 
-// open says what has been taken for slots that are not finished, so that a plant sees in its first quarter of an hour
+// windows says what has been taken for slots that are not finished, so that a plant sees in its first quarter of an hour
 // that readings come.
-func (v *viewer) open(ctx context.Context, o *hostconfig.Output) {
-	for _, s := range []*hostconfig.Store{o.Outbox, o.Slots} {
-		if s != nil {
-			v.windows(ctx, s, o.Stamp)
-		}
-	}
-}
-
-func (v *viewer) windows(ctx context.Context, s *hostconfig.Store, stamp string) {
-	stored, err := store.Snapshot(s.File)
-	if errors.Is(err, fs.ErrNotExist) {
-		v.note("open slots: none, %s is not begun yet", s.File)
-		return
-	}
-	if err != nil {
-		v.note("open slots: %v", err)
-		return
-	}
-	defer stored.Close()
-	rules := slot.Defaults()
-	rules.Stamp = stamp
+func (v *viewer) windows(ctx context.Context, stored store.Store, rules slot.Options) {
 	open, err := engine.OpenWindows(ctx, stored, rules)
 	if err != nil {
 		v.note("open slots: %v", err)
+		return
 	}
 	type count struct{ series, samples int }
 	slots := map[time.Time]count{}
 	for _, x := range open {
+		if v.only != "" && x.Device != v.only {
+			continue
+		}
 		n := slots[x.Stamp]
 		slots[x.Stamp] = count{n.series + 1, n.samples + x.Samples}
 	}
 	if len(slots) == 0 {
-		v.note("open slots: none in %s", s.File)
+		v.note("open slots: none")
 	}
 	for _, stamp := range slices.SortedFunc(maps.Keys(slots), time.Time.Compare) {
 		v.note("open slot %s: parameters %d, readings so far %d", spec.ISTString(stamp), slots[stamp].series, slots[stamp].samples)

@@ -33,7 +33,7 @@ func TestPreview(t *testing.T) {
     latitude = 19.076
 `
 	config := write(t, "telegraf.conf", text)
-	if code, out, errs := quiet(t, "preview", "--config", config); code != 0 || !strings.Contains(out, "nothing waits: ") || !strings.Contains(out, "open slots: none") || errs != "" {
+	if code, out, errs := quiet(t, "preview", "--config", config); code != 0 || !strings.Contains(out, "nothing waits: ") || errs != "" {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	stamp := time.Date(2026, 11, 23, 10, 15, 0, 0, spec.IST)
@@ -43,7 +43,7 @@ func TestPreview(t *testing.T) {
 	diagnostic := reading("pm", 0.00001, "mg/Nm³", now)
 	diagnostic.Diagnostic = true
 	// The database is open and locked all the time, as a host has it.
-	outbox(t, filepath.Join(stateOf(text), "state.db"), "ocems",
+	outbox(t, text,
 		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 31.5, "mg/L", stamp), reading("bod", 1e21, "mg/L", stamp), reading("cod", 32, "mg/L", stamp.Add(spec.SlotLength))}},
 		payload.Record{StationID: "x", DeviceID: "dev_2", Readings: []payload.Reading{reading("so2", 40, "mg/Nm³", now), point, diagnostic}},
 		payload.Record{StationID: "x", DeviceID: "gone", Readings: []payload.Reading{reading("ph", 7, "pH", now)}})
@@ -90,7 +90,7 @@ func TestPreview(t *testing.T) {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	old := strings.Replace(text, "/state\"", "/old\"", 1)
-	outbox(t, filepath.Join(stateOf(old), "state.db"), "ocems",
+	outbox(t, old,
 		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 1, "mg/L", now.Add(-8*24*time.Hour))}})
 	if code, out, _ = quiet(t, "preview", "--config", write(t, "telegraf.conf", old)); code != 0 || !strings.Contains(out, "the oldest is more than 7 days old") {
 		t.Errorf("exit %d: %s", code, out)
@@ -238,7 +238,7 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 			readings := day(start.Add(-4 * spec.SlotLength))
 			open := time.Since(start) < spec.SlotLength-time.Minute // or it would close in the middle of the test
 			if open {
-				readings = append(readings, sample{"dev_1", "cod", "U", start, 5}, sample{"dev_1", "cod", "U", start.Add(time.Millisecond), 6})
+				readings = append(readings, sample{"dev_1", "cod", "U", start, 5}, sample{"dev_1", "cod", "U", start.Add(time.Second), 6})
 			}
 			config := host.start(t, binary, dir, "http://"+address+"/v1.0/industry/data", key, readings)
 
@@ -292,7 +292,7 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 			}
 			until(t, "nothing waits any more", func() bool {
 				_, out, _ := quiet(t, "preview", "--config", config)
-				return strings.Contains(out, "nothing waits to be sent") && (!open || strings.Contains(out, "series 1, samples so far 2"))
+				return strings.Contains(out, "nothing waits to be sent") && (!open || strings.Contains(out, "parameters 1, readings so far 2"))
 			})
 		})
 	}
@@ -383,15 +383,14 @@ func startCollector(t *testing.T, binary, dir, endpoint, key string, list []samp
 	config := write(t, "config.yaml", fmt.Sprintf(`
 receivers:
   otlp: {protocols: {http: {endpoint: "%s"}}}
-processors:
-  ocems_slot: {settle: 2s, grace: 1s, checkpoint_interval: 1s, storage: file_storage/plants}
 exporters:
   "ocems/board#1":
     endpoint: %s
     public_key_file: %s
-    storage: file_storage/plants
+    storage: ocems_storage/plants
     audit_file: %s/audit.jsonl
-    coalesce: 1s
+    grace: 1s
+    settle: 2s
     spread: 100ms
     initial_backoff: 200ms
     max_backoff: 500ms
@@ -399,12 +398,12 @@ exporters:
       - {station_id: station_1, device_id: dev_1, token_id: "%[5]s", latitude: 19.0760, parameters: [{metric: cod, unit: mg/l, decimals: 2}]}
       - {station_id: station_2, device_id: dev_2, token_id: "%[5]s"}
 extensions:
-  file_storage/plants: {directory: %[4]s/storage, create_directory: true, fsync: true}
+  ocems_storage/plants: {directory: %[4]s/storage}
 service:
   telemetry: {metrics: {level: none}}
-  extensions: [file_storage/plants]
+  extensions: [ocems_storage/plants]
   pipelines:
-    metrics: {receivers: [otlp], processors: [ocems_slot], exporters: ["ocems/board#1"]}
+    metrics: {receivers: [otlp], exporters: ["ocems/board#1"]}
 `, address, endpoint, key, dir, token))
 	runHost(t, dir, nil, binary, "--config", config)
 	until(t, "the collector takes metrics", func() bool {

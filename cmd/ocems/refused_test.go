@@ -11,12 +11,14 @@ import (
 	"time"
 )
 
-// What a host refuses, or passes over with a word in its log, fails in the doctor with a text that names the key. The
+// What a host refuses fails in the doctor with a text that names the key. The
 // hosts themselves are asked where OCEMS_COLLECTOR and OCEMS_TELEGRAF name them.
 func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 	good := func(t *testing.T, more string) string {
 		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", more)
-		return strings.Replace(text, "\nexporters:\n", "\nreceivers: {otlp: {protocols: {http: {}}}}\nexporters:\n  debug: {}\n", 1)
+		text = strings.Replace(text, "\nexporters:\n", "\nreceivers: {otlp: {protocols: {http: {endpoint: \"127.0.0.1:0\"}}}}\nexporters:\n  debug: {}\n", 1)
+		text = strings.Replace(text, "extensions: {ocems", "extensions: {health_check: {endpoint: \"127.0.0.1:0\"}, ocems", 1)
+		return strings.Replace(text, "extensions: [ocems_storage]", "extensions: [ocems_storage, health_check]", 1)
 	}
 	key, err := filepath.Abs(publicPath)
 	if err != nil {
@@ -44,15 +46,21 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		{name: "unknown processor in a pipeline", old: "[ocems_slot]", changed: "[ocems_slots]", want: []string{"ocems_slots", "nearest: ocems_slot"}},
 		{name: "unknown receiver in a pipeline", old: "receivers: [otlp]", changed: "receivers: [otpl]", want: []string{"otpl", "nearest: otlp"}},
 		{name: "no receiver in a pipeline", old: "receivers: [otlp],", changed: "", want: []string{"service::pipelines::metrics", "at least one receiver"}},
-		{name: "unknown extension", old: "extensions: [file_storage]", changed: "extensions: [file_storage, file_storag]", want: []string{"service::extensions", "file_storag"}},
-		{name: "extension not started", old: "extensions: [file_storage]", changed: "extensions: []", want: []string{"storage:", "service.extensions"}, starts: true},
+		{name: "unknown extension", old: "extensions: [ocems_storage, health_check]", changed: "extensions: [ocems_storage, ocems_storag]", want: []string{"service::extensions", "ocems_storag"}},
+		{name: "extension not started", old: "extensions: [ocems_storage, health_check]", changed: "extensions: []", want: []string{"storage:", "service.extensions"}, starts: true},
 		{name: "unknown group", old: "\nprocessors:", changed: "\nprocesors: {}\nprocessors:", want: []string{"procesors", "nearest: processors"}},
 		{name: "unknown signal", old: "pipelines: {metrics:", changed: "pipelines: {metric:", want: []string{"service", "metric"}},
-		{name: "unknown key of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {grac: 1s, ", want: []string{"processors.ocems_slot", "grac", "nearest: grace"}},
-		{name: "value of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {stamp: middle, ", want: []string{"processors.ocems_slot", "stamp"}},
-		{name: "unknown key of the storage", old: "fsync: true", changed: "fsync: true, fsnc: true", want: []string{"extensions.file_storage", "fsnc", "nearest: fsync"}},
-		{name: "value of the storage", old: "fsync: true", changed: "fsync: true, directory_permissions: rwx", want: []string{"extensions.file_storage", "directory_permissions"}},
-		{name: "variable in another host's style", more: "audit_file: ${OCEMS_DIR:-x}", want: []string{"OCEMS_DIR", "${env:OCEMS_DIR"}},
+		{name: "unknown key of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {grac: 1s, ", want: []string{"ocems_slot", "grac", "nearest: grace"}},
+		{name: "value of the processor", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {stamp: middle, ", want: []string{"ocems_slot", "stamp"}},
+		{name: "unknown key of the storage", old: "create_directory: true", changed: "create_directory: true, fsync: true", want: []string{"extensions.ocems_storage", "fsync"}},
+		{name: "value of the storage", old: "create_directory: true", changed: "create_directory: perhaps", want: []string{"extensions.ocems_storage", "create_directory"}},
+		{name: "storage that cannot list", old: "storage: ocems_storage\n", changed: "storage: health_check\n", want: []string{"storage:", "health_check", "use an ocems_storage extension"}, starts: true},
+		{name: "key that is gone", more: "require_slots: true", want: []string{"require_slots: the key is gone"}},
+		{name: "key of the processor that is gone", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {checkpoint_interval: 1s, ", want: []string{"checkpoint_interval: the key is gone"}},
+		{name: "no devices of the processor", old: "devices: [{station_id: station_1, device_id: dev_1}]", changed: "stamp: end", want: []string{"devices: none is given"}},
+		{name: "processor in a pipeline of logs", old: "pipelines: {metrics:", changed: "pipelines: {logs: {receivers: [otlp], processors: [ocems_slot], exporters: [debug]}, metrics:", want: []string{"service::pipelines::logs", "takes metrics only"}, starts: true},
+		{name: "processor twice in a pipeline", old: "processors: [ocems_slot]", changed: "processors: [ocems_slot, ocems_slot]", want: []string{"references processor \"ocems_slot\" multiple times"}},
+		{name: "variable in another host's style", more: "audit_file: ${OCEMS_DIR:-x}", want: []string{"OCEMS_DIR", "${env:NAME:-default}"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text := good(t, c.more)
@@ -82,28 +90,23 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 	for _, c := range []struct {
 		name, agent, output, more string
 		want                      []string
-		says                      string // Telegraf starts, with this in its log
-		silent                    bool   // it starts without a word
 	}{
 		{name: "good"},
 		{name: "type of namepass", output: `namepass = 5`, want: []string{"namepass"}},
-		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
+		{name: "flush_interval of the agent", agent: `flush_interval = "soon"`, want: []string{"FlushInterval", "soon"}},
 		{name: "flush_interval of nought", agent: `flush_interval = "0s"`, want: []string{"flush_interval", "positive"}},
-		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"flush_interval", "soon"}},
-		{name: "flush_interval as a number", output: `flush_interval = 5`, want: []string{"flush_interval"}, silent: true},
+		{name: "flush_interval of the output", output: `flush_interval = "soon"`, want: []string{"duration", "soon"}},
 		{name: "startup_error_behavior", output: `startup_error_behavior = "never"`, want: []string{"startup_error_behavior", "never"}},
-		{name: "metric_batch_size of the agent", agent: `metric_batch_size = "x"`, want: []string{"metric_batch_size"}},
-		{name: "metric_batch_size of the output", output: `metric_batch_size = "x"`, want: []string{"metric_batch_size"}, silent: true},
-		{name: "log_level", output: `log_level = "loud"`, want: []string{"log_level", "loud"}, says: "loud"},
+		{name: "metric_batch_size of the agent", agent: `metric_batch_size = "x"`, want: []string{"MetricBatchSize"}},
 		{name: "unknown key", output: `endpont = "x"`, want: []string{"endpont", "nearest: endpoint"}},
 		{name: "unknown key of the agent", agent: `flush_intervall = "10s"`, want: []string{"flush_intervall", "nearest: flush_interval"}},
 		{name: "unknown key of a parameter", more: `decimal = 2`, want: []string{"decimal", "nearest: decimals"}},
-		{name: "type of decimals", more: `decimals = "two"`, want: []string{"decimals"}},
-		{name: "string without an end", output: "alias = \"etp", want: []string{"the text of alias in line 7 has no end"}},
+		{name: "type of decimals", more: `decimals = "two"`, want: []string{"Decimals"}},
+		{name: "string without an end", output: "alias = \"etp", want: []string{"line 8"}},
 		{name: "key twice", output: "grace = \"30s\"\n  grace = \"40s\"", want: []string{"grace", "conflict"}},
 		{name: "unknown table", more: "\n[agnet]\n  interval = \"10s\"", want: []string{"agnet"}},
 		{name: "name of a cipher", output: "tls_cipher_suites = [\"none\"]\n  insecure_skip_verify = true", want: []string{"cipher"}},
-		{name: "filter", output: `metricpass = "name ="`, want: []string{"metricpass"}},
+		{name: "filter", output: `metricpass = "name ="`, want: []string{"Syntax error"}},
 		{name: "required variable", output: `audit_file = "hunter2${OCEMS_NOT_SET:?is needed}"`, want: []string{"OCEMS_NOT_SET", "is needed"}},
 		{name: "secret store that is not there", output: `public_key = "@{store:key}"`, want: []string{"unknown secret-store", "@{store:key}"}},
 		{name: "namepass of an input", more: "\n[[inputs.file]]\n  files = [\"/dev/null\"]\n  namepass = 5", want: []string{"namepass"}},
@@ -114,15 +117,7 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 			text = strings.ReplaceAll(text, publicPath, key)
 			config := write(t, "telegraf.conf", text)
 			refuses(t, config, c.want)
-			switch {
-			case c.silent:
-			case c.says != "":
-				if out, _, ok := askHost(t, "OCEMS_TELEGRAF", "--test", "--config", config); ok && !strings.Contains(out, c.says) {
-					t.Errorf("Telegraf says nothing of %q: %s", c.says, out)
-				}
-			default:
-				hostRefuses(t, "OCEMS_TELEGRAF", c.want != nil, "--test", "--config", config)
-			}
+			hostRefuses(t, "OCEMS_TELEGRAF", c.want != nil, "--test", "--config", config)
 		})
 	}
 }

@@ -20,6 +20,8 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/seal"
@@ -48,7 +50,7 @@ func BenchmarkExporter(b *testing.B) {
 	}
 	cfg := testConfig(list...)
 	cfg.Endpoint = server.URL
-	cfg.Coalesce, cfg.Spread = 0, 0
+	cfg.Coalesce, cfg.Spread = options.Duration{}, options.Duration{}
 	e, err := NewFactory().CreateMetrics(b.Context(), exportertest.NewNopSettings(metadata.Type), cfg)
 	require.NoError(b, err)
 	require.NoError(b, e.Start(b.Context(), componenttest.NewNopHost()))
@@ -86,7 +88,7 @@ func BenchmarkExporter(b *testing.B) {
 			p := m.SetEmptyGauge().DataPoints().AppendEmpty()
 			p.SetTimestamp(pcommon.NewTimestampFromTime(stamp))
 			p.SetDoubleValue(7.25)
-			p.Attributes().PutInt("ocems.samples", 90)
+			p.Attributes().PutInt(points.Samples, 90)
 			text, err := payload.Record{StationID: d.StationID, DeviceID: d.DeviceID, Readings: []payload.Reading{
 				{Parameter: "ph", Value: 7.25, Unit: "pH", Stamp: stamp, Flag: spec.FlagNormal}}}.Marshal()
 			require.NoError(b, err)
@@ -120,3 +122,27 @@ func BenchmarkExporter(b *testing.B) {
 
 // client keeps as many connections as the exporter's.
 var client = &http.Client{Transport: &http.Transport{MaxIdleConns: 100, MaxIdleConnsPerHost: 32}}
+
+// BenchmarkConsume takes readings of one device in batches of 1,000, of as many resources: what naming and taking cost,
+// with the state in memory.
+func BenchmarkConsume(b *testing.B) {
+	const batch = 1000
+	cfg := testConfig()
+	e, err := NewFactory().CreateMetrics(b.Context(), exportertest.NewNopSettings(metadata.Type), cfg)
+	require.NoError(b, err)
+	require.NoError(b, e.Start(b.Context(), componenttest.NewNopHost()))
+	defer func() { require.NoError(b, e.Shutdown(context.Background())) }()
+	md := pmetric.NewMetrics()
+	for range batch {
+		raw(md, "dev_1", "ph", "pH", 7.25, time.Now())
+	}
+	at := time.Now().Add(-6 * 24 * time.Hour) // a new time for each, or they would be duplicates
+	for b.Loop() {
+		for _, rm := range md.ResourceMetrics().All() {
+			at = at.Add(50 * time.Millisecond)
+			rm.ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().At(0).SetTimestamp(pcommon.NewTimestampFromTime(at))
+		}
+		require.NoError(b, e.ConsumeMetrics(b.Context(), md))
+	}
+	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/reading")
+}

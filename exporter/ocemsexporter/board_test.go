@@ -26,6 +26,7 @@ import (
 	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/xconfmap"
 	"go.opentelemetry.io/collector/exporter/exportertest"
+	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
@@ -34,6 +35,8 @@ import (
 	"go.uber.org/zap/zaptest/observer"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
+	"github.com/ocems-io/ocems/extension/ocemsstorage"
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
@@ -121,6 +124,7 @@ type board struct {
 	mu       sync.Mutex
 	requests []request
 	statuses []componentstatus.Status
+	troubles []string
 }
 
 func withBoard(t *testing.T, test func(*testing.T, *board)) {
@@ -160,6 +164,7 @@ func newBoard(t *testing.T) *board {
 		for _, secret := range []string{"token-of-dev", "hunter2"} {
 			assert.NotContains(t, strings.Join(b.said(""), "\n"), secret, "the log shows a secret")
 			assert.NotContains(t, string(trail), secret, "the trail shows a secret")
+			assert.NotContains(t, strings.Join(b.troubles, "\n"), secret, "the status shows a secret")
 		}
 	})
 	time.Sleep(250 * time.Millisecond) // the server's Date has whole seconds
@@ -191,6 +196,7 @@ func (b *board) Report(e *componentstatus.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.statuses = append(b.statuses, e.Status())
+	b.troubles = append(b.troubles, fmt.Sprint(e.Err()))
 }
 
 func fromYAML(t testing.TB, text string) *confmap.Conf {
@@ -240,6 +246,19 @@ func (b *board) fault(text string) {
 	}
 	b.simulator.ServeHTTP(answer, httptest.NewRequest(method, "/faults", strings.NewReader(text)))
 	require.Less(b, answer.Code, 300, answer.Body)
+}
+
+var storageID = component.MustNewID("ocems_storage")
+
+// withStorage gives the host the real extension, with its files in dir.
+func (b *board) withStorage(dir string) {
+	f := ocemsstorage.NewFactory()
+	cfg := f.CreateDefaultConfig().(*ocemsstorage.Config)
+	cfg.Directory = dir
+	ext, err := f.Create(b.Context(), extension.Settings{ID: storageID, TelemetrySettings: componenttest.NewNopTelemetrySettings()}, cfg)
+	require.NoError(b, err)
+	require.NoError(b, ext.Start(b.Context(), componenttest.NewNopHost()))
+	b.extensions[storageID] = ext
 }
 
 // received is what the server has stored: device, parameter, value, unit, flag, and minutes before the year 2000.
@@ -336,7 +355,7 @@ var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 // ago is the end of the slot so many slots before y2k.
 func ago(slots int) time.Time { return y2k.Add(-time.Duration(slots) * spec.SlotLength) }
 
-// raw is a point without the mark of the ocems_slot processor. Attributes come in pairs.
+// raw is a point without the mark of a finished slot. Attributes come in pairs.
 func raw(md pmetric.Metrics, device, name, unit string, v float64, at time.Time, attributes ...string) {
 	rm := md.ResourceMetrics().AppendEmpty()
 	rm.Resource().Attributes().PutStr("ocems.device.id", device)
@@ -351,8 +370,9 @@ func raw(md pmetric.Metrics, device, name, unit string, v float64, at time.Time,
 	}
 }
 
+// finished is a slot that the ocems_slot processor has made.
 func finished(md pmetric.Metrics, device, name, unit string, v float64, at time.Time, attributes ...string) {
-	raw(md, device, name, unit, v, at, append([]string{slotAttribute, "90"}, attributes...)...)
+	raw(md, device, name, unit, v, at, append([]string{points.Samples, "90"}, attributes...)...)
 }
 
 // ph is one finished slot.

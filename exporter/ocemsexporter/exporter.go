@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -33,7 +34,7 @@ type ocemsExporter struct {
 	set       exporter.Settings
 	telemetry *metadata.Telemetry
 
-	engine  *engine.Engine
+	engine  atomic.Pointer[engine.Engine]
 	storage ocemsstorage.Store
 }
 
@@ -62,7 +63,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if e.storage, err = ocemsstorage.OpenOrMemory(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {
 		return err
 	}
-	e.engine, err = engine.Open(ctx, engine.Config{
+	core, err := engine.Open(ctx, engine.Config{
 		Slots: e.cfg.Slots, Names: e.cfg.Config, Store: e.storage, Patience: patience,
 		Logger:   slog.New(zapslog.NewHandler(log.Core(), zapslog.AddStacktraceAt(slog.Level(100)))),
 		OnHealth: func(err error) { report(host, err) },
@@ -71,23 +72,24 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if err != nil {
 		return err
 	}
-	log.Info("reporting", zap.String("endpoint", options.Shown(e.cfg.Endpoint)), zap.Int("devices", len(e.engine.Devices())),
-		zap.Int("slots_waiting", e.engine.Stats().Outbox.Slots))
-	return e.telemetry.Observe(e.engine.Stats)
+	e.engine.Store(core)
+	log.Info("reporting", zap.String("endpoint", options.Shown(e.cfg.Endpoint)), zap.Int("devices", len(core.Devices())),
+		zap.Int("slots_waiting", core.Stats().Outbox.Slots))
+	return e.telemetry.Observe(core.Stats)
 }
 
 // Shutdown sends nothing more. What waits, and the open windows, stay in the storage.
 func (e *ocemsExporter) Shutdown(ctx context.Context) error {
 	errs := []error{e.telemetry.Close()}
-	if e.engine != nil {
+	if core := e.engine.Swap(nil); core != nil {
 		within, cancel := context.WithTimeout(ctx, closeWithin)
-		errs = append(errs, e.engine.Close(within))
+		errs = append(errs, core.Close(within))
 		cancel()
 	}
 	if e.storage != nil {
 		errs = append(errs, e.storage.Close())
 	}
-	e.engine, e.storage = nil, nil
+	e.storage = nil
 	return errors.Join(errs...)
 }
 

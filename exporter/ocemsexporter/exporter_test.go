@@ -3,25 +3,19 @@ package ocemsexporter
 import (
 	"context"
 	"encoding/pem"
-	"errors"
 	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
-	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/exporter/exportertest"
-	"go.opentelemetry.io/collector/extension"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.uber.org/goleak"
@@ -41,24 +35,26 @@ func TestLifecycle(t *testing.T) {
 		e := b.start(oneDevice)
 		require.NoError(t, e.Shutdown(t.Context()))
 		require.NoError(t, e.Shutdown(t.Context()), "shut down already")
-		require.EqualError(t, e.ConsumeMetrics(t.Context(), ph("dev_1", 7.25, ago(0))), "the outbox is closed")
+		require.EqualError(t, e.ConsumeMetrics(t.Context(), ph("dev_1", 7.25, ago(0))), "the exporter is not running; the readings stay with the sender")
 	})
 }
 
 // What only shows at the start names its key too, and leaves nothing open.
 func TestFaultsAtStart(t *testing.T) {
 	for name, c := range map[string]struct{ config, want string }{
-		"no storage":      {`storage: file_storage/outbox`, `storage: there is no extension "file_storage/outbox" in service.extensions; nearest: file_storage/outbx, disk`},
-		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; name a storage extension such as ocems_storage`},
-		"storage fails":   {`storage: file_storage/outbx`, `storage: opening "file_storage/outbx": no space left on device`},
-		"outbox fails":    {`storage: disk`, `reading the outbox: input/output error`},
+		"no storage":      {`storage: ocems_storage/outbox`, `storage: there is no extension "ocems_storage/outbox" in service.extensions; nearest: ocems_storage/outbx, file_storage`},
+		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; use an ocems_storage extension`},
+		"another storage": {`storage: file_storage`, `storage: "file_storage" cannot list its keys; use an ocems_storage extension`},
+		"storage fails":   {`storage: ocems_storage/outbx`, `storage: opening "ocems_storage/outbx": directory: opening the state /dev/null/exporter_ocems_: stat /dev/null/exporter_ocems_: not a directory`},
 		"audit_file":      {`audit_file: /dev/null/audit.jsonl`, `audit_file: opening the audit trail: mkdir /dev/null: not a directory`},
 		"tls":             {`http: {tls: {ca_file: absent.pem}}`, `http: failed to load TLS config: failed to load CA CertPool File: failed to load cert absent.pem: open absent.pem: no such file or directory`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withBoard(t, func(t *testing.T, b *board) {
-				b.extensions[component.MustNewIDWithName("file_storage", "outbx")] = &disk{opening: errors.New("no space left on device")}
-				b.extensions[component.MustNewID("disk")] = &disk{reading: errors.New("input/output error")}
+				b.withStorage("/dev/null")
+				b.extensions[component.MustNewIDWithName("ocems_storage", "outbx")] = b.extensions[storageID]
+				delete(b.extensions, storageID)
+				b.extensions[component.MustNewID("file_storage")] = plain{}
 				conf := fromYAML(t, c.config)
 				require.NoError(t, conf.Merge(fromYAML(t, oneDevice)))
 				_, err := b.try(conf)
@@ -70,9 +66,19 @@ func TestFaultsAtStart(t *testing.T) {
 		})
 	}
 	withBoard(t, func(t *testing.T, b *board) {
-		_, err := b.try(fromYAML(t, "storage: file_storage\n"+oneDevice))
-		require.EqualError(t, err, `storage: there is no extension "file_storage"; add it to service.extensions`)
+		_, err := b.try(fromYAML(t, stored))
+		require.EqualError(t, err, `storage: there is no extension "ocems_storage"; add it to service.extensions`)
 	})
+}
+
+// plain is a storage of another make.
+type plain struct {
+	component.StartFunc
+	component.ShutdownFunc
+}
+
+func (plain) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
+	return storage.NewNopClient(), nil
 }
 
 func TestWarningsAtStart(t *testing.T) {
@@ -80,20 +86,20 @@ func TestWarningsAtStart(t *testing.T) {
 		config string
 		want   []string
 	}{
-		"none":         {`storage: disk`, nil},
-		"http.timeout": {`{storage: disk, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more map[timeout:29s]"}},
-		"30 s":         {`{storage: disk, http: {timeout: 30s}}`, nil},
-		"memory":       {`{}`, []string{"warn: no storage is set: what waits in the outbox is lost when the collector stops; set `storage` to an extension such as ocems_storage map[]"}},
-		"no trail":     {`{storage: disk, audit_file: ""}`, []string{"warn: no audit_file is set: final outcomes go to the log only map[]"}},
+		"none":         {`storage: ocems_storage`, nil},
+		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more map[timeout:29s]"}},
+		"30 s":         {`{storage: ocems_storage, http: {timeout: 30s}}`, nil},
+		"memory":       {`{}`, []string{"warn: no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension map[]"}},
+		"no trail":     {`{storage: ocems_storage, audit_file: ""}`, []string{"warn: no audit_file is set: final outcomes go to the log only map[]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			withBoard(t, func(t *testing.T, b *board) {
-				b.extensions[component.MustNewID("disk")] = &disk{}
+				b.withStorage(t.TempDir())
 				conf := fromYAML(t, c.config)
 				require.NoError(t, conf.Merge(fromYAML(t, oneDevice)))
 				_, err := b.try(conf)
 				require.NoError(t, err)
-				require.Equal(t, c.want, b.said(""))
+				require.Equal(t, c.want, b.said("warn: "))
 			})
 		})
 	}
@@ -115,7 +121,7 @@ func TestDevicesFile(t *testing.T) {
 		require.Len(t, b.asked(), 1, "hold_interval is not over")
 		require.EqualValues(t, 1, b.number("held_devices"))
 		require.Len(t, b.said("the server refuses the device: its readings wait"), 1)
-		require.Len(t, b.said(`ignored: the device is not configured map[error:naming metric "ph": unknown device "dev_2"; nearest: dev_1]`), 1)
+		require.Len(t, b.said(`a reading is refused map[detail:naming parameter "ph" of device "dev_2": naming metric "ph": unknown device "dev_2"; nearest: dev_1 `), 1)
 
 		write("station_1,dev_1,token-of-dev-1\nstation_1,dev_2,token-of-dev-2\n")
 		pass(11 * time.Second)
@@ -143,142 +149,6 @@ func TestDevicesFile(t *testing.T) {
 	})
 }
 
-// A statistic belongs to the processor. In the devices_file it must not be ignored in silence, neither at the start nor later.
-func TestStatisticInDevicesFile(t *testing.T) {
-	withBoard(t, func(t *testing.T, b *board) {
-		const (
-			good = "devices:\n- station_id: station_1\n  device_id: dev_1\n  token_id: token-of-dev-1\n  parameters:\n  - metric: ph\n    unit: pH\n"
-			bad  = good + "    statistic: max\n"
-		)
-		path := filepath.Join(t.TempDir(), "devices.yaml")
-		write := func(text string) { require.NoError(t, os.WriteFile(path, []byte(text), 0o600)) }
-		want := path + ":8: devices[0].parameters[0].statistic: \"max\" does nothing here; set it in the ocems_slot processor's `statistics`"
-		write(bad)
-		cfg := testConfig()
-		cfg.Devices, cfg.DevicesFile = nil, path
-		require.EqualError(t, cfg.Validate(), want)
-
-		write(good)
-		e := b.start("devices_file: " + path)
-		write(strings.Replace(bad, "dev_1", "dev_2", 1))
-		pass(time.Minute)
-		require.Equal(t, []string{"error: the devices of before stay in force map[error:reading the devices_file again: " + want + "]"},
-			b.said("the devices of before stay in force"))
-		b.consume(e, ph("dev_1", 7.25, ago(0)))
-		pass(time.Minute)
-		require.Equal(t, []string{"dev_1 ph 7.25 pH U -0"}, b.received())
-	})
-}
-
-func TestRequireSlots(t *testing.T) {
-	for _, require_ := range []bool{true, false} {
-		t.Run(fmt.Sprint(require_), func(t *testing.T) {
-			withBoard(t, func(t *testing.T, b *board) {
-				e := b.start(fmt.Sprintf("require_slots: %v\n%s", require_, oneDevice))
-				md := pmetric.NewMetrics()
-				raw(md, "dev_1", "ph", "pH", 7.25, ago(0))
-				raw(md, "dev_1", "ph", "pH", 7.5, ago(0).Add(-time.Millisecond))
-				b.consume(e, md)
-				pass(time.Minute)
-				if require_ {
-					require.Empty(t, b.received())
-					require.Len(t, b.trail(audit.Refused), 2)
-					return
-				}
-				require.Equal(t, []string{"dev_1 ph 7.25 pH U -0"}, b.received())
-				refused := b.trail(audit.Refused)
-				require.Len(t, refused, 1)
-				require.Equal(t, "the timestamp is not on the grid of slots of 15m0s: put the ocems_slot processor before this exporter", refused[0].Detail)
-			})
-		})
-	}
-}
-
-// disk is a storage extension that can fail.
-type disk struct {
-	component.StartFunc
-	component.ShutdownFunc
-	storage.Client
-	mu                        sync.Mutex
-	values                    map[string][]byte
-	opening, reading, writing error
-}
-
-func (d *disk) GetClient(context.Context, component.Kind, component.ID, string) (storage.Client, error) {
-	return d, d.opening
-}
-
-func (d *disk) Get(_ context.Context, key string) ([]byte, error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return d.values[key], d.reading
-}
-
-func (d *disk) Batch(_ context.Context, ops ...*storage.Operation) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.writing != nil {
-		return d.writing
-	}
-	if d.values == nil {
-		d.values = map[string][]byte{}
-	}
-	for _, op := range ops {
-		if d.values[op.Key] = op.Value; op.Type == storage.Delete {
-			delete(d.values, op.Key)
-		}
-	}
-	return nil
-}
-
-func (d *disk) Close(context.Context) error { return nil }
-
-func (d *disk) fail(err error) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.writing = err
-}
-
-// A full disk is the host's matter: it keeps the batch and brings it again. Until then nothing of the batch counts.
-func TestStorageFails(t *testing.T) {
-	withBoard(t, func(t *testing.T, b *board) {
-		d := &disk{}
-		b.extensions[component.MustNewID("disk")] = d
-		e := b.start("storage: disk\n" + oneDevice)
-		md := ph("dev_1", 7.25, ago(0))
-		finished(md, "dev_1", "cod", "mg/L", 41, ago(1))
-		raw(md, "dev_1", "tss", "mg/L", 12, ago(0))
-		finished(md, "dev_1", "cpu", "1", 0.5, ago(0))
-
-		full := errors.New("no space left on device")
-		d.fail(full)
-		for range 3 {
-			err := e.ConsumeMetrics(t.Context(), md)
-			require.ErrorIs(t, err, full)
-			require.EqualError(t, err, "writing the outbox: no space left on device")
-		}
-		pass(time.Hour)
-		require.Empty(t, b.asked())
-		require.Empty(t, d.values)
-		require.Empty(t, b.trail(audit.Refused))
-		for _, name := range []string{"outbox_slots", "refused", "ignored", "readings"} {
-			require.Zero(t, b.number(name), name)
-		}
-
-		d.fail(nil)
-		b.consume(e, md)
-		pass(time.Minute)
-		require.Equal(t, []string{"dev_1 cod 41 mg/L U -15", "dev_1 ph 7.25 pH U -0"}, b.received())
-		require.Len(t, b.trail(audit.Refused), 1)
-		require.EqualValues(t, 1, b.number("refused"))
-		require.EqualValues(t, 1, b.number("ignored"))
-		require.EqualValues(t, 2, b.number("readings"))
-		for key, value := range d.values {
-			require.NotNil(t, value, "%s is not deleted", key)
-		}
-	})
-}
-
 // The host hears when trouble begins and when all of it is over, not each device's.
 func TestStatus(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
@@ -299,40 +169,6 @@ devices:
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
 		pass(time.Hour)
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
-	})
-}
-
-// Without a trail the log holds every refused reading, and with one each reason once.
-func TestRefusedGoToTheLog(t *testing.T) {
-	readings := func() pmetric.Metrics {
-		md := pmetric.NewMetrics()
-		for i := range 3 {
-			raw(md, "dev_1", "ph", "pH", float64(i), ago(i))
-			finished(md, "dev_1", "ph", "pH", float64(i), ago(i).Add(time.Duration(i+1)*time.Second))
-			finished(md, "dev_1", "ph", "furlong", float64(i), ago(i))
-		}
-		return md
-	}
-	withBoard(t, func(t *testing.T, b *board) {
-		b.consume(b.start("audit_file: ''\n"+oneDevice), readings())
-		lines := b.said("warn: readings are not at the server")
-		require.Len(t, lines, 9)
-		require.Equal(t, "warn: readings are not at the server map[device:dev_1 outcome:refused readings:[{ph 2 pH U false}] "+
-			"reason:not a finished slot: put the ocems_slot processor before this exporter or set require_slots: false slot:2000-01-01 05:00:00 IST]", lines[6])
-	})
-	withBoard(t, func(t *testing.T, b *board) {
-		e := b.start(oneDevice)
-		b.consume(e, readings())
-		b.consume(e, readings())
-		require.Empty(t, b.said("readings are not at the server"))
-		require.Len(t, b.said("error: refused"), 3, "each reason once")
-
-		require.NoError(t, e.trail.Close())
-		b.consume(e, readings())
-		lines := b.said("error: cannot write what was refused to the audit_file")
-		require.Len(t, lines, 1)
-		require.Equal(t, 9, strings.Count(lines[0], "refused station_1 dev_1"))
-		e.trail = nil // or Shutdown closes it again
 	})
 }
 
@@ -406,6 +242,23 @@ func TestProxy(t *testing.T) {
 	}
 }
 
+// The password of an endpoint stays out of log, status and trail, whether the server answers or not.
+func TestEndpointWithPassword(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		e := b.start("endpoint: http://plant:hunter2@board.test/v1.0/industry/data\n" + oneDevice)
+		require.Len(t, b.said("info: reporting map[devices:1 endpoint:http://plant:xxxxx@board.test/v1.0/industry/data"), 1)
+		b.consume(e, ph("dev_1", 7.25, ago(1)))
+		pass(time.Minute)
+		require.Len(t, b.received(), 1)
+		require.NoError(t, b.network.Close())
+		b.server.CloseClientConnections()
+		b.consume(e, ph("dev_1", 7.25, ago(0)))
+		pass(2 * time.Hour)
+		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
+		require.NotEmpty(t, b.said("an attempt failed"))
+	})
+}
+
 func TestDryRun(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(`
@@ -416,71 +269,13 @@ devices:
     token_id: token-of-dev-1
     parameters:
       - {metric: ph, parameter: PH_new, unit: pH-units, allow_unlisted: true}`)
-		b.consume(e, ph("dev_1", 7.25, ago(0)))
+		md := pmetric.NewMetrics()
+		finished(md, "dev_1", "PH_new", "pH-units", 7.25, ago(0))
+		b.consume(e, md)
 		pass(time.Hour)
 		require.Empty(t, b.asked())
 		require.EqualValues(t, 1, b.number("outbox_slots"))
 		require.Equal(t, []string{`info: dry run: this would be sent map[device:dev_1 json:{"data":[{"stationId":"station_1","device_data":[{"deviceId":"dev_1",` +
 			`"params":[{"parameter":"PH_new","value":7.25,"unit":"pH-units","timestamp":946684800000,"flag":"U"}]}]}]}]`}, b.said("dry run"))
-	})
-}
-
-// What waits is on the disk: another exporter sends it, oldest first, when the server is back.
-func TestRestart(t *testing.T) {
-	withBoard(t, func(t *testing.T, b *board) {
-		id := component.MustNewID("file_storage")
-		f := filestorage.NewFactory()
-		cfg := f.CreateDefaultConfig().(*filestorage.Config)
-		cfg.Directory, cfg.FSync = t.TempDir(), true
-		open := func() extension.Extension {
-			ext, err := f.Create(t.Context(), extension.Settings{ID: id, TelemetrySettings: componenttest.NewNopTelemetrySettings()}, cfg)
-			require.NoError(t, err)
-			require.NoError(t, ext.Start(t.Context(), componenttest.NewNopHost()))
-			b.extensions[id] = ext
-			return ext
-		}
-		const config = "storage: file_storage\n" + oneDevice
-		trouble := []componentstatus.Status{componentstatus.StatusRecoverableError}
-
-		b.fault(`{"http_status": 503}`)
-		ext := open()
-		e := b.start(config)
-		for _, i := range []int{2, 0, 3, 1} {
-			b.consume(e, ph("dev_1", 7+float64(i)/10, ago(i)))
-		}
-		pass(time.Hour)
-		require.Equal(t, trouble, b.reported())
-		require.NoError(t, e.Shutdown(t.Context()))
-		require.NoError(t, ext.Shutdown(t.Context()))
-
-		ext = open()
-		e = b.start(config)
-		pass(time.Hour)
-		require.EqualValues(t, 4, b.number("outbox_slots"))
-		require.Equal(t, trouble, b.reported())
-		b.fault("")
-		pass(time.Hour)
-		require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
-		require.Equal(t, []string{"dev_1 ph 7.3 pH U -45", "dev_1 ph 7.2 pH U -30", "dev_1 ph 7.1 pH U -15", "dev_1 ph 7 pH U -0"}, b.received())
-		require.NoError(t, e.Shutdown(t.Context()))
-		require.NoError(t, ext.Shutdown(t.Context()))
-	})
-}
-
-// The outbox is found again where its list of devices is lost.
-func TestLostList(t *testing.T) {
-	withBoard(t, func(t *testing.T, b *board) {
-		d := &disk{}
-		b.extensions[component.MustNewID("disk")] = d
-		const config = "storage: disk\n" + oneDevice
-		b.fault(`{"http_status": 503}`)
-		e := b.start(config)
-		b.consume(e, ph("dev_1", 7.25, ago(0)))
-		require.NoError(t, e.Shutdown(t.Context()))
-		delete(d.values, "outbox/devices")
-		b.fault("")
-		b.start(config)
-		pass(time.Minute)
-		require.Equal(t, []string{"dev_1 ph 7.25 pH U -0"}, b.received())
 	})
 }

@@ -2,8 +2,10 @@ package ocemsexporter
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
+	"math"
 	"os"
 	"reflect"
 	"regexp"
@@ -23,6 +25,7 @@ import (
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/slot"
 )
 
 // everyMetric drives an exporter until each of its metrics has a value for each of its attributes.
@@ -31,6 +34,7 @@ func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 		e := b.start(`
 coalesce: 0s
 spread: 0s
+max_series: 3
 devices:
   - {station_id: station_1, device_id: dev_1, token_id: token-of-dev-1}
   - {station_id: station_1, device_id: dev_2, token_id: token-of-dev-2}
@@ -40,29 +44,39 @@ devices:
 		finished(md, "dev_1", "ph", "pH", 7.25, ago(0))
 		finished(md, "dev_1", "cod", "mg/L", 41, ago(0))
 		finished(md, "dev_1", "cod", "mg/L", 42, ago(0)) // the first stays
-		raw(md, "dev_1", "ph", "pH", 7.25, ago(0))
-		raw(md, "dev_1", "ph", "pH", 7.25, ago(1))
-		finished(md, "dev_1", "cpu", "1", 0.5, ago(0))
-		finished(md, "dev_9", "ph", "pH", 7.25, ago(0))
+		finished(md, "dev_1", "cpu", "1", 0.5, ago(0))   // unknown
+		finished(md, "dev_1", "ph", "pH", 7.25, ago(0).Add(time.Second))
 		raw(md, "", "ph", "pH", 7.25, ago(0))
+		raw(md, "dev_9", "ph", "pH", 7.25, ago(0))
+		md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty().SetEmptyHistogram().DataPoints().AppendEmpty()
+		now := time.Now()
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, now)
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, now)
+		raw(md, "dev_2", "so2", "mg/Nm3", 2, now) // conflict
+		raw(md, "dev_2", "so2", "ppm", 2, now.Add(time.Second))
+		for i := range 2 {
+			raw(md, "dev_2", "so2", "mg/Nm3", 1, now.Add(-8*24*time.Hour-time.Duration(i)*time.Hour))
+		}
+		for range 3 {
+			raw(md, "dev_2", "so2", "mg/Nm3", 1, now.Add(time.Hour))
+		}
+		for range 4 {
+			raw(md, "dev_2", "so2", "mg/Nm3", math.NaN(), now)
+		}
+		for range 5 {
+			raw(md, "dev_2", "so2", "mg/Nm3", 1, now, "ocems.flag", "X")
+		}
+		raw(md, "dev_2", "co", "mg/Nm3", 1, now)
+		raw(md, "dev_3", "co", "mg/Nm3", 1, now)
+		for range 6 {
+			raw(md, "dev_3", "so2", "mg/Nm3", 1, now) // a series too many
+		}
 		b.consume(e, md)
-		pass(5 * time.Second)
-		b.consume(e, ph("dev_1", 7.25, ago(0))) // stored already
-		pass(time.Second)
+		pass(16 * time.Minute)
 		md = pmetric.NewMetrics()
-		for i := range 3 {
-			finished(md, "dev_2", "so2", "mg/Nm3", 99.5, ago(4).Add(time.Duration(i)*30*time.Second), "ocems.flag", "C") // no calibration then
-		}
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, now.Add(time.Minute)) // late
+		raw(md, "dev_2", "so2", "mg/Nm3", 1, time.Now())
 		b.consume(e, md)
-		pass(time.Second)
-		for i := range 4 {
-			b.consume(e, ph("dev_2", 7.25, ago(9*96+i))) // of nine days ago
-		}
-		pass(time.Second)
-		for i := range 5 {
-			b.consume(e, ph("dev_3", 7.25, ago(i))) // under a wrong token
-		}
-		pass(time.Second)
 		b.fault(`{"count": 1, "clock_offset": "-90s"}`)
 		b.consume(e, ph("dev_1", 7.25, ago(1)))
 		pass(time.Minute)
@@ -86,6 +100,9 @@ func TestTelemetry(t *testing.T) {
 		outcome := func(v int64, o audit.Outcome) metricdata.DataPoint[int64] {
 			return value(v, attribute.String("outcome", string(o)))
 		}
+		refused := func(reason slot.Reason, v int64) metricdata.DataPoint[int64] {
+			return value(v, attribute.String("reason", string(reason)))
+		}
 		level := func(v int64) metricdata.Gauge[int64] {
 			return metricdata.Gauge[int64]{DataPoints: []metricdata.DataPoint[int64]{value(v)}}
 		}
@@ -102,23 +119,31 @@ func TestTelemetry(t *testing.T) {
 		}
 		const prefix = "otelcol_exporter_ocems_"
 		want := []metricdata.Metrics{
+			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(4))},
+			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
+				refused(slot.Conflict, 1), refused(slot.TooOld, 2), refused(slot.Future, 3), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
+				refused(slot.BadUnit, 1), refused(slot.MaxSeries, 6), refused(slot.MaxSamples, 0), refused("off_grid", 1), refused("unknown", 1))},
+			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
+			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
+			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},
+			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
+			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, repeated ones among them. [Alpha]", Data: counter(value(4))},
 			{Name: prefix + "readings", Unit: "{reading}", Description: "Readings that reached their final outcome. [Alpha]", Data: counter(
-				outcome(3, audit.Delivered), outcome(1, audit.AlreadyStored), outcome(3, audit.Rejected), outcome(4, audit.Expired), outcome(1, audit.Refused))},
-			{Name: prefix + "taken", Unit: "{reading}", Description: "Readings taken into the outbox. [Alpha]", Data: counter(value(17))},
-			{Name: prefix + "refused", Unit: "{reading}", Description: "Readings refused before the outbox. [Alpha]", Data: counter(value(2))},
-			{Name: prefix + "ignored", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
+				outcome(5, audit.Delivered), outcome(0, audit.AlreadyStored), outcome(0, audit.Rejected), outcome(0, audit.Expired), outcome(1, audit.Refused))},
 			{Name: prefix + "attempts", Unit: "{request}", Description: "Requests sent. [Alpha]", Data: counter(
-				value(2, attribute.Bool("ok", true)), value(5, attribute.Bool("ok", false)))},
+				value(3, attribute.Bool("ok", true)), value(1, attribute.Bool("ok", false)))},
 			{Name: prefix + "request_duration", Unit: "s", Description: "How long requests took. [Alpha]", Data: metricdata.Histogram[float64]{
 				Temporality: metricdata.CumulativeTemporality,
 				DataPoints: []metricdata.HistogramDataPoint[float64]{{
 					Attributes:   attribute.NewSet(attribute.String("exporter", "ocems")),
 					Bounds:       []float64{.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60},
-					BucketCounts: []uint64{6, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
-					Count:        7, Sum: 2, Min: metricdata.NewExtrema(0.), Max: metricdata.NewExtrema(2.)}}}},
-			{Name: prefix + "outbox_slots", Unit: "{slot}", Description: "Slots that wait in the outbox. [Alpha]", Data: level(5)},
+					BucketCounts: []uint64{3, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0},
+					Count:        4, Sum: 2, Min: metricdata.NewExtrema(0.), Max: metricdata.NewExtrema(2.)}}}},
+			{Name: prefix + "outbox_slots", Unit: "{slot}", Description: "Slots that wait in the outbox. [Alpha]", Data: level(1)},
 			{Name: prefix + "oldest_age", Unit: "s", Description: "Age of the oldest slot in the outbox. [Alpha]",
-				Data: seconds(time.Since(ago(4)))},
+				Data: seconds(time.Since(y2k.Add(15 * time.Minute)))},
 			{Name: prefix + "held_devices", Unit: "{device}", Description: "Devices whose registration or credentials the server refuses. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: held}},
 			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock less this machine's. [Alpha]", Data: seconds(-90 * time.Second)},
@@ -148,6 +173,7 @@ type document struct {
 		Stability map[string][]string
 	}
 	Attributes map[string]struct {
+		Name              string `yaml:"name_override"`
 		Description, Type string
 		Enum              []string
 	}
@@ -240,19 +266,24 @@ func TestMetadata(t *testing.T) {
 			for _, set := range sets {
 				require.Equal(t, len(want.Attributes), set.Len(), name)
 				for _, a := range set.ToSlice() {
-					require.Equal(t, doc.Attributes[string(a.Key)].Type, strings.ToLower(a.Value.Type().String()), name)
 					values[string(a.Key)] = append(values[string(a.Key)], a.Value.Emit())
 				}
+				for _, id := range want.Attributes {
+					a := doc.Attributes[id]
+					v, ok := set.Value(attribute.Key(cmp.Or(a.Name, id)))
+					require.True(t, ok, "%s has no %s", name, id)
+					require.Equal(t, a.Type, strings.ToLower(v.Type().String()), name)
+				}
 			}
-			for _, a := range want.Attributes {
-				enum := doc.Attributes[a].Enum
-				if doc.Attributes[a].Type == "bool" {
+			for _, id := range want.Attributes {
+				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
+				if doc.Attributes[id].Type == "bool" {
 					enum = []string{"true", "false"}
 				}
-				if a == "exporter" { // an id, and no enumeration
-					enum, values[a] = []string{"ocems"}, slices.Compact(values[a])
+				if id == "exporter" { // an id, and no enumeration
+					enum, values[key] = []string{"ocems"}, slices.Compact(values[key])
 				}
-				require.ElementsMatch(t, enum, values[a], name)
+				require.ElementsMatch(t, enum, values[key], name)
 			}
 		}
 		used := map[string]bool{}
@@ -286,7 +317,9 @@ func TestReadme(t *testing.T) {
 		}
 	}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
-		keys = append(keys, f.Tag.Get("mapstructure"))
+		if key := f.Tag.Get("mapstructure"); key != ",squash" && key != "-" {
+			keys = append(keys, key)
+		}
 	}
 	require.ElementsMatch(t, keys, documented)
 }

@@ -2,6 +2,7 @@ package delivery
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -122,8 +123,8 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 	if len(dec.settled) > 0 {
 		a.settle(dec, ans.status)
 	}
-	for _, r := range dec.suspend {
-		a.suspend(r, ans)
+	for _, s := range dec.suspend {
+		a.suspend(s, cmp.Or(r.refusal, ans.detail))
 	}
 	a.conclude(r, ans, dec)
 	return dec
@@ -156,11 +157,11 @@ func (a *attempt) finish(w *work) {
 	}
 }
 
-func (a *attempt) suspend(r payload.Reading, ans answer) {
+func (a *attempt) suspend(r payload.Reading, refusal string) {
 	u := unitOf{r.Parameter, r.Unit}
 	if !a.q.suspended[u] {
 		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
-			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", ans.detail)
+			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", refusal)
 	}
 	a.q.suspended[u] = true
 }

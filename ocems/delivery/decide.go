@@ -14,6 +14,7 @@ type request struct {
 	readings []payload.Reading
 	whole    []payload.Reading // the refused request, of which readings has all but one; nil for any other request
 	left     int               // index in whole of the reading that is left out
+	refusal  string            // the answer to whole
 }
 
 // evidence is what else is known when an answer comes.
@@ -110,8 +111,8 @@ func halves(rs []payload.Reading) []request {
 }
 
 // without is the request of all readings but one.
-func without(rs []payload.Reading, left int) []request {
-	return []request{{readings: slices.Delete(slices.Clone(rs), left, left+1), whole: rs, left: left}}
+func without(rs []payload.Reading, left int, refusal string) []request {
+	return []request{{readings: slices.Delete(slices.Clone(rs), left, left+1), whole: rs, left: left, refusal: refusal}}
 }
 
 // decide is the table of outcomes: what an answer to a request means, with what else is known.
@@ -127,7 +128,7 @@ func (t timing) decide(r request, a answer, e evidence) decision {
 	case notScheduled:
 		d = withoutCalibration(r, a)
 	case badParameter:
-		return isolate(r)
+		return isolate(r, a.detail)
 	case tooLarge:
 		if r.whole != nil {
 			return decision{next: halves(r.whole)}
@@ -179,14 +180,14 @@ func withoutCalibration(r request, a answer) decision {
 
 // isolate finds the reading whose parameter or unit is refused: first one is left out, so that the others stay together
 // in one request; then by halves, for there are several.
-func isolate(r request) decision {
+func isolate(r request, refusal string) decision {
 	switch {
 	case r.whole == nil && len(r.readings) == 1:
 		return decision{suspend: r.readings}
 	case r.whole == nil:
-		return decision{next: without(r.readings, 0)}
+		return decision{next: without(r.readings, 0, refusal)}
 	case r.left+1 < len(r.whole):
-		return decision{next: without(r.whole, r.left+1)}
+		return decision{next: without(r.whole, r.left+1, r.refusal)}
 	}
 	return decision{next: halves(r.whole)}
 }

@@ -49,7 +49,7 @@ func requestNames(todo []request) (out []string) {
 
 func TestDecide(t *testing.T) {
 	one, many := request{readings: readings("a")}, request{readings: readings("abcd")}
-	without := func(left int) request { return without(readings("abc"), left)[0] }
+	without := func(left int) request { return without(readings("abc"), left, "refused")[0] }
 	for _, c := range []struct {
 		name     string
 		request  request

@@ -59,15 +59,19 @@ type Engine struct {
 	counts   counts
 	replayed slot.Stats // what the restore counted, which was counted before
 	once     once
+	made     made
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
+	restoring bool // in Open
 
 	patience atomic.Int64 // Unix ns before which no window closes
+	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
 	stop     context.CancelFunc
 	stopped  chan struct{} // closed when no take is carried out any more
 	running  sync.WaitGroup
+	closing  sync.Once
 	loop     loop
 	health   health
 }
@@ -119,7 +123,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 			e = nil
 		}
 	}()
-	e.health.tell = cfg.OnHealth
+	e.health.tell, e.loop.refusals = cfg.OnHealth, newRefusals()
 	if e.names, err = registry.New(cfg.Names); err != nil {
 		return e, err
 	}
@@ -129,15 +133,17 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if cfg.Board == nil || cfg.Board.Align {
 		e.aligner = slot.New(e.rules)
 	}
-	if err := e.openExit(run); err != nil {
-		return e, err
-	}
-	if e.aligner != nil {
+	if e.aligner != nil { // before the exit, so that nothing is sent from a state that is refused
 		if err := e.restore(ctx); err != nil {
 			return e, err
 		}
 		e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	}
+	if err := e.openExit(run); err != nil {
+		return e, err
+	}
+	e.loop.restored, e.loop.saved = e.aligner != nil, time.Now()
+	e.keepDamaged(ctx)
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
 	return e, nil
@@ -168,15 +174,12 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 		Endpoint: b.Endpoint, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
-		Coalesce: orNoWait(e.coalesce()), Spread: orNoWait(b.Spread.Duration),
+		Coalesce: orNoWait(b.Coalesce.Duration), Spread: orNoWait(b.Spread.Duration),
 		InitialBackoff: b.InitialBackoff.Duration, MaxBackoff: b.MaxBackoff.Duration, HoldInterval: b.HoldInterval.Duration,
 		MaxConcurrency: b.MaxConcurrency, DryRun: b.DryRun,
 	})
 	return err
 }
-
-// coalesce is the outbox's wait for a slot's other parameters: a window that closes here closes as a whole.
-func (e *Engine) coalesce() time.Duration { return e.cfg.Board.Coalesce.Duration }
 
 func orNoWait(d time.Duration) time.Duration {
 	if d == 0 {
@@ -228,13 +231,19 @@ func (e *Engine) Stats() Stats {
 }
 
 // Close takes nothing more and sends nothing more. What waits, and the open windows, stay in the store. Requests in flight
-// have until ctx ends.
-func (e *Engine) Close(ctx context.Context) error {
+// have until ctx ends. A second Close does nothing.
+func (e *Engine) Close(ctx context.Context) (err error) {
+	e.closing.Do(func() { err = e.close(ctx) })
+	return err
+}
+
+func (e *Engine) close(ctx context.Context) error {
 	e.stop()
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
-		errs = append(errs, e.noteRefusals(e.loop.refusals.all()), e.checkpoint(context.WithoutCancel(ctx)))
+		e.noteSaved(e.loop.refusals.all(), time.Now())
+		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
 	}
 	if e.ready != nil {
 		errs = append(errs, e.ready.close(ctx))
@@ -242,10 +251,12 @@ func (e *Engine) Close(ctx context.Context) error {
 	if e.outbox != nil {
 		errs = append(errs, e.outbox.Close(ctx))
 	}
+	e.made.mu.Lock()
+	defer e.made.mu.Unlock()
+	e.noteMade(func(time.Time) bool { return true }, time.Now())
 	if e.trail != nil {
 		errs = append(errs, e.backlog.Append(), e.trail.Close())
 	}
-	e.outbox, e.ready, e.trail, e.loop.restored = nil, nil, nil, false
 	return errors.Join(errs...)
 }
 
@@ -257,20 +268,28 @@ func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 	return e.rules.StampOf(at, flag)
 }
 
+// over reports that the slot with a stamp, and its grace, are over. One that is hours ahead is of a wrong clock.
+func (e *Engine) over(stamp, now time.Time) bool {
+	end := stamp
+	if e.rules.Stamp == "start" {
+		end = stamp.Add(spec.SlotLength)
+	}
+	return !now.Before(end.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
+}
+
 // health joins what can be wrong, and tells the host of the transitions.
 type health struct {
-	mu           sync.Mutex
-	tell         func(error)
-	state, board error
-	next         error
-	told         bool
+	mu                         sync.Mutex
+	tell                       func(error)
+	intake, state, board, next error
+	told                       bool
 }
 
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.state, h.next, h.board)
+	all := errors.Join(h.intake, h.state, h.next, h.board)
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

@@ -14,6 +14,7 @@ import (
 // What it reads must not change meanwhile, so a host that runs is looked at in a copy.
 func OpenWindows(ctx context.Context, stored store.Store, rules slot.Options) ([]slot.Slot, error) {
 	e := &Engine{cfg: Config{Store: stored}, log: slog.New(slog.DiscardHandler), rules: rules, aligner: slot.New(rules)}
+	e.loop.refusals = newRefusals()
 	if err := e.restore(ctx); err != nil {
 		return nil, err
 	}

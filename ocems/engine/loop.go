@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
@@ -33,6 +35,9 @@ type loop struct {
 	closed   []slot.Slot
 	waiting  atomic.Int64 // len(closed)
 	refusals refusals
+	unnoted  bool       // the trail cannot be written
+	saved    time.Time  // when the aligner was saved, or restored
+	damaged  []store.Op // which keep what is damaged under another key
 	fault    error
 }
 
@@ -89,7 +94,8 @@ func (e *Engine) run(ctx context.Context) {
 	}
 }
 
-// takeAll writes all batches that wait, in one value, and then aligns them in the same order as a restart would.
+// takeAll writes all batches that wait, in one value, and then aligns them in the same order as a restart would. None is
+// taken while closed slots cannot be saved: a reading would be late for a window that a restart has open.
 func (e *Engine) takeAll(ctx context.Context, first *take) {
 	list := []*take{first}
 	for len(list) < mostTakes {
@@ -107,9 +113,16 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	}
 	value = seal(value)
 	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
-	err := e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
+	var err error
+	if len(e.loop.closed) > 0 {
+		err = cmp.Or(e.loop.fault, errClosed)
+	} else {
+		err = e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
+	}
 	if err != nil {
-		err = e.full(fmt.Errorf("taking readings: %w", err))
+		if err = fmt.Errorf("taking readings: %w", err); ctx.Err() == nil {
+			err = e.full(err)
+		}
 	} else {
 		e.loop.next++
 		e.loop.batches, e.loop.bytes = append(e.loop.batches, key), e.loop.bytes+len(value)
@@ -127,11 +140,24 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 // closes: it belongs into those that are open now.
 func (e *Engine) full(err error) error {
 	e.patience.Store(time.Now().Add(e.cfg.Patience).UnixNano())
+	if !e.refusing.Swap(true) {
+		e.log.Error("readings are refused until the state can be written again: their senders keep them", "error", err)
+		e.health.set(&e.health.intake, err)
+	}
 	return err
+}
+
+// writable notes that the state can be written.
+func (e *Engine) writable() {
+	if e.refusing.Swap(false) {
+		e.log.Info("readings are taken again")
+		e.health.set(&e.health.intake, nil)
+	}
 }
 
 // rested notes that readings are taken: a sender that waited sends the rest soon.
 func (e *Engine) rested(now time.Time) {
+	e.writable()
 	if rest := now.Add(restWithin).UnixNano(); rest < e.patience.Load() {
 		e.patience.Store(rest)
 	}
@@ -151,8 +177,11 @@ func (e *Engine) align(now time.Time, samples []sample) {
 			}
 		case slot.Duplicate:
 		case slot.Conflict:
-			e.refuse(&e.loop.refusals, x, fault{r.Reason, fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s",
-				e.source(x.Source), e.source(r.Other))}, now)
+			detail := "another value for this time came first, from the same source: " + e.source(x.Source)
+			if x.Source != r.Other {
+				detail = fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
+			}
+			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail}, now)
 		default:
 			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail(x, r.Reason)}, now)
 		}
@@ -172,9 +201,10 @@ func detail(x sample, reason slot.Reason) string {
 	return ""
 }
 
-// mixed warns once of two sources that take turns in one series.
+// mixed warns once of two sources that take turns in one series. Of a sender of before a restart the name is not known:
+// when it sends again, it is.
 func (e *Engine) mixed(x sample, other uint64) {
-	if !e.once.first("mixed", x.Device+"\x00"+x.Parameter) {
+	if !e.knows(x.Source) || !e.knows(other) || !e.once.first("mixed", x.Device+"\x00"+x.Parameter) {
 		return
 	}
 	a, b := e.source(x.Source), e.source(other)
@@ -187,17 +217,17 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if e.backlog != nil {
 		_ = e.backlog.Append() // what waits: it was told when it came
 	}
+	e.refuseMade(nil, now) // what has waited
 	if e.aligner == nil {
 		return
 	}
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
 	}
-	_ = e.noteRefusals(e.loop.refusals.due(now, func(stamp time.Time) bool {
-		return !now.Before(stamp.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
-	}))
+	e.noteDue(ctx, now)
 	var err error
-	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes {
+	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes || len(e.loop.refusals.counted) > mostCounted ||
+		len(e.loop.batches) > 0 && now.Sub(e.loop.saved) > spec.SlotLength { // where nothing closes, since all is refused
 		err = e.checkpoint(ctx)
 	}
 	e.loop.waiting.Store(int64(len(e.loop.closed)))
@@ -218,7 +248,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 // no sample batch any more.
 func (e *Engine) checkpoint(ctx context.Context) error {
 	entries := e.aligner.Save()
-	ops := make([]store.Op, 0, len(entries)+len(e.loop.batches)+1)
+	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
 		ops = append(ops, store.Op{Key: openKeys + key, Value: entries[key]})
 	}
@@ -228,21 +258,27 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if e.loop.refusals.changed {
 		ops = append(ops, store.Op{Key: refusedKey, Value: e.loop.refusals.save()})
 	}
+	if len(e.loop.refusals.counted) > 0 {
+		ops = append(ops, store.Op{Key: notedKey})
+	}
 	if len(ops) == 0 && len(e.loop.closed) == 0 {
 		return nil
 	}
 	if err := e.leave(ctx, e.loop.closed, ops); err != nil {
 		return err
 	}
+	e.writable()
 	e.aligner.Saved()
-	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed = nil, nil, 0, false
+	clear(e.loop.refusals.counted)
+	e.loop.saved = time.Now()
+	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged = nil, nil, 0, false, nil
 	return nil
 }
 
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
 	if e.ready != nil {
-		return e.ready.put(ctx, slots, ops)
+		return e.ready.put(ctx, e.rounded(slots), ops)
 	}
 	var records []payload.Record
 	index := map[string]int{}
@@ -252,14 +288,16 @@ func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) e
 	return e.outbox.PutWhole(ctx, records, ops...)
 }
 
-// restore loads the aligner and what was taken since it was saved.
+// restore loads the aligner and what was taken since it was saved. It writes nothing, so that a newer version's state stays
+// as it is.
 func (e *Engine) restore(ctx context.Context) error {
-	var damaged []store.Op
+	e.restoring = true
+	defer func() { e.restoring = false }()
 	aside := func(key string, value []byte, why error) {
 		kept := "damaged/" + key + "/" + time.Now().UTC().Format("20060102T150405.000000000")
 		e.log.Error("a part of the state is damaged: it is kept under another key, and the rest goes on", "key", fmt.Sprintf("%q", key),
 			"bytes", len(value), "kept_as", fmt.Sprintf("%q", kept), "error", why)
-		damaged = append(damaged, store.Op{Key: key}, store.Op{Key: kept, Value: slices.Clone(value)})
+		e.loop.damaged = append(e.loop.damaged, store.Op{Key: key}, store.Op{Key: kept, Value: slices.Clone(value)})
 	}
 	entries := map[string][]byte{}
 	err := e.cfg.Store.Range(ctx, openKeys, func(key string, value []byte) error {
@@ -294,16 +332,28 @@ func (e *Engine) restore(ctx context.Context) error {
 			return nil
 		})
 	}
+	if err == nil {
+		value, err = e.cfg.Store.Get(ctx, notedKey)
+	}
+	if err == nil && value != nil {
+		_ = e.loop.refusals.discount(value) // damaged, some lines are written twice
+	}
 	if err != nil {
 		return fmt.Errorf("reading the state: %w", err)
 	}
-	if len(damaged) > 0 {
-		if err := e.cfg.Store.Batch(ctx, damaged...); err != nil {
-			e.log.Error("cannot keep the damaged part: it stays where it is until it is written over", "error", err)
-		}
-	}
-	e.loop.restored = true
 	return nil
+}
+
+// keepDamaged moves what restore has found damaged to where nothing overwrites it, or else the next checkpoint does.
+func (e *Engine) keepDamaged(ctx context.Context) {
+	if len(e.loop.damaged) == 0 {
+		return
+	}
+	if err := e.cfg.Store.Batch(ctx, e.loop.damaged...); err != nil {
+		e.log.Error("cannot keep the damaged part under another key: it is tried again when slots are saved", "error", err)
+		return
+	}
+	e.loop.damaged = nil
 }
 
 // replay aligns a batch of samples as it was when it was taken.

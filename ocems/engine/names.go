@@ -52,10 +52,12 @@ type Batch struct {
 // NewBatch begins a batch.
 func (e *Engine) NewBatch() *Batch { return &Batch{e: e, now: time.Now()} }
 
-// Add names a reading and reports whether it is any device's parameter.
+// Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
 	r.Source.ID = max(r.Source.ID, 1) // 0 is none
-	b.e.know(r.Source)
+	if r.Finished && b.e.outbox == nil {
+		return false
+	}
 	if r.Finished {
 		b.finished(r)
 		return true
@@ -63,6 +65,9 @@ func (b *Batch) Add(r Reading) (named bool) {
 	matches, err := b.e.names.Resolve(r.Metric)
 	for _, err := range flatten(err) {
 		named = b.unresolved(r, err) || named
+	}
+	if len(matches) > 0 {
+		b.e.know(r.Source)
 	}
 	for _, m := range matches {
 		x := sample{Sample: slot.Sample{
@@ -176,7 +181,7 @@ func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, ""
+	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
 		value, station = d.Round(s.Parameter, value), d.StationID
 	}
@@ -196,6 +201,11 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 // once all the same. A refused reading is no error, because it would block the rest.
 func (b *Batch) Commit(ctx context.Context) error {
 	e := b.e
+	select {
+	case <-e.stopped:
+		return errClosed
+	default:
+	}
 	if len(b.samples) > 0 {
 		if err := e.take(ctx, b.now, b.samples); err != nil {
 			return err
@@ -203,8 +213,12 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	if len(b.records) > 0 {
 		if err := e.outbox.Put(ctx, b.records); err != nil {
-			return e.full(err)
+			if ctx.Err() == nil {
+				err = e.full(err)
+			}
+			return err
 		}
+		e.rested(b.now)
 		n := 0
 		for _, r := range b.records {
 			n += len(r.Readings)
@@ -213,11 +227,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	e.counts.ignored.Add(b.ignored)
 	if len(b.refused) > 0 {
-		var direct refusals
-		for _, x := range b.refused {
-			e.refuse(&direct, x, x.fault, b.now)
-		}
-		e.note(direct.all())
+		e.refuseMade(b.refused, b.now)
 	}
 	return nil
 }
@@ -227,10 +237,7 @@ func (e *Engine) know(s Source) {
 	if s.Text == nil {
 		return
 	}
-	e.sourcesMu.RLock()
-	_, known := e.sources[s.ID]
-	e.sourcesMu.RUnlock()
-	if known {
+	if e.knows(s.ID) {
 		return
 	}
 	text := s.Text()
@@ -246,10 +253,20 @@ func (e *Engine) know(s Source) {
 	e.sources[s.ID] = text
 }
 
+func (e *Engine) knows(id uint64) bool {
+	e.sourcesMu.RLock()
+	defer e.sourcesMu.RUnlock()
+	_, known := e.sources[id]
+	return known
+}
+
 func (e *Engine) source(id uint64) string {
 	e.sourcesMu.RLock()
 	defer e.sourcesMu.RUnlock()
 	if text, ok := e.sources[id]; ok {
+		if text == "" {
+			return "a source with no name"
+		}
 		return text
 	}
 	return fmt.Sprintf("a sender of before the restart (%016x)", id)

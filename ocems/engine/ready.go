@@ -18,7 +18,7 @@ import (
 
 const (
 	readyKeys  = "ready/"
-	mostReady  = 5000             // slots of one batch
+	mostReady  = 5000             // slots of one batch, and the rest of their last request
 	mostWait   = 30 * time.Second // between tries
 	reportWait = time.Minute      // of refusals: a short one is no trouble worth a status
 )
@@ -73,14 +73,34 @@ func (r *ready) waiting() int {
 	return r.slots
 }
 
+// together gives the slots of before a restart, whose exit is forgotten, that of their device's others: what goes to the
+// board in one request is handed on in one batch.
+func together(slots []slot.Slot) []slot.Slot {
+	exits := map[string]uint8{}
+	for _, s := range slots {
+		if exits[s.Device] == 0 {
+			exits[s.Device] = s.Exit
+		}
+	}
+	slots = slices.Clone(slots)
+	for i, s := range slots {
+		if s.Exit == 0 {
+			slots[i].Exit = exits[s.Device]
+		}
+	}
+	return slots
+}
+
+func sameRequest(a, b slot.Slot) bool { return a.Device == b.Device && a.Stamp.Equal(b.Stamp) }
+
 // put stores slots, together with the operations.
 func (r *ready) put(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
-	slots = slices.Clone(slots)
+	slots = together(slots)
 	slices.SortStableFunc(slots, func(a, b slot.Slot) int { return cmp.Or(cmp.Compare(a.Exit, b.Exit), a.Compare(b)) })
 	var batches []readyBatch
 	for len(slots) > 0 {
 		n := 1
-		for n < len(slots) && n < mostReady && slots[n].Exit == slots[0].Exit {
+		for n < len(slots) && slots[n].Exit == slots[0].Exit && (n < mostReady || sameRequest(slots[n-1], slots[n])) {
 			n++
 		}
 		key := readyKeys + string(binary.BigEndian.AppendUint64(nil, r.next+uint64(len(batches))))
@@ -152,6 +172,9 @@ func (r *ready) send(ctx context.Context) error {
 	r.mu.Unlock()
 	failed := map[uint8]error{}
 	for _, b := range list {
+		if ctx.Err() != nil {
+			break
+		}
 		if failed[b.exit] != nil {
 			continue
 		}
@@ -194,6 +217,17 @@ func (r *ready) close(ctx context.Context) error {
 	case <-time.After(time.Second):
 		return fmt.Errorf("waiting for the next consumer: %w", ctx.Err())
 	}
+}
+
+// rounded are slots with the decimals of their entries.
+func (e *Engine) rounded(slots []slot.Slot) []slot.Slot {
+	slots = slices.Clone(slots)
+	for i := range slots {
+		if d, ok := e.names.Device(slots[i].Device); ok {
+			slots[i].Value = d.Round(slots[i].Parameter, slots[i].Value)
+		}
+	}
+	return slots
 }
 
 func encodeSlots(slots []slot.Slot) []byte {

@@ -2,21 +2,26 @@ package engine
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"slices"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // Readings that are in no slot have one line of the trail a slot, series and reason. A line is written once its slot is
 // over, soon after the first of them; what comes later is in a line of the next quarter of an hour.
 const (
 	refusedKey   = "refused" // of those whose line is not written yet
+	notedKey     = "noted"   // of those whose line is written, though the stored samples give it again
 	mostRefusals = 10_000
+	mostCounted  = 1000 // of them under notedKey, which is written as a whole
 	noteAfter    = 5 * time.Second
 )
 
@@ -42,15 +47,15 @@ type refused struct {
 type refusals struct {
 	lines   map[refusal]*refused
 	noted   map[refusal]time.Time // when the last line of the same readings was written
+	counted map[refusal]int       // in lines written since the last checkpoint
 	changed bool
-	// unwritten: the last try to write some of them failed.
-	unwritten bool
+}
+
+func newRefusals() refusals {
+	return refusals{lines: map[refusal]*refused{}, noted: map[refusal]time.Time{}, counted: map[refusal]int{}}
 }
 
 func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
-	if r.lines == nil {
-		r.lines, r.noted = map[refusal]*refused{}, map[refusal]time.Time{}
-	}
 	r.changed = true
 	if r.lines[key] == nil && len(r.lines) >= mostRefusals {
 		key = refusal{Reason: key.Reason}
@@ -75,7 +80,7 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 	}
 }
 
-// due takes out the lines whose time has come.
+// due are the lines whose time has come.
 func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
 		if !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < noteAfter {
@@ -85,32 +90,24 @@ func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*
 			continue
 		}
 		list = append(list, l)
-		delete(r.lines, key)
-		r.noted[key] = now
-		r.changed = true
 	}
+	return list
+}
+
+// all are all lines.
+func (r *refusals) all() []*refused { return slices.Collect(maps.Values(r.lines)) }
+
+// written takes out lines that are in the trail.
+func (r *refusals) written(list []*refused, now time.Time) {
 	if len(r.noted) > mostRefusals {
 		clear(r.noted)
 	}
-	return list
-}
-
-// back puts lines that could not be written to where they were.
-func (r *refusals) back(lines []*refused) {
-	for _, l := range lines {
-		delete(r.noted, l.refusal)
-		r.lines[l.refusal] = l
+	for _, l := range list {
+		delete(r.lines, l.refusal)
+		r.noted[l.refusal] = now
+		r.counted[l.refusal] += l.Count
+		r.changed = true
 	}
-}
-
-// all takes out every line.
-func (r *refusals) all() (list []*refused) {
-	for _, l := range r.lines {
-		list = append(list, l)
-	}
-	clear(r.lines)
-	r.changed = true
-	return list
 }
 
 // save returns what must be stored with the aligner.
@@ -118,37 +115,65 @@ func (r *refusals) save() []byte {
 	if len(r.lines) == 0 {
 		return nil
 	}
-	list := make([]*refused, 0, len(r.lines))
-	for _, l := range r.lines {
-		list = append(list, l)
+	text, _ := json.Marshal(r.all()) // of plain fields
+	return seal(append([]byte{formatVersion}, text...))
+}
+
+func (r *refusals) restore(value []byte) error {
+	list, err := decodeRefused(value)
+	for _, l := range list {
+		r.lines[l.refusal] = l
+	}
+	return err
+}
+
+func decodeRefused(value []byte) (list []*refused, err error) {
+	body, err := unseal(value)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(body, &list); err != nil || slices.Contains(list, nil) {
+		return nil, errDamaged
+	}
+	return list, nil
+}
+
+// saveCounted returns what must be stored when lines were written.
+func (r *refusals) saveCounted() []byte {
+	list := make([]*refused, 0, len(r.counted))
+	for key, n := range r.counted {
+		list = append(list, &refused{refusal: key, Count: n})
 	}
 	text, _ := json.Marshal(list) // of plain fields
 	return seal(append([]byte{formatVersion}, text...))
 }
 
-func (r *refusals) restore(value []byte) error {
-	body, err := unseal(value)
-	if err != nil {
-		return err
+// discount takes off what lines written before a kill hold already.
+func (r *refusals) discount(value []byte) error {
+	list, err := decodeRefused(value)
+	for _, c := range list {
+		r.counted[c.refusal] = c.Count
+		if l := r.lines[c.refusal]; l != nil {
+			if l.Count -= c.Count; l.Count <= 0 {
+				delete(r.lines, c.refusal)
+			}
+		}
 	}
-	var list []*refused
-	if err := json.Unmarshal(body, &list); err != nil {
-		return errDamaged
-	}
-	r.lines, r.noted = map[refusal]*refused{}, map[refusal]time.Time{}
-	for _, l := range list {
-		r.lines[l.refusal] = l
-	}
-	return nil
+	return err
 }
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
 func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
+	e.refuseSlot(to, x, why, e.stamp(x.Time, x.Flag), now)
+}
+
+// refuseSlot is refuse where the slot's stamp is known.
+func (e *Engine) refuseSlot(to *refusals, x sample, why fault, stamp, now time.Time) {
 	e.counts.refused(why.reason)
-	stamp := e.stamp(x.Time, x.Flag)
 	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
 	to.add(key, x, why.detail, now)
-	if e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {
+	replayed := e.restoring && why.reason == slot.Conflict // whose sources have no names yet
+	if !replayed && e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {
 		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(x.Time), "reason", why.reason}
 		if why.detail != "" {
 			args = append(args, "detail", why.detail)
@@ -177,40 +202,48 @@ func (l *refused) entry(station string) audit.Entry {
 	return x
 }
 
-// noteRefusals writes lines that were taken out of the refusals. While the trail cannot be written, it puts them back, where
-// they are saved with the aligner: a kill does not cost them.
-func (e *Engine) noteRefusals(lines []*refused) error {
+// noteDue writes the lines whose time has come: into the trail first, and then that they are in it.
+func (e *Engine) noteDue(ctx context.Context, now time.Time) {
 	r := &e.loop.refusals
-	entries := e.entries(lines)
-	if e.trail == nil || len(entries) == 0 {
-		return nil
-	}
-	err := e.trail.Append(entries...)
-	if err != nil {
-		r.back(lines)
-	}
-	switch {
-	case err != nil && !r.unwritten:
-		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(lines))
-	case err == nil && r.unwritten:
-		e.log.Info("what was refused is in the audit_file")
-	}
-	r.unwritten = err != nil
-	return err
-}
-
-// note writes lines of readings that are not aligned here. While the trail cannot be written, they wait in memory.
-func (e *Engine) note(lines []*refused) {
-	entries := e.entries(lines)
-	if e.trail == nil || len(entries) == 0 {
+	if !e.noteSaved(r.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now) {
 		return
 	}
-	if err := e.backlog.Append(entries...); err != nil {
+	if err := e.cfg.Store.Batch(ctx, store.Op{Key: notedKey, Value: r.saveCounted()}); err != nil {
+		e.log.Debug("what was noted as refused is noted again if this process is killed", "error", err)
+	}
+}
+
+// noteSaved writes lines that the state has too, and tries again until it can.
+func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
+	if len(lines) == 0 {
+		return false
+	}
+	entries := e.entries(lines)
+	if e.trail == nil {
+		e.logRefused(entries)
+	} else if err := e.trail.Append(entries...); err != nil {
+		if !e.loop.unnoted {
+			e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
+		}
+		e.loop.unnoted = true
+		return false
+	}
+	e.loop.unnoted = false
+	e.loop.refusals.written(lines, now)
+	return true
+}
+
+// note writes lines that no state has. While the trail cannot be written, they wait for it in memory.
+func (e *Engine) note(lines []*refused) {
+	entries := e.entries(lines)
+	if e.trail == nil {
+		e.logRefused(entries)
+	} else if err := e.backlog.Append(entries...); err != nil {
 		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
 	}
 }
 
-// entries are the lines as the trail has them. Where there is none they go to the log.
+// entries are the lines of the trail, in the order of their slots.
 func (e *Engine) entries(lines []*refused) []audit.Entry {
 	slices.SortFunc(lines, func(a, b *refused) int {
 		return cmp.Or(cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Parameter, b.Parameter), cmp.Compare(a.Reason, b.Reason))
@@ -221,11 +254,14 @@ func (e *Engine) entries(lines []*refused) []audit.Entry {
 		if d, ok := e.names.Device(l.Device); ok {
 			station = d.StationID
 		}
-		x := l.entry(station)
-		if entries[i] = x; e.trail == nil {
-			e.log.Warn("readings are in no slot", "outcome", x.Outcome, "device", x.Device, "parameter", x.Parameter,
-				"slot", spec.ISTString(time.UnixMilli(x.Stamp)), "readings", x.Count, "reason", x.Reason, "detail", x.Detail)
-		}
+		entries[i] = l.entry(station)
 	}
 	return entries
+}
+
+func (e *Engine) logRefused(entries []audit.Entry) {
+	for _, x := range entries {
+		e.log.Warn("readings are in no slot", "outcome", x.Outcome, "device", x.Device, "parameter", x.Parameter,
+			"slot", spec.ISTString(time.UnixMilli(x.Stamp)), "readings", x.Count, "reason", x.Reason, "detail", x.Detail)
+	}
 }

@@ -179,7 +179,9 @@ func nearestEndpoint(s string) string {
 }
 
 // Duration is a time such as 30s or 1m30s. A number without a unit is refused in every host.
-type Duration struct{ time.Duration }
+type Duration struct {
+	time.Duration `mapstructure:"-"`
+}
 
 // UnmarshalText reads a duration, in TOML also the number that stands for one.
 func (d *Duration) UnmarshalText(b []byte) error {
@@ -223,26 +225,29 @@ func Check(raw map[string]any, cfg any, gone map[string]string) error {
 			faults = append(faults, fmt.Errorf("%s: the key is gone; %s", key, gone[key]))
 		}
 	}
-	for _, key := range durations(reflect.TypeOf(cfg).Elem()) {
-		switch v := raw[key].(type) {
-		case int, int64, uint64, float64:
-			faults = append(faults, fmt.Errorf("%s: %w", key, withoutUnit(fmt.Sprint(v))))
-		}
-	}
+	durations(reflect.TypeOf(cfg).Elem(), "", raw, func(key string, number any) {
+		faults = append(faults, fmt.Errorf("%s: %w", key, withoutUnit(fmt.Sprint(number))))
+	})
 	return errors.Join(faults...)
 }
 
-// durations are the keys of a struct's durations and of those embedded in it.
-func durations(t reflect.Type) (keys []string) {
+// durations calls fault for each number that is given for a duration of a struct, or of a struct in it.
+func durations(t reflect.Type, path string, raw map[string]any, fault func(key string, number any)) {
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key, _, _ := strings.Cut(f.Tag.Get("mapstructure"), ",")
 		switch {
-		case f.Type == reflect.TypeFor[Duration]():
-			keys = append(keys, key)
-		case f.Anonymous && key == "" && f.Type.Kind() == reflect.Struct:
-			keys = append(keys, durations(f.Type)...)
+		case f.Type == reflect.TypeFor[Duration](), f.Type == reflect.TypeFor[time.Duration]():
+			switch v := raw[key].(type) {
+			case int, int64, uint64, float64:
+				fault(path+key, v)
+			}
+		case f.Type.Kind() == reflect.Struct && f.Anonymous && key == "":
+			durations(f.Type, path, raw, fault)
+		case f.Type.Kind() == reflect.Struct:
+			if inner, ok := raw[key].(map[string]any); ok {
+				durations(f.Type, path+key+".", inner, fault)
+			}
 		}
 	}
-	return keys
 }

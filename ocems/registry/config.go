@@ -29,9 +29,9 @@ type DeviceConfig struct {
 	// TokenIDFile is the file that holds the token instead.
 	TokenIDFile string `mapstructure:"token_id_file" toml:"token_id_file" yaml:"token_id_file"`
 	// Latitude in degrees, -90 to 90; left out of the payload when not set.
-	Latitude *float64 `mapstructure:"latitude" toml:"latitude" yaml:"latitude"`
+	Latitude *Number `mapstructure:"latitude" toml:"latitude" yaml:"latitude"`
 	// Longitude in degrees, -180 to 180; left out of the payload when not set.
-	Longitude *float64 `mapstructure:"longitude" toml:"longitude" yaml:"longitude"`
+	Longitude *Number `mapstructure:"longitude" toml:"longitude" yaml:"longitude"`
 	// PublicKey is the key of this device's industry, where it differs from Config's.
 	PublicKey Secret `mapstructure:"public_key" toml:"-" yaml:"public_key"`
 	// PublicKeyFile is the file that holds it instead.

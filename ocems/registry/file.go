@@ -126,15 +126,13 @@ func csvError(path string, err error) error {
 }
 
 func (d *DeviceConfig) set(column, cell string) error {
-	degrees := func(to **float64) error {
+	degrees := func(to **Number) error {
 		if cell == "" {
 			return nil
 		}
-		v, err := strconv.ParseFloat(cell, 64)
-		if err != nil {
+		if *to = new(Number); (*to).UnmarshalText([]byte(cell)) != nil {
 			return errors.New("not a number of degrees")
 		}
-		*to = &v
 		return nil
 	}
 	switch column {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -226,7 +227,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
 		}
-		degrees := func(key string, v *float64, limit float64) {
+		degrees := func(key string, v *Number, limit Number) {
 			if v != nil && !(*v >= -limit && *v <= limit) {
 				b.fault(src.at(key), "%v is outside -%v to %v degrees", *v, limit, limit)
 			}
@@ -234,7 +235,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: src.Latitude, Longitude: src.Longitude, parameters: map[string]*mapping{}}
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), parameters: map[string]*mapping{}}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))
@@ -277,14 +278,21 @@ func (b *builder) addAll(cfg Config, list []source) {
 	b.index = newIndex(mappings)
 }
 
+// variableName is a token of which nobody has put in what it stands for: ${NAME}, ${env:NAME} or, in Telegraf, $NAME. A
+// name of 32 characters or more that is not in braces may be a token with a $ too many.
+var variableName = regexp.MustCompile(`^\$(\{[A-Za-z_][A-Za-z0-9_:.]*\}|[A-Za-z_][A-Za-z0-9_]{0,30})$`)
+
 // credentials reads the token and the key of a device. keyless says that it has no key, and that there is no common one.
 func (b *builder) credentials(device *Device, src source, common *rsa.PublicKey) (keyless bool) {
 	token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
 	switch {
 	case ok && token == "":
 		b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
-	case strings.HasPrefix(token, "${"): // not the board's, and no secret
+	case variableName.MatchString(token) && len(token) <= 64: // not the board's, and no secret
 		b.fault(src.at("token_id"), "%q is the name of a variable that is not set in the environment", token)
+		token = ""
+	case strings.HasPrefix(token, "${"):
+		b.fault(src.at("token_id"), "it begins with ${ as a variable does, and has no name and } behind it (it is not shown, since it may hold the token)")
 		token = ""
 	}
 	key, ok := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)

@@ -44,7 +44,7 @@ func words() Words {
 // good is a configuration without mistakes.
 func good() Config {
 	return Config{PublicKeyFile: keyFile, Words: words(), Devices: []DeviceConfig{{
-		StationID: " station_1 ", DeviceID: "device_1", TokenID: token, Latitude: ptr(17.4), Longitude: ptr(78.5),
+		StationID: " station_1 ", DeviceID: "device_1", TokenID: token, Latitude: ptr(Number(17.4)), Longitude: ptr(Number(78.5)),
 		Parameters: []ParameterConfig{
 			{Metric: "effluent", Field: "ph_raw", Parameter: "ph", Unit: "pH"},
 			{Metric: "tank", Attributes: map[string]string{"tag": "AI-7", "site": "a"}, Parameter: "cod", Unit: "mg/l", Statistic: "max", Decimals: ptr(2)},
@@ -77,6 +77,9 @@ func TestMistakes(t *testing.T) {
 		{"token file empty", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", os.DevNull }, []string{"devices[0].token_id_file: /dev/null is empty"}},
 		{"key twice", func(c C) { c.PublicKey = "x" }, []string{"public_key: both public_key and public_key_file are given"}},
 		{"variable not set", func(c C) { c.Devices[0].TokenID = "${OCEMS_TOKEN}" }, []string{`devices[0].token_id: "${OCEMS_TOKEN}" is the name of a variable that is not set`}},
+		{"variable of Telegraf not set", func(c C) { c.Devices[0].TokenID = "$OCEMS_TOKEN" }, []string{`devices[0].token_id: "$OCEMS_TOKEN" is the name of a variable that is not set`}},
+		{"token behind ${", func(c C) { c.Devices[0].TokenID = "${hunter2" }, []string{`devices[0].token_id: it begins with ${`}},
+		{"long token in ${}", func(c C) { c.Devices[0].TokenID = Secret("${" + strings.Repeat("hunter2", 10) + "}") }, []string{`devices[0].token_id: it begins with ${`}},
 		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
 		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
 		{"not a device's key", func(c C) { c.Devices[0].PublicKey = "n@nsense" }, []string{"devices[0].public_key: reading the public key"}},
@@ -86,8 +89,8 @@ func TestMistakes(t *testing.T) {
 		{"id not UTF-8", func(c C) { c.Devices[0].StationID = "Barauni\xa0" }, []string{`devices[0].station_id: "Barauni\xa0" is not one line of UTF-8`}},
 		{"id of two lines", func(c C) { c.Devices[0].DeviceID = "device\n1" }, []string{`devices[0].device_id: "device\n1" is not one line of UTF-8`}},
 		{"same device", func(c C) { second(c).DeviceID = "device_1" }, []string{`devices[1].device_id: "device_1" is also devices[0].device_id`}},
-		{"latitude", func(c C) { c.Devices[0].Latitude = ptr(91.5) }, []string{"devices[0].latitude: 91.5 is outside -90 to 90"}},
-		{"longitude", func(c C) { c.Devices[0].Longitude = ptr(-181.0) }, []string{"devices[0].longitude: -181 is outside -180 to 180"}},
+		{"latitude", func(c C) { c.Devices[0].Latitude = ptr(Number(91.5)) }, []string{"devices[0].latitude: 91.5 is outside -90 to 90"}},
+		{"longitude", func(c C) { c.Devices[0].Longitude = ptr(Number(-181.0)) }, []string{"devices[0].longitude: -181 is outside -180 to 180"}},
 		{"no metric", func(c C) { param(c).Metric = "" }, []string{"devices[0].parameters[1].metric: missing"}},
 		{"no parameter", func(c C) { param(c).Parameter = "" }, []string{"devices[0].parameters[1].parameter: missing, and the metric's name is none", `"tank"`}},
 		{"unknown parameter", func(c C) { param(c).Parameter = "COD" }, []string{"devices[0].parameters[1].parameter: ", `"COD"`, "cod"}},

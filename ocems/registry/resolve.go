@@ -128,8 +128,8 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 func (r *Registry) Finished(m Metric) (match Match, err error) {
 	id, _ := m.attr("ocems.device.id", "ocems_device_id")
 	match = Match{Device: &Device{DeviceID: id}, Parameter: m.Name, Unit: m.Unit}
-	_, diagnostic := m.attr("ocems.diagnostic", "ocems_diagnostic")
-	match.Diagnostic = diagnostic
+	diagnostic, _ := m.attr("ocems.diagnostic", "ocems_diagnostic")
+	match.Diagnostic = diagnostic == "true"
 	s := r.now.Load()
 	fault := func(err error) (Match, error) { return match, &ResolveError{id, m.Name, m.Unit, err} }
 	d := s.devices[id]

@@ -1,60 +1,86 @@
 package ocemsslotprocessor
 
 import (
-	"path/filepath"
+	"flag"
+	"maps"
+	"os"
+	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componenttest"
+	"go.opentelemetry.io/collector/confmap"
 	"go.opentelemetry.io/collector/confmap/confmaptest"
 	"go.opentelemetry.io/collector/confmap/xconfmap"
 
-	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
+	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
 )
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+func requireGolden(t *testing.T, path, got string) {
+	if *update {
+		require.NoError(t, os.WriteFile(path, []byte(got), 0o644))
+	}
+	want, err := os.ReadFile(path)
+	require.NoError(t, err)
+	require.Equal(t, string(want), got)
+}
+
+func load(conf *confmap.Conf) (*Config, error) {
+	cfg := createDefaultConfig().(*Config)
+	if err := conf.Unmarshal(cfg); err != nil {
+		return nil, err
+	}
+	return cfg, xconfmap.Validate(cfg)
+}
 
 func TestConfig(t *testing.T) {
 	require.NoError(t, componenttest.CheckConfigStruct(createDefaultConfig()))
-	all := createDefaultConfig().(*Config)
-	store := component.MustNewIDWithName("file_storage", "slots")
-	*all = Config{Stamp: "start", Grace: time.Minute, CalibrationGrace: 5 * time.Second, Settle: time.Second, MaxSkew: 2 * time.Minute,
-		MinSamples: 3, MaxSeries: 50, CheckpointInterval: 20 * time.Second, Storage: &store, AuditFile: "/var/lib/ocems/slots.jsonl",
-		Statistics: []StatisticConfig{{Metric: "peak", Statistic: "max"}}}
-	conf, err := confmaptest.LoadConf(filepath.Join("testdata", "config.yaml"))
+	file, err := confmaptest.LoadConf("testdata/config.yaml")
 	require.NoError(t, err)
-	for name, want := range map[string]struct {
-		cfg *Config
-		err string
-	}{
-		"":                {cfg: createDefaultConfig().(*Config)},
-		"all":             {cfg: all},
-		"stamp":           {err: `stamp = "begin": must be "end" or "start"; nearest is "end"`},
-		"grace":           {err: `grace = 0s: must be more than 0s and at most 168h0m0s; nearest is 1ms`},
-		"calibration":     {err: `calibration_grace = -1s: must be more than 0s and at most 168h0m0s; nearest is 1ms`},
-		"settle":          {err: `settle = 200h0m0s: must be more than 0s and at most 168h0m0s; nearest is 168h0m0s`},
-		"max_skew":        {err: `max_skew = -1m0s: must be more than 0s and at most 168h0m0s; nearest is 1ms`},
-		"checkpoint":      {err: `checkpoint_interval = 1h0m0s: must be more than 0s and at most 15m0s; nearest is 15m0s`},
-		"min_samples":     {err: `min_samples = 0: must be at least 1; nearest is 1`},
-		"max_series":      {err: `max_series = -5: must be at least 1; nearest is 1`},
-		"statistic":       {err: `statistics[0].statistic = "avrage": `},
-		"double":          {err: `statistics[1].metric = "a": is listed twice; keep one`},
-		"nameless":        {err: `statistics[0].metric = "": must be the name of a metric`},
-		"unknown_setting": {err: `grase`},
-	} {
+	one := createDefaultConfig().(*Config)
+	one.Devices = []registry.DeviceConfig{{StationID: "station_1", DeviceID: "D1"}}
+	seconds := func(n time.Duration) options.Duration { return options.Duration{Duration: n * time.Second} }
+	storage, latitude, decimals := component.MustNewIDWithName("ocems_storage", "slots"), registry.Number(12.97), 2
+	all := createDefaultConfig().(*Config)
+	all.Slots = options.Slots{AuditFile: "/var/lib/ocems/slots.jsonl", DevicesFileInterval: seconds(60), Stamp: "start", Grace: seconds(60),
+		CalibrationGrace: seconds(5), Settle: seconds(1), MaxSkew: seconds(120), MinSamples: 3, MaxSeries: 50}
+	all.Storage, all.PublicKeyFile = &storage, "absent.pem"
+	all.Devices = []registry.DeviceConfig{{StationID: "station_1", DeviceID: "D1", TokenIDFile: "absent.token", Latitude: &latitude,
+		Parameters: []registry.ParameterConfig{{Metric: "effluent.ph", Attributes: map[string]string{"outlet": "main"}, Parameter: "ph", Unit: "pH",
+			Statistic: "max", Decimals: &decimals, Diagnostic: true}}}}
+	for name, want := range map[string]*Config{"ocems_slot": one, "ocems_slot/all": all} {
 		t.Run(name, func(t *testing.T) {
-			sub, err := conf.Sub(component.NewIDWithName(metadata.Type, name).String())
+			sub, err := file.Sub(name)
 			require.NoError(t, err)
-			cfg := createDefaultConfig()
-			if err = sub.Unmarshal(cfg); err == nil {
-				err = xconfmap.Validate(cfg)
-			}
-			if want.err != "" {
-				require.ErrorContains(t, err, want.err)
-				return
-			}
+			cfg, err := load(sub)
 			require.NoError(t, err)
-			require.Equal(t, want.cfg, cfg)
+			require.Equal(t, want, cfg)
 		})
 	}
+}
+
+// TestInvalid reads testdata/invalid.txt: what an operator reads of each configuration of invalid.yaml.
+func TestInvalid(t *testing.T) {
+	file, err := confmaptest.LoadConf("testdata/invalid.yaml")
+	require.NoError(t, err)
+	got := ""
+	for _, name := range slices.Sorted(maps.Keys(file.ToStringMap())) {
+		valid, err := confmaptest.LoadConf("testdata/config.yaml")
+		require.NoError(t, err)
+		conf, err := valid.Sub("ocems_slot")
+		require.NoError(t, err)
+		change, err := file.Sub(name)
+		require.NoError(t, err)
+		require.NoError(t, conf.Merge(change))
+		_, err = load(conf)
+		require.Error(t, err, name)
+		got += name + "\n    " + strings.ReplaceAll(err.Error(), "\n", "\n    ") + "\n"
+	}
+	requireGolden(t, "testdata/invalid.txt", got)
 }

@@ -3,7 +3,6 @@ package ocemsslotprocessor
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/consumer"
@@ -15,11 +14,14 @@ import (
 // slotProcessor is the instance of one pipeline.
 type slotProcessor struct {
 	*shared
-	next    consumer.Metrics
-	exit    uint8
-	host    component.Host
+	next consumer.Metrics
+	exit uint8
+
+	host    component.Host // with running guarded by shared.mu
 	running bool
 }
+
+var errStopped = errors.New("the processor is not running; the readings stay with the sender")
 
 // Capabilities implements consumer.Metrics. What passes on is copied, so the readings stay as they are for other pipelines.
 func (p *slotProcessor) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
@@ -38,10 +40,14 @@ func (p *slotProcessor) Shutdown(ctx context.Context) error { return p.stop(ctx,
 // ConsumeMetrics returns once the readings of devices are durable and everything else is passed on. The readings go first:
 // when the next consumer refuses the rest and the sender repeats all, they count once all the same.
 func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
-	b := p.engine.NewBatch()
+	e := p.engine.Load()
+	if e == nil {
+		return errStopped
+	}
+	b := e.NewBatch()
 	rest, some := points.Split(b, md, p.exit)
-	if err := b.Commit(ctx); err != nil {
-		return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
+	if err := points.Commit(ctx, b); err != nil {
+		return err
 	}
 	if some {
 		return p.next.ConsumeMetrics(ctx, rest)

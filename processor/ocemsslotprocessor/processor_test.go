@@ -4,422 +4,468 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
-	"runtime"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/open-telemetry/opentelemetry-collector-contrib/extension/storage/filestorage"
-	"github.com/open-telemetry/opentelemetry-collector-contrib/processor/intervalprocessor"
 	"github.com/stretchr/testify/require"
-	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/component/componenttest"
 	"go.opentelemetry.io/collector/consumer"
-	"go.opentelemetry.io/collector/consumer/consumertest"
-	"go.opentelemetry.io/collector/extension"
-	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.opentelemetry.io/collector/consumer/consumererror"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
-	"go.opentelemetry.io/collector/processor"
-	"go.opentelemetry.io/collector/processor/processortest"
-	"go.uber.org/goleak"
-	"go.uber.org/zap"
 
+	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
 	"github.com/ocems-io/ocems/ocems/audit"
-	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+const failed, ok = componentstatus.StatusRecoverableError, componentstatus.StatusOK
 
-// host has the real file_storage, whose clients also honour their context and fail while the disk is full.
-type host struct {
-	storage.Extension
-	full atomic.Bool
-
-	mu     sync.Mutex
-	events []*componentstatus.Event
-}
-
-var storeID = component.MustNewID("file_storage")
-
-func openHost(t *testing.T, dir string) *host {
-	f := filestorage.NewFactory()
-	cfg := f.CreateDefaultConfig().(*filestorage.Config)
-	cfg.Directory = dir
-	ext, err := f.Create(t.Context(), extension.Settings{ID: storeID, TelemetrySettings: componenttest.NewNopTelemetrySettings()}, cfg)
-	require.NoError(t, err)
-	require.NoError(t, ext.Start(t.Context(), componenttest.NewNopHost()))
-	return &host{Extension: ext.(storage.Extension)}
-}
-
-func (h *host) close(t *testing.T) { require.NoError(t, h.Shutdown(t.Context())) }
-
-func (h *host) GetExtensions() map[component.ID]component.Component {
-	return map[component.ID]component.Component{storeID: h}
-}
-
-func (h *host) GetClient(ctx context.Context, kind component.Kind, id component.ID, name string) (storage.Client, error) {
-	c, err := h.Extension.GetClient(ctx, kind, id, name)
-	return &client{c, h}, err
-}
-
-func (h *host) Report(e *componentstatus.Event) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	h.events = append(h.events, e)
-}
-
-func (h *host) statuses() (out []componentstatus.Status) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	for _, e := range h.events {
-		out = append(out, e.Status())
-	}
-	return out
-}
-
-type client struct {
-	storage.Client
-	host *host
-}
-
-func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
-	if c.host.full.Load() {
-		return errors.New("no space left on device")
-	}
-	if ctx.Err() != nil {
-		return ctx.Err()
-	}
-	return c.Client.Batch(ctx, ops...)
-}
-
-func start(t *testing.T, host component.Host, next consumer.Metrics, change func(*Config)) *slotProcessor {
-	return startLogged(t, host, next, change, zap.NewNop())
-}
-
-func startLogged(t *testing.T, host component.Host, next consumer.Metrics, change func(*Config), log *zap.Logger) *slotProcessor {
-	cfg := createDefaultConfig().(*Config)
-	if change != nil {
-		change(cfg)
-	}
-	p, err := newProcessor(settings(log), cfg, next)
-	require.NoError(t, err)
-	require.NoError(t, p.Start(t.Context(), host))
-	t.Cleanup(func() { _ = p.Shutdown(context.Background()) }) // of a test that failed before its own
-	return p
-}
-
-func settings(log *zap.Logger) processor.Settings {
-	set := processortest.NewNopSettings(metadata.Type)
-	set.ID = component.NewID(metadata.Type) // NewNopSettings names each anew, and the storage goes by the name
-	set.Logger = log
-	return set
-}
-
-func stored(c *Config) { c.Storage = &storeID }
-
-func gauge(metric string, value float64, flag string) pmetric.Metrics {
-	md := pmetric.NewMetrics()
-	rm := md.ResourceMetrics().AppendEmpty()
-	rm.Resource().Attributes().PutStr("ocems.device.id", "D1")
-	sm := rm.ScopeMetrics().AppendEmpty()
-	sm.Scope().SetName("modbus")
-	m := sm.Metrics().AppendEmpty()
-	m.SetName(metric)
-	m.SetUnit("mg/l")
-	dp := m.SetEmptyGauge().DataPoints().AppendEmpty()
-	dp.SetDoubleValue(value)
-	dp.SetTimestamp(pcommon.NewTimestampFromTime(time.Now()))
-	dp.Attributes().PutStr("b", "2")
-	dp.Attributes().PutStr("a", "1")
-	if flag != "" {
-		dp.Attributes().PutStr("ocems_flag", flag)
-	}
-	return md
-}
-
-// lines writes what was emitted, one line a point.
-func lines(all []pmetric.Metrics) (out []string) {
-	for _, md := range all {
-		for _, rm := range md.ResourceMetrics().All() {
-			for _, sm := range rm.ScopeMetrics().All() {
-				for _, m := range sm.Metrics().All() {
-					if m.Type() != pmetric.MetricTypeGauge {
-						out = append(out, m.Name()+" "+m.Type().String())
-						continue
-					}
-					dp := m.Gauge().DataPoints().At(0)
-					out = append(out, fmt.Sprintf("%v %s %s %s %s-%s %v=%v", rm.Resource().Attributes().AsRaw(), sm.Scope().Name(), m.Name(), m.Unit(),
-						dp.StartTimestamp().AsTime().Format("15:04:05"), dp.Timestamp().AsTime().Format("15:04:05"),
-						dp.Attributes().AsRaw(), dp.DoubleValue()))
-				}
-			}
-		}
-	}
-	return out
-}
-
-const point = "map[ocems.device.id:D1] modbus %s mg/l %s map[a:1 b:2 ocems.flag:%s ocems.samples:%d]=%v"
-
-func TestEmitted(t *testing.T) {
+func TestLifecycle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sink := new(consumertest.MetricsSink)
-		trail := filepath.Join(t.TempDir(), "audit.jsonl")
-		p := start(t, componenttest.NewNopHost(), sink, func(c *Config) {
-			c.AuditFile = trail
-			c.Statistics = []StatisticConfig{{Metric: "peak", Statistic: "max"}}
-		})
-		for i := range 3 {
-			for _, name := range []string{"cod", "peak", "flow_totalizer"} {
-				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge(name, float64(10-3*i), "")))
-			}
-			delta := gauge("delta", 0, "")
-			sum := delta.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).SetEmptySum()
-			sum.SetAggregationTemporality(pmetric.AggregationTemporalityDelta)
-			gauge("", 2, "").ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().CopyTo(sum.DataPoints())
-			sum.DataPoints().At(0).SetIntValue(2)
-			require.NoError(t, p.ConsumeMetrics(t.Context(), delta))
-			time.Sleep(time.Second)
-		}
-		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 99, "C")))
-		require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 99, "X")))
-		none := gauge("cod", 99, "")
-		dp := none.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().At(0)
-		dp.SetFlags(dp.Flags().WithNoRecordedValue(true))
-		require.NoError(t, p.ConsumeMetrics(t.Context(), none))
-		late := gauge("cod", 5, "")
-		mixed := gauge("cod", 7, "")
-		h := mixed.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().AppendEmpty()
-		h.SetName("h")
-		h.SetEmptyHistogram().DataPoints().AppendEmpty().SetCount(1)
-		require.NoError(t, p.ConsumeMetrics(t.Context(), mixed))
-		require.Equal(t, []string{"h Histogram"}, lines(sink.AllMetrics()))
-		sink.Reset()
-
-		time.Sleep(16 * time.Minute)
-		require.Equal(t, []string{
-			fmt.Sprintf(point, "cod", "00:00:00-00:00:30", "C", 1, 99),
-			fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 4, 7),
-			fmt.Sprintf(point, "peak", "00:00:00-00:15:00", "U", 3, 10),
-			fmt.Sprintf(point, "delta", "00:00:00-00:15:00", "U", 3, 6),
-			fmt.Sprintf(point, "flow_totalizer", "00:00:00-00:15:00", "U", 3, 4),
-		}, lines(sink.AllMetrics()))
-		require.NoError(t, p.ConsumeMetrics(t.Context(), late))
+		h := newHost(t, t.TempDir())
+		p := h.create(h.config(stored), &sink{})
+		require.False(t, p.Capabilities().MutatesData)
+		require.NoError(t, p.Shutdown(t.Context()), "never started")
+		require.ErrorContains(t, p.Start(t.Context(), componenttest.NewNopHost()), `storage: there is no extension "ocems_storage"; add it to service.extensions`)
+		require.NoError(t, p.Shutdown(t.Context()), "not started")
+		require.EqualError(t, p.ConsumeMetrics(t.Context(), cod(1)), "the processor is not running; the readings stay with the sender")
+		require.NoError(t, p.Start(t.Context(), h))
+		h.consume(p, cod(1))
 		require.NoError(t, p.Shutdown(t.Context()))
-		var got []audit.Outcome
-		for _, e := range entriesOf(t, trail) {
-			require.Equal(t, "D1", e.Device)
-			got = append(got, e.Outcome)
-		}
-		require.Equal(t, []audit.Outcome{audit.Refused, audit.Late}, got)
+		require.NoError(t, p.Shutdown(t.Context()), "shut down already")
+		require.Error(t, p.ConsumeMetrics(t.Context(), cod(1)))
+		require.Empty(t, h.said("error"))
 	})
 }
 
-func TestNextFails(t *testing.T) {
+func TestWarningsAtStart(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		sink := new(consumertest.MetricsSink)
-		var up atomic.Bool
-		next, err := consumer.NewMetrics(func(ctx context.Context, md pmetric.Metrics) error {
-			if !up.Load() {
+		h := newHost(t, t.TempDir())
+		p := h.start("audit_file: ''\n"+twoDevices, &sink{})
+		require.Equal(t, []string{
+			"warn: no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension map[]",
+			"warn: no audit_file is set: final outcomes go to the log only map[]"}, h.said("warn"))
+		require.Len(t, h.said("info: making slots map[devices:2]"), 1)
+		h.consume(p, cod(1, "ocems.flag", "X"))
+		pass(16 * time.Minute)
+		require.Len(t, h.said("warn: readings are in no slot"), 1)
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// What is a device's parameter comes back as a slot. All else passes on at once, and what came in stays as it was.
+func TestOnlyNamedReadingsAreTaken(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		next := &sink{}
+		p := h.start(stored, next)
+
+		md := cod(40)
+		sm := md.ResourceMetrics().At(0).ScopeMetrics().At(0)
+		add := func(name string) pmetric.Metric {
+			m := sm.Metrics().AppendEmpty()
+			m.SetName(name)
+			return m
+		}
+		point := func(m pmetric.Metric, v float64) pmetric.NumberDataPoint {
+			p := m.Gauge().DataPoints().AppendEmpty()
+			p.SetTimestamp(pcommon.NewTimestampFromTime(time.Now().Add(time.Second)))
+			p.SetDoubleValue(v)
+			return p
+		}
+		point(sm.Metrics().At(0), 44)
+		point(sm.Metrics().At(0), 45).Attributes().PutStr("ocems.device.id", "D9") // no device of ours
+		point(sm.Metrics().At(0), 46).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
+		slot := point(sm.Metrics().At(0), 47) // of another ocems_slot
+		slot.Attributes().PutInt(points.Samples, 7)
+		cpu := add("cpu")
+		cpu.SetEmptyGauge()
+		point(cpu, 0.5)
+		add("requests").SetEmptySum().DataPoints().AppendEmpty().SetIntValue(3)
+		add("latency").SetEmptyHistogram().DataPoints().AppendEmpty().SetCount(1)
+		add("quantiles").SetEmptySummary().DataPoints().AppendEmpty().SetCount(1)
+		add("exponential").SetEmptyExponentialHistogram().DataPoints().AppendEmpty().SetCount(1)
+		add("empty").SetEmptyGauge()
+		add("nothing")
+
+		before := pmetric.NewMetrics()
+		md.CopyTo(before)
+		h.consume(p, md)
+		require.Equal(t, before, func() pmetric.Metrics { again := pmetric.NewMetrics(); md.CopyTo(again); return again }())
+
+		// What passes on is what came, less two points.
+		want := pmetric.NewMetrics()
+		before.CopyTo(want)
+		left := want.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
+		taken := 0
+		left.RemoveIf(func(pmetric.NumberDataPoint) bool { taken++; return taken <= 2 })
+		require.Len(t, next.calls, 1, "in the same call")
+		require.Equal(t, want, next.calls[0])
+		next.took()
+
+		h.consume(p, cod(40)) // a duplicate
+		h.consume(p, pmetric.NewMetrics())
+		require.Empty(t, next.took(), "nothing to pass on")
+		pass(16 * time.Minute)
+		require.Equal(t, []string{"D1 cod 42 mg/L U 2 00:15:00"}, next.took())
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// When the next consumer refuses what passes on, the sender sends all again: the readings count once.
+func TestNextRefusesTheRest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		var down atomic.Bool
+		next := &sink{fail: func() error {
+			if down.Load() {
 				return errors.New("down")
 			}
-			return sink.ConsumeMetrics(ctx, md)
-		})
-		require.NoError(t, err)
-		p := start(t, componenttest.NewNopHost(), next, nil)
-		for i := range 3 {
-			require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", float64(i), "")))
-			time.Sleep(15 * time.Minute)
-		}
-		time.Sleep(time.Minute)
-		synctest.Wait()
-		require.Equal(t, 3, p.aligner.Stats().Pending)
-		up.Store(true)
-		time.Sleep(31 * time.Second)
-		synctest.Wait()
-		require.Equal(t, []string{
-			fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 1, 0),
-			fmt.Sprintf(point, "cod", "00:15:00-00:30:00", "U", 1, 1),
-			fmt.Sprintf(point, "cod", "00:30:00-00:45:00", "U", 1, 2),
-		}, lines(sink.AllMetrics()))
-		require.Zero(t, p.aligner.Stats().Pending)
+			return nil
+		}}
+		p := h.start(stored, next)
+		md := cod(40)
+		add(md, "D1", "cpu", "1", 0.5)
+		down.Store(true)
+		require.EqualError(t, p.ConsumeMetrics(t.Context(), md), "down")
+		down.Store(false)
+		time.Sleep(time.Second)
+		h.consume(p, cod(50))
+		h.consume(p, md)
+		pass(16 * time.Minute)
+		require.Equal(t, []string{"D1 cpu 0.5 1 00:00:00", "D1 cod 45 mg/L U 2 00:15:00"}, next.took())
 		require.NoError(t, p.Shutdown(t.Context()))
 	})
 }
 
+// Slots are kept while the next consumer refuses them, and come in order, once each.
+func TestNextRefusesSlots(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		var down atomic.Bool
+		tries := 0
+		next := &sink{fail: func() error {
+			if down.Load() {
+				tries++
+				return errors.New("down")
+			}
+			return nil
+		}}
+		p := h.start(stored, next)
+		down.Store(true)
+		h.consume(p, cod(0))
+		pass(15*time.Minute + 31*time.Second)
+		require.Equal(t, []string{"error: the next consumer refused slots: they are kept and tried again map[error:down slots:1]"}, h.said("error"))
+		pass(28 * time.Second)
+		require.Empty(t, h.reported(), "less than a minute is no trouble worth a status")
+		for i := range 2 {
+			h.consume(p, cod(float64(i+1)))
+			pass(15 * time.Minute)
+		}
+		pass(time.Minute)
+		require.Equal(t, []componentstatus.Status{failed}, h.reported())
+		require.EqualValues(t, 3, h.number("pending_slots"))
+		require.Less(t, tries, 70, "the pauses grow")
+		down.Store(false)
+		pass(31 * time.Second)
+		require.Equal(t, []string{"D1 cod 0 mg/L U 1 00:15:00", "D1 cod 1 mg/L U 1 00:30:00", "D1 cod 2 mg/L U 1 00:45:00"}, next.took())
+		require.Equal(t, []componentstatus.Status{ok}, h.reported())
+		require.Len(t, h.said("error"), 1, "once")
+		require.Len(t, h.said("info: the next consumer takes slots again"), 1)
+		require.Zero(t, h.number("pending_slots"))
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// Windows and slots that were not handed on survive a restart and a kill, which is a copy of the storage as it was when the
+// last call had returned.
 func TestRestart(t *testing.T) {
 	for name, kill := range map[string]bool{"shutdown": false, "kill": true} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				dir := t.TempDir()
-				h := openHost(t, dir)
-				sink := new(consumertest.MetricsSink)
-				p := start(t, h, sink, stored)
-				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 1, "")))
-				time.Sleep(11 * time.Second) // a checkpoint
-				synctest.Wait()
-				require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 3, "")))
-				want := fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 2, 2)
+				dir, copied := t.TempDir(), t.TempDir()
+				h := newHost(t, dir)
+				next := &sink{fail: func() error { return errors.New("down") }}
+				p := h.start(stored, next)
+				h.consume(p, cod(1))
+				pass(16 * time.Minute)
+				first := cod(100)
+				h.consume(p, first)
+				pass(time.Second)
+				h.consume(p, cod(200))
 				if kill {
-					p.cancel()
-					<-p.done
-					require.NoError(t, p.client.Close(t.Context())) // the lock of a killed process is gone, too
-					want = fmt.Sprintf(point, "cod", "00:00:00-00:15:00", "U", 1, 1)
-				} else {
-					require.NoError(t, p.Shutdown(t.Context()))
+					require.NoError(t, os.CopyFS(copied, os.DirFS(dir)))
+					dir = copied
 				}
-				h.close(t)
-				require.Empty(t, sink.AllMetrics(), "a partial window")
-
-				h = openHost(t, dir)
-				c, err := h.GetClient(t.Context(), component.KindProcessor, p.id, "")
-				require.NoError(t, err)
-				require.NoError(t, c.Set(t.Context(), p.aligner.Keys()[0], []byte("damaged")))
-				require.NoError(t, c.Close(t.Context()))
-				p = start(t, h, sink, stored)
-				time.Sleep(16 * time.Minute)
 				require.NoError(t, p.Shutdown(t.Context()))
-				require.Equal(t, []string{want}, lines(sink.AllMetrics()))
-				h.close(t)
+				require.Empty(t, next.took())
+
+				h = newHost(t, dir)
+				next = &sink{}
+				p = h.start(stored, next)
+				pass(time.Second)
+				require.Equal(t, []string{"D1 cod 1 mg/L U 1 00:15:00"}, next.took(), "no partial window")
+				h.consume(p, first) // sent again, since the answer was lost
+				h.consume(p, cod(300))
+				pass(16 * time.Minute)
+				require.Equal(t, []string{"D1 cod 200 mg/L U 3 00:30:00"}, next.took())
+				require.EqualValues(t, 1, h.number("duplicate_samples"))
+				require.NoError(t, p.Shutdown(t.Context()))
+
+				h = newHost(t, dir)
+				p = h.start(stored, next)
+				pass(time.Hour)
+				require.Empty(t, next.took(), "once each")
+				require.NoError(t, p.Shutdown(t.Context()))
 			})
 		})
 	}
 }
 
-func TestLifecycle(t *testing.T) {
-	f := NewFactory()
-	p, err := f.CreateMetrics(t.Context(), processortest.NewNopSettings(f.Type()), f.CreateDefaultConfig(), consumertest.NewNop())
-	require.NoError(t, err)
-	require.NoError(t, p.Shutdown(t.Context())) // without a start
-	cfg := f.CreateDefaultConfig().(*Config)
-	stored(cfg)
-	tel := componenttest.NewTelemetry()
-	set := processortest.NewNopSettings(f.Type())
-	set.TelemetrySettings = tel.NewTelemetrySettings()
-	p, err = f.CreateMetrics(t.Context(), set, cfg, consumertest.NewNop())
-	require.NoError(t, err)
-	require.ErrorContains(t, p.Start(t.Context(), componenttest.NewNopHost()), `storage = "file_storage": no such extension`)
-	require.NoError(t, p.ConsumeMetrics(t.Context(), gauge("cod", 1, "")))
-	for _, name := range []string{"samples", "series", "pending_slots"} {
-		_, err = tel.GetMetric("otelcol_processor_ocems_slot_" + name)
-		require.NoError(t, err)
-	}
-	require.NoError(t, p.Shutdown(t.Context()))
-	require.NoError(t, tel.Shutdown(t.Context()))
-}
+// The instances of one configuration, one a pipeline, share the windows. A slot leaves by the pipeline that took the window's
+// first reading, and the last one to shut down closes.
+func TestPipelinesShareWindows(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		h := newHost(t, dir)
+		first, second := &sink{}, &sink{}
+		cfg := h.config(stored)
+		a, b := h.create(cfg, first), h.create(cfg, second)
+		require.NoError(t, b.Start(t.Context(), h))
+		require.NoError(t, a.Start(t.Context(), h))
+		h.consume(a, cod(100))
+		h.consume(b, reading("D2", "cod", "mg/L", 7))
+		time.Sleep(time.Second)
+		h.consume(b, cod(200))
+		pass(16 * time.Minute)
+		require.Equal(t, []string{"D1 cod 150 mg/L U 2 00:15:00"}, first.took())
+		require.Equal(t, []string{"D2 cod 7 mg/L U 1 00:15:00"}, second.took())
 
-func TestKnownSeriesAllocatesNothing(t *testing.T) {
-	p, err := newProcessor(processortest.NewNopSettings(metadata.Type), createDefaultConfig().(*Config), consumertest.NewNop())
-	require.NoError(t, err)
-	dp := gauge("cod", 1, "U").ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().At(0)
-	prefix := newKeyEncoder()
-	prefix.attributes(pcommon.NewMap(), 0)
-	for range 4 {
-		prefix.string("x")
-	}
-	now := time.Now()
-	require.Zero(t, testing.AllocsPerRun(100, func() {
-		p.enc.b = append(p.enc.b[:0], prefix.b...)
-		if !p.take(context.Background(), dp, 0, "", now) {
-			t.Fatal("refused")
-		}
-	}))
-}
+		h.consume(a, cod(1))
+		h.consume(b, reading("D2", "cod", "mg/L", 8))
+		require.NoError(t, a.Shutdown(t.Context()))
+		pass(15 * time.Minute) // of a pipeline that is shut down, nothing leaves, and nothing is lost
+		require.Empty(t, first.took())
+		require.NoError(t, b.Shutdown(t.Context()))
+		require.Empty(t, h.said("error"))
+		require.Empty(t, h.reported())
 
-func FuzzDecodeKey(f *testing.F) {
-	e := newKeyEncoder()
-	m := pcommon.NewMap()
-	_ = m.FromRaw(map[string]any{"s": "x", "i": 1, "d": 1.5, "b": true, "y": []byte{1}, "l": []any{"a", nil}, "m": map[string]any{"k": "v"}})
-	e.attributes(m, 0)
-	e.string("scope")
-	e.string("v1")
-	e.attributes(m, 0)
-	e.string("metric")
-	e.string("unit")
-	e.attributes(m, 0)
-	f.Add(string(e.b))
-	f.Fuzz(func(t *testing.T, key string) {
-		id, err := decodeKey(key)
-		if err != nil {
-			if key == string(e.b) {
-				t.Fatal(err)
-			}
-			return
-		}
-		again := newKeyEncoder()
-		again.attributes(id.resource, 0)
-		again.string(id.scope)
-		again.string(id.scopeVersion)
-		again.attributes(id.scopeAttributes, 0)
-		again.string(id.metric)
-		again.string(id.unit)
-		again.attributes(id.attributes, 0)
-		if string(again.b) != key {
-			t.Fatalf("%q came back as %q", key, again.b)
-		}
+		h = newHost(t, dir)
+		cfg = h.config(stored)
+		a, b = h.create(cfg, first), h.create(cfg, second)
+		require.NoError(t, b.Start(t.Context(), h))
+		pass(time.Second)
+		got := append(first.took(), second.took()...)
+		require.Contains(t, got, "D1 cod 1 mg/L U 1 00:30:00", "after a restart any pipeline that runs will do")
+		require.NoError(t, a.Start(t.Context(), h))
+		require.NoError(t, b.Shutdown(t.Context()))
+		require.NoError(t, a.Shutdown(t.Context()))
+		require.Empty(t, h.said("error"))
 	})
 }
 
-// BenchmarkProcessor takes samples of 1 and of 100,000 series in batches of 1,000. The baseline of the same run is the
-// interval processor on the same points, batch by batch in turn.
-func BenchmarkProcessor(b *testing.B) {
-	const batch = 1000
-	for _, series := range []int{1, 100_000} {
-		b.Run(fmt.Sprintf("series=%d", series), func(b *testing.B) {
-			batches := make([]pmetric.Metrics, max(series/batch, 1))
-			for i := range batches {
-				batches[i] = gauge("cod", 1, "U")
-				points := batches[i].ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
-				for points.Len() < batch {
-					points.At(0).CopyTo(points.AppendEmpty())
+// A pipeline whose next consumer refuses does not hold up another.
+func TestOnePipelineRefuses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		first, second := &sink{fail: func() error { return errors.New("down") }}, &sink{}
+		cfg := h.config(stored)
+		a, b := h.create(cfg, first), h.create(cfg, second)
+		require.NoError(t, a.Start(t.Context(), h))
+		require.NoError(t, b.Start(t.Context(), h))
+		for i := range 3 {
+			h.consume(a, cod(float64(i)))
+			h.consume(b, reading("D2", "cod", "mg/L", float64(i)))
+			pass(15 * time.Minute)
+		}
+		pass(time.Minute)
+		require.Len(t, second.took(), 3)
+		require.EqualValues(t, 3, h.number("pending_slots"))
+		require.Equal(t, []componentstatus.Status{failed, failed}, h.reported(), "each instance has a status of its own")
+		require.NoError(t, a.Shutdown(t.Context()))
+		require.NoError(t, b.Shutdown(t.Context()))
+	})
+}
+
+// While the disk takes nothing, readings are refused and windows stay open, so that the sender can send again.
+func TestStorageFails(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		next := &sink{}
+		p := h.start(stored, next)
+		h.consume(p, cod(1))
+		pass(14 * time.Minute)
+		h.full.Store(true)
+		refused := cod(3)
+		err := p.ConsumeMetrics(t.Context(), refused)
+		require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+		require.False(t, consumererror.IsPermanent(err))
+		for range 20 {
+			pass(50 * time.Second)
+			require.Error(t, p.ConsumeMetrics(t.Context(), refused))
+		}
+		require.Empty(t, next.took())
+		require.Equal(t, []componentstatus.Status{failed}, h.reported())
+		h.full.Store(false)
+		h.consume(p, refused)
+		pass(10 * time.Second)
+		require.Equal(t, []componentstatus.Status{ok}, h.reported())
+		require.Equal(t, []string{"D1 cod 2 mg/L U 2 00:15:00"}, next.took())
+		require.Len(t, h.said("error: readings are refused until the state can be written again: their senders keep them"), 1)
+
+		h.logs.TakeAll()
+		h.consume(p, cod(4))
+		h.full.Store(true)
+		pass(20 * time.Minute)
+		require.Empty(t, next.took(), "sent before it was saved")
+		require.EqualValues(t, 1, h.number("pending_slots"))
+		require.Len(t, h.said("error: closed slots are held until the state can be written again"), 1)
+		require.ErrorContains(t, p.Shutdown(t.Context()), "no space left on device")
+		h.full.Store(false)
+		p = h.start(stored, next)
+		pass(time.Minute)
+		require.Equal(t, []string{"D1 cod 4 mg/L U 1 00:45:00"}, next.took())
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// A next consumer that never returns does not keep the collector from shutting down, and the slot comes again.
+func TestShutdownWhileNextBlocks(t *testing.T) {
+	for name, obeys := range map[string]bool{"obeys its context": true, "does not": false} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				dir := t.TempDir()
+				h := newHost(t, dir)
+				release := make(chan struct{})
+				p := h.start(stored, blocks{obeys, release})
+				h.consume(p, cod(1))
+				pass(16 * time.Minute)
+				h.consume(p, cod(3))
+				gone, cancel := context.WithCancel(t.Context())
+				cancel()
+				began := time.Now()
+				err := p.Shutdown(gone)
+				require.LessOrEqual(t, time.Since(began), 2*time.Second)
+				if obeys {
+					require.NoError(t, err)
+				} else {
+					require.ErrorContains(t, err, "waiting for the next consumer: context canceled")
 				}
-				for n := range batch {
-					points.At(n).Attributes().PutInt("n", int64((i*batch+n)%series))
-				}
-			}
-			ours, err := newProcessor(processortest.NewNopSettings(metadata.Type), createDefaultConfig().(*Config), consumertest.NewNop())
-			require.NoError(b, err)
-			f := intervalprocessor.NewFactory()
-			theirs, err := f.CreateMetrics(b.Context(), processortest.NewNopSettings(f.Type()), f.CreateDefaultConfig(), consumertest.NewNop())
-			require.NoError(b, err)
-			processors := []consumer.Metrics{ours, theirs}
-			var spent [2]time.Duration
-			var allocated [2]uint64
-			var before, after runtime.MemStats
-			round := func(md pmetric.Metrics, count bool) {
-				for i, p := range processors {
-					in := pmetric.NewMetrics()
-					md.CopyTo(in) // the interval processor empties it
-					runtime.ReadMemStats(&before)
-					began := time.Now()
-					if err := p.ConsumeMetrics(b.Context(), in); err != nil {
-						b.Fatal(err)
-					}
-					if took := time.Since(began); count {
-						runtime.ReadMemStats(&after)
-						spent[i] += took
-						allocated[i] += after.TotalAlloc - before.TotalAlloc
-					}
-				}
-			}
-			for _, md := range batches { // every series is known
-				round(md, false)
-			}
-			n := 0
-			for b.Loop() {
-				round(batches[n%len(batches)], true)
-				n++
-			}
-			samples := float64(n * batch)
-			b.ReportMetric(0, "ns/op") // of both and of the copies: says nothing
-			b.ReportMetric(float64(spent[0])/samples, "ns/sample")
-			b.ReportMetric(float64(allocated[0])/samples, "B/sample")
-			b.ReportMetric(float64(spent[0])/float64(spent[1]), "x_intervalprocessor")
-			b.ReportMetric(float64(allocated[0])/float64(max(allocated[1], 1)), "x_intervalprocessor_B")
+				require.Empty(t, h.said("error"))
+				close(release)
+				synctest.Wait()
+
+				h = newHost(t, dir)
+				next := &sink{}
+				p = h.start(stored, next)
+				pass(16 * time.Minute)
+				require.Equal(t, []string{"D1 cod 1 mg/L U 1 00:15:00", "D1 cod 3 mg/L U 1 00:30:00"}, next.took())
+				require.NoError(t, p.Shutdown(t.Context()))
+			})
 		})
 	}
+}
+
+type blocks struct {
+	obeys   bool
+	release chan struct{}
+}
+
+func (blocks) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
+
+func (b blocks) ConsumeMetrics(ctx context.Context, _ pmetric.Metrics) error {
+	if !b.obeys {
+		<-b.release
+		return errors.New("too late")
+	}
+	<-ctx.Done()
+	return ctx.Err()
+}
+
+// A state that cannot be read ends the start, also while slots of before wait to be handed on.
+func TestStateOfANewerVersion(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		h := newHost(t, dir)
+		p := h.start(stored, &sink{fail: func() error { return errors.New("down") }})
+		h.consume(p, cod(1))
+		pass(16 * time.Minute)
+		require.NoError(t, p.Shutdown(t.Context()))
+		h.write("samples/12345678", newer())
+
+		p = h.create(h.config(stored), &sink{fail: func() error { return errors.New("down") }})
+		require.ErrorContains(t, p.Start(t.Context(), h), "reading the state: a newer version of this program wrote it")
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+// Readings in no slot are in the trail, with the slot that they would be in.
+func TestTrail(t *testing.T) {
+	for stamp, want := range map[string]time.Duration{"start": 0, "end": 15 * time.Minute} {
+		t.Run(stamp, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				h := newHost(t, t.TempDir())
+				began := time.Now()
+				p := h.start("stamp: "+stamp+"\n"+stored, &sink{})
+				h.consume(p, cod(1))
+				time.Sleep(time.Second)
+				late := cod(5)
+				h.consume(p, cod(6, "ocems.flag", "X"))
+				pass(16 * time.Minute)
+				h.consume(p, late)
+				h.consume(p, late)
+				require.NoError(t, p.Shutdown(t.Context()))
+				var got []string
+				for _, e := range h.entries() {
+					require.Equal(t, began.Add(want).UnixMilli(), e.Stamp)
+					got = append(got, fmt.Sprint(e.Outcome, " ", e.Station, " ", e.Device, " ", e.Parameter, " ", e.Reason, " ", e.Count, " ", e.Readings[0].Value))
+				}
+				require.Equal(t, []string{"refused station_1 D1 cod bad_flag 1 6", "late station_1 D1 cod late 2 5"}, got)
+				require.Equal(t, audit.Late, h.entries()[1].Outcome)
+			})
+		})
+	}
+}
+
+// The devices_file is the exporter's: its tokens are not read. A change needs no restart.
+func TestDevicesFile(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		path := filepath.Join(t.TempDir(), "devices.csv")
+		write := func(text string) {
+			require.NoError(t, os.WriteFile(path, []byte("station_id,device_id,token_id\n"+text), 0o600))
+		}
+		write("station_1,D1,hunter2\n")
+		next := &sink{}
+		p := h.start("storage: ocems_storage\ndevices_file: "+path, next)
+		h.consume(p, reading("D2", "cod", "mg/L", 7))
+		require.Equal(t, []string{"D2 cod 7 mg/L 00:00:00"}, next.took(), "it passes on")
+		write("station_1,D1,hunter2\nstation_1,D2,\n")
+		pass(11 * time.Second)
+		h.consume(p, reading("D2", "cod", "mg/L", 8))
+		pass(16 * time.Minute)
+		require.Equal(t, []string{"D2 cod 8 mg/L U 1 00:15:00"}, next.took())
+		require.Empty(t, h.said("hunter2"))
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
+}
+
+func TestDecimals(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		h := newHost(t, t.TempDir())
+		next := &sink{}
+		p := h.start("devices: [{station_id: station_1, device_id: D1, parameters: [{metric: cod, parameter: cod, unit: mg/L, decimals: 1}]}]", next)
+		for _, v := range []float64{1, 1, 2} {
+			h.consume(p, cod(v))
+			time.Sleep(time.Second)
+		}
+		pass(16 * time.Minute)
+		require.Equal(t, []string{"D1 cod 1.3 mg/L U 3 00:15:00"}, next.took())
+		require.NoError(t, p.Shutdown(t.Context()))
+	})
 }

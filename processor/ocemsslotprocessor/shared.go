@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -35,15 +36,18 @@ type factory struct {
 // shared is what the instances of one id have in common: a reading is in one window, whichever pipeline it comes by. A slot
 // leaves by the pipeline that took the window's first reading.
 type shared struct {
-	cfg *Config
-	set processor.Settings
+	cfg      *Config
+	settings processor.Settings
+	forget   func() // with the last instance
 
-	mu      sync.Mutex
-	exits   []*slotProcessor // by exit, from 1 on
+	life    sync.Mutex // held while the engine opens and closes
 	started int
-	engine  *engine.Engine
+	engine  atomic.Pointer[engine.Engine]
 	storage ocemsstorage.Store
 	gauges  metric.Registration
+
+	mu    sync.Mutex       // never held while life is waited for
+	exits []*slotProcessor // by exit, from 1 on
 }
 
 func (f *factory) instance(set processor.Settings, cfg *Config, next consumer.Metrics) (*slotProcessor, error) {
@@ -51,9 +55,15 @@ func (f *factory) instance(set processor.Settings, cfg *Config, next consumer.Me
 	defer f.mu.Unlock()
 	s := f.shared[cfg]
 	if s == nil {
-		s = &shared{cfg: cfg, set: set}
+		s = &shared{cfg: cfg, settings: set, forget: func() {
+			f.mu.Lock()
+			defer f.mu.Unlock()
+			delete(f.shared, cfg)
+		}}
 		f.shared[cfg] = s
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	if len(s.exits) == math.MaxUint8 {
 		return nil, fmt.Errorf("%s: it is in more than %d pipelines; give some of them another id", set.ID, math.MaxUint8)
 	}
@@ -63,19 +73,30 @@ func (f *factory) instance(set processor.Settings, cfg *Config, next consumer.Me
 	return p, nil
 }
 
+// set notes whether an instance runs, and reports whether that is new.
+func (p *slotProcessor) set(host component.Host, running bool) (changed bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	changed = p.running != running
+	p.host, p.running = host, running
+	return changed
+}
+
 // start opens the engine with the first instance.
 func (s *shared) start(ctx context.Context, host component.Host, p *slotProcessor) (err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	p.running, p.host = true, host
+	s.life.Lock()
+	defer s.life.Unlock()
+	if !p.set(host, true) {
+		return nil
+	}
 	if s.started++; s.started > 1 {
 		return nil
 	}
-	log := s.set.Logger
-	if s.storage, err = ocemsstorage.OpenOrMemory(ctx, host, s.cfg.Storage, component.KindProcessor, s.set.ID, log); err != nil {
+	log := s.settings.Logger
+	if s.storage, err = ocemsstorage.OpenOrMemory(ctx, host, s.cfg.Storage, component.KindProcessor, s.settings.ID, log); err != nil {
 		return err
 	}
-	s.engine, err = engine.Open(ctx, engine.Config{
+	e, err := engine.Open(ctx, engine.Config{
 		Slots: s.cfg.Slots, Names: s.cfg.Config, Store: s.storage, Patience: patience,
 		Logger:   slog.New(zapslog.NewHandler(log.Core(), zapslog.AddStacktraceAt(slog.Level(100)))),
 		OnHealth: s.report, Next: s.send,
@@ -83,52 +104,58 @@ func (s *shared) start(ctx context.Context, host component.Host, p *slotProcesso
 	if err != nil {
 		return err
 	}
-	log.Info("making slots", zap.Int("devices", len(s.engine.Devices())))
-	s.gauges, err = points.Observe(s.set.MeterProvider.Meter(metadata.ScopeName), metadata.Prefix,
-		attribute.String("processor", s.set.ID.String()), s.engine.Stats)
+	s.engine.Store(e)
+	log.Info("making slots", zap.Int("devices", len(e.Devices())))
+	s.gauges, err = points.Observe(s.settings.MeterProvider.Meter(metadata.ScopeName), metadata.Prefix,
+		attribute.String("processor", s.settings.ID.String()), e.Stats)
 	return err
 }
 
 // stop closes the engine with the last instance. Open windows stay open for the next start.
 func (s *shared) stop(ctx context.Context, p *slotProcessor) error {
-	s.mu.Lock()
-	if !p.running {
-		s.mu.Unlock()
+	s.life.Lock()
+	defer s.life.Unlock()
+	if !p.set(nil, false) {
 		return nil
 	}
-	p.running = false
-	s.started--
-	last := s.started == 0
-	s.mu.Unlock()
-	if !last {
+	if s.started--; s.started > 0 {
 		return nil
 	}
+	s.forget()
 	var errs []error
 	if s.gauges != nil {
 		errs = append(errs, s.gauges.Unregister())
 	}
-	if s.engine != nil {
-		errs = append(errs, s.engine.Close(ctx))
+	if e := s.engine.Swap(nil); e != nil {
+		errs = append(errs, e.Close(ctx))
 	}
 	if s.storage != nil {
 		errs = append(errs, s.storage.Close())
 	}
-	s.gauges, s.engine, s.storage = nil, nil, nil
+	s.gauges, s.storage = nil, nil
 	return errors.Join(errs...)
 }
 
-var errStopped = errors.New("its pipeline is shut down")
-
-// send hands slots to the next consumer of their pipeline. Those of before a restart may not know theirs.
+// send hands slots to the next consumer of their pipeline, or of any where it is not known, as after a restart. Those of a
+// pipeline that is shut down stay for the next start.
 func (s *shared) send(ctx context.Context, exit uint8, slots []slot.Slot) error {
-	s.mu.Lock()
-	p := s.exits[min(max(int(exit), 1), len(s.exits))-1]
-	running := p.running
-	s.mu.Unlock()
-	if !running {
-		return errStopped
+	p := s.leaving(exit)
+	if p == nil {
+		<-ctx.Done()
+		return ctx.Err()
 	}
 	return p.next.ConsumeMetrics(ctx, points.FromSlots(slots))
+}
+
+func (s *shared) leaving(exit uint8) *slotProcessor {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	for _, p := range s.exits {
+		if p.running && (exit == 0 || exit == p.exit) {
+			return p
+		}
+	}
+	return nil
 }
 
 // report tells the host of transitions, and never of permanent trouble: nothing is lost while a person mends it.
@@ -137,8 +164,10 @@ func (s *shared) report(err error) {
 	if err != nil {
 		event = componentstatus.NewRecoverableErrorEvent(err)
 	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for _, p := range s.exits {
-		if p.host != nil {
+		if p.running {
 			componentstatus.ReportStatus(p.host, event)
 		}
 	}

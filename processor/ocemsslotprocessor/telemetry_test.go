@@ -2,104 +2,69 @@ package ocemsslotprocessor
 
 import (
 	"bytes"
-	"context"
+	"cmp"
 	"errors"
+	"fmt"
 	"math"
 	"os"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
 	"go.opentelemetry.io/collector/component"
-	"go.opentelemetry.io/collector/component/componenttest"
-	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
-	"go.opentelemetry.io/collector/processor/processortest"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
-// everyMetric drives a processor until each of its metrics has a value and each reason has refused something.
+// everyMetric drives a processor until each of its metrics has a value and each reason that it can have has refused something.
 func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	synctest.Test(t, func(t *testing.T) {
-		tel := componenttest.NewTelemetry()
-		collect := func() metricdata.ScopeMetrics {
-			var all metricdata.ResourceMetrics
-			require.NoError(t, tel.Reader.Collect(t.Context(), &all))
-			require.Len(t, all.ScopeMetrics, 1)
-			return all.ScopeMetrics[0]
-		}
-		var up atomic.Bool
-		next, err := consumer.NewMetrics(func(context.Context, pmetric.Metrics) error {
-			if !up.Load() {
-				return errors.New("down")
+		h := newHost(t, t.TempDir())
+		next := &sink{fail: func() error { return errors.New("down") }}
+		p := h.start("max_series: 2\n"+stored, next)
+		at := func(n int, name, unit string, v float64, age time.Duration, attributes ...string) {
+			md := pmetric.NewMetrics()
+			for range n {
+				add(md, "D1", name, unit, v, attributes...).SetTimestamp(pcommon.NewTimestampFromTime(time.Now().Add(-age)))
 			}
-			return nil
-		})
-		require.NoError(t, err)
-		f := NewFactory()
-		cfg := f.CreateDefaultConfig().(*Config)
-		cfg.MaxSeries = 2
-		cfg.Statistics = []StatisticConfig{{Metric: "fast", Statistic: "median"}}
-		set := processortest.NewNopSettings(f.Type())
-		set.ID = component.NewID(f.Type())
-		set.TelemetrySettings = tel.NewTelemetrySettings()
-		p, err := f.CreateMetrics(t.Context(), set, cfg, next)
-		require.NoError(t, err)
-		require.NoError(t, p.Start(t.Context(), componenttest.NewNopHost()))
-		t.Cleanup(func() { _ = p.Shutdown(context.Background()) }) // of a test that failed before its own
-		send := func(n int, name string, value float64, age time.Duration, flag string) {
-			md := gauge(name, value, flag)
-			points := md.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
-			points.At(0).SetTimestamp(pcommon.NewTimestampFromTime(time.Now().Add(-age)))
-			for points.Len() < n {
-				points.At(0).CopyTo(points.AppendEmpty())
-			}
-			require.NoError(t, p.ConsumeMetrics(t.Context(), md))
+			h.consume(p, md)
 		}
-		send(3, "cod", 1, 0, "")
-		send(86400, "fast", 1, 0, "")
-		send(5, "fast", 1, 0, "")
-		send(1, "cod", 1, 8*24*time.Hour, "")
-		send(2, "cod", 1, -2*time.Minute, "")
-		send(2, "cod", math.NaN(), 0, "")
-		send(1, "cod", math.Inf(-1), 0, "")
-		send(4, "cod", 1, 0, "X")
-		send(6, "third", 1, 0, "")
-		time.Sleep(16 * time.Minute)
-		send(7, "cod", 1, 16*time.Minute, "")
-		check(collect())
+		at(1, "cod", "mg/L", 1, 0)
+		at(2, "cod", "mg/L", 1, 0) // again
+		at(3, "cod", "mg/L", 2, 0) // conflicts
+		at(1, "cod", "mg/L", 1, 8*24*time.Hour)
+		at(2, "cod", "mg/L", 1, -2*time.Minute)
+		at(4, "cod", "mg/L", math.NaN(), 0)
+		at(5, "cod", "mg/L", 1, 0, "ocems.flag", "X")
+		at(6, "cod", "ppm", 1, 0)
+		at(1, "bod", "mg/L", 1, 0)
+		at(7, "tss", "mg/L", 1, 0)
+		require.Error(t, p.ConsumeMetrics(t.Context(), reading("D1", "cpu", "1", 0.5)), "it passes on")
+		pass(16 * time.Minute)
+		at(8, "cod", "mg/L", 1, 16*time.Minute)
+		check(h.collect())
 
-		up.Store(true)
-		time.Sleep(maxBackoff)
-		synctest.Wait()
-		for _, m := range collect().Metrics {
-			if m.Name == "otelcol_processor_ocems_slot_pending_slots" {
-				require.Zero(t, m.Data.(metricdata.Gauge[int64]).DataPoints[0].Value)
-			}
-		}
 		require.NoError(t, p.Shutdown(t.Context()))
-		for _, m := range collect().Metrics {
-			require.NotContains(t, []string{"otelcol_processor_ocems_slot_pending_slots", "otelcol_processor_ocems_slot_series"}, m.Name,
-				"a gauge is left behind")
+		for _, m := range h.collect().Metrics {
+			require.NotContains(t, fmt.Sprintf("%T", m.Data), "Gauge", m.Name+" is left behind")
 		}
-		require.NoError(t, tel.Shutdown(t.Context()))
 	})
 }
 
 func TestTelemetry(t *testing.T) {
 	everyMetric(t, func(got metricdata.ScopeMetrics) {
-		const prefix = "otelcol_processor_ocems_slot_"
 		counter := func(points ...metricdata.DataPoint[int64]) metricdata.Sum[int64] {
 			return metricdata.Sum[int64]{Temporality: metricdata.CumulativeTemporality, IsMonotonic: true, DataPoints: points}
 		}
@@ -109,17 +74,20 @@ func TestTelemetry(t *testing.T) {
 		level := func(v int64) metricdata.Gauge[int64] {
 			return metricdata.Gauge[int64]{DataPoints: []metricdata.DataPoint[int64]{value(v)}}
 		}
-		because := func(v int64, reason string) metricdata.DataPoint[int64] {
-			return value(v, attribute.String("reason", reason))
+		refused := func(reason slot.Reason, v int64) metricdata.DataPoint[int64] {
+			return value(v, attribute.String("reason", string(reason)))
 		}
+		const prefix = "otelcol_processor_ocems_slot_"
 		want := []metricdata.Metrics{
-			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(86403))},
-			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(7))},
+			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(2))},
+			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(2))},
+			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(8))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
-				because(1, "too_old"), because(2, "future"), because(3, "not_a_number"), because(4, "bad_flag"),
-				because(5, "max_samples"), because(6, "max_series"))},
+				refused(slot.Conflict, 3), refused(slot.TooOld, 1), refused(slot.Future, 2), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
+				refused(slot.BadUnit, 6), refused(slot.MaxSeries, 7), refused(slot.MaxSamples, 0), refused("off_grid", 0), refused("unknown", 0))},
+			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(2))},
-			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that the next consumer has not taken yet. [Alpha]", Data: level(2)},
+			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(2)},
 			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(2)},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
@@ -136,6 +104,7 @@ type document struct {
 		Warnings  []string
 	}
 	Attributes map[string]struct {
+		Name              string `yaml:"name_override"`
 		Description, Type string
 		Enum              []string
 	}
@@ -212,13 +181,13 @@ func TestMetadata(t *testing.T) {
 					values[string(a.Key)] = append(values[string(a.Key)], a.Value.AsString())
 				}
 			}
-			for _, a := range want.Attributes {
-				require.Equal(t, "string", doc.Attributes[a].Type, name)
-				enum := doc.Attributes[a].Enum
-				if a == "processor" { // an id, and no enumeration
-					enum, values[a] = []string{"ocems_slot"}, slices.Compact(values[a])
+			for _, id := range want.Attributes {
+				require.Equal(t, "string", doc.Attributes[id].Type, name)
+				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
+				if id == "processor" { // an id, and no enumeration
+					enum, values[key] = []string{"ocems_slot"}, slices.Compact(values[key])
 				}
-				require.ElementsMatch(t, enum, values[a], name)
+				require.ElementsMatch(t, enum, values[key], name)
 			}
 			short := strings.TrimPrefix(name, "processor_ocems_slot")
 			require.Regexp(t, "`(otelcol_processor_ocems_slot)?"+short+"`", string(readme))
@@ -227,4 +196,25 @@ func TestMetadata(t *testing.T) {
 			require.True(t, registered[name], "%s is in metadata.yaml only", name)
 		}
 	})
+}
+
+// TestReadme holds the README's table to the keys of Config, in both directions. Keys of secrets are not the processor's.
+func TestReadme(t *testing.T) {
+	text, err := os.ReadFile("README.md")
+	require.NoError(t, err)
+	_, table, ok := strings.Cut(string(text), "| Key | Default | |\n|---|---|---|\n")
+	require.True(t, ok)
+	table, _, _ = strings.Cut(table, "\n\n")
+	var documented, keys []string
+	for row := range strings.Lines(table) {
+		for _, key := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+			documented = append(documented, key[1])
+		}
+	}
+	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
+		if key := f.Tag.Get("mapstructure"); !slices.Contains([]string{",squash", "-", "public_key", "public_key_file"}, key) {
+			keys = append(keys, key)
+		}
+	}
+	require.ElementsMatch(t, keys, documented)
 }

@@ -3,6 +3,8 @@
 package points
 
 import (
+	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -36,10 +38,22 @@ func Add(b *engine.Batch, md pmetric.Metrics) {
 func Split(b *engine.Batch, md pmetric.Metrics, exit uint8) (rest pmetric.Metrics, some bool) {
 	a := adder{b: b, exit: exit}
 	a.all(md)
-	if !slices.Contains(a.named, false) && !a.others {
+	switch passing := a.others || slices.Contains(a.named, false); {
+	case !passing:
 		return rest, false
+	case !slices.Contains(a.named, true):
+		return md, true
 	}
 	return without(md, a.named), true
+}
+
+// Commit makes a batch durable. Its error says what a person can do.
+func Commit(ctx context.Context, b *engine.Batch) error {
+	err := b.Commit(ctx)
+	if err == nil || ctx.Err() != nil {
+		return err
+	}
+	return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
 }
 
 func (a *adder) all(md pmetric.Metrics) {

@@ -2,99 +2,51 @@ package ocems
 
 import (
 	"bytes"
-	"encoding/binary"
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
-	"unsafe"
 
 	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/selfstat"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// asKilled copies the state directory of a plugin that runs: what kill -9 leaves, because whatever was written is in the
-// page cache. Writers wait meanwhile, so that the copy is of one moment.
+// asKilled copies the state of a plugin that runs: what kill -9 leaves, because whatever was written is in the page
+// cache. The copy of state.db is of one moment, and the trail is not older: it is written first.
 func asKilled(t testing.TB, o *OCEMS) string {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	return asKilledLocked(t, o)
-}
-
-func asKilledLocked(t testing.TB, o *OCEMS) string {
-	tx, err := o.state.db.Begin(true)
+	from, err := store.Snapshot(filepath.Join(o.StateDirectory, stateFile))
 	require.NoError(t, err)
-	defer func() { require.NoError(t, tx.Rollback()) }()
-	to := filepath.Join(t.TempDir(), "state")
-	require.NoError(t, os.CopyFS(to, os.DirFS(o.StateDirectory)))
-	return to
-}
-
-// settleRoots rewrites an entry until the pages that lead to the others are before the one of leaf, so that a cut there
-// leaves a way to what is before it. Where a commit puts its pages depends on how the writes fell into batches.
-func settleRoots(t testing.TB, name, prefix string) {
-	for range 10 {
-		db, err := bolt.Open(name, 0o600, nil)
-		require.NoError(t, err)
-		var last int
-		require.NoError(t, db.View(func(tx *bolt.Tx) error {
-			last = int(tx.Bucket(bucketName).Root())
-			return nil
-		}))
-		require.NoError(t, db.Close())
-		text, err := os.ReadFile(name)
-		require.NoError(t, err)
-		root, newest := uint64(0), uint64(0)
-		for _, meta := range []int{0, os.Getpagesize()} { // bbolt's meta page: the root at 32, the transaction at 64
-			if id := binary.LittleEndian.Uint64(text[meta+64:]); id >= newest {
-				root, newest = binary.LittleEndian.Uint64(text[meta+32:]), id
-			}
-		}
-		if max(last, int(root)) < leaf(t, name, prefix)/os.Getpagesize() {
-			return
-		}
-		db, err = bolt.Open(name, 0o600, nil)
-		require.NoError(t, err)
-		require.NoError(t, db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketName).Put(formatKey, []byte{stateFormat}) }))
-		require.NoError(t, db.Close())
-	}
-	t.Fatal("the roots stay at the end")
-}
-
-// leaf is where in the file the page with the key in the middle of those with prefix is.
-func leaf(t testing.TB, name, prefix string) (offset int) {
-	db, err := bolt.Open(name, 0o600, &bolt.Options{ReadOnly: true})
+	defer from.Close()
+	trail, err := os.ReadFile(filepath.Join(o.StateDirectory, "audit.jsonl"))
 	require.NoError(t, err)
-	require.NoError(t, db.View(func(tx *bolt.Tx) error {
-		var at []uintptr
-		c := tx.Bucket(bucketName).Cursor()
-		for k, _ := c.Seek([]byte(prefix)); bytes.HasPrefix(k, []byte(prefix)); k, _ = c.Next() {
-			at = append(at, uintptr(unsafe.Pointer(&k[0])))
-		}
-		require.NotEmpty(t, at)
-		offset = int(at[len(at)/2]-db.Info().Data) / os.Getpagesize() * os.Getpagesize()
+	dir := filepath.Join(t.TempDir(), "state")
+	to, err := store.Open(filepath.Join(dir, stateFile))
+	require.NoError(t, err)
+	var ops []store.Op
+	require.NoError(t, from.Range(context.Background(), "", func(key string, value []byte) error {
+		ops = append(ops, store.Op{Key: key, Value: bytes.Clone(value)})
 		return nil
 	}))
-	require.NoError(t, db.Close())
-	return offset
+	require.NoError(t, to.Batch(context.Background(), ops...))
+	require.NoError(t, to.Close())
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "audit.jsonl"), trail, 0o600))
+	return dir
 }
 
 // slow keeps windows open for as long as the test takes.
 func slow(text string) string { return strings.Replace(text, `settle = "1s"`, `settle = "1h"`, 1) }
-
-func newest(t testing.TB, dir string) string {
-	numbers, err := segments(dir)
-	require.NoError(t, err)
-	require.NotEmpty(t, numbers)
-	return segmentName(dir, numbers[len(numbers)-1])
-}
 
 func change(t testing.TB, name string, f func(b []byte) []byte) {
 	b, err := os.ReadFile(name)
@@ -121,58 +73,97 @@ func write(t testing.TB, o *OCEMS, at time.Time, values ...float64) {
 	}
 }
 
-// TestKilled loses nothing that Write took, whatever the crash left of the journal.
-func TestKilled(t *testing.T) {
+// TestKilledWhileTaking has in each copy what Write had taken before, and nothing that it had not been given.
+func TestKilledWhileTaking(t *testing.T) {
+	t.Parallel()
+	b := startBoard(t)
+	const sum = oneDevice + "    statistic = \"sum\"\n"
+	o, _ := open(t, slow(settings(b, t.TempDir()))+sum)
 	at := hoursAgo(2)
-	for _, tt := range []struct {
-		name   string
-		damage func(b []byte) []byte
-		want   string // mean of 1, 2, 6 or of what is left
-		log    string
-		aside  bool
-	}{
-		{"whole", func(b []byte) []byte { return b }, "3", "", false},
-		{"torn last frame", func(b []byte) []byte { return b[:len(b)-3] }, "1.5", "", false},
-		{"torn head of the last frame", func(b []byte) []byte { return b[:bytes.LastIndex(b, []byte(frameMagic))+6] }, "1.5", "", false},
-		{"zeros after the end", func(b []byte) []byte { return append(b, make([]byte, 5000)...) }, "3", "", false},
-		{"corrupted frame in the middle", func(b []byte) []byte {
-			first := bytes.Index(b, []byte(frameMagic))
-			b[first+1+bytes.Index(b[first+1:], []byte(frameMagic))+frameHead+4] ^= 1
-			return b
-		}, "3.5", "journal of samples is damaged", true},
-		{"corrupted length in the middle", func(b []byte) []byte {
-			first := bytes.Index(b, []byte(frameMagic))
-			b[first+1+bytes.Index(b[first+1:], []byte(frameMagic))+len(frameMagic)+2] ^= 0xff
-			return b
-		}, "3.5", "journal of samples is damaged", true},
-		{"corrupted segment header", func(b []byte) []byte { b[2] ^= 1; return b }, "3", "journal of samples is damaged", true},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			t.Parallel()
-			b, dir := startBoard(t), t.TempDir()
-			o, _ := open(t, slow(settings(b, dir))+oneDevice)
-			write(t, o, at, 1, 2, 6)
-			killed := asKilled(t, o)
-			require.NoError(t, o.Close())
-			name := newest(t, killed)
-			change(t, name, tt.damage)
-			before, err := os.ReadFile(name)
-			require.NoError(t, err)
-
-			o, logs := open(t, settings(b, killed)+oneDevice)
-			if tt.aside {
-				kept, err := os.ReadFile(name + ".damaged")
-				require.NoError(t, err)
-				assert.Equal(t, before, kept)
-				assert.Contains(t, logs.text("E"), tt.log)
-				assert.Contains(t, logs.text("E"), name+".damaged")
-			} else {
-				assert.Empty(t, logs.text("E"))
+	var given, taken atomic.Int64
+	stop, done := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(done)
+		for i := 0; ; i++ {
+			select {
+			case <-stop:
+				return
+			default:
 			}
-			assert.Equal(t, []string{"cod " + tt.want + " mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
+			given.Add(1)
+			if err := o.Write([]telegraf.Metric{modbus(at.Add(time.Duration(i)*time.Millisecond), "cod", 1.0)}); err != nil {
+				t.Error(err)
+				return
+			}
+			taken.Add(1)
+			time.Sleep(2 * time.Millisecond) // a copy needs a moment without a write
+		}
+	}()
+	type copied struct {
+		dir         string
+		least, most int64
+	}
+	var copies []copied
+	for range 5 {
+		time.Sleep(50 * time.Millisecond)
+		least := taken.Load()
+		dir := asKilled(t, o)
+		copies = append(copies, copied{dir, least, given.Load()})
+	}
+	close(stop)
+	<-done
+	require.NoError(t, o.Close())
+	for _, c := range copies {
+		b := startBoard(t)
+		o, logs := open(t, settings(b, c.dir)+sum)
+		words := strings.Fields(b.await(t, 1)[0])
+		n, err := strconv.ParseInt(words[1], 10, 64)
+		require.NoError(t, err)
+		assert.GreaterOrEqual(t, n, c.least)
+		assert.LessOrEqual(t, n, c.most)
+		assert.Empty(t, logs.text("E"))
+		require.NoError(t, o.Close())
+	}
+}
+
+// TestKilledOnTheWayOut copies the state again and again while a slot goes from its window to the board. Whatever copy goes
+// on, the board has the slot once, with the same value, and its trail says so.
+func TestKilledOnTheWayOut(t *testing.T) {
+	t.Parallel()
+	b := startBoard(t)
+	b.down.Store(true)
+	o, _ := open(t, settings(b, t.TempDir())+oneDevice)
+	at := hoursAgo(2)
+	write(t, o, at, 1, 2, 6)
+	var killed []string
+	for range 6 { // the window closes after 2 s
+		killed = append(killed, asKilled(t, o))
+		time.Sleep(600 * time.Millisecond)
+	}
+	require.Equal(t, 1, o.engine.Stats().Outbox.Slots)
+	b.down.Store(false)
+	want := []string{"cod 3 mg/L U " + clock(at.Add(spec.SlotLength))}
+	assert.Equal(t, want, b.await(t, 1))
+	killed = append(killed, asKilled(t, o)) // perhaps before the outcome is stored
+	require.NoError(t, o.Close())
+	killed = append(killed, asKilled(t, o))
+	for i, dir := range killed {
+		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			o, logs := open(t, settings(b, dir)+oneDevice)
+			require.Eventually(t, func() bool {
+				s := o.engine.Stats()
+				return s.Open+s.Pending+s.Outbox.Slots == 0
+			}, 15*time.Second, 20*time.Millisecond)
+			write(t, o, at.Add(time.Minute), 100) // late for whatever had closed
 			require.NoError(t, o.Close())
+			assert.Equal(t, want, b.words(t))
+			entries := trail(t, dir)
+			assert.NotEmpty(t, append(outcomes(entries, audit.Delivered), outcomes(entries, audit.AlreadyStored)...))
+			assert.Len(t, outcomes(entries, audit.Late), 1)
+			assert.Empty(t, logs.text("E"))
 		})
 	}
+	assert.Equal(t, 1, b.received(t).Accepted)
 }
 
 // TestRestarts goes on with an open window through ordinary restarts, crashes and failed starts.
@@ -186,55 +177,50 @@ func TestRestarts(t *testing.T) {
 	require.NoError(t, o.Close())
 
 	o, _ = open(t, config)
-	write(t, o, at, 3)
+	write(t, o, at.Add(10*time.Second), 3)
 	dir = asKilled(t, o)
 	require.NoError(t, o.Close())
 
 	config = slow(settings(b, dir)) + oneDevice
 	o, _ = open(t, config)
-	write(t, o, at, 4)
+	write(t, o, at.Add(20*time.Second), 4)
 	dir = asKilled(t, o)
 	require.NoError(t, o.Close())
 
 	// Telegraf connects the same plugin again after a failure.
 	in, _ := load(t, settings(b, dir)+oneDevice)
 	require.NoError(t, in.Init())
-	trail, err := audit.Open(filepath.Join(dir, "audit.jsonl"))
+	state, err := store.Open(filepath.Join(dir, stateFile))
 	require.NoError(t, err)
-	require.ErrorContains(t, in.Connect(), "audit_file")
-	require.NoError(t, trail.Close())
+	require.ErrorContains(t, in.Connect(), "is in use by another process or plugin; give each its own")
+	require.NoError(t, state.Close())
 	require.NoError(t, in.Connect())
 	assert.Equal(t, []string{"cod 2.5 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
 	require.NoError(t, in.Close())
 	require.NoError(t, in.Close())
 }
 
-// A kill between the journal and the trail does not hide a sample that was refused.
-func TestRefusedIsNotedAfterAKill(t *testing.T) {
+// A kill does not hide what was refused, and does not repeat it.
+func TestRefusedIsNotedOverAKill(t *testing.T) {
 	t.Parallel()
 	b := startBoard(t)
-	o, _ := open(t, settings(b, t.TempDir())+oneDevice)
+	o, _ := open(t, slow(settings(b, t.TempDir()))+oneDevice)
 	at := hoursAgo(2)
-	write(t, o, at, 1, 3)
-	b.await(t, 1)
-	before := trail(t, o.StateDirectory)
-	text, err := os.ReadFile(filepath.Join(o.StateDirectory, "audit.jsonl"))
-	require.NoError(t, err)
-	write(t, o, at, 5)
-	require.Len(t, trail(t, o.StateDirectory), len(before)+1)
-	killed := asKilled(t, o)
+	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", 1.0), modbus(at, "cod", 5.0)}))
+	before := asKilled(t, o)
+	require.Empty(t, trail(t, before))
+	refusedBy(t, o.StateDirectory, "conflict")
+	time.Sleep(100 * time.Millisecond) // that it is there is stored too
+	after := asKilled(t, o)
 	require.NoError(t, o.Close())
-	require.NoError(t, os.WriteFile(filepath.Join(killed, "audit.jsonl"), text, 0o600)) // as it was before the second Write's line
-
-	o, _ = open(t, settings(b, killed)+oneDevice)
-	late := outcomes(trail(t, killed), audit.Late)
-	require.Len(t, late, 1)
-	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 5, Unit: "mg/L", Flag: "U"}}, late[0].Readings)
-	assert.Contains(t, late[0].Detail, "found in the journal at a start, and perhaps noted before: samples of cod: late; taken at ")
-	require.NoError(t, o.Close())
-	o, _ = open(t, settings(b, killed)+oneDevice)
-	assert.Len(t, outcomes(trail(t, killed), audit.Late), 1, "after a stop the journal is empty")
-	require.NoError(t, o.Close())
+	for _, dir := range []string{before, after} {
+		o, _ := open(t, slow(settings(b, dir))+oneDevice)
+		refusedBy(t, dir, "conflict")
+		require.NoError(t, o.Close())
+		refused := outcomes(trail(t, dir), audit.Refused)
+		require.Len(t, refused, 1)
+		assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 5, Unit: "mg/L", Flag: "U"}}, refused[0].Readings)
+	}
 }
 
 func TestTwoOnOneDirectory(t *testing.T) {
@@ -243,45 +229,52 @@ func TestTwoOnOneDirectory(t *testing.T) {
 	open(t, settings(b, dir)+oneDevice)
 	second, _ := load(t, settings(b, dir)+oneDevice)
 	require.NoError(t, second.Init())
-	require.ErrorContains(t, second.Connect(), "is in use by another process or plugin; give each its own")
+	require.EqualError(t, second.Connect(), fmt.Sprintf("the state_directory %q is in use by another process or plugin; give each its own", dir))
 }
 
-func TestNewerFormatIsLeftAlone(t *testing.T) {
+// State of another version is refused and left as it is.
+func TestOtherFormats(t *testing.T) {
 	b := startBoard(t)
+	put := func(t *testing.T, dir string, f func(tx *bolt.Tx) error) {
+		require.NoError(t, os.MkdirAll(dir, 0o700))
+		db, err := bolt.Open(filepath.Join(dir, stateFile), 0o600, nil)
+		require.NoError(t, err)
+		require.NoError(t, db.Update(f))
+		require.NoError(t, db.Close())
+	}
+	format := func(version byte) func(tx *bolt.Tx) error {
+		return func(tx *bolt.Tx) error {
+			bucket, err := tx.CreateBucketIfNotExists([]byte("ocems"))
+			if err != nil {
+				return err
+			}
+			return bucket.Put([]byte("format"), []byte{version})
+		}
+	}
 	for _, tt := range []struct {
-		name  string
-		newer func(t *testing.T, dir string)
+		name, want string
+		make       func(t *testing.T, dir string)
 	}{
-		{"state.db", func(t *testing.T, dir string) {
-			db, err := bolt.Open(filepath.Join(dir, stateFile), 0o600, nil)
-			require.NoError(t, err)
-			require.NoError(t, db.Update(func(tx *bolt.Tx) error { return tx.Bucket(bucketName).Put(formatKey, []byte{stateFormat + 1}) }))
-			require.NoError(t, db.Close())
+		{"newer", "it was written by a newer version; use that version, or another directory", func(t *testing.T, dir string) {
+			o, _ := open(t, settings(b, dir)+oneDevice)
+			write(t, o, hoursAgo(2), 1)
+			require.NoError(t, o.Close())
+			put(t, dir, format(3))
 		}},
-		{"bbolt", func(t *testing.T, dir string) {
-			change(t, filepath.Join(dir, stateFile), func(b []byte) []byte {
-				for _, page := range []int{0, os.Getpagesize()} {
-					binary.LittleEndian.PutUint32(b[page+16+4:], 3)
-				}
-				return b
-			})
-		}},
-		{"journal", func(t *testing.T, dir string) {
-			change(t, newest(t, dir), func(b []byte) []byte { b[len(segmentMagic)] = journalFormat + 1; return b })
+		{"of the version with a journal", "it was written by an earlier version; let that version deliver what waits in it", func(t *testing.T, dir string) {
+			put(t, dir, format(1))
 		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			dir := t.TempDir()
-			o, _ := open(t, slow(settings(b, dir))+oneDevice)
-			write(t, o, hoursAgo(2), 1)
-			killed := asKilled(t, o)
-			require.NoError(t, o.Close())
-			tt.newer(t, killed)
-			before := files(t, killed)
-			o, _ = load(t, settings(b, killed)+oneDevice)
+			tt.make(t, dir)
+			before := files(t, dir)
+			o, _ := load(t, settings(b, dir)+oneDevice)
 			require.NoError(t, o.Init())
-			require.ErrorContains(t, o.Connect(), "written by a newer version of this plugin; use that version, or another state_directory")
-			assert.Equal(t, before, files(t, killed))
+			err := o.Connect()
+			require.ErrorContains(t, err, tt.want)
+			require.ErrorContains(t, err, "state_directory: opening the state "+filepath.Join(dir, stateFile))
+			assert.Equal(t, before, files(t, dir))
 		})
 	}
 }
@@ -290,24 +283,16 @@ func TestNewerFormatIsLeftAlone(t *testing.T) {
 func TestDamagedState(t *testing.T) {
 	page := os.Getpagesize()
 	for _, tt := range []struct {
-		name      string
-		damage    func(b []byte, middle int) []byte
-		aside     bool
-		log       string
-		recovered string // of what waited: all, some, none
+		name   string
+		damage func(b []byte) []byte
+		aside  bool
+		log    string
+		want   int // slots of 200
 	}{
-		{"empty", func([]byte, int) []byte { return nil }, false, "is empty: what it held is lost", "none"},
-		{"cut to one byte", func(b []byte, middle int) []byte { return b[:1] }, true, "is damaged", "none"},
-		{"cut in a leaf page", func(b []byte, middle int) []byte { return b[:middle+100] }, true, "is damaged", "some"},
-		{"text", func([]byte, int) []byte { return bytes.Repeat([]byte("no state "), 10_000) }, true, "is damaged", "none"},
-		{"both meta pages", func(b []byte, middle int) []byte { clear(b[:2*page]); return b }, true, "is damaged", "none"},
-		{"one meta page", func(b []byte, middle int) []byte { clear(b[:page]); return b }, true, "is damaged", "all"},
-		{"a leaf page's elements", func(b []byte, middle int) []byte {
-			for i := range 4 * 16 {
-				b[middle+16+i] = 0xff
-			}
-			return b
-		}, true, "is damaged", "some"},
+		{"empty", func([]byte) []byte { return nil }, false, "is empty: what it held is lost", 0},
+		{"cut to one byte", func(b []byte) []byte { return b[:1] }, true, "is damaged", 0},
+		{"text", func([]byte) []byte { return bytes.Repeat([]byte("no state "), 10_000) }, true, "is damaged", 0},
+		{"one meta page", func(b []byte) []byte { clear(b[:page]); return b }, true, "is damaged", 200},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			t.Parallel()
@@ -320,18 +305,15 @@ func TestDamagedState(t *testing.T) {
 				list = append(list, modbus(first.Add(time.Duration(i)*spec.SlotLength), "cod", float64(i)))
 			}
 			require.NoError(t, o.Write(list))
-			require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 200 }, 15*time.Second, 20*time.Millisecond)
-			killed := asKilled(t, o)
+			require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 200 }, 15*time.Second, 20*time.Millisecond)
 			require.NoError(t, o.Close())
-			name := filepath.Join(killed, stateFile)
-			settleRoots(t, name, "outbox/")
-			middle := leaf(t, name, "outbox/")
-			change(t, name, func(b []byte) []byte { return tt.damage(b, middle) })
+			name := filepath.Join(dir, stateFile)
+			change(t, name, tt.damage)
 			before, err := os.ReadFile(name)
 			require.NoError(t, err)
 
 			b.down.Store(false)
-			o, logs := open(t, settings(b, killed)+oneDevice)
+			o, logs := open(t, settings(b, dir)+oneDevice)
 			assert.Contains(t, logs.text("E"), tt.log)
 			aside, err := filepath.Glob(name + ".damaged-*")
 			require.NoError(t, err)
@@ -344,22 +326,71 @@ func TestDamagedState(t *testing.T) {
 			} else {
 				assert.Empty(t, aside)
 			}
-			require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 0 }, 15*time.Second, 20*time.Millisecond)
-			recovered := b.received(t).Accepted
-			t.Logf("%d of 200 slots: %s", recovered, logs.text("E"))
-			switch tt.recovered {
-			case "all":
-				assert.Equal(t, 200, recovered)
-			case "some":
-				assert.Positive(t, recovered)
-			}
 			write(t, o, hoursAgo(1), 500) // it works on
-			b.await(t, recovered+1)
-			got := b.received(t).Readings
-			for _, r := range got[:len(got)-1] { // nothing is invented
-				assert.Equal(t, fmt.Sprint(int(time.UnixMilli(r.Timestamp).Sub(first)/spec.SlotLength)-1), r.Value.String())
+			b.await(t, tt.want+1)
+			for _, r := range b.received(t).Readings { // nothing is invented
+				if r.Value.String() != "500" {
+					assert.Equal(t, fmt.Sprint(int(time.UnixMilli(r.Timestamp).Sub(first)/spec.SlotLength)-1), r.Value.String())
+				}
 			}
 			require.NoError(t, o.Close())
 		})
 	}
+}
+
+func TestNotConnected(t *testing.T) {
+	b := startBoard(t)
+	for _, align := range []string{"true", "false"} {
+		o, _ := load(t, settings(b, t.TempDir())+"align = "+align+oneDevice)
+		require.NoError(t, o.Init())
+		batch := []telegraf.Metric{modbus(hoursAgo(1), "cod", 1.0), modbus(hoursAgo(1), "cod", "x")}
+		assert.ErrorContains(t, o.Write(batch), "not connected")
+		require.NoError(t, o.Close())
+		require.NoError(t, o.Connect())
+		require.NoError(t, o.Write(batch))
+		require.NoError(t, o.Close())
+		assert.ErrorContains(t, o.Write(batch), "not connected")
+		require.NoError(t, o.Connect()) // as Telegraf may, and the window is still there
+		assert.Equal(t, align == "true", o.engine.Stats().Open == 1)
+		require.NoError(t, o.Close())
+	}
+}
+
+// What a restart leaves out because of a smaller max_series is in the trail.
+func TestFewerSeriesAfterARestart(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	second := `
+  [[outputs.ocems.device.parameter]]
+    metric = "modbus"
+    field = "ph"
+    unit = "pH"
+`
+	o, _ := open(t, slow(settings(b, dir))+oneDevice+second)
+	require.NoError(t, o.Write([]telegraf.Metric{modbus(hoursAgo(1), "cod", 1.0), modbus(hoursAgo(1), "ph", 7.0)}))
+	killed := asKilled(t, o)
+	require.NoError(t, o.Close())
+	_, logs := open(t, slow(settings(b, killed))+"max_series = 1\n"+oneDevice+second)
+	assert.Contains(t, logs.text("W"), `parameter="ph"`)
+	assert.Equal(t, "ph", refusedBy(t, killed, "max_series").Parameter)
+}
+
+// Without an audit file what was refused is in the log. No password of a URL is shown anywhere.
+func TestRefusalsWithoutATrail(t *testing.T) {
+	b := startBoard(t)
+	text := strings.Replace(settings(b, ""), "state_directory", "# state_directory", 1)
+	o, logs := open(t, strings.Replace(text, "http://", "http://plant:secret-password@", 1)+oneDevice)
+	old := time.Now().Add(-8 * 24 * time.Hour)
+	for i := range 3 {
+		require.NoError(t, o.Write([]telegraf.Metric{modbus(old, "cod", 40+float64(i))}))
+	}
+	for _, m := range selfstat.Metrics() {
+		endpoint, _ := m.GetTag("endpoint")
+		assert.NotContains(t, endpoint, "secret-password")
+	}
+	require.NoError(t, o.Close())
+	assert.Contains(t, logs.text("W"), "No state_directory is set: open slots and what waits to be sent are lost when Telegraf stops")
+	assert.Contains(t, logs.text("W"), `Readings are in no slot outcome=refused device="dev_1" parameter="cod"`)
+	assert.Contains(t, logs.text("W"), `readings=3 reason="too_old"`)
+	assert.NotContains(t, logs.text(""), "secret-password")
 }

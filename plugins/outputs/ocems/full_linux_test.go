@@ -1,7 +1,6 @@
 package ocems
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
 	"strings"
@@ -19,6 +18,7 @@ import (
 
 // TestFullDisk refuses what it cannot keep, says what to do, takes the same batch once there is room, and counts it once.
 func TestFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, "1m")
 	b := startBoard(t)
 	o, logs := open(t, slow(settings(b, filepath.Join(dir, "state")))+oneDevice+`    statistic = "sum"`)
@@ -27,24 +27,21 @@ func TestFullDisk(t *testing.T) {
 
 	ballast := filepath.Join(dir, "ballast")
 	fill(t, ballast)
-	var batch []telegraf.Metric // of more than the page that the journal has begun
-	for i := range 2000 {
-		batch = append(batch, modbus(at.Add(time.Duration(i%900)*time.Second), "cod", 5.0))
-	}
+	batch := large(at)
 	for range 3 {
 		err := o.Write(batch)
 		require.ErrorIs(t, err, syscall.ENOSPC)
 		require.ErrorContains(t, err, "see that the state_directory \""+o.StateDirectory+"\" can be written and has free space")
 	}
-	assert.EqualValues(t, 1, o.stats.samples.Get())
+	assert.EqualValues(t, 1, o.engine.Stats().Taken)
 	killed := asKilled(t, o)
 
 	require.NoError(t, os.Remove(ballast))
 	require.NoError(t, o.Write(batch))
-	assert.EqualValues(t, 2001, o.stats.samples.Get())
+	assert.EqualValues(t, 2001, o.engine.Stats().Taken)
 	healed := asKilled(t, o)
 	require.NoError(t, o.Close())
-	assert.Empty(t, logs.text("E"))
+	assert.Equal(t, 1, strings.Count(logs.text("E"), "\n"), "one line at the begin of it: %s", logs.text("E"))
 
 	for dir, want := range map[string]string{
 		killed: "cod 1 mg/L U ", // nothing of the batch
@@ -57,38 +54,38 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFullDiskAtClosing holds closed slots until they are saved: none goes out before, and no sample comes in.
+// TestFullDiskAtClosing closes a slot in the pages that its readings give back. What became of it waits for the trail.
 func TestFullDiskAtClosing(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, "1m")
 	b := startBoard(t)
 	o, logs := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice)
 	at := hoursAgo(2)
-	write(t, o, at, 1, 3)
+	require.NoError(t, o.Write(large(at)))
 	ballast := filepath.Join(dir, "ballast")
 	fill(t, ballast)
-	require.Eventually(t, func() bool { return logs.text("E") != "" }, 15*time.Second, 20*time.Millisecond)
-	assert.Contains(t, logs.text("E"), "Closed slots are held until it works again")
-	require.ErrorIs(t, o.Write([]telegraf.Metric{modbus(at.Add(spec.SlotLength), "cod", 9.0)}), syscall.ENOSPC)
-	assert.Zero(t, b.received(t).Requests)
-	require.NoError(t, os.Remove(ballast))
-	write(t, o, at.Add(spec.SlotLength), 9)
-	assert.Equal(t, []string{"cod 2 mg/L U " + clock(at.Add(spec.SlotLength)), "cod 9 mg/L U " + clock(at.Add(2*spec.SlotLength))}, b.await(t, 2))
-	require.Eventually(t, func() bool { return strings.Contains(logs.text("I"), "Slots are saved and handed over again") },
+	want := []string{"cod 5 mg/L U " + clock(at.Add(spec.SlotLength))}
+	assert.Equal(t, want, b.await(t, 1))
+	require.Eventually(t, func() bool { return strings.Contains(logs.text("E"), "Cannot write the outbox or the audit trail") },
 		15*time.Second, 20*time.Millisecond)
+	assert.Empty(t, trail(t, o.StateDirectory))
+	assert.Equal(t, 1, o.engine.Stats().Outbox.Slots)
+	require.NoError(t, os.Remove(ballast))
+	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 0 }, 15*time.Second, 20*time.Millisecond)
+	assert.Len(t, outcomes(trail(t, o.StateDirectory), audit.Delivered), 1)
+	assert.Equal(t, want, b.words(t))
 	require.NoError(t, o.Close())
 }
 
 // TestFullDiskOverAWindowsEnd puts what was refused into the slot that it belongs to, though the slot's time is over.
 func TestFullDiskOverAWindowsEnd(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, "1m")
 	b := startBoard(t)
 	o, _ := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice+`    statistic = "sum"`)
 	at := hoursAgo(2)
 	ballast := filepath.Join(dir, "ballast")
-	var batch []telegraf.Metric
-	for i := range 2000 {
-		batch = append(batch, modbus(at.Add(time.Duration(i%900)*time.Second), "cod", 5.0))
-	}
+	batch := large(at)
 	write(t, o, at, 1)
 	fill(t, ballast)
 	require.ErrorIs(t, o.Write(batch), syscall.ENOSPC)
@@ -99,6 +96,14 @@ func TestFullDiskOverAWindowsEnd(t *testing.T) {
 	assert.Equal(t, []string{"cod 10001 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
 	assert.Empty(t, outcomes(trail(t, o.StateDirectory), audit.Late))
 	require.NoError(t, o.Close())
+}
+
+// large is a batch of more than the pages that the file has to spare, in one window, none at its start.
+func large(at time.Time) (batch []telegraf.Metric) {
+	for i := range 2000 {
+		batch = append(batch, modbus(at.Add(time.Duration(i+1)*400*time.Millisecond), "cod", 5.0))
+	}
+	return batch
 }
 
 // smallDisk is a directory on a file system of its own.
@@ -122,50 +127,16 @@ func fill(t testing.TB, name string) {
 	require.NoError(t, file.Close())
 }
 
-// A full disk fails each append, leaves no segments behind, and is over when there is space again.
-func TestJournalOnAFullDisk(t *testing.T) {
-	dir := smallDisk(t, "1m")
-	j, _, err := openJournal(dir, 0, func([]byte) {})
-	require.NoError(t, err)
-	require.NoError(t, j.append([]byte("before")))
-
-	filler := filepath.Join(dir, "filler")
-	file, err := os.Create(filler)
-	require.NoError(t, err)
-	for err == nil {
-		_, err = file.Write(make([]byte, 64<<10))
-	}
-	require.NoError(t, file.Close())
-	large := bytes.Repeat([]byte("x"), 32<<10)
-	for range 300 {
-		err := j.append(large)
-		require.ErrorIs(t, err, syscall.ENOSPC)
-		require.ErrorContains(t, err, "writing the journal: ")
-	}
-	numbers, err := segments(dir)
-	require.NoError(t, err)
-	assert.Len(t, numbers, 1)
-	contents, damage := readJournal(t, dir)
-	assert.Equal(t, []string{"before"}, contents)
-	assert.Empty(t, damage)
-
-	require.NoError(t, os.Remove(filler))
-	require.NoError(t, j.append(large))
-	require.NoError(t, j.close())
-	contents, damage = readJournal(t, dir)
-	assert.Equal(t, []string{"before", string(large)}, contents)
-	assert.Empty(t, damage)
-}
-
 // Close does not wait for a disk: what was answered and cannot be noted is asked for again after the restart.
 func TestCloseOnAFullDisk(t *testing.T) {
+	t.Parallel()
 	dir := smallDisk(t, "2m")
 	b, state := startBoard(t), filepath.Join(dir, "state")
 	b.down.Store(true)
 	o, _ := open(t, settings(b, state)+oneDevice)
 	at := hoursAgo(2)
 	write(t, o, at, 1, 3)
-	require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 1 }, 15*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 1 }, 15*time.Second, 20*time.Millisecond)
 	ballast := filepath.Join(dir, "ballast")
 	fill(t, ballast)
 	b.down.Store(false)
@@ -177,7 +148,7 @@ func TestCloseOnAFullDisk(t *testing.T) {
 	require.NoError(t, os.Remove(ballast))
 
 	o, _ = open(t, settings(b, state)+oneDevice)
-	require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 0 }, 15*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 0 }, 15*time.Second, 20*time.Millisecond)
 	assert.Equal(t, []string{"cod 2 mg/L U " + clock(at.Add(spec.SlotLength))}, b.words(t))
 	entries := trail(t, state)
 	assert.Len(t, append(outcomes(entries, audit.Delivered), outcomes(entries, audit.AlreadyStored)...), 1)

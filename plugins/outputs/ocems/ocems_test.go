@@ -26,6 +26,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -253,35 +254,44 @@ func TestWholePath(t *testing.T) {
 		"tss 9 mg/L U " + end,
 	}, b.await(t, 7))
 
-	var refused []string
-	for _, e := range outcomes(trail(t, dir), audit.Refused) {
-		assert.Equal(t, "station_1", e.Station)
-		text := e.Detail
-		for _, r := range e.Readings {
-			text += fmt.Sprint(" value ", r.Value)
-		}
-		refused = append(refused, text)
-	}
-	stamp := " " + at.UTC().Format(time.RFC3339)
-	for _, want := range []string{
-		`samples of cod: not_a_number; taken at ` + second(7).UTC().Format(time.RFC3339) + " " + second(8).UTC().Format(time.RFC3339),
-		`samples of cod: the value is the text "broken", which is no number; taken at ` + second(9).UTC().Format(time.RFC3339),
-		`"furlong"`, `"Q"`,
-	} {
-		assert.Contains(t, strings.Join(refused, "\n"), want)
-	}
-	assert.Contains(t, strings.Join(refused, "\n"), stamp+" value 1.25")
-	assert.Contains(t, strings.Join(refused, "\n"), stamp+" value 1.5")
-	assert.Len(t, refused, 4)
+	nan := refusedBy(t, dir, "not_a_number")
+	assert.Equal(t, audit.Entry{Outcome: audit.Refused, Station: "station_1", Device: "dev_1", Parameter: "cod", Reason: "not_a_number", Count: 3,
+		Stamp: at.Add(spec.SlotLength).UnixMilli(), Detail: fmt.Sprintf("taken from %s to %s: the value is NaN", utc(second(7)), utc(second(9)))}, nan)
+	unit := refusedBy(t, dir, "unit")
+	assert.Contains(t, unit.Detail, `"furlong"`)
+	assert.Equal(t, []audit.Reading{{Parameter: "bod", Value: 1.25, Unit: "furlong", Flag: "U"}}, unit.Readings)
+	flag := refusedBy(t, dir, "bad_flag")
+	assert.Contains(t, flag.Detail, `"Q"`)
+	assert.Equal(t, []audit.Reading{{Parameter: "bod", Value: 1.5}}, flag.Readings)
+	assert.Len(t, outcomes(trail(t, dir), audit.Refused), 3)
 	assert.Contains(t, logs.text("W"), `unknown device "dev_2"; nearest: dev_1`)
-	assert.EqualValues(t, 12, o.stats.samples.Get())
-	assert.EqualValues(t, 5, o.stats.refused.Get())
-	assert.EqualValues(t, 3, o.stats.ignored.Get(), "cpu, temp of line b, dev_2")
+	n := o.engine.Stats()
+	assert.EqualValues(t, 12, n.Taken)
+	assert.Equal(t, map[slot.Reason]uint64{"duplicate": 0, "not_a_number": 3, "unit": 1, "bad_flag": 1}, n.Refused)
+	assert.EqualValues(t, 3, n.Ignored, "cpu, temp of line b, dev_2")
 
 	begun := time.Now()
 	require.NoError(t, o.Close())
 	assert.Less(t, time.Since(begun), 5*time.Second)
 	assert.NotContains(t, logs.text(""), token)
+}
+
+func utc(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }
+
+// refusedBy awaits the line of a reason, which is written some seconds after the first reading.
+func refusedBy(t testing.TB, dir, reason string) (found audit.Entry) {
+	t.Helper()
+	require.Eventually(t, func() bool {
+		for _, e := range trail(t, dir) {
+			if e.Reason == reason {
+				e.Number, e.Time, e.Previous = 0, time.Time{}, ""
+				found = e
+				return true
+			}
+		}
+		return false
+	}, 15*time.Second, 50*time.Millisecond, reason)
+	return found
 }
 
 func TestCounterIsLast(t *testing.T) {
@@ -322,7 +332,7 @@ func TestCalibration(t *testing.T) {
 		"cod 15 mg/L U " + after(15*time.Minute),
 		"cod 2 mg/L U " + clock(unscheduled.Add(spec.SlotLength)),
 	}, b.await(t, 6))
-	require.Eventually(t, func() bool { return o.delivery.Stats().Slots == 0 }, 15*time.Second, 20*time.Millisecond)
+	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 0 }, 15*time.Second, 20*time.Millisecond)
 	rejected := outcomes(trail(t, dir), audit.Rejected)
 	require.Len(t, rejected, 1)
 	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 1, Unit: "mg/L", Flag: "Z"}}, rejected[0].Readings)
@@ -332,17 +342,18 @@ func TestCalibration(t *testing.T) {
 func TestBoolAndTextAreRefused(t *testing.T) {
 	t.Parallel()
 	b, dir := startBoard(t), t.TempDir()
-	o, _ := open(t, settings(b, dir)+oneDevice)
-	at := hoursAgo(2)
-	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", true), modbus(at, "cod", "12")}))
+	o, logs := open(t, settings(b, dir)+oneDevice)
+	require.NoError(t, o.Write([]telegraf.Metric{modbus(hoursAgo(2), "cod", true), modbus(hoursAgo(1), "cod", "12")}))
+	assert.Zero(t, o.engine.Stats().Open)
+	require.NoError(t, o.Close())
 	refused := outcomes(trail(t, dir), audit.Refused)
 	require.Len(t, refused, 2)
-	assert.Contains(t, refused[0].Detail+refused[1].Detail, "set bools_as_numbers = true")
-	assert.Contains(t, refused[0].Detail+refused[1].Detail, "set strings_as_numbers = true")
+	assert.Contains(t, refused[0].Detail, "the value is true: set bools_as_numbers = true to take it as 0 or 1")
+	assert.Contains(t, refused[1].Detail, `the value is the text "12": set strings_as_numbers = true where it is a number`)
 	for _, e := range refused {
 		assert.Empty(t, e.Readings, "no number was read, and none is invented")
 	}
-	assert.Zero(t, o.aligner.Stats().Open)
+	assert.Contains(t, logs.text("W"), "set bools_as_numbers = true")
 }
 
 func TestLateFutureAndOldAreAudited(t *testing.T) {
@@ -352,23 +363,37 @@ func TestLateFutureAndOldAreAudited(t *testing.T) {
 	at := hoursAgo(2)
 	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", 5.0)}))
 	b.await(t, 1)
-	old, ahead := time.Now().Add(-8*24*time.Hour), time.Now().Add(time.Hour)
+	old, ahead := time.Now().Add(-8*24*time.Hour), time.Now().Add(3*time.Hour)
 	require.NoError(t, o.Write([]telegraf.Metric{
 		modbus(at.Add(time.Minute), "cod", 6.0), modbus(at.Add(2*time.Minute), "cod", 6.5), modbus(old, "cod", 1.0), modbus(ahead, "cod", 2.0),
 	}))
-	late := outcomes(trail(t, dir), audit.Late)
-	require.Len(t, late, 1)
-	assert.Equal(t, at.Add(spec.SlotLength).UnixMilli(), late[0].Stamp)
-	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 6, Unit: "mg/L", Flag: "U"}, {Parameter: "cod", Value: 6.5, Unit: "mg/L", Flag: "U"}}, late[0].Readings)
-	assert.Contains(t, late[0].Detail, at.Add(time.Minute).UTC().Format(time.RFC3339)+" "+at.Add(2*time.Minute).UTC().Format(time.RFC3339))
-	refused := outcomes(trail(t, dir), audit.Refused)
-	require.Len(t, refused, 2)
-	assert.Contains(t, refused[0].Detail, "too_old; taken at "+old.UTC().Format(time.RFC3339Nano))
-	assert.Contains(t, refused[1].Detail, "future; taken at "+ahead.UTC().Format(time.RFC3339Nano))
-	assert.EqualValues(t, 2, o.stats.late.Get())
-	assert.EqualValues(t, 2, o.stats.refused.Get())
-	assert.EqualValues(t, 1, o.stats.samples.Get())
+	late := refusedBy(t, dir, "late")
+	assert.Equal(t, audit.Late, late.Outcome)
+	assert.Equal(t, at.Add(spec.SlotLength).UnixMilli(), late.Stamp)
+	assert.Equal(t, 2, late.Count)
+	assert.Equal(t, []audit.Reading{{Parameter: "cod", Value: 6, Unit: "mg/L", Flag: "U"}}, late.Readings)
+	assert.Equal(t, fmt.Sprintf("taken from %s to %s", utc(at.Add(time.Minute)), utc(at.Add(2*time.Minute))), late.Detail)
+	assert.Equal(t, "taken at "+utc(old), refusedBy(t, dir, "too_old").Detail)
+	assert.Equal(t, "taken at "+utc(ahead), refusedBy(t, dir, "future").Detail)
+	n := o.engine.Stats()
+	assert.EqualValues(t, 1, n.Taken)
+	assert.Equal(t, map[slot.Reason]uint64{"duplicate": 0, "late": 2, "too_old": 1, "future": 1}, n.Refused)
 	assert.Equal(t, []string{"cod 5 mg/L U " + clock(at.Add(spec.SlotLength))}, b.words(t))
+}
+
+// The same metric twice is one reading. Another value for its time is refused, and the log says which senders they are.
+func TestRepeatedReadings(t *testing.T) {
+	t.Parallel()
+	b, dir := startBoard(t), t.TempDir()
+	o, logs := open(t, settings(b, dir)+oneDevice)
+	at := hoursAgo(2)
+	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", 1.0, "host", "one"), modbus(at, "cod", 1.0, "host", "one"), modbus(at, "cod", 9.0, "host", "two")}))
+	assert.Equal(t, []string{"cod 1 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
+	conflict := refusedBy(t, dir, "conflict")
+	assert.Equal(t, 1, conflict.Count)
+	assert.Contains(t, conflict.Detail, "this one is from host=two, the first from host=one")
+	assert.Contains(t, logs.text("W"), "this one is from host=two, the first from host=one")
+	assert.EqualValues(t, 1, o.engine.Stats().Refused[slot.Duplicate])
 }
 
 func TestSlotsMadeUpstream(t *testing.T) {
@@ -381,8 +406,7 @@ func TestSlotsMadeUpstream(t *testing.T) {
 		modbus(at.Add(spec.SlotLength), "cod", 8.0, "ocems_flag", "M"),
 	}))
 	assert.Equal(t, []string{"cod 5 mg/L U " + clock(at), "cod 8 mg/L M " + clock(at.Add(spec.SlotLength))}, b.await(t, 2))
-	refused := outcomes(trail(t, dir), audit.Refused)
-	require.Len(t, refused, 2)
-	assert.Contains(t, refused[0].Detail+refused[1].Detail, "set align = true, or make the slots upstream")
-	assert.EqualValues(t, 2, o.stats.samples.Get())
+	assert.Contains(t, refusedBy(t, dir, "off_grid").Detail, "set align to true, or make the slots upstream")
+	assert.Equal(t, at.Add(spec.SlotLength).UnixMilli(), refusedBy(t, dir, "not_a_number").Stamp)
+	assert.EqualValues(t, 2, o.engine.Stats().Finished)
 }

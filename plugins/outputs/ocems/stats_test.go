@@ -14,6 +14,8 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/slot"
 )
 
 // internal is what inputs.internal would show of the plugin with this directory.
@@ -26,12 +28,24 @@ func internal(dir string) map[string]any {
 	return nil
 }
 
+// byReason is a field of a measurement that has the tag reason.
+func byReason(measurement, field, dir string) map[string]any {
+	out := map[string]any{}
+	for _, m := range selfstat.Metrics() {
+		if v, _ := m.GetTag("state_directory"); m.Name() == measurement && v == dir {
+			reason, _ := m.GetTag("reason")
+			out[reason] = m.Fields()[field]
+		}
+	}
+	return out
+}
+
 func TestInternalMetrics(t *testing.T) {
 	b, dir := startBoard(t), t.TempDir()
 	o, _ := open(t, settings(b, dir)+oneDevice)
 	at := hoursAgo(2)
 	require.NoError(t, o.Write([]telegraf.Metric{
-		modbus(at, "cod", 1.0), modbus(at, "cod", "no"), modbus(at, "other", 1.0), modbus(at.Add(-24*8*time.Hour), "cod", 1.0),
+		modbus(at, "cod", 1.0), modbus(at, "cod", 1.0), modbus(at, "cod", "no"), modbus(at, "other", 1.0), modbus(at.Add(-24*8*time.Hour), "cod", 1.0),
 	}))
 	b.await(t, 1)
 	require.Eventually(t, func() bool {
@@ -39,15 +53,22 @@ func TestInternalMetrics(t *testing.T) {
 	},
 		15*time.Second, 20*time.Millisecond)
 	write(t, o, at, 2)
+	require.Eventually(t, func() bool { return internal(dir)["samples_late"] == int64(1) }, 15*time.Second, 20*time.Millisecond)
 	fields := internal(dir)
 	for field, want := range map[string]int64{
-		"samples": 1, "samples_late": 1, "samples_refused": 2, "fields_ignored": 1, "slots_closed": 1, "series": 1, "slots_open": 0,
+		"samples": 1, "samples_duplicate": 1, "samples_late": 1, "samples_refused": 2, "fields_ignored": 1, "slots_closed": 1, "series": 1, "slots_open": 0,
 		"readings_delivered": 1, "readings_already_stored": 0, "readings_rejected": 0, "readings_refused": 0, "readings_expired": 0,
 		"devices_held": 0, "requests": 1, "requests_failed": 0,
 	} {
 		assert.EqualValues(t, want, fields[field], field)
 	}
 	assert.Positive(t, fields["request_time_ns"])
+	want := map[string]any{}
+	for _, reason := range engine.Reasons() {
+		want[string(reason)] = int64(0)
+	}
+	want["not_a_number"], want["too_old"], want["late"] = int64(1), int64(1), int64(1)
+	assert.Equal(t, want, byReason("internal_ocems_refused", "samples", dir))
 
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
@@ -65,27 +86,25 @@ func TestInternalMetrics(t *testing.T) {
 		assert.Contains(t, documented, field)
 	}
 	for _, field := range documented {
+		if slices.Contains(engine.Reasons(), slot.Reason(field)) {
+			continue
+		}
 		if field != "ocems_flag" && field != "ocems_unit" && field != "ocems_device_id" {
 			assert.Contains(t, shown, field)
 		}
 	}
+	for _, reason := range engine.Reasons() {
+		assert.True(t, strings.Contains(string(readme), "\n| `"+string(reason)+"` | "), reason)
+	}
 	require.NoError(t, o.Close())
 	assert.Nil(t, internal(dir), "Close takes them away")
+	assert.Empty(t, byReason("internal_ocems_refused", "samples", dir))
 }
 
 func TestHeldByReason(t *testing.T) {
 	b, dir := startBoard(t), t.TempDir()
 	o, _ := open(t, strings.Replace(settings(b, dir), token, "another", 1)+strings.Replace(oneDevice, token, "another", 1))
-	held := func() map[string]any {
-		out := map[string]any{}
-		for _, m := range selfstat.Metrics() {
-			if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_held" && v == dir {
-				reason, _ := m.GetTag("reason")
-				out[reason] = m.Fields()["devices"]
-			}
-		}
-		return out
-	}
+	held := func() map[string]any { return byReason("internal_ocems_held", "devices", dir) }
 	write(t, o, hoursAgo(2), 1)
 	require.Eventually(t, func() bool { return internal(dir)["devices_held"] == int64(1) }, 15*time.Second, 20*time.Millisecond)
 	want := map[string]any{}

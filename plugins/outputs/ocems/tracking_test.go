@@ -1,8 +1,8 @@
 package ocems
 
 import (
-	"os"
 	"testing"
+	"time"
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/config"
@@ -31,23 +31,24 @@ func TestTracked(t *testing.T) {
 	tell := func(info telegraf.DeliveryInfo) { told[info.ID()] = append(told[info.ID()], info.Delivered()) }
 	want := map[telegraf.TrackingID][]bool{}
 	for _, m := range []telegraf.Metric{
-		modbus(at, "cod", 1.0), modbus(at.Add(1), "cod", 3.0), modbus(at, "cod", "no number"), modbus(at, "other", 1.0),
+		modbus(at, "cod", 1.0), modbus(at.Add(time.Second), "cod", 3.0), modbus(at, "cod", "no number"), modbus(at, "other", 1.0),
 	} {
 		tracked, id := metric.WithTracking(m, tell)
 		want[id] = []bool{true}
 		output.AddMetricNoCopy(tracked)
 	}
-	require.NoError(t, os.Rename(dir, dir+"-away"))
+	require.NoError(t, o.file.Close()) // as if the disk had gone
 	for range 2 {
 		require.ErrorContains(t, output.Write(), "the readings stay with Telegraf")
 	}
 	assert.Empty(t, told)
-	require.NoError(t, os.Rename(dir+"-away", dir))
+	_ = o.Close()
+	require.NoError(t, o.Connect())
 	require.NoError(t, output.Write())
 	assert.Equal(t, want, told)
 	require.NoError(t, output.Write())
 	assert.Equal(t, []string{"cod 2 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
 	output.Close()
 	assert.Equal(t, want, told)
-	assert.Nil(t, o.delivery)
+	assert.Nil(t, o.engine)
 }

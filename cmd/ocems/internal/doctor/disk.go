@@ -40,15 +40,13 @@ func (e *examination) user(cfg *hostconfig.Config) {
 		name = u.Username
 	}
 	for _, o := range cfg.Outputs {
-		for _, s := range []*hostconfig.Store{o.Outbox, o.Slots} {
-			if s == nil {
-				continue
-			}
-			if owner, ok := ownerOf(s.Directory); ok && owner != name {
-				e.add("user", Warning, fmt.Sprintf("run this as the user of the service: sudo -u %s ocems doctor ...", owner),
-					"this runs as %s, and %s belongs to %s: what it can write is not what the service can", name, s.Directory, owner)
-				return
-			}
+		if o.State == nil {
+			continue
+		}
+		if owner, ok := ownerOf(o.State.Directory); ok && owner != name {
+			e.add("user", Warning, fmt.Sprintf("run this as the user of the service: sudo -u %s ocems doctor ...", owner),
+				"this runs as %s, and %s belongs to %s: what it can write is not what the service can", name, o.State.Directory, owner)
+			return
 		}
 	}
 	if runtime.GOOS != "windows" && os.Geteuid() == 0 {
@@ -66,19 +64,11 @@ func (e *examination) user(cfg *hostconfig.Config) {
 // disk looks at the directories that must be written.
 func (e *examination) disk(o *hostconfig.Output, reg *registry.Registry) {
 	need := needs(o, reg)
-	seen := map[string]bool{}
-	for _, s := range []*hostconfig.Store{o.Outbox, o.Slots} {
-		if s == nil || seen[filepath.Clean(s.Directory)] {
-			continue
-		}
-		seen[filepath.Clean(s.Directory)] = true
+	if s := o.State; s != nil {
 		e.directory(s.Key, s.Directory, s.Create, true, need)
 	}
-	for _, trail := range append([]string{o.AuditFile}, o.Audits...) {
-		if dir := filepath.Dir(trail); trail != "" && !seen[dir] {
-			seen[dir] = true
-			e.directory("audit_file", dir, true, false, need)
-		}
+	if dir := filepath.Dir(o.AuditFile); o.AuditFile != "" && (o.State == nil || dir != filepath.Clean(o.State.Directory)) {
+		e.directory("audit_file", dir, true, false, need)
 	}
 }
 
@@ -210,23 +200,22 @@ func size(n int64) string {
 
 // trail looks at the end of an audit trail that is there. It takes no lock, since the host has it.
 func (e *examination) trail(o *hostconfig.Output) {
-	for _, path := range append([]string{o.AuditFile}, o.Audits...) {
-		if path == "" {
-			continue
-		}
-		last, err := lastLine(path)
-		switch {
-		case errors.Is(err, fs.ErrNotExist):
-			e.add("audit trail", OK, "", "%s: not begun yet", path)
-		case errors.Is(err, errEmpty):
-			e.add("audit trail", OK, "", "%s: empty", path)
-		case errors.Is(err, fs.ErrPermission):
-			e.add("audit trail", Failed, "run this as the service's user; the file must be its own", "%v", err)
-		case err != nil:
-			e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v", path, err)
-		default:
-			e.add("audit trail", OK, "", "%s: %d lines, the last of %s: %s (ocems report verifies it)", path, last.Number, spec.ISTString(last.Time.Truncate(time.Second)), last.Outcome)
-		}
+	if o.AuditFile == "" {
+		return
+	}
+	last, err := lastLine(o.AuditFile)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		e.add("audit trail", OK, "", "%s: not begun yet", o.AuditFile)
+	case errors.Is(err, errEmpty):
+		e.add("audit trail", OK, "", "%s: empty", o.AuditFile)
+	case errors.Is(err, fs.ErrPermission):
+		e.add("audit trail", Failed, "run this as the service's user; the file must be its own", "%v", err)
+	case err != nil:
+		e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v", o.AuditFile, err)
+	default:
+		e.add("audit trail", OK, "", "%s: %d lines, the last of %s: %s (ocems report verifies it)", o.AuditFile, last.Number,
+			spec.ISTString(last.Time.Truncate(time.Second)), last.Outcome)
 	}
 }
 

@@ -2,6 +2,7 @@ package doctor
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/x509"
@@ -75,20 +76,14 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 		e.add("environment", Warning, "set them here too, or give the service's own: --env-file FILE, such as systemd's EnvironmentFile",
 			"not set: %s", strings.Join(cfg.Unset, ", "))
 	}
-	for _, o := range cfg.Outputs {
+	for i, o := range cfg.Outputs {
 		e.output = o.Name
 		if len(cfg.Outputs) > 1 {
 			e.output += " (" + o.Where + ")"
 		}
-		reg := e.configuration(o)
-		if o.Unread {
-			continue
-		}
-		switch config, ok := e.tlsConfig(o); {
-		case opt.Offline:
-			e.add("network", Skipped, "", "--offline")
-		case ok:
-			e.network(ctx, o, config)
+		reg := e.configuration(o, cfg.Outputs[:i])
+		if !o.Slots {
+			e.network(ctx, o)
 		}
 		e.disk(o, reg)
 		e.trail(o)
@@ -135,17 +130,18 @@ func statusOf(s hostconfig.Severity) Status {
 }
 
 // configuration says what is wrong with an output's keys, or that nothing is. The registry is nil where devices are faulty.
-func (e *examination) configuration(o *hostconfig.Output) *registry.Registry {
-	failed := false
+func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.Output) *registry.Registry {
+	already := e.report.Failed
 	for _, f := range o.Faults {
-		failed = failed || f.Severity == hostconfig.Failed
 		e.add("configuration", statusOf(f.Severity), f.Do, "%s", f.Text)
 	}
+	e.meant(o)
+	e.across(o, before)
 	reg, err := registry.New(o.Names)
 	if err != nil {
 		reg, _ = o.Registry() // the devices may be right where the secrets are not
 	}
-	if !failed {
+	if e.report.Failed == already {
 		devices, parameters := 0, 0
 		if reg != nil {
 			devices = len(reg.Devices())
@@ -153,45 +149,42 @@ func (e *examination) configuration(o *hostconfig.Output) *registry.Registry {
 		for _, d := range o.Names.Devices {
 			parameters += len(d.Parameters)
 		}
-		text := fmt.Sprintf("%s: devices %d, each with a token; parameters mapped %d", o.Where, devices, parameters)
-		if o.DryRun {
+		tokens := ", each with a token"
+		if o.Slots {
+			tokens = ""
+		}
+		text := fmt.Sprintf("%s: devices %d%s; parameters mapped %d", o.Where, devices, tokens, parameters)
+		switch {
+		case o.Slots:
+			e.add("configuration", OK, "", "%s; it delivers to no board itself, and hands its slots to %s", text, cmp.Or(next(o), "nobody"))
+		case o.DryRun:
 			e.add("configuration", Warning, "set dry_run to false once its log is right", "%s; dry_run is set: nothing is sent", text)
-		} else {
+		default:
 			e.add("configuration", OK, "", "%s", text)
 		}
 	}
-	e.tokens(o)
-	e.keys(o)
+	if !o.Slots {
+		e.tokens(o)
+		e.keys(o)
+	}
 	return reg
 }
 
 // tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.
 var tokenForm = regexp.MustCompile(`^([0-9a-fA-F]{32}|[A-Za-z0-9_-]{43}=)$`)
 
-// tokens finds those that are a variable's name, which the host would send under, and warns of those that look cut or
-// mistyped. It shows none.
+// tokens warns of those that look cut or mistyped. It shows none.
 func (e *examination) tokens(o *hostconfig.Output) {
-	var unset, odd []string
+	var odd []string
 	for _, d := range o.Names.Devices {
 		token := d.TokenID.Reveal()
 		if d.TokenIDFile != "" {
-			text, err := os.ReadFile(d.TokenIDFile)
-			if err != nil {
-				continue // a fault already
-			}
+			text, _ := os.ReadFile(d.TokenIDFile) // what is wrong with it is a fault already
 			token = string(text)
 		}
-		switch token = strings.TrimSpace(token); {
-		case token == "", strings.HasPrefix(token, "${"), o.Host == hostconfig.External && token[0] == '$': // a fault already
-		case token[0] == '$':
-			unset = append(unset, d.DeviceID)
-		case !tokenForm.MatchString(token):
+		if token = strings.TrimSpace(token); token != "" && token[0] != '$' && !tokenForm.MatchString(token) {
 			odd = append(odd, d.DeviceID)
 		}
-	}
-	if unset != nil {
-		e.add("tokens", Failed, "set the variable, or run this with the environment of the service: --env-file FILE",
-			"not tokens, but names of variables that are not put in: those of %s", list(unset))
 	}
 	if odd != nil {
 		e.add("tokens", Warning, "compare them with the board's e-mail",

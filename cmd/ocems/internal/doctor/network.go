@@ -10,7 +10,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"os"
 	"strings"
 	"syscall"
 	"time"
@@ -18,6 +17,7 @@ import (
 	"golang.org/x/net/http/httpproxy"
 
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -34,7 +34,19 @@ const (
 const certificateSoon = 21 * 24 * time.Hour
 
 // network goes the way of a request up to the server's answer, one step a check.
-func (e *examination) network(ctx context.Context, o *hostconfig.Output, config *tls.Config) {
+func (e *examination) network(ctx context.Context, o *hostconfig.Output) {
+	config, err := o.Client.TLS()
+	if err != nil {
+		e.add("tls", Failed, "mend the path or the permissions of the file; certificates and keys must be in PEM", "%v", err)
+		return
+	}
+	if config == nil {
+		config = &tls.Config{}
+	}
+	if e.opt.Offline {
+		e.add("network", Skipped, "", "--offline")
+		return
+	}
 	endpoint, err := url.Parse(o.Endpoint)
 	if err != nil || endpoint.Hostname() == "" {
 		e.add("network", Skipped, "", "the endpoint is not a URL")
@@ -150,6 +162,7 @@ func (e *examination) connect(ctx context.Context, dialer *net.Dialer, u *url.UR
 func (e *examination) request(ctx context.Context, o *hostconfig.Output, config *tls.Config, endpoint, proxy *url.URL, dialer *net.Dialer, timeout time.Duration) {
 	var seen *tls.ConnectionState
 	var untrusted error
+	unverified := config.InsecureSkipVerify
 	config.InsecureSkipVerify = true // verified below, where the chain can be looked at
 	target := endpoint.Hostname()
 	if config.ServerName != "" {
@@ -163,7 +176,7 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 			options.Intermediates.AddCert(c)
 		}
 		_, untrusted = s.PeerCertificates[0].Verify(options)
-		if o.Client.SkipVerify {
+		if unverified {
 			return nil
 		}
 		return untrusted
@@ -191,7 +204,7 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 			e.add("tls", Failed, tlsHelp(err), "no TLS: %v", bare(err))
 			return
 		}
-		if !e.certificate(o, seen, untrusted, target) {
+		if !e.certificate(o, seen, untrusted, roots != nil, unverified, target) {
 			return
 		}
 	} else {
@@ -214,8 +227,8 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
 		e.add("http", Warning, "if the host's log says the same of its requests: the board, or a firewall before it, may take Indian addresses only",
 			"the server refuses the GET (HTTP %d)", c)
-	case c == http.StatusNotFound && (endpoint.Path == "" || !strings.HasSuffix(hostconfig.DefaultEndpoint, endpoint.Path)):
-		e.add("http", Warning, "compare the endpoint with the board's, such as "+hostconfig.DefaultEndpoint, "the server has nothing at %q (HTTP 404 to a GET)", endpoint.Path)
+	case c == http.StatusNotFound && (endpoint.Path == "" || !strings.HasSuffix(options.DefaultEndpoint, endpoint.Path)):
+		e.add("http", Warning, "compare the endpoint with the board's, such as "+options.DefaultEndpoint, "the server has nothing at %q (HTTP 404 to a GET)", endpoint.Path)
 	default: // a GET is not what it takes: 405 is a good answer, and so is 404 at the board's own path
 		e.add("http", OK, "", "the server answers (HTTP %d to a GET) in %s", c, took.Round(time.Millisecond))
 	}
@@ -230,68 +243,6 @@ func bare(err error) error {
 	return err
 }
 
-// tlsConfig reads the files of the host's TLS. It reports false after a failure.
-func (e *examination) tlsConfig(o *hostconfig.Output) (*tls.Config, bool) {
-	c := o.Client
-	config := &tls.Config{ServerName: c.ServerName, MinVersion: version(c.MinVersion, tls.VersionTLS12), MaxVersion: version(c.MaxVersion, 0)}
-	if pem := []byte(c.CAPEM); c.CAFile != "" || c.CAPEM != "" {
-		from := "ca_pem"
-		if c.CAFile != "" {
-			var err error
-			if pem, err = os.ReadFile(c.CAFile); err != nil {
-				e.add("tls", Failed, "mend the path or the permissions of the file", "%s: %v", c.CAKey, err)
-				return nil, false
-			}
-			from = c.CAKey + ": " + c.CAFile
-		}
-		config.RootCAs = x509.NewCertPool()
-		if c.SystemCAs {
-			if pool, err := x509.SystemCertPool(); err == nil {
-				config.RootCAs = pool
-			}
-		}
-		if !config.RootCAs.AppendCertsFromPEM(pem) {
-			e.add("tls", Failed, "give a file of certificates in PEM (-----BEGIN CERTIFICATE-----)", "%s holds no certificate in PEM", from)
-			return nil, false
-		}
-	}
-	if c.CertFile == "" && c.CertPEM == "" {
-		return config, true
-	}
-	cert, key := []byte(c.CertPEM), []byte(c.KeyPEM.Reveal())
-	var err error
-	if c.CertFile != "" {
-		cert, err = os.ReadFile(c.CertFile)
-	}
-	if c.KeyFile != "" && err == nil {
-		key, err = os.ReadFile(c.KeyFile)
-	}
-	if err == nil && c.KeyPassword != "" {
-		e.add("tls", Skipped, "", "the client certificate's key is encrypted and not opened here: connecting without it")
-		return config, true
-	}
-	var pair tls.Certificate
-	if err == nil {
-		pair, err = tls.X509KeyPair(cert, key)
-	}
-	if err != nil {
-		e.add("tls", Failed, "give a certificate and its own key, both in PEM", "the client certificate: %v", err)
-		return nil, false
-	}
-	config.Certificates = []tls.Certificate{pair}
-	return config, true
-}
-
-func version(text string, byDefault uint16) uint16 {
-	switch strings.NewReplacer("TLS", "", ".", "").Replace(text) {
-	case "12":
-		return tls.VersionTLS12
-	case "13":
-		return tls.VersionTLS13
-	}
-	return byDefault
-}
-
 func tlsHelp(err error) string {
 	var slow net.Error
 	switch record := (tls.RecordHeaderError{}); {
@@ -304,7 +255,7 @@ func tlsHelp(err error) string {
 }
 
 // certificate says what is wrong with the server's chain, or until when it is good.
-func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, untrusted error, target string) bool {
+func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, untrusted error, own, unverified bool, target string) bool {
 	leaf := s.PeerCertificates[0]
 	do := ""
 	var invalid x509.CertificateInvalidError
@@ -327,13 +278,13 @@ func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, 
 		}
 	case errors.As(untrusted, &name):
 		text = fmt.Sprintf("the certificate is for %s, and not for %s", namesOf(leaf), target)
-		do = "give the name that the certificate has in the endpoint, or as " + o.Client.ServerNameKey + " if the board says so"
+		do = "give the name that the certificate has in the endpoint, or as " + o.Client.NameKey + " if the board says so"
 	case errors.As(untrusted, &authority):
 		last := s.PeerCertificates[len(s.PeerCertificates)-1]
 		text = fmt.Sprintf("the certificate authority is not trusted here: %q", issuer(last))
 		do = fmt.Sprintf("get the certificate of this authority from the board or the authority, and give its file as %s", o.Client.CAKey)
-		if o.Client.CAFile != "" {
-			text = fmt.Sprintf("the certificate authority is not in %s: %q", o.Client.CAFile, issuer(last))
+		if own {
+			text = fmt.Sprintf("the certificate authority is not in the file of %s: %q", o.Client.CAKey, issuer(last))
 			do = fmt.Sprintf("add the certificate of this authority to the file of %s", o.Client.CAKey)
 		}
 	default:
@@ -341,7 +292,7 @@ func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, 
 		do = "ask the server's operator, or give the authority's file as " + o.Client.CAKey
 	}
 	switch {
-	case text != "" && o.Client.SkipVerify:
+	case text != "" && unverified:
 		e.add("tls", Warning, do, "insecure_skip_verify is set: %s", text)
 		return true
 	case text != "":
@@ -350,7 +301,7 @@ func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, 
 	}
 	line := fmt.Sprintf("%s, certificate of %s from %q until %s", tls.VersionName(s.Version), namesOf(leaf), issuer(leaf), spec.ISTString(leaf.NotAfter))
 	switch left := time.Until(leaf.NotAfter); {
-	case o.Client.SkipVerify:
+	case unverified:
 		e.add("tls", Warning, "remove insecure_skip_verify: the certificate is good", "insecure_skip_verify is set, and not needed: %s", line)
 	case left < certificateSoon:
 		e.add("tls", Warning, "tell the server's operator; slots wait up to 7 days should it run out", "%s, in %d days", line, int(left.Hours()/24))

@@ -9,6 +9,7 @@ import (
 
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
@@ -19,28 +20,43 @@ const oldSlot = time.Hour
 
 // outbox says what waits on disk. Which devices are held is not there: the host finds that out anew after each start.
 func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *registry.Registry) {
-	if o.Outbox == nil {
+	if o.State == nil {
 		return
 	}
-	s, err := store.Snapshot(o.Outbox.File)
+	s, err := store.Snapshot(o.State.File)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.add("outbox", OK, "", "%s: not begun yet", o.Outbox.File)
+		e.add("state", OK, "", "%s: not begun yet", o.State.File)
 		return
 	case errors.Is(err, fs.ErrPermission):
-		e.add("outbox", Skipped, "", "%v: run this as the service's user", err)
+		e.add("state", Skipped, "", "%v: run this as the service's user", err)
 		return
 	case errors.Is(err, store.ErrBusy):
-		e.add("outbox", Skipped, "", "%v", err)
+		e.add("state", Skipped, "", "%v", err)
+		return
+	case errors.Is(err, store.ErrNewer), errors.Is(err, store.ErrOlder):
+		e.add("state", Failed, "see the log of the host, which does not start with it", "%v", err)
 		return
 	case err != nil:
-		e.add("outbox", Failed, "see the log of the host, which sets a damaged file aside and goes on (Telegraf), or move the file away (collector)", "%v", err)
+		e.add("state", Failed, "see the log of the host, which sets a damaged file aside and goes on", "%v", err)
 		return
 	}
 	defer s.Close()
+	open, err := engine.OpenWindows(ctx, s, o.Rules)
+	if err != nil {
+		e.add("state", Failed, "start the host and see its log", "%s: %v", o.State.File, err)
+		return
+	}
+	e.add("state", OK, "", "%s: open windows %d", o.State.File, len(open))
+	if !o.Slots {
+		e.queues(ctx, s, o, reg)
+	}
+}
+
+func (e *examination) queues(ctx context.Context, s delivery.Reader, o *hostconfig.Output, reg *registry.Registry) {
 	queues, err := delivery.Queues(ctx, s)
 	if err != nil {
-		e.add("outbox", Failed, "start the host and see its log", "%s: %v", o.Outbox.File, err)
+		e.add("outbox", Failed, "start the host and see its log", "%s: %v", o.State.File, err)
 		return
 	}
 	const most = 20 // lines: a hub has thousands of devices
@@ -76,7 +92,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 	if warned > most {
 		e.add("outbox", Warning, "ocems preview shows all devices", "warnings of the same kinds: %d more", warned-most)
 	}
-	e.add("outbox", OK, "", "%s: devices that wait %d, slots %d; whether a device is held is in the host's log and metrics only", o.Outbox.File, waiting, slots)
+	e.add("outbox", OK, "", "devices that wait %d, slots %d; whether a device is held is in the host's log and metrics only", waiting, slots)
 }
 
 // DeviceIDs are the ids of a registry's devices; none of nil.

@@ -10,6 +10,7 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 
 	"go.opentelemetry.io/collector/component"
@@ -73,73 +74,75 @@ type collectorReader struct {
 	conf    *confmap.Conf
 	file    collectorFile
 	configs map[string]component.Config // of what is compiled in, by group and id
-	refused map[string]string           // the host's words of each
+	refused map[string][]string         // the host's words of each
 	used    map[string]bool             // what service names
 }
 
 // collector reads the collector's files, of which a later one changes the ones before.
-func (r *reader) collector(sources []source) {
+func (r *reader) collector() {
 	r.cfg.Host = Collector
-	c := &collectorReader{reader: r, configs: map[string]component.Config{}, refused: map[string]string{}, used: map[string]bool{}}
-	if !c.parse(sources) || !c.resolve(sources) {
+	c := &collectorReader{reader: r, configs: map[string]component.Config{}, refused: map[string][]string{}, used: map[string]bool{}}
+	if !c.parse() || !c.resolve() {
 		return
 	}
 	wrong := c.conf.Unmarshal(&c.file)
-	if wrong != nil {
-		for _, line := range decodeLines(wrong) {
-			r.fault(Failed, c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
-		}
+	for _, line := range errorLines(wrong) {
+		r.cfg.Faults.fault(Failed, c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
 	}
 	c.decode()
 	c.references()
+	for _, id := range sortedIDs(c.file.Processors) {
+		if cfg, ok := c.configs["processors."+id.String()].(*ocemsslotprocessor.Config); ok {
+			o := c.output("processors", id, cfg)
+			c.keep(o, o.takeProcessor(cfg), component.KindProcessor, id)
+			c.behind(o, id)
+		}
+	}
 	for _, id := range sortedIDs(c.file.Exporters) {
-		if id.Type() == ocemsexporter.NewFactory().Type() {
-			c.output(id)
+		if cfg, ok := c.configs["exporters."+id.String()].(*ocemsexporter.Config); ok {
+			o := c.output("exporters", id, cfg)
+			c.keep(o, o.takeExporter(cfg), component.KindExporter, id)
 		}
 	}
 	if len(r.cfg.Outputs) == 0 && wrong == nil {
-		r.fault(Failed, "give the file, or all the files, that the collector is started with", "there is no exporter `ocems`")
+		r.cfg.Faults.fault(Failed, "give the file, or all the files, that the collector is started with", "there is no exporter `ocems` and no processor `ocems_slot`")
 	}
 	c.leftOut()
 }
 
 // parse reads each file by itself, so that a mistake in the YAML is said of the file that it is in.
-func (c *collectorReader) parse(sources []source) (ok bool) {
+func (c *collectorReader) parse() (ok bool) {
 	ok = true
-	for _, s := range sources {
+	for _, s := range c.sources {
+		root := &yaml.Node{}
+		c.places = append(c.places, place{s.name, root})
 		if s.uri != "" {
-			c.places = append(c.places, place{s.name, &yaml.Node{}})
 			continue
 		}
 		retrieved, err := confmap.NewRetrievedFromYAML(s.data)
 		if err == nil {
 			_, err = retrieved.AsConf()
 		}
-		var root yaml.Node
 		if err == nil {
-			err = yaml.Unmarshal(s.data, &root)
+			err = yaml.Unmarshal(s.data, root)
 		}
 		if err != nil {
-			for line := range strings.SplitSeq(yamlError(err), "\n") {
-				c.fault(Failed, "edit "+s.name, "%s: %s", s.name, line)
-			}
 			ok = false
+			for line := range strings.SplitSeq(yamlError(err), "\n") {
+				c.cfg.Faults.fault(Failed, "edit "+s.name, "%s: %s", s.name, line)
+			}
 		}
-		c.places = append(c.places, place{s.name, &root})
 	}
 	return ok
 }
 
 // resolve merges the files and puts in what ${...} stands for.
-func (c *collectorReader) resolve(sources []source) bool {
+func (c *collectorReader) resolve() bool {
 	core, logs := observer.New(zap.WarnLevel)
 	set := confmap.ResolverSettings{DefaultScheme: "env", ProviderSettings: confmap.ProviderSettings{Logger: zap.New(core)},
 		ProviderFactories: []confmap.ProviderFactory{envprovider.NewFactory(), fileprovider.NewFactory(), yamlprovider.NewFactory()}}
-	for _, s := range sources {
-		set.URIs = append(set.URIs, s.uri)
-		if s.uri == "" {
-			set.URIs[len(set.URIs)-1] = "file:" + s.name
-		}
+	for _, s := range c.sources {
+		set.URIs = append(set.URIs, cmp.Or(s.uri, "file:"+s.name))
 	}
 	resolver, err := confmap.NewResolver(set)
 	if err == nil {
@@ -155,21 +158,11 @@ func (c *collectorReader) resolve(sources []source) bool {
 		return true
 	}
 	text := resolveSecrets.ReplaceAllString(yamlQuote.ReplaceAllString(err.Error(), "the value"), "$1$2...")
-	do := "edit " + c.cfg.Files[0]
-	if m := unsupportedScheme.FindStringSubmatch(text); m != nil {
-		do = "have the collector check it: the providers here are env, file and yaml"
-		if name := m[1] + m[2]; name != strings.ToLower(name) {
-			do = fmt.Sprintf("write ${env:%[1]s} or ${env:%[1]s:-default}", name)
-		}
-	}
-	c.fault(Failed, do, "%s", text)
+	c.cfg.Faults.fault(Failed, "edit "+c.cfg.Files[0]+"; a variable is written ${env:NAME} or ${env:NAME:-default}", "%s", text)
 	return false
 }
 
-var (
-	resolveSecrets    = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
-	unsupportedScheme = regexp.MustCompile(`scheme "([^"]*)" is not supported|invalid uri: "(\w+):`)
-)
+var resolveSecrets = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
 
 // decode has each component that is compiled in read its part, and check it.
 func (c *collectorReader) decode() {
@@ -180,8 +173,6 @@ func (c *collectorReader) decode() {
 				continue
 			}
 			cfg := compiledIn[group.name][i].CreateDefaultConfig()
-			key := group.name + "." + id.String()
-			var lines []string
 			section, err := c.conf.Sub(group.name)
 			if err == nil {
 				section, err = section.Sub(id.String())
@@ -189,31 +180,26 @@ func (c *collectorReader) decode() {
 			if err == nil {
 				err = section.Unmarshal(&cfg)
 			}
-			if err != nil {
-				lines = decodeLines(err)
+			if err == nil {
+				err = xconfmap.Validate(cfg)
 			}
-			if err := xconfmap.Validate(cfg); err != nil {
-				unread := lines
-				for line := range strings.SplitSeq(err.Error(), "\n") {
-					path, _, _ := strings.Cut(line, ": ")
-					if !slices.ContainsFunc(unread, func(s string) bool { return strings.HasPrefix(s, "'"+path+"' ") }) { // or it is missing for that
-						lines = append(lines, line)
-					}
-				}
-			}
-			c.configs[key], c.refused[key] = cfg, strings.Join(lines, "\n")
-			if group.name == "exporters" {
+			key := group.name + "." + id.String()
+			c.configs[key], c.refused[key] = cfg, errorLines(err)
+			if group.name != "extensions" {
 				continue // said of the output
 			}
-			for _, line := range lines {
-				c.fault(Failed, c.mend(line, reflect.TypeOf(cfg), group.name, id.String()), "%s: %s", key, line)
+			for _, line := range c.refused[key] {
+				c.cfg.Faults.fault(Failed, c.mend(line, reflect.TypeOf(cfg), group.name, id.String()), "%s: %s", key, line)
 			}
 		}
 	}
 }
 
-// decodeLines are the faults of an error of decoding, an unknown key each by itself.
-func decodeLines(err error) (lines []string) {
+// errorLines are the faults of an error, an unknown key each by itself.
+func errorLines(err error) (lines []string) {
+	if err == nil {
+		return nil
+	}
 	for line := range strings.SplitSeq(err.Error(), "\n") {
 		line = ofRoot.ReplaceAllString(line, "")
 		where, list, unknown := strings.Cut(line, "has invalid keys: ")
@@ -224,68 +210,43 @@ func decodeLines(err error) (lines []string) {
 				lines = append(lines, where+"has invalid keys: "+shownKey(key))
 			}
 		default:
-			lines = append(lines, shortQuotes.ReplaceAllStringFunc(line, func(quoted string) string {
-				return quoted[:1] + shownKey(quoted[1:len(quoted)-1]) + quoted[len(quoted)-1:]
-			}))
+			lines = append(lines, shortQuotes.ReplaceAllString(line, "..."))
 		}
 	}
 	return lines
 }
 
-// ofRoot is what the decoder calls a component's configuration as a whole.
-var ofRoot = regexp.MustCompile(`^'(hostconfig\.collectorFile|\w+\.[A-Z]\w*)?' `)
-
-// shortQuotes finds quoted words that are longer than any key, or are no key.
-var shortQuotes = regexp.MustCompile(`"[^"]{32,}"|'[^'\[]{32,}'`)
-
 var (
-	wantedType = regexp.MustCompile(` expected type '(\w+)', got unconvertible type`)
-	inQuotes   = regexp.MustCompile(`'([^']*)'`)
-	pathStep   = regexp.MustCompile(`[^.:\[\] =]+`)
+	ofRoot      = regexp.MustCompile(`^'(hostconfig\.collectorFile|\w+\.[A-Z]\w*)?' `) // a component's configuration as a whole
+	shortQuotes = regexp.MustCompile(`"[^"]{32,}"|'[^'\[]{32,}'`)                      // longer than any key
+	inQuotes    = regexp.MustCompile(`^'([^']*)'`)
+	pathStep    = regexp.MustCompile(`[^.:\[\] =]+`)
 )
 
 // mend says which line of which file to edit for a fault, and the nearest key to one that is not known.
 func (c *collectorReader) mend(line string, t reflect.Type, base ...string) string {
-	path, _, _ := strings.Cut(strings.TrimPrefix(line, "has invalid keys: "), ": ")
+	of, key, unknown := strings.Cut(line, "has invalid keys: ")
+	path, _, _ := strings.Cut(of, ": ")
 	if quoted := inQuotes.FindStringSubmatch(line); quoted != nil {
 		path = quoted[1]
 	}
 	steps := pathStep.FindAllString(path, -1)
-	of, key, unknown := strings.Cut(line, "has invalid keys: ")
-	if of == "" {
-		steps = nil
-	}
 	if !unknown {
-		do := "edit " + c.places.find(append(base, steps...)...)
-		if wants := wantedType.FindStringSubmatch(line); wants != nil {
-			do += map[string]string{"string": ": put it in quotes", "int": ": write a whole number, without quotes", "bool": ": write true or false",
-				"float64": ": write a number, without quotes"}[wants[1]]
-		}
-		return do
+		return "edit " + c.places.find(append(base, steps...)...)
 	}
-	do := "edit " + c.places.find(append(append(base, steps...), key)...)
-	if near := nearest(key, typeAt(t, steps), "mapstructure"); near != "" {
-		do += "; nearest: " + near
-	}
-	return do
+	return "edit " + c.places.find(append(append(base, steps...), key)...) + nearest(key, typeAt(t, steps), "mapstructure")
 }
 
 // typeAt is the type of what a path leads to, nil where that is not known.
 func typeAt(t reflect.Type, path []string) reflect.Type {
 	for _, step := range path {
-		for t.Kind() == reflect.Pointer {
-			t = t.Elem()
+		if _, err := strconv.Atoi(step); err == nil {
+			continue // of a list
 		}
-		switch t.Kind() {
-		case reflect.Slice:
-			t = t.Elem()
-		case reflect.Struct:
-			if t = keysOf(t, "mapstructure")[step]; t == nil {
-				return nil
-			}
-		default:
+		if t = element(t); t == nil || t.Kind() != reflect.Struct {
 			return nil
 		}
+		t = keysOf(t, "mapstructure")[step]
 	}
 	return t
 }
@@ -294,64 +255,52 @@ func typeAt(t reflect.Type, path []string) reflect.Type {
 func (c *collectorReader) references() {
 	f := &c.file
 	fault := func(at []string, format string, args ...any) {
-		c.fault(Failed, "edit "+c.places.find(at...), format, args...)
-	}
-	if len(f.Receivers) == 0 {
-		fault(nil, "no receiver configuration specified in config")
-	}
-	if len(f.Exporters) == 0 {
-		fault(nil, "no exporter configuration specified in config")
+		c.cfg.Faults.fault(Failed, "edit "+c.places.find(at...), format, args...)
 	}
 	if len(f.Service.Pipelines) == 0 {
 		fault([]string{"service"}, "service::pipelines: service must have at least one pipeline")
 	}
-	for _, id := range sortedIDs(f.Connectors) {
-		for _, group := range f.groups() {
-			if _, both := group.components[id]; both && (group.name == "exporters" || group.name == "receivers") {
-				fault([]string{"connectors", id.String()}, "connectors::%s: ambiguous ID: there is a %q in %s too; rename one", id, id, group.name)
-			}
+	check := func(at []string, kind string, ids []component.ID, among ...string) {
+		where := strings.Join(at[:min(3, len(at))], "::")
+		if len(ids) == 0 && (kind == "receiver" || kind == "exporter") {
+			fault(at[:3], "%s: must have at least one %s", where, kind)
 		}
-	}
-	check := func(at []string, where, kind string, ids []component.ID, among ...string) {
-		for _, id := range ids {
+		for i, id := range ids {
 			var known []string
-			found := false
 			for _, group := range f.groups() {
-				if !slices.Contains(among, group.name) {
-					continue
+				if slices.Contains(among, group.name) {
+					known = append(known, texts(sortedIDs(group.components))...)
+					c.used[group.name+"."+id.String()] = true
 				}
-				if _, ok := group.components[id]; ok {
-					found, c.used[group.name+"."+id.String()] = true, true
-				}
-				known = append(known, idTexts(sortedIDs(group.components))...)
 			}
-			if near := spec.Nearest(id.String(), known); !found {
-				fault(at, "%s: references %s %q which is not configured; nearest: %s", where, kind, id, cmp.Or(strings.Join(near, ", "), "none"))
+			if !slices.Contains(known, id.String()) {
+				fault(at, "%s: references %s %q which is not configured; nearest: %s", where, kind, id, cmp.Or(strings.Join(spec.Nearest(id.String(), known), ", "), "none"))
+			}
+			if kind == "processor" && slices.Contains(ids[:i], id) {
+				fault(at, "%s: references processor %q multiple times", where, id)
 			}
 		}
 	}
-	check([]string{"service", "extensions"}, "service::extensions", "extension", f.Service.Extensions, "extensions")
+	check([]string{"service", "extensions"}, "extension", f.Service.Extensions, "extensions")
 	for _, name := range sortedIDs(f.Service.Pipelines) {
-		p := f.Service.Pipelines[name]
-		if p == nil {
-			p = &collectorStages{}
-		}
-		at, where := []string{"service", "pipelines", name.String()}, "service::pipelines::"+name.String()
-		if len(p.Receivers) == 0 {
-			fault(at, "%s: must have at least one receiver", where)
-		}
-		if len(p.Exporters) == 0 {
-			fault(at, "%s: must have at least one exporter", where)
-		}
-		check(append(at, "receivers"), where, "receiver", p.Receivers, "receivers", "connectors")
-		check(append(at, "processors"), where, "processor", p.Processors, "processors")
-		check(append(at, "exporters"), where, "exporter", p.Exporters, "exporters", "connectors")
-		for i, id := range p.Processors {
-			if slices.Contains(p.Processors[:i], id) {
-				fault(append(at, "processors"), "%s: references processor %q multiple times", where, id)
+		p := f.pipeline(name)
+		at := []string{"service", "pipelines", name.String()}
+		check(append(at, "receivers"), "receiver", p.Receivers, "receivers", "connectors")
+		check(append(at, "processors"), "processor", p.Processors, "processors")
+		check(append(at, "exporters"), "exporter", p.Exporters, "exporters", "connectors")
+		for _, id := range append(slices.Clone(p.Processors), p.Exporters...) {
+			if name.Signal() != pipeline.SignalMetrics && strings.HasPrefix(id.Type().String(), "ocems") {
+				fault(at, "service::pipelines::%s: %s takes metrics only; put it into a pipeline of metrics", name, id)
 			}
 		}
 	}
+}
+
+func (f *collectorFile) pipeline(name pipeline.ID) collectorStages {
+	if p := f.Service.Pipelines[name]; p != nil {
+		return *p
+	}
+	return collectorStages{}
 }
 
 // leftOut names what was not checked, and what is never started.
@@ -363,7 +312,7 @@ func (c *collectorReader) leftOut() {
 			if c.configs[key] == nil {
 				unchecked = append(unchecked, key)
 			}
-			if !c.used[key] && (group.name != "exporters" || c.configs[key] == nil) { // of an output it is said there
+			if !c.used[key] && (c.configs[key] == nil || group.name == "extensions") { // of an output it is said there
 				idle = append(idle, key)
 			}
 		}
@@ -372,115 +321,77 @@ func (c *collectorReader) leftOut() {
 		unchecked = append(unchecked, "service.telemetry")
 	}
 	if idle != nil {
-		c.fault(Warning, "name them in service, or take them out", "never started, since service does not name them: %s", strings.Join(idle, ", "))
+		c.cfg.Faults.fault(Warning, "name them in service, or take them out", "never started, since service does not name them: %s", strings.Join(idle, ", "))
 	}
 	if unchecked != nil {
-		c.fault(Unchecked, "", "not checked: %s", strings.Join(unchecked, ", "))
+		c.cfg.Faults.fault(Unchecked, "", "not checked: %s", strings.Join(unchecked, ", "))
 	}
 }
 
-// output looks at an exporter and at what stands before it.
-func (c *collectorReader) output(id component.ID) {
-	key := "exporters." + id.String()
-	o := &Output{Name: key, Where: c.places.find("exporters", id.String()), Host: Collector}
+// output begins the report on an exporter or a processor with what the collector refuses of it.
+func (c *collectorReader) output(group string, id component.ID, cfg component.Config) *Output {
+	key := group + "." + id.String()
+	o := &Output{Name: key, Where: c.places.find(group, id.String()), Host: Collector}
 	c.cfg.Outputs = append(c.cfg.Outputs, o)
-	cfg := c.configs[key]
-	storage := o.takeExporter(cfg)
-	for line := range strings.SplitSeq(c.refused[key], "\n") {
-		o.refused(line, strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), "exporters", id.String()), "edit "))
+	o.refused(c.refused[key], func(line string) string {
+		return strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), group, id.String()), "edit ")
+	})
+	if !c.used[key] {
+		o.Faults.fault(Failed, "edit "+o.Where, "service.pipelines: no pipeline has %s: it is never started", id)
 	}
-	o.checkShort("http.timeout")
+	return o
+}
+
+// keep finds where an output keeps its state.
+func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.Kind, id component.ID) {
 	if storage == nil {
-		o.fault(Warning, "name an ocems_storage extension as storage", "storage: not set: open windows and what waits to be sent are in memory, and a restart loses them")
+		return
+	}
+	do := "edit " + c.places.find(strings.ToLower(kind.String())+"s", id.String(), "storage")
+	if known := texts(c.file.Service.Extensions); !slices.Contains(known, storage.String()) {
+		if near := spec.Nearest(storage.String(), known); len(near) > 0 {
+			do += "; nearest: " + strings.Join(near, ", ")
+		}
+		o.Faults.fault(Failed, do, "storage: there is no extension %q in service.extensions", storage)
+	} else if cfg, ok := c.configs["extensions."+storage.String()].(*ocemsstorage.Config); !ok {
+		o.Faults.fault(Failed, do, "storage: %q cannot list its keys; use an ocems_storage extension", storage)
 	} else {
-		o.Outbox = c.storage(o, "storage", *storage, component.KindExporter, id)
-	}
-	if o.AuditFile == "" {
-		o.fault(Warning, "set audit_file", "audit_file: not set: final outcomes go to the log only")
-	}
-	for _, name := range c.pipelines(o, id) {
-		if cfg := c.configs["processors."+name.String()]; cfg != nil {
-			c.slots(o, name, slotsOf(cfg))
-		}
+		o.State = &State{Key: "extensions." + storage.String() + ".directory", Directory: cfg.Directory,
+			File: filepath.Join(cfg.Directory, ocemsstorage.FileName(kind, id, "")), Create: cfg.CreateDirectory}
 	}
 }
 
-// slots looks at an ocems_slot that stands before an exporter.
-func (c *collectorReader) slots(o *Output, name component.ID, s collectorSlots) {
-	at := "processors." + name.String() + ": "
-	o.Stamp = s.stamp
-	if s.auditFile != "" {
-		o.Audits = append(o.Audits, s.auditFile)
+// behind finds what an ocems_slot hands its slots to, through connectors too.
+func (c *collectorReader) behind(o *Output, id component.ID) {
+	var walk func(name pipeline.ID, processors []component.ID)
+	seen := map[pipeline.ID]bool{}
+	add := func(name pipeline.ID, kind string, id component.ID, keys map[string]any) {
+		o.Behind = append(o.Behind, Stage{name.String(), kind, id.Type().String(), id.String(), c.places.find(kind, id.String(), "sending_queue"), keys})
 	}
-	if s.storage == nil {
-		o.fault(Warning, "name the storage extension as storage of "+name.String(), "%sstorage: not set: open windows are in memory, and a restart loses up to 15 minutes of readings", at)
-	} else if store := c.storage(o, at+"storage", *s.storage, component.KindProcessor, name); store != nil {
-		o.Slots = store
-	}
-}
-
-// storage finds a storage extension and says what is wrong with it.
-func (c *collectorReader) storage(o *Output, key string, id component.ID, kind component.Kind, of component.ID) *Store {
-	do := "edit " + c.places.find(strings.ToLower(kind.String())+"s", of.String(), "storage")
-	if _, ok := c.file.Extensions[id]; !ok {
-		known := idTexts(sortedIDs(c.file.Extensions))
-		if len(known) == 0 {
-			known = []string{"ocems_storage"}
+	walk = func(name pipeline.ID, processors []component.ID) {
+		for _, id := range processors {
+			add(name, "processors", id, c.file.Processors[id])
 		}
-		o.fault(Failed, do, "%s: there is no extension %q; nearest: %s", key, id, strings.Join(spec.Nearest(id.String(), known), ", "))
-		return nil
-	}
-	if !slices.Contains(c.file.Service.Extensions, id) {
-		o.fault(Failed, "edit "+c.places.find("service", "extensions"), "%s: there is no extension %q in service.extensions; add it", key, id)
-	}
-	cfg := c.configs["extensions."+id.String()]
-	if cfg == nil {
-		o.fault(Failed, do, "%s: %q cannot list its keys; use an ocems_storage extension", key, id)
-		return nil
-	}
-	directory, create := storageOf(cfg)
-	return &Store{Key: "extensions." + id.String() + ".directory", Directory: directory,
-		File: filepath.Join(directory, ocemsstorage.FileName(kind, of, "")), Create: create}
-}
-
-// mayDrop are processors that change or drop what passes.
-var mayDrop = []string{"cumulativetodelta", "deltatocumulative", "deltatorate", "metricstarttime", "filter", "probabilistic_sampler", "interval"}
-
-// pipelines looks at the pipelines that the exporter stands in, and returns the ocems_slot processors of them.
-func (c *collectorReader) pipelines(o *Output, id component.ID) (slots []component.ID) {
-	in := 0
-	for _, name := range sortedIDs(c.file.Service.Pipelines) {
-		p := c.file.Service.Pipelines[name]
-		if p == nil || !slices.Contains(p.Exporters, id) {
-			continue
-		}
-		in++
-		if name.Signal() != pipeline.SignalMetrics {
-			o.failed("service.pipelines.%s: %s takes metrics only; put it into a pipeline of metrics", name, id)
-			continue
-		}
-		last := ""
-		for _, processor := range p.Processors {
-			switch kind := processor.Type().String(); {
-			case kind == "ocems_slot":
-				if last != "" {
-					o.failed("service.pipelines.%s: %s comes after %s: keep one", name, processor, last)
+		for _, id := range c.file.pipeline(name).Exporters {
+			if _, connects := c.file.Connectors[id]; !connects {
+				add(name, "exporters", id, c.file.Exporters[id])
+				continue
+			}
+			for _, other := range sortedIDs(c.file.Service.Pipelines) {
+				if p := c.file.pipeline(other); slices.Contains(p.Receivers, id) && !seen[other] {
+					seen[other] = true
+					walk(other, p.Processors)
 				}
-				last = processor.String()
-				slots = append(slots, processor)
-			case kind == "batch" && last != "":
-				o.fault(Warning, "put "+processor.String()+" before "+last+", or leave it out", "service.pipelines.%s: %s stands between %s and %s: it holds finished slots in memory, and a crash loses them",
-					name, processor, last, id)
-			case slices.Contains(mayDrop, kind) && last != "":
-				o.fault(Warning, "put "+processor.String()+" before "+last, "service.pipelines.%s: %s stands between %s and %s: it may change or drop finished slots", name, processor, last, id)
 			}
 		}
 	}
-	if in == 0 {
-		o.failed("service.pipelines: no pipeline has the exporter %s: it is never started", id)
+	for _, name := range sortedIDs(c.file.Service.Pipelines) {
+		p := c.file.pipeline(name)
+		if at := slices.Index(p.Processors, id); at >= 0 && !seen[name] {
+			seen[name] = true
+			walk(name, p.Processors[at+1:])
+		}
 	}
-	slices.SortFunc(slots, func(a, b component.ID) int { return strings.Compare(a.String(), b.String()) })
-	return slices.Compact(slots)
 }
 
 func sortedIDs[ID interface {
@@ -490,32 +401,22 @@ func sortedIDs[ID interface {
 	return slices.SortedFunc(maps.Keys(of), func(a, b ID) int { return strings.Compare(a.String(), b.String()) })
 }
 
-func idTexts(ids []component.ID) (texts []string) {
+func texts(ids []component.ID) (texts []string) {
 	for _, id := range ids {
 		texts = append(texts, id.String())
 	}
 	return texts
 }
 
-var (
-	yamlQuote = regexp.MustCompile("`[^`]*`")
-	yamlType  = regexp.MustCompile(` into \S+`)
-)
+var yamlQuote = regexp.MustCompile("`[^`]*`")
 
-// yamlError is the decoder's text without the values that it quotes, any of which may be the token, and without the
-// names of types in here.
+// yamlError is the decoder's text without the values that it quotes, any of which may be the token.
 func yamlError(err error) string {
-	inner := innermost(err)
-	lines := []string{inner.Error()}
+	lines := []string{innermost(err).Error()}
 	if t := (*yaml.TypeError)(nil); errors.As(err, &t) {
 		lines = t.Errors
 	}
-	for i, line := range lines {
-		line = yamlQuote.ReplaceAllString(strings.TrimPrefix(line, "yaml: "), "the value")
-		line = shortQuotes.ReplaceAllString(line, "...")
-		lines[i] = yamlType.ReplaceAllString(line, "")
-	}
-	return strings.Join(lines, "\n")
+	return shortQuotes.ReplaceAllString(yamlQuote.ReplaceAllString(strings.Join(lines, "\n"), "the value"), "...")
 }
 
 // places are the files as they are written, for the lines of their keys.
@@ -543,41 +444,19 @@ func (p places) find(path ...string) string {
 
 // descend goes along a path as far as it leads, and returns how far that is and on which line.
 func descend(n *yaml.Node, path []string) (depth, line int) {
-	for n != nil && n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
+	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		n = n.Content[0]
 	}
-	for n != nil && n.Kind == yaml.AliasNode {
-		n = n.Alias
-	}
-	if n == nil || len(path) == 0 {
-		return 0, 0
-	}
 	for i, key := range n.Content {
+		value := key
 		switch {
-		case n.Kind == yaml.SequenceNode && fmt.Sprint(i) == path[0]:
-			depth, line = descend(key, path[1:])
-			return depth + 1, max(line, key.Line)
-		case n.Kind != yaml.MappingNode || i%2 == 1:
-		case plainID(key.Value) == path[0]:
-			depth, line = descend(n.Content[i+1], path[1:])
-			if depth == 0 {
-				line = key.Line
-			}
-			return depth + 1, line
-		case key.ShortTag() == "!!merge":
-			if d, l := descend(n.Content[i+1], path); d > depth {
-				depth, line = d, l
-			}
+		case len(path) == 0, n.Kind == yaml.MappingNode && (i%2 == 1 || key.Value != path[0]), n.Kind == yaml.SequenceNode && strconv.Itoa(i) != path[0]:
+			continue
+		case n.Kind == yaml.MappingNode:
+			value = n.Content[i+1]
 		}
+		depth, line = descend(value, path[1:])
+		return depth + 1, cmp.Or(line, key.Line)
 	}
-	return depth, line
-}
-
-// plainID is the name of a component without the spaces that it may have around its slash.
-func plainID(id string) string {
-	kind, name, named := strings.Cut(id, "/")
-	if !named {
-		return strings.TrimSpace(id)
-	}
-	return strings.TrimSpace(kind) + "/" + strings.TrimSpace(name)
+	return 0, 0
 }

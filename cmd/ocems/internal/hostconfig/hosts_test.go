@@ -68,7 +68,7 @@ exporters:
     audit_file: audit.jsonl
     %s
 processors:
-  ocems_slot: {storage: ocems_storage}
+  ocems_slot: {storage: ocems_storage, audit_file: slots.jsonl, devices: [{station_id: s, device_id: d}]}
 extensions:
   ocems_storage: {directory: /var/lib/x}
 service:
@@ -80,13 +80,17 @@ service:
 
 func TestCollector(t *testing.T) {
 	cfg := load(t, nil, write(t, "c.yaml", collector(t, "http: {timeout: 31s, tls: {ca_file: ca.pem, key_pem: k, cert_pem: c}}")))
-	require.Len(t, cfg.Outputs, 1)
-	o := cfg.Outputs[0]
-	assert.Empty(t, failures(append(cfg.Faults, o.Faults...)))
-	assert.Equal(t, &hostconfig.Store{Key: "extensions.ocems_storage.directory", Directory: "/var/lib/x", File: "/var/lib/x/exporter_ocems_", Bucket: "default", Create: true}, o.Outbox)
-	assert.Equal(t, "/var/lib/x/processor_ocems_slot_", o.Windows.File)
+	require.Len(t, cfg.Outputs, 2)
+	slots, o := cfg.Outputs[0], cfg.Outputs[1]
+	assert.Empty(t, failures(append(append(cfg.Faults, o.Faults...), slots.Faults...)))
+	assert.Equal(t, &hostconfig.State{Key: "extensions.ocems_storage.directory", Directory: "/var/lib/x", File: "/var/lib/x/exporter_ocems_", Create: true}, o.State)
+	assert.Equal(t, "/var/lib/x/processor_ocems_slot_", slots.State.File)
+	assert.True(t, slots.Slots)
+	require.Len(t, slots.Behind, 1)
+	assert.Equal(t, "ocems", slots.Behind[0].Name)
 	assert.Equal(t, 31*time.Second, o.Client.Timeout)
-	assert.Equal(t, []any{"ca.pem", "c", "k"}, []any{o.Client.CAFile, o.Client.CertPEM, o.Client.KeyPEM.Reveal()})
+	_, err := o.Client.TLS()
+	assert.ErrorContains(t, err, "ca.pem")
 	assert.Equal(t, environment["OCEMS_TEST_TOKEN"], o.Names.Devices[0].TokenID.Reveal())
 	assert.Contains(t, o.Where, "c.yaml:4")
 }
@@ -96,17 +100,17 @@ func TestCollectorVariables(t *testing.T) {
 	for value, want := range map[string]string{`${env:OCEMS_TEST_WORD}`: "plant", `${OCEMS_TEST_WORD}-x`: "plant-x", `${env:OCEMS_NOT_SET:-x}`: "x", `$$x`: "$x",
 		`"${env:OCEMS_TEST_NUMBER}"`: "007", "${yaml:z}": "z", "${file:" + write(t, "name", "of-a-file") + "}": "of-a-file"} {
 		cfg := load(t, nil, write(t, "c.yaml", strings.Replace(collector(t, ""), "audit.jsonl", value, 1)))
-		require.Len(t, cfg.Outputs, 1, "%s: %v", value, cfg.Faults)
-		assert.Equal(t, want, cfg.Outputs[0].AuditFile, value)
+		require.Len(t, cfg.Outputs, 2, "%s: %v", value, cfg.Faults)
+		assert.Equal(t, want, cfg.Outputs[1].AuditFile, value)
 		assert.Empty(t, cfg.Unset, value)
 	}
 	cfg := load(t, nil, write(t, "c.yaml", strings.Replace(collector(t, ""), `[{station_id: s, device_id: d, token_id: "${env:OCEMS_TEST_TOKEN}"}]`, "${env:OCEMS_TEST_LIST}", 1)))
-	assert.Empty(t, failures(cfg.Outputs[0].Faults))
-	assert.Equal(t, "d", cfg.Outputs[0].Names.Devices[0].DeviceID)
+	assert.Empty(t, failures(cfg.Outputs[1].Faults))
+	assert.Equal(t, "d", cfg.Outputs[1].Names.Devices[0].DeviceID)
 	cfg = load(t, nil, write(t, "c.yaml", strings.Replace(collector(t, ""), "OCEMS_TEST_TOKEN", "OCEMS_NOT_SET", 1)))
 	assert.Equal(t, []string{"OCEMS_NOT_SET"}, cfg.Unset)
-	require.Len(t, failures(cfg.Outputs[0].Faults), 1)
-	assert.Contains(t, failures(cfg.Outputs[0].Faults)[0], "devices[0].token_id: missing")
+	require.Len(t, failures(cfg.Outputs[1].Faults), 1)
+	assert.Contains(t, failures(cfg.Outputs[1].Faults)[0], "devices[0].token_id: missing")
 
 	cfg = load(t, nil, write(t, "c.yaml", collector(t, "public_key: ${NAME:-hunter2}")))
 	require.Len(t, failures(cfg.Faults), 1)
@@ -118,22 +122,18 @@ func TestCollectorSources(t *testing.T) {
 	first := write(t, "first.yaml", collector(t, "timeout: &t {} "))
 	second := write(t, "second.yaml", "exporters: {ocems: {endpoint: 'https://staging.example.org/x', audit_file: other.jsonl}}\n")
 	cfg := load(t, []string{"exporters.ocems.dry_run=true", "exporters.ocems.public_key=hunter2"}, first, "file:"+second, "yaml:exporters::ocems::coalesce: 7s")
-	o := cfg.Outputs[0]
+	o := cfg.Outputs[1]
 	assert.Equal(t, []any{"https://staging.example.org/x", "other.jsonl", true}, []any{o.Endpoint, o.AuditFile, o.DryRun})
 	assert.Equal(t, []string{first, second, "yaml:...", "--set exporters.ocems.dry_run", "--set exporters.ocems.public_key"}, cfg.Files)
-	require.Len(t, failures(o.Faults), 2)
+	require.Len(t, failures(o.Faults), 1)
 	assert.Contains(t, failures(o.Faults)[0], `invalid keys: timeout`)
-	assert.Contains(t, failures(o.Faults)[1], `public_key: both`)
+	cfg = load(t, []string{"exporters.ocems.public_key=hunter2"}, write(t, "c.yaml", collector(t, "")))
+	require.Len(t, failures(cfg.Outputs[1].Faults), 1)
+	assert.Contains(t, failures(cfg.Outputs[1].Faults)[0], `public_key: both`)
 	for _, f := range o.Faults {
 		assert.NotContains(t, f.Text+f.Do, "hunter2")
 	}
 	assert.Contains(t, o.Faults[0].Do, "first.yaml:9")
-
-	anchored := write(t, "anchored.yaml", strings.Replace(collector(t, "<<: *waits"), "\nexporters:", "\nwaits: &waits {coalesce: 1s, spred: 2s}\nexporters:", 1))
-	cfg = load(t, nil, anchored)
-	assert.Contains(t, failures(cfg.Faults)[0], "invalid keys: waits") // the collector has no place for it
-	assert.Contains(t, failures(cfg.Outputs[0].Faults)[0], "invalid keys: spred")
-	assert.Contains(t, cfg.Outputs[0].Faults[0].Do, "anchored.yaml:3; nearest: spread")
 
 	_, err := hostconfig.Load([]string{first}, hostconfig.Options{Set: []string{"exporters.ocems.dry_run"}})
 	assert.ErrorContains(t, err, "key=value")
@@ -148,30 +148,27 @@ func telegrafOutput(t *testing.T, id, more string) string {
 }
 
 func TestTelegraf(t *testing.T) {
-	cfg := load(t, nil, write(t, "telegraf.conf", "[agent]\n"+telegrafOutput(t, "d", "alias = \"etp\"\n  timeout = \"${OCEMS_NOT_SET:-31s}\"\n  audit_file = \"$OCEMS_TEST_WORD/a$1\" # ${OCEMS_TEST_WORD}\n  tls_ca = \"no-such-file\"")))
+	cfg := load(t, nil, write(t, "telegraf.conf", "[agent]\n"+telegrafOutput(t, "d", "alias = \"etp\"\n  timeout = \"${OCEMS_NOT_SET:-31s}\"\n  audit_file = \"$OCEMS_TEST_WORD/a$1\" # ${OCEMS_TEST_WORD}")))
 	o := cfg.Outputs[0]
 	assert.Equal(t, "outputs.ocems::etp", o.Name)
-	assert.Equal(t, []any{31 * time.Second, "plant/a$1", "no-such-file", environment["OCEMS_TEST_TOKEN"], "/var/lib/d/state.db"},
-		[]any{o.Client.Timeout, o.AuditFile, o.Client.CAFile, o.Names.Devices[0].TokenID.Reveal(), o.Outbox.File})
-	require.Len(t, failures(o.Faults), 1)
-	assert.Contains(t, failures(o.Faults)[0], "no-such-file")
+	assert.Equal(t, []any{31 * time.Second, "plant/a$1", environment["OCEMS_TEST_TOKEN"], "/var/lib/d/state.db"},
+		[]any{o.Client.Timeout, o.AuditFile, o.Names.Devices[0].TokenID.Reveal(), o.State.File})
+	assert.Empty(t, failures(o.Faults))
 	assert.Empty(t, cfg.Unset)
 }
 
 // Tables of one plugin may stand between those of another; a disk buffer of Telegraf is not made.
 func TestTelegrafBlocks(t *testing.T) {
 	dir := t.TempDir()
-	text := telegrafOutput(t, "d", "decimal = 2") + "\n[[inputs.modbus]]\n  name = \"etp\"\n  namepass = 5\n[[outputs.ocems.device]]\n  station_id = \"s\"\n  device_id = \"e\"\n  token_id = \"${OCEMS_TEST_TOKEN}\"\n" +
+	text := telegrafOutput(t, "d", "") + "\n[[inputs.modbus]]\n  name = \"etp\"\n[[outputs.ocems.device]]\n  station_id = \"s\"\n  device_id = \"e\"\n  token_id = \"${OCEMS_TEST_TOKEN}\"\n" +
 		"[agent]\n  flush_interval = \"40s\"\n  buffer_strategy = \"disk\"\n  buffer_directory = \"" + dir + "\"\n[[secretstores.docker]]\n  id = \"store\"\n[[inputs.modbus.metric]]\n  x = [1]\n[[outputs.file]]\n" +
 		strings.Replace(telegrafOutput(t, "f", ""), "${OCEMS_TEST_TOKEN}", "@{store:key}", 1)
 	cfg := load(t, nil, write(t, "telegraf.conf", text))
-	require.Len(t, failures(cfg.Faults), 1, "%v", cfg.Faults)
-	assert.Contains(t, failures(cfg.Faults)[0], `"namepass"`)
+	assert.Empty(t, failures(cfg.Faults))
 	assert.Equal(t, "not checked: inputs.modbus, outputs.file, secretstores.docker", cfg.Faults[len(cfg.Faults)-1].Text)
 	require.Len(t, cfg.Outputs, 2)
-	assert.Equal(t, []string{`configuration specified the field "decimal", but it was not used`}, failures(cfg.Outputs[0].Faults))
 	assert.Len(t, cfg.Outputs[0].Names.Devices, 2)
-	assert.Contains(t, cfg.Outputs[0].Faults[1].Text, "flush_interval: 40s is not shorter than grace, 30s")
+	assert.Equal(t, &hostconfig.Buffer{Flush: 40 * time.Second, Limit: 10000, Batch: 1000}, cfg.Outputs[0].Buffer)
 	assert.Empty(t, failures(cfg.Outputs[1].Faults))
 	assert.Equal(t, hostconfig.Unchecked, cfg.Outputs[1].Faults[0].Severity)
 	entries, err := os.ReadDir(dir)
@@ -192,8 +189,8 @@ func TestTelegrafFiles(t *testing.T) {
 	assert.Equal(t, hostconfig.Telegraf, cfg.Host)
 	for i, o := range cfg.Outputs {
 		assert.Contains(t, o.Where, []string{"a.conf:1", "b.conf:1"}[i])
-		require.Len(t, o.Faults, 1) // the agent's, which is in another file
-		assert.Contains(t, o.Faults[0].Text, "flush_interval: 40s is not shorter than grace, 30s")
+		assert.Empty(t, o.Faults)
+		assert.Equal(t, 40*time.Second, o.Buffer.Flush) // the agent's, which is in another file
 	}
 	for host, want := range map[hostconfig.Host]hostconfig.Host{"": hostconfig.External, hostconfig.Telegraf: hostconfig.Telegraf} {
 		cfg, err := hostconfig.Load([]string{filepath.Join(dir, "telegraf.d/a.conf")}, hostconfig.Options{Environment: environment, Host: host})

@@ -1,6 +1,8 @@
 package hostconfig
 
 import (
+	"strings"
+
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/aggregators"
 	"github.com/influxdata/telegraf/plugins/inputs"
@@ -11,11 +13,12 @@ import (
 
 // register puts a stub into Telegraf's list where the plugin is not compiled in. Telegraf reads what it keeps for every
 // plugin, such as namepass and flush_interval; which keys the plugin has is not known.
-func register(kind, name string) {
+func register(plugin string) {
+	kind, name, _ := strings.Cut(plugin, ".")
 	switch {
 	case (kind == "inputs" || kind == "plugins") && inputs.Inputs[name] == nil:
 		inputs.Add(name, func() telegraf.Input { return &stub{} })
-	case kind == "outputs" && name == "execd":
+	case plugin == "outputs.execd":
 		outputs.Add(name, func() telegraf.Output { return &execdStub{} })
 	case kind == "outputs" && outputs.Outputs[name] == nil:
 		outputs.Add(name, func() telegraf.Output { return &stub{} })
@@ -28,10 +31,15 @@ func register(kind, name string) {
 	}
 }
 
-// stub is an input, an output, an aggregator and a secret store that do nothing.
-type stub struct{}
+// anyKeys takes any key.
+type anyKeys struct{}
 
-func (*stub) SampleConfig() string                             { return "" }
+func (anyKeys) SampleConfig() string                { return "" }
+func (anyKeys) UnmarshalTOML(func(any) error) error { return nil }
+
+// stub is an input, an output, an aggregator and a secret store that do nothing.
+type stub struct{ anyKeys }
+
 func (*stub) Gather(telegraf.Accumulator) error                { return nil }
 func (*stub) Connect() error                                   { return nil }
 func (*stub) Close() error                                     { return nil }
@@ -45,17 +53,33 @@ func (*stub) Set(string, string) error                         { return nil }
 func (*stub) List() ([]string, error)                          { return nil, nil }
 func (*stub) GetResolver(string) (telegraf.ResolveFunc, error) { return nil, nil }
 
-type processorStub struct{}
+type processorStub struct{ anyKeys }
 
-func (*processorStub) SampleConfig() string                            { return "" }
 func (*processorStub) Start(telegraf.Accumulator) error                { return nil }
 func (*processorStub) Add(telegraf.Metric, telegraf.Accumulator) error { return nil }
 func (*processorStub) Stop()                                           {}
 
-// execdStub has those keys of outputs.execd that matter to an ocems-telegraf behind it.
+// execdStub keeps those keys of outputs.execd that matter to an ocems-telegraf behind it.
 type execdStub struct {
 	stub
-	Command        []string `toml:"command"`
-	DataFormat     string   `toml:"data_format"`
-	UseBatchFormat bool     `toml:"use_batch_format"`
+	Command        []string
+	DataFormat     string
+	UseBatchFormat bool
+	RestartDelay   any
+}
+
+func (x *execdStub) UnmarshalTOML(read func(any) error) error {
+	keys := map[string]any{}
+	if err := read(&keys); err != nil {
+		return err
+	}
+	command, _ := keys["command"].([]any)
+	for _, word := range command {
+		text, _ := word.(string)
+		x.Command = append(x.Command, text)
+	}
+	x.DataFormat, _ = keys["data_format"].(string)
+	x.UseBatchFormat, _ = keys["use_batch_format"].(bool)
+	x.RestartDelay = keys["restart_delay"]
+	return nil
 }

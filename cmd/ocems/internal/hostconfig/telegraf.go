@@ -3,7 +3,6 @@ package hostconfig
 import (
 	"bytes"
 	"cmp"
-	"errors"
 	"fmt"
 	"io"
 	"log"
@@ -13,7 +12,6 @@ import (
 	"reflect"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -21,550 +19,295 @@ import (
 	"github.com/influxdata/telegraf/config"
 	"github.com/influxdata/telegraf/logger"
 	"github.com/influxdata/telegraf/models"
-	"github.com/influxdata/telegraf/plugins/outputs"
 	"github.com/influxdata/toml"
 	"github.com/influxdata/toml/ast"
 
-	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/plugins/outputs/ocems"
 )
 
 // telegrafReader is one reading of Telegraf's files.
 type telegrafReader struct {
 	*reader
-	agent     config.AgentConfig
+	agent     *config.AgentConfig
 	stores    map[string]telegraf.SecretStore
-	outputs   []*telegrafPlugin
+	outputs   []telegrafOutput
+	found     bool // an output for the board, or a file that cannot be read and may have one
 	unchecked map[string]bool
-	dropping  string // an aggregator that keeps readings from the outputs
 }
 
-// telegrafPlugin is an [[outputs.ocems]] as Telegraf has read it.
-type telegrafPlugin struct {
-	output  *Output
-	plugin  *ocems.OCEMS
-	running *models.RunningOutput // nil where Telegraf refuses the block
+// telegrafOutput is an [[outputs.ocems]] as Telegraf has read it.
+type telegrafOutput struct {
+	*Output
+	running *models.RunningOutput
 }
 
 // telegraf reads Telegraf's files, and those that outputs.execd gives to ocems-telegraf.
-func (r *reader) telegraf(sources []source) {
+func (r *reader) telegraf() {
 	defer log.SetOutput(log.Writer())
 	log.SetOutput(io.Discard) // in which Telegraf says what it deprecates
 	logger.RedirectLogging(io.Discard)
-	t := &telegrafReader{reader: r, agent: *config.NewConfig().Agent, stores: map[string]telegraf.SecretStore{}, unchecked: map[string]bool{}}
-	var roots []*ast.Table
-	only := len(sources) == 1 && r.opt.Host == ""
-	for _, s := range sources {
-		root, err := toml.Parse(bytes.TrimPrefix(s.data, []byte("\uFEFF")))
-		if err != nil {
-			r.fault(Failed, "edit "+s.name, "%s: %s%s", s.name, tomlError(err), withoutEnd(s.data, err))
-		}
-		roots = append(roots, root)
-		only = only && root != nil && isOwn(root)
+	t := &telegrafReader{reader: r, agent: config.NewConfig().Agent, stores: map[string]telegraf.SecretStore{}, unchecked: map[string]bool{}}
+	for _, s := range r.sources {
+		t.file(s)
 	}
-	if only && !strings.Contains(string(sources[0].data), "@{") {
-		r.cfg.Host = External
-	} else if r.cfg.Host == "" {
-		r.cfg.Host = Telegraf
+	for _, o := range t.outputs {
+		t.finish(o)
 	}
-	found := slices.Contains(roots, nil) // what cannot be read may be what is missing
-	for i, root := range roots {
-		if root == nil {
-			continue
-		}
-		if r.cfg.Host == External {
-			t.external(sources[i], root)
-		} else {
-			found = t.file(sources[i], root) || found
-		}
-	}
-	for _, p := range t.outputs {
-		t.finish(p)
-	}
-	if r.cfg.Host == External {
-		return
-	}
-	if !found {
-		r.fault(Failed, "give the file, or all the files, that Telegraf is started with", "there is no [[outputs.ocems]] and no [[outputs.execd]] that starts ocems-telegraf")
-	} else if t.dropping != "" {
-		r.fault(Warning, "give it a namepass that leaves out what the board is to have",
-			"%s has drop_original: what it takes is lost before the output sees it", t.dropping)
+	if !t.found {
+		r.cfg.Faults.fault(Failed, "give the file, or all the files, that Telegraf is started with", "there is no [[outputs.ocems]] and no [[outputs.execd]] that starts ocems-telegraf")
 	}
 	for key, v := range map[string]config.Duration{"interval": t.agent.Interval, "flush_interval": t.agent.FlushInterval} {
 		if v <= 0 { // which Telegraf's command refuses, not its loader
-			r.fault(Failed, "edit [agent]", "agent %s must be positive; found %v", key, time.Duration(v))
+			r.cfg.Faults.fault(Failed, "edit [agent]", "agent %s must be positive; found %v", key, time.Duration(v))
 		}
 	}
 	if len(t.unchecked) > 0 {
-		r.fault(Unchecked, "", "not checked: %s", strings.Join(slices.Sorted(maps.Keys(t.unchecked)), ", "))
+		r.cfg.Faults.fault(Unchecked, "", "not checked: %s", strings.Join(slices.Sorted(maps.Keys(t.unchecked)), ", "))
 	}
 }
 
-// file has Telegraf read a file, a block at a time, so that it names the mistakes of each. It reports whether there is
-// an output for the board.
-func (t *telegrafReader) file(s source, root *ast.Table) (found bool) {
-	t.variables(root)
-	for _, b := range blocksOf(root, s.data) {
-		if b.kind == "outputs" && b.name == "ocems" {
-			t.ownBlock(s, b, Telegraf)
-			found = true
-			continue
-		}
-		c, err := t.load(s, b)
-		if err != nil && len(c.UnusedFields) == 0 || err != nil && b.kind == "agent" {
-			for _, line := range b.errorLines(err, c) {
-				t.fault(Failed, "edit "+b.lineIn(s.name, line), "%s: %s", s.name, line)
-			}
-		}
-		switch {
-		case b.kind == "agent":
-			t.agent = *c.Agent
-		case b.name != "":
-			t.unchecked[b.kind+"."+b.name] = true
-		}
-		maps.Copy(t.stores, c.SecretStores)
-		for _, a := range c.Aggregators {
-			if a.Config.DropOriginal {
-				t.dropping = fmt.Sprintf("%s:%d: aggregators.%s", s.name, b.line, b.name)
-			}
-		}
-		for _, o := range c.Outputs {
-			if x, ok := o.Output.(*execdStub); ok && x.isOurs() {
-				delete(t.unchecked, "outputs.execd")
-				t.execd(fmt.Sprintf("%s:%d", s.name, b.line), x, b.table)
-				found = true
-			}
+// diskBuffer is what would have Telegraf's loader write files, and a variable that may be that.
+var diskBuffer = regexp.MustCompile(`(?m)^\s*buffer_strategy\s*=.*(disk|\$).*$`)
+
+// file has Telegraf read a file. What is not compiled in is read by stubs, which take any key.
+func (t *telegrafReader) file(s source) {
+	s.data = diskBuffer.ReplaceAll(bytes.TrimPrefix(s.data, []byte("\uFEFF")), nil)
+	root, err := toml.Parse(s.data)
+	if err != nil {
+		t.cfg.Faults.fault(Failed, "edit "+s.row(err.Error()), "%s: %v", s.name, err)
+		t.cfg.Host, t.found = cmp.Or(t.cfg.Host, Telegraf), true
+		return
+	}
+	t.variables(s)
+	if t.cfg.Host == "" && len(t.sources) == 1 && isOwn(root) {
+		t.cfg.Host = External
+	}
+	t.cfg.Host = cmp.Or(t.cfg.Host, Telegraf)
+	host := t.cfg.Host
+	if slices.Contains(t.cfg.Files[len(t.sources):], s.name) {
+		host = External
+	}
+	plugins := pluginsOf(root)
+	for _, plugin := range plugins {
+		if register(plugin); plugin != "outputs.ocems" && plugin != "outputs.execd" {
+			t.unchecked[plugin] = true
 		}
 	}
-	return found
-}
-
-// load has Telegraf read one block. What the block names must be registered: a stub takes the place of other plugins.
-func (t *telegrafReader) load(s source, b *telegrafBlock) (*config.Config, error) {
-	register(b.kind, b.name)
-	c := config.NewConfig()
-	*c.Agent = t.agent
-	c.Agent.Quiet = true
-	if strings.HasPrefix(c.Agent.BufferStrategy, "disk") {
-		c.Agent.BufferStrategy = "memory" // nothing is written here
+	if host == External && (len(root.Fields) != 1 || !slices.Equal(plugins, []string{"outputs.ocems"})) {
+		t.cfg.Faults.fault(Failed, "edit "+s.name, "%s: only [[outputs.ocems]] belongs into a file of ocems-telegraf", s.name)
 	}
-	maps.Copy(c.SecretStores, t.stores)
-	return c, c.LoadConfigData(b.text, s.name)
+	c := t.load(s, root)
+	if c == nil {
+		t.found = true
+		return
+	}
+	for _, a := range c.Aggregators {
+		if a.Config.DropOriginal {
+			t.cfg.Faults.fault(Warning, "give it a namepass that leaves out what the board is to have",
+				"%s: aggregators.%s has drop_original: what it takes is lost before the output sees it", s.name, a.Config.Name)
+		}
+	}
+	slices.SortStableFunc(c.Outputs, func(a, b *models.RunningOutput) int { return strings.Compare(b.Config.Name, a.Config.Name) })
+	own, execd := tablesOf(root, "outputs", "ocems"), tablesOf(root, "outputs", "execd")
+	for _, o := range c.Outputs {
+		switch x := o.Output.(type) {
+		case *ocems.OCEMS:
+			t.output(fmt.Sprintf("%s:%d", s.name, own[0].Line), host, o, own[0])
+			own = own[1:]
+		case *execdStub:
+			t.execd(fmt.Sprintf("%s:%d", s.name, execd[0].Line), x)
+			execd = execd[1:]
+		}
+	}
 }
 
-// ownBlock reads one [[outputs.ocems]].
-func (t *telegrafReader) ownBlock(s source, b *telegrafBlock, host Host) {
-	o := &Output{Name: "outputs.ocems", Where: fmt.Sprintf("%s:%d", s.name, b.line), Host: host}
-	if alias, ok := textOf(b.table, "alias"); ok && alias != "" {
+// load has Telegraf's loader read a file, again without the rows of unknown keys, so that it says the next mistake too.
+func (t *telegrafReader) load(s source, root *ast.Table) *config.Config {
+	for {
+		c := config.NewConfig()
+		c.Agent, c.SecretStores = t.agent, t.stores
+		c.Agent.Quiet = true
+		err := c.LoadConfigData(s.data, s.name)
+		if err == nil {
+			return c
+		}
+		if len(c.UnusedFields) == 0 {
+			text := strings.ReplaceAll(err.Error(), "\n", " ")
+			if strings.Contains(text, "error parsing data: processing ") { // of a variable; what stands around it shows values
+				text = innermost(err).Error()
+			}
+			t.cfg.Faults.fault(Failed, doFor(text, s.row(text)), "%s: %s", s.name, text)
+			return nil
+		}
+		rows := bytes.Split(s.data, []byte("\n"))
+		for key := range c.UnusedFields {
+			line, among := 0, reflect.TypeFor[ocems.OCEMS]()
+			seen := func(at int, options reflect.Type) { line, among = at, options }
+			for _, table := range tablesOf(root, "agent") {
+				find(table, reflect.TypeFor[config.AgentConfig](), key, seen)
+			}
+			for _, table := range tablesOf(root, "outputs", "ocems") {
+				find(table, among, key, seen)
+			}
+			text := fmt.Sprintf("line %d: configuration specified the field %q, but it was not used%s", line, shownKey(key), nearest(key, among, "toml"))
+			t.cfg.Faults.fault(Failed, "edit "+s.row(text), "%s: %s", s.name, text)
+			if line > 0 {
+				rows[line-1] = nil
+			}
+		}
+		before := s.data
+		s.data = bytes.Join(rows, []byte("\n"))
+		if _, err := toml.Parse(s.data); err != nil || bytes.Equal(before, s.data) {
+			return nil
+		}
+	}
+}
+
+// output begins the report on one [[outputs.ocems]].
+func (t *telegrafReader) output(where string, host Host, running *models.RunningOutput, table *ast.Table) {
+	t.found = true
+	o := &Output{Name: "outputs.ocems", Where: where, Host: host}
+	if alias := running.Config.Alias; alias != "" {
 		o.Name += "::" + alias
 	}
 	t.cfg.Outputs = append(t.cfg.Outputs, o)
-	p := &telegrafPlugin{output: o}
-	original := outputs.Outputs["ocems"]
-	outputs.Outputs["ocems"] = func() telegraf.Output { // kept where Telegraf refuses it, for what else is wrong with it
-		x := original()
-		p.plugin = x.(*ocems.OCEMS)
-		return x
-	}
-	c, err := t.load(s, b)
-	outputs.Outputs["ocems"] = original
-	if len(c.Outputs) > 0 {
-		p.running = c.Outputs[0]
-	}
-	if err != nil {
-		for _, line := range b.errorLines(err, c) {
-			key := unusedKey.FindStringSubmatch(line)
-			if key == nil {
-				o.refused(line, b.lineIn(s.name, line))
-				continue
-			}
-			eachKey(b.table, reflect.TypeFor[ocems.OCEMS](), func(line int, k string, options reflect.Type) {
-				if k == key[1] && keysOf(options, "toml")[k] == nil {
-					o.fault(Failed, fmt.Sprintf("edit %s:%d; nearest: %s", s.name, line, nearest(k, options, "toml")), "configuration specified the field %q, but it was not used", shownKey(k))
-				}
-			})
+	t.outputs = append(t.outputs, telegrafOutput{o, running})
+	for _, key := range hostOptions {
+		if host == External && table.Fields[key] != nil {
+			o.Faults.fault(Failed, "edit "+o.Where, "%q is Telegraf's own: set it in the [[outputs.execd]] block", key)
 		}
 	}
-	b.ignored(o, s.name, p.running)
-	if p.running == nil && !p.refusedTLS(err) {
-		o.Unread = true
-		return
-	}
-	t.outputs = append(t.outputs, p)
 }
 
-// refusedTLS reports that the files of TLS are what Telegraf refuses: all keys were read then.
-func (p *telegrafPlugin) refusedTLS(err error) bool {
-	if p.plugin == nil {
-		return false
+// finish puts in what is in secret stores, and has the plugin check its keys.
+func (t *telegrafReader) finish(o telegrafOutput) {
+	plugin := o.running.Output.(*ocems.OCEMS)
+	stored := o.link(t.stores, "public_key", &plugin.PublicKey, standInKey())
+	for i, d := range plugin.Devices {
+		stored += o.link(t.stores, fmt.Sprintf("device[%d].token_id", i), &d.TokenID, standInToken)
+		stored += o.link(t.stores, fmt.Sprintf("device[%d].public_key", i), &d.PublicKey, standInKey())
 	}
-	_, wrong := p.plugin.TLSConfig()
-	return wrong != nil && strings.HasSuffix(err.Error(), wrong.Error())
+	if stored > 0 {
+		o.Faults.fault(Unchecked, "", "%d of the tokens and keys are in a secret store, which only Telegraf opens: not read", stored)
+	}
+	if err := o.running.Init(); err != nil {
+		o.refused(strings.Split(err.Error(), "\n"), func(string) string { return o.Where })
+	}
+	o.takePlugin(plugin)
+	if o.Host == Telegraf {
+		o.Buffer = &Buffer{Flush: time.Duration(cmp.Or(o.running.Config.FlushInterval, time.Duration(t.agent.FlushInterval))),
+			Limit: o.running.MetricBufferLimit, Batch: o.running.MetricBatchSize}
+	}
 }
 
-// finish opens the secrets, and has the plugin check its keys.
-func (t *telegrafReader) finish(p *telegrafPlugin) {
-	o := p.output
-	stored := 0
-	eachSecret("", reflect.ValueOf(p.plugin), func(key string, secret *config.Secret) {
-		resolvers := map[string]telegraf.ResolveFunc{}
-		for _, ref := range secret.GetUnlinked() {
-			store, _, _ := strings.Cut(strings.TrimPrefix(ref, "@{"), ":")
-			if t.stores[store] == nil && o.Host == Telegraf {
-				o.failed("%s: unknown secret-store for %q", key, ref)
-			}
-			standIn := standInToken
-			if strings.HasSuffix(key, "public_key") {
-				standIn = standInKey()
-			}
-			resolvers[ref] = func() ([]byte, bool, error) { return []byte(standIn), false, nil }
+// link puts a stand-in in the place of what only Telegraf can open, and returns how many secrets that are.
+func (o *telegrafOutput) link(stores map[string]telegraf.SecretStore, key string, secret *config.Secret, standIn string) (stored int) {
+	resolvers := map[string]telegraf.ResolveFunc{}
+	for _, ref := range secret.GetUnlinked() {
+		store, _, _ := strings.Cut(strings.TrimPrefix(ref, "@{"), ":")
+		switch {
+		case o.Host == External:
+			o.Faults.fault(Failed, "use ${VARIABLE} or a key that ends with _file", "%s: %q: secret stores are Telegraf's and not available to an external plugin", key, ref)
+		case stores[store] == nil:
+			o.Faults.fault(Failed, "edit "+o.Where, "%s: unknown secret-store for %q", key, ref)
+		default:
 			stored++
 		}
-		if len(resolvers) > 0 {
-			if err := secret.Link(resolvers); err != nil {
-				o.failed("%s: %v", key, err)
-			}
-		}
-	})
-	if stored > 0 && o.Host == Telegraf {
-		o.fault(Unchecked, "", "%d of the tokens and keys are in a secret store, which only Telegraf opens: not read", stored)
+		resolvers[ref] = func() ([]byte, bool, error) { return []byte(standIn), false, nil }
 	}
-	if p.running != nil {
-		if err := p.running.Init(); err != nil {
-			o.refused(err.Error(), o.Where)
-			if strings.HasPrefix(err.Error(), "invalid 'startup_error_behavior'") {
-				p.running = nil // which it checks first, and stops
-			}
+	if len(resolvers) > 0 {
+		if err := secret.Link(resolvers); err != nil {
+			o.Faults.fault(Failed, "edit "+o.Where, "%s: %v", key, err)
 		}
 	}
-	if p.running == nil {
-		if err := p.plugin.Init(); err != nil {
-			o.refused(err.Error(), o.Where)
-		}
-	}
-	keys := o.takePlugin(p.plugin)
-	if o.Outbox == nil {
-		o.fault(Warning, "set state_directory", "state_directory: not set: open slots and what waits to be sent are in memory, and a restart loses them")
-	}
-	o.checkShort("timeout")
-	if o.Host == Telegraf && p.running != nil {
-		o.checkFlush(keys, time.Duration(t.agent.FlushInterval), p.running)
-	}
+	return stored
 }
 
-// checkFlush compares Telegraf's buffering with what the plugin's README asks for.
-func (o *Output) checkFlush(keys telegrafOutput, flush time.Duration, running *models.RunningOutput) {
-	grace := keys.grace
-	if grace == 0 {
-		grace = 30 * time.Second
-	}
-	if running.Config.FlushInterval > 0 {
-		flush = running.Config.FlushInterval
-	}
-	if keys.align && flush >= grace {
-		o.fault(Warning, fmt.Sprintf("set flush_interval to 10s, or grace to more than %s", flush),
-			"flush_interval: %s is not shorter than grace, %s: readings come after their slot has closed, and are late", flush, grace)
-	}
-	if limit, batch := running.MetricBufferLimit, running.MetricBatchSize; limit < 10*batch {
-		o.fault(Warning, fmt.Sprintf("set metric_buffer_limit to %d or more: metrics a second times the seconds that a repair of the disk may take", 10*batch),
-			"metric_buffer_limit: %d holds less than ten batches of %d (metric_batch_size): while the state_directory cannot be written, Telegraf drops the oldest readings", limit, batch)
-	}
-}
-
-// What Telegraf keeps for every output, and reads only where it has the right type.
-var (
-	wholeNumbers = []string{"metric_batch_size", "metric_buffer_limit"}
-	durations    = []string{"flush_interval", "flush_jitter"}
-	texts        = []string{"alias", "log_level", "startup_error_behavior", "name_override", "name_prefix", "name_suffix",
-		"namepass_separator", "namedrop_separator", "metricpass"}
-)
-
-// hostOptions are those that ocems-telegraf refuses.
-var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator", "namedrop",
-	"namedrop_separator", "fieldpass", "fielddrop", "fieldinclude", "fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude",
-	"metricpass", "metric_batch_size", "metric_buffer_limit", "flush_interval", "flush_jitter", "startup_error_behavior"}
-
-// ignored finds what Telegraf passes over without a word, or with one in its log only.
-func (b *telegrafBlock) ignored(o *Output, file string, running *models.RunningOutput) {
-	check := func(keys []string, want string, right func(ast.Value) bool) {
-		for _, key := range keys {
-			if kv, ok := b.table.Fields[key].(*ast.KeyValue); ok && !right(kv.Value) {
-				o.fault(Failed, fmt.Sprintf("edit %s:%d", file, kv.Line), "%s: it is not %s, and Telegraf takes its default", key, want)
-			}
-		}
-	}
-	check(wholeNumbers, "a whole number", func(v ast.Value) bool { _, ok := v.(*ast.Integer); return ok })
-	check(append(durations, texts...), "text in quotes", func(v ast.Value) bool { _, ok := v.(*ast.String); return ok })
-	if running == nil {
-		return
-	}
-	if level := running.Config.LogLevel; level != "" && telegraf.LogLevelFromString(level) == telegraf.None {
-		o.failed("log_level: %q is unknown, and Telegraf takes its default; nearest: %s", level, strings.Join(spec.Nearest(level, []string{"error", "warn", "info", "debug", "trace"}), ", "))
-	}
-}
-
-// telegrafBlock is a plugin's table, or another that a file has at its top.
-type telegrafBlock struct {
-	kind, name string
-	line       int
-	table      *ast.Table // nil for a key that is in no table
-	text       []byte     // the file with nothing but this block, each line where it was
-}
-
-// blocksOf are those of a file, in the order in which they stand there, but the agent's first, as Telegraf reads them.
-func blocksOf(root *ast.Table, data []byte) (blocks []*telegrafBlock) {
-	starts := map[int]*telegrafBlock{}
-	add := func(kind, name string, line int, t *ast.Table) {
-		b := &telegrafBlock{kind: kind, name: name, line: line, table: t}
-		blocks = append(blocks, b)
-		starts[line] = b
-		eachTable(t, func(sub *ast.Table) { starts[sub.Line] = b })
-	}
-	plugins := func(kind, name string, v any) {
-		switch v := v.(type) {
-		case *ast.KeyValue:
-			add(kind, "", v.Line, nil)
+// tablesOf are the tables that a path of names leads to.
+func tablesOf(t *ast.Table, path ...string) []*ast.Table {
+	for i, name := range path {
+		switch v := t.Fields[name].(type) {
 		case *ast.Table:
-			add(kind, name, v.Line, v)
+			t = v
 		case []*ast.Table:
-			for _, t := range v {
-				add(kind, name, t.Line, t)
-			}
+			return v
+		default:
+			return nil
+		}
+		if i == len(path)-1 {
+			return []*ast.Table{t}
 		}
 	}
-	for kind, v := range root.Fields {
-		if group, ok := v.(*ast.Table); ok && slices.Contains([]string{"inputs", "plugins", "outputs", "processors", "aggregators", "secretstores"}, kind) {
-			for name, x := range group.Fields {
-				plugins(kind, name, x)
-			}
-		} else {
-			plugins(kind, "", v)
-		}
-	}
-	lines := bytes.Split(bytes.TrimPrefix(data, []byte("\uFEFF")), []byte("\n"))
-	var of *telegrafBlock
-	for i, line := range lines {
-		if b := starts[i+1]; b != nil {
-			of = b
-		}
-		for _, b := range blocks {
-			if b == of {
-				b.text = append(b.text, line...)
-			}
-			b.text = append(b.text, '\n')
-		}
-	}
-	slices.SortFunc(blocks, func(a, b *telegrafBlock) int {
-		first := func(b *telegrafBlock) int {
-			if b.kind == "agent" {
-				return 0
-			}
-			return 1
-		}
-		return cmp.Or(first(a)-first(b), a.line-b.line)
-	})
-	return blocks
+	return nil
 }
 
-// eachTable visits the tables inside of one.
-func eachTable(t *ast.Table, visit func(*ast.Table)) {
-	if t == nil {
+// pluginsOf are the plugins that a file names, such as inputs.modbus.
+func pluginsOf(root *ast.Table) (plugins []string) {
+	for _, kind := range []string{"inputs", "plugins", "outputs", "processors", "aggregators", "secretstores"} {
+		for _, group := range tablesOf(root, kind) {
+			for name := range group.Fields {
+				plugins = append(plugins, kind+"."+name)
+			}
+		}
+	}
+	return plugins
+}
+
+// find visits a key in a table and in those in it, where the options do not have it.
+func find(t *ast.Table, options reflect.Type, key string, visit func(line int, among reflect.Type)) {
+	if options = element(options); options.Kind() != reflect.Struct {
 		return
 	}
-	for _, v := range t.Fields {
-		tables, _ := v.([]*ast.Table)
-		if sub, ok := v.(*ast.Table); ok {
-			tables = []*ast.Table{sub}
-		}
-		for _, sub := range tables {
-			visit(sub)
-			eachTable(sub, visit)
-		}
-	}
-}
-
-var (
-	unusedKey = regexp.MustCompile(`^unused (.*)$`)
-	wrapped   = regexp.MustCompile(`^error parsing (data: |\w+( array)?, )`)
-	position  = regexp.MustCompile(`(line \d+):\{\d+ \d+\}`)
-)
-
-// errorLines is what Telegraf says of the block, an unknown key each by itself.
-func (b *telegrafBlock) errorLines(err error, c *config.Config) (lines []string) {
-	if len(c.UnusedFields) > 0 {
-		for _, key := range slices.Sorted(maps.Keys(c.UnusedFields)) {
-			line := "unused " + key
-			if b.kind == "agent" {
-				line = fmt.Sprintf("agent: configuration specified the field %q, but it was not used; nearest: %s", shownKey(key), nearest(key, b.options(), "toml"))
-			}
-			lines = append(lines, line)
-		}
-		return lines
-	}
-	inner := innermost(err)
-	if strings.Contains(err.Error(), "error parsing data: processing ") { // of a variable; what stands around it shows values
-		return []string{inner.Error()}
-	}
-	text := strings.ReplaceAll(tomlError(err), "\n", " ")
-	text = position.ReplaceAllString(wrapped.ReplaceAllString(text, ""), "$1")
-	if b.name != "" && b.name != "ocems" {
-		text = b.kind + "." + b.name + ": " + text
-	}
-	if strings.HasPrefix(text, "ERROR: <input>") { // of CEL, which does not know what it compiles
-		text = "metricpass: " + text
-	}
-	if m := atLine.FindStringSubmatch(text); m != nil && b.table != nil {
-		eachKey(b.table, b.options(), func(line int, key string, _ reflect.Type) {
-			if strconv.Itoa(line) == m[1] && !strings.Contains(text, key) {
-				text = key + ": " + text
-			}
-		})
-	}
-	if strings.Contains(text, "error parsing duration") && b.table != nil {
-		for _, key := range durations {
-			if v, ok := textOf(b.table, key); ok {
-				if _, wrong := time.ParseDuration(v); wrong != nil {
-					text = key + ": " + text
-				}
-			}
-		}
-	}
-	return []string{text}
-}
-
-// options are the keys of what is looked into.
-func (b *telegrafBlock) options() reflect.Type {
-	if b.kind == "agent" {
-		return reflect.TypeFor[config.AgentConfig]()
-	}
-	return reflect.TypeFor[ocems.OCEMS]()
-}
-
-// lineIn is the place in a file that a text of Telegraf names, or where the block begins.
-func (b *telegrafBlock) lineIn(file, text string) string {
-	if m := atLine.FindStringSubmatch(text); m != nil {
-		return file + ":" + m[1]
-	}
-	return fmt.Sprintf("%s:%d", file, b.line)
-}
-
-// eachKey visits the keys of a table and of those in it that the options know, with the options that they are among.
-func eachKey(t *ast.Table, options reflect.Type, visit func(line int, key string, options reflect.Type)) {
-	for options.Kind() == reflect.Pointer || options.Kind() == reflect.Slice {
-		options = options.Elem()
-	}
-	if options.Kind() != reflect.Struct {
-		return
-	}
-	fields := keysOf(options, "toml")
-	for _, key := range slices.Sorted(maps.Keys(t.Fields)) {
-		v := t.Fields[key]
-		tables, _ := v.([]*ast.Table)
-		line := 0
-		switch v := v.(type) {
-		case *ast.KeyValue:
-			line = v.Line
-		case *ast.Table:
-			line, tables = v.Line, []*ast.Table{v}
-		case []*ast.Table:
-			line = v[0].Line
-		}
-		visit(line, key, options)
-		for _, sub := range tables {
-			if fields[key] != nil {
-				eachKey(sub, fields[key], visit)
+	known := keysOf(options, "toml")
+	for name, v := range t.Fields {
+		kv, _ := v.(*ast.KeyValue)
+		tables := tablesOf(t, name)
+		switch {
+		case name == key && known[key] == nil && kv != nil:
+			visit(kv.Line, options)
+		case name == key && known[key] == nil && tables != nil:
+			visit(tables[0].Line, options)
+		case known[name] != nil:
+			for _, sub := range tables {
+				find(sub, known[name], key, visit)
 			}
 		}
 	}
 }
-
-// textOf is the value of a key that is a text.
-func textOf(t *ast.Table, key string) (string, bool) {
-	if kv, ok := t.Fields[key].(*ast.KeyValue); ok {
-		if s, ok := kv.Value.(*ast.String); ok {
-			return s.Value, true
-		}
-	}
-	return "", false
-}
-
-var goTypes = regexp.MustCompile(` ?into (Go )?(type )?\S+\.\S+$|\(\S*\) `)
-
-// tomlError is the decoder's text without the names of types in here.
-func tomlError(err error) string { return goTypes.ReplaceAllString(err.Error(), "") }
 
 var (
 	atLine   = regexp.MustCompile(`line (\d+)`)
-	keyOfRow = regexp.MustCompile(`^\s*([A-Za-z_]+)\s*=`)
+	comment  = regexp.MustCompile(`(?m)^\s*#.*$`)
+	variable = regexp.MustCompile(`\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)`)
 )
 
-// withoutEnd names the key whose text has no end, at or before the line of a fault in the syntax.
-func withoutEnd(data []byte, err error) string {
-	m := atLine.FindStringSubmatch(err.Error())
-	if m == nil {
-		return ""
+// row is the line that a text of Telegraf names.
+func (s source) row(text string) string {
+	if m := atLine.FindStringSubmatch(text); m != nil {
+		return s.name + ":" + m[1]
 	}
-	line, _ := strconv.Atoi(m[1])
-	rows := strings.Split(string(data), "\n")
-	for n := max(line-1, 1); n <= min(line, len(rows)); n++ {
-		if key := keyOfRow.FindStringSubmatch(rows[n-1]); key != nil && strings.Count(rows[n-1], `"`)%2 == 1 {
-			return fmt.Sprintf("; the text of %s in line %d has no end", shownKey(key[1]), n)
-		}
-	}
-	return ""
+	return s.name
 }
-
-var setVariable = regexp.MustCompile(`\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)`)
 
 // variables notes those that are named, have no default and are not set.
-func (t *telegrafReader) variables(root any) {
-	_ = eachString(root, func(s *ast.String) error {
-		for _, m := range setVariable.FindAllStringSubmatch(s.Value, -1) {
-			if name := m[1] + m[2]; name != "" {
-				if _, ok := os.LookupEnv(name); !ok {
-					t.cfg.Unset = append(t.cfg.Unset, name)
-				}
-			}
+func (t *telegrafReader) variables(s source) {
+	for _, m := range variable.FindAllSubmatch(comment.ReplaceAll(s.data, nil), -1) {
+		name := string(m[1]) + string(m[2])
+		if _, set := os.LookupEnv(name); name != "" && !set {
+			t.cfg.Unset = append(t.cfg.Unset, name)
 		}
-		return nil
-	})
-}
-
-// eachString visits the strings among the values, and says at which line and key it failed.
-func eachString(v any, visit func(*ast.String) error) error {
-	var errs []error
-	switch v := v.(type) {
-	case *ast.Table:
-		for _, key := range slices.Sorted(maps.Keys(v.Fields)) {
-			errs = append(errs, eachString(v.Fields[key], visit))
-		}
-	case []*ast.Table:
-		for _, t := range v {
-			errs = append(errs, eachString(t, visit))
-		}
-	case *ast.KeyValue:
-		if err := eachString(v.Value, visit); err != nil {
-			errs = append(errs, fmt.Errorf("line %d: %s: %w", v.Line, v.Key, err))
-		}
-	case *ast.Array:
-		for _, x := range v.Value {
-			errs = append(errs, eachString(x, visit))
-		}
-	case *ast.String:
-		return visit(v)
 	}
-	return errors.Join(errs...)
-}
-
-// isOurs reports that an [[outputs.execd]] starts ocems-telegraf.
-func (x *execdStub) isOurs() bool {
-	return slices.ContainsFunc(x.Command, func(s string) bool { return strings.HasPrefix(filepath.Base(s), "ocems-telegraf") })
 }
 
 // execd follows an [[outputs.execd]] to the file of ocems-telegraf.
-func (t *telegrafReader) execd(where string, x *execdStub, table *ast.Table) {
+func (t *telegrafReader) execd(where string, x *execdStub) {
+	if !slices.ContainsFunc(x.Command, func(s string) bool { return strings.HasPrefix(filepath.Base(s), "ocems-telegraf") }) {
+		t.unchecked["outputs.execd"] = true
+		return
+	}
+	t.found = true
 	fault := func(s Severity, do, format string, args ...any) {
-		t.fault(s, do, where+": outputs.execd: "+format, args...)
+		t.cfg.Faults.fault(s, do, where+": outputs.execd: "+format, args...)
 	}
 	if x.DataFormat != "influx" {
 		fault(Failed, `set data_format = "influx"`, "data_format: %q is not what ocems-telegraf reads", x.DataFormat)
@@ -572,37 +315,39 @@ func (t *telegrafReader) execd(where string, x *execdStub, table *ast.Table) {
 	if !x.UseBatchFormat {
 		fault(Warning, "set use_batch_format = true", "use_batch_format is not set: a batch with a metric of nothing but NaN is written again and again, and its readings count each time")
 	}
-	if _, ok := table.Fields["restart_delay"]; !ok {
+	if x.RestartDelay == nil {
 		fault(Warning, `set restart_delay = "10s"`, "restart_delay is not set: a program that cannot start is started again and again without a pause")
 	}
 	path := ""
 	for i, a := range x.Command {
-		flag, value, joined := strings.Cut(a, "=")
-		if flag = strings.TrimPrefix(flag, "-"); flag != "-config" && flag != "config" || !strings.HasPrefix(a, "-") {
-			continue
+		if flag, value, joined := strings.Cut(a, "="); flag == "--config" || flag == "-config" {
+			if path = value; !joined && i+1 < len(x.Command) {
+				path = x.Command[i+1]
+			}
 		}
-		if !joined && i+1 < len(x.Command) {
-			value = x.Command[i+1]
-		}
-		path = value
-	}
-	if path == "" {
-		fault(Failed, "give ocems-telegraf its file: --config FILE", "command: there is no --config")
-		return
-	}
-	if slices.Contains(t.cfg.Files, path) {
-		return // given to us by itself too
 	}
 	data, err := os.ReadFile(path)
-	if err != nil {
+	switch {
+	case path == "":
+		fault(Failed, "give ocems-telegraf its file: --config FILE", "command: there is no --config")
+	case slices.Contains(t.cfg.Files, path): // given to us by itself too
+	case err != nil:
 		fault(Failed, "give the path that Telegraf's working directory makes of it, or mend the file's permissions", "the file of ocems-telegraf: %v", err)
-		return
+	default:
+		t.cfg.Files = append(t.cfg.Files, path)
+		t.file(source{name: path, data: data})
 	}
-	t.cfg.Files = append(t.cfg.Files, path)
-	root, err := toml.Parse(bytes.TrimPrefix(data, []byte("\uFEFF")))
-	if err != nil {
-		t.fault(Failed, "edit "+path, "%s: %s", path, tomlError(err))
-		return
-	}
-	t.external(source{name: path, data: data}, root)
+}
+
+// hostOptions are those that Telegraf keeps for every output, and ocems-telegraf refuses.
+var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator", "namedrop",
+	"namedrop_separator", "fieldpass", "fielddrop", "fieldinclude", "fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude",
+	"metricpass", "metric_batch_size", "metric_buffer_limit", "flush_interval", "flush_jitter", "startup_error_behavior", "labels"}
+
+// isOwn reports that a file holds nothing but [[outputs.ocems]] without Telegraf's own options.
+func isOwn(root *ast.Table) bool {
+	return len(root.Fields) == 1 && slices.Equal(pluginsOf(root), []string{"outputs.ocems"}) &&
+		!slices.ContainsFunc(tablesOf(root, "outputs", "ocems"), func(t *ast.Table) bool {
+			return slices.ContainsFunc(hostOptions, func(key string) bool { return t.Fields[key] != nil })
+		})
 }

@@ -50,7 +50,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("How long requests took. [Alpha]"),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60))
 	t.finished, errs[3] = t.meter.Int64ObservableCounter(prefix+"finished_slots", metric.WithUnit("{slot}"),
-		metric.WithDescription("Slots made upstream that were taken into the outbox. [Alpha]"))
+		metric.WithDescription("Slots made upstream, repeated ones among them. [Alpha]"))
 	t.outbox, errs[4] = t.meter.Int64ObservableGauge(prefix+"outbox_slots", metric.WithUnit("{slot}"),
 		metric.WithDescription("Slots that wait in the outbox. [Alpha]"))
 	t.oldest, errs[5] = t.meter.Float64ObservableGauge(prefix+"oldest_age", metric.WithUnit("s"),

@@ -1,0 +1,115 @@
+package doctor
+
+import (
+	"fmt"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
+	"github.com/ocems-io/ocems/ocems/options"
+)
+
+// meant warns of what is valid and cannot be meant.
+func (e *examination) meant(o *hostconfig.Output) {
+	warn := func(do, format string, args ...any) { e.add("configuration", Warning, do, format, args...) }
+	if t, key := o.Client.Timeout, o.Client.TimeoutKey; t > 0 && t < options.ShortTimeout {
+		warn("set "+key+" to 30s or more", "%s: %s is short: the server is slow after a boundary, and a request given up may be stored all the same", key, t)
+	}
+	switch {
+	case o.State != nil:
+	case o.Host == hostconfig.Collector:
+		warn("name an ocems_storage extension as storage", "storage: there is none: open windows and finished slots are in memory, and a restart loses them")
+	default:
+		warn("set state_directory", "state_directory: not set: open slots and what waits to be sent are in memory, and a restart loses them")
+	}
+	if o.AuditFile == "" {
+		warn("set audit_file", "audit_file: not set: final outcomes go to the log only")
+	}
+	if b := o.Buffer; b != nil {
+		if grace := o.Rules.Grace; o.Align && b.Flush >= grace {
+			warn(fmt.Sprintf("set flush_interval to 10s, or grace to more than %s", b.Flush),
+				"flush_interval: %s is not shorter than grace, %s: readings come after their slot has closed, and are late", b.Flush, grace)
+		}
+		if b.Limit < 10*b.Batch {
+			warn(fmt.Sprintf("set metric_buffer_limit to %d or more: metrics a second times the seconds that a repair of the disk may take", 10*b.Batch),
+				"metric_buffer_limit: %d holds less than ten batches of %d (metric_batch_size): while the state_directory cannot be written, Telegraf drops the oldest readings", b.Limit, b.Batch)
+		}
+	}
+	said := map[string]bool{}
+	for _, s := range o.Behind {
+		if do, text := held(s); text != "" && !said[s.Kind+s.Name] {
+			said[s.Kind+s.Name] = true
+			warn(do, "service.pipelines.%s: %s behind %s %s", s.Pipeline, s.Name, strings.TrimPrefix(o.Name, "processors."), text)
+		}
+	}
+}
+
+var (
+	// mayChange are processors that change or drop what passes.
+	mayChange = []string{"attributes", "cumulativetodelta", "deltatocumulative", "deltatorate", "filter", "groupbyattrs", "interval",
+		"metricsgeneration", "metricstarttime", "metricstransform", "probabilistic_sampler", "transform"}
+	// withoutQueue are exporters that have no queue where none is configured.
+	withoutQueue = []string{"debug", "file", "nop", "ocems", "prometheus"}
+)
+
+// held says what is wrong with a component that gets finished slots: the processor forgets a slot that the next has taken.
+func held(s hostconfig.Stage) (do, text string) {
+	switch {
+	case s.Type == "batch":
+		return "put it before, or leave it out", "holds finished slots in memory, and a crash loses them"
+	case s.Kind == "processors" && slices.Contains(mayChange, s.Type):
+		return "put it before", "may change or drop finished slots"
+	case s.Kind == "processors":
+		return "", ""
+	}
+	queue, given := s.Keys["sending_queue"]
+	keys, _ := queue.(map[string]any)
+	switch {
+	case !given && slices.Contains(withoutQueue, s.Type):
+	case fmt.Sprint(keys["enabled"]) == "false", fmt.Sprint(keys["wait_for_result"]) == "true", keys["storage"] != nil:
+	default:
+		return "set enabled: false in its sending_queue, or give that a storage: edit " + s.Where,
+			"has a sending_queue that holds finished slots in memory, and a crash loses them"
+	}
+	return "", ""
+}
+
+// next names the exporters that get a processor's slots.
+func next(o *hostconfig.Output) string {
+	var names []string
+	for _, s := range o.Behind {
+		if s.Kind == "exporters" && !slices.Contains(names, s.Name) {
+			names = append(names, s.Name)
+		}
+	}
+	return strings.Join(names, ", ")
+}
+
+// across finds what outputs must not have in common.
+func (e *examination) across(o *hostconfig.Output, before []*hostconfig.Output) {
+	devices := map[string]string{}
+	for _, other := range before {
+		if o.Host != hostconfig.Collector && o.State != nil && other.State != nil && same(o.State.Directory, other.State.Directory) {
+			e.add("configuration", Failed, "give each output a state_directory of its own", "state_directory: %q is that of the output of %s too", o.State.Directory, other.Where)
+		}
+		for _, d := range other.Names.Devices {
+			if !other.Slots {
+				devices[strings.TrimSpace(d.DeviceID)] = other.Where
+			}
+		}
+	}
+	for _, d := range o.Names.Devices {
+		id := strings.TrimSpace(d.DeviceID)
+		if where := devices[id]; where != "" && !o.Slots {
+			delete(devices, id)
+			e.add("configuration", Warning, "keep the device in one of them", "device %q is also one of the output of %s: the board gets its slots twice, and answers 111", id, where)
+		}
+	}
+}
+
+func same(a, b string) bool {
+	x, errX := filepath.Abs(a)
+	y, errY := filepath.Abs(b)
+	return errX == nil && errY == nil && x == y
+}

@@ -1,0 +1,128 @@
+package hostconfig
+
+import (
+	"context"
+	"crypto/tls"
+	"path/filepath"
+	"time"
+
+	"github.com/influxdata/telegraf/config"
+	"go.opentelemetry.io/collector/component"
+
+	"github.com/ocems-io/ocems/exporter/ocemsexporter"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/plugins/outputs/ocems"
+	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
+)
+
+// Host is a program that reports to the board.
+type Host string
+
+// The hosts. External is the output as an external plugin beside a Telegraf as it is.
+const (
+	Telegraf  Host = "Telegraf"
+	External  Host = "ocems-telegraf"
+	Collector Host = "OpenTelemetry collector"
+)
+
+// Output is one [[outputs.ocems]], one exporter `ocems` or one processor `ocems_slot`.
+type Output struct {
+	Name   string // outputs.ocems or exporters.ocems/name
+	Where  string // file:line
+	Host   Host
+	Slots  bool    // a processor: it delivers to no board itself
+	Behind []Stage // what stands behind a processor
+
+	Endpoint  string
+	DryRun    bool
+	Names     registry.Config
+	Client    Client
+	State     *State // open windows and what waits; nil: in memory
+	AuditFile string // "" for none
+	Rules     slot.Options
+	Align     bool
+	Buffer    *Buffer // Telegraf's, before the output
+
+	Faults faults
+}
+
+// Stage is a processor or an exporter that gets a processor's slots.
+type Stage struct {
+	Pipeline, Kind, Type, Name string // Kind is processors or exporters
+	Where                      string // file:line
+	Keys                       map[string]any
+}
+
+// Buffer is how Telegraf hands over.
+type Buffer struct {
+	Flush        time.Duration
+	Limit, Batch int
+}
+
+// State is the place on disk where a host keeps what must not be lost.
+type State struct {
+	Key       string // that names it, such as state_directory
+	Directory string
+	File      string // path of the bbolt file
+	Create    bool   // the host makes the directory
+}
+
+// Client is how the host connects.
+type Client struct {
+	Timeout        time.Duration
+	TimeoutKey     string
+	Proxy          string // URL; may hold a password
+	SystemProxy    bool   // take it from HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+	LocalAddress   string
+	TLS            func() (*tls.Config, error) // by the host's own code; nil for the default
+	CAKey, NameKey string                      // that give the authority's file and the server's name
+}
+
+func (o *Output) takeExporter(c *ocemsexporter.Config) *component.ID {
+	o.Endpoint, o.DryRun, o.Align, o.AuditFile, o.Rules, o.Names = c.Endpoint, c.DryRun, c.Align, c.AuditFile, c.Rules(), c.Config
+	o.Client = Client{Timeout: c.HTTP.Timeout, TimeoutKey: "http.timeout", Proxy: c.HTTP.ProxyURL, SystemProxy: c.HTTP.ProxyURL == "",
+		TLS:   func() (*tls.Config, error) { return c.HTTP.TLS.LoadTLSConfig(context.Background()) },
+		CAKey: "http.tls.ca_file", NameKey: "http.tls.server_name_override"}
+	return c.Storage
+}
+
+func (o *Output) takeProcessor(c *ocemsslotprocessor.Config) *component.ID {
+	o.Slots, o.AuditFile, o.Rules, o.Names = true, c.AuditFile, c.Rules(), c.Config
+	return c.Storage
+}
+
+// takePlugin takes over the configuration of Telegraf's output after its Init.
+func (o *Output) takePlugin(c *ocems.OCEMS) {
+	o.Endpoint, o.DryRun, o.Align, o.AuditFile, o.Rules = c.Endpoint, c.DryRun, c.Align, c.AuditFile, c.Rules()
+	if c.StateDirectory != "" {
+		o.State = &State{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
+	}
+	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Words: registry.Telegraf}
+	for _, d := range c.Devices {
+		device := d.DeviceConfig
+		device.TokenID, device.PublicKey = reveal(&d.TokenID), reveal(&d.PublicKey)
+		o.Names.Devices = append(o.Names.Devices, device)
+	}
+	o.Client = Client{Timeout: time.Duration(c.Timeout), TimeoutKey: "timeout", Proxy: c.HTTPProxyURL, SystemProxy: c.UseSystemProxy, LocalAddress: c.LocalAddress,
+		TLS: c.TLSConfig, CAKey: "tls_ca", NameKey: "tls_server_name"}
+	if c.UseSystemProxy {
+		o.Client.Proxy = "" // Telegraf obeys the environment then
+	}
+}
+
+func reveal(s *config.Secret) registry.Secret {
+	b, err := s.Get()
+	if err != nil {
+		return ""
+	}
+	defer b.Destroy()
+	return registry.Secret(b.String())
+}
+
+// Registry names the devices without their secrets, so that it can be made where the service's environment is missing.
+func (o *Output) Registry() (*registry.Registry, error) {
+	cfg := o.Names
+	cfg.NamesOnly = true
+	return registry.New(cfg)
+}

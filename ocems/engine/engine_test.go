@@ -1,0 +1,647 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"math"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+func TestWholePath(t *testing.T) {
+	run(t, "named, taken, aligned, delivered", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("a", "bod", clock(1, 0, 0), 7), reading("b", "cod", clock(1, 0, 0), 5))
+		p.mustTake(reading("a", "cod", clock(1, 0, 10), 3), reading("c", "cod", clock(1, 0, 0), 9), engine.Reading{Time: clock(1, 0, 0)})
+		s := p.e.Stats()
+		assert.EqualValues(t, 4, s.Taken)
+		assert.EqualValues(t, 2, s.Ignored)
+		assert.Equal(t, 3, s.Open)
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/bod@01:15=7U", "a/cod@01:15=2U", "b/cod@01:15=5U"}, p.received())
+		assert.Empty(t, p.trail())
+		assert.Len(t, p.log.lines("the device is not configured"), 1)
+		assert.Zero(t, p.e.Stats().Outbox.Slots)
+		keys, _ := p.keys("samples/")
+		assert.Empty(t, keys, "they are in the saved aligner")
+	})
+}
+
+// A window closes as a whole, and its slot waits for no other parameters; one that was made upstream does.
+func TestCoalesce(t *testing.T) {
+	minute := func(c *engine.Config) { c.Board.Coalesce.Duration, c.Board.Spread.Duration = time.Minute, 0 }
+	run(t, "a minute", minute, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 15, 25))
+		p.mustTake(finished("b", "cod", clock(1, 15, 0), 1))
+		until(clock(1, 15, 33))
+		assert.Equal(t, []string{"a/cod@01:15=1U"}, p.received())
+		p.mustTake(finished("b", "bod", clock(1, 15, 0), 1))
+		until(clock(1, 16, 35))
+		assert.Len(t, p.received(), 3)
+	})
+}
+
+// Commit returns when the samples are on disk, and not before.
+func TestTakeIsDurable(t *testing.T) {
+	run(t, "take", nil, func(p *plant) {
+		held := make(chan struct{})
+		p.disk.set(func(int, []store.Op) error { <-held; return nil })
+		done := make(chan error, 1)
+		go func() { done <- p.take(reading("a", "cod", clock(1, 0, 0), 1)) }()
+		synctest.Wait()
+		assert.Empty(t, done)
+		assert.Zero(t, p.e.Stats().Taken)
+		close(held)
+		require.NoError(t, <-done)
+		p.disk.set(nil)
+		kept, err := store.Snapshot(filepath.Join(p.dir, "state.db"))
+		require.NoError(t, err)
+		defer kept.Close()
+		n := 0
+		require.NoError(t, kept.Range(context.Background(), "samples/", func(string, []byte) error { n++; return nil }))
+		assert.Equal(t, 1, n)
+	})
+}
+
+func TestTakesShareATransaction(t *testing.T) {
+	run(t, "50 at once", nil, func(p *plant) {
+		p.disk.set(func(int, []store.Op) error { time.Sleep(10 * time.Millisecond); return nil })
+		var wg sync.WaitGroup
+		for i := range 50 {
+			wg.Go(func() {
+				assert.NoError(t, p.take(reading("a", "cod", clock(1, 0, i), float64(i))))
+			})
+		}
+		wg.Wait()
+		assert.LessOrEqual(t, p.disk.count(), 2)
+		assert.EqualValues(t, 50, p.e.Stats().Taken)
+		p.kill()
+		p.open()
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/cod@01:15=24.5U"}, p.received())
+	})
+}
+
+// TestCrash kills the engine at each write of two quarters of an hour, before it is on disk or after. A sender that sends
+// again what was not accepted has every reading in its slot, once.
+func TestCrash(t *testing.T) {
+	want := []string{"a/bod@01:15=106U", "a/bod@01:30=121U", "a/cod@01:15=6U", "a/cod@01:30=21U", "b/cod@01:15=-6U", "b/cod@01:30=-21U"}
+	for _, written := range []bool{false, true} {
+		for n, reached := 0, true; reached; n++ {
+			run(t, fmt.Sprintf("write %d, written %v", n, written), nil, func(p *plant) {
+				var mu sync.Mutex
+				dead := false
+				fail := func(i int) error {
+					mu.Lock()
+					defer mu.Unlock()
+					if i >= n {
+						dead = true
+						return errDisk
+					}
+					return nil
+				}
+				if written {
+					p.disk.before = func(i int, _ []store.Op) error {
+						if i > n {
+							return errDisk
+						}
+						return nil
+					}
+					p.disk.after = fail
+				} else {
+					p.disk.before = func(i int, _ []store.Op) error { return fail(i) }
+				}
+				revive := func() (was bool) {
+					mu.Lock()
+					was = dead
+					dead = false
+					mu.Unlock()
+					if was {
+						p.close() // all that it writes fails
+						p.disk.mu.Lock()
+						p.disk.before, p.disk.after = nil, nil
+						p.disk.mu.Unlock()
+						p.open()
+					}
+					return was
+				}
+				reached = false
+				for minute := 0; minute < 30; minute += 3 {
+					at := clock(1, minute, 0)
+					until(at)
+					reached = revive() || reached
+					batch := []engine.Reading{reading("a", "cod", at, float64(minute)), reading("a", "bod", at, float64(minute)+100), reading("b", "cod", at, -float64(minute))}
+					if err := p.take(batch...); err != nil {
+						require.ErrorIs(t, err, errDisk)
+						require.True(t, revive())
+						reached = true
+						p.mustTake(batch...)
+					}
+				}
+				until(clock(1, 50, 0))
+				if revive() {
+					reached = true
+					until(clock(2, 10, 0))
+				}
+				assert.Equal(t, want, p.received())
+				assert.Empty(t, p.trail())
+				assert.Zero(t, p.e.Stats().Outbox.Slots)
+				assert.Zero(t, p.e.Stats().Open)
+			})
+			if t.Failed() {
+				return
+			}
+			require.Less(t, n, 200)
+		}
+	}
+}
+
+// What was taken in one life of the process is not written over in the next.
+func TestSeveralKills(t *testing.T) {
+	run(t, "samples", nil, func(p *plant) {
+		for i := range 4 {
+			until(clock(1, i, 0))
+			p.mustTake(reading("a", "cod", clock(1, i, 0), float64(i)))
+			p.kill()
+			p.open()
+		}
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/cod@01:15=1.5U"}, p.received())
+	})
+	run(t, "refused", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 16, 0))
+		p.mustTake(reading("a", "cod", clock(1, 1, 0), 2)) // late
+		until(clock(1, 20, 0))
+		p.mustTake(reading("b", "cod", clock(1, 20, 0), 1))
+		until(clock(1, 31, 0)) // the line was written, and its samples are gone
+		p.mustTake(reading("a", "cod", clock(1, 1, 1), 3))
+		p.kill()
+		p.open()
+		until(clock(1, 50, 0))
+		assert.Equal(t, []string{"late late a/cod@01:15 1x 2U", "late late a/cod@01:15 1x 3U"}, p.trail())
+	})
+}
+
+func TestDuplicatesAndConflicts(t *testing.T) {
+	for _, again := range []struct {
+		name string
+		do   func(p *plant)
+	}{{"same process", func(*plant) {}}, {"restart", (*plant).restart}, {"kill", func(p *plant) { p.kill(); p.open() }}} {
+		run(t, again.name, nil, func(p *plant) {
+			one := reading("a", "cod", clock(1, 0, 0), 1, "plc", "north")
+			p.mustTake(one, reading("a", "cod", clock(1, 1, 0), 3, "plc", "north"))
+			again.do(p)
+			p.mustTake(one, reading("a", "cod", clock(1, 1, 0), 4, "plc", "south"), reading("a", "cod", clock(1, 1, 0), 5, "plc", "south"))
+			s := p.e.Stats()
+			assert.EqualValues(t, 1, s.Refused[slot.Duplicate])
+			assert.EqualValues(t, 2, s.Refused[slot.Conflict])
+			until(clock(1, 20, 0))
+			assert.Equal(t, []string{"a/cod@01:15=2U"}, p.received())
+			assert.Equal(t, []string{"refused conflict a/cod@01:15 2x 4U"}, p.trail())
+			warned := p.log.lines("reason=conflict")
+			require.Len(t, warned, 1)
+			assert.Contains(t, warned[0], "this one is from site=x plc=south")
+			if again.name == "same process" {
+				assert.Contains(t, warned[0], "the first from site=x plc=north")
+			}
+		})
+	}
+}
+
+// A sender that changes once is a restart. Those that take turns are two.
+func TestSourcesThatTakeTurns(t *testing.T) {
+	run(t, "turns", nil, func(p *plant) {
+		for i := range 10 {
+			p.mustTake(reading("a", "cod", clock(1, 0, i), 1, "plc", []string{"north", "south"}[i%2]))
+		}
+		warned := p.log.lines("two sources take turns")
+		require.Len(t, warned, 1)
+		for _, part := range []string{"level=WARN", "device=a", "parameter=cod", `"site=x plc=north"`, `"site=x plc=south"`, "tell_apart_by=plc"} {
+			assert.Contains(t, warned[0], part)
+		}
+		assert.EqualValues(t, 10, p.e.Stats().Taken)
+	})
+	run(t, "restart of a sender", nil, func(p *plant) {
+		for i := range 10 {
+			p.mustTake(reading("a", "cod", clock(1, 0, i), 1, "plc", []string{"north", "south"}[i/5]))
+		}
+		assert.Empty(t, p.log.lines("two sources take turns"))
+	})
+}
+
+func TestRefusals(t *testing.T) {
+	run(t, "a flood is one line a slot, series and reason", nil, func(p *plant) {
+		for i := range 600 {
+			r := reading("a", "cod", clock(1, 0, 0).Add(time.Duration(i)*time.Second), math.NaN())
+			r.Fault = fmt.Sprintf("the value is the text %d", i)
+			p.mustTake(r, reading("b", "cod", clock(1, 0, 0).Add(time.Duration(i)*time.Second), math.Inf(1)))
+		}
+		assert.Empty(t, p.trail(), "their slot is not over")
+		until(clock(1, 20, 0))
+		assert.Equal(t, []string{"refused not_a_number a/cod@01:15 600x", "refused not_a_number b/cod@01:15 600x"}, p.trail())
+		assert.Contains(t, p.entries()[0].Detail, "taken from 2000-01-01T01:00:00Z to 2000-01-01T01:09:59Z: the value is the text 0")
+		assert.Len(t, p.log.lines("a reading is refused"), 2)
+		assert.EqualValues(t, 1200, p.e.Stats().Refused[slot.NotANumber])
+	})
+	run(t, "each reason has its line, with the first value", nil, func(p *plant) {
+		until(clock(1, 30, 0))
+		p.mustTake(reading("a", "cod", clock(1, 29, 0), 1))
+		until(clock(1, 31, 0))
+		p.mustTake(
+			reading("a", "cod", clock(1, 29, 30), 2), reading("a", "cod", clock(1, 29, 31), 3), // late
+			reading("a", "cod", clock(9, 0, 0), 4),  // future, by a clock that is hours ahead
+			reading("a", "cod", time.Unix(1, 0), 5), // no time
+			reading("a", "bod", clock(1, 20, 0), 6, "ocems.unit", "furlong"),
+			reading("a", "bod", clock(1, 20, 0), 7, "ocems.flag", "Q"),
+		)
+		until(clock(1, 31, 10))
+		assert.ElementsMatch(t, []string{
+			"late late a/cod@01:30 2x 2U", "refused future a/cod@09:15 1x 4U", "refused too_old a/cod@00:15 1x 5U",
+			"refused unit a/bod@01:30 1x 6U", "refused bad_flag a/bod@01:30 1x 7",
+		}, p.trail())
+		p.mustTake(reading("a", "cod", clock(1, 29, 32), 8))
+		until(clock(1, 40, 0))
+		assert.Len(t, p.trail(), 5, "what is late again waits for the next line")
+		until(clock(1, 47, 0))
+		assert.Len(t, p.trail(), 6)
+		assert.Equal(t, "late late a/cod@01:30 1x 8U", p.trail()[5])
+		assert.EqualValues(t, 3, p.e.Stats().Refused[slot.Late])
+	})
+	run(t, "stamp start", func(c *engine.Config) { c.Slots.Stamp = "start" }, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), math.NaN()))
+		until(clock(1, 14, 0))
+		p.mustTake(reading("a", "cod", clock(1, 14, 0), math.NaN()))
+		assert.Empty(t, p.trail())
+		until(clock(1, 20, 0))
+		assert.Equal(t, []string{"refused not_a_number a/cod@01:00 2x"}, p.trail())
+	})
+	run(t, "without a trail", func(c *engine.Config) { c.Slots.AuditFile = "" }, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), math.NaN()))
+		until(clock(1, 20, 0))
+		assert.Len(t, p.log.lines("readings are in no slot"), 1)
+		p.cfg.Slots.AuditFile = "" // nothing to verify
+	})
+}
+
+// What was refused is in the trail once, whenever the process was killed.
+func TestRefusalsOverAKill(t *testing.T) {
+	for _, at := range []time.Time{clock(1, 5, 0), clock(1, 15, 32), clock(1, 15, 40), clock(1, 20, 0), clock(1, 35, 0)} {
+		for name, end := range map[string]func(*plant){"kill": (*plant).kill, "restart": (*plant).close} {
+			run(t, name+" at "+at.Format("15:04:05"), nil, func(p *plant) {
+				p.mustTake(reading("a", "cod", clock(1, 0, 0), math.NaN()), reading("a", "cod", clock(1, 0, 1), math.NaN()))
+				until(at)
+				end(p)
+				p.open()
+				until(clock(1, 40, 0))
+				p.restart()
+				assert.Equal(t, []string{"refused not_a_number a/cod@01:15 2x"}, p.trail())
+			})
+		}
+	}
+}
+
+func TestFinishedSlots(t *testing.T) {
+	for _, align := range []bool{true, false} {
+		run(t, fmt.Sprintf("align %v", align), func(c *engine.Config) { c.Board.Align = align }, func(p *plant) {
+			until(clock(2, 0, 0))
+			stamp := clock(1, 45, 0)
+			p.mustTake(
+				finished("a", "cod", stamp, 1), finished("a", "bod", stamp, 2, "ocems.flag", "M"),
+				finished("a", "cod", stamp, 1),                  // the same again
+				finished("a", "cod", stamp.Add(time.Minute), 4), // off the grid
+				finished("x", "cod", stamp, 5),                  // unknown device
+				finished("b", "codd", stamp, 6),                 // unknown parameter
+				finished("b", "cod", stamp, math.NaN()),
+			)
+			until(clock(2, 1, 0))
+			assert.Equal(t, []string{"a/bod@01:45=2M", "a/cod@01:45=1U"}, p.received())
+			assert.ElementsMatch(t, []string{
+				"refused off_grid a/cod@02:00 1x 4U", "refused unknown x/cod@01:45 1x 5", "refused unknown b/codd@01:45 1x 6", "refused not_a_number b/cod@01:45 1x",
+			}, p.trail())
+			s := p.e.Stats()
+			assert.EqualValues(t, 3, s.Finished)
+			assert.Zero(t, s.Taken)
+			assert.Zero(t, s.Open)
+			assert.EqualValues(t, 2, s.Refused["unknown"])
+		})
+	}
+	run(t, "another value is a conflict", nil, func(p *plant) {
+		p.net.unplug(true)
+		p.mustTake(finished("a", "cod", clock(0, 45, 0), 1))
+		p.mustTake(finished("a", "cod", clock(0, 45, 0), 2))
+		assert.Equal(t, []string{"a/cod@00:45=1U"}, awaitReceived(p))
+		var refused []audit.Entry
+		for _, e := range p.entries() {
+			if e.Outcome == audit.Refused {
+				refused = append(refused, e)
+			}
+		}
+		require.Len(t, refused, 1)
+		assert.Equal(t, 2.0, refused[0].Readings[0].Value)
+	})
+}
+
+func awaitReceived(p *plant) []string {
+	p.net.unplug(false)
+	time.Sleep(10 * time.Minute)
+	return p.received()
+}
+
+// A logger's 15-minute values go out as they are.
+func TestSlotsMadeByALogger(t *testing.T) {
+	run(t, "align off", func(c *engine.Config) { c.Board.Align = false }, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(0, 45, 0), 1), reading("a", "cod", clock(0, 50, 0), 2), reading("a", "bod", clock(0, 45, 0), math.NaN()))
+		until(clock(1, 1, 0))
+		assert.Equal(t, []string{"a/cod@00:45=1U"}, p.received())
+		assert.ElementsMatch(t, []string{"refused off_grid a/cod@01:00 1x 2U", "refused not_a_number a/bod@00:45 1x"}, p.trail())
+		assert.Len(t, p.log.lines("set align to true"), 1)
+		p.restart()
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 3))
+		until(clock(1, 2, 0))
+		assert.Len(t, p.received(), 2)
+	})
+}
+
+// A device that is configured no more does not hold up the others, and its slots wait for it.
+func TestDeviceConfiguredNoMore(t *testing.T) {
+	run(t, "gone and back", nil, func(p *plant) {
+		both := p.cfg.Names.Devices
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("b", "cod", clock(1, 0, 0), 2))
+		p.close()
+		p.cfg.Names.Devices = both[1:]
+		p.open()
+		until(clock(1, 20, 0))
+		assert.Equal(t, []string{"b/cod@01:15=2U"}, p.received())
+		assert.Equal(t, 1, p.e.Stats().Outbox.Slots)
+		p.close()
+		p.cfg.Names.Devices = both
+		p.open()
+		until(clock(1, 22, 0))
+		assert.Equal(t, []string{"a/cod@01:15=1U", "b/cod@01:15=2U"}, p.received())
+	})
+}
+
+// What is damaged in the state is kept under another key, and named; the rest goes on.
+func TestDamage(t *testing.T) {
+	spoil := func(prefix string) func(p *plant) {
+		return func(p *plant) {
+			keys, values := p.keys(prefix)
+			require.NotEmpty(p.t, keys)
+			values[0][len(values[0])/2] ^= 1
+			p.put(store.Op{Key: keys[0], Value: values[0]})
+		}
+	}
+	for _, tt := range []struct {
+		name, prefix string
+		end          func(*plant)
+		want         []string
+	}{
+		{"a batch of samples", "samples/", (*plant).kill, []string{"b/cod@01:15=2U"}},
+		{"a part of the aligner", "open/", (*plant).close, nil},
+		{"refused", "refused", nil, []string{"a/cod@01:15=1U", "b/cod@01:15=2U"}},
+	} {
+		for _, full := range []bool{false, true} { // the disk, at the start
+			run(t, fmt.Sprintf("%s, disk full %v", tt.name, full), nil, func(p *plant) {
+				p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+				p.mustTake(reading("b", "cod", clock(1, 0, 0), 2))
+				if tt.end != nil {
+					tt.end(p)
+				} else {
+					p.close()
+					p.put(store.Op{Key: "refused", Value: []byte{1, 2, 3, 4, 5, 6}})
+				}
+				spoil(tt.prefix)(p)
+				if full {
+					p.disk.set(func(int, []store.Op) error { return errDisk })
+				}
+				p.open()
+				until(clock(1, 10, 0))
+				p.disk.set(nil)
+				until(clock(1, 20, 0))
+				got := p.received()
+				if tt.want == nil { // either, by where the devices' shards are
+					assert.Len(t, got, 1)
+				} else {
+					assert.Equal(t, tt.want, got)
+				}
+				kept, _ := p.keys("damaged/" + tt.prefix)
+				assert.Len(t, kept, 1)
+				assert.Len(t, p.log.lines("a part of the state is damaged"), 1)
+				p.restart()
+				assert.Len(t, p.log.lines("a part of the state is damaged"), 1, "it is named once")
+			})
+		}
+	}
+}
+
+// A state that a newer version wrote is refused and left as it is. Nothing is sent from it.
+func TestNewerFormat(t *testing.T) {
+	newer := func(version int, sum func([]byte) []byte) func([]byte) []byte {
+		return func(value []byte) []byte {
+			body := append([]byte{}, value[:len(value)-4]...)
+			body[version]++
+			return sum(body)
+		}
+	}
+	for _, tt := range []struct {
+		prefix string
+		change func([]byte) []byte
+	}{{"samples/", newer(0, castagnoli)}, {"open/", newer(3, ieee)}, {"outbox/", newer(0, castagnoli)}} {
+		run(t, tt.prefix, nil, func(p *plant) {
+			p.net.unplug(true)
+			p.mustTake(finished("a", "cod", clock(0, 45, 0), 1), reading("a", "cod", clock(1, 0, 0), 1))
+			p.restart()
+			p.mustTake(reading("a", "cod", clock(1, 0, 1), 1))
+			p.kill()
+			keys, values := p.keys(tt.prefix)
+			require.Len(t, keys, 1)
+			p.put(store.Op{Key: keys[0], Value: tt.change(values[0])})
+			beforeKeys, before := p.keys("")
+			p.net.unplug(false)
+			_, err := engine.Open(context.Background(), p.cfg)
+			require.ErrorContains(t, err, "a newer version of this program")
+			time.Sleep(time.Minute)
+			afterKeys, after := p.keys("")
+			assert.Equal(t, beforeKeys, afterKeys)
+			assert.Equal(t, before, after)
+			assert.Empty(t, p.received())
+			p.put(store.Op{Key: keys[0], Value: values[0]}) // that version is back
+			p.open()
+			until(clock(1, 20, 0))
+			assert.Len(t, p.received(), 2)
+		})
+	}
+}
+
+// No window closes while a sender may still send again what was refused for want of a disk.
+func TestPatience(t *testing.T) {
+	patient := func(c *engine.Config) { c.Patience = 10 * time.Minute }
+	full := func(_ int, ops []store.Op) error {
+		for _, op := range ops {
+			if strings.HasPrefix(op.Key, "samples/") {
+				return errDisk
+			}
+		}
+		return nil
+	}
+	run(t, "taken again", patient, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 14, 50))
+		p.disk.set(full)
+		rest := reading("a", "cod", clock(1, 14, 50), 3)
+		require.ErrorIs(t, p.take(rest), errDisk)
+		until(clock(1, 20, 0))
+		require.ErrorIs(t, p.take(rest), errDisk)
+		until(clock(1, 29, 0))
+		p.disk.set(nil)
+		assert.Equal(t, 1, p.e.Stats().Open, "10 minutes after the last try")
+		p.mustTake(rest)
+		until(clock(1, 29, 4))
+		assert.Equal(t, 1, p.e.Stats().Open, "more of the rest may come")
+		until(clock(1, 29, 8))
+		assert.Zero(t, p.e.Stats().Open)
+		until(clock(1, 30, 0))
+		assert.Equal(t, []string{"a/cod@01:15=2U"}, p.received())
+		assert.Empty(t, p.trail())
+	})
+	run(t, "given up", patient, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 14, 50))
+		p.disk.set(full)
+		require.ErrorIs(t, p.take(reading("a", "cod", clock(1, 14, 50), 3)), errDisk)
+		until(clock(1, 24, 49))
+		assert.Equal(t, 1, p.e.Stats().Open)
+		until(clock(1, 24, 52))
+		assert.Zero(t, p.e.Stats().Open)
+	})
+}
+
+// While closed slots cannot be saved, nothing is taken: it would be late here, and in time after a kill.
+func TestClosedSlotsThatCannotBeSaved(t *testing.T) {
+	var mu sync.Mutex
+	var told []error
+	run(t, "held", func(c *engine.Config) {
+		c.OnHealth = func(err error) { mu.Lock(); defer mu.Unlock(); told = append(told, err) }
+	}, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 14, 0))
+		p.disk.set(func(_ int, ops []store.Op) error {
+			for _, op := range ops {
+				if strings.HasPrefix(op.Key, "open/") {
+					return errDisk
+				}
+			}
+			return nil
+		})
+		until(clock(1, 16, 0))
+		assert.Equal(t, 1, p.e.Stats().Pending)
+		assert.Len(t, p.log.lines("closed slots are held"), 1)
+		require.ErrorIs(t, p.take(reading("a", "cod", clock(1, 1, 0), 3)), errDisk)
+		mu.Lock()
+		require.Len(t, told, 1)
+		assert.ErrorIs(t, told[0], errDisk)
+		mu.Unlock()
+		p.disk.set(nil)
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/cod@01:15=1U"}, p.received())
+		assert.Len(t, p.log.lines("slots are saved and handed on again"), 1)
+		mu.Lock()
+		assert.Len(t, told, 2)
+		assert.NoError(t, told[1])
+		mu.Unlock()
+	})
+}
+
+func TestClosed(t *testing.T) {
+	run(t, "twice, and takes after it", nil, func(p *plant) {
+		require.NoError(t, p.e.Close(context.Background()))
+		require.NoError(t, p.e.Close(context.Background()))
+		assert.ErrorContains(t, p.take(reading("a", "cod", clock(1, 0, 0), 1)), "it is shut down")
+		assert.Error(t, p.take(finished("a", "cod", clock(0, 45, 0), 1)))
+		p.e.Stats()
+	})
+}
+
+// A sender that gives up waiting sends again what may have been taken.
+func TestCommitThatGivesUp(t *testing.T) {
+	run(t, "taken once", nil, func(p *plant) {
+		held := make(chan struct{})
+		p.disk.set(func(int, []store.Op) error { <-held; return nil })
+		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+		defer cancel()
+		b := p.e.NewBatch()
+		b.Add(reading("a", "cod", clock(1, 0, 0), 1))
+		require.ErrorIs(t, b.Commit(ctx), context.DeadlineExceeded)
+		close(held)
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("a", "cod", clock(1, 0, 1), 3))
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"a/cod@01:15=2U"}, p.received())
+		assert.Empty(t, p.trail())
+	})
+}
+
+// While the trail cannot be written, what was refused stays in the state.
+func TestTrailThatCannotBeWritten(t *testing.T) {
+	for name, end := range map[string]func(*plant){"kill": (*plant).kill, "restart": (*plant).close} {
+		run(t, name, nil, func(p *plant) {
+			p.mustTake(reading("a", "cod", clock(1, 0, 0), math.NaN()), reading("b", "cod", clock(1, 0, 0), 1))
+			trail, err := audit.Open(p.cfg.Slots.AuditFile) // the engine's own, in one process
+			require.NoError(t, err)
+			require.NoError(t, trail.Close())
+			require.NoError(t, trail.Close()) // for the engine too
+			until(clock(1, 40, 0))            // the slot closes, and the samples go
+			end(p)
+			assert.Len(t, p.log.lines("cannot write what was refused"), 1)
+			p.open()
+			until(clock(1, 50, 0))
+			assert.Equal(t, []string{"refused not_a_number a/cod@01:15 1x"}, p.trail())
+		})
+	}
+}
+
+// Where nothing closes, since all is refused, the state does not grow for ever.
+func TestNothingButRefusals(t *testing.T) {
+	run(t, "a day", nil, func(p *plant) {
+		for at := clock(1, 0, 0); at.Before(clock(7, 0, 0)); at = at.Add(5 * time.Minute) {
+			until(at)
+			p.mustTake(reading("a", "cod", at, math.NaN()))
+		}
+		keys, _ := p.keys("samples/")
+		assert.LessOrEqual(t, len(keys), 4)
+		until(clock(7, 20, 0))
+		assert.Len(t, p.trail(), 24)
+		p.kill()
+		p.open()
+		until(clock(8, 0, 0))
+		assert.Len(t, p.trail(), 24)
+	})
+}
+
+// A doctor looks at the open windows of a copy.
+func TestOpenWindows(t *testing.T) {
+	run(t, "of a host that runs", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("a", "bod", clock(1, 0, 0), 4), reading("b", "cod", clock(1, 0, 0), math.NaN()))
+		p.mustTake(reading("a", "cod", clock(1, 0, 1), 3))
+		kept, err := store.Snapshot(filepath.Join(p.dir, "state.db"))
+		require.NoError(t, err)
+		defer kept.Close()
+		slots, err := engine.OpenWindows(context.Background(), kept, p.cfg.Slots.Rules())
+		require.NoError(t, err)
+		require.Len(t, slots, 2)
+		assert.Equal(t, "bod", slots[0].Parameter)
+		assert.Equal(t, 2.0, slots[1].Value)
+	})
+}

@@ -1,0 +1,119 @@
+package engine
+
+import (
+	"math"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+func someSamples() []sample {
+	one := slot.Sample{Series: slot.Series{Device: "dev_1", Parameter: "cod"}, Unit: "mg/L", Time: time.Unix(1_700_000_000, 5), Value: 1.5, Flag: spec.FlagNormal, Source: 7}
+	two := slot.Sample{Series: slot.Series{Device: "dev_2", Parameter: "temperature", Diagnostic: true}, Unit: "°C", Statistic: slot.Last,
+		Time: time.Unix(1_600_000_000, 0), Value: math.NaN(), Flag: spec.FlagNormal}
+	far := one
+	far.Statistic, far.Time, far.Value = slot.Median, time.Unix(math.MinInt64/4, 999), math.MaxFloat64
+	return []sample{{Sample: one}, {two, fault{slot.NotANumber, "the value is NaN"}}, {Sample: far}, {Sample: one}}
+}
+
+func TestSamplesComeBack(t *testing.T) {
+	now := time.Unix(1_700_000_001, 7)
+	for _, want := range [][]sample{nil, someSamples()} {
+		at, got, rest, err := decodeSamples(append(encodeSamples(now, want), "next"...))
+		require.NoError(t, err)
+		assert.Equal(t, "next", string(rest))
+		assert.True(t, now.Equal(at))
+		require.Len(t, got, len(want))
+		for i := range want {
+			assert.Equal(t, want[i].head(), got[i].head())
+			assert.Equal(t, want[i].Flag, got[i].Flag)
+			assert.True(t, want[i].Time.Equal(got[i].Time))
+			assert.Equal(t, math.Float64bits(want[i].Value), math.Float64bits(got[i].Value))
+		}
+	}
+}
+
+func FuzzDecodeSamples(f *testing.F) {
+	f.Add(encodeSamples(time.Unix(0, 0), someSamples()))
+	f.Add(encodeSamples(time.Unix(0, 0), nil))
+	f.Add([]byte{0, 0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		now, samples, rest, err := decodeSamples(b)
+		if err != nil {
+			return
+		}
+		if len(rest) >= len(b) {
+			t.Fatal("nothing was read, and a replay would not end")
+		}
+		again, back, _, err := decodeSamples(encodeSamples(now, samples))
+		if err != nil || len(back) != len(samples) || !again.Equal(now) {
+			t.Fatalf("%d samples came back as %d: %v", len(samples), len(back), err)
+		}
+		for i, x := range samples {
+			if y := back[i]; x.head() != y.head() || !x.Time.Equal(y.Time) || x.Flag != y.Flag || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
+				t.Fatalf("%+v came back as %+v", x, y)
+			}
+		}
+	})
+}
+
+// sealed makes values that are sound as far as their checksum goes.
+func sealed(b []byte) []byte { return seal(append([]byte{formatVersion}, b...)) }
+
+func FuzzDecodeSlots(f *testing.F) {
+	start := time.Unix(1_700_000_100, 0).UTC()
+	s := slot.Slot{Series: slot.Series{Device: "dev_1", Parameter: "cod"}, Unit: "mg/L", Start: start, End: start.Add(spec.SlotLength), Stamp: start,
+		Flag: spec.FlagNormal, Value: 1.5, Min: 1, Max: 2, Samples: 9, Statistic: slot.Last}
+	whole := encodeSlots([]slot.Slot{s, s})
+	f.Add(whole[1 : len(whole)-sumSize])
+	f.Add([]byte{0xff, 0xff, 0xff, 0xff, 0x0f})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		_, _ = decodeSlots(b)
+		slots, err := decodeSlots(sealed(b))
+		if err != nil {
+			return
+		}
+		back, err := decodeSlots(encodeSlots(slots))
+		if err != nil || len(back) != len(slots) {
+			t.Fatalf("%d slots came back as %d: %v", len(slots), len(back), err)
+		}
+		for i := range slots {
+			if slots[i].Value != back[i].Value || slots[i].Series != back[i].Series || !slots[i].Stamp.Equal(back[i].Stamp) || slots[i].Samples < 0 {
+				t.Fatalf("%+v came back as %+v", slots[i], back[i])
+			}
+		}
+	})
+}
+
+func FuzzRestoreRefusals(f *testing.F) {
+	r := newRefusals()
+	for _, x := range someSamples() {
+		r.add(refusal{x.Series, 1_700_000_100_000, slot.Late}, x, "why", time.Unix(1_700_000_000, 0))
+	}
+	whole := r.save()
+	f.Add(whole[1 : len(whole)-sumSize])
+	f.Add([]byte("[null]"))
+	f.Add([]byte(`[{"Device":"a","Count":-1}]`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		r := newRefusals()
+		_ = r.restore(b)
+		if r.restore(sealed(b)) != nil {
+			return
+		}
+		again := newRefusals()
+		if len(r.lines) > 0 {
+			if err := again.restore(r.save()); err != nil || len(again.lines) != len(r.lines) {
+				t.Fatalf("%d lines came back as %d: %v", len(r.lines), len(again.lines), err)
+			}
+		}
+		_ = again.discount(sealed(b))
+		for _, l := range r.due(time.Unix(1_800_000_000, 0), func(time.Time) bool { return true }) {
+			l.entry("station")
+		}
+	})
+}

@@ -1,0 +1,20 @@
+package engine
+
+import (
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/slot"
+)
+
+// A restart forgets by which pipeline a window leaves. Its device's readings go in one request all the same.
+func TestSlotsOfADeviceLeaveTogether(t *testing.T) {
+	s := func(device, parameter string, exit uint8) slot.Slot {
+		return slot.Slot{Series: slot.Series{Device: device, Parameter: parameter}, Exit: exit}
+	}
+	before := []slot.Slot{s("a", "bod", 0), s("a", "cod", 2), s("a", "ph", 0), s("b", "cod", 1), s("c", "cod", 0)}
+	got := together(before)
+	require.Equal(t, []slot.Slot{s("a", "bod", 2), s("a", "cod", 2), s("a", "ph", 2), s("b", "cod", 1), s("c", "cod", 0)}, got)
+	require.EqualValues(t, 0, before[0].Exit)
+}

@@ -1,0 +1,187 @@
+package hosts
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/ocems-io/ocems/ocems/simulator"
+)
+
+const (
+	station = "station_1"
+	token   = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+)
+
+// plant is what a host is configured for.
+type plant struct {
+	devices []device
+	options map[string]any // besides the common ones, or in their place
+}
+
+// device is one registered device.
+type device struct {
+	id                  string
+	latitude, longitude *float64
+	parameters          []parameter
+	calibrations        []simulator.Calibration // that the board expects
+}
+
+// parameter is one entry of a device.
+type parameter struct {
+	name       string // of a reading
+	tags       map[string]string
+	parameter  string // where it is not the name's last word
+	unit       string
+	statistic  string
+	kindTells  bool // the collector takes the statistic from the metric's kind
+	decimals   *int
+	diagnostic bool
+}
+
+func (p plant) stations() []simulator.Station {
+	s := simulator.Station{ID: station}
+	for _, d := range p.devices {
+		s.Devices = append(s.Devices, simulator.Device{ID: d.id, Token: token, Calibrations: d.calibrations})
+	}
+	return []simulator.Station{s}
+}
+
+// place is where a host finds its board and keeps its state.
+type place struct {
+	url, publicKey string
+	dir            string // state and trail are in it
+	memory         bool   // keeps no state
+}
+
+func (p place) state() string { return filepath.Join(p.dir, "state") }
+func (p place) trail() string { return filepath.Join(p.state(), "audit.jsonl") }
+
+// newPlace makes the files that a configuration names.
+func newPlace(t testing.TB, url, publicKey string) place {
+	p := place{url: url, publicKey: publicKey, dir: t.TempDir()}
+	if err := os.WriteFile(p.token(), []byte(token), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(p.state(), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return p
+}
+
+func (p place) token() string { return filepath.Join(p.dir, "token") }
+
+// common are the options that have the same name and form in TOML and YAML.
+func (p plant) common(at place) map[string]any {
+	options := map[string]any{
+		"endpoint": at.url, "public_key_file": at.publicKey, "audit_file": at.trail(), "grace": "1s", "calibration_grace": "1s",
+		"coalesce": "0s", "spread": "0s", "initial_backoff": "50ms", "max_backoff": "200ms",
+	}
+	maps.Copy(options, p.options)
+	return options
+}
+
+// toml is the block of Telegraf's output.
+func (p plant) toml(at place) string {
+	b := &strings.Builder{}
+	b.WriteString("[[outputs.ocems]]\n")
+	options := p.common(at)
+	if !at.memory {
+		options["state_directory"] = at.state()
+	}
+	for _, key := range slices.Sorted(maps.Keys(options)) {
+		text, _ := json.Marshal(options[key]) // of texts and numbers
+		fmt.Fprintf(b, "  %s = %s\n", key, text)
+	}
+	for _, d := range p.devices {
+		fmt.Fprintf(b, "  [[outputs.ocems.device]]\n    station_id = %q\n    device_id = %q\n    token_id_file = %q\n", station, d.id, at.token())
+		if d.latitude != nil {
+			fmt.Fprintf(b, "    latitude = %v\n    longitude = %v\n", *d.latitude, *d.longitude)
+		}
+		for _, x := range d.parameters {
+			metric, field := split(x.name)
+			fmt.Fprintf(b, "    [[outputs.ocems.device.parameter]]\n      metric = %q\n      field = %q\n", metric, field)
+			for key, value := range map[string]string{"parameter": x.parameter, "unit": x.unit, "statistic": x.statistic} {
+				if value != "" {
+					fmt.Fprintf(b, "      %s = %q\n", key, value)
+				}
+			}
+			if x.decimals != nil {
+				fmt.Fprintf(b, "      decimals = %d\n", *x.decimals)
+			}
+			if x.diagnostic {
+				fmt.Fprintf(b, "      diagnostic = true\n")
+			}
+			if len(x.tags) > 0 {
+				fmt.Fprintf(b, "      [outputs.ocems.device.parameter.tags]\n")
+				for key, value := range x.tags {
+					fmt.Fprintf(b, "        %s = %q\n", key, value)
+				}
+			}
+		}
+	}
+	return b.String()
+}
+
+// exporter is the configuration of the collector's exporter. JSON is YAML.
+func (p plant) exporter(at place) map[string]any {
+	conf := p.common(at)
+	if !at.memory {
+		conf["storage"] = "ocems_storage"
+	}
+	conf["devices"] = p.yamlDevices(at)
+	return conf
+}
+
+// processor is that of the processor before it.
+func (p plant) processor(at place) map[string]any {
+	conf := p.exporter(at)
+	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff"} {
+		delete(conf, key)
+	}
+	return conf
+}
+
+func (p plant) yamlDevices(at place) (list []any) {
+	for _, d := range p.devices {
+		conf := map[string]any{"station_id": station, "device_id": d.id, "token_id_file": at.token()}
+		if d.latitude != nil {
+			conf["latitude"], conf["longitude"] = *d.latitude, *d.longitude
+		}
+		var parameters []any
+		for _, x := range d.parameters {
+			entry := map[string]any{"metric": x.name, "parameter": x.parameter, "unit": x.unit, "diagnostic": x.diagnostic}
+			if x.parameter == "" {
+				_, entry["parameter"] = split(x.name)
+			}
+			if x.statistic != "" && !x.kindTells {
+				entry["statistic"] = x.statistic
+			}
+			if x.decimals != nil {
+				entry["decimals"] = *x.decimals
+			}
+			if len(x.tags) > 0 {
+				entry["attributes"] = x.tags
+			}
+			parameters = append(parameters, entry)
+		}
+		if parameters != nil {
+			conf["parameters"] = parameters
+		}
+		list = append(list, conf)
+	}
+	return list
+}
+
+func asJSON(v any) string {
+	text, err := json.MarshalIndent(v, "", "  ")
+	if err != nil {
+		panic(err) // of plain values
+	}
+	return string(text)
+}

@@ -1,0 +1,421 @@
+package hosts
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net/http"
+	"net/http/httptest"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.opentelemetry.io/collector/component"
+
+	"github.com/ocems-io/ocems/ocems/seal"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+var (
+	streams = flag.Int("streams", 200, "how many random streams TestStreams makes")
+	seed    = flag.Uint64("seed", 0, "of the first plant of TestStreams; 0 is by the time")
+)
+
+// perPlant is how many streams share the lives of their hosts. They are told apart by their devices. Every third plant has
+// restarts.
+func perPlant() int { return min(max(*streams/4, 1), 200) }
+
+// payloads is a board that takes everything.
+type payloads struct {
+	component.StartFunc
+	component.ShutdownFunc
+	mu   sync.Mutex
+	list []string
+}
+
+func (p *payloads) take(body []byte) []byte {
+	text, err := seal.Open(token, body)
+	if err != nil {
+		text = []byte(err.Error())
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.list = append(p.list, string(text))
+	return []byte(`{"msg":"success","status":1}`)
+}
+
+func (p *payloads) sorted() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	list := slices.Clone(p.list)
+	slices.Sort(list)
+	return list
+}
+
+// RoundTripper is that of an authenticator: the exporter's requests need no network.
+func (p *payloads) RoundTripper(http.RoundTripper) (http.RoundTripper, error) { return p, nil }
+
+// RoundTrip answers a request.
+func (p *payloads) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(p.take(body))), Request: r}, nil
+}
+
+// ServeHTTP answers a request. It closes the connection: an idle one would stop a bubble's time. Its own Date would be of
+// another time than the bubble's.
+func (p *payloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	w.Header()["Date"] = nil
+	w.Header().Set("Connection", "close")
+	_, _ = w.Write(p.take(body))
+}
+
+// readings has a line for each reading of the payloads, as expect has.
+func readings(t testing.TB, payloads []string) (lines []string) {
+	for _, text := range payloads {
+		var p struct {
+			Data []struct {
+				Devices []struct {
+					ID     string            `json:"deviceId"`
+					Params []json.RawMessage `json:"params"`
+					Diag   []json.RawMessage `json:"diag_params"`
+				} `json:"device_data"`
+			} `json:"data"`
+		}
+		require.NoError(t, json.Unmarshal([]byte(text), &p), text)
+		for _, d := range p.Data[0].Devices {
+			for _, r := range d.Params {
+				lines = append(lines, d.ID+" params "+string(r))
+			}
+			for _, r := range d.Diag {
+				lines = append(lines, d.ID+" diag_params "+string(r))
+			}
+		}
+	}
+	slices.Sort(lines)
+	return lines
+}
+
+// script is what happens to the hosts of a plant: rounds of batches, all of a round at one time.
+type script struct {
+	plant    plant
+	restarts bool
+	rounds   []round
+}
+
+type round struct {
+	at    time.Time
+	steps []step
+}
+
+// step is a batch, or a restart without one.
+type step struct {
+	batch []reading
+	kill  bool
+}
+
+var bubble = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when its time begins
+
+// newScript makes a script. Rounds are at 15 to 20 s of a minute, so that it is certain which windows are closed: those
+// that ended half a minute before the minute began, and have a reading of an earlier round.
+func newScript(seed uint64) script {
+	r := rand.New(rand.NewPCG(seed, 1))
+	s := script{restarts: seed%3 == 0, plant: plant{options: map[string]any{
+		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)]}}}
+	for i := range perPlant() {
+		s.plant.devices = append(s.plant.devices, randomDevice(r, fmt.Sprintf("dev-%d", i)))
+	}
+	minute := bubble
+	sent := make([][]reading, perPlant())
+	for range 2 + r.IntN(5) {
+		minute = minute.Add(time.Duration(1+int(math.Abs(r.NormFloat64())*4)) * time.Minute)
+		n := round{at: minute.Add(15*time.Second + time.Duration(r.IntN(5000))*time.Millisecond)}
+		var all []reading
+		for i, d := range s.plant.devices {
+			list := randomReadings(r, d, n.at, sent[i])
+			sent[i] = append(sent[i], list...)
+			all = append(all, list...)
+		}
+		if r.IntN(3) > 0 {
+			r.Shuffle(len(all), func(i, j int) { all[i], all[j] = all[j], all[i] })
+		}
+		for len(all) > 0 {
+			size := 1 + r.IntN(len(all))
+			n.steps = append(n.steps, step{batch: all[:size]})
+			if r.IntN(4) == 0 { // the answer was lost
+				n.steps = append(n.steps, step{batch: all[:size]})
+			}
+			if s.restarts && r.IntN(8) == 0 {
+				n.steps = append(n.steps, step{kill: r.IntN(3) > 0})
+			}
+			all = all[size:]
+		}
+		s.rounds = append(s.rounds, n)
+	}
+	return s
+}
+
+var keys = []string{"cod", "bod", "ph", "tss", "flow_totalizer", "flow_inlet_totalizer"}
+
+func randomDevice(r *rand.Rand, id string) device {
+	d := device{id: id}
+	if r.IntN(3) == 0 {
+		latitude, longitude := math.Round(r.Float64()*1e6)/1e5, math.Round(r.Float64()*1e7)/1e5
+		d.latitude, d.longitude = &latitude, &longitude
+	}
+	for _, i := range r.Perm(len(keys))[:r.IntN(4)] {
+		x := parameter{name: "plant." + keys[i], parameter: keys[i], unit: []string{"", "mg/l"}[r.IntN(2)], tags: map[string]string{"device": id},
+			statistic: []string{"", "mean", "last", "min", "max", "sum", "median"}[r.IntN(7)], diagnostic: r.IntN(5) == 0}
+		if r.IntN(2) == 0 {
+			n := r.IntN(4)
+			x.decimals = &n
+		}
+		d.parameters = append(d.parameters, x)
+	}
+	return d
+}
+
+// randomReadings are what senders of a device send until now: new readings, and such as they sent before.
+func randomReadings(r *rand.Rand, d device, now time.Time, sent []reading) (list []reading) {
+	back := []time.Duration{2 * time.Minute, 20 * time.Minute, 40 * time.Minute, 2 * time.Hour}[r.IntN(4)]
+	grid := []time.Duration{time.Millisecond, time.Second, 10 * time.Second, time.Minute}[r.IntN(4)]
+	sender := r.IntN(3)
+	flags := []string{"", "", "", "", "", "U", "M", "m", "F", "D", "?", string("CZ"[len(d.id)%2])} // the board has one point for a time
+	for range r.IntN(16) {
+		if known := append(slices.Clone(sent), list...); len(known) > 0 && r.IntN(3) == 0 {
+			x := known[r.IntN(len(known))]
+			switch r.IntN(6) {
+			case 0:
+				x.value = randomValue(r)
+			case 1:
+				x.flag = flags[r.IntN(len(flags))]
+			case 2:
+				x.resource = map[string]string{"service.instance.id": fmt.Sprint(r.IntN(3))}
+			}
+			list = append(list, x)
+			continue
+		}
+		x := reading{value: randomValue(r), at: now.Add(-time.Duration(r.Int64N(int64(back)))).Truncate(grid), flag: flags[r.IntN(len(flags))],
+			resource: map[string]string{"service.instance.id": fmt.Sprint(sender)}}
+		if len(d.parameters) > 0 && r.IntN(4) > 0 {
+			p := d.parameters[r.IntN(len(d.parameters))]
+			x.name, x.tags = p.name, map[string]string{"device": d.id}
+			if p.unit == "" {
+				x.unit = randomUnit(r)
+			}
+			if r.IntN(3) == 0 {
+				x.tags["probe"] = fmt.Sprint(r.IntN(2))
+			}
+		} else if x.name = keys[r.IntN(len(keys))]; slices.ContainsFunc(d.parameters, func(p parameter) bool { return p.parameter == x.name }) {
+			continue // an entry and the bare key would be one series with two units
+		} else {
+			x.unit, x.device = randomUnit(r), d.id
+		}
+		if r.IntN(20) == 0 {
+			sender++ // it was restarted
+		}
+		list = append(list, x)
+	}
+	return list
+}
+
+func randomUnit(r *rand.Rand) string {
+	return []string{"mg/L", "mg/l", "mg/L", "mg/l", "ppm"}[r.IntN(5)]
+}
+
+func randomValue(r *rand.Rand) float64 {
+	switch r.IntN(8) {
+	case 0:
+		return 0
+	case 1:
+		return math.NaN()
+	case 2:
+		return 1e9 + float64(r.IntN(1000))
+	case 3:
+		return -float64(r.IntN(100)) / 7
+	case 4:
+		return float64(float32(r.Float64() * 100))
+	}
+	return float64(r.IntN(1000)) / 10
+}
+
+// way is how readings go to a board in this process.
+type way struct {
+	name  string
+	start func(p plant, at place, to *payloads) func(*adapter) life
+}
+
+// ways are the adapters with boards that take everything.
+func ways(server *boards) []way {
+	return []way{
+		{"output", func(p plant, at place, to *payloads) func(*adapter) life {
+			at.url = server.add(at.dir, to)
+			return output(p.toml(at))
+		}},
+		{"exporter", func(p plant, at place, to *payloads) func(*adapter) life {
+			return collector(to.options(p.exporter(at)), nil, extensions{component.MustNewID("payloads"): to})
+		}},
+		{"processor-exporter", func(p plant, at place, to *payloads) func(*adapter) life {
+			return collector(to.options(p.exporter(at)), p.processor(at), extensions{component.MustNewID("payloads"): to})
+		}},
+	}
+}
+
+// options lets an exporter send here.
+func (p *payloads) options(exporter map[string]any) map[string]any {
+	exporter["http"] = map[string]any{"auth": map[string]any{"authenticator": "payloads"}}
+	return exporter
+}
+
+// perform carries a script out in each way and returns what its board has.
+func perform(t *testing.T, s script, publicKey string, ways []way) map[string]*payloads {
+	got := map[string]*payloads{}
+	synctest.Test(t, func(t *testing.T) {
+		var hosts []*adapter
+		for _, w := range ways {
+			at := newPlace(t, "http://board.test/v1.0/industry/data", publicKey)
+			if at.memory = !s.restarts; at.memory {
+				s.plant.options["audit_file"] = ""
+			}
+			got[w.name] = &payloads{}
+			hosts = append(hosts, newAdapter(t, at, w.start(s.plant, at, got[w.name])))
+		}
+		for _, n := range s.rounds {
+			time.Sleep(time.Until(n.at))
+			for _, st := range n.steps {
+				for _, h := range hosts {
+					switch {
+					case st.batch != nil:
+						h.send(st.batch)
+					case st.kill:
+						synctest.Wait()
+						h.kill()
+					default:
+						h.stop()
+						h.life = h.start(h)
+					}
+				}
+			}
+		}
+		time.Sleep(spec.SlotLength + time.Minute)
+		for _, h := range hosts {
+			h.stop()
+		}
+	})
+	return got
+}
+
+// play carries a script out in all ways, and compares what they send with each other and with the reference.
+func play(t *testing.T, s script, publicKey string, ways []way) (sent []string) {
+	var all []arrival
+	for _, n := range s.rounds {
+		for _, st := range n.steps {
+			for _, x := range st.batch {
+				all = append(all, arrival{x, n.at})
+			}
+		}
+	}
+	got := perform(t, s, publicKey, ways)
+	want := expect(s.plant, all)
+	for _, w := range ways {
+		if have := readings(t, got[w.name].sorted()); !slices.Equal(want, have) {
+			t.Errorf("%s: %s", w.name, difference(want, have))
+		}
+		if a, b := got[ways[0].name].sorted(), got[w.name].sorted(); !slices.Equal(a, b) {
+			t.Errorf("the payloads of %s and %s differ: %s", ways[0].name, w.name, difference(a, b))
+		}
+	}
+	return got[ways[0].name].sorted()
+}
+
+// difference names some of what is in one list only.
+func difference(want, have []string) string {
+	b := &strings.Builder{}
+	only := func(what string, a, b_ []string) {
+		n := 0
+		for _, x := range a {
+			if _, found := slices.BinarySearch(b_, x); !found {
+				if n++; n <= 5 {
+					fmt.Fprintf(b, "\n%s: %s", what, x)
+				}
+			}
+		}
+	}
+	only("missing", want, have)
+	only("not wanted", have, want)
+	fmt.Fprintf(b, "\n%d wanted, %d there", len(want), len(have))
+	return b.String()
+}
+
+// boards are the boards of many plants, outside of their bubbles.
+type boards struct {
+	*httptest.Server
+	publicKey string
+	mu        sync.Mutex
+	by        map[string]*payloads
+}
+
+func newBoards(t *testing.T) *boards {
+	key, err := filepath.Abs("../../ocems/seal/testdata/industry_test_public.pem")
+	require.NoError(t, err)
+	b := &boards{publicKey: key, by: map[string]*payloads{}}
+	b.Server = httptest.NewServer(b)
+	t.Cleanup(b.Close)
+	return b
+}
+
+func (b *boards) add(path string, p *payloads) (url string) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.by[path] = p
+	return b.URL + path
+}
+
+func (b *boards) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	b.mu.Lock()
+	p := b.by[r.URL.Path]
+	b.mu.Unlock()
+	p.ServeHTTP(w, r)
+}
+
+// TestStreams makes random streams of readings, with retries, restarts, conflicts and lateness, and compares what the
+// three adapters send with each other and with the reference. -streams 1000000 is a long run; -seed repeats one.
+func TestStreams(t *testing.T) {
+	first := *seed
+	if first == 0 {
+		first = uint64(time.Now().UnixNano())
+	}
+	server := newBoards(t)
+	warmUp(t, server.publicKey)
+	t.Logf("the first seed is %d", first)
+	for i := range (*streams + perPlant() - 1) / perPlant() {
+		if play(t, newScript(first+uint64(i)), server.publicKey, ways(server)); t.Failed() {
+			t.Fatalf("the seed is %d", first+uint64(i))
+		}
+		if (i+1)%50 == 0 {
+			t.Logf("%d streams", (i+1)*perPlant())
+		}
+	}
+}
+
+// warmUp starts what Telegraf keeps running for the life of the process, outside of a bubble.
+func warmUp(t *testing.T, publicKey string) {
+	at := newPlace(t, "http://127.0.0.1:1/", publicKey)
+	h := newAdapter(t, at, output(plant{devices: []device{{id: "dev"}}}.toml(at)))
+	h.stop()
+}

@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -46,7 +45,8 @@ type process struct {
 	dir     string
 	port    string
 	command *exec.Cmd
-	stdin   io.WriteCloser
+	stdin   *os.File
+	stuck   bool // it reads no more
 	exited  chan struct{}
 	fed     int // metrics
 	sure    int // of them, acknowledged by a collector or read by the external plugin
@@ -145,11 +145,13 @@ var hosts = map[string]*host{
 		config: outputBlock,
 		feed: func(p *process, ms []metric) answer {
 			before := p.fed - len(ms)
+			_ = p.stdin.SetWriteDeadline(time.Now().Add(patience))
 			if _, err := p.stdin.Write(lines(ms)); err != nil {
+				p.stuck = true // perhaps in the middle of a line
 				return unsure
 			}
 			// Once these bytes are gone from the pipe, what was written before them is durable.
-			if n, err := unix.IoctlGetInt(int(p.stdin.(*os.File).Fd()), unix.TIOCINQ); err == nil && n == 0 {
+			if n, err := waiting(p.stdin); err == nil && n == 0 {
 				p.sure = max(p.sure, before)
 			}
 			return took
@@ -231,6 +233,19 @@ service:
 		},
 		took: func(p *process) int { return p.sure },
 	}
+}
+
+// patience is how long a host that reads a pipe may leave it full: its disk is full meanwhile.
+const patience = 4 * time.Second
+
+// waiting is how many bytes are in a pipe. Fd would make its writes wait without a deadline.
+func waiting(pipe *os.File) (n int, err error) {
+	raw, err := pipe.SyscallConn()
+	if err == nil {
+		fault := raw.Control(func(fd uintptr) { n, err = unix.IoctlGetInt(int(fd), unix.TIOCINQ) })
+		err = errors.Join(err, fault)
+	}
+	return n, err
 }
 
 // otlp writes metrics as OTLP in JSON, each point in a metric of its own so that their order is that of the samples.

@@ -193,7 +193,7 @@ func (v *victim) jump() time.Duration {
 
 // feed feeds some minutes of event time.
 func (v *victim) feed(p *process, minutes int) {
-	for ; minutes > 0 && !p.dead() && !v.exhausted(); minutes-- {
+	for ; minutes > 0 && !p.dead() && !p.stuck && !v.exhausted(); minutes-- {
 		ms := v.kept
 		if ms == nil {
 			ms = v.another(v.next())
@@ -386,10 +386,15 @@ func (v *victim) second() error {
 // readOnly starts the host on a state that it cannot write: it must end by itself and leave it as it is.
 func (v *victim) readOnly() error {
 	v.events["read-only state"]++
-	if err := syscall.Mount("", v.disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, ""); err != nil {
+	var err error
+	_ = until(5*time.Second, func() bool { // a large file that was just removed keeps it busy
+		err = syscall.Mount("", v.disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
+		return err == nil
+	})
+	if err != nil {
 		return err
 	}
-	err := v.refused(v.dir, "a process on a read-only state")
+	err = v.refused(v.dir, "a process on a read-only state")
 	return errors.Join(err, syscall.Mount("", v.disk, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", diskSize)))
 }
 

@@ -38,9 +38,9 @@ type collectorFile struct {
 	Connectors map[component.ID]map[string]any `mapstructure:"connectors"`
 	Extensions map[component.ID]map[string]any `mapstructure:"extensions"`
 	Service    struct {
-		Telemetry  map[string]any                   `mapstructure:"telemetry"`
-		Extensions []component.ID                   `mapstructure:"extensions"`
-		Pipelines  map[pipeline.ID]*collectorStages `mapstructure:"pipelines"`
+		Telemetry  map[string]any                  `mapstructure:"telemetry"`
+		Extensions []component.ID                  `mapstructure:"extensions"`
+		Pipelines  map[pipeline.ID]collectorStages `mapstructure:"pipelines"`
 	} `mapstructure:"service"`
 }
 
@@ -82,7 +82,7 @@ func (r *reader) collector() {
 	}
 	wrong := c.conf.Unmarshal(&c.file)
 	for _, line := range errorLines(wrong) {
-		r.cfg.Faults.fault(Failed, c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
+		r.cfg.Faults.fault(Failed, "edit "+c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
 	}
 	c.decode()
 	c.references()
@@ -178,7 +178,7 @@ func (c *collectorReader) decode() {
 			c.configs[key], c.refused[key] = cfg, errorLines(err)
 			for _, line := range c.refused[key] {
 				if group == "extensions" { // of the others it is said with the output
-					c.cfg.Faults.fault(Failed, c.mend(line, reflect.TypeOf(cfg), group, id.String()), "%s: %s", key, line)
+					c.cfg.Faults.fault(Failed, "edit "+c.mend(line, reflect.TypeOf(cfg), group, id.String()), "%s: %s", key, line)
 				}
 			}
 		}
@@ -222,9 +222,9 @@ func (c *collectorReader) mend(line string, t reflect.Type, base ...string) stri
 	}
 	steps := pathStep.FindAllString(path, -1)
 	if !unknown {
-		return "edit " + c.places.find(append(base, steps...)...)
+		return c.places.find(append(base, steps...)...)
 	}
-	return "edit " + c.places.find(append(append(base, steps...), key)...) + nearest(key, typeAt(t, steps), "mapstructure")
+	return c.places.find(append(append(base, steps...), key)...) + nearest(key, typeAt(t, steps), "mapstructure")
 }
 
 // typeAt is the type of what a path leads to, nil where that is not known.
@@ -244,7 +244,7 @@ func typeAt(t reflect.Type, path []string) reflect.Type {
 // references checks that what is named is there, as the collector does in its words, but all of it.
 func (c *collectorReader) references() {
 	fault := func(at []string, format string, args ...any) {
-		c.cfg.Faults.fault(Failed, "edit "+c.places.find(at...), strings.Join(at[:min(3, len(at))], "::")+": "+format, args...)
+		c.cfg.Faults.fault(Failed, "edit "+c.places.find(at...), "%s: %s", strings.Join(at[:min(3, len(at))], "::"), fmt.Sprintf(format, args...))
 	}
 	check := func(kind string, ids []component.ID, at ...string) {
 		if len(ids) == 0 && (kind == "receiver" || kind == "exporter") {
@@ -274,18 +274,11 @@ func (c *collectorReader) references() {
 	}
 	check("extension", c.file.Service.Extensions, "service", "extensions")
 	for _, name := range sortedIDs(c.file.Service.Pipelines) {
-		p := c.file.pipeline(name)
+		p := c.file.Service.Pipelines[name]
 		check("receiver", p.Receivers, "service", "pipelines", name.String(), "receivers")
 		check("processor", p.Processors, "service", "pipelines", name.String(), "processors")
 		check("exporter", p.Exporters, "service", "pipelines", name.String(), "exporters")
 	}
-}
-
-func (f *collectorFile) pipeline(name pipeline.ID) collectorStages {
-	if p := f.Service.Pipelines[name]; p != nil {
-		return *p
-	}
-	return collectorStages{}
 }
 
 // leftOut names what was not checked, and what is never started.
@@ -319,7 +312,7 @@ func (c *collectorReader) output(group string, id component.ID, cfg component.Co
 	o := &Output{Name: key, Where: c.places.find(group, id.String()), Host: Collector}
 	c.cfg.Outputs = append(c.cfg.Outputs, o)
 	o.refused(c.refused[key], func(line string) string {
-		return strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), group, id.String()), "edit ")
+		return c.mend(line, reflect.TypeOf(cfg), group, id.String())
 	})
 	if !c.used[key] {
 		o.Faults.fault(Failed, "edit "+o.Where, "service.pipelines: no pipeline has %s: it is never started", id)
@@ -350,7 +343,7 @@ func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.
 func (c *collectorReader) behind(o *Output, id component.ID) {
 	seen := map[pipeline.ID]bool{}
 	for _, name := range sortedIDs(c.file.Service.Pipelines) {
-		if at := slices.Index(c.file.pipeline(name).Processors, id); at >= 0 {
+		if at := slices.Index(c.file.Service.Pipelines[name].Processors, id); at >= 0 {
 			c.follow(o, name, at+1, seen)
 		}
 	}
@@ -362,7 +355,7 @@ func (c *collectorReader) follow(o *Output, name pipeline.ID, from int, seen map
 		return
 	}
 	seen[name] = true
-	p := c.file.pipeline(name)
+	p := c.file.Service.Pipelines[name]
 	for _, id := range p.Processors[from:] {
 		o.Behind = append(o.Behind, Stage{Pipeline: name.String(), Kind: "processors", ID: id})
 	}
@@ -372,7 +365,7 @@ func (c *collectorReader) follow(o *Output, name pipeline.ID, from int, seen map
 			continue
 		}
 		for _, other := range sortedIDs(c.file.Service.Pipelines) {
-			if slices.Contains(c.file.pipeline(other).Receivers, id) {
+			if slices.Contains(c.file.Service.Pipelines[other].Receivers, id) {
 				c.follow(o, other, 0, seen)
 			}
 		}

@@ -2,8 +2,6 @@ package ocemsexporter
 
 import (
 	"errors"
-	"fmt"
-	"slices"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -12,7 +10,6 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
-	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Config is the exporter's configuration.
@@ -47,25 +44,15 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 
 // Validate returns every mistake.
 func (c *Config) Validate() error {
-	faults := []error{c.Slots.Check(), c.Delivery.Check()}
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
+	var own []error
 	if c.HTTP.Endpoint != "" {
-		fault("http.endpoint: must not be set; set `endpoint`")
+		own = append(own, errors.New("http.endpoint: must not be set; set `endpoint`"))
 	}
 	if c.HTTP.Compression.IsCompressed() {
-		fault("http.compression: must not be set; the server takes no compressed bodies")
+		own = append(own, errors.New("http.compression: must not be set; the server takes no compressed bodies"))
 	}
-	if p := c.HTTP.ProxyURL; p != "" && !options.IsURL(p, "http", "https", "socks5", "socks5h") {
-		fault("http.proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)")
-	}
-	for _, v := range [][2]string{{"min_version", c.HTTP.TLS.MinVersion}, {"max_version", c.HTTP.TLS.MaxVersion}} {
-		if known := []string{"1.2", "1.3"}; v[1] != "" && !slices.Contains(known, v[1]) {
-			fault("http.tls.%s: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", v[0], v[1], spec.Nearest(v[1], known)[0])
-		}
-	}
-	if c.HTTP.Timeout <= 0 {
-		fault("http.timeout: %s must be more than 0; nearest: 45s", c.HTTP.Timeout)
-	}
+	client := options.CheckClient("http.timeout", c.HTTP.Timeout, "http.proxy_url", c.HTTP.ProxyURL,
+		map[string]string{"http.tls.min_version": c.HTTP.TLS.MinVersion, "http.tls.max_version": c.HTTP.TLS.MaxVersion}, []string{"1.2", "1.3"})
 	_, err := registry.New(c.Config)
-	return errors.Join(append(faults, err)...)
+	return errors.Join(c.Slots.Check(), c.Delivery.Check(), errors.Join(own...), client, err)
 }

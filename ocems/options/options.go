@@ -128,6 +128,24 @@ func (o Delivery) Check() error {
 // the same that was given up.
 const ShortTimeout = 30 * time.Second
 
+// CheckClient returns every mistake in the keys of a host's HTTP client that all hosts check: proxy is a URL or "", tls are
+// versions by their keys, of which only those known are safe.
+func CheckClient(timeoutKey string, timeout time.Duration, proxyKey, proxy string, tls map[string]string, known []string) error {
+	var c checker
+	if timeout <= 0 {
+		c.fault("%s: %s must be more than 0; nearest: 45s", timeoutKey, timeout)
+	}
+	if proxy != "" && !IsURL(proxy, "http", "https", "socks5", "socks5h") {
+		c.fault("%s: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)", proxyKey)
+	}
+	for _, key := range slices.Sorted(maps.Keys(tls)) {
+		if v := tls[key]; v != "" && !slices.Contains(known, v) {
+			c.fault("%s: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", key, v, spec.Nearest(v, known)[0])
+		}
+	}
+	return c.err()
+}
+
 type checker struct{ faults []error }
 
 func (c *checker) err() error { return errors.Join(c.faults...) }

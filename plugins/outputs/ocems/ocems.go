@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
-	"slices"
 	"sync"
 	"time"
 
@@ -20,7 +19,6 @@ import (
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
-	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
@@ -71,29 +69,19 @@ func (*OCEMS) SampleConfig() string { return sampleConfig }
 
 // Init checks the configuration. It opens no connection and writes no file.
 func (o *OCEMS) Init() error {
-	faults := []error{o.Slots.Check(), o.Delivery.Check()}
-	fault := func(format string, args ...any) { faults = append(faults, fmt.Errorf(format, args...)) }
-	if v := []string{"TLS12", "TLS13"}; o.TLSMinVersion != "" && !slices.Contains(v, o.TLSMinVersion) {
-		fault("tls_min_version: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", o.TLSMinVersion, spec.Nearest(o.TLSMinVersion, v)[0])
-	}
-	if p := o.HTTPProxyURL; p != "" && !options.IsURL(p, "http", "https", "socks5", "socks5h") {
-		fault("http_proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)")
-	}
-	if o.Timeout <= 0 {
-		fault("timeout: %s must be more than 0; nearest: 45s", time.Duration(o.Timeout))
-	}
 	var err error
 	if o.names, err = o.registry(); err == nil {
 		_, err = registry.New(o.names)
 	}
-	faults = append(faults, err)
+	client := options.CheckClient("timeout", time.Duration(o.Timeout), "http_proxy_url", o.HTTPProxyURL,
+		map[string]string{"tls_min_version": o.TLSMinVersion}, []string{"TLS12", "TLS13"})
 	if o.AuditFile == "" && o.StateDirectory != "" {
 		o.AuditFile = filepath.Join(o.StateDirectory, "audit.jsonl")
 	}
 	if o.MaxIdleConnsPerHost == 0 {
 		o.MaxIdleConnsPerHost = o.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
 	}
-	return errors.Join(faults...)
+	return errors.Join(o.Slots.Check(), o.Delivery.Check(), client, err)
 }
 
 // registry is the registry's configuration, with the secrets resolved.

@@ -17,46 +17,65 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
+// observed are the fields of internal_ocems that are read from the engine.
+var observed = map[string]func(engine.Stats) uint64{
+	"samples":              func(s engine.Stats) uint64 { return s.Taken + s.Finished },
+	"samples_duplicate":    func(s engine.Stats) uint64 { return s.Refused[slot.Duplicate] },
+	"samples_late":         func(s engine.Stats) uint64 { return s.Refused[slot.Late] },
+	"samples_refused":      refused,
+	"fields_ignored":       func(s engine.Stats) uint64 { return s.Ignored },
+	"slots_closed":         func(s engine.Stats) uint64 { return s.Closed },
+	"series":               func(s engine.Stats) uint64 { return uint64(s.Series) },
+	"slots_open":           func(s engine.Stats) uint64 { return uint64(s.Open) },
+	"slots_pending":        func(s engine.Stats) uint64 { return uint64(s.Pending) },
+	"outbox_slots":         func(s engine.Stats) uint64 { return uint64(s.Outbox.Slots) },
+	"outbox_oldest_age_ns": func(s engine.Stats) uint64 { return uint64(s.OldestAge()) },
+	"devices_held":         func(s engine.Stats) uint64 { return uint64(len(s.Outbox.Held)) },
+	"clock_skew_ns":        func(s engine.Stats) uint64 { return uint64(s.Outbox.Skew) },
+}
+
+func refused(s engine.Stats) (n uint64) {
+	for _, reason := range engine.Reasons() {
+		if reason != slot.Late {
+			n += s.Refused[reason]
+		}
+	}
+	return n
+}
+
 // stats are what inputs.internal shows as internal_ocems, internal_ocems_held and internal_ocems_refused.
 type stats struct {
-	all      []selfstat.Stat
-	outcomes map[audit.Outcome]selfstat.Stat
-	heldFor  map[string]selfstat.Stat      // by delivery.HoldReasons
-	reasons  map[slot.Reason]selfstat.Stat // by engine.Reasons
-
-	samples, duplicate, late, refused, ignored selfstat.Stat
-	closed, series, open, pending              selfstat.Stat
-	slots, oldest, held, skew                  selfstat.Stat
-	tries, failed, took                        selfstat.Stat
+	all                 []selfstat.Stat
+	read                map[selfstat.Stat]func(engine.Stats) uint64
+	outcomes            map[audit.Outcome]selfstat.Stat
+	tries, failed, took selfstat.Stat
 }
 
 func newStats(tags map[string]string) *stats {
-	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}, heldFor: map[string]selfstat.Stat{}, reasons: map[slot.Reason]selfstat.Stat{}}
-	keep := func(stat selfstat.Stat) selfstat.Stat {
-		s.all = append(s.all, stat)
-		return stat
-	}
-	register := func(field string) selfstat.Stat { return keep(selfstat.Register("ocems", field, tags)) }
-	by := func(measurement, field, reason string) selfstat.Stat {
+	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}, read: map[selfstat.Stat]func(engine.Stats) uint64{}}
+	register := func(measurement, field, reason string) selfstat.Stat {
 		with := maps.Clone(tags)
-		with["reason"] = reason
-		return keep(selfstat.Register(measurement, field, with))
+		if reason != "" {
+			with["reason"] = reason
+		}
+		s.all = append(s.all, selfstat.Register(measurement, field, with))
+		return s.all[len(s.all)-1]
 	}
-	s.samples, s.duplicate, s.late, s.refused, s.ignored = register("samples"), register("samples_duplicate"), register("samples_late"),
-		register("samples_refused"), register("fields_ignored")
-	s.closed, s.series, s.open, s.pending = register("slots_closed"), register("series"), register("slots_open"), register("slots_pending")
-	for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired, audit.Refused} {
-		s.outcomes[o] = register("readings_" + string(o))
+	for field, of := range observed {
+		s.read[register("ocems", field, "")] = of
 	}
-	s.slots, s.oldest, s.held = register("outbox_slots"), register("outbox_oldest_age_ns"), register("devices_held")
 	for _, reason := range delivery.HoldReasons() {
-		s.heldFor[reason] = by("ocems_held", "devices", reason)
+		s.read[register("ocems_held", "devices", reason)] = func(s engine.Stats) uint64 { return uint64(s.Outbox.HeldFor[reason]) }
 	}
 	for _, reason := range engine.Reasons() {
-		s.reasons[reason] = by("ocems_refused", "samples", string(reason))
+		s.read[register("ocems_refused", "samples", string(reason))] = func(s engine.Stats) uint64 { return s.Refused[reason] }
 	}
-	s.skew, s.tries, s.failed = register("clock_skew_ns"), register("requests"), register("requests_failed")
-	s.took = keep(selfstat.RegisterTiming("ocems", "request_time_ns", tags))
+	for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired, audit.Refused} {
+		s.outcomes[o] = register("ocems", "readings_"+string(o), "")
+	}
+	s.tries, s.failed = register("ocems", "requests", ""), register("ocems", "requests_failed", "")
+	s.took = selfstat.RegisterTiming("ocems", "request_time_ns", tags)
+	s.all = append(s.all, s.took)
 	return s
 }
 
@@ -81,31 +100,9 @@ func (s *stats) try(took time.Duration, ok bool) {
 }
 
 func (s *stats) observe(e engine.Stats) {
-	s.samples.Set(int64(e.Taken + e.Finished))
-	s.duplicate.Set(int64(e.Refused[slot.Duplicate]))
-	refused := uint64(0)
-	for _, reason := range engine.Reasons() {
-		n := e.Refused[reason]
-		s.reasons[reason].Set(int64(n))
-		if reason != slot.Late {
-			refused += n
-		}
+	for stat, of := range s.read {
+		stat.Set(int64(of(e)))
 	}
-	s.late.Set(int64(e.Refused[slot.Late]))
-	s.refused.Set(int64(refused))
-	s.ignored.Set(int64(e.Ignored))
-	s.closed.Set(int64(e.Closed))
-	s.series.Set(int64(e.Series))
-	s.open.Set(int64(e.Open))
-	s.pending.Set(int64(e.Pending))
-	o := e.Outbox
-	s.slots.Set(int64(o.Slots))
-	s.oldest.Set(e.OldestAge().Nanoseconds())
-	s.held.Set(int64(len(o.Held)))
-	for reason, stat := range s.heldFor {
-		stat.Set(int64(o.HeldFor[reason]))
-	}
-	s.skew.Set(o.Skew.Nanoseconds())
 }
 
 // logHandler lets the core log through Telegraf.
@@ -119,16 +116,12 @@ func (h logHandler) Enabled(_ context.Context, level slog.Level) bool {
 }
 
 func (h logHandler) Handle(_ context.Context, r slog.Record) error {
-	var b strings.Builder
-	b.WriteString(r.Message + h.attrs)
+	line := r.Message + h.attrs
 	r.Attrs(func(a slog.Attr) bool {
-		b.WriteString(text(a))
+		line += text(a)
 		return true
 	})
-	line := b.String()
-	if line != "" {
-		line = strings.ToUpper(line[:1]) + line[1:]
-	}
+	line = strings.ToUpper(line[:1]) + line[1:]
 	switch {
 	case r.Level >= slog.LevelError:
 		h.log.Error(line)

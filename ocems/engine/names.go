@@ -24,6 +24,7 @@ type Reading struct {
 	Fault    string
 	Source   Source
 	Finished bool  // a slot that the processor has made
+	Samples  int   // that a finished slot was made of; Statistic says how
 	Exit     uint8 // of Config.Next
 }
 
@@ -138,7 +139,7 @@ func (b *Batch) take(x sample) {
 	if length := x.Flag.Length(); x.reason == slot.Taken && !spec.Aligned(x.Time, length) {
 		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s: set align to true, or make the slots upstream", spec.ErrNotAligned, length)}
 	}
-	b.put(x)
+	b.put(x, 0)
 }
 
 // offGrid is why a slot that was made upstream is refused, besides the aligner's reasons; unknown is that it names no
@@ -153,7 +154,7 @@ func (b *Batch) finished(r Reading) {
 	m, err := b.e.names.Finished(r.Metric)
 	x := sample{Sample: slot.Sample{
 		Series: slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic},
-		Unit:   m.Unit, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID}}
+		Unit:   m.Unit, Statistic: r.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID}}
 	switch {
 	case err != nil:
 		x.fault = fault{unknown, err.Error()}
@@ -162,11 +163,11 @@ func (b *Batch) finished(r Reading) {
 	case !spec.Aligned(x.Time, x.Flag.Length()):
 		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s", spec.ErrNotAligned, x.Flag.Length())}
 	}
-	b.put(x)
+	b.put(x, r.Samples)
 }
 
 // put adds a slot that was made upstream to the records for the outbox.
-func (b *Batch) put(x sample) {
+func (b *Batch) put(x sample, samples int) {
 	if x.reason != slot.Taken {
 		b.refused = append(b.refused, x)
 		return
@@ -174,7 +175,8 @@ func (b *Batch) put(x sample) {
 	if b.index == nil {
 		b.index = map[string]int{}
 	}
-	b.records = b.e.appendReading(b.records, b.index, slot.Slot{Series: x.Series, Unit: x.Unit, Stamp: x.Time, Flag: x.Flag, Value: x.Value})
+	b.records = b.e.appendReading(b.records, b.index, slot.Slot{Series: x.Series, Unit: x.Unit, Stamp: x.Time, Flag: x.Flag, Value: x.Value,
+		Samples: samples, Statistic: x.Statistic})
 }
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }

@@ -98,7 +98,7 @@ func (a *adder) point(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Sta
 		return false
 	}
 	attributes, resource := p.Attributes(), a.resource
-	_, finished := attributes.Get(Samples)
+	samples, finished := attributes.Get(Samples)
 	if finished && !a.slots {
 		return false
 	}
@@ -117,6 +117,12 @@ func (a *adder) point(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Sta
 	}
 	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
 		r.Value = float64(p.IntValue())
+	}
+	if finished {
+		r.Samples = int(samples.Int())
+		if s, ok := attributes.Get(Statistic); ok {
+			r.Statistic, _ = slot.ParseStatistic(s.AsString()) // for the record only
+		}
 	}
 	for k, v := range attributes.All() {
 		r.Source.ID += part(k, v)

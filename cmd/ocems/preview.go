@@ -33,8 +33,8 @@ func preview(ctx context.Context, s std, args []string) error {
 	device := flags.String("device", "", "show this device `id` only")
 	asJSON := flags.Bool("json", false, "print the JSON of the requests only, one a line")
 	if len(args) > 0 && isHelp(args[0]) {
-		fmt.Fprint(s.out, `ocems preview shows, for each device, what waits on disk for the board and the exact JSON of the next request, before it is
-encrypted. It reads a copy of the outbox that the configuration names; the host may run. Tokens are not needed and not
+		fmt.Fprint(s.out, `ocems preview shows the open windows and, for each device, what waits on disk for the board and the exact JSON of the next
+request, before it is encrypted. It reads a copy of the state that the configuration names; the host may run. Tokens are not needed and not
 shown. What it cannot know is in the host's memory only: which devices the board holds, and which parameters it refused
 since the host started, which the host leaves out of the request.
 

@@ -85,7 +85,7 @@ func Load(paths []string, opt Options) (*Config, error) {
 			return nil, fmt.Errorf("reading the configuration: %w", err)
 		}
 		if host != "" && of != host {
-			return nil, fmt.Errorf("reading the configuration: %s is that of another program than %s: give those of one host", path, paths[0])
+			return nil, fmt.Errorf("reading the configuration: %s is that of another program than %s: give those of one host", r.sources[len(r.sources)-1].name, r.sources[0].name)
 		}
 		host = of
 	}

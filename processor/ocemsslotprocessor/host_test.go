@@ -211,7 +211,6 @@ func cod(v float64, attributes ...string) pmetric.Metrics {
 
 // sink takes what passes, or refuses it.
 type sink struct {
-	name string
 	fail func() error // nil takes all
 
 	mu    sync.Mutex

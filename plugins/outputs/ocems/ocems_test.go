@@ -3,7 +3,6 @@ package ocems
 import (
 	"encoding/json"
 	"fmt"
-	"io"
 	"math"
 	"net/http"
 	"net/http/httptest"
@@ -11,7 +10,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -36,13 +34,10 @@ func TestMain(m *testing.M) { // the ignored one is of Telegraf's secrets, for t
 
 const token = "token-of-dev-1"
 
-// board is the server of the other side, which can be down and which keeps the payloads it was sent.
+// board is the server of the other side, which can be down.
 type board struct {
 	*httptest.Server
 	down atomic.Bool
-
-	mu       sync.Mutex
-	payloads []string
 }
 
 func startBoard(t testing.TB) *board {
@@ -64,16 +59,6 @@ func startBoard(t testing.TB) *board {
 			w.WriteHeader(http.StatusServiceUnavailable)
 			return
 		}
-		body, err := io.ReadAll(r.Body)
-		if err != nil {
-			return
-		}
-		if text, err := seal.Open(token, body); err == nil {
-			b.mu.Lock()
-			b.payloads = append(b.payloads, string(text))
-			b.mu.Unlock()
-		}
-		r.Body = io.NopCloser(strings.NewReader(string(body)))
 		sim.ServeHTTP(w, r)
 	}))
 	t.Cleanup(b.Close)
@@ -86,12 +71,6 @@ func (b *board) received(t testing.TB) (got simulator.Received) {
 	defer resp.Body.Close()
 	require.NoError(t, json.NewDecoder(resp.Body).Decode(&got))
 	return got
-}
-
-func (b *board) sent() []string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	return slices.Clone(b.payloads)
 }
 
 // await polls until the board has taken n readings, and returns them in words.

@@ -75,6 +75,11 @@ torture: build telegraf-small telegraf-external strace ## run every host under k
 	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./test/torture
 	bin/torture $(TORTURE)
 
+STREAMS ?= 20000
+.PHONY: streams
+streams: ## compare all hosts with a naive reference on random streams; STREAMS=1000000 is a long run
+	$(GO) test -count=1 -timeout 0 -v -run '^TestStreams$$' ./test/hosts -streams $(STREAMS)
+
 # Before Go 1.27 a target may end with "context deadline exceeded" as its time is over: that is no finding (go.dev/issue/75804).
 FUZZTIME ?= 5s
 .PHONY: fuzz

@@ -107,9 +107,9 @@ func examine(ctx context.Context, s std, args []string) error {
 	if len(args) > 0 && isHelp(args[0]) {
 		fmt.Fprint(s.out, `ocems doctor reads the configuration of Telegraf, of ocems-telegraf or of a collector, and says what would keep its slots
 from the board: keys, devices, tokens, parameters, units; name, route, certificate and clock of the server; directories,
-free space, the audit trail and what waits. The host's own code reads the configuration, so that what the host refuses
-fails here; plugins and components that are not in this program are named as not checked. It sends no reading: over the
-network it asks the endpoint with a GET, once.
+free space, the audit trail, open windows and what waits. The host's own code reads the configuration, so that what the
+host refuses fails here; plugins and components that are not in this program are named as not checked. It sends no reading:
+over the network it asks the endpoint with a GET, once.
 Run it as the service's user, with the service's environment:
 
   sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf

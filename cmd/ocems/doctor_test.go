@@ -261,9 +261,8 @@ func TestDoctorCertificates(t *testing.T) {
 	}
 	t.Run("files that the host cannot read", func(t *testing.T) {
 		for path, text := range map[string]string{"no-such-file": "no such file", privatePath: "parse"} {
-			checks, _ := diagnose(t, "--offline", "--config", telegrafFile(t, fmt.Sprintf("tls_ca = %q", path)))
-			wants(t, checks, "configuration", "failed", text)
-			checks, _ = diagnose(t, "--offline", "--config", write(t, "c.yaml", collectorText(t, "https://cems.example.org/", "http: {tls: {ca_file: "+path+"}}")))
+			refuses(t, telegrafFile(t, fmt.Sprintf("tls_ca = %q", path)), []string{text})
+			checks, _ := diagnose(t, "--offline", "--config", write(t, "c.yaml", collectorText(t, "https://cems.example.org/", "http: {tls: {ca_file: "+path+"}}")))
 			wants(t, checks, "tls", "failed", text)
 		}
 	})
@@ -284,8 +283,7 @@ func TestDoctorCertificates(t *testing.T) {
 		wants(t, checks, "http", "failed", "certificate required")
 		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", key))...))
 		wants(t, checks, "http", "ok", "HTTP 405")
-		checks, _ = diagnose(t, "--config", telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", privatePath))...))
-		wants(t, checks, "configuration", "failed", "failed to load cert/key pair")
+		refuses(t, telegrafFile(t, append(with, fmt.Sprintf("tls_cert = %q", cert), fmt.Sprintf("tls_key = %q", privatePath))...), []string{"failed to load cert/key pair"})
 	})
 }
 

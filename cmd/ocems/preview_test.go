@@ -2,9 +2,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -18,10 +20,15 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 func TestPreview(t *testing.T) {
@@ -102,6 +109,59 @@ func TestPreview(t *testing.T) {
 	memory := write(t, "telegraf.conf", regexp.MustCompile(`state_directory.*`).ReplaceAllString(text, ""))
 	if code, out, _ = quiet(t, "preview", "--config", memory); code != 0 || !strings.Contains(out, "in the host's memory") {
 		t.Errorf("exit %d: %s", code, out)
+	}
+}
+
+// A collector that makes slots for a vendor's has no outbox: what is open is shown, while it runs.
+func TestPreviewOfTheProcessor(t *testing.T) {
+	dir := t.TempDir()
+	config := write(t, "plant.yaml", `
+receivers: {otlp: {}}
+processors:
+  ocems_slot:
+    storage: ocems_storage
+    audit_file: `+dir+`/audit.jsonl
+    devices: [{station_id: station_1, device_id: dev_1, parameters: [{metric: m, parameter: cod, unit: mg/L}]}, {station_id: station_1, device_id: dev_2}]
+exporters: {otlphttp: {endpoint: http://vendor, sending_queue: {enabled: false}}}
+extensions: {ocems_storage: {directory: `+dir+`}}
+service:
+  extensions: [ocems_storage]
+  pipelines: {metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [otlphttp]}}
+`)
+	if code, out, errs := quiet(t, "preview", "--config", config); code != 0 || !strings.Contains(out, "is not begun yet") || errs != "" {
+		t.Errorf("exit %d: %s%s", code, out, errs)
+	}
+	file, err := store.Open(filepath.Join(dir, "processor_ocems_slot_"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	names := registry.Config{NamesOnly: true, Words: registry.Collector, Devices: []registry.DeviceConfig{
+		{StationID: "station_1", DeviceID: "dev_1", Parameters: []registry.ParameterConfig{{Metric: "m", Parameter: "cod", Unit: "mg/L"}}}}}
+	e, err := engine.Open(t.Context(), engine.Config{Slots: options.DefaultSlots(), Names: names, Store: file, Logger: slog.New(slog.DiscardHandler),
+		Next: func(context.Context, uint8, []slot.Slot) error { return nil }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer e.Close(t.Context())
+	start, end := spec.Window(time.Now(), spec.SlotLength)
+	batch := e.NewBatch()
+	for i := range 3 {
+		batch.Add(engine.Reading{Metric: registry.Metric{Name: "m", Attr: func(string) (string, bool) { return "", false }}, Time: start.Add(time.Duration(i) * time.Millisecond), Value: 1})
+	}
+	if err := batch.Commit(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	want := "open slot " + spec.ISTString(end) + ": parameters 1, readings so far 3\n"
+	if code, out, errs := quiet(t, "preview", "--device", "dev_1", "--config", config); code != 0 || !strings.Contains(out, want) || !strings.Contains(out, "it delivers to no board itself") || errs != "" {
+		t.Errorf("exit %d: %s%s, want %s", code, out, errs, want)
+	}
+	if code, out, _ := quiet(t, "preview", "--device", "dev_2", "--config", config); code != 0 || !strings.Contains(out, "open slots: none") {
+		t.Errorf("exit %d: %s", code, out)
+	}
+	checks, code := diagnose(t, "--offline", "--config", config)
+	if wants(t, checks, "state", "ok", "open windows 1"); code != 0 {
+		t.Errorf("exit %d: %v", code, checks)
 	}
 }
 
@@ -263,11 +323,11 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			registry, err := simulator.ParseRegistry([]byte(twoDevices), time.Now())
+			stations, err := simulator.ParseRegistry([]byte(twoDevices), time.Now())
 			if err != nil {
 				t.Fatal(err)
 			}
-			board, err := simulator.New(simulator.Config{PrivateKey: secret, Registry: registry})
+			board, err := simulator.New(simulator.Config{PrivateKey: secret, Registry: stations})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -122,10 +122,41 @@ func TestDoctorRefusesWhatTelegrafRefuses(t *testing.T) {
 	}
 }
 
+func TestDoctorRefusesWhatTheExternalPluginRefuses(t *testing.T) {
+	key, err := filepath.Abs(publicPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := strings.ReplaceAll(strings.TrimPrefix(telegrafText(t, "grace = \"30s\""), "[agent]\n"), publicPath, key)
+	for _, c := range []struct {
+		name, old, changed string
+		want               []string
+	}{
+		{name: "good"},
+		{"unknown key", "grace", "grac", []string{"grac", "nearest: grace"}},
+		{"duration", "30s", "soon", []string{"soon", "is not a duration"}},
+		{"key of Telegraf", "grace", "namepass = [\"m\"]\n  grace", []string{`"namepass" is Telegraf's own`}},
+		{"another plugin", "[[outputs.ocems]]", "[[outputs.file]]\n[[outputs.ocems]]", []string{"only [[outputs.ocems]] belongs"}},
+		{"secret store", token, "@{store:token}", []string{"device[0].token_id", "secret stores are Telegraf's"}},
+		{"variable not set", token, "${OCEMS_NOT_SET}", []string{`"${OCEMS_NOT_SET}" is the name of a variable`}},
+		{"variable without braces not set", token, "$OCEMS_NOT_SET", []string{`"$OCEMS_NOT_SET" is the name of a variable`}},
+		{"required variable", token, "${OCEMS_NOT_SET:?is needed}", []string{"OCEMS_NOT_SET", "is needed"}},
+		{"unit", "mg/L", "mgl", []string{"device[0].parameter[0].unit", "mgl"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			config := write(t, "ocems.conf", strings.Replace(good, c.old, c.changed, 1))
+			refuses(t, config, c.want, "--host", "ocems-telegraf")
+			if out, refused, ok := askHost(t, "OCEMS_TELEGRAF_EXTERNAL", "--check", "--config", config); ok && refused != (c.want != nil) {
+				t.Errorf("the host refuses it: %v: %s", refused, out)
+			}
+		})
+	}
+}
+
 // refuses has the doctor look at a configuration, which must fail with all these words; without any it must pass.
-func refuses(t *testing.T, config string, words []string) {
+func refuses(t *testing.T, config string, words []string, more ...string) {
 	t.Helper()
-	code, out, errs := quiet(t, "doctor", "--offline", "--config", config)
+	code, out, errs := quiet(t, append([]string{"doctor", "--offline", "--config", config}, more...)...)
 	if want := map[bool]int{true: 0, false: 1}[words == nil]; code != want {
 		t.Errorf("exit %d, want %d: %s%s", code, want, out, errs)
 		return

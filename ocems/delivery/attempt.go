@@ -12,6 +12,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // attempt is the work on one slot of a queue: it sends, and carries out what decide says. What it starts from stays with
@@ -62,7 +63,7 @@ func (a *attempt) run() {
 func (a *attempt) trySlot() {
 	rs, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
-	case errors.Is(err, errDamaged) || err == nil && value == nil:
+	case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
 		a.finish(&work{}) // the writer sees why, says so, and takes the slot out
 		return
 	case err != nil:

@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // repair is what the writer does, with its next transaction, about a key whose value is damaged or missing.
@@ -26,9 +26,7 @@ func (d *Delivery) restore(ctx context.Context) error {
 	err := d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
 		id, err := parseValue(key, value)
 		switch {
-		case errors.Is(err, errIndex):
-			d.repairs = append(d.repairs, repair{key: key, ops: []store.Op{{Key: key}}})
-		case errors.Is(err, errDamaged):
+		case errors.Is(err, frame.ErrDamaged):
 			d.keep(key, id, append([]byte{}, value...))
 		case err != nil:
 			return err
@@ -45,15 +43,9 @@ func (d *Delivery) restore(ctx context.Context) error {
 
 // parseValue reads a key and checks its value.
 func parseValue(key string, value []byte) (id slotID, err error) {
-	switch {
-	case isOlderIndex(key):
-		return slotID{}, errIndex
-	case strings.HasPrefix(key, olderSlots):
-		return slotID{}, errOlder
-	}
 	id, ok := parseKey(key)
 	if !ok {
-		return slotID{}, fmt.Errorf("key %q: %w", key, errDamaged)
+		return slotID{}, fmt.Errorf("key %q: %w", key, frame.ErrDamaged)
 	}
 	if _, err := decodeReadings(value, id.stamp); err != nil {
 		return id, fmt.Errorf("slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)

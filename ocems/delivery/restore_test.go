@@ -271,7 +271,6 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 		set        func(*openStore)
 	}{
 		{"newer", "newer version", func(s *openStore) { s.set(s.slots("b")[0], framed(4)) }},
-		{"older", "older version", func(s *openStore) { s.set("outbox/slot/a/k1dghs00", framed(2)) }},
 	} {
 		kept(t, c.name, func(p *plant, s *openStore) {
 			s.set(s.slots("a")[0], []byte("garbage")) // found first, and left alone like the rest
@@ -289,18 +288,6 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 			}
 		})
 	}
-}
-
-// An older version left its indexes behind, and nothing waits in them.
-func TestEmptyOutboxOfAnOlderVersion(t *testing.T) {
-	kept(t, "", func(p *plant, s *openStore) {
-		s.set("outbox/devices", []byte(`["a"]`))
-		s.set("outbox/index/a", []byte{1})
-		p.start()
-		p.want("waiting", p.d.Stats().Slots, 5)
-		p.want("in the store", len(s.keys("")), 5)
-		p.want("notes", p.recovered(), 0)
-	})
 }
 
 func TestSlotThatTheStoreLost(t *testing.T) {

@@ -11,6 +11,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // Reader is what is needed to look at a stored outbox. What it reads must not change meanwhile: a copy, while the host
@@ -33,10 +34,7 @@ func Queues(ctx context.Context, stored Reader) ([]Queue, error) {
 	found := map[string]*Queue{}
 	err := stored.Range(ctx, prefix, func(key string, value []byte) error {
 		id, err := parseValue(key, value)
-		switch {
-		case errors.Is(err, errIndex):
-			return nil
-		case err != nil && !errors.Is(err, errDamaged):
+		if err != nil && !errors.Is(err, frame.ErrDamaged) {
 			return err
 		}
 		q := found[id.device]

@@ -13,6 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // work is what the writer carries out: a Put, or an outcome, by which readings leave a slot.
@@ -225,7 +226,7 @@ func (t *transaction) at(id slotID) (*content, error) {
 	if t.d.waits(id) {
 		rs, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
 		switch {
-		case errors.Is(err, errDamaged) || err == nil && value == nil:
+		case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
 			t.d.keep(id.key(), id, value)
 			c.changed = true
 		case err != nil:

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"math"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -18,6 +19,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 func TestWholePath(t *testing.T) {
@@ -296,7 +298,8 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// What was refused is in the trail once, whenever the process was killed.
+// What was refused is in the trail, whenever the process was killed: once, or twice where the kill came between its line
+// and the next checkpoint.
 func TestRefusalsOverAKill(t *testing.T) {
 	for _, at := range []time.Time{clock(1, 5, 0), clock(1, 15, 32), clock(1, 15, 40), clock(1, 20, 0), clock(1, 35, 0)} {
 		for name, end := range map[string]func(*plant){"kill": (*plant).kill, "restart": (*plant).close} {
@@ -307,7 +310,10 @@ func TestRefusalsOverAKill(t *testing.T) {
 				p.open()
 				until(clock(1, 40, 0))
 				p.restart()
-				assert.Equal(t, []string{"refused not_a_number a/cod@01:15 2x"}, p.trail())
+				most := map[string]int{"kill": 2, "restart": 1}[name]
+				lines := slices.Compact(p.trail())
+				assert.Equal(t, []string{"refused not_a_number a/cod@01:15 2x"}, lines)
+				assert.LessOrEqual(t, len(p.trail()), most)
 			})
 		}
 	}
@@ -449,17 +455,15 @@ func TestDamage(t *testing.T) {
 
 // A state that a newer version wrote is refused and left as it is. Nothing is sent from it.
 func TestNewerFormat(t *testing.T) {
-	newer := func(version int, sum func([]byte) []byte) func([]byte) []byte {
-		return func(value []byte) []byte {
-			body := append([]byte{}, value[:len(value)-4]...)
-			body[version]++
-			return sum(body)
-		}
+	newer := func(value []byte) []byte {
+		e := frame.New(value[0] + 1)
+		e.Append(value[1 : len(value)-4])
+		return e.Seal()
 	}
 	for _, tt := range []struct {
 		prefix string
 		change func([]byte) []byte
-	}{{"samples/", newer(0, castagnoli)}, {"open/", newer(3, ieee)}, {"outbox/", newer(0, castagnoli)}} {
+	}{{"samples/", newer}, {"open/", newer}, {"outbox/", newer}} {
 		run(t, tt.prefix, nil, func(p *plant) {
 			p.net.unplug(true)
 			p.mustTake(finished("a", "cod", clock(0, 45, 0), 1), reading("a", "cod", clock(1, 0, 0), 1))
@@ -626,7 +630,7 @@ func TestNothingButRefusals(t *testing.T) {
 		p.kill()
 		p.open()
 		until(clock(8, 0, 0))
-		assert.Len(t, p.trail(), 24)
+		assert.Len(t, slices.Compact(p.trail()), 24, "the last one may be there twice")
 	})
 }
 

@@ -15,6 +15,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 const (
@@ -107,11 +108,11 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		}
 		break
 	}
-	value := []byte{formatVersion}
+	v := frame.New(formatVersion)
 	for _, t := range list {
-		value = append(value, t.value...)
+		v.Append(t.value)
 	}
-	value = seal(value)
+	value := v.Seal()
 	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
 	var err error
 	if len(e.loop.closed) > 0 {
@@ -224,9 +225,9 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
 	}
-	e.noteDue(ctx, now)
+	e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
-	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes || len(e.loop.refusals.counted) > mostCounted ||
+	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved) > spec.SlotLength { // where nothing closes, since all is refused
 		err = e.checkpoint(ctx)
 	}
@@ -258,9 +259,6 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if e.loop.refusals.changed {
 		ops = append(ops, store.Op{Key: refusedKey, Value: e.loop.refusals.save()})
 	}
-	if len(e.loop.refusals.counted) > 0 {
-		ops = append(ops, store.Op{Key: notedKey})
-	}
 	if len(ops) == 0 && len(e.loop.closed) == 0 {
 		return nil
 	}
@@ -269,7 +267,6 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	}
 	e.writable()
 	e.aligner.Saved()
-	clear(e.loop.refusals.counted)
 	e.loop.saved = time.Now()
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged = nil, nil, 0, false, nil
 	return nil
@@ -316,7 +313,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	}
 	value, err := e.cfg.Store.Get(ctx, refusedKey)
 	if err == nil && value != nil {
-		if wrong := e.loop.refusals.restore(value); errors.Is(wrong, errNewer) {
+		if wrong := e.loop.refusals.restore(value); errors.Is(wrong, frame.ErrNewer) {
 			return fmt.Errorf("reading the state: %w", wrong)
 		} else if wrong != nil {
 			aside(refusedKey, value, wrong)
@@ -324,19 +321,13 @@ func (e *Engine) restore(ctx context.Context) error {
 	}
 	if err == nil {
 		err = e.cfg.Store.Range(ctx, samplesKeys, func(key string, value []byte) error {
-			if wrong := e.replay(key, value); errors.Is(wrong, errNewer) {
+			if wrong := e.replay(key, value); errors.Is(wrong, frame.ErrNewer) {
 				return wrong
 			} else if wrong != nil {
 				aside(key, value, wrong)
 			}
 			return nil
 		})
-	}
-	if err == nil {
-		value, err = e.cfg.Store.Get(ctx, notedKey)
-	}
-	if err == nil && value != nil {
-		_ = e.loop.refusals.discount(value) // damaged, some lines are written twice
 	}
 	if err != nil {
 		return fmt.Errorf("reading the state: %w", err)
@@ -363,11 +354,11 @@ func (e *Engine) replay(key string, value []byte) error {
 	if number := key[len(samplesKeys):]; len(number) == 8 {
 		e.loop.next = max(e.loop.next, binary.BigEndian.Uint64([]byte(number))+1)
 	}
-	body, err := unseal(value)
-	for err == nil && len(body) > 0 {
+	d, err := frame.Open(value, formatVersion)
+	for err == nil && d.Left() > 0 {
 		var now time.Time
 		var samples []sample
-		if now, samples, body, err = decodeSamples(body); err == nil {
+		if now, samples, err = decodeSamples(d); err == nil {
 			e.align(now, samples)
 		}
 	}

@@ -4,16 +4,16 @@ import (
 	"cmp"
 	"context"
 	"encoding/binary"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"math"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/slot"
-	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 const (
@@ -46,7 +46,7 @@ func openReady(ctx context.Context, e *Engine) (*ready, error) {
 	r := &ready{e: e, done: make(chan struct{}), wake: make(chan struct{}, 1)}
 	err := e.cfg.Store.Range(ctx, readyKeys, func(key string, value []byte) error {
 		slots, err := decodeSlots(value)
-		if errors.Is(err, errNewer) {
+		if errors.Is(err, frame.ErrNewer) {
 			return err
 		}
 		if number := key[len(readyKeys):]; len(number) == 8 {
@@ -231,51 +231,22 @@ func (e *Engine) rounded(slots []slot.Slot) []slot.Slot {
 }
 
 func encodeSlots(slots []slot.Slot) []byte {
-	b := []byte{formatVersion}
-	text := func(s string) { b = append(binary.AppendUvarint(b, uint64(len(s))), s...) }
-	for _, s := range slots {
-		text(s.Device)
-		text(s.Parameter)
-		text(s.Unit)
-		diagnostic := byte(0)
-		if s.Diagnostic {
-			diagnostic = 1
-		}
-		b = append(b, diagnostic, byte(s.Flag), byte(s.Statistic))
-		for _, v := range []float64{s.Value, s.Min, s.Max} {
-			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(v))
-		}
-		b = binary.AppendUvarint(b, uint64(s.Samples))
-		b = binary.AppendVarint(b, s.Start.Unix())
-		b = binary.AppendVarint(b, s.End.Unix())
-		b = binary.AppendVarint(b, s.Stamp.Unix())
-	}
-	return seal(b)
+	e := frame.New(formatVersion)
+	text, _ := json.Marshal(slots) // of plain fields and finite values
+	e.Append(text)
+	return e.Seal()
 }
 
 func decodeSlots(value []byte) (slots []slot.Slot, err error) {
-	body, err := unseal(value)
-	if err != nil {
-		return nil, err
+	d, err := frame.Open(value, formatVersion)
+	if err == nil && json.Unmarshal(d.Rest(), &slots) != nil {
+		err = frame.ErrDamaged
 	}
-	d := decoder{b: body}
-	for len(d.b) > 0 {
-		s := slot.Slot{Series: slot.Series{Device: d.text(), Parameter: d.text()}, Unit: d.text()}
-		s.Diagnostic, s.Flag, s.Statistic = d.byte() == 1, spec.Flag(d.byte()), slot.Statistic(d.byte())
-		for _, v := range []*float64{&s.Value, &s.Min, &s.Max} {
-			*v = math.Float64frombits(d.fixed())
+	for i := range slots {
+		if s := &slots[i]; !s.Flag.Valid() || s.Statistic > slot.Median || s.Samples < 0 {
+			return nil, frame.ErrDamaged
 		}
-		s.Samples = int(d.uint())
-		for _, t := range []*time.Time{&s.Start, &s.End, &s.Stamp} {
-			*t = time.Unix(d.int(), 0).UTC()
-		}
-		if d.bad || !s.Flag.Valid() || s.Statistic > slot.Median || !finite(s.Value) {
-			return nil, errDamaged
-		}
-		slots = append(slots, s)
+		slots[i].Exit = 0 // no pipeline has the same number after a restart
 	}
-	if d.bad {
-		return nil, errDamaged
-	}
-	return slots, nil
+	return slots, err
 }

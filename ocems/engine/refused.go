@@ -2,7 +2,6 @@ package engine
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -12,16 +11,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
-	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // Readings that are in no slot have one line of the trail a slot, series and reason. A line is written once its slot is
 // over, soon after the first of them; what comes later is in a line of the next quarter of an hour.
 const (
 	refusedKey   = "refused" // of those whose line is not written yet
-	notedKey     = "noted"   // of those whose line is written, though the stored samples give it again
 	mostRefusals = 10_000
-	mostCounted  = 1000 // of them under notedKey, which is written as a whole
 	noteAfter    = 5 * time.Second
 )
 
@@ -47,12 +44,11 @@ type refused struct {
 type refusals struct {
 	lines   map[refusal]*refused
 	noted   map[refusal]time.Time // when the last line of the same readings was written
-	counted map[refusal]int       // in lines written since the last checkpoint
 	changed bool
 }
 
 func newRefusals() refusals {
-	return refusals{lines: map[refusal]*refused{}, noted: map[refusal]time.Time{}, counted: map[refusal]int{}}
+	return refusals{lines: map[refusal]*refused{}, noted: map[refusal]time.Time{}}
 }
 
 func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
@@ -105,7 +101,6 @@ func (r *refusals) written(list []*refused, now time.Time) {
 	for _, l := range list {
 		delete(r.lines, l.refusal)
 		r.noted[l.refusal] = now
-		r.counted[l.refusal] += l.Count
 		r.changed = true
 	}
 }
@@ -116,50 +111,24 @@ func (r *refusals) save() []byte {
 		return nil
 	}
 	text, _ := json.Marshal(r.all()) // of plain fields
-	return seal(append([]byte{formatVersion}, text...))
+	e := frame.New(formatVersion)
+	e.Append(text)
+	return e.Seal()
 }
 
 func (r *refusals) restore(value []byte) error {
-	list, err := decodeRefused(value)
+	d, err := frame.Open(value, formatVersion)
+	if err != nil {
+		return err
+	}
+	var list []*refused
+	if err := json.Unmarshal(d.Rest(), &list); err != nil || slices.Contains(list, nil) {
+		return frame.ErrDamaged
+	}
 	for _, l := range list {
 		r.lines[l.refusal] = l
 	}
-	return err
-}
-
-func decodeRefused(value []byte) (list []*refused, err error) {
-	body, err := unseal(value)
-	if err != nil {
-		return nil, err
-	}
-	if err := json.Unmarshal(body, &list); err != nil || slices.Contains(list, nil) {
-		return nil, errDamaged
-	}
-	return list, nil
-}
-
-// saveCounted returns what must be stored when lines were written.
-func (r *refusals) saveCounted() []byte {
-	list := make([]*refused, 0, len(r.counted))
-	for key, n := range r.counted {
-		list = append(list, &refused{refusal: key, Count: n})
-	}
-	text, _ := json.Marshal(list) // of plain fields
-	return seal(append([]byte{formatVersion}, text...))
-}
-
-// discount takes off what lines written before a kill hold already.
-func (r *refusals) discount(value []byte) error {
-	list, err := decodeRefused(value)
-	for _, c := range list {
-		r.counted[c.refusal] = c.Count
-		if l := r.lines[c.refusal]; l != nil {
-			if l.Count -= c.Count; l.Count <= 0 {
-				delete(r.lines, c.refusal)
-			}
-		}
-	}
-	return err
+	return nil
 }
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
@@ -202,21 +171,11 @@ func (l *refused) entry(station string) audit.Entry {
 	return x
 }
 
-// noteDue writes the lines whose time has come: into the trail first, and then that they are in it.
-func (e *Engine) noteDue(ctx context.Context, now time.Time) {
-	r := &e.loop.refusals
-	if !e.noteSaved(r.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now) {
-		return
-	}
-	if err := e.cfg.Store.Batch(ctx, store.Op{Key: notedKey, Value: r.saveCounted()}); err != nil {
-		e.log.Debug("what was noted as refused is noted again if this process is killed", "error", err)
-	}
-}
-
-// noteSaved writes lines that the state has too, and tries again until it can.
-func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
+// noteSaved writes lines that the state has too, and tries again until it can. After a kill before the next checkpoint they
+// are written twice.
+func (e *Engine) noteSaved(lines []*refused, now time.Time) {
 	if len(lines) == 0 {
-		return false
+		return
 	}
 	entries := e.entries(lines)
 	if e.trail == nil {
@@ -226,11 +185,10 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 			e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
 		}
 		e.loop.unnoted = true
-		return false
+		return
 	}
 	e.loop.unnoted = false
 	e.loop.refusals.written(lines, now)
-	return true
 }
 
 // note writes lines that no state has. While the trail cannot be written, they wait for it in memory.

@@ -31,11 +31,6 @@ func TestRefusalsAreBounded(t *testing.T) {
 	assert.Equal(t, n, count)
 	again.written(due, now)
 	assert.Empty(t, again.lines)
-
-	third := newRefusals() // as after a kill: what the samples give again is in the trail
-	require.NoError(t, third.restore(r.save()))
-	require.NoError(t, third.discount(again.saveCounted()))
-	assert.Empty(t, third.lines)
 }
 
 // A flood of one thing to say neither fills the log nor silences another.

@@ -1,14 +1,11 @@
 package engine
 
 import (
-	"encoding/binary"
-	"errors"
-	"hash/crc32"
-	"math"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // sample is a reading that has its name, or a fault for which it cannot be in any slot.
@@ -36,41 +33,13 @@ func (x *sample) head() head {
 	return head{x.Series, x.Unit, x.Statistic, x.Source, x.fault}
 }
 
-// Every value of the state begins with the version of its format and ends with the CRC-32C of all before it, in this
-// version and in each later one: this distinguishes damage from a newer version.
-const (
-	formatVersion = 1
-	sumSize       = 4
-)
+// formatVersion is that of the engine's values, see [frame].
+const formatVersion = 1
 
-var (
-	errDamaged = errors.New("damaged")
-	errNewer   = errors.New("a newer version of this program wrote it: use that version, or another place for the state")
-	castagnoli = crc32.MakeTable(crc32.Castagnoli)
-)
-
-// seal ends a value, whose first byte is the version, with its checksum.
-func seal(value []byte) []byte {
-	return binary.BigEndian.AppendUint32(value, crc32.Checksum(value, castagnoli))
-}
-
-// unseal takes version and checksum off.
-func unseal(value []byte) (body []byte, err error) {
-	end := len(value) - sumSize
-	switch {
-	case end < 1 || crc32.Checksum(value[:end], castagnoli) != binary.BigEndian.Uint32(value[end:]):
-		return nil, errDamaged
-	case value[0] > formatVersion:
-		return nil, errNewer
-	}
-	return value[1:end], nil
-}
-
-// encodeSamples writes the samples of one batch: when they arrived, what many have in common once each, and the samples.
+// encodeSamples appends the samples of one batch: when they arrived, what many have in common once each, and the samples.
 func encodeSamples(now time.Time, samples []sample) []byte {
 	index := make(map[head]uint64, 16)
-	heads := make([]byte, 0, 256)
-	body := make([]byte, 0, 16*len(samples))
+	heads, body := frame.New(formatVersion), frame.New(formatVersion)
 	last := int64(0)
 	for i := range samples {
 		x := &samples[i]
@@ -79,134 +48,67 @@ func encodeSamples(now time.Time, samples []sample) []byte {
 		if !known {
 			n = uint64(len(index))
 			index[h] = n
-			heads = h.append(heads)
+			h.encode(heads)
 		}
 		at := x.Time.Unix() // and its nanoseconds apart: a wrong time may be too far away to count them
-		body = binary.AppendUvarint(body, n)
-		body = append(body, byte(x.Flag))
-		body = binary.AppendVarint(body, at-last)
-		body = binary.AppendUvarint(body, uint64(x.Time.Nanosecond()))
-		body = binary.LittleEndian.AppendUint64(body, math.Float64bits(x.Value))
+		body.Uint(n)
+		body.Byte(byte(x.Flag))
+		body.Int(at - last)
+		body.Uint(uint64(x.Time.Nanosecond()))
+		body.Float(x.Value)
 		last = at
 	}
-	out := binary.AppendVarint(make([]byte, 0, 16+len(heads)+len(body)), now.UnixNano())
-	out = binary.AppendUvarint(out, uint64(len(index)))
-	out = append(out, heads...)
-	out = binary.AppendUvarint(out, uint64(len(samples)))
-	return append(out, body...)
+	e := frame.New(formatVersion)
+	e.Int(now.UnixNano())
+	e.Uint(uint64(len(index)))
+	e.Append(heads.Body())
+	e.Uint(uint64(len(samples)))
+	e.Append(body.Body())
+	return e.Body()
 }
 
-func (h *head) append(b []byte) []byte {
+func (h *head) encode(e *frame.Encoder) {
 	for _, text := range []string{h.Device, h.Parameter, h.unit, string(h.reason), h.detail} {
-		b = binary.AppendUvarint(b, uint64(len(text)))
-		b = append(b, text...)
+		e.Text(text)
 	}
-	diagnostic := byte(0)
-	if h.Diagnostic {
-		diagnostic = 1
-	}
-	b = append(b, diagnostic, byte(h.statistic))
-	return binary.LittleEndian.AppendUint64(b, h.source)
+	e.Bool(h.Diagnostic)
+	e.Byte(byte(h.statistic))
+	e.Fixed(h.source)
 }
 
-// decodeSamples reads the next batch of b and returns what follows it.
-func decodeSamples(b []byte) (now time.Time, samples []sample, rest []byte, err error) {
-	d := decoder{b: b}
-	now = time.Unix(0, d.int())
-	heads := make([]head, d.count(1))
+func decodeHead(d *frame.Decoder) head {
+	h := head{Series: slot.Series{Device: d.Text(), Parameter: d.Text()}, unit: d.Text(), fault: fault{slot.Reason(d.Text()), d.Text()}}
+	h.Diagnostic, h.statistic, h.source = d.Bool(), slot.Statistic(d.Byte()), d.Fixed()
+	if h.statistic > slot.Median {
+		d.Fail("an unknown statistic")
+	}
+	return h
+}
+
+// decodeSamples reads the next batch.
+func decodeSamples(d *frame.Decoder) (now time.Time, samples []sample, err error) {
+	now = time.Unix(0, d.Int())
+	heads := make([]head, d.Count(1))
 	for i := range heads {
-		h := &heads[i]
-		h.Device, h.Parameter, h.unit, h.reason, h.detail = d.text(), d.text(), d.text(), slot.Reason(d.text()), d.text()
-		diagnostic := d.byte()
-		h.Diagnostic, h.statistic, h.source = diagnostic == 1, slot.Statistic(d.byte()), d.fixed()
-		if diagnostic > 1 || h.statistic > slot.Median {
-			d.fail()
-		}
+		heads[i] = decodeHead(d)
 	}
 	last := int64(0)
-	for n := d.count(12); n > 0 && !d.bad; n-- {
-		place := d.uint()
+	for n := d.Count(12); n > 0 && d.Err() == nil; n-- {
+		place := d.Uint()
 		if place >= uint64(len(heads)) {
-			d.fail()
+			d.Fail("a sample of no series")
 			break
 		}
 		h := &heads[place]
 		x := sample{Sample: slot.Sample{Series: h.Series, Unit: h.unit, Statistic: h.statistic, Source: h.source}, fault: h.fault}
-		x.Flag = spec.Flag(d.byte())
-		last += d.int()
-		nanos := d.uint()
+		x.Flag = spec.Flag(d.Byte())
+		last += d.Int()
+		nanos := d.Uint()
 		if nanos >= uint64(time.Second) {
-			d.fail()
+			d.Fail("no time")
 		}
-		x.Time, x.Value = time.Unix(last, int64(nanos)), math.Float64frombits(d.fixed())
+		x.Time, x.Value = time.Unix(last, int64(nanos)), d.Float()
 		samples = append(samples, x)
 	}
-	if d.bad {
-		return now, nil, nil, errDamaged
-	}
-	return now, samples, d.b, nil
+	return now, samples, d.Err()
 }
-
-// decoder reads a value. After a fault every further read gives zero.
-type decoder struct {
-	b   []byte
-	bad bool
-}
-
-func (d *decoder) fail() { d.b, d.bad = nil, true }
-
-func (d *decoder) take(n uint64) []byte {
-	if n > uint64(len(d.b)) {
-		d.fail()
-		return nil
-	}
-	out := d.b[:n]
-	d.b = d.b[n:]
-	return out
-}
-
-func (d *decoder) uint() uint64 {
-	v, n := binary.Uvarint(d.b)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-func (d *decoder) int() int64 {
-	v, n := binary.Varint(d.b)
-	if n <= 0 {
-		d.fail()
-		return 0
-	}
-	d.b = d.b[n:]
-	return v
-}
-
-// count reads how many entries of at least the given size follow.
-func (d *decoder) count(size uint64) uint64 {
-	n := d.uint()
-	if n > uint64(len(d.b))/size {
-		d.fail()
-		return 0
-	}
-	return n
-}
-
-func (d *decoder) byte() byte {
-	if b := d.take(1); b != nil {
-		return b[0]
-	}
-	return 0
-}
-
-func (d *decoder) fixed() uint64 {
-	if b := d.take(8); b != nil {
-		return binary.LittleEndian.Uint64(b)
-	}
-	return 0
-}
-
-func (d *decoder) text() string { return string(d.take(d.uint())) }

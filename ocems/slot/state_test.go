@@ -2,10 +2,8 @@ package slot
 
 import (
 	"bytes"
-	"encoding/binary"
 	"errors"
 	"fmt"
-	"hash/crc32"
 	"maps"
 	"math/rand/v2"
 	"reflect"
@@ -15,6 +13,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
 // whole is every entry of the state, and not only what changed.
@@ -210,12 +209,12 @@ func TestRestoreOfAnotherVersion(t *testing.T) {
 	for v, newer := range map[byte]bool{version + 1: true, version - 1: false} {
 		entries := whole(a)
 		for key, b := range entries {
-			b[len(magic)] = v
+			b[0] = v
 			entries[key] = reseal(b)
 		}
 		b := aligner()
 		damaged, err := b.Restore(entries, t0)
-		if errors.Is(err, ErrNewer) != newer || b.Stats().Series != 0 || len(damaged) == 0 && !newer {
+		if errors.Is(err, frame.ErrNewer) != newer || b.Stats().Series != 0 || len(damaged) == 0 && !newer {
 			t.Errorf("version %d: damaged %v, error %v", v, damaged, err)
 		}
 	}
@@ -255,7 +254,7 @@ func FuzzRestore(f *testing.F) {
 	a.Close(t0.Add(41 * time.Second))
 	shard := shardKey(int(shardOf("d")))
 	f.Add(whole(a)[shard])
-	f.Add([]byte("OSL\x02...."))
+	f.Add([]byte("\x01...."))
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, s []byte) {
 		for _, seal := range []bool{false, true} {
@@ -291,9 +290,10 @@ func FuzzRestore(f *testing.F) {
 }
 
 func reseal(b []byte) []byte {
-	if len(b) < 4 {
+	if len(b) < 5 {
 		return b
 	}
-	b = bytes.Clone(b[:len(b)-4])
-	return binary.LittleEndian.AppendUint32(b, crc32.ChecksumIEEE(b))
+	e := frame.New(b[0])
+	e.Append(b[1 : len(b)-4])
+	return e.Seal()
 }

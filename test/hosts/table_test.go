@@ -203,7 +203,7 @@ func totalisers() []row {
 		{name: "totaliser-cumulative", devices: meter("flow_totalizer", ""), before: batches(as(cumulative, nine)), want: last("flow_totalizer")},
 		{name: "totaliser-shuffled", devices: meter("flow_totalizer", ""), before: batches(shuffled(nine)), want: last("flow_totalizer")},
 		{name: "totaliser-across-kill", devices: meter("flow_totalizer", ""), before: batches(nine[5:]), after: batches(nine[:5]), want: last("flow_totalizer")},
-		{name: "totaliser-asked-for-max", devices: meter("flow_totalizer", "min"), before: batches(nine), want: []want{{parameter: "flow_totalizer", unit: "m³", value: 1000000000}}},
+		{name: "totaliser-asked-for-min", devices: meter("flow_totalizer", "min"), before: batches(nine), want: []want{{parameter: "flow_totalizer", unit: "m³", value: 1000000000}}},
 		{name: "counter-asked-for-last", devices: cod(func(p *parameter) { p.statistic, p.kindTells = "last", true }), before: batches(as(cumulative, measured)), want: one(4)},
 	}
 }

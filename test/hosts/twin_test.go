@@ -16,11 +16,6 @@ import (
 func TestSameBytes(t *testing.T) {
 	server := newBoards(t)
 	warmUp(t, server.publicKey)
-	both := way{"both", func(p plant, at place, to *payloads) func(*adapter) life {
-		some := p
-		some.devices = p.devices[:len(p.devices)/2]
-		return collector(to.options(p.exporter(at)), some.processor(at), extensions{component.MustNewID("payloads"): to})
-	}}
 	sent := play(t, day(), server.publicKey, append(ways(server), both))
 	require.Greater(t, len(sent), 4*96)
 	for _, payload := range sent {
@@ -30,6 +25,13 @@ func TestSameBytes(t *testing.T) {
 	}
 	t.Logf("%d payloads, the first: %s", len(sent), sent[0])
 }
+
+// both is one exporter that makes the slots of some devices itself, and gets those of the others from a processor.
+var both = way{"both", func(p plant, at place, to *payloads) func(*adapter) life {
+	some := p
+	some.devices = p.devices[:len(p.devices)/2]
+	return collector(to.options(p.exporter(at)), some.processor(at), extensions{component.MustNewID("payloads"): to})
+}}
 
 // day is a day of two stacks and two outlets: every 30 s a reading, sent every 5 minutes.
 func day() script {

@@ -38,9 +38,9 @@ func (e *examination) meant(o *hostconfig.Output) {
 	}
 	said := map[string]bool{}
 	for _, s := range o.Behind {
-		if do, text := held(s); text != "" && !said[s.Kind+s.Name] {
-			said[s.Kind+s.Name] = true
-			warn(do, "service.pipelines.%s: %s behind %s %s", s.Pipeline, s.Name, strings.TrimPrefix(o.Name, "processors."), text)
+		if do, text := held(s); text != "" && !said[s.Kind+s.ID.String()] {
+			said[s.Kind+s.ID.String()] = true
+			warn(do, "service.pipelines.%s: %s behind %s %s", s.Pipeline, s.ID, strings.TrimPrefix(o.Name, "processors."), text)
 		}
 	}
 }
@@ -55,10 +55,11 @@ var (
 
 // held says what is wrong with a component that gets finished slots: the processor forgets a slot that the next has taken.
 func held(s hostconfig.Stage) (do, text string) {
+	kind := s.ID.Type().String()
 	switch {
-	case s.Type == "batch":
+	case kind == "batch":
 		return "put it before, or leave it out", "holds finished slots in memory, and a crash loses them"
-	case s.Kind == "processors" && slices.Contains(mayChange, s.Type):
+	case s.Kind == "processors" && slices.Contains(mayChange, kind):
 		return "put it before", "may change or drop finished slots"
 	case s.Kind == "processors":
 		return "", ""
@@ -66,7 +67,7 @@ func held(s hostconfig.Stage) (do, text string) {
 	queue, given := s.Keys["sending_queue"]
 	keys, _ := queue.(map[string]any)
 	switch {
-	case !given && slices.Contains(withoutQueue, s.Type):
+	case !given && slices.Contains(withoutQueue, kind):
 	case fmt.Sprint(keys["enabled"]) == "false", fmt.Sprint(keys["wait_for_result"]) == "true", keys["storage"] != nil:
 	default:
 		return "set enabled: false in its sending_queue, or give that a storage: edit " + s.Where,
@@ -79,8 +80,8 @@ func held(s hostconfig.Stage) (do, text string) {
 func next(o *hostconfig.Output) string {
 	var names []string
 	for _, s := range o.Behind {
-		if s.Kind == "exporters" && !slices.Contains(names, s.Name) {
-			names = append(names, s.Name)
+		if s.Kind == "exporters" && !slices.Contains(names, s.ID.String()) {
+			names = append(names, s.ID.String())
 		}
 	}
 	return strings.Join(names, ", ")

@@ -38,9 +38,9 @@ type collectorFile struct {
 	Connectors map[component.ID]map[string]any `mapstructure:"connectors"`
 	Extensions map[component.ID]map[string]any `mapstructure:"extensions"`
 	Service    struct {
-		Telemetry  map[string]any                   `mapstructure:"telemetry"`
-		Extensions []component.ID                   `mapstructure:"extensions"`
-		Pipelines  map[pipeline.ID]*collectorStages `mapstructure:"pipelines"`
+		Telemetry  map[string]any                  `mapstructure:"telemetry"`
+		Extensions []component.ID                  `mapstructure:"extensions"`
+		Pipelines  map[pipeline.ID]collectorStages `mapstructure:"pipelines"`
 	} `mapstructure:"service"`
 }
 
@@ -51,20 +51,15 @@ type collectorStages struct {
 	Exporters  []component.ID `mapstructure:"exporters"`
 }
 
-func (f *collectorFile) groups() []collectorGroup {
-	return []collectorGroup{{"receivers", f.Receivers}, {"processors", f.Processors}, {"exporters", f.Exporters}, {"connectors", f.Connectors}, {"extensions", f.Extensions}}
-}
-
-type collectorGroup struct {
-	name       string
-	components map[component.ID]map[string]any
+// groups are those of components, by their keys.
+func (f *collectorFile) groups() map[string]map[component.ID]map[string]any {
+	return map[string]map[component.ID]map[string]any{"receivers": f.Receivers, "processors": f.Processors, "exporters": f.Exporters,
+		"connectors": f.Connectors, "extensions": f.Extensions}
 }
 
 // compiledIn are the components that are read by their own code.
-var compiledIn = map[string][]component.Factory{
-	"exporters":  {ocemsexporter.NewFactory()},
-	"processors": {ocemsslotprocessor.NewFactory()},
-	"extensions": {ocemsstorage.NewFactory()},
+var compiledIn = map[string]component.Factory{
+	"exporters": ocemsexporter.NewFactory(), "processors": ocemsslotprocessor.NewFactory(), "extensions": ocemsstorage.NewFactory(),
 }
 
 // collectorReader is one reading of a collector's files.
@@ -87,7 +82,7 @@ func (r *reader) collector() {
 	}
 	wrong := c.conf.Unmarshal(&c.file)
 	for _, line := range errorLines(wrong) {
-		r.cfg.Faults.fault(Failed, c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
+		r.cfg.Faults.fault(Failed, "edit "+c.mend(line, reflect.TypeFor[collectorFile]()), "%s", line)
 	}
 	c.decode()
 	c.references()
@@ -166,30 +161,25 @@ var resolveSecrets = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) 
 
 // decode has each component that is compiled in read its part, and check it.
 func (c *collectorReader) decode() {
-	for _, group := range c.file.groups() {
-		for _, id := range sortedIDs(group.components) {
-			i := slices.IndexFunc(compiledIn[group.name], func(f component.Factory) bool { return f.Type() == id.Type() })
-			if i < 0 {
+	for group, factory := range compiledIn {
+		for _, id := range sortedIDs(c.file.groups()[group]) {
+			if id.Type() != factory.Type() {
 				continue
 			}
-			cfg := compiledIn[group.name][i].CreateDefaultConfig()
-			section, err := c.conf.Sub(group.name)
-			if err == nil {
-				section, err = section.Sub(id.String())
-			}
+			cfg := factory.CreateDefaultConfig()
+			section, err := c.conf.Sub(group + "::" + id.String())
 			if err == nil {
 				err = section.Unmarshal(&cfg)
 			}
 			if err == nil {
 				err = xconfmap.Validate(cfg)
 			}
-			key := group.name + "." + id.String()
+			key := group + "." + id.String()
 			c.configs[key], c.refused[key] = cfg, errorLines(err)
-			if group.name != "extensions" {
-				continue // said of the output
-			}
 			for _, line := range c.refused[key] {
-				c.cfg.Faults.fault(Failed, c.mend(line, reflect.TypeOf(cfg), group.name, id.String()), "%s: %s", key, line)
+				if group == "extensions" { // of the others it is said with the output
+					c.cfg.Faults.fault(Failed, "edit "+c.mend(line, reflect.TypeOf(cfg), group, id.String()), "%s: %s", key, line)
+				}
 			}
 		}
 	}
@@ -232,9 +222,9 @@ func (c *collectorReader) mend(line string, t reflect.Type, base ...string) stri
 	}
 	steps := pathStep.FindAllString(path, -1)
 	if !unknown {
-		return "edit " + c.places.find(append(base, steps...)...)
+		return c.places.find(append(base, steps...)...)
 	}
-	return "edit " + c.places.find(append(append(base, steps...), key)...) + nearest(key, typeAt(t, steps), "mapstructure")
+	return c.places.find(append(append(base, steps...), key)...) + nearest(key, typeAt(t, steps), "mapstructure")
 }
 
 // typeAt is the type of what a path leads to, nil where that is not known.
@@ -253,77 +243,65 @@ func typeAt(t reflect.Type, path []string) reflect.Type {
 
 // references checks that what is named is there, as the collector does in its words, but all of it.
 func (c *collectorReader) references() {
-	f := &c.file
 	fault := func(at []string, format string, args ...any) {
-		c.cfg.Faults.fault(Failed, "edit "+c.places.find(at...), format, args...)
+		c.cfg.Faults.fault(Failed, "edit "+c.places.find(at...), "%s: %s", strings.Join(at[:min(3, len(at))], "::"), fmt.Sprintf(format, args...))
 	}
-	if len(f.Service.Pipelines) == 0 {
-		fault([]string{"service"}, "service::pipelines: service must have at least one pipeline")
-	}
-	check := func(at []string, kind string, ids []component.ID, among ...string) {
-		where := strings.Join(at[:min(3, len(at))], "::")
+	check := func(kind string, ids []component.ID, at ...string) {
 		if len(ids) == 0 && (kind == "receiver" || kind == "exporter") {
-			fault(at[:3], "%s: must have at least one %s", where, kind)
+			fault(at[:3], "must have at least one %s", kind)
 		}
 		for i, id := range ids {
 			var known []string
-			for _, group := range f.groups() {
-				if slices.Contains(among, group.name) {
-					known = append(known, texts(sortedIDs(group.components))...)
-					c.used[group.name+"."+id.String()] = true
+			for group, components := range c.file.groups() {
+				if group == kind+"s" || group == "connectors" && (kind == "receiver" || kind == "exporter") {
+					known = append(known, texts(sortedIDs(components))...)
+					c.used[group+"."+id.String()] = true
 				}
 			}
 			if !slices.Contains(known, id.String()) {
-				fault(at, "%s: references %s %q which is not configured; nearest: %s", where, kind, id, cmp.Or(strings.Join(spec.Nearest(id.String(), known), ", "), "none"))
+				fault(at, "references %s %q which is not configured; nearest: %s", kind, id, cmp.Or(strings.Join(spec.Nearest(id.String(), known), ", "), "none"))
 			}
 			if kind == "processor" && slices.Contains(ids[:i], id) {
-				fault(at, "%s: references processor %q multiple times", where, id)
+				fault(at, "references processor %q multiple times", id)
+			}
+			if len(at) > 2 && !strings.HasPrefix(at[2], "metrics") && strings.HasPrefix(id.Type().String(), "ocems") {
+				fault(at, "%s takes metrics only; put it into a pipeline of metrics", id)
 			}
 		}
 	}
-	check([]string{"service", "extensions"}, "extension", f.Service.Extensions, "extensions")
-	for _, name := range sortedIDs(f.Service.Pipelines) {
-		p := f.pipeline(name)
-		at := []string{"service", "pipelines", name.String()}
-		check(append(at, "receivers"), "receiver", p.Receivers, "receivers", "connectors")
-		check(append(at, "processors"), "processor", p.Processors, "processors")
-		check(append(at, "exporters"), "exporter", p.Exporters, "exporters", "connectors")
-		for _, id := range append(slices.Clone(p.Processors), p.Exporters...) {
-			if name.Signal() != pipeline.SignalMetrics && strings.HasPrefix(id.Type().String(), "ocems") {
-				fault(at, "service::pipelines::%s: %s takes metrics only; put it into a pipeline of metrics", name, id)
-			}
-		}
+	if len(c.file.Service.Pipelines) == 0 {
+		fault([]string{"service", "pipelines"}, "service must have at least one pipeline")
 	}
-}
-
-func (f *collectorFile) pipeline(name pipeline.ID) collectorStages {
-	if p := f.Service.Pipelines[name]; p != nil {
-		return *p
+	check("extension", c.file.Service.Extensions, "service", "extensions")
+	for _, name := range sortedIDs(c.file.Service.Pipelines) {
+		p := c.file.Service.Pipelines[name]
+		check("receiver", p.Receivers, "service", "pipelines", name.String(), "receivers")
+		check("processor", p.Processors, "service", "pipelines", name.String(), "processors")
+		check("exporter", p.Exporters, "service", "pipelines", name.String(), "exporters")
 	}
-	return collectorStages{}
 }
 
 // leftOut names what was not checked, and what is never started.
 func (c *collectorReader) leftOut() {
 	var unchecked, idle []string
-	for _, group := range c.file.groups() {
-		for _, id := range sortedIDs(group.components) {
-			key := group.name + "." + id.String()
+	for _, group := range []string{"receivers", "processors", "exporters", "connectors", "extensions"} {
+		for _, id := range sortedIDs(c.file.groups()[group]) {
+			key := group + "." + id.String()
 			if c.configs[key] == nil {
 				unchecked = append(unchecked, key)
 			}
-			if !c.used[key] && (c.configs[key] == nil || group.name == "extensions") { // of an output it is said there
+			if !c.used[key] && (c.configs[key] == nil || group == "extensions") { // of an output it is said there
 				idle = append(idle, key)
 			}
 		}
 	}
-	if len(c.file.Service.Telemetry) > 0 {
-		unchecked = append(unchecked, "service.telemetry")
-	}
 	if idle != nil {
 		c.cfg.Faults.fault(Warning, "name them in service, or take them out", "never started, since service does not name them: %s", strings.Join(idle, ", "))
 	}
-	if unchecked != nil {
+	if len(c.file.Service.Telemetry) > 0 {
+		unchecked = append(unchecked, "service.telemetry")
+	}
+	if len(unchecked) > 0 {
 		c.cfg.Faults.fault(Unchecked, "", "not checked: %s", strings.Join(unchecked, ", "))
 	}
 }
@@ -334,7 +312,7 @@ func (c *collectorReader) output(group string, id component.ID, cfg component.Co
 	o := &Output{Name: key, Where: c.places.find(group, id.String()), Host: Collector}
 	c.cfg.Outputs = append(c.cfg.Outputs, o)
 	o.refused(c.refused[key], func(line string) string {
-		return strings.TrimPrefix(c.mend(line, reflect.TypeOf(cfg), group, id.String()), "edit ")
+		return c.mend(line, reflect.TypeOf(cfg), group, id.String())
 	})
 	if !c.used[key] {
 		o.Faults.fault(Failed, "edit "+o.Where, "service.pipelines: no pipeline has %s: it is never started", id)
@@ -361,35 +339,35 @@ func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.
 	}
 }
 
-// behind finds what an ocems_slot hands its slots to, through connectors too.
+// behind finds what an ocems_slot hands its slots to.
 func (c *collectorReader) behind(o *Output, id component.ID) {
-	var walk func(name pipeline.ID, processors []component.ID)
 	seen := map[pipeline.ID]bool{}
-	add := func(name pipeline.ID, kind string, id component.ID, keys map[string]any) {
-		o.Behind = append(o.Behind, Stage{name.String(), kind, id.Type().String(), id.String(), c.places.find(kind, id.String(), "sending_queue"), keys})
-	}
-	walk = func(name pipeline.ID, processors []component.ID) {
-		for _, id := range processors {
-			add(name, "processors", id, c.file.Processors[id])
-		}
-		for _, id := range c.file.pipeline(name).Exporters {
-			if _, connects := c.file.Connectors[id]; !connects {
-				add(name, "exporters", id, c.file.Exporters[id])
-				continue
-			}
-			for _, other := range sortedIDs(c.file.Service.Pipelines) {
-				if p := c.file.pipeline(other); slices.Contains(p.Receivers, id) && !seen[other] {
-					seen[other] = true
-					walk(other, p.Processors)
-				}
-			}
-		}
-	}
 	for _, name := range sortedIDs(c.file.Service.Pipelines) {
-		p := c.file.pipeline(name)
-		if at := slices.Index(p.Processors, id); at >= 0 && !seen[name] {
-			seen[name] = true
-			walk(name, p.Processors[at+1:])
+		if at := slices.Index(c.file.Service.Pipelines[name].Processors, id); at >= 0 {
+			c.follow(o, name, at+1, seen)
+		}
+	}
+}
+
+// follow goes along a pipeline from one of its processors on, and through connectors.
+func (c *collectorReader) follow(o *Output, name pipeline.ID, from int, seen map[pipeline.ID]bool) {
+	if seen[name] {
+		return
+	}
+	seen[name] = true
+	p := c.file.Service.Pipelines[name]
+	for _, id := range p.Processors[from:] {
+		o.Behind = append(o.Behind, Stage{Pipeline: name.String(), Kind: "processors", ID: id})
+	}
+	for _, id := range p.Exporters {
+		if _, connects := c.file.Connectors[id]; !connects {
+			o.Behind = append(o.Behind, Stage{name.String(), "exporters", id, c.places.find("exporters", id.String(), "sending_queue"), c.file.Exporters[id]})
+			continue
+		}
+		for _, other := range sortedIDs(c.file.Service.Pipelines) {
+			if slices.Contains(c.file.Service.Pipelines[other].Receivers, id) {
+				c.follow(o, other, 0, seen)
+			}
 		}
 	}
 }
@@ -428,16 +406,12 @@ type place struct {
 }
 
 // find is the file and line of a key, or of the last key above it that is there.
-func (p places) find(path ...string) string {
-	deepest, at := 0, ""
+func (p places) find(path ...string) (at string) {
+	at, deepest := p[0].name, 1
 	for _, place := range p {
-		depth, line := descend(place.root, path)
-		if depth >= deepest && depth > 0 {
+		if depth, line := descend(place.root, path); depth >= deepest {
 			deepest, at = depth, fmt.Sprintf("%s:%d", place.name, line)
 		}
-	}
-	if at == "" && len(p) > 0 {
-		return p[0].name
 	}
 	return at
 }

@@ -87,7 +87,7 @@ func TestCollector(t *testing.T) {
 	assert.Equal(t, "/var/lib/x/processor_ocems_slot_", slots.State.File)
 	assert.True(t, slots.Slots)
 	require.Len(t, slots.Behind, 1)
-	assert.Equal(t, "ocems", slots.Behind[0].Name)
+	assert.Equal(t, "ocems", slots.Behind[0].ID.String())
 	assert.Equal(t, 31*time.Second, o.Client.Timeout)
 	_, err := o.Client.TLS()
 	assert.ErrorContains(t, err, "ca.pem")

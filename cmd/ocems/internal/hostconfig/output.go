@@ -49,9 +49,10 @@ type Output struct {
 
 // Stage is a processor or an exporter that gets a processor's slots.
 type Stage struct {
-	Pipeline, Kind, Type, Name string // Kind is processors or exporters
-	Where                      string // file:line
-	Keys                       map[string]any
+	Pipeline, Kind string // Kind is processors or exporters
+	ID             component.ID
+	Where          string         // file:line of an exporter's sending_queue
+	Keys           map[string]any // of an exporter
 }
 
 // Buffer is how Telegraf hands over.

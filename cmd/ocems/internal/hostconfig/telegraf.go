@@ -98,6 +98,7 @@ func (t *telegrafReader) file(s source) {
 	}
 	c := t.load(s, root)
 	if c == nil {
+		t.cfg.Faults.fault(Unchecked, "", "%s: its outputs are not checked, since Telegraf's loader stops before", s.name)
 		t.found = true
 		return
 	}
@@ -140,7 +141,7 @@ func (t *telegrafReader) load(s source, root *ast.Table) *config.Config {
 			return nil
 		}
 		rows := bytes.Split(s.data, []byte("\n"))
-		for key := range c.UnusedFields {
+		for _, key := range slices.Sorted(maps.Keys(c.UnusedFields)) {
 			line, among := 0, reflect.TypeFor[ocems.OCEMS]()
 			seen := func(at int, options reflect.Type) { line, among = at, options }
 			for _, table := range tablesOf(root, "agent") {
@@ -151,13 +152,13 @@ func (t *telegrafReader) load(s source, root *ast.Table) *config.Config {
 			}
 			text := fmt.Sprintf("line %d: configuration specified the field %q, but it was not used%s", line, shownKey(key), nearest(key, among, "toml"))
 			t.cfg.Faults.fault(Failed, "edit "+s.row(text), "%s: %s", s.name, text)
-			if line > 0 {
-				rows[line-1] = nil
+			if line == 0 || bytes.HasPrefix(bytes.TrimSpace(rows[line-1]), []byte("[")) {
+				return nil // without its first row a table would be part of the one before
 			}
+			rows[line-1] = nil
 		}
-		before := s.data
 		s.data = bytes.Join(rows, []byte("\n"))
-		if _, err := toml.Parse(s.data); err != nil || bytes.Equal(before, s.data) {
+		if _, err := toml.Parse(s.data); err != nil { // its value has more rows
 			return nil
 		}
 	}

@@ -145,13 +145,15 @@ var hosts = map[string]*host{
 		config: outputBlock,
 		feed: func(p *process, ms []metric) answer {
 			before := p.fed - len(ms)
+			held, _ := waiting(p.stdin)
 			_ = p.stdin.SetWriteDeadline(time.Now().Add(patience))
 			if _, err := p.stdin.Write(lines(ms)); err != nil {
 				p.stuck = true // perhaps in the middle of a line
 				return unsure
 			}
-			// Once these bytes are gone from the pipe, what was written before them is durable.
-			if n, err := waiting(p.stdin); err == nil && n == 0 {
+			// What is read is durable before the next read. So once these bytes are gone from a pipe that was empty, what was
+			// written before them is durable.
+			if n, err := waiting(p.stdin); err == nil && n == 0 && held == 0 {
 				p.sure = max(p.sure, before)
 			}
 			return took

@@ -124,6 +124,7 @@ type file struct {
 	syncs       int
 	holds       string // what a transaction has written whose head is not synced
 	kept        map[string]bool
+	parted      bool // a slot was first kept in another transaction than the aligner without it
 }
 
 func (f *file) dirty() bool { return f.pages || f.head }
@@ -131,6 +132,9 @@ func (f *file) dirty() bool { return f.pages || f.head }
 // synced ends what was written before, and a transaction with it where that was its head.
 func (f *file) synced() {
 	if f.head {
+		for _, key := range keys[1:] {
+			f.parted = f.parted || !f.kept[key] && strings.Contains(f.holds, key) && !strings.Contains(f.holds, "open/")
+		}
 		for _, key := range keys {
 			f.kept[key] = f.kept[key] || strings.Contains(f.holds, key)
 		}
@@ -151,8 +155,9 @@ type seen struct {
 
 // order checks the system calls. A state is written by transactions, each synced before its head is written and before the
 // next one. Readings are synced before the sender has its answer, or before the next of them is read; the slot before
-// anything goes to the board, and before the processor lets go of it; the board's answer, as a line of the trail, before the
-// slot leaves the outbox and before the next line; and everything before the end.
+// anything goes to the board, in one transaction with the aligner that has closed it, and before the processor lets go of it;
+// the board's answer, as a line of the trail, before the slot leaves the outbox and before the next line; and everything before
+// the end.
 func order(text []byte, of files, at ports) (found seen, faults []string) {
 	const trail = "audit.jsonl"
 	all := map[string]*file{}
@@ -161,7 +166,7 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 	}
 	intake, exit := all[of.intake], all[of.exit]
 	fault := func(short, format string, args ...any) {
-		faults = append(faults, fmt.Sprintf(format, args...)+": "+short)
+		faults = append(faults, strings.TrimSuffix(fmt.Sprintf(format, args...)+": "+short, ": "))
 	}
 	syncing := map[string]*file{} // by thread
 	s := bufio.NewScanner(bytes.NewReader(text))
@@ -224,6 +229,9 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 			}
 		}
 	}
+	if intake.parted {
+		fault("", "a slot leaves the aligner by more than one transaction")
+	}
 	found.syncs = map[string]int{}
 	for name, f := range all {
 		if found.syncs[name] = f.syncs; f.dirty() || f.syncs == 0 {
@@ -249,12 +257,13 @@ func TestOrder(t *testing.T) {
 	}
 	one := files{intake: "state.db", exit: "state.db"}
 	two := files{intake: "in", exit: "out"}
+	closed := "ready/1 open/1"
 	whole := func(of files) (calls []string) {
 		calls = append(transaction(of.intake, "samples/1"), host)
 		if of.intake != of.exit {
-			calls = append(calls, transaction(of.intake, "ready/1")...)
+			calls = append(calls, transaction(of.intake, closed)...)
 		}
-		calls = append(append(calls, transaction(of.exit, "outbox/1")...), board)
+		calls = append(append(calls, transaction(of.exit, "outbox/1"+closed)...), board)
 		if of.intake != of.exit {
 			calls = append(calls, transaction(of.intake, "")...)
 		}
@@ -279,8 +288,14 @@ func TestOrder(t *testing.T) {
 		{"the sync of the outcome", one, []int{18}, "not synced in the end"},
 		{"the exporter's head", two, []int{15}, "the processor lets go"},
 		{"the exporter's slot", two, []int{11, 12, 13, 14, 15}, "the processor lets go"},
+		{"the aligner", one, nil, "more than one transaction"},
+		{"the aligner of two states", two, nil, "more than one transaction"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
+			closed = "ready/1 open/1"
+			if strings.HasPrefix(c.name, "the aligner") {
+				closed = "ready/1"
+			}
 			var text strings.Builder
 			for i, l := range whole(c.of) {
 				if !slices.Contains(c.without, i) {

@@ -87,7 +87,7 @@ func TestMistakesAreNamed(t *testing.T) {
 		"not in effect":      {with(`order = 1`), `line 4: unknown key "order"`}, // for Telegraf's loader this is a processor's
 		"labels":             {with(`labels = {site = "a"}`), `line 4: "labels" is Telegraf's own`},
 		"level by name":      {with(`log_level = "${LEVEL}"`), `line 4: log_level: "loud" is unknown`},
-		"Init":               {with("max_concurrency = 0\nstate_directory = \"x\""), "line 1: outputs.ocems: max_concurrency: 0 must be at least 1"},
+		"Init":               {with("max_concurrency = 0\nstate_directory = \"x\""), "line 1: outputs.ocems: max_concurrency: 0 is less than 1; nearest: 1"},
 		"Init, 2nd":          {with("state_directory = \"a\"") + with("max_concurrency = 0"), "line 11: outputs.ocems: max_concurrency"},
 		"type":               {with("max_concurrency = \"many\""), "line 4: "},
 		"duration":           {with(`grace = "soon"`), "line 4: "},

@@ -20,14 +20,18 @@ import (
 	"testing"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 const (
 	token    = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
 	slotTime = 15 * time.Minute
-	stopsIn  = 5 * time.Second // outputs.execd signals after that, and then kills
+	every    = 10 * time.Second // of the readings
+	stopsIn  = 5 * time.Second  // outputs.execd signals after that, and then kills
 )
 
 const board = `
@@ -238,15 +242,25 @@ func (p *plant) until(what string, ok func() bool) {
 	}
 }
 
-// journalled is how much of what was taken is durable.
-func (p *plant) journalled() (size int64) {
-	files, _ := filepath.Glob(filepath.Join(p.state, "journal-*"))
-	for _, f := range files {
-		if i, err := os.Stat(f); err == nil {
-			size += i.Size()
-		}
+// kept is how many readings of open windows are durable.
+func (p *plant) kept() (n int) {
+	p.t.Helper()
+	state, err := store.Snapshot(filepath.Join(p.state, "state.db"))
+	if errors.Is(err, fs.ErrNotExist) {
+		return 0
 	}
-	return size
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	defer state.Close()
+	slots, err := engine.OpenWindows(p.t.Context(), state, slot.Defaults())
+	if err != nil {
+		p.t.Fatal(err)
+	}
+	for _, s := range slots {
+		n += s.Samples
+	}
+	return n
 }
 
 type reading struct {
@@ -267,9 +281,9 @@ func (p *plant) received() []reading {
 }
 
 // samples is one each ten seconds of [from, to), as line protocol, and their mean.
-func samples(from, to time.Time) (wire string, sum float64, n int) {
+func samples(from, to time.Time, every time.Duration) (wire string, sum float64, n int) {
 	var b strings.Builder
-	for at := from; at.Before(to); at = at.Add(10 * time.Second) {
+	for at := from; at.Before(to); at = at.Add(every) {
 		v := 100 + 10*math.Sin(float64(at.Unix()))
 		fmt.Fprintf(&b, "etp_analyser,host=a cod=%v,other=1i %d\n", v, at.UnixNano())
 		sum, n = sum+v, n+1
@@ -299,7 +313,7 @@ func TestHistoryArrives(t *testing.T) {
 	start := past(5)
 	var means []float64
 	for i := range 4 {
-		wire, sum, n := samples(start.Add(time.Duration(i)*slotTime), start.Add(time.Duration(i+1)*slotTime))
+		wire, sum, n := samples(start.Add(time.Duration(i)*slotTime), start.Add(time.Duration(i+1)*slotTime), every)
 		means = append(means, sum/float64(n))
 		r.feed(wire)
 	}
@@ -314,7 +328,7 @@ func TestHistoryArrives(t *testing.T) {
 func TestEndOfInputKeepsWhatWasRead(t *testing.T) {
 	p := newPlant(t)
 	start := past(2)
-	wire, sum, n := samples(start, start.Add(slotTime))
+	wire, sum, n := samples(start, start.Add(slotTime), every)
 	r := p.start()
 	r.feed(wire)
 	r.in.Close() // before the window settles, so nothing is sent
@@ -332,13 +346,13 @@ func TestKillLosesNothingThatWasTaken(t *testing.T) {
 	p := newPlant(t)
 	p.change(`settle = "1s"`, `settle = "10s"`) // the slot must not close before the kill
 	start := past(2)
-	first, sum, n := samples(start, start.Add(slotTime/2))
+	first, sum, n := samples(start, start.Add(slotTime/2), every)
 	r := p.start()
-	before := p.journalled()
+	before := p.kept()
 	for line := range strings.Lines(first) {
 		r.feed(line)
-		p.until("the line is durable", func() bool { return p.journalled() > before })
-		before = p.journalled()
+		p.until("the line is durable", func() bool { return p.kept() > before })
+		before = p.kept()
 	}
 	r.signal(syscall.SIGKILL)
 	r.end(-1)
@@ -346,7 +360,7 @@ func TestKillLosesNothingThatWasTaken(t *testing.T) {
 		t.Fatal("the slot closed before the kill")
 	}
 	p.change(`settle = "10s"`, `settle = "1s"`)
-	rest, more, m := samples(start.Add(slotTime/2), start.Add(slotTime))
+	rest, more, m := samples(start.Add(slotTime/2), start.Add(slotTime), every)
 	r = p.start()
 	r.feed(rest)
 	p.wantSlots(start, (sum+more)/float64(n+m))
@@ -378,12 +392,12 @@ func TestTermDrainsThePipe(t *testing.T) {
 	p := newPlant(t)
 	p.change(`settle = "1s"`, `settle = "1h"`) // the slot must not close before all of it is fed
 	start := past(2)
-	wire, sum, n := samples(start, start.Add(slotTime))
+	wire, sum, n := samples(start, start.Add(slotTime), every)
 	r := p.start()
-	before := p.journalled()
+	before := p.kept()
 	first, rest, _ := strings.Cut(wire, "\n")
 	r.feed(first + "\n") // once it runs, a signal finds its handler
-	p.until("it runs", func() bool { return p.journalled() > before })
+	p.until("it runs", func() bool { return p.kept() > before })
 	r.feed(rest)
 	r.signal(syscall.SIGTERM)
 	r.end(0)
@@ -402,7 +416,7 @@ func TestSlowBoardDelaysNoStop(t *testing.T) {
 	}
 	p.write(string(one) + strings.Replace(string(one), p.state, p.state+"2", 1))
 	r := p.start()
-	wire, _, _ := samples(past(2), past(1))
+	wire, _, _ := samples(past(2), past(1), every)
 	r.feed(wire)
 	waiting := func(state string) bool { // the outbox has the slot, so a request is under way
 		b, _ := os.ReadFile(filepath.Join(state, "state.db"))

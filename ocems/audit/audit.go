@@ -121,11 +121,11 @@ func openOrReplace(path string) (*Trail, error) {
 	if !errors.Is(err, errDamaged) {
 		return t, err
 	}
-	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
-	if wrong := os.Rename(path, aside); wrong != nil {
+	kept := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	if wrong := os.Rename(path, kept); wrong != nil {
 		return nil, errors.Join(err, wrong)
 	}
-	damage := fmt.Sprintf("the last line of the audit trail %s is damaged; it is kept as %s, and a new one is begun", path, aside)
+	damage := fmt.Sprintf("the last line of the audit trail %s is damaged; it is kept as %s, and a new one is begun", path, kept)
 	if t, err = open(path); err == nil {
 		t.damage = damage
 		if err = t.Append(Entry{Outcome: Recovered, Detail: damage}); err != nil {
@@ -133,7 +133,7 @@ func openOrReplace(path string) (*Trail, error) {
 		}
 	}
 	if err != nil { // under its name the next start finds the damage again
-		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Rename(aside, path))
+		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Rename(kept, path))
 	}
 	return t, nil
 }

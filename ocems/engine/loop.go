@@ -290,7 +290,7 @@ func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) e
 func (e *Engine) restore(ctx context.Context) error {
 	e.restoring = true
 	defer func() { e.restoring = false }()
-	aside := func(key string, value []byte, why error) {
+	keep := func(key string, value []byte, why error) {
 		kept := "damaged/" + key + "/" + time.Now().UTC().Format("20060102T150405.000000000")
 		e.log.Error("a part of the state is damaged: it is kept under another key, and the rest goes on", "key", fmt.Sprintf("%q", key),
 			"bytes", len(value), "kept_as", fmt.Sprintf("%q", kept), "error", why)
@@ -309,14 +309,14 @@ func (e *Engine) restore(ctx context.Context) error {
 		return err
 	}
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
-		aside(openKeys+name, entries[name], bad[name])
+		keep(openKeys+name, entries[name], bad[name])
 	}
 	value, err := e.cfg.Store.Get(ctx, refusedKey)
 	if err == nil && value != nil {
 		if wrong := e.loop.refusals.restore(value); errors.Is(wrong, frame.ErrNewer) {
 			return fmt.Errorf("reading the state: %w", wrong)
 		} else if wrong != nil {
-			aside(refusedKey, value, wrong)
+			keep(refusedKey, value, wrong)
 		}
 	}
 	if err == nil {
@@ -324,7 +324,7 @@ func (e *Engine) restore(ctx context.Context) error {
 			if wrong := e.replay(key, value); errors.Is(wrong, frame.ErrNewer) {
 				return wrong
 			} else if wrong != nil {
-				aside(key, value, wrong)
+				keep(key, value, wrong)
 			}
 			return nil
 		})

@@ -142,10 +142,10 @@ func replace(path string, cause error) (damage string, err error) {
 	}
 	copied, unread, err := salvage(path, db)
 	err = errors.Join(err, db.Close()) // an open file keeps its name on Windows
-	aside := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	kept := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
 	if err == nil {
-		if err = os.Link(path, aside); err != nil { // not every file system has links
-			err = os.Rename(path, aside)
+		if err = os.Link(path, kept); err != nil { // not every file system has links
+			err = os.Rename(path, kept)
 		}
 	}
 	if err == nil {
@@ -157,7 +157,7 @@ func replace(path string, cause error) (damage string, err error) {
 	if err != nil {
 		return "", err
 	}
-	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s; entries recovered: %d", path, cause, aside, copied)
+	damage = fmt.Sprintf("%s is damaged (%v); it is kept as %s; entries recovered: %d", path, cause, kept, copied)
 	if unread != nil {
 		damage += fmt.Sprintf(" (%v)", unread)
 	}

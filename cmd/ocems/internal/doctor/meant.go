@@ -36,10 +36,10 @@ func (e *examination) meant(o *hostconfig.Output) {
 				"metric_buffer_limit: %d holds less than ten batches of %d (metric_batch_size): while the state_directory cannot be written, Telegraf drops the oldest readings", b.Limit, b.Batch)
 		}
 	}
-	said := map[string]bool{}
+	shown := map[string]bool{}
 	for _, s := range o.Behind {
-		if do, text := held(s); text != "" && !said[s.Kind+s.ID.String()] {
-			said[s.Kind+s.ID.String()] = true
+		if do, text := held(s); text != "" && !shown[s.Kind+s.ID.String()] {
+			shown[s.Kind+s.ID.String()] = true
 			warn(do, "service.pipelines.%s: %s behind %s %s", s.Pipeline, s.ID, strings.TrimPrefix(o.Name, "processors."), text)
 		}
 	}

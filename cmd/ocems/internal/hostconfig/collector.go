@@ -105,7 +105,7 @@ func (r *reader) collector() {
 	c.leftOut()
 }
 
-// parse reads each file by itself, so that a mistake in the YAML is said of the file that it is in.
+// parse reads each file by itself, so that a mistake in the YAML is told of the file that it is in.
 func (c *collectorReader) parse() (ok bool) {
 	ok = true
 	for _, s := range c.sources {

@@ -6,7 +6,7 @@ help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: test
-test: build telegraf-small telegraf-stock telegraf-external ## run all tests with the race detector
+test: build telegraf-small telegraf-stock telegraf-external ## run the tests with the race detector
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
 	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \

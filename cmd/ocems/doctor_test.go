@@ -814,7 +814,7 @@ func TestDoctorExamples(t *testing.T) {
 		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
 		}
-		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlphttp") {
+		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlp_http") {
 			t.Errorf("%s: %s", file, out)
 		}
 		passed++

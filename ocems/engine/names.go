@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"time"
 
@@ -274,16 +275,16 @@ func (e *Engine) source(id uint64) string {
 	return fmt.Sprintf("a sender of before the restart (%016x)", id)
 }
 
-// parting are the words of two sources that differ: what would tell them apart.
+// parting are the keys of the words that only one of two sources has: what would tell them apart.
 func parting(a, b string) string {
-	have := map[string]bool{}
-	for _, word := range strings.Fields(b) {
-		have[word] = true
-	}
+	all := [2][]string{strings.Fields(a), strings.Fields(b)}
 	var keys []string
-	for _, word := range strings.Fields(a) {
-		if key, _, ok := strings.Cut(word, "="); ok && !have[word] {
-			keys = append(keys, key)
+	for i, words := range all {
+		for _, word := range words {
+			key, _, ok := strings.Cut(word, "=")
+			if ok && !slices.Contains(all[1-i], word) && !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
 		}
 	}
 	return strings.Join(keys, ", ")

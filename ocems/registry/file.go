@@ -172,7 +172,9 @@ func parseYAML(path string, data []byte) ([]source, error) {
 	if err == nil && dec.Decode(new(yaml.Node)) != io.EOF {
 		err = errors.New("a second document; keep one")
 	}
-	if err == io.EOF || err == nil && doc.Devices == nil {
+	var root yaml.Node
+	noKeys := yaml.Unmarshal(data, &root) == nil && len(root.Content) > 0 && root.Content[0].Kind != yaml.MappingNode
+	if err == io.EOF || err == nil && doc.Devices == nil || noKeys {
 		err = errors.New("line 1: no list of `devices:`")
 		return nil, yamlError(path, err.Error(), false)
 	}
@@ -186,18 +188,14 @@ func parseYAML(path string, data []byte) ([]source, error) {
 	if err != nil {
 		return nil, yamlError(path, err.Error(), true)
 	}
-	var root yaml.Node
-	if err := yaml.Unmarshal(data, &root); err != nil {
-		return nil, yamlError(path, err.Error(), true)
-	}
-	var list []source
+	var sources []source
 	for i, d := range doc.Devices {
-		list = append(list, source{d, func(key string) string {
+		sources = append(sources, source{d, func(key string) string {
 			key = Collector.device(i, key)
 			return fmt.Sprintf("%s:%d: %s", path, lineOf(&root, key), key)
 		}, Collector})
 	}
-	return list, nil
+	return sources, nil
 }
 
 // yamlError brings the decoder's text into the form file:line and takes out the values that it quotes.

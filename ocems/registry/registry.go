@@ -229,7 +229,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		}
 		degrees := func(key string, v *Number, limit Number) {
 			if v != nil && !(*v >= -limit && *v <= limit) {
-				b.fault(src.at(key), "%v is outside -%v to %v degrees", *v, limit, limit)
+				b.fault(src.at(key), "%v is outside -%v to %v degrees; nearest: %v", *v, limit, limit, max(-limit, min(limit, *v)))
 			}
 		}
 		degrees("latitude", src.Latitude, 90)

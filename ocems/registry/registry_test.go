@@ -327,6 +327,7 @@ func TestDevicesFile(t *testing.T) {
 		{"yaml", "d.yaml", "devices:\n- {station_id: s, device_id: d1, token_id: " + token + "}\n", ""},
 		{"yaml of no device yet", "d.yml", "devices: []\n", ""},
 		{"yaml empty", "d.yml", "", "d.yml:1: no list of `devices:`"},
+		{"yaml without the key", "d.yml", "- station_id: a\n  device_id: b\n", "d.yml:1: no list of `devices:`"},
 		{"yaml key", "d.yml", "devices:\n- station_id: s\n  tokenid: " + token + "\n", `d.yml:3: key "tokenid" is unknown; nearest: token_id`},
 		{"yaml type", "d.yml", "devices:\n- latitude: " + token + "\n", "d.yml:2: cannot unmarshal"},
 		{"yaml syntax", "d.yml", "devices:\n- {\n", "d.yml:"},

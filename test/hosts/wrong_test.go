@@ -50,7 +50,7 @@ var wrong = []struct {
 	{"max_concurrency", `0`, `max_concurrency: 0 is less than 1; nearest: 1`, true},
 	{"@station_id", `""`, `@station_id: missing; give the station id that the board registered`, false},
 	{"@device_id", `" "`, `@device_id: missing; give the device id that the board registered`, false},
-	{"@latitude", `91.5`, `@latitude: 91.5 is outside -90 to 90 degrees`, false},
+	{"@latitude", `91.5`, `@latitude: 91.5 is outside -90 to 90 degrees; nearest: 90`, false},
 	{"@token_id", `""`, `@token_id: missing; give token_id or token_id_file`, true},
 	{"@token_id_file", `"absent.txt"`, `@token_id: both token_id and token_id_file are given; keep one`, true},
 	{"@public_key", `"nonsense!"`, `@public_key: reading the public key: neither PEM nor base64`, true},

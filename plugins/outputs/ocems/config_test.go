@@ -127,7 +127,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"no key", "[[outputs.ocems]]\n" + oneDevice, `public_key: missing; give public_key or public_key_file (devices without their own: 1, the first device[0].public_key)`},
 		{"key file", "[[outputs.ocems]]\npublic_key_file = \"/nowhere.pem\"\n" + oneDevice, `public_key_file: open /nowhere.pem: no such file or directory`},
 		{"same device twice", head + oneDevice + strings.Split(oneDevice, "  [[")[0], `device[1].device_id: "dev_1" is also device[0].device_id; give each device once`},
-		{"latitude", head + "[[outputs.ocems.device]]\nstation_id = \"s\"\ndevice_id = \"d\"\ntoken_id = \"secret-token\"\nlatitude = 91.0\n", `device[0].latitude: 91 is outside -90 to 90 degrees`},
+		{"latitude", head + "[[outputs.ocems.device]]\nstation_id = \"s\"\ndevice_id = \"d\"\ntoken_id = \"secret-token\"\nlatitude = 91.0\n", `device[0].latitude: 91 is outside -90 to 90 degrees; nearest: 90`},
 		{"unit", parameter(`metric = "modbus"
 field = "bod"
 unit = "mg/LL"`), `device[0].parameter[1].unit: unknown unit "mg/LL": nearest "mg/L", "mg/m³", "mg/Nm³"`},

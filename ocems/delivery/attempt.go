@@ -48,7 +48,7 @@ func (a *attempt) run() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if a.parked && a.s.status == parked {
-		a.q.parkedUntil = now.Add(d.cfg.HoldInterval)
+		a.s.tried, a.q.parkedUntil = now, now.Add(d.cfg.HoldInterval)
 	}
 	if a.retries != d.retries { // what was sent was made with what was before
 		a.q.retryAt(now)
@@ -230,7 +230,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("Content-Type", "text/plain")
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
-	ans := d.exchange(req, sent)
+	ans := d.exchange(req, sent, a.target.Sealer.Hide)
 	d.noteAnswer(a.q.device, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
@@ -238,7 +238,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	return ans
 }
 
-func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
+func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte) []byte) answer {
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {
 		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
@@ -248,7 +248,7 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	if err != nil {
 		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
 	}
-	ans := judge(resp, body)
+	ans := judge(resp, hide(body))
 	if ans.status != nil {
 		d.measureSkew(resp.Header, sent)
 	}

@@ -23,6 +23,7 @@ type Target struct {
 	Sealer              interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
+		Hide(text []byte) []byte // without the token
 	}
 }
 

@@ -87,6 +87,9 @@ func (s sealer) Seal(text []byte) []byte {
 	b, _ := seal.Seal(s.token, text)
 	return b
 }
+func (s sealer) Hide(text []byte) []byte {
+	return bytes.ReplaceAll(text, []byte(s.token), []byte("(the token)"))
+}
 func (s sealer) Sign(at time.Time) (string, error) { return seal.Sign(s.key, s.token, at) }
 
 // logText is a log that is read while it is written.
@@ -564,5 +567,46 @@ func TestFullStoreRefusesAndHeals(t *testing.T) {
 		p.put("a", at(15), cod(1))
 		time.Sleep(20 * time.Second)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+	})
+}
+
+// TestSuspendedParameterComesBack though the oldest slot that is parked never succeeds.
+func TestSuspendedParameterComesBack(t *testing.T) {
+	nowait := func(c *delivery.Config) { c.Spread, c.Coalesce = delivery.NoWait, delivery.NoWait }
+	run(t, "suspended", registry, nowait, func(p *plant) {
+		from, to := time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
+		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			if bad := time.Now().After(from) && time.Now().Before(to); bad {
+				refuses("so2", "bod")(w, r, n)
+			} else {
+				refuses("so2")(w, r, n)
+			}
+		})
+		for i := range 96 {
+			p.put("a", at(60+15*i), cod(1), bod(1), so2(1))
+			time.Sleep(15 * time.Minute)
+		}
+		time.Sleep(time.Hour)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 192})
+	})
+}
+
+// TestTokenInAnAnswer is in no log and no trail.
+func TestTokenInAnAnswer(t *testing.T) {
+	run(t, "token", registry, nil, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
+			fmt.Fprintf(w, `{"status":117,"msg":"too old, %s, for token %sa"}`, strings.Repeat("x", 120), tokenOf)
+		})
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		text, err := os.ReadFile(p.trail)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, text := range []string{string(text), p.log.String()} {
+			if !strings.Contains(text, "too old") || strings.Contains(text, tokenOf) {
+				t.Error(text)
+			}
+		}
 	})
 }

@@ -68,6 +68,7 @@ type slot struct {
 	ready    time.Time // its parameters are complete
 	status   slotStatus
 	failures int               // answered, without success
+	tried    time.Time         // while parked
 	doubt    []payload.Reading // of a request that may have been stored
 }
 
@@ -100,26 +101,24 @@ func (q *queue) update(stamp int64, holds bool, ready time.Time) {
 	}
 }
 
-// pick returns the slot to try next and when: the oldest that is queued, or the oldest parked one when its time is
-// nearer. It returns nil when none is to be sent.
+// pick returns the slot to try next and when: the oldest that is queued, or of the parked ones the one that has waited
+// longest since its last try, when its time is nearer. It returns nil when none is to be sent.
 func (q *queue) pick() (s *slot, due time.Time) {
-	if s = q.oldest(queued); s != nil {
-		due = later(s.ready, q.condition.until)
+	var p *slot
+	for _, o := range q.slots {
+		switch {
+		case o.status == queued && s == nil:
+			s, due = o, later(o.ready, q.condition.until)
+		case o.status == parked && (p == nil || o.tried.Before(p.tried)):
+			p = o
+		}
 	}
-	if p := q.oldest(parked); p != nil {
+	if p != nil {
 		if at := later(q.parkedUntil, q.condition.until); s == nil || at.Before(due) {
 			return p, at
 		}
 	}
 	return s, due
-}
-
-func (q *queue) oldest(status slotStatus) *slot {
-	i := slices.IndexFunc(q.slots, func(s *slot) bool { return s.status == status })
-	if i < 0 {
-		return nil
-	}
-	return q.slots[i]
 }
 
 // park keeps a slot apart and says when it is tried again, at the latest.

@@ -10,7 +10,7 @@
 //   - close: the slots of closed windows enter the outbox, the aligner is saved under open/, and the sample batches that
 //     are in it go. In a processor the slots wait under ready/ until the next consumer has taken them.
 //   - refuse: readings that are in no slot share a line of the trail a slot, series and reason. Until that is written they
-//     are under refused, or come again from the samples; under noted is which of these the trail has already.
+//     are under refused, or come again from the samples. After a kill it may be written twice.
 //
-// So a kill at any moment costs no sample that was taken, and no slot leaves twice with different values.
+// So a kill at any moment costs no sample that was taken, and changes no slot.
 package engine

@@ -49,7 +49,8 @@ type Engine struct {
 	cfg     Config
 	log     *slog.Logger
 	names   *registry.Registry
-	aligner *slot.Aligner // nil where nothing is aligned
+	aligner *slot.Aligner
+	aligns  bool // else the aligner closes what an earlier configuration has left in it
 	rules   slot.Options
 	trail   *audit.Trail
 	backlog *audit.Backlog // of what was refused; nil without a trail
@@ -130,19 +131,15 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if err := e.openTrail(); err != nil {
 		return e, err
 	}
-	if cfg.Board == nil || cfg.Board.Align {
-		e.aligner = slot.New(e.rules)
+	e.aligns, e.aligner = cfg.Board == nil || cfg.Board.Align, slot.New(e.rules)
+	if err := e.restore(ctx); err != nil { // before the exit, so that nothing is sent from a state that is refused
+		return e, err
 	}
-	if e.aligner != nil { // before the exit, so that nothing is sent from a state that is refused
-		if err := e.restore(ctx); err != nil {
-			return e, err
-		}
-		e.replayed, e.counts.reasons = e.aligner.Stats(), nil
-	}
+	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
-	e.loop.restored, e.loop.saved = e.aligner != nil, time.Now()
+	e.loop.restored, e.loop.saved = true, time.Now()
 	e.keepDamaged(ctx)
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
@@ -211,11 +208,8 @@ func (e *Engine) Devices() []*registry.Device { return e.names.Devices() }
 
 // Stats returns the present state.
 func (e *Engine) Stats() Stats {
-	s := Stats{Ignored: e.counts.ignored.Load(), Finished: e.counts.finished.Load()}
-	if e.aligner != nil {
-		s.Stats = e.aligner.Stats()
-		s.Taken -= e.replayed.Taken
-	}
+	s := Stats{Stats: e.aligner.Stats(), Ignored: e.counts.ignored.Load(), Finished: e.counts.finished.Load()}
+	s.Taken -= e.replayed.Taken
 	s.Refused = map[slot.Reason]uint64{slot.Duplicate: s.Refused[slot.Duplicate] - e.replayed.Refused[slot.Duplicate]}
 	e.counts.mu.Lock()
 	maps.Copy(s.Refused, e.counts.reasons)

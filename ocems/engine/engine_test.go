@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +18,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
@@ -648,4 +650,79 @@ func TestOpenWindows(t *testing.T) {
 		assert.Equal(t, "bod", slots[0].Parameter)
 		assert.Equal(t, 2.0, slots[1].Value)
 	})
+}
+
+// TestUnitThatIsNotUTF8 stops no other device, though a configuration that lists no unit has let it in.
+func TestUnitThatIsNotUTF8(t *testing.T) {
+	change := func(c *engine.Config) {
+		c.Names.Devices[0].Parameters = []registry.ParameterConfig{{Metric: "temp", Parameter: "temperature", AllowUnlisted: true}}
+	}
+	run(t, "latin", change, func(p *plant) {
+		p.mustTake(reading("b", "cod", clock(1, 0, 0), 1), reading("a", "temp", clock(1, 0, 0), 20, "ocems.unit", "\xb0C"))
+		until(clock(1, 17, 0))
+		assert.Equal(t, []string{"b/cod@01:15=1U"}, p.received())
+		assert.NoError(t, p.take(reading("b", "cod", clock(1, 16, 0), 1)))
+		p.restart()
+		until(clock(1, 32, 0))
+		assert.Equal(t, []string{"b/cod@01:15=1U", "b/cod@01:30=1U"}, p.received())
+		lines := slices.DeleteFunc(p.trail(), func(line string) bool { return !strings.HasPrefix(line, "refused") })
+		require.Len(t, lines, 1)
+		assert.Contains(t, lines[0], "refused unit a/temperature@01:15 1x")
+	})
+}
+
+// TestAlignTurnedOff closes the windows that are open from before.
+func TestAlignTurnedOff(t *testing.T) {
+	run(t, "off", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		p.close()
+		p.cfg.Board.Align = false
+		p.open()
+		p.mustTake(reading("b", "cod", clock(1, 0, 0), 2), reading("b", "bod", time.Unix(clock(1, 0, 0).UnixMilli(), 0), 3))
+		until(clock(1, 17, 0))
+		assert.ElementsMatch(t, []string{"a/cod@01:15=1U", "b/cod@01:00=2U"}, p.received())
+		assert.Equal(t, uint64(1), p.e.Stats().Refused[slot.Future], "of the year 31969")
+		keys, _ := p.keys("samples/")
+		assert.Empty(t, keys)
+	})
+}
+
+// TestTimeThatJSONHasNot loses no line of the trail to a kill.
+func TestTimeThatJSONHasNot(t *testing.T) {
+	run(t, "far", nil, func(p *plant) {
+		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 15, 29))
+		p.mustTake(reading("b", "cod", clock(1, 15, 10), 1), reading("b", "cod", clock(1, 15, 10), 2))
+		for range 8 {
+			p.mustTake(reading("a", "cod", time.Unix(time.Now().UnixMilli(), 0), 5))
+			time.Sleep(time.Second)
+		}
+		p.kill()
+		p.open()
+		assert.Empty(t, p.log.lines("a part of the state is damaged"))
+		until(clock(1, 40, 0))
+		assert.Contains(t, strings.Join(p.trail(), "\n"), "refused conflict b/cod@01:30 1x 2U")
+	})
+}
+
+// TestSlowDiskMakesNothingLate takes what came before the time at which a window closes.
+func TestSlowDiskMakesNothingLate(t *testing.T) {
+	for range 10 {
+		run(t, "slow", nil, func(p *plant) {
+			until(clock(1, 5, 0))
+			p.mustTake(reading("b", "cod", clock(1, 5, 0), 1))
+			until(clock(1, 15, 5))
+			var first atomic.Bool
+			p.disk.set(func(int, []store.Op) error {
+				if !first.Swap(true) {
+					time.Sleep(40 * time.Second)
+				}
+				return nil
+			})
+			go func() { _ = p.take(reading("a", "cod", clock(1, 15, 4), 1)) }()
+			time.Sleep(time.Second)
+			p.mustTake(reading("b", "cod", clock(1, 14, 55), 3)) // came at 01:15:06
+			assert.Zero(t, p.e.Stats().Refused[slot.Late])
+		})
+	}
 }

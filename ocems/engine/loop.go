@@ -88,6 +88,9 @@ func (e *Engine) run(ctx context.Context) {
 		case t := <-e.takes:
 			e.takeAll(ctx, t)
 		case <-ticker.C:
+			for n := 0; n < mostTakes && len(e.takes) > 0; n++ { // they came before the time at which windows close now
+				e.takeAll(ctx, <-e.takes)
+			}
 			if ctx.Err() == nil { // both may have come
 				e.step(ctx, time.Now())
 			}
@@ -215,19 +218,13 @@ func (e *Engine) mixed(x sample, other uint64) {
 
 // step closes the windows whose time has come and writes what is to be written.
 func (e *Engine) step(ctx context.Context, now time.Time) {
-	if e.backlog != nil {
-		_ = e.backlog.Append() // what waits: it was told when it came
-	}
-	e.refuseMade(nil, now) // what has waited
-	if e.aligner == nil {
-		return
-	}
+	_ = e.refuseMade(nil, now) // what has waited: it was told when it came
 	if now.UnixNano() >= e.patience.Load() {
-		e.loop.closed = append(e.loop.closed, e.aligner.Close(now)...)
+		e.loop.closed = append(e.loop.closed, e.sendable(e.aligner.Close(now), now)...)
 	}
-	e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
+	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
-	if len(e.loop.closed) > 0 || e.loop.bytes > mostBytes ||
+	if len(e.loop.closed) > 0 || noted || e.loop.bytes > mostBytes ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved) > spec.SlotLength { // where nothing closes, since all is refused
 		err = e.checkpoint(ctx)
 	}
@@ -243,6 +240,19 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
+}
+
+// sendable are the slots that JSON can carry. What an earlier configuration has let in stops no other.
+func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
+	return slices.DeleteFunc(slots, func(s slot.Slot) bool {
+		r := payload.Reading{Parameter: s.Parameter, Unit: s.Unit, Value: s.Value, Flag: s.Flag}
+		err := r.Check()
+		if err != nil {
+			x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}}
+			e.refuse(&e.loop.refusals, x, fault{slot.BadUnit, err.Error()}, now)
+		}
+		return err != nil
+	})
 }
 
 // checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and

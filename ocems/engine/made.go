@@ -14,8 +14,9 @@ type made struct {
 	refusals
 }
 
-// refuseMade refuses slots, and writes the lines whose time has come.
-func (e *Engine) refuseMade(list []sample, now time.Time) {
+// refuseMade refuses slots, and writes the lines whose time has come. The error is that a line waits in memory: what comes
+// again meanwhile is counted again.
+func (e *Engine) refuseMade(list []sample, now time.Time) error {
 	m := &e.made
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -30,6 +31,10 @@ func (e *Engine) refuseMade(list []sample, now time.Time) {
 		e.refuseSlot(&m.refusals, x, x.fault, stamp, now)
 	}
 	e.noteMade(func(last time.Time) bool { return now.Sub(last).Abs() >= spec.SlotLength }, now)
+	if e.backlog == nil {
+		return nil
+	}
+	return e.backlog.Append()
 }
 
 // noteMade writes the lines of which none was written, or of which the last one is long ago.

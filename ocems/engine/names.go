@@ -130,7 +130,7 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 
 // take puts a named reading where it belongs: into a window, or, where nothing is aligned here, into the outbox.
 func (b *Batch) take(x sample) {
-	if b.e.aligner != nil {
+	if b.e.aligns {
 		b.samples = append(b.samples, x)
 		return
 	}
@@ -139,6 +139,8 @@ func (b *Batch) take(x sample) {
 	}
 	if length := x.Flag.Length(); x.reason == slot.Taken && !spec.Aligned(x.Time, length) {
 		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s: set align to true, or make the slots upstream", spec.ErrNotAligned, length)}
+	} else if x.reason == slot.Taken && x.Time.Sub(b.now) > spec.MaxAge {
+		x.reason = slot.Future
 	}
 	b.put(x, 0)
 }
@@ -163,6 +165,8 @@ func (b *Batch) finished(r Reading) {
 		x.fault = fault{slot.NotANumber, fmt.Sprintf("the value is %v", r.Value)}
 	case !spec.Aligned(x.Time, x.Flag.Length()):
 		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s", spec.ErrNotAligned, x.Flag.Length())}
+	case x.Time.Sub(b.now) > spec.MaxAge:
+		x.reason = slot.Future
 	}
 	b.put(x, r.Samples)
 }
@@ -209,6 +213,11 @@ func (b *Batch) Commit(ctx context.Context) error {
 		return errClosed
 	default:
 	}
+	if len(b.refused) > 0 {
+		if err := e.refuseMade(b.refused, b.now); err != nil {
+			return e.full(fmt.Errorf("audit_file: %w", err))
+		}
+	}
 	if len(b.samples) > 0 {
 		if err := e.take(ctx, b.now, b.samples); err != nil {
 			return err
@@ -229,9 +238,6 @@ func (b *Batch) Commit(ctx context.Context) error {
 		e.counts.finished.Add(uint64(n))
 	}
 	e.counts.ignored.Add(b.ignored)
-	if len(b.refused) > 0 {
-		e.refuseMade(b.refused, b.now)
-	}
 	return nil
 }
 

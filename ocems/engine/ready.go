@@ -165,7 +165,7 @@ func (r *ready) run(ctx context.Context) {
 	}
 }
 
-// send hands on what waits, oldest first. A batch of one exit that refuses does not hold up another exit.
+// send hands on what waits, oldest first. A batch of one exit that refuses does not hold up the other exits of this try.
 func (r *ready) send(ctx context.Context) error {
 	r.mu.Lock()
 	list := slices.Clone(r.batches)

@@ -20,6 +20,7 @@ const (
 	refusedKey   = "refused" // of those whose line is not written yet
 	mostRefusals = 10_000
 	noteAfter    = 5 * time.Second
+	lastSecond   = 253_402_300_799 // of the year 9999, beyond which JSON has no time
 )
 
 // refusal is what readings share a line by.
@@ -52,6 +53,7 @@ func newRefusals() refusals {
 }
 
 func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
+	x.Time = time.Unix(min(max(x.Time.Unix(), 0), lastSecond), int64(x.Time.Nanosecond()))
 	r.changed = true
 	if r.lines[key] == nil && len(r.lines) >= mostRefusals {
 		key = refusal{Reason: key.Reason}
@@ -173,9 +175,9 @@ func (l *refused) entry(station string) audit.Entry {
 
 // noteSaved writes lines that the state has too, and tries again until it can. After a kill before the next checkpoint they
 // are written twice.
-func (e *Engine) noteSaved(lines []*refused, now time.Time) {
+func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 	if len(lines) == 0 {
-		return
+		return false
 	}
 	entries := e.entries(lines)
 	if e.trail == nil {
@@ -185,10 +187,11 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) {
 			e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
 		}
 		e.loop.unnoted = true
-		return
+		return false
 	}
 	e.loop.unnoted = false
 	e.loop.refusals.written(lines, now)
+	return true
 }
 
 // note writes lines that no state has. While the trail cannot be written, they wait for it in memory.

@@ -178,8 +178,8 @@ func Shown(s string) string {
 	if err == nil {
 		return u.Redacted()
 	}
-	if _, after, ok := strings.Cut(s, "@"); ok { // what cannot be read may still hold one
-		return "xxxxx@" + after
+	if at := strings.LastIndex(s, "@"); at >= 0 { // what cannot be read may still hold one
+		return "xxxxx" + s[at:]
 	}
 	return s
 }

@@ -1,6 +1,7 @@
 package registry
 
 import (
+	"bytes"
 	"cmp"
 	"crypto/rsa"
 	"errors"
@@ -43,6 +44,7 @@ type Device struct {
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
 	sign func(time.Time) (string, error)
+	hide func([]byte) []byte
 }
 
 // Seal encrypts a payload under the device's token into a request body (spec 2.4).
@@ -50,6 +52,9 @@ func (d *Device) Seal(payload []byte) []byte { return d.seal(payload) }
 
 // Sign makes the signature header of one attempt at the given time (spec 2.3.2).
 func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
+
+// Hide takes the token out of a text of the server's, for a log or the trail.
+func (d *Device) Hide(text []byte) []byte { return d.hide(text) }
 
 func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
 
@@ -320,6 +325,7 @@ func (b *builder) arm(d *Device, src source, keyAt string, key *rsa.PublicKey, t
 		return
 	}
 	d.seal = body.Seal
+	d.hide = func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(token), []byte("(the token)")) }
 	d.sign = func(at time.Time) (string, error) { return seal.Sign(key, token, at) }
 }
 
@@ -339,6 +345,8 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 
 	m.parameter = strings.TrimSpace(p.Parameter)
 	switch {
+	case !utf8.ValidString(m.parameter):
+		b.fault(at("parameter"), "%q is not UTF-8, which JSON must be; save the file as UTF-8", m.parameter)
 	case m.parameter == "":
 		if name := m.catalogueName(); spec.IsParameter(name) {
 			m.parameter = name
@@ -353,7 +361,9 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 			b.fault(at("parameter"), "%w", err)
 		}
 	}
-	if m.unit = strings.TrimSpace(p.Unit); m.unit != "" && !p.AllowUnlisted {
+	if m.unit = strings.TrimSpace(p.Unit); !utf8.ValidString(m.unit) {
+		b.fault(at("unit"), "%q is not UTF-8, which JSON must be; save the file as UTF-8", m.unit)
+	} else if m.unit != "" && !p.AllowUnlisted {
 		unit, err := spec.ResolveUnit(m.unit)
 		if err != nil {
 			b.fault(at("unit"), "%w", err)

@@ -149,7 +149,9 @@ func replace(path string, cause error) (damage string, err error) {
 		}
 	}
 	if err == nil {
-		err = os.Rename(fresh, path)
+		if err = os.Rename(fresh, path); err != nil {
+			_ = os.Rename(kept, path)
+		}
 	}
 	if err == nil {
 		err = SyncDir(filepath.Dir(path))

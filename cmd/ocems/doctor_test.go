@@ -14,6 +14,7 @@ import (
 	"fmt"
 	"io"
 	"log"
+	"log/slog"
 	"math/big"
 	"net"
 	"net/http"
@@ -29,6 +30,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
@@ -526,7 +528,9 @@ func outbox(t *testing.T, config string, records ...payload.Record) string {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { file.Close() })
-	d, err := delivery.New(t.Context(), delivery.Config{Endpoint: "http://127.0.0.1:1/", Client: &http.Client{}, Store: file, DryRun: true,
+	keys := options.DefaultDelivery()
+	keys.DryRun = true
+	d, err := delivery.New(t.Context(), delivery.Config{Delivery: keys, Client: &http.Client{}, Store: file, Logger: slog.New(slog.DiscardHandler),
 		Lookup: func(string) (delivery.Target, bool) { return delivery.Target{}, true }})
 	if err != nil {
 		t.Fatal(err)

@@ -48,7 +48,7 @@ func (a *attempt) run() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if a.parked && a.s.status == parked {
-		a.s.tried, a.q.parkedUntil = now, now.Add(d.cfg.HoldInterval)
+		a.s.tried, a.q.parkedUntil = now, now.Add(d.cfg.HoldInterval.Duration)
 	}
 	if a.retries != d.retries { // what was sent was made with what was before
 		a.q.retryAt(now)
@@ -105,7 +105,7 @@ func (a *attempt) deliver(rs []payload.Reading) {
 	if len(todo) == 0 {
 		a.d.mu.Lock()
 		defer a.d.mu.Unlock()
-		a.q.park(a.s, time.Now(), a.d.cfg.HoldInterval)
+		a.q.park(a.s, time.Now(), a.d.cfg.HoldInterval.Duration)
 		return
 	}
 	for len(todo) > 0 {
@@ -179,7 +179,7 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 		a.s.failures++
 	}
 	if dec.park {
-		a.q.park(a.s, now, d.cfg.HoldInterval)
+		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
 	}
 	if a.parked && len(dec.settled) > 0 {
 		a.q.unpark()

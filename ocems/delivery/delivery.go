@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
@@ -27,49 +27,18 @@ type Target struct {
 	}
 }
 
-// Config is what a Delivery needs of its host. Zero durations and counts take the defaults named.
+// Config is what a Delivery needs of its host.
 type Config struct {
-	Endpoint string                              // URL that takes the POST (spec 2.1)
-	Client   *http.Client                        // the host's; redirects are never followed
-	Store    store.Store                         // the outbox
-	Trail    *audit.Trail                        // nil: final outcomes go to the log, with the whole record
-	Lookup   func(device string) (Target, bool)  // the registry
-	Logger   *slog.Logger                        // nil: slog.Default
+	options.Delivery
+	Client   *http.Client                       // the host's; redirects are never followed
+	Store    store.Store                        // the outbox
+	Trail    *audit.Trail                       // nil: final outcomes go to the log, with the whole record
+	Lookup   func(device string) (Target, bool) // the registry
+	Logger   *slog.Logger
 	Words    Words                               // of the host
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
 	OnHealth func(err error)                     // called when trouble begins (not nil) and ends (nil); may be nil
-
-	Coalesce       time.Duration // how long a slot waits for its other parameters, 5 s
-	Spread         time.Duration // over how long the devices' requests are spread, 10 s
-	InitialBackoff time.Duration // first wait after a failed attempt, 5 s, doubled each time
-	MaxBackoff     time.Duration // longest such wait, 5 min
-	HoldInterval   time.Duration // between attempts of a device whose registration is refused, 10 min
-	MaxConcurrency int           // requests in flight, 32
-	DryRun         bool          // log the JSON, send nothing, keep everything
-}
-
-// NoWait turns Coalesce or Spread off.
-const NoWait = -1 * time.Nanosecond
-
-func (c *Config) setDefaults() error {
-	if c.Endpoint == "" || c.Client == nil || c.Store == nil || c.Lookup == nil {
-		return errors.New("delivery needs an endpoint, a client, a store and a registry")
-	}
-	c.Logger = cmp.Or(c.Logger, slog.Default())
-	c.Coalesce = max(cmp.Or(c.Coalesce, 5*time.Second), 0)
-	c.Spread = max(cmp.Or(c.Spread, 10*time.Second), 0)
-	c.InitialBackoff = cmp.Or(c.InitialBackoff, 5*time.Second)
-	c.MaxBackoff = max(cmp.Or(c.MaxBackoff, 5*time.Minute), c.InitialBackoff)
-	c.HoldInterval = cmp.Or(c.HoldInterval, 10*time.Minute)
-	c.MaxConcurrency = cmp.Or(c.MaxConcurrency, 32)
-	if c.MaxConcurrency < 0 || c.InitialBackoff < 0 || c.HoldInterval < 0 {
-		return errors.New("delivery: max_concurrency and the intervals must not be negative")
-	}
-	client := *c.Client
-	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
-	c.Client = &client
-	return nil
 }
 
 // Delivery is an outbox with its dispatcher.
@@ -111,10 +80,10 @@ func (s signal) send() {
 
 // New finds what waits in the store and starts to deliver it.
 func New(ctx context.Context, cfg Config) (*Delivery, error) {
-	if err := cfg.setDefaults(); err != nil {
-		return nil, err
-	}
-	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff, cfg.MaxBackoff, cfg.HoldInterval}, queues: map[string]*queue{},
+	client := *cfg.Client
+	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	cfg.Client = &client
+	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{},
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
@@ -164,7 +165,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 		t.Fatal(err)
 	}
 	p.cfg = delivery.Config{
-		Endpoint: "http://cpcb.test/v1.0/industry/data", Client: p.client, Store: store.NewMemory(), Trail: trail,
+		Delivery: options.DefaultDelivery(), Client: p.client, Store: store.NewMemory(), Trail: trail,
 		Logger: slog.New(slog.NewTextHandler(p.log, nil)),
 		Lookup: func(device string) (delivery.Target, bool) {
 			p.mu.Lock()
@@ -176,6 +177,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 			return delivery.Target{StationID: "s-" + device, Sealer: sealer{&key.PublicKey, token}}, !strings.HasPrefix(device, "gone")
 		},
 	}
+	p.cfg.Endpoint = "http://cpcb.test/v1.0/industry/data"
 	if change != nil {
 		change(&p.cfg)
 	}
@@ -300,6 +302,8 @@ stations:
 func at(minutes int) time.Time {
 	return time.Date(2000, 1, 1, 0, minutes, 0, 0, time.UTC)
 }
+
+func noWait(c *delivery.Config) { c.Coalesce, c.Spread = options.Duration{}, options.Duration{} }
 
 func run(t *testing.T, name string, registry string, change func(*delivery.Config), f func(*plant)) {
 	t.Run(name, func(t *testing.T) {
@@ -503,7 +507,7 @@ func TestWrongTokenHoldsOneDevice(t *testing.T) {
 
 // The token is corrected while a request with the wrong one waits for its answer.
 func TestRetryDuringARequest(t *testing.T) {
-	run(t, "", registry, func(c *delivery.Config) { c.HoldInterval = 24 * time.Hour }, func(p *plant) {
+	run(t, "", registry, func(c *delivery.Config) { c.HoldInterval.Duration = 24 * time.Hour }, func(p *plant) {
 		p.tokens["a"] = "wrong"
 		p.fault(`{"device":"a","count":1,"latency":"20s"}`)
 		p.put("a", at(15), cod(1))
@@ -572,8 +576,7 @@ func TestFullStoreRefusesAndHeals(t *testing.T) {
 
 // TestSuspendedParameterComesBack though the oldest slot that is parked never succeeds.
 func TestSuspendedParameterComesBack(t *testing.T) {
-	nowait := func(c *delivery.Config) { c.Spread, c.Coalesce = delivery.NoWait, delivery.NoWait }
-	run(t, "suspended", registry, nowait, func(p *plant) {
+	run(t, "suspended", registry, noWait, func(p *plant) {
 		from, to := time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
 		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
 			if bad := time.Now().After(from) && time.Now().Before(to); bad {

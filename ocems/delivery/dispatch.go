@@ -126,5 +126,5 @@ func (d *Delivery) setCondition(q *queue, c condition) {
 // offset spreads the devices' requests after a boundary. Device ids differ by a digit: only a strong hash scatters them.
 func (d *Delivery) offset(device string) time.Duration {
 	sum := sha256.Sum256([]byte(device))
-	return time.Duration(float64(d.cfg.Spread) * (float64(binary.BigEndian.Uint64(sum[:])>>11) / (1 << 53)))
+	return time.Duration(float64(d.cfg.Spread.Duration) * (float64(binary.BigEndian.Uint64(sum[:])>>11) / (1 << 53)))
 }

@@ -60,7 +60,8 @@ func TestUnreachableServerIsReported(t *testing.T) {
 			fmt.Fprintf(&all, "      - {id: d%d, token: token-for-tests-d%d}\n", i, i)
 		}
 		run(t, c.name, all.String(), func(cfg *delivery.Config) {
-			cfg.OnHealth, cfg.Coalesce, cfg.Spread = h.hear, delivery.NoWait, delivery.NoWait
+			cfg.OnHealth = h.hear
+			noWait(cfg)
 			lookup := cfg.Lookup
 			cfg.Lookup = func(device string) (delivery.Target, bool) {
 				target, ok := lookup(device)
@@ -111,7 +112,7 @@ func TestUnreachableServerIsReported(t *testing.T) {
 
 // A device that alone gets no answer, for hours, delays no other.
 func TestDeviceWithoutAnswersDelaysNoOther(t *testing.T) {
-	run(t, "", registry, func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
+	run(t, "", registry, noWait, func(p *plant) {
 		asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
 			if r.Header.Get("X-Device-Id") == "a" {
 				io.Copy(io.Discard, r.Body)
@@ -145,7 +146,7 @@ func TestOneQueueAsksForTheOthers(t *testing.T) {
 	for i := range 100 {
 		fmt.Fprintf(&all, "  - id: s-d%d\n    devices: [{id: d%d, token: token-for-tests-d%d}]\n", i, i, i)
 	}
-	run(t, "", all.String(), func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
+	run(t, "", all.String(), noWait, func(p *plant) {
 		var mu sync.Mutex
 		inFlight, most := 0, 0
 		var first, last time.Time
@@ -187,7 +188,7 @@ func TestOneQueueAsksForTheOthers(t *testing.T) {
 }
 
 func TestFirstAnswerWakesTheOthers(t *testing.T) {
-	run(t, "", registry, func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
+	run(t, "", registry, noWait, func(p *plant) {
 		asked := p.answers(success)
 		p.net.unplug(true)
 		for i := range 5 {
@@ -212,7 +213,8 @@ func TestFirstAnswerWakesTheOthers(t *testing.T) {
 func TestHealthNamesFewDevices(t *testing.T) {
 	h := &health{}
 	run(t, "", registry, func(cfg *delivery.Config) {
-		cfg.OnHealth, cfg.Coalesce, cfg.Spread = h.hear, delivery.NoWait, delivery.NoWait
+		cfg.OnHealth = h.hear
+		noWait(cfg)
 	}, func(p *plant) {
 		for i := range 25 {
 			p.put(fmt.Sprintf("gone-%02d", i), at(15), cod(1))

@@ -120,7 +120,7 @@ func TestRequestsAreSpreadByDevice(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		time.Sleep(time.Hour)
 		const devices, spread, coalesce = 200, 40 * time.Second, 5 * time.Second
-		p := newPlant(t, registry, func(c *delivery.Config) { c.Spread = spread })
+		p := newPlant(t, registry, func(c *delivery.Config) { c.Spread.Duration = spread })
 		asked := p.answers(success)
 		var rounds [2]map[string]time.Duration
 		for round := range rounds {
@@ -313,7 +313,7 @@ func TestSlotOnABadSector(t *testing.T) {
 }
 
 func TestManyPutAtOnce(t *testing.T) {
-	run(t, "", registry, func(c *delivery.Config) { c.Coalesce, c.Spread = delivery.NoWait, delivery.NoWait }, func(p *plant) {
+	run(t, "", registry, noWait, func(p *plant) {
 		asked := p.answers(success)
 		const hosts, devices, slots = 8, 5, 12
 		var wg sync.WaitGroup

@@ -3,6 +3,7 @@ package delivery_test
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"reflect"
 	"strings"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
@@ -34,7 +36,7 @@ func TestQueues(t *testing.T) {
 	if queues, err := delivery.Queues(t.Context(), disk); queues != nil || err != nil {
 		t.Fatal(queues, err)
 	}
-	d, err := delivery.New(t.Context(), delivery.Config{Endpoint: "http://127.0.0.1:1/", Client: &http.Client{}, Store: disk,
+	d, err := delivery.New(t.Context(), delivery.Config{Delivery: options.DefaultDelivery(), Client: &http.Client{}, Store: disk, Logger: slog.New(slog.DiscardHandler),
 		Lookup: func(string) (delivery.Target, bool) { return delivery.Target{}, false }})
 	if err != nil {
 		t.Fatal(err)

@@ -295,7 +295,7 @@ func (d *Delivery) update(slots map[slotID]*content) {
 			q := d.queue(id.device)
 			ready := now.Add(d.offset(id.device))
 			if !c.whole {
-				ready = ready.Add(d.cfg.Coalesce)
+				ready = ready.Add(d.cfg.Coalesce.Duration)
 			}
 			q.update(id.stamp, len(c.readings) > 0, ready)
 			d.reschedule(q)

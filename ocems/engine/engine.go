@@ -168,21 +168,11 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	}
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
-		Endpoint: b.Endpoint, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
+		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
-		Coalesce: orNoWait(b.Coalesce.Duration), Spread: orNoWait(b.Spread.Duration),
-		InitialBackoff: b.InitialBackoff.Duration, MaxBackoff: b.MaxBackoff.Duration, HoldInterval: b.HoldInterval.Duration,
-		MaxConcurrency: b.MaxConcurrency, DryRun: b.DryRun,
 	})
 	return err
-}
-
-func orNoWait(d time.Duration) time.Duration {
-	if d == 0 {
-		return delivery.NoWait
-	}
-	return d
 }
 
 func (e *Engine) lookup(id string) (delivery.Target, bool) {

@@ -96,13 +96,15 @@ func (o *OCEMS) Init() error {
 	return errors.Join(faults...)
 }
 
-// registry is the registry's configuration, with the secrets resolved.
+// registry is the registry's configuration, with the secrets resolved. They are needed once, and gone then.
 func (o *OCEMS) registry() (registry.Config, error) {
 	var faults []error
-	reveal := func(key string, s config.Secret) registry.Secret {
+	reveal := func(key string, s *config.Secret) registry.Secret {
 		if s.Empty() {
 			return ""
 		}
+		// Telegraf keeps it after this output ends, and links it again at a reload: a store with dynamic = true refuses that.
+		defer s.Destroy()
 		b, err := s.Get()
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", key, err))
@@ -111,11 +113,11 @@ func (o *OCEMS) registry() (registry.Config, error) {
 		defer b.Destroy()
 		return registry.Secret(b.String())
 	}
-	cfg := registry.Config{PublicKey: reveal("public_key", o.PublicKey), PublicKeyFile: o.PublicKeyFile, DevicesFile: o.DevicesFile, Words: registry.Telegraf}
+	cfg := registry.Config{PublicKey: reveal("public_key", &o.PublicKey), PublicKeyFile: o.PublicKeyFile, DevicesFile: o.DevicesFile, Words: registry.Telegraf}
 	for i, d := range o.Devices {
 		c := d.DeviceConfig
-		c.TokenID = reveal(fmt.Sprintf("device[%d].token_id", i), d.TokenID)
-		c.PublicKey = reveal(fmt.Sprintf("device[%d].public_key", i), d.PublicKey)
+		c.TokenID = reveal(fmt.Sprintf("device[%d].token_id", i), &d.TokenID)
+		c.PublicKey = reveal(fmt.Sprintf("device[%d].public_key", i), &d.PublicKey)
 		cfg.Devices = append(cfg.Devices, c)
 	}
 	return cfg, errors.Join(faults...)

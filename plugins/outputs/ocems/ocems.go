@@ -96,15 +96,13 @@ func (o *OCEMS) Init() error {
 	return errors.Join(faults...)
 }
 
-// registry is the registry's configuration, with the secrets resolved. They are needed once, and gone then.
+// registry is the registry's configuration, with the secrets resolved.
 func (o *OCEMS) registry() (registry.Config, error) {
 	var faults []error
-	reveal := func(key string, s *config.Secret) registry.Secret {
+	reveal := func(key string, s config.Secret) registry.Secret {
 		if s.Empty() {
 			return ""
 		}
-		// Telegraf keeps it after this output ends, and links it again at a reload: a store with dynamic = true refuses that.
-		defer s.Destroy()
 		b, err := s.Get()
 		if err != nil {
 			faults = append(faults, fmt.Errorf("%s: %w", key, err))
@@ -113,11 +111,11 @@ func (o *OCEMS) registry() (registry.Config, error) {
 		defer b.Destroy()
 		return registry.Secret(b.String())
 	}
-	cfg := registry.Config{PublicKey: reveal("public_key", &o.PublicKey), PublicKeyFile: o.PublicKeyFile, DevicesFile: o.DevicesFile, Words: registry.Telegraf}
+	cfg := registry.Config{PublicKey: reveal("public_key", o.PublicKey), PublicKeyFile: o.PublicKeyFile, DevicesFile: o.DevicesFile, Words: registry.Telegraf}
 	for i, d := range o.Devices {
 		c := d.DeviceConfig
-		c.TokenID = reveal(fmt.Sprintf("device[%d].token_id", i), &d.TokenID)
-		c.PublicKey = reveal(fmt.Sprintf("device[%d].public_key", i), &d.PublicKey)
+		c.TokenID = reveal(fmt.Sprintf("device[%d].token_id", i), d.TokenID)
+		c.PublicKey = reveal(fmt.Sprintf("device[%d].public_key", i), d.PublicKey)
 		cfg.Devices = append(cfg.Devices, c)
 	}
 	return cfg, errors.Join(faults...)
@@ -217,6 +215,12 @@ func (o *OCEMS) Close() error {
 		errs = append(errs, o.file.Close())
 	}
 	o.stats, o.file = nil, nil
+	// Telegraf keeps secrets beyond this, and links them again at a reload: that fails if their store has dynamic = true.
+	o.PublicKey.Destroy()
+	for _, d := range o.Devices {
+		d.TokenID.Destroy()
+		d.PublicKey.Destroy()
+	}
 	return errors.Join(errs...)
 }
 

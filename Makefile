@@ -11,7 +11,6 @@ test: build telegraf-small telegraf-stock telegraf-external ## run all tests wit
 	$(GO) vet ./...
 	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \
 		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./...
-	$(MAKE) test-telegraf
 
 SOURCES := go.mod go.sum $(shell find cmd/ocems exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 

@@ -11,7 +11,6 @@ test: build telegraf-small telegraf-stock telegraf-external ## run the tests wit
 	$(GO) vet ./...
 	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \
 		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./...
-	$(MAKE) test-telegraf
 
 SOURCES := go.mod go.sum $(shell find cmd/ocems exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 
@@ -33,19 +32,32 @@ bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
 demo: build ## send a whole day through the collector to a simulated board and check each value
 	examples/collector/run.sh
 
-# A Telegraf with what the examples use, with the output and as InfluxData ships it.
-TELEGRAF_VERSION := 1.38.3
+# Telegraf's own command with one file more, which registers the output: a copy of Telegraf's module, in a folder that git
+# ignores. That file is made last, so that a copy without it is made anew. Telegraf's go.mod takes the versions that this
+# module wants higher; the checksums of both are there.
+TELEGRAF_VERSION := $(shell sed -n 's|^[[:space:]]*github.com/influxdata/telegraf v||p' go.mod)
 EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.mqtt_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
-TELEGRAF_SOURCES := $(SOURCES) $(filter-out %_test.go,$(wildcard cmd/telegraf/*.go)) cmd/telegraf/go.mod cmd/telegraf/go.sum $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
-TELEGRAF_BUILD = cd cmd/telegraf && CGO_ENABLED=0 $(GO) build -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
+TELEGRAF_SOURCES := $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
+TELEGRAF_OUTPUT := dist/telegraf/plugins/outputs/all/ocems.go
+TELEGRAF_BUILD = cd dist/telegraf && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
+
+$(TELEGRAF_OUTPUT): go.mod go.sum Makefile
+	rm -rf dist/telegraf
+	mkdir -p dist
+	$(GO) mod download github.com/influxdata/telegraf
+	cp -R "$$($(GO) list -m -f '{{.Dir}}' github.com/influxdata/telegraf)" dist/telegraf
+	chmod -R u+w dist/telegraf
+	cat go.sum >>dist/telegraf/go.sum
+	cd dist/telegraf && $(GO) mod edit -require github.com/ocems-io/ocems@v0.0.0 -replace github.com/ocems-io/ocems=../..
+	printf '//go:build !custom || outputs || outputs.ocems\n\npackage all\n\nimport _ "github.com/ocems-io/ocems/plugins/outputs/ocems" // register plugin\n' >$@
 
 .PHONY: telegraf telegraf-small telegraf-stock telegraf-external test-telegraf
-telegraf: ## bin/telegraf-ocems, with every plugin, in 15 minutes; TELEGRAF_TAGS="custom,inputs.modbus,..." builds bin/telegraf-ocems-custom
-	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS)" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom) .
+telegraf: $(TELEGRAF_OUTPUT) ## bin/telegraf-ocems, with every plugin, in 15 minutes; TELEGRAF_TAGS="custom,inputs.modbus,..." builds bin/telegraf-ocems-custom
+	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS),migrations,outputs.ocems" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom)$$($(GO) env GOEXE) ./cmd/telegraf
 
 telegraf-small: bin/telegraf-ocems-small ## bin/telegraf-ocems-small, with the plugins of the examples
-bin/telegraf-ocems-small: $(TELEGRAF_SOURCES) Makefile
-	$(TELEGRAF_BUILD) -tags "$(EXAMPLE_TAGS)" -o $(CURDIR)/$@ .
+bin/telegraf-ocems-small: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES)
+	$(TELEGRAF_BUILD) -tags "$(EXAMPLE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@ ./cmd/telegraf
 
 telegraf-stock: bin/tools/telegraf ## bin/tools/telegraf, the same without outputs.ocems
 bin/tools/telegraf: Makefile
@@ -55,9 +67,8 @@ telegraf-external: bin/ocems-telegraf ## bin/ocems-telegraf, the external plugin
 bin/ocems-telegraf: $(TELEGRAF_SOURCES) $(wildcard cmd/ocems-telegraf/*.go)
 	$(GO) build -o $@ ./cmd/ocems-telegraf
 
-# The tag spares the tests the compilation of every plugin.
 test-telegraf: telegraf-small ## test Telegraf as a process
-	cd cmd/telegraf && $(GO) vet -tags custom . && OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 -parallel 8 -tags custom .
+	OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 -parallel 8 ./test/telegraf
 
 .PHONY: demo-telegraf
 demo-telegraf: bin/ocems telegraf-small ## send a whole day through Telegraf, which reads instruments by Modbus
@@ -84,7 +95,7 @@ streams: ## compare all hosts with a naive reference on random streams; STREAMS=
 FUZZTIME ?= 5s
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME=5s
-	@set -e; grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \
+	@set -e; grep -rl --include='*_test.go' --exclude-dir=dist '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r d; do \
 		for f in $$(grep -ho '^func Fuzz[A-Za-z0-9]*' $$d/*_test.go | cut -c6-); do \
 			echo "$$d $$f"; $(GO) test -run '^$$' -fuzz "^$$f\$$" -fuzztime $(FUZZTIME) -fuzzminimizetime 1x $$d >bin/fuzz.log 2>&1 || \
 				{ grep -q "^ *context deadline exceeded" bin/fuzz.log && ! grep -q "Failing input\|panic" bin/fuzz.log; } || { cat bin/fuzz.log; exit 1; }; \

@@ -243,12 +243,9 @@ func TestTelegrafServices(t *testing.T) {
 	m.run("systemctl", "enable", "--now", "telegraf-ocems")
 	m.arrive(1)
 	pid := m.mainPID("telegraf-ocems")
-	m.sh("cp /etc/ocems/telegraf.conf /root; echo nonsense >>/etc/ocems/telegraf.conf; systemctl reload telegraf-ocems")
-	m.until("the mistake is told", func() bool {
-		return strings.Contains(m.run("journalctl", "--no-pager", "-u", "telegraf-ocems"), "the one before stays in force")
-	})
+	m.mistake("telegraf-ocems", "/etc/ocems/telegraf.conf")
 	m.write("/etc/ocems/readings", reading(3, 52))
-	m.sh("cp /root/telegraf.conf /etc/ocems/; systemctl reload telegraf-ocems")
+	m.run("systemctl", "reload", "telegraf-ocems")
 	m.arrive(2)
 	if now := m.mainPID("telegraf-ocems"); now != pid {
 		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
@@ -273,13 +270,34 @@ func TestTelegrafServices(t *testing.T) {
 		cp /usr/share/doc/ocems/examples/telegraf.service.d/ocems.conf /etc/systemd/system/telegraf.service.d/
 		systemctl daemon-reload
 		systemctl enable --now telegraf`)
-	if got := fmt.Sprint(m.arrive(3)); got != "[51 52 53]" {
+	m.arrive(3)
+	pid = m.mainPID("telegraf")
+	m.mistake("telegraf", "/etc/telegraf/telegraf.conf")
+	m.write("/etc/ocems/readings", reading(1, 54))
+	m.run("systemctl", "reload", "telegraf")
+	if got := fmt.Sprint(m.arrive(4)); got != "[51 52 53 54]" {
 		t.Errorf("the board has %s", got)
+	}
+	if now := m.mainPID("telegraf"); now != pid {
+		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
 	}
 	if got, want := m.sh("stat -c '%a %U' /var/lib/telegraf/ocems"), "700 telegraf\n"; got != want {
 		t.Errorf("the state's mode and owner are %q, want %q", got, want)
 	}
 	m.secrets()
+}
+
+// mistake makes one in a configuration, which must fail the unit's reload, and mends it again.
+func (m *machine) mistake(unit, config string) {
+	m.t.Helper()
+	m.sh("cp -p " + config + " /root/good.conf; echo nonsense >>" + config)
+	if _, err := m.try("systemctl", "reload", unit); err == nil {
+		m.t.Errorf("%s: a reload with a mistake has succeeded", unit)
+	}
+	if said := m.run("journalctl", "--no-pager", "-n", "6", "-u", unit); !strings.Contains(said, "loading config file "+config+" failed") {
+		m.t.Errorf("the journal of %s does not tell the mistake: %s", unit, said)
+	}
+	m.sh("cp -p /root/good.conf " + config)
 }
 
 // The unit in InfluxData's package of v1.38.3.

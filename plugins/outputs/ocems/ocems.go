@@ -203,6 +203,12 @@ func (o *OCEMS) Close() error {
 		errs = append(errs, o.file.Close())
 	}
 	o.stats, o.file = nil, nil
+	// Telegraf keeps secrets beyond this, and links them again at a reload: that fails if their store has dynamic = true.
+	o.PublicKey.Destroy()
+	for _, d := range o.Devices {
+		d.TokenID.Destroy()
+		d.PublicKey.Destroy()
+	}
 	return errors.Join(errs...)
 }
 

@@ -1,6 +1,5 @@
-// The tests run the program as a process. Their own build needs -tags custom, lest it compile every plugin.
-
-package main
+// Package telegraf_test runs the built Telegraf as a process: its commands, and what a reload does to the output.
+package telegraf_test
 
 import (
 	"bytes"
@@ -258,7 +257,7 @@ func binary(t *testing.T) string {
 	t.Helper()
 	name := os.Getenv("OCEMS_TELEGRAF")
 	if name == "" {
-		t.Skip("OCEMS_TELEGRAF names no Telegraf: make test-telegraf builds one and sets it")
+		t.Skip("OCEMS_TELEGRAF names no Telegraf: make telegraf-small builds it")
 	}
 	name, err := filepath.Abs(name)
 	if err != nil {
@@ -295,63 +294,31 @@ func (x *process) end(code int) {
 
 const started = "Starting Telegraf 1.38.3"
 
-func TestVersion(t *testing.T) {
-	for _, arg := range []string{"--version", "-version", "version"} {
-		out, err := exec.Command(binary(t), arg).Output()
-		if err != nil || !strings.HasPrefix(string(out), "Telegraf 1.38.3 ") || !strings.HasSuffix(string(out), " with outputs.ocems\n") {
-			t.Errorf("%s: %q, %v", arg, out, err)
+// Every command of Telegraf's is there, and knows the output.
+func TestCommands(t *testing.T) {
+	p := newPlant(t)
+	p.write("secrets/etp", token)
+	p.write("telegraf.conf", agentConf+fmt.Sprintf("[[secretstores.docker]]\n  id = \"store\"\n  path = %q\n", p.path("secrets"))+
+		"[[inputs.mqtt_consumer]]\n  servers = [\"tcp://127.0.0.1:1\"]\n  topics = [\"a\"]\n  metric_buffer = 7\n"+p.output(token, cod))
+	for args, want := range map[string]string{
+		"--version":       "Telegraf 1.38.3\n",
+		"version":         "Telegraf 1.38.3\n",
+		"plugins outputs": "outputs.ocems\n",
+		"--usage ocems":   "[[outputs.ocems]]",
+		"config create --section-filter outputs --output-filter ocems": "[[outputs.ocems]]",
+		"--config telegraf.conf secrets list":                          "store",
+		"--help":                                                       "--watch-config",
+	} {
+		x := p.start(strings.Fields(args)...)
+		x.end(0)
+		if out := x.stdout().String(); !strings.Contains(out, want) {
+			t.Errorf("%s does not print %q:\n%s", args, want, out)
 		}
 	}
-}
-
-func TestEveryConfigurationFileCounts(t *testing.T) {
-	for name, stop := range map[string]syscall.Signal{"ended by SIGTERM": syscall.SIGTERM, "ended by SIGINT": syscall.SIGINT} {
-		t.Run(name, func(t *testing.T) {
-			p := newPlant(t)
-			end := ago(2)
-			p.write("default.conf", "this is not read")
-			p.write("conf.d/output.conf", p.output(token, cod))
-			p.write("conf.d/notes.txt", "this is not read")
-			x := p.start("--config", p.write("agent.conf", agentConf), "--config", p.write("input.conf", p.input("readings", line(end, "cod=42.5"))),
-				"--config-directory", p.path("conf.d"), "--pidfile", p.path("pid"))
-			p.awaitReceived(end, "cod=42.5")
-			if got, want := p.read("pid"), fmt.Sprintln(x.cmd.Process.Pid); got != want {
-				t.Errorf("the pidfile has %q, want %q", got, want)
-			}
-			x.signal(stop)
-			x.end(0)
-			if got := p.read("pid"); got != "" {
-				t.Errorf("the pidfile is left: %q", got)
-			}
-		})
+	p.start("config", "migrate", "--config", "telegraf.conf").end(0)
+	if migrated := p.read("telegraf.conf.migrated"); strings.Contains(migrated, "metric_buffer") || !strings.Contains(migrated, "[[outputs.ocems]]") {
+		t.Errorf("the migrated configuration is\n%s", migrated)
 	}
-}
-
-func TestTestTouchesNoOutput(t *testing.T) {
-	p := newPlant(t)
-	p.write("default.conf", agentConf+p.input("readings", line(ago(2), "cod=42.5"))+p.output(token, cod))
-	x := p.start("--test", "--pidfile", p.path("pid"))
-	x.end(0)
-	if out := x.stdout().String(); !strings.HasPrefix(out, "> etp cod=42.5 ") {
-		t.Errorf("it printed %q", out)
-	}
-	for _, name := range []string{"state", "raw.influx", "pid"} {
-		if _, err := os.Stat(p.path(name)); !errors.Is(err, os.ErrNotExist) {
-			t.Errorf("%s was made (%v)", name, err)
-		}
-	}
-}
-
-func TestOnceKeepsReadingsForTheNextRun(t *testing.T) {
-	p := newPlant(t)
-	end := ago(2)
-	output := p.output(token, cod)
-	p.start("--once", "--config", p.write("once.conf", agentConf+p.input("readings", line(end, "cod=42.5"))+output)).end(0)
-	if raw := p.read("raw.influx"); !strings.HasPrefix(raw, "etp cod=42.5 ") {
-		t.Errorf("the other output has %q", raw)
-	}
-	p.start("--config", p.write("run.conf", agentConf+"[[inputs.internal]]\n"+output))
-	p.awaitReceived(end, "cod=42.5")
 }
 
 func TestReload(t *testing.T) {
@@ -388,6 +355,30 @@ func TestReloadKeepsThePlaceInATailedFile(t *testing.T) {
 	}
 }
 
+// reload does what systemd does for the unit: one command of ExecReload= after the other, until one fails.
+func (x *process) reload(config string) error {
+	x.p.Helper()
+	unit, err := os.ReadFile("../../examples/install/telegraf-ocems.service")
+	if err != nil {
+		x.p.Fatal(err)
+	}
+	here := strings.NewReplacer("/usr/local/bin/telegraf-ocems", binary(x.p.T), "/etc/ocems/telegraf.conf", config, "$MAINPID", fmt.Sprint(x.cmd.Process.Pid))
+	commands := 0
+	for l := range strings.Lines(string(unit)) {
+		if command, ok := strings.CutPrefix(strings.TrimSpace(l), "ExecReload="); ok {
+			commands++
+			argv := strings.Fields(here.Replace(command))
+			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+				return fmt.Errorf("%w: %s", err, out)
+			}
+		}
+	}
+	if commands < 2 {
+		x.p.Fatalf("the unit has %d ExecReload=, and no check before the signal", commands)
+	}
+	return nil
+}
+
 func TestBrokenConfigurationDoesNotReplaceTheOneInForce(t *testing.T) {
 	for name, c := range map[string]struct {
 		edit func(conf string) string
@@ -397,47 +388,32 @@ func TestBrokenConfigurationDoesNotReplaceTheOneInForce(t *testing.T) {
 		"unknown key":    {func(conf string) string { return strings.Replace(conf, "grace =", "grase =", 1) }, "loading config file "},
 		"unknown unit":   {func(conf string) string { return strings.Replace(conf, `"mg/L"`, `"mg/X"`, 1) }, "could not initialize output outputs.ocems: device[0].parameter[0].unit: "},
 		"unknown store":  {func(conf string) string { return strings.Replace(conf, token, "@{nowhere:etp}", 1) }, "unknown secret-store"},
-		"no output":      {func(conf string) string { return conf[:strings.Index(conf, "[[outputs.")] }, "no outputs found"},
+		"unquoted setting": {func(conf string) string {
+			return strings.Replace(conf, `grace = "1s"`, `min_samples = ${HOME_OF_NOBODY:-2}`, 1)
+		}, "loading config file "},
 	} {
 		t.Run(name, func(t *testing.T) {
 			p := newPlant(t)
 			first, second := ago(4), ago(2)
 			p.write("readings", line(first, "cod=42.5")+"\n")
 			good := agentConf + p.tail("beginning") + p.output(token, cod)
-			x := p.start("--config", p.write("telegraf.conf", good))
+			conf := p.write("telegraf.conf", good)
+			x := p.start("--strict-env-handling", "--config", conf)
 			p.awaitReceived(first, "cod=42.5")
 			p.write("telegraf.conf", c.edit(good))
-			x.signal(syscall.SIGHUP)
-			x.says("E! [telegraf] The new configuration is refused, the one before stays in force: "+c.says, 1)
+			if err := x.reload(conf); err == nil || !strings.Contains(err.Error(), c.says) {
+				t.Errorf("the reload ended with %v, want %q", err, c.says)
+			}
 			p.add("readings", line(second, "cod=43.5")+"\n")
 			p.awaitReceived(second, "cod=43.5")
 			p.write("telegraf.conf", good)
-			x.signal(syscall.SIGHUP)
+			if err := x.reload(conf); err != nil {
+				t.Error(err)
+			}
 			x.says(started, 2)
 			x.signal(syscall.SIGTERM)
 			x.end(0)
 		})
-	}
-}
-
-func TestTerminationAfterReloadWins(t *testing.T) {
-	p := newPlant(t)
-	x := p.start("--config", p.write("telegraf.conf", agentConf+"[[inputs.internal]]\n"+p.output(token, cod)))
-	p.await("the output writes", func() bool { return p.read("raw.influx") != "" })
-	x.signal(syscall.SIGHUP)
-	x.says("Reloading Telegraf config", 1)
-	x.signal(syscall.SIGTERM)
-	p.await("it ends", func() bool {
-		select {
-		case <-x.done:
-			return true
-		default:
-			return false
-		}
-	})
-	// Between two runs there is no agent to stop, and the signal does what it does by itself.
-	if s := x.cmd.ProcessState; s.ExitCode() != 0 && s.Sys().(syscall.WaitStatus).Signal() != syscall.SIGTERM {
-		t.Errorf("it ended with %s", s)
 	}
 }
 
@@ -460,19 +436,6 @@ func TestTokenInASecretStore(t *testing.T) {
 	}
 }
 
-func TestInternalMetrics(t *testing.T) {
-	p := newPlant(t)
-	p.start("--config", p.write("telegraf.conf", agentConf+"[[inputs.internal]]\n"+p.input("readings", line(ago(2), "cod=42.5"))+p.output(token, cod)))
-	p.await("internal_ocems counts the reading", func() bool {
-		for l := range strings.Lines(p.read("raw.influx")) {
-			if strings.HasPrefix(l, "internal_ocems,") && strings.Contains(l, "readings_delivered=1i") {
-				return true
-			}
-		}
-		return false
-	})
-}
-
 func TestCheckAndExitCodes(t *testing.T) {
 	p := newPlant(t)
 	good := agentConf + p.input("readings", line(ago(2), "cod=42.5")) + p.output(token, cod)
@@ -483,15 +446,11 @@ func TestCheckAndExitCodes(t *testing.T) {
 		code int
 		says string
 	}{
-		{"--config good.conf config check", 0, ""},
 		{"config check --config good.conf", 0, ""},
 		{"config check --config bad.conf", 1, "device[0].parameter[0].unit"},
 		{"--config bad.conf", 1, "device[0].parameter[0].unit"},
 		{"--config missing.conf", 1, "missing.conf"},
 		{"--config good.conf --output-filter influxdb", 1, "no outputs found"},
-		{"--config good.conf secrets list", 1, `unknown command "secrets list"`},
-		{"--unknown", 1, "unknown"},
-		{"--help", 0, "config-directory"},
 	} {
 		x := p.start(strings.Fields(c.args)...)
 		x.end(c.code)

@@ -175,7 +175,7 @@ func (v *viewer) windows(ctx context.Context, stored store.Store, rules slot.Opt
 }
 
 // queue shows what waits for one device, and its next request.
-func (v *viewer) queue(ctx context.Context, stored delivery.Reader, reg *registry.Registry, q delivery.Queue) {
+func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Registry, q delivery.Queue) {
 	d, known := reg.Device(q.Device)
 	target, station := delivery.Target{}, "(not configured)"
 	if known {

@@ -9,6 +9,7 @@ import (
 
 	"go.opentelemetry.io/collector/component"
 	"go.opentelemetry.io/collector/extension/xextension/storage"
+	"go.uber.org/zap"
 
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
@@ -84,3 +85,17 @@ func (a adapter) Batch(ctx context.Context, ops ...store.Op) error {
 
 // Close implements io.Closer.
 func (a adapter) Close() error { return a.ranger.Close(context.Background()) }
+
+// OpenOrMemory is [Open] for a component whose `storage` may not be set: it then forgets everything at a restart, and
+// says so.
+func OpenOrMemory(ctx context.Context, host component.Host, storageID *component.ID, kind component.Kind, id component.ID, log *zap.Logger) (Store, error) {
+	if storageID == nil {
+		log.Warn("no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension")
+		return memory{store.NewMemory()}, nil
+	}
+	return Open(ctx, host, *storageID, kind, id)
+}
+
+type memory struct{ *store.Memory }
+
+func (memory) Close() error { return nil }

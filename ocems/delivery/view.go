@@ -11,15 +11,9 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
-
-// Reader is what is needed to look at a stored outbox. What it reads must not change meanwhile: a copy, while the host
-// runs.
-type Reader interface {
-	Get(ctx context.Context, key string) ([]byte, error)
-	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
-}
 
 // Queue is what a stored outbox holds for one device.
 type Queue struct {
@@ -28,9 +22,10 @@ type Queue struct {
 	Err    error       // of the first slot that is damaged; the host keeps such values apart when it starts
 }
 
-// Queues lists the devices of a stored outbox, in the order of their ids. Which of them are held is not stored: a
+// Queues lists the devices of a stored outbox, in the order of their ids. What it reads must not change meanwhile: a copy,
+// while the host runs. Which of them are held is not stored: a
 // Delivery finds that out anew after each start.
-func Queues(ctx context.Context, stored Reader) ([]Queue, error) {
+func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 	found := map[string]*Queue{}
 	err := stored.Range(ctx, prefix, func(key string, value []byte) error {
 		id, err := parseValue(key, value)
@@ -60,7 +55,7 @@ func Queues(ctx context.Context, stored Reader) ([]Queue, error) {
 
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
 // average of one parameter end together. The host leaves out suspended parameters; which these are is not stored.
-func Requests(ctx context.Context, stored Reader, device string, stamp time.Time, to Target) ([]payload.Record, error) {
+func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
 	value, err := stored.Get(ctx, id.key())
 	if err != nil {

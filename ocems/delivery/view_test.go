@@ -84,7 +84,7 @@ func TestQueues(t *testing.T) {
 		t.Error(err)
 	}
 	broken := errors.New("a disk that is gone")
-	if _, err := delivery.Queues(t.Context(), gone{broken}); !errors.Is(err, broken) {
+	if _, err := delivery.Queues(t.Context(), gone{error: broken}); !errors.Is(err, broken) {
 		t.Error(err)
 	}
 }
@@ -98,7 +98,10 @@ func (p *peephole) Range(ctx context.Context, prefix string, visit func(string, 
 	})
 }
 
-type gone struct{ error }
+type gone struct {
+	store.Store
+	error
+}
 
 func (g gone) Get(context.Context, string) ([]byte, error) { return nil, g.error }
 func (g gone) Range(context.Context, string, func(string, []byte) error) error {

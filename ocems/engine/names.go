@@ -57,10 +57,10 @@ func (e *Engine) NewBatch() *Batch { return &Batch{e: e, now: time.Now()} }
 // Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
 	r.Source.ID = max(r.Source.ID, 1) // 0 is none
-	if r.Finished && b.e.outbox == nil {
-		return false
-	}
 	if r.Finished {
+		if b.e.outbox == nil {
+			return false
+		}
 		b.finished(r)
 		return true
 	}

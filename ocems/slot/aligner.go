@@ -173,7 +173,7 @@ func (a *Aligner) since(now time.Time) int64 {
 	return int64(now.Sub(a.base))
 }
 
-// Stamp is the stamp of the slot that a sample belongs to.
+// StampOf is the stamp of the slot that a sample belongs to.
 func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 	start, end := spec.Window(at, flag.Length())
 	if o.Stamp == "start" {

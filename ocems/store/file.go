@@ -41,7 +41,6 @@ const olderBucket = "default"
 type File struct {
 	path   string
 	db     *bolt.DB
-	bucket []byte
 	damage string
 	copied string // the directory of a [Snapshot]
 
@@ -56,20 +55,19 @@ var _ Store = (*File)(nil)
 // goes into a new one in its place; see [File.Damage]. The error wraps [ErrInUse], [ErrNewer], [ErrOlder] or the
 // system's, and then the file is as it was.
 func Open(path string) (*File, error) {
-	db, damage, err := openSound(path, (*contents).refusal)
+	db, damage, err := openSound(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the state %s: %w", path, err)
 	}
-	f := &File{path: path, db: db, bucket: entriesBucket, damage: damage}
+	f := &File{path: path, db: db, damage: damage}
 	if err := f.begin(); err != nil {
 		return nil, errors.Join(fmt.Errorf("beginning the state %s: %w", path, err), db.Close())
 	}
 	return f, nil
 }
 
-// openSound opens a file after it was looked through and mended. refuse sees what the file holds before
-// anything is changed.
-func openSound(path string, refuse func(*contents) error) (db *bolt.DB, damage string, err error) {
+// openSound opens a file after it was looked through and mended.
+func openSound(path string) (db *bolt.DB, damage string, err error) {
 	dir := filepath.Dir(path)
 	if err := makeDir(dir); err != nil {
 		return nil, "", err
@@ -86,7 +84,7 @@ func openSound(path string, refuse func(*contents) error) (db *bolt.DB, damage s
 	default:
 		found, err := look(path)
 		if err == nil {
-			err = refuse(found)
+			err = found.refusal()
 		}
 		if err == nil && found.damage != nil {
 			damage, err = replace(path, found.damage)
@@ -206,7 +204,7 @@ func (f *File) Range(_ context.Context, prefix string, visit func(key string, va
 func (f *File) view(fn func(*bolt.Bucket) error) error {
 	err := Guard(func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
-			b := tx.Bucket(f.bucket)
+			b := tx.Bucket(entriesBucket)
 			if b == nil {
 				return nil
 			}
@@ -278,7 +276,7 @@ func (b *batch) size() (n int) {
 
 func (f *File) apply(batches ...*batch) error {
 	return f.update(func(tx *bolt.Tx) error {
-		bucket := tx.Bucket(f.bucket)
+		bucket := tx.Bucket(entriesBucket)
 		for _, b := range batches {
 			for _, op := range b.ops {
 				var err error

@@ -28,25 +28,19 @@ const metaBytes = 2 * 64 << 10
 // lock is not touched. bbolt never overwrites what its meta pages lead to, so a copy is whole when they are the same
 // before and after it; it is read through besides. The error wraps fs.ErrNotExist, fs.ErrPermission, [ErrBusy],
 // [ErrNewer] or [ErrOlder], or tells of damage.
-func Snapshot(path string) (*File, error) {
-	return snapshot(path, entriesBucket, (*contents).refusal)
-}
-
-func snapshot(path string, bucket []byte, refuse func(*contents) error) (*File, error) {
-	var err error
+func Snapshot(path string) (f *File, err error) {
 	for i := range snapshotTries {
 		if i > 0 {
 			time.Sleep(snapshotPause)
 		}
-		var f *File
-		if f, err = tryCopy(path, bucket, refuse); !errors.Is(err, ErrBusy) {
+		if f, err = tryCopy(path); !errors.Is(err, ErrBusy) {
 			return f, err
 		}
 	}
 	return nil, err
 }
 
-func tryCopy(path string, bucket []byte, refuse func(*contents) error) (f *File, err error) {
+func tryCopy(path string) (f *File, err error) {
 	defer func() {
 		if err != nil {
 			err = fmt.Errorf("copying the state %s: %w", path, err)
@@ -90,7 +84,7 @@ func tryCopy(path string, bucket []byte, refuse func(*contents) error) (f *File,
 	}
 	found, err := look(copied)
 	if err == nil {
-		err = cmp.Or(refuse(found), found.damage)
+		err = cmp.Or(found.refusal(), found.damage)
 	}
 	if err != nil {
 		return nil, err
@@ -99,7 +93,7 @@ func tryCopy(path string, bucket []byte, refuse func(*contents) error) (f *File,
 	if err != nil {
 		return nil, err
 	}
-	return &File{path: path, db: db, bucket: bucket, copied: dir}, nil
+	return &File{path: path, db: db, copied: dir}, nil
 }
 
 // metas are the beginnings of the meta pages, whatever the size of a page is: a commit changes one of them.

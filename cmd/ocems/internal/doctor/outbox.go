@@ -53,7 +53,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 	}
 }
 
-func (e *examination) queues(ctx context.Context, s delivery.Reader, o *hostconfig.Output, reg *registry.Registry) {
+func (e *examination) queues(ctx context.Context, s store.Store, o *hostconfig.Output, reg *registry.Registry) {
 	queues, err := delivery.Queues(ctx, s)
 	if err != nil {
 		e.add("outbox", Failed, "start the host and see its log", "%s: %v", o.State.File, err)

@@ -213,11 +213,6 @@ func (b *Batch) Commit(ctx context.Context) error {
 		return errClosed
 	default:
 	}
-	if len(b.refused) > 0 {
-		if err := e.refuseMade(b.refused, b.now); err != nil {
-			return e.full(fmt.Errorf("audit_file: %w", err))
-		}
-	}
 	if len(b.samples) > 0 {
 		if err := e.take(ctx, b.now, b.samples); err != nil {
 			return err
@@ -236,6 +231,11 @@ func (b *Batch) Commit(ctx context.Context) error {
 			n += len(r.Readings)
 		}
 		e.counts.finished.Add(uint64(n))
+	}
+	if len(b.refused) > 0 {
+		if err := e.refuseMade(b.refused, b.now); err != nil {
+			return fmt.Errorf("audit_file: %w", err)
+		}
 	}
 	e.counts.ignored.Add(b.ignored)
 	return nil

@@ -18,3 +18,10 @@ func TestSlotsOfADeviceLeaveTogether(t *testing.T) {
 	require.Equal(t, []slot.Slot{s("a", "bod", 2), s("a", "cod", 2), s("a", "ph", 2), s("b", "cod", 1), s("c", "cod", 0)}, got)
 	require.EqualValues(t, 0, before[0].Exit)
 }
+
+// TestParting names what only one of two sources has, on either side.
+func TestParting(t *testing.T) {
+	for _, c := range [][3]string{{"host=a plc=1", "host=a plc=2", "plc"}, {"host=a", "host=a name=x", "name"}, {"host=a name=x", "host=a", "name"}, {"host=a", "host=a", ""}} {
+		require.Equal(t, c[2], parting(c[0], c[1]), c)
+	}
+}

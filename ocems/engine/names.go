@@ -134,15 +134,7 @@ func (b *Batch) take(x sample) {
 		b.samples = append(b.samples, x)
 		return
 	}
-	if x.reason == slot.Taken && !finite(x.Value) {
-		x.fault = fault{slot.NotANumber, fmt.Sprintf("the value is %v", x.Value)}
-	}
-	if length := x.Flag.Length(); x.reason == slot.Taken && !spec.Aligned(x.Time, length) {
-		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s: set align to true, or make the slots upstream", spec.ErrNotAligned, length)}
-	} else if x.reason == slot.Taken && x.Time.Sub(b.now) > spec.MaxAge {
-		x.reason = slot.Future
-	}
-	b.put(x, 0)
+	b.put(x, 0, ": set align to true, or make the slots upstream")
 }
 
 // offGrid is why a slot that was made upstream is refused, besides the aligner's reasons; unknown is that it names no
@@ -158,21 +150,24 @@ func (b *Batch) finished(r Reading) {
 	x := sample{Sample: slot.Sample{
 		Series: slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic},
 		Unit:   m.Unit, Statistic: r.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID}}
-	switch {
-	case err != nil:
+	if err != nil {
 		x.fault = fault{unknown, err.Error()}
-	case !finite(r.Value):
-		x.fault = fault{slot.NotANumber, fmt.Sprintf("the value is %v", r.Value)}
-	case !spec.Aligned(x.Time, x.Flag.Length()):
-		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s", spec.ErrNotAligned, x.Flag.Length())}
+	}
+	b.put(x, r.Samples, "")
+}
+
+// put adds a slot that was made upstream to the records for the outbox, if it can be one. cure is what to do about a time
+// off the grid.
+func (b *Batch) put(x sample, samples int, cure string) {
+	switch length := x.Flag.Length(); {
+	case x.reason != slot.Taken:
+	case !finite(x.Value):
+		x.fault = fault{slot.NotANumber, fmt.Sprintf("the value is %v", x.Value)}
+	case !spec.Aligned(x.Time, length):
+		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s%s", spec.ErrNotAligned, length, cure)}
 	case x.Time.Sub(b.now) > spec.MaxAge:
 		x.reason = slot.Future
 	}
-	b.put(x, r.Samples)
-}
-
-// put adds a slot that was made upstream to the records for the outbox.
-func (b *Batch) put(x sample, samples int) {
 	if x.reason != slot.Taken {
 		b.refused = append(b.refused, x)
 		return

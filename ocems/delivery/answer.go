@@ -1,11 +1,13 @@
 package delivery
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net/http"
 	"strconv"
 	"strings"
@@ -20,7 +22,7 @@ type verdict int
 
 const (
 	delivered     verdict = iota // status 1
-	stored                       // 111: stored before, for a stamp on the grid
+	stored                       // 111: stored before, where there is evidence of it
 	expired                      // 117
 	future                       // 118
 	badParameter                 // 110, 119: one parameter of the request is refused
@@ -41,14 +43,18 @@ type answer struct {
 	doubt      bool          // the server may have stored the request all the same
 }
 
-// HoldReasons are what a device can be held for: a status of the document, HTTP 401 or 403, or that the configuration
-// no longer has it. There are few of them, so that they can be the label of a metric.
+// HoldReasons are why readings of a device wait for a person: a status of the document, HTTP 401 or 403, that the
+// configuration no longer has the device, or other answers again and again. There are few of them, so that they can be
+// the label of a metric.
 func HoldReasons() []string {
-	return []string{"10", "102", "109", "113", "114", "115", "116", "120", "121", "http_401", "http_403", "not_configured"}
+	return []string{"10", "102", "109", "110", "111", "112", "113", "114", "115", "116", "117", "118", "119", "120", "121",
+		"http_401", "http_403", "not_configured", "other"}
 }
 
 func (a answer) reason() string {
 	switch {
+	case a.verdict == failed:
+		return "other"
 	case a.status != nil:
 		return strconv.Itoa(*a.status)
 	case a.http != 0:
@@ -57,25 +63,30 @@ func (a answer) reason() string {
 	return "not_configured"
 }
 
-// judge turns an HTTP answer into a verdict. The body decides where it has a status of v1.5 (spec 2.5), whatever the
-// HTTP status says. Another status counts only in an answer that HTTP calls good: error pages of web frameworks have a
-// status of their own.
-func judge(resp *http.Response, body []byte) answer {
-	var doc struct {
-		Status json.RawMessage `json:"status"`
-		Msg    json.RawMessage `json:"msg"` // a status counts whatever stands beside it
+// cure is what a person can do about an answer that contradicts what else is known.
+func (a answer) cure() string {
+	switch a.verdict {
+	case stored:
+		return "if another sender reports the device, set shared_device for it; else compare stamp and the 15-minute grid with what the board expects"
+	case expired, future:
+		return "compare this machine's clock with the board's"
 	}
-	wait := retryAfter(resp.Header)
-	if json.Unmarshal(body, &doc) == nil && len(doc.Status) > 0 {
-		code, err := strconv.Atoi(strings.Trim(string(doc.Status), `"`))
-		if err == nil && (spec.Status(code).Known() || resp.StatusCode < 300) {
-			a := answer{verdict: byStatus(spec.Status(code)), status: &code, wait: wait}
-			a.detail = fmt.Sprintf("status %s, msg %s", spec.Status(code), quote(text(doc.Msg)))
-			a.doubt = a.verdict == failed
+	return "ask the board"
+}
+
+// judge turns an HTTP answer into a verdict. The body's status decides (spec 2.5) where HTTP calls the answer good. In
+// another answer it counts only if the readings wait because of it: whatever answers 403 or 500 has stored nothing.
+func judge(resp *http.Response, body []byte) answer {
+	good, wait := resp.StatusCode >= 200 && resp.StatusCode < 300, retryAfter(resp.Header)
+	if code, msg, ok := readStatus(body); ok {
+		a := answer{verdict: byStatus(spec.Status(code)), status: &code, wait: wait}
+		a.detail = fmt.Sprintf("status %s, msg %s", spec.Status(code), quote(msg))
+		a.doubt = code == int(spec.StatusFailed)
+		if good || resp.StatusCode >= 400 && resp.StatusCode < 500 && (a.verdict == refusedDevice || a.verdict == badParameter) {
 			return a
 		}
 	}
-	a := answer{verdict: failed, wait: wait, unanswered: true, doubt: true}
+	a := answer{verdict: failed, wait: wait, unanswered: true}
 	a.detail = fmt.Sprintf("HTTP %d, %s", resp.StatusCode, quote(string(body)))
 	switch c := resp.StatusCode; {
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
@@ -84,8 +95,34 @@ func judge(resp *http.Response, body []byte) answer {
 		return answer{verdict: tooLarge, detail: a.detail}
 	case c >= 300 && c < 400:
 		a.detail = fmt.Sprintf("HTTP %d, a redirect to %s, which is not followed: check the endpoint", c, quote(resp.Header.Get("Location")))
+	case c == http.StatusInternalServerError || c == http.StatusBadGateway || c == http.StatusGatewayTimeout:
+		a.doubt = true
+	case good: // cut short, or a page of something in between
+		text := trim(body)
+		a.doubt = len(text) == 0 || text[0] == '{'
 	}
 	return a
+}
+
+// trim takes off white space and the mark that some servers begin UTF-8 with.
+func trim(body []byte) []byte {
+	return bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf")))
+}
+
+// readStatus reads the status of an answer's body, a whole number or a text that is one.
+func readStatus(body []byte) (code int, msg string, ok bool) {
+	var doc struct {
+		Status json.RawMessage `json:"status"`
+		Msg    json.RawMessage `json:"msg"` // a status counts whatever stands beside it
+	}
+	if json.Unmarshal(trim(body), &doc) != nil {
+		return 0, "", false
+	}
+	number, err := strconv.ParseFloat(strings.TrimSpace(text(doc.Status)), 64)
+	if code = int(number); err != nil || float64(code) != number || number < 0 || number > math.MaxInt32 {
+		return 0, "", false
+	}
+	return code, text(doc.Msg), true
 }
 
 // text is a JSON string's text, or any other JSON as it is.

@@ -6,12 +6,15 @@ import (
 	"errors"
 	"math/rand/v2"
 	"net/http"
+	"net/http/httptrace"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
@@ -44,6 +47,7 @@ func (d *Delivery) attempt(q *queue) *attempt {
 
 func (a *attempt) run() {
 	a.trySlot()
+	a.remember()
 	d, now := a.d, time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -64,7 +68,7 @@ func (a *attempt) trySlot() {
 	rs, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
 	case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
-		a.finish(&work{}) // the writer sees why, says so, and takes the slot out
+		a.finish(&work{leaves: &a.id}) // the writer sees why, says so, and takes the slot out
 		return
 	case err != nil:
 		a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
@@ -74,7 +78,7 @@ func (a *attempt) trySlot() {
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
 	case a.id.time().Before(a.oldest):
-		a.settle(outcome(rs, audit.Expired, "not delivered within 7 days of its stamp: "+a.heldFor), nil)
+		a.expire(rs)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: "the configuration has no such device any more: its readings wait until they expire"})
 	case a.d.cfg.DryRun:
@@ -99,9 +103,21 @@ func (a *attempt) show(rs []payload.Reading) {
 	a.s.status = shown
 }
 
+// expire takes out what was not delivered within 7 days, with what kept it.
+func (a *attempt) expire(rs []payload.Reading) {
+	why := cmp.Or(a.heldFor, a.s.refusal.detail)
+	for _, r := range rs {
+		if s := a.q.memory.suspended[unitOf{r.Parameter, r.Unit}]; s != nil && why == "" {
+			why = "the server refuses the parameter: status " + s.reason
+		}
+	}
+	a.settle(outcome(rs, audit.Expired, "not delivered within 7 days of its stamp: "+why), a.s.refusal.status)
+}
+
 // deliver sends the readings in as few requests as may be, until all are dealt with or the queue has to wait.
 func (a *attempt) deliver(rs []payload.Reading) {
-	todo := plan(rs, a.q.suspended, a.parked)
+	pausing := a.searched() >= mostSearched
+	todo := plan(rs, &a.q.memory, a.parked, pausing)
 	if len(todo) == 0 {
 		a.d.mu.Lock()
 		defer a.d.mu.Unlock()
@@ -110,47 +126,100 @@ func (a *attempt) deliver(rs []payload.Reading) {
 	}
 	for len(todo) > 0 {
 		r := todo[0]
-		next := a.carryOut(r, a.send(r.readings))
-		if next.state != ready {
+		ans, known := r.known()
+		if !known {
+			ans = a.send(r.readings)
+		}
+		if h := r.halves; h != nil && ans.verdict == delivered {
+			h.first = true
+		}
+		next := a.carryOut(r, ans)
+		todo = append(next.next, todo[1:]...)
+		if next.state != ready || next.pausing {
+			a.suspect(ans, r, todo)
 			return
 		}
-		todo = append(next.next, todo[1:]...)
 	}
+	if !pausing {
+		clear(a.q.memory.suspects)
+	}
+}
+
+// suspect keeps what a search has found so far: one of the parameters that are still to be asked for is refused.
+func (a *attempt) suspect(ans answer, r request, todo []request) {
+	searching := ans.verdict == badParameter
+	left := r.readings
+	for _, t := range todo {
+		searching = searching || t.halves != nil && t.halves.whole.verdict == badParameter
+		left = append(slices.Clone(left), t.readings...)
+	}
+	if searching || r.halves != nil && r.halves.whole.verdict == badParameter {
+		for _, x := range left {
+			a.q.memory.suspects[unitOf{x.Parameter, x.Unit}] = true
+		}
+	}
+}
+
+// searched counts the requests of the present search.
+func (a *attempt) searched() int {
+	if now := time.Now(); now.After(a.q.search.until) {
+		a.q.search = search{until: now.Add(a.d.cfg.HoldInterval.Duration)}
+	}
+	return a.q.search.requests
 }
 
 // carryOut decides on an answer, and does what is to be done at once.
 func (a *attempt) carryOut(r request, ans answer) decision {
-	dec := a.d.timing.decide(r, ans, a.evidence(r))
+	if ans.verdict == badParameter {
+		a.searched()
+		a.q.search.requests++
+	}
+	dec := a.d.timing.decide(r, ans, a.evidence(r, ans))
 	if len(dec.settled) > 0 {
 		a.settle(dec, ans.status)
 	}
+	if len(dec.settled) > 0 {
+		a.taken(dec)
+	}
 	for _, s := range dec.suspend {
-		a.suspend(s, cmp.Or(r.refusal, ans.detail))
+		a.suspend(s, ans)
+	}
+	if dec.trouble && ans.verdict == stored {
+		a.q.memory.unexplained = true
 	}
 	a.conclude(r, ans, dec)
 	return dec
 }
 
-func (a *attempt) evidence(r request) evidence {
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	return evidence{inDoubt: slices.Equal(a.s.doubt, r.readings), failures: a.q.condition.failures,
-		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: time.Until(a.id.time()) - a.d.clock.skew, jitter: rand.Float64()}
+func (a *attempt) evidence(r request, ans answer) evidence {
+	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && a.q.memory.accepted, searched: a.q.search.requests, jitter: rand.Float64()}
+	d := a.d
+	d.mu.Lock()
+	e.inDoubt = a.s.inDoubt(r.readings)
+	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, len(a.q.slots) == 1
+	e.ahead = time.Until(a.id.time()) - d.clock.skew
+	e.passed, e.tooOld = d.clock.passed(a.id.time(), time.Now()), d.clock.tooOld(a.id.time(), time.Now())
+	d.mu.Unlock()
+	if ans.verdict == stored && !(e.inDoubt && !e.unexplained) {
+		e.recorded, e.conflict = d.recorded(a.id, r.readings)
+	}
+	return e
 }
 
 // settle takes readings out of the outbox with their outcome, and returns when that is on disk: until then the queue
 // must not look at the slot again. Many queues share one transaction.
 func (a *attempt) settle(dec decision, status *int) {
-	for _, r := range dec.settled {
-		delete(a.q.suspended, unitOf{r.Parameter, r.Unit})
+	entry := audit.Entry{Outcome: dec.outcome, Station: a.target.StationID, Device: a.id.device, Stamp: a.id.stamp,
+		Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}
+	if dec.outcome == audit.Rejected {
+		entry.Reason = "conflict"
 	}
-	a.finish(&work{settled: dec.settled, entry: audit.Entry{Outcome: dec.outcome, Station: a.target.StationID,
-		Device: a.id.device, Stamp: a.id.stamp, Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}})
+	a.finish(&work{leaves: &a.id, settled: dec.settled, entry: entry})
 }
 
-// finish hands an outcome to the writer and waits until it is on disk, or the outbox closes at once.
+// finish hands work to the writer and waits until it is on disk, or the outbox closes at once.
 func (a *attempt) finish(w *work) {
-	w.leaves, w.done = &a.id, make(chan error, 1)
+	w.done = make(chan error, 1)
 	a.d.work <- w
 	select {
 	case <-w.done:
@@ -158,13 +227,42 @@ func (a *attempt) finish(w *work) {
 	}
 }
 
-func (a *attempt) suspend(r payload.Reading, refusal string) {
-	u := unitOf{r.Parameter, r.Unit}
-	if !a.q.suspended[u] {
-		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
-			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", refusal)
+// remember stores what is known of the device now, where that has changed.
+func (a *attempt) remember() {
+	a.d.mu.Lock()
+	value := a.q.remember()
+	changed := string(value) != a.q.saved
+	a.q.saved = string(value)
+	a.d.mu.Unlock()
+	if changed {
+		a.finish(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
 	}
-	a.q.suspended[u] = true
+}
+
+func (a *attempt) suspend(r payload.Reading, ans answer) {
+	u, m := unitOf{r.Parameter, r.Unit}, &a.q.memory
+	if m.suspended[u] == nil {
+		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
+			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", ans.detail)
+	}
+	m.suspended[u] = &suspension{reason: ans.reason(), tried: time.Now()}
+	delete(m.suspects, u)
+}
+
+// taken notes what the server has taken. Where it takes a parameter that it refused, the others that it refused are tried
+// again too.
+func (a *attempt) taken(dec decision) {
+	m := &a.q.memory
+	if dec.outcome == audit.Delivered {
+		m.unexplained, m.accepted = false, a.target.Shared
+	}
+	for _, r := range dec.settled {
+		u := unitOf{r.Parameter, r.Unit}
+		delete(m.suspects, u)
+		if m.suspended[u] != nil {
+			clear(m.suspended)
+		}
+	}
 }
 
 // conclude brings slot and queue to what a decision makes of them.
@@ -172,14 +270,18 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 	d, now := a.d, time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if dec.state != ready && ans.doubt {
-		a.s.doubt = r.readings
+	if ans.doubt {
+		a.s.note(newDoubt(r.readings))
 	}
 	if dec.state == backingOff {
 		a.s.failures++
 	}
 	if dec.park {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
+		a.s.refusal = ans
+	}
+	if dec.trouble || len(dec.suspend) > 0 {
+		a.q.memory.reason, a.q.memory.detail = ans.reason(), ans.detail
 	}
 	if a.parked && len(dec.settled) > 0 {
 		a.q.unpark()
@@ -195,6 +297,9 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	switch {
 	case before.state == held && now.state == ready:
 		logger.Info("the server takes the device's readings again", "device", a.q.device)
+	case dec.trouble && !a.parked:
+		logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
+			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
 	case dec.state == held && (before.state != held || before.detail != now.detail):
 		logger.Error("the server refuses the device: its readings wait; check station id, device id, token and key",
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
@@ -239,9 +344,14 @@ func (a *attempt) send(rs []payload.Reading) answer {
 }
 
 func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte) []byte) answer {
-	resp, err := d.cfg.Client.Do(req)
+	var left atomic.Bool // the whole request, as far as can be known
+	trace := httptrace.ClientTrace{
+		GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
+		WroteRequest: func(i httptrace.WroteRequestInfo) { left.Store(i.Err == nil) },
+	}
+	resp, err := d.cfg.Client.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), &trace)))
 	if err != nil {
-		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: left.Load()}
 	}
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)

@@ -3,6 +3,8 @@ package delivery
 import (
 	"net/http"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // serverClock is what the answers tell of the server's clock.
@@ -38,4 +40,14 @@ func (c *serverClock) measure(h http.Header, sent, now time.Time) (jumped bool) 
 	c.skew = at.Add(500 * time.Millisecond).Sub(sent.Add(now.Sub(sent) / 2)).Round(time.Second)
 	c.at = now
 	return (c.skew - before).Abs() > skewWarning
+}
+
+// passed reports that both clocks have reached a time.
+func (c serverClock) passed(at, ours time.Time) bool {
+	return !at.After(ours) && !c.at.IsZero() && !at.After(ours.Add(c.skew))
+}
+
+// tooOld reports that both clocks say that a slot is older than the server takes.
+func (c serverClock) tooOld(stamp, ours time.Time) bool {
+	return c.passed(stamp.Add(spec.MaxAge), ours)
 }

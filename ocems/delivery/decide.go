@@ -8,23 +8,44 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 )
 
-// request is a part of a slot that goes to the server at once. The server names no parameter when it refuses one: the
-// refused request comes again with one reading left out, each in turn.
+// request is a part of a slot that goes to the server at once. The server names no parameter when it refuses one, nor the
+// reading that it has stored: the request comes again in two halves, until it is found.
 type request struct {
 	readings []payload.Reading
-	whole    []payload.Reading // the refused request, of which readings has all but one; nil for any other request
-	left     int               // index in whole of the reading that is left out
-	refusal  string            // the answer to whole
+	halves   *halves // which it is one of, or nil
+}
+
+// halves are two requests made of one, by what was answered to it. What is true of the whole, and not of its first half,
+// is true of its second.
+type halves struct {
+	whole  answer
+	first  bool // the first is at the server: of the second is known what was answered to the whole
+	second []payload.Reading
+}
+
+// known returns the answer that a request would get, where that is sure.
+func (r request) known() (answer, bool) {
+	if h := r.halves; h != nil && h.first && slices.Equal(h.second, r.readings) {
+		return h.whole, true
+	}
+	return answer{}, false
 }
 
 // evidence is what else is known when an answer comes.
 type evidence struct {
-	inDoubt      bool          // these very readings were sent before, and the answer was lost
-	failures     int           // of the device since its last success
-	slotFailures int           // of this slot; only those that the server answered
-	alone        bool          // no other slot of the device waits
-	ahead        time.Duration // from the server's clock to the slot's stamp
-	jitter       float64       // from 0 to 1, so that devices which failed together do not come back together
+	inDoubt      bool              // this very request was sent before, or one with its only reading, and not answered
+	unexplained  bool              // a 111 stands for which there is no evidence, and no status 1 of the device came since
+	shared       bool              // another sender reports the device too, and the server has taken something from us
+	recorded     []payload.Reading // the trail says that the server took them, with this value
+	conflict     string            // the trail says that the server took another value of the only reading
+	tooOld       bool              // our clock and the server's say that the slot is older than 7 days
+	passed       bool              // our clock and the server's say that the slot is over
+	ahead        time.Duration     // from the server's clock to the slot's stamp
+	searched     int               // requests that halving has cost the device since its last pause
+	failures     int               // of the device since its last success
+	slotFailures int               // of this slot; only those that the server answered
+	alone        bool              // no other slot of the device waits
+	jitter       float64           // from 0 to 1, so that devices which failed together do not come back together
 }
 
 // decision is what follows from an answer.
@@ -36,7 +57,9 @@ type decision struct {
 	next    []request         // comes next, before what else the slot has
 	state   state             // of the queue; anything but ready ends the attempt
 	pause   time.Duration     // before the next attempt; only where the state is not ready
-	park    bool              // the slot waits apart, so that it does not hold up the others
+	park    bool              // what is left of the slot waits apart, so that it does not hold up the others
+	trouble bool              // and a person must look
+	pausing bool              // the search for a reading goes on with the next try of what is parked
 }
 
 // progress reports whether the server has dealt with readings.
@@ -51,18 +74,42 @@ type timing struct {
 // the server cannot process would hold up all others until it expires.
 const maxSlotFailures = 5
 
-// plan parts what a slot holds into requests. Suspended parameters are left out; a parked slot tries each of them by
-// itself. Without a request the slot has to be parked.
-func plan(rs []payload.Reading, suspended map[unitOf]bool, parked bool) (todo []request) {
-	var good []payload.Reading
-	for i, r := range rs {
-		if !suspended[unitOf{r.Parameter, r.Unit}] {
+// mostSearched is how many requests a device spends in one hold interval to find what the server refuses: enough for one
+// of 200 parameters, and for two of 60.
+const mostSearched = 24
+
+// plan parts what a slot holds into requests. Suspended parameters are left out; a parked slot tries the one of them that
+// has waited longest. Of the suspects one is refused, so that they go in two halves, unless the search for it pauses.
+// Without a request the slot has to be parked.
+func plan(rs []payload.Reading, m *memory, parked, pausing bool) (todo []request) {
+	var good, suspects []payload.Reading
+	var oldest *suspension
+	var try payload.Reading
+	for _, r := range rs {
+		u := unitOf{r.Parameter, r.Unit}
+		switch s := m.suspended[u]; {
+		case s != nil && parked && (oldest == nil || s.tried.Before(oldest.tried)):
+			oldest, try = s, r
+		case s != nil:
+		case m.suspects[u] && pausing:
+		case m.suspects[u]:
+			suspects = append(suspects, r)
+		default:
 			good = append(good, r)
-		} else if parked {
-			todo = append(todo, request{readings: rs[i : i+1]})
 		}
 	}
-	return append(todo, requests(good)...)
+	if oldest != nil {
+		todo = []request{{readings: []payload.Reading{try}}}
+	}
+	todo = append(todo, requests(good)...)
+	switch n := len(suspects); {
+	case n == 1:
+		todo = append(todo, request{readings: suspects})
+	case n > 1:
+		todo = append(todo, requests(suspects[:n/2])...)
+		todo = append(todo, requests(suspects[n/2:])...)
+	}
+	return todo
 }
 
 // unitOf is what the server refuses with 110 and 119: a parameter in a unit.
@@ -98,98 +145,85 @@ func split(rs []payload.Reading) (points, averages []payload.Reading) {
 	return points, averages
 }
 
-// each asks for the readings one by one.
-func each(rs []payload.Reading) (out []request) {
-	for i := range rs {
-		out = append(out, request{readings: rs[i : i+1]})
+// halve parts a request in two.
+func halve(r request, whole *answer) []request {
+	n := len(r.readings) / 2
+	one, other := request{readings: r.readings[:n]}, request{readings: r.readings[n:]}
+	if whole != nil {
+		h := &halves{whole: *whole, second: other.readings}
+		one.halves, other.halves = h, h
 	}
-	return out
-}
-
-func halves(rs []payload.Reading) []request {
-	return []request{{readings: rs[:len(rs)/2]}, {readings: rs[len(rs)/2:]}}
-}
-
-// without is the request of all readings but one.
-func without(rs []payload.Reading, left int, refusal string) []request {
-	return []request{{readings: slices.Delete(slices.Clone(rs), left, left+1), whole: rs, left: left, refusal: refusal}}
+	return []request{one, other}
 }
 
 // decide is the table of outcomes: what an answer to a request means, with what else is known.
 func (t timing) decide(r request, a answer, e evidence) decision {
-	var d decision
 	switch a.verdict {
 	case delivered:
-		d = outcome(r.readings, audit.Delivered, "")
+		return outcome(r.readings, audit.Delivered, "")
 	case stored:
-		d = alreadyStored(r, a, e)
+		return alreadyStored(r, a, e)
 	case expired:
-		d = outcome(r.readings, audit.Expired, a.detail)
-	case notScheduled:
-		d = withoutCalibration(r, a)
-	case badParameter:
-		return isolate(r, a.detail)
-	case tooLarge:
-		if r.whole != nil {
-			return decision{next: halves(r.whole)}
+		if e.tooOld {
+			return outcome(r.readings, audit.Expired, a.detail)
 		}
+	case notScheduled:
+		if points, averages := split(r.readings); len(points) > 0 { // the board may still schedule it
+			return decision{next: requests(averages), park: true}
+		}
+	case badParameter:
+		switch {
+		case len(r.readings) == 1:
+			return decision{suspend: r.readings}
+		case e.searched >= mostSearched:
+			return decision{park: true, pausing: true}
+		}
+		return decision{next: halve(r, &a)}
+	case tooLarge:
 		if len(r.readings) > 1 {
-			return decision{next: halves(r.readings)}
+			return decision{next: halve(r, nil)}
 		}
 		return t.retry(a, e)
 	case future:
-		return decision{state: waiting, pause: min(max(e.ahead, t.initialBackoff), t.maxBackoff)}
+		if !e.passed {
+			return decision{state: waiting, pause: min(max(e.ahead, t.initialBackoff), t.maxBackoff)}
+		}
 	case refusedDevice:
 		return decision{state: held, pause: max(t.holdInterval, a.wait)}
 	default:
 		return t.retry(a, e)
 	}
-	if r.whole != nil { // what the server deals with has no bad parameter: the one that was left out is bad
-		d.suspend = r.whole[r.left : r.left+1]
-	}
-	return d
+	return decision{park: true, trouble: true} // the answer contradicts what else is known
 }
 
 func outcome(rs []payload.Reading, o audit.Outcome, note string) decision {
 	return decision{settled: rs, outcome: o, note: note}
 }
 
-// alreadyStored is for status 111 on the grid. Some readings of the request may be new, so each is asked for alone.
+// alreadyStored is for status 111. The same status says that a timestamp is off the grid, so that it takes evidence to
+// believe that the server has the readings.
 func alreadyStored(r request, a answer, e evidence) decision {
 	switch {
-	case e.inDoubt:
-		return outcome(r.readings, audit.AlreadyStored, "sent before by this process, whose answer was lost")
-	case len(r.readings) > 1:
-		return decision{next: each(r.readings)}
-	case r.readings[0].Flag.Calibration():
-		return outcome(r.readings, audit.Rejected, a.detail)
+	case e.inDoubt && !e.unexplained:
+		return outcome(r.readings, audit.AlreadyStored, "sent before, and the answer was lost")
+	case e.conflict != "":
+		return outcome(r.readings, audit.Rejected, e.conflict)
+	case len(e.recorded) > 0:
+		d := outcome(e.recorded, audit.AlreadyStored, "the trail has them as delivered")
+		if rest := others(r.readings, e.recorded); len(rest) > 0 {
+			d.next = []request{{readings: rest}}
+		}
+		return d
+	case e.shared:
+		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
+	case len(r.readings) > 1 && !e.unexplained:
+		return decision{next: halve(r, &a)}
 	}
-	return outcome(r.readings, audit.AlreadyStored, "stored before: by an earlier run, by another sender, or with the slot's other parameters")
+	return decision{park: true, trouble: true}
 }
 
-// withoutCalibration is for status 112: the calibration points are rejected, and the averages go on.
-func withoutCalibration(r request, a answer) decision {
-	points, averages := split(r.readings)
-	if len(points) == 0 {
-		return outcome(r.readings, audit.Rejected, a.detail)
-	}
-	d := outcome(points, audit.Rejected, a.detail)
-	d.next = requests(averages)
-	return d
-}
-
-// isolate finds the reading whose parameter or unit is refused: first one is left out, so that the others stay together
-// in one request; then by halves, for there are several.
-func isolate(r request, refusal string) decision {
-	switch {
-	case r.whole == nil && len(r.readings) == 1:
-		return decision{suspend: r.readings}
-	case r.whole == nil:
-		return decision{next: without(r.readings, 0, refusal)}
-	case r.left+1 < len(r.whole):
-		return decision{next: without(r.whole, r.left+1, r.refusal)}
-	}
-	return decision{next: halves(r.whole)}
+func others(rs, without []payload.Reading) []payload.Reading {
+	return slices.DeleteFunc(slices.Clone(rs), func(r payload.Reading) bool { return slices.Contains(without, r) })
 }
 
 // retry keeps everything and tries again later.
@@ -197,8 +231,8 @@ func (t timing) retry(a answer, e evidence) decision {
 	d := decision{state: backingOff, pause: max(t.backoff(e.failures+1, e.jitter), a.wait)}
 	if a.unanswered {
 		d.state = unreachable
-	} else {
-		d.park = e.slotFailures+1 >= maxSlotFailures && !e.alone
+	} else if e.slotFailures+1 >= maxSlotFailures && !e.alone {
+		d.park, d.trouble = true, true
 	}
 	return d
 }

@@ -38,18 +38,13 @@ func names(rs []payload.Reading) string {
 
 func requestNames(todo []request) (out []string) {
 	for _, r := range todo {
-		name := names(r.readings)
-		if r.whole != nil {
-			name += " of " + names(r.whole)
-		}
-		out = append(out, name)
+		out = append(out, names(r.readings))
 	}
 	return out
 }
 
 func TestDecide(t *testing.T) {
-	one, many := request{readings: readings("a")}, request{readings: readings("abcd")}
-	without := func(left int) request { return without(readings("abc"), left, "refused")[0] }
+	one, many, point := request{readings: readings("a")}, request{readings: readings("abcd")}, request{readings: readings("A")}
 	for _, c := range []struct {
 		name     string
 		request  request
@@ -63,49 +58,60 @@ func TestDecide(t *testing.T) {
 		state   state
 		pause   time.Duration
 		park    bool
+		trouble bool
+		pausing bool
 	}{
 		{name: "delivered", request: many, answer: answer{verdict: delivered}, settled: "abcd", outcome: audit.Delivered},
-		{name: "the others are delivered without the refused one", request: without(1), answer: answer{verdict: delivered},
-			settled: "ac", outcome: audit.Delivered, suspend: "b"},
 
 		{name: "stored, and its answer was lost", request: many, answer: answer{verdict: stored}, evidence: evidence{inDoubt: true},
 			settled: "abcd", outcome: audit.AlreadyStored},
-		{name: "stored, perhaps in part", request: many, answer: answer{verdict: stored}, next: []string{"a", "b", "c", "d"}},
-		{name: "stored alone", request: one, answer: answer{verdict: stored}, settled: "a", outcome: audit.AlreadyStored},
-		{name: "a calibration point off its grid", request: request{readings: readings("A")}, answer: answer{verdict: stored},
-			settled: "A", outcome: audit.Rejected},
-		{name: "the others are stored without the refused one", request: without(0), answer: answer{verdict: stored},
-			suspend: "a", next: []string{"b", "c"}},
+		{name: "a lost answer is no evidence where another 111 is unexplained", request: many, answer: answer{verdict: stored},
+			evidence: evidence{inDoubt: true, unexplained: true}, park: true, trouble: true},
+		{name: "stored, perhaps in part", request: many, answer: answer{verdict: stored}, next: []string{"ab", "cd"}},
+		{name: "stored alone, and nothing speaks for it", request: one, answer: answer{verdict: stored}, park: true, trouble: true},
+		{name: "a calibration point, and nothing speaks for it", request: point, answer: answer{verdict: stored}, park: true, trouble: true},
+		{name: "a calibration point whose answer was lost", request: point, answer: answer{verdict: stored}, evidence: evidence{inDoubt: true},
+			settled: "A", outcome: audit.AlreadyStored},
+		{name: "all 111 unexplained", request: many, answer: answer{verdict: stored}, evidence: evidence{unexplained: true}, park: true, trouble: true},
+		{name: "stored, and the trail has it", request: one, answer: answer{verdict: stored}, evidence: evidence{unexplained: true, recorded: readings("a")},
+			settled: "a", outcome: audit.AlreadyStored},
+		{name: "stored, and the trail has a part", request: many, answer: answer{verdict: stored}, evidence: evidence{recorded: readings("bc")},
+			settled: "bc", outcome: audit.AlreadyStored, next: []string{"ad"}},
+		{name: "stored, and the trail has another value", request: one, answer: answer{verdict: stored}, evidence: evidence{conflict: "the server has 5"},
+			settled: "a", outcome: audit.Rejected},
+		{name: "stored by another sender", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true},
+			settled: "abcd", outcome: audit.AlreadyStored},
 
-		{name: "expired", request: many, answer: answer{verdict: expired}, settled: "abcd", outcome: audit.Expired},
+		{name: "too old by both clocks", request: many, answer: answer{verdict: expired}, evidence: evidence{tooOld: true}, settled: "abcd", outcome: audit.Expired},
+		{name: "too old, which a clock denies", request: many, answer: answer{verdict: expired}, park: true, trouble: true},
 		{name: "in the future", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: time.Minute}, state: waiting, pause: time.Minute},
 		{name: "far in the future", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: time.Hour}, state: waiting, pause: 5 * time.Minute},
-		{name: "in the future, by a clock that says otherwise", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour},
+		{name: "in the future, by one of the clocks", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour},
 			state: waiting, pause: 5 * time.Second},
+		{name: "in the future, which both clocks deny", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour, passed: true},
+			park: true, trouble: true},
 
-		{name: "calibration not scheduled", request: request{readings: readings("aBc")}, answer: answer{verdict: notScheduled},
-			settled: "B", outcome: audit.Rejected, next: []string{"ac"}},
-		{name: "calibration not scheduled, and no point there", request: many, answer: answer{verdict: notScheduled}, settled: "abcd", outcome: audit.Rejected},
+		{name: "calibration not scheduled", request: request{readings: readings("aBc")}, answer: answer{verdict: notScheduled}, next: []string{"ac"}, park: true},
+		{name: "calibration not scheduled, alone", request: point, answer: answer{verdict: notScheduled}, park: true},
+		{name: "calibration not scheduled, and no point there", request: many, answer: answer{verdict: notScheduled}, park: true, trouble: true},
 
 		{name: "bad parameter, alone", request: one, answer: answer{verdict: badParameter}, suspend: "a"},
-		{name: "bad parameter, among others", request: many, answer: answer{verdict: badParameter}, next: []string{"bcd of abcd"}},
-		{name: "not the one that was left out", request: without(0), answer: answer{verdict: badParameter}, next: []string{"ac of abc"}},
-		{name: "several bad parameters", request: without(2), answer: answer{verdict: badParameter}, next: []string{"a", "bc"}},
+		{name: "bad parameter, among others", request: many, answer: answer{verdict: badParameter}, next: []string{"ab", "cd"}},
+		{name: "too many bad parameters at once", request: many, answer: answer{verdict: badParameter}, evidence: evidence{searched: mostSearched}, park: true, pausing: true},
 
 		{name: "too large", request: many, answer: answer{verdict: tooLarge}, next: []string{"ab", "cd"}},
-		{name: "too large, with one left out", request: without(0), answer: answer{verdict: tooLarge}, next: []string{"a", "bc"}},
 		{name: "too large, alone", request: one, answer: answer{verdict: tooLarge}, state: backingOff, pause: 5 * time.Second},
 
 		{name: "refused device", request: many, answer: answer{verdict: refusedDevice}, state: held, pause: 10 * time.Minute},
 		{name: "refused device, come later", request: many, answer: answer{verdict: refusedDevice, wait: time.Hour}, state: held, pause: time.Hour},
 
 		{name: "failed", request: many, answer: answer{verdict: failed}, state: backingOff, pause: 5 * time.Second},
-		{name: "failed, with one left out", request: without(1), answer: answer{verdict: failed}, state: backingOff, pause: 5 * time.Second},
 		{name: "failed again", request: many, answer: answer{verdict: failed}, evidence: evidence{failures: 3, jitter: 1}, state: backingOff, pause: 30 * time.Second},
 		{name: "failed for long", request: many, answer: answer{verdict: failed}, evidence: evidence{failures: 1000}, state: backingOff, pause: 5 * time.Minute},
 		{name: "failed, come later", request: many, answer: answer{verdict: failed, wait: time.Minute}, state: backingOff, pause: time.Minute},
 		{name: "failed four times", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 3}, state: backingOff, pause: 5 * time.Second},
-		{name: "failed five times", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 4}, state: backingOff, pause: 5 * time.Second, park: true},
+		{name: "failed five times", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 4}, state: backingOff, pause: 5 * time.Second,
+			park: true, trouble: true},
 		{name: "failed five times, and nothing else waits", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 4, alone: true},
 			state: backingOff, pause: 5 * time.Second},
 		{name: "no answer", request: many, answer: answer{verdict: failed, unanswered: true}, evidence: evidence{slotFailures: 9}, state: unreachable, pause: 5 * time.Second},
@@ -113,73 +119,42 @@ func TestDecide(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := testTiming.decide(c.request, c.answer, c.evidence)
 			if names(d.settled) != c.settled || d.outcome != c.outcome || names(d.suspend) != c.suspend || !reflect.DeepEqual(requestNames(d.next), c.next) ||
-				d.state != c.state || d.pause != c.pause || d.park != c.park {
+				d.state != c.state || d.pause != c.pause || d.park != c.park || d.trouble != c.trouble || d.pausing != c.pausing {
 				t.Errorf("%+v, next %q", d, requestNames(d.next))
 			}
-			if d.state == ready && !d.progress() && len(d.next) == 0 {
+			if d.state == ready && !d.progress() && !d.park && len(d.next) == 0 {
 				t.Error("nothing follows from it")
 			}
 		})
 	}
 }
 
-// Whatever the server refuses: each reading is either taken or suspended, and the refused ones are.
-func TestIsolateFindsEveryBadParameter(t *testing.T) {
-	for mask := range 1 << 6 {
-		all := readings("abcdef")
-		bad := func(rs []payload.Reading) bool {
-			for _, r := range rs {
-				if mask&(1<<(r.Parameter[0]-'a')) != 0 {
-					return true
-				}
-			}
-			return false
-		}
-		var taken, suspended []payload.Reading
-		sent := 0
-		for todo := plan(all, nil, false); len(todo) > 0; sent++ {
-			a := answer{verdict: delivered}
-			if bad(todo[0].readings) {
-				a.verdict = badParameter
-			}
-			d := testTiming.decide(todo[0], a, evidence{})
-			taken, suspended = append(taken, d.settled...), append(suspended, d.suspend...)
-			todo = append(d.next, todo[1:]...)
-		}
-		if len(taken)+len(suspended) != len(all) || bad(taken) {
-			t.Errorf("bad %06b: taken %s, suspended %s", mask, names(taken), names(suspended))
-		}
-		for _, r := range suspended {
-			if !bad([]payload.Reading{r}) {
-				t.Errorf("bad %06b: %s is suspended", mask, r.Parameter)
-			}
-		}
-		if sent > 40 {
-			t.Errorf("bad %06b: %d requests", mask, sent)
-		}
-	}
-}
-
 func TestPlan(t *testing.T) {
 	for _, c := range []struct {
-		name, readings, suspended string
-		parked                    bool
-		want                      []string
+		name, readings, suspended, suspects string
+		parked, pausing                     bool
+		want                                []string
 	}{
-		{"one request", "abc", "", false, []string{"abc"}},
-		{"a point beside its average", "aAb", "", false, []string{"ab", "A"}},
-		{"a point of another parameter", "aB", "", false, []string{"aB"}},
-		{"without what is suspended", "abc", "b", false, []string{"ac"}},
-		{"nothing but what is suspended", "ab", "ab", false, nil},
-		{"parked: each suspended one alone, then the rest", "abcd", "bd", true, []string{"b", "d", "ac"}},
-		{"parked, and nothing suspended", "ab", "", true, []string{"ab"}},
+		{"one request", "abc", "", "", false, false, []string{"abc"}},
+		{"a point beside its average", "aAb", "", "", false, false, []string{"ab", "A"}},
+		{"a point of another parameter", "aB", "", "", false, false, []string{"aB"}},
+		{"without what is suspended", "abc", "b", "", false, false, []string{"ac"}},
+		{"nothing but what is suspended", "ab", "ab", "", false, false, nil},
+		{"parked: the suspended one that has waited longest, then the rest", "abcd", "db", "", true, false, []string{"d", "ac"}},
+		{"parked, and nothing suspended", "ab", "", "", true, false, []string{"ab"}},
+		{"suspects in halves", "abcdef", "b", "cdef", false, false, []string{"a", "cd", "ef"}},
+		{"a suspect alone", "ab", "", "b", false, false, []string{"a", "b"}},
+		{"suspects wait while the search pauses", "abc", "", "bc", false, true, []string{"a"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			suspended := map[unitOf]bool{}
-			for _, r := range readings(c.suspended) {
-				suspended[unitOf{r.Parameter, r.Unit}] = true
+			m := &newQueue("d").memory
+			for i, r := range readings(c.suspended) {
+				m.suspended[unitOf{r.Parameter, r.Unit}] = &suspension{tried: time.Unix(int64(i), 0)}
 			}
-			if got := requestNames(plan(readings(c.readings), suspended, c.parked)); !reflect.DeepEqual(got, c.want) {
+			for _, r := range readings(c.suspects) {
+				m.suspects[unitOf{r.Parameter, r.Unit}] = true
+			}
+			if got := requestNames(plan(readings(c.readings), m, c.parked, c.pausing)); !reflect.DeepEqual(got, c.want) {
 				t.Errorf("%q, want %q", got, c.want)
 			}
 		})
@@ -201,7 +176,8 @@ func TestConditionAfterADecision(t *testing.T) {
 	}{
 		{"a success ends a hold", onHold, decision{settled: readings("a")}, answer{}, condition{}},
 		{"a suspended parameter is an answer too", onHold, decision{suspend: readings("a")}, answer{}, condition{}},
-		{"a split changes nothing", failing, decision{next: each(readings("ab"))}, answer{}, failing},
+		{"a split changes nothing", failing, decision{next: halve(request{readings: readings("ab")}, nil)}, answer{}, failing},
+		{"a slot put aside says that the device is known", onHold, decision{park: true, trouble: true}, answer{}, condition{}},
 		{"refused", failing, decision{state: held, pause: time.Minute}, refused,
 			condition{state: held, failures: 3, until: now.Add(time.Minute), reason: "102", detail: "status 102"}},
 		{"failed", failing, decision{state: unreachable, pause: time.Minute}, answer{detail: "no answer"},

@@ -20,6 +20,7 @@ import (
 type Target struct {
 	StationID           string
 	Latitude, Longitude *float64
+	Shared              bool // another sender reports the device too
 	Sealer              interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
@@ -48,14 +49,18 @@ type Delivery struct {
 
 	mu       sync.Mutex // guards all below, and every queue
 	queues   map[string]*queue
-	held     []*queue // in order of their devices
+	held     []*queue // those for which a person is needed, in order of their devices
 	schedule schedule
 	active   int
 	retries  uint64 // counts calls of Retry
 	server   reachability
 	clock    serverClock
 	closing  bool
+	marked   bool // the store says that requests may be under way
 
+	unwritten bool // when all work ended, something was not on disk
+
+	lookup  lookup
 	repairs []repair // the writer's: what is found damaged or lost in the store
 
 	wake    signal // the dispatcher's
@@ -90,7 +95,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	}
 	d.ctx, d.abort = context.WithCancel(context.WithoutCancel(ctx))
 	if err := d.commit(); err != nil {
-		cfg.Logger.Error("cannot keep what is damaged in the outbox: it is kept with the next write", "error", err)
+		cfg.Logger.Error("cannot write the outbox: nothing is sent until it can be written", "error", err)
 	}
 	d.writing.Go(d.writeLoop)
 	d.running.Go(d.dispatch)
@@ -121,7 +126,7 @@ func (d *Delivery) Close(ctx context.Context) error {
 	<-done
 	close(d.work)
 	d.writing.Wait()
-	return nil
+	return d.unmark(context.WithoutCancel(ctx))
 }
 
 // Stats is a picture of the outbox.
@@ -147,8 +152,9 @@ func (d *Delivery) Stats() Stats {
 		}
 	}
 	for _, q := range d.held {
-		s.Held[q.device] = q.condition.detail
-		s.HeldFor[q.condition.reason]++
+		reason, detail := q.waitsFor()
+		s.Held[q.device] = detail
+		s.HeldFor[reason]++
 	}
 	return s
 }

@@ -295,7 +295,7 @@ stations:
   - id: s-a
     devices: [{id: a, token: token-for-tests-a, parameters: {cod: [mg/L], bod: [mg/L]}}]
   - id: s-b
-    devices: [{id: b, token: token-for-tests-b}]
+    devices: [{id: b, token: token-for-tests-b, calibrations: [{from: -24h, to: 24h}]}]
 `
 
 // The bubble's clock starts at 2000-01-01 00:00 UTC. Tests begin an hour later.
@@ -378,8 +378,9 @@ func TestOutcomes(t *testing.T) {
 		p.put("a", at(15), cod(1), bod(2), so2(3))
 		p.put("a", at(30), cod(4), bod(5), so2(6))
 		time.Sleep(5 * time.Minute)
-		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "a/bod@00:30:00=5U", "a/cod@00:30:00=4U"})
+		p.want("received", p.received(), []string{"a/cod@00:15:00=1U", "a/bod@00:15:00=2U", "a/bod@00:30:00=5U", "a/cod@00:30:00=4U"})
 		p.want("waiting", p.d.Stats().Slots, 2)
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"119": 1})
 		time.Sleep(9 * 24 * time.Hour)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4, audit.Expired: 2})
 	})
@@ -402,13 +403,16 @@ func TestOutcomes(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
 		p.want("waiting", p.d.Stats().Slots, 2)
 	})
-	run(t, "calibration that is not scheduled does not take the slot with it", registry, nil, func(p *plant) {
+	run(t, "calibration that is not scheduled waits, and not the slot with it", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
 		p.put("a", at(15), cod(1), z)
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
-		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.Rejected: 1})
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
+		p.answers(success)
+		time.Sleep(10 * time.Minute)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2})
 	})
 	const calibrating = "stations: [{id: s-a, devices: [{id: a, token: token-for-tests-a, calibrations: [{from: -24h, to: 24h}]}]}]"
 	run(t, "a calibration point that ends with the slot goes beside it", calibrating, nil, func(p *plant) {
@@ -426,12 +430,6 @@ func TestOutcomes(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U"})
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2, audit.Refused: 1})
-	})
-	run(t, "expired by the server", registry, nil, func(p *plant) {
-		p.fault(`{"count":1,"status":117}`)
-		p.put("a", at(15), cod(1))
-		time.Sleep(time.Minute)
-		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Expired: 1})
 	})
 	run(t, "too large is split", registry, nil, func(p *plant) {
 		p.fault(`{"count":1,"http_status":413}`)
@@ -602,6 +600,7 @@ func TestTokenInAnAnswer(t *testing.T) {
 		})
 		p.put("a", at(15), cod(1))
 		time.Sleep(time.Minute)
+		time.Sleep(9 * 24 * time.Hour)
 		text, err := os.ReadFile(p.trail)
 		if err != nil {
 			t.Fatal(err)

@@ -26,7 +26,7 @@ func (d *Delivery) dispatch() {
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !d.closing && d.active < d.limit() {
+	for !d.closing && d.mayStart() && d.active < d.limit() {
 		var q *queue
 		if q, wait = d.schedule.next(time.Now()); q == nil {
 			return wait
@@ -103,24 +103,31 @@ func (d *Delivery) reschedule(q *queue) {
 	d.schedule.set(q)
 	if len(q.slots) == 0 && !q.busy {
 		d.setCondition(q, condition{})
-		delete(d.queues, q.device)
+		if q.memory.empty() && q.saved == "" {
+			delete(d.queues, q.device)
+		}
 	}
 }
 
-// setCondition keeps the list of held queues. Delivery.mu is held.
+// setCondition sets a queue's condition and keeps the list of those for which a person is needed. Delivery.mu is held.
 func (d *Delivery) setCondition(q *queue, c condition) {
-	before := q.condition
 	q.condition = c
+	if len(q.slots) == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
+		q.memory.reason, q.memory.detail = "", ""
+	}
+	_, trouble := q.waitsFor()
+	if trouble == q.trouble {
+		return
+	}
+	q.trouble = trouble
 	i, found := slices.BinarySearchFunc(d.held, q.device, byDevice)
 	switch {
-	case c.state == held && !found:
+	case trouble != "" && !found:
 		d.held = slices.Insert(d.held, i, q)
-	case c.state != held && found:
+	case trouble == "" && found:
 		d.held = slices.Delete(d.held, i, i+1)
 	}
-	if c.state == held && c.detail != before.detail || found != (c.state == held) {
-		d.changed.send()
-	}
+	d.changed.send()
 }
 
 // offset spreads the devices' requests after a boundary. Device ids differ by a digit: only a strong hash scatters them.

@@ -30,7 +30,7 @@ func (d *Delivery) reportHealth() {
 	}
 }
 
-// trouble describes what is wrong: the server first, then the held devices in the order of their ids.
+// trouble describes what is wrong: the server first, then the devices for which a person is needed in the order of their ids.
 func (d *Delivery) trouble() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -40,10 +40,14 @@ func (d *Delivery) trouble() string {
 	}
 	named := min(len(d.held), maxNamed)
 	for _, q := range d.held[:named] {
-		text = append(text, fmt.Sprintf("device %q is held: %s", q.device, q.condition.detail))
+		what := "has readings that wait"
+		if q.condition.state == held {
+			what = "is held"
+		}
+		text = append(text, fmt.Sprintf("device %q %s: %s", q.device, what, q.trouble))
 	}
 	if more := len(d.held) - named; more > 0 {
-		text = append(text, fmt.Sprintf("other devices held: %d", more))
+		text = append(text, fmt.Sprintf("other devices in trouble: %d", more))
 	}
 	return strings.Join(text, "; ")
 }

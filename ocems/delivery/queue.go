@@ -5,8 +5,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"github.com/ocems-io/ocems/ocems/payload"
 )
 
 // state is what a queue is doing about its slots.
@@ -29,12 +27,12 @@ type condition struct {
 	detail   string    // what the server answered
 }
 
-// after is the condition that follows from a decision. Only a success ends that a device is held: an answer of another
-// kind says nothing about its registration.
+// after is the condition that follows from a decision. Only an answer about the readings ends that a device is held: one of
+// another kind says nothing about its registration.
 func (c condition) after(d decision, a answer, now time.Time) condition {
 	next := condition{state: d.state, failures: c.failures, until: now.Add(d.pause), detail: a.detail}
 	switch {
-	case d.state == ready && d.progress():
+	case d.state == ready && (d.progress() || d.park):
 		return condition{}
 	case d.state == ready:
 		return c
@@ -50,16 +48,26 @@ func (c condition) after(d decision, a answer, now time.Time) condition {
 	return next
 }
 
-// queue holds what waits for one device. Delivery.mu guards it, but for suspended, which only its one attempt touches.
+// queue holds what waits for one device. Delivery.mu guards it, but for what only its one attempt touches: memory, except
+// for its reason and detail, and search.
 type queue struct {
 	device      string
 	slots       []*slot // oldest first
 	busy        bool    // an attempt is under way
 	condition   condition
-	parkedUntil time.Time       // no attempt of what is parked before
-	suspended   map[unitOf]bool // refused parameters
+	parkedUntil time.Time // no attempt of what is parked before
+	memory      memory
+	saved       string // the memory as it is in the store
+	trouble     string // as it was told
+	search      search
 	due         time.Time
 	index       int // in the schedule, -1 outside
+}
+
+// search counts the requests by which a refused parameter is looked for, in one hold interval.
+type search struct {
+	until    time.Time
+	requests int
 }
 
 // slot is one stamp's readings in the outbox.
@@ -67,9 +75,10 @@ type slot struct {
 	stamp    int64
 	ready    time.Time // its parameters are complete
 	status   slotStatus
-	failures int               // answered, without success
-	tried    time.Time         // while parked
-	doubt    []payload.Reading // of a request that may have been stored
+	failures int       // answered, without success
+	tried    time.Time // while parked
+	refusal  answer    // why it was parked, if the server said so
+	doubts   []doubt
 }
 
 type slotStatus int
@@ -81,7 +90,7 @@ const (
 )
 
 func newQueue(device string) *queue {
-	return &queue{device: device, index: -1, suspended: map[unitOf]bool{}}
+	return &queue{device: device, index: -1, memory: memory{suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}}
 }
 
 func (q *queue) find(stamp int64) (int, bool) {
@@ -137,6 +146,24 @@ func (q *queue) unpark() {
 			s.status = queued
 		}
 	}
+}
+
+// parked returns the stamp of the newest slot that is parked, or 0.
+func (q *queue) parked() (newest int64) {
+	for _, s := range q.slots {
+		if s.status == parked {
+			newest = s.stamp
+		}
+	}
+	return newest
+}
+
+// waitsFor is why a person must look at the device, or "".
+func (q *queue) waitsFor() (reason, detail string) {
+	if q.condition.state == held {
+		return q.condition.reason, q.condition.detail
+	}
+	return q.memory.reason, q.memory.detail
 }
 
 // retryAt has the next attempt at that time, whatever the queue waits for.

@@ -35,7 +35,14 @@ func (d *Delivery) restore(ctx context.Context) error {
 		}
 		return ctx.Err()
 	})
+	if err == nil {
+		err = d.cfg.Store.Range(ctx, memoryPrefix, d.recall)
+	}
+	if err == nil {
+		err = d.doubtAll(ctx)
+	}
 	for _, q := range d.queues {
+		d.setCondition(q, q.condition)
 		d.schedule.set(q)
 	}
 	return err

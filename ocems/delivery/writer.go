@@ -22,10 +22,11 @@ type work struct {
 	with    []store.Op
 	whole   bool // no further parameters of these slots are to come
 
-	leaves  *slotID           // nil for a Put
+	leaves  *slotID           // nil for a Put and a memory
 	settled []payload.Reading // leave it
 	entry   audit.Entry       // what became of them
 	logged  bool              // the entry is in the trail
+	memory  *store.Op         // what is known of a device
 
 	taken atomic.Bool // by the writer, or by the Put that gave up waiting
 	done  chan error
@@ -45,7 +46,7 @@ func (d *Delivery) writeLoop() {
 	wait := firstRewrite
 	for open := true; open; {
 		var retry <-chan time.Time
-		if len(unwritten) > 0 {
+		if len(unwritten) > 0 || !d.isMarked() {
 			retry = time.After(wait)
 		}
 		var list []*work
@@ -60,7 +61,8 @@ func (d *Delivery) writeLoop() {
 		case before == 0:
 			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or mend the directory; trying again", "error", err)
 		}
-	} // an outcome that is unwritten even now is sent again after the restart, and answered 111
+	}
+	d.unwritten = len(unwritten) > 0 // it is sent again after the restart, and answered 111
 }
 
 // gather waits for work or for the time of a retry, and takes all there is. open is false once the outbox is closed.
@@ -96,7 +98,7 @@ func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
 		fault := d.commit(w)
 		switch {
 		case fault == nil:
-		case w.leaves == nil:
+		case w.leaves == nil && w.memory == nil:
 			w.done <- fault
 		default:
 			unwritten, err = append(unwritten, w), fault
@@ -121,12 +123,17 @@ func (d *Delivery) commit(list ...*work) error {
 		return fmt.Errorf("writing the outbox: the audit trail: %w", err)
 	}
 	t.logged(list)
-	if ops := t.operations(); len(ops) > 0 {
+	ops := t.operations()
+	if !d.isMarked() {
+		ops = append(ops, store.Op{Key: sendingKey, Value: []byte{formatVersion}})
+	}
+	if len(ops) > 0 {
 		if err := d.cfg.Store.Batch(context.WithoutCancel(d.ctx), ops...); err != nil {
 			return fmt.Errorf("writing the outbox: %w", err)
 		}
 	}
 	d.repairs = nil
+	d.mark()
 	d.update(t.slots)
 	for _, w := range list {
 		w.done <- nil
@@ -152,6 +159,9 @@ type content struct {
 // apply changes the slots as a work asks for.
 func (t *transaction) apply(w *work) error {
 	t.ops = append(t.ops, w.with...)
+	if w.memory != nil {
+		t.ops = append(t.ops, *w.memory)
+	}
 	var entries []audit.Entry
 	for _, rec := range w.records {
 		for _, r := range rec.Readings {

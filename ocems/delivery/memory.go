@@ -1,0 +1,281 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"math"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/cespare/xxhash/v2"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+// memory is what is known of a device beside its waiting slots. It outlives a restart, under device/<id>; a device of which
+// nothing is known has none.
+type memory struct {
+	accepted    bool                   // the server has once taken something; kept where another sender reports the device
+	unexplained bool                   // a 111 came for which there is no evidence, and no status 1 since
+	aside       int64                  // stamp of the newest slot that was parked when it was stored, 0 for none
+	reason      string                 // of HoldReasons: why a person must look at what is parked, or ""
+	detail      string                 // what the server answered
+	suspended   map[unitOf]*suspension // refused parameters
+	suspects    map[unitOf]bool        // one of them is refused
+}
+
+type suspension struct {
+	reason string    // of HoldReasons
+	tried  time.Time // last, in this run
+}
+
+// doubt is a request that the server may have stored, as the hashes of its readings in their order. One that has none is
+// any part of the slot.
+type doubt []uint64
+
+// mostDoubts are kept of a slot. What is forgotten has to wait if the server has stored it.
+const mostDoubts = 16
+
+// doubtful are how many slots of a device may be at the server without the store's knowledge when a run ends in no order.
+const doubtful = 8
+
+func newDoubt(rs []payload.Reading) doubt {
+	d := make(doubt, len(rs))
+	for i, r := range rs {
+		value := math.Float64bits(r.Value)
+		if r.Diagnostic {
+			value = ^value
+		}
+		d[i] = xxhash.Sum64String(strings.Join([]string{r.Parameter, r.Unit, r.Flag.String()}, "\x00")) ^ value*0x9E3779B97F4A7C15
+	}
+	slices.Sort(d)
+	return d
+}
+
+// covers reports whether the doubtful request was just this one, or is known to have held its only reading.
+func (d doubt) covers(request doubt) bool {
+	if len(request) == 1 {
+		return len(d) == 0 || slices.Contains(d, request[0])
+	}
+	return slices.Equal(d, request)
+}
+
+func (s *slot) inDoubt(rs []payload.Reading) bool {
+	asked := newDoubt(rs)
+	return slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.covers(asked) })
+}
+
+// note adds a doubt.
+func (s *slot) note(d doubt) {
+	if slices.ContainsFunc(s.doubts, func(o doubt) bool { return slices.Equal(o, d) }) {
+		return
+	}
+	if s.doubts = append(s.doubts, d); len(s.doubts) > mostDoubts {
+		s.doubts = s.doubts[1:]
+	}
+}
+
+const memoryPrefix = "device/"
+
+func (m *memory) empty() bool {
+	return !m.accepted && !m.unexplained && m.aside == 0 && len(m.suspended) == 0 && len(m.suspects) == 0
+}
+
+// remember encodes the queue's memory and its slots' doubts, nil where there is none.
+func (q *queue) remember() []byte {
+	doubts := 0
+	for _, s := range q.slots {
+		doubts += len(s.doubts)
+	}
+	m := &q.memory
+	m.aside = q.parked()
+	if m.empty() && doubts == 0 {
+		return nil
+	}
+	e := frame.New(formatVersion)
+	e.Bool(m.accepted)
+	e.Bool(m.unexplained)
+	e.Int(m.aside)
+	e.Text(m.reason)
+	e.Text(m.detail)
+	e.Uint(uint64(len(m.suspended)))
+	for _, u := range sortedUnits(m.suspended) {
+		e.Text(u.parameter)
+		e.Text(u.unit)
+		e.Text(m.suspended[u].reason)
+	}
+	e.Uint(uint64(len(m.suspects)))
+	for _, u := range sortedUnits(m.suspects) {
+		e.Text(u.parameter)
+		e.Text(u.unit)
+	}
+	e.Uint(uint64(doubts))
+	for _, s := range q.slots {
+		for _, d := range s.doubts {
+			e.Int(s.stamp)
+			e.Uint(uint64(len(d)))
+			for _, h := range d {
+				e.Fixed(h)
+			}
+		}
+	}
+	return e.Seal()
+}
+
+func sortedUnits[V any](units map[unitOf]V) []unitOf {
+	return slices.SortedFunc(maps.Keys(units), func(a, b unitOf) int {
+		if c := strings.Compare(a.parameter, b.parameter); c != 0 {
+			return c
+		}
+		return strings.Compare(a.unit, b.unit)
+	})
+}
+
+// decodeMemory reads what remember has written.
+func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) {
+	d, err := frame.Open(value, formatVersion)
+	if err != nil {
+		return memory{}, nil, err
+	}
+	m = memory{accepted: d.Bool(), unexplained: d.Bool(), aside: d.Int(), reason: d.Text(), detail: d.Text(),
+		suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}
+	for n := d.Count(3); n > 0 && d.Err() == nil; n-- {
+		m.suspended[unitOf{d.Text(), d.Text()}] = &suspension{reason: d.Text()}
+	}
+	for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
+		m.suspects[unitOf{d.Text(), d.Text()}] = true
+	}
+	doubts = map[int64][]doubt{}
+	for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
+		stamp := d.Int()
+		var one doubt
+		for n := d.Count(8); n > 0 && d.Err() == nil; n-- {
+			one = append(one, d.Fixed())
+		}
+		doubts[stamp] = append(doubts[stamp], one)
+	}
+	if d.Err() == nil && d.Left() > 0 {
+		d.Fail("more than was written")
+	}
+	return m, doubts, d.Err()
+}
+
+// recall gives the queues their memories. What cannot be read is kept apart, and its device believes no 111 until the
+// server has taken something from it.
+func (d *Delivery) recall(key string, value []byte) error {
+	q := d.queue(key[len(memoryPrefix):])
+	m, doubts, err := decodeMemory(value)
+	if errors.Is(err, frame.ErrNewer) {
+		return err
+	}
+	if err != nil {
+		d.keep(key, slotID{device: q.device}, slices.Clone(value))
+		q.memory.unexplained = true
+		return nil
+	}
+	q.memory, q.saved = m, string(value)
+	for _, s := range q.slots {
+		s.doubts = doubts[s.stamp]
+		if s.stamp <= m.aside {
+			s.status = parked
+		}
+	}
+	return nil
+}
+
+// sendingKey is in the store from before the first request until the end of all work. Where a start finds it, requests may
+// have been under way when the run before ended.
+const sendingKey = "sending"
+
+// doubtAll casts doubt on the slots of each device that may have been at the server when the last run ended in no order.
+func (d *Delivery) doubtAll(ctx context.Context) error {
+	found, err := d.cfg.Store.Get(ctx, sendingKey)
+	if err != nil || found == nil {
+		return err
+	}
+	for _, q := range d.queues {
+		for _, s := range q.slots[:min(len(q.slots), doubtful)] {
+			s.note(doubt{})
+		}
+	}
+	return nil
+}
+
+// mayStart reports that a request may leave: whatever happens then, the next start knows of it. Delivery.mu is held.
+func (d *Delivery) mayStart() bool { return d.marked || d.cfg.DryRun }
+
+func (d *Delivery) isMarked() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.mayStart()
+}
+
+func (d *Delivery) mark() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.marked = d.marked || !d.cfg.DryRun
+	d.wake.send()
+}
+
+// unmark notes an orderly end: all is known in the store of what was sent.
+func (d *Delivery) unmark(ctx context.Context) error {
+	if !d.marked || d.unwritten {
+		return nil
+	}
+	for _, q := range d.queues {
+		for _, s := range q.slots {
+			if slices.ContainsFunc(s.doubts, func(d doubt) bool { return len(d) == 0 }) {
+				return nil
+			}
+		}
+	}
+	if err := d.cfg.Store.Batch(ctx, store.Op{Key: sendingKey}); err != nil {
+		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
+	}
+	return nil
+}
+
+// lookup reads the trail for what the server has taken. It takes at most a tenth of the time, since a server that calls all
+// slots of a hub stored would have it read again and again.
+type lookup struct {
+	mu   sync.Mutex
+	next time.Time
+}
+
+// recorded returns which of the readings the trail has as delivered, with the same value; or, of a single one, what the
+// trail has instead.
+func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string) {
+	d.lookup.mu.Lock()
+	defer d.lookup.mu.Unlock()
+	begin := time.Now()
+	if d.cfg.Trail == nil || begin.Before(d.lookup.next) {
+		return nil, ""
+	}
+	found, err := d.cfg.Trail.Delivered(id.device, id.stamp)
+	if err != nil {
+		d.cfg.Logger.Error("cannot read the audit trail, so that a slot which the server calls stored waits", "error", err)
+	}
+	now := time.Now()
+	d.lookup.next = now.Add(9 * now.Sub(begin))
+	for i, r := range audit.Readings(rs) {
+		for _, f := range found {
+			if f == r {
+				same = append(same, rs[i])
+			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
+				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, f.Unit, f.Flag)
+			}
+		}
+	}
+	if len(same) > 0 {
+		conflict = ""
+	}
+	return same, conflict
+}

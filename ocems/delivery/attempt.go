@@ -324,7 +324,11 @@ func (a *attempt) send(rs []payload.Reading) answer {
 		return answer{verdict: failed, detail: err.Error()}
 	}
 	sent := time.Now()
-	signature, err := a.target.Sealer.Sign(sent)
+	signed := sent
+	if d.cfg.SignatureTime == "slot" {
+		signed = a.id.time()
+	}
+	signature, err := a.target.Sealer.Sign(signed)
 	if err != nil {
 		return answer{verdict: refusedDevice, detail: err.Error()}
 	}
@@ -333,6 +337,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 		return answer{verdict: failed, detail: err.Error()}
 	}
 	req.Header.Set("Content-Type", "text/plain")
+	req.Header.Set("User-Agent", d.agent)
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
 	ans := d.exchange(req, sent, a.target.Sealer.Hide)

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"log/slog"
 	"net/http"
+	"runtime/debug"
+	"strings"
 	"sync"
 	"time"
 
@@ -46,6 +48,7 @@ type Config struct {
 type Delivery struct {
 	cfg    Config
 	timing timing
+	agent  string // of each request
 
 	mu       sync.Mutex // guards all below, and every queue
 	queues   map[string]*queue
@@ -73,6 +76,19 @@ type Delivery struct {
 	ctx     context.Context
 }
 
+// userAgent names this software and its version to the server.
+func userAgent() string {
+	version := "devel"
+	if info, ok := debug.ReadBuildInfo(); ok {
+		for _, m := range append(info.Deps, &info.Main) {
+			if m.Path == "github.com/ocems-io/ocems" && strings.HasPrefix(m.Version, "v") {
+				version = m.Version[1:]
+			}
+		}
+	}
+	return "ocems/" + version
+}
+
 // signal wakes one goroutine. Several signals before it wakes are one.
 type signal chan struct{}
 
@@ -88,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	client := *cfg.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	cfg.Client = &client
-	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{},
+	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, agent: userAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)

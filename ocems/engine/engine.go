@@ -180,7 +180,11 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if !ok {
 		return delivery.Target{}, false
 	}
-	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Sealer: d}, true
+	shared := e.cfg.Board.SharedDevice
+	if d.Shared != nil {
+		shared = *d.Shared
+	}
+	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Sealer: d}, true
 }
 
 // watch reads the devices_file again when it changes.

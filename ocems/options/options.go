@@ -88,10 +88,14 @@ type Delivery struct {
 	InitialBackoff Duration `mapstructure:"initial_backoff" toml:"initial_backoff"`
 	// MaxBackoff is the longest such wait.
 	MaxBackoff Duration `mapstructure:"max_backoff" toml:"max_backoff"`
-	// HoldInterval is between attempts of a device whose registration is refused.
+	// HoldInterval is between attempts of what the server refuses: a device, a parameter, or a slot that waits apart.
 	HoldInterval Duration `mapstructure:"hold_interval" toml:"hold_interval"`
 	// MaxConcurrency is how many requests are in flight at most.
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
+	// SharedDevice says that another sender reports the devices too: 111 then means that the server has the slot.
+	SharedDevice bool `mapstructure:"shared_device" toml:"shared_device"`
+	// SignatureTime is what time a signature carries (spec 2.3.2): now, or that of the slot.
+	SignatureTime string `mapstructure:"signature_time" toml:"signature_time"`
 	// DryRun logs the JSON and sends nothing.
 	DryRun bool `mapstructure:"dry_run" toml:"dry_run"`
 }
@@ -101,9 +105,12 @@ func DefaultDelivery() Delivery {
 	return Delivery{
 		Endpoint: DefaultEndpoint, Align: true, Coalesce: Duration{5 * time.Second}, Spread: Duration{10 * time.Second},
 		InitialBackoff: Duration{5 * time.Second}, MaxBackoff: Duration{5 * time.Minute}, HoldInterval: Duration{10 * time.Minute},
-		MaxConcurrency: 32,
+		MaxConcurrency: 32, SignatureTime: SignatureTimes[0],
 	}
 }
+
+// SignatureTimes are the values of Delivery.SignatureTime.
+var SignatureTimes = []string{"now", "slot"}
 
 // Check returns every mistake, each beginning with its key.
 func (o Delivery) Check() error {
@@ -121,6 +128,9 @@ func (o Delivery) Check() error {
 		c.duration("max_backoff", o.MaxBackoff, 0, spec.MaxAge)
 	}
 	c.number("max_concurrency", o.MaxConcurrency, 1)
+	if !slices.Contains(SignatureTimes, o.SignatureTime) {
+		c.fault("signature_time: %q is neither %q nor %q; nearest: %s", o.SignatureTime, SignatureTimes[0], SignatureTimes[1], spec.Nearest(o.SignatureTime, SignatureTimes)[0])
+	}
 	return c.err()
 }
 

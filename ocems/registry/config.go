@@ -36,6 +36,8 @@ type DeviceConfig struct {
 	PublicKey Secret `mapstructure:"public_key" toml:"-" yaml:"public_key"`
 	// PublicKeyFile is the file that holds it instead.
 	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
+	// SharedDevice says that another sender reports the device too; by default what the whole configuration says.
+	SharedDevice *bool `mapstructure:"shared_device" toml:"shared_device" yaml:"shared_device"`
 	// Parameters says which metrics are this device's parameters.
 	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameter" yaml:"parameters"`
 }

@@ -62,7 +62,7 @@ func parseDevices(path string, data []byte) ([]source, error) {
 	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device"}
 
 // parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
 func parseCSV(path string, data []byte) ([]source, error) {
@@ -152,7 +152,21 @@ func (d *DeviceConfig) set(column, cell string) error {
 		d.PublicKey = Secret(cell)
 	case "public_key_file":
 		d.PublicKeyFile = cell
+	case "shared_device":
+		return truth(&d.SharedDevice, cell)
 	}
+	return nil
+}
+
+func truth(to **bool, cell string) error {
+	if cell == "" {
+		return nil
+	}
+	v, err := strconv.ParseBool(strings.ToLower(cell))
+	if err != nil {
+		return errors.New("neither true nor false")
+	}
+	*to = &v
 	return nil
 }
 

@@ -38,6 +38,7 @@ type Device struct {
 	DeviceID  string
 	Latitude  *float64 // degrees; nil when not set
 	Longitude *float64 // degrees; nil when not set
+	Shared    *bool    // another sender reports it too; nil when not set
 
 	parameters map[string]*mapping // by key
 
@@ -240,7 +241,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), parameters: map[string]*mapping{}}
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, parameters: map[string]*mapping{}}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))

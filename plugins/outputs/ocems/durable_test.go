@@ -127,7 +127,7 @@ func TestKilledWhileTaking(t *testing.T) {
 }
 
 // TestKilledOnTheWayOut copies the state again and again while a slot goes from its window to the board. Whatever copy goes
-// on, the board has the slot once, with the same value, and its trail says so.
+// on, a board in the state of that moment has the slot once, with the same value, and its trail says so.
 func TestKilledOnTheWayOut(t *testing.T) {
 	t.Parallel()
 	b := startBoard(t)
@@ -144,11 +144,16 @@ func TestKilledOnTheWayOut(t *testing.T) {
 	b.down.Store(false)
 	want := []string{"cod 3 mg/L U " + clock(at.Add(spec.SlotLength))}
 	assert.Equal(t, want, b.await(t, 1))
+	sent := len(killed)
 	killed = append(killed, asKilled(t, o)) // perhaps before the outcome is stored
 	require.NoError(t, o.Close())
 	killed = append(killed, asKilled(t, o))
 	for i, dir := range killed {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
+			b := b
+			if i < sent {
+				b = startBoard(t)
+			}
 			o, logs := open(t, settings(b, dir)+oneDevice)
 			require.Eventually(t, func() bool {
 				s := o.engine.Stats()

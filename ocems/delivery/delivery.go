@@ -50,9 +50,11 @@ type Delivery struct {
 	queues   map[string]*queue
 	held     []*queue // in order of their devices
 	schedule schedule
-	active   int
+	inFlight int    // attempts under way
+	places   int    // of them that count against limit
 	retries  uint64 // counts calls of Retry
 	server   reachability
+	latency  latency
 	clock    serverClock
 	closing  bool
 
@@ -159,6 +161,7 @@ func (d *Delivery) Retry() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retries++
+	d.forget(time.Now())
 	for _, q := range d.queues {
 		q.retryAt(time.Now())
 		d.schedule.set(q)

@@ -1,0 +1,100 @@
+package delivery
+
+import (
+	"slices"
+	"testing"
+	"time"
+)
+
+func TestReachability(t *testing.T) {
+	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+	type step struct {
+		at     time.Duration
+		event  string        // "answer", "check", "check, others are well", or the device that got no answer
+		asked  time.Duration // when that one asked; 0: at once
+		well   bool          // that one was answered before
+		change bool          // it is reported
+		down   bool          // after it
+	}
+	devices := func(at, asked time.Duration, n int, well bool) (list []step) {
+		for _, name := range "abcdefghijklmnop"[:n] {
+			list = append(list, step{at: at, event: string(name), asked: asked, well: well})
+		}
+		return list
+	}
+	last := func(list []step) []step {
+		list[len(list)-1].change, list[len(list)-1].down = true, true
+		return list
+	}
+	const s = time.Second
+	for _, c := range []struct {
+		name  string
+		steps []step
+	}{
+		{"one device, for a minute", []step{{0, "a", 0, false, false, false}, {59 * s, "check", 0, false, false, false}, {60 * s, "check", 0, false, true, true},
+			{61 * s, "check", 0, false, false, true}, {70 * s, "a", 0, true, false, true}, {80 * s, "answer", 0, false, true, false}}},
+		{"a short break", []step{{0, "a", 0, false, false, false}, {30 * s, "answer", 0, false, false, false}, {90 * s, "check", 0, false, false, false}}},
+		{"an answer begins a new minute", []step{{0, "a", 0, false, false, false}, {50 * s, "answer", 0, false, false, false}, {55 * s, "a", 0, true, false, false},
+			{100 * s, "check", 0, false, false, false}, {115 * s, "check", 0, false, true, true}}},
+		{"a minute, and others were answered lately", []step{{0, "a", 0, false, false, false}, {60 * s, "check, others are well", 0, false, false, false},
+			{120 * s, "check", 0, false, true, true}}},
+		{"the minute begins with the request that was sent first", []step{{40 * s, "a", 0, false, false, false}, {45 * s, "b", 1 * s, false, false, false},
+			{61 * s, "check", 0, false, true, true}}},
+		{"seven devices", devices(0, 0, 7, true)},
+		{"eight devices", append(last(devices(0, 0, 8, true)), step{2 * s, "check", 0, false, false, true}, step{3 * s, "answer", 0, false, true, false})},
+		{"the same device eight times", slices.Repeat(devices(0, 0, 1, true), 8)},
+		{"eight, before anybody was answered", last(devices(0, 0, 8, false))},
+		{"eight, long after anybody was answered", append([]step{{0, "answer", 0, false, false, false}}, last(devices(20*time.Minute, 0, 8, false))...)},
+		{"sixteen that were silent before, between two slots", append([]step{{0, "answer", 0, false, false, false}}, devices(14*time.Minute, 0, 16, false)...)},
+		{"sixteen that hang while another is answered", append([]step{{10 * s, "answer", 0, false, false, false}}, devices(45*s, 5*s, 16, true)...)},
+		{"an answer between them", append(append(devices(0, 0, 7, true), step{1 * s, "answer", 0, false, false, false}), devices(2*s, 0, 7, true)...)},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var r reachability
+			for i, s := range c.steps {
+				now, changed := start.Add(s.at), false
+				switch s.event {
+				case "answer":
+					changed = r.answered(now)
+				case "check", "check, others are well":
+					_, changed = r.check(now, func() bool { return s.event != "check" })
+				default:
+					asked := now
+					if s.asked > 0 {
+						asked = start.Add(s.asked)
+					}
+					changed = r.failed(s.event, s.well, "refused", asked)
+				}
+				if changed != s.change || r.unreachable != s.down {
+					t.Errorf("step %d, %s: changed %v, %+v", i+1, s.event, changed, r)
+				}
+			}
+		})
+	}
+}
+
+func TestPatience(t *testing.T) {
+	const ms = time.Millisecond
+	for _, c := range []struct {
+		name string
+		took []time.Duration
+		want time.Duration
+	}{
+		{"nothing known", nil, 2 * time.Second},
+		{"as fast as usual", slices.Repeat([]time.Duration{125 * ms}, 100), time.Second},
+		{"a slow board", slices.Repeat([]time.Duration{2 * time.Second}, 5), 8 * time.Second},
+		{"as slow as was ever seen", slices.Repeat([]time.Duration{13500 * ms}, 5), 15 * time.Second},
+		{"it was fast long ago", append(slices.Repeat([]time.Duration{100 * ms}, 1000), slices.Repeat([]time.Duration{time.Second}, 20)...), 4 * time.Second},
+		{"one device in four is slow", slices.Repeat([]time.Duration{100 * ms, 100 * ms, 100 * ms, 20 * time.Second}, 10), time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var l latency
+			for _, took := range c.took {
+				l.note(took)
+			}
+			if got := l.patience(); got != c.want {
+				t.Errorf("patience %s, want %s", got, c.want)
+			}
+		})
+	}
+}

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"maps"
 	"slices"
 	"testing"
 	"time"
@@ -26,28 +27,28 @@ func TestReachability(t *testing.T) {
 		list[len(list)-1].change, list[len(list)-1].down = true, true
 		return list
 	}
-	const s = time.Second
+	const s, m = time.Second, time.Minute
 	for _, c := range []struct {
 		name  string
 		steps []step
 	}{
-		{"one device, for a minute", []step{{0, "a", 0, false, false, false}, {59 * s, "check", 0, false, false, false}, {60 * s, "check", 0, false, true, true},
-			{61 * s, "check", 0, false, false, true}, {70 * s, "a", 0, true, false, true}, {80 * s, "answer", 0, false, true, false}}},
-		{"a short break", []step{{0, "a", 0, false, false, false}, {30 * s, "answer", 0, false, false, false}, {90 * s, "check", 0, false, false, false}}},
-		{"an answer begins a new minute", []step{{0, "a", 0, false, false, false}, {50 * s, "answer", 0, false, false, false}, {55 * s, "a", 0, true, false, false},
-			{100 * s, "check", 0, false, false, false}, {115 * s, "check", 0, false, true, true}}},
-		{"a minute, and others were answered lately", []step{{0, "a", 0, false, false, false}, {60 * s, "check, others are well", 0, false, false, false},
-			{120 * s, "check", 0, false, true, true}}},
-		{"the minute begins with the request that was sent first", []step{{40 * s, "a", 0, false, false, false}, {45 * s, "b", 1 * s, false, false, false},
-			{61 * s, "check", 0, false, true, true}}},
+		{"one device, for a minute", []step{{event: "a"}, {at: 59 * s, event: "check"}, {at: 60 * s, event: "check", change: true, down: true},
+			{at: 61 * s, event: "check", down: true}, {at: 70 * s, event: "a", down: true}, {at: 80 * s, event: "answer", change: true}}},
+		{"a short break", []step{{event: "a"}, {at: 30 * s, event: "answer"}, {at: 90 * s, event: "check"}}},
+		{"an answer begins a new minute", []step{{event: "a"}, {at: 50 * s, event: "answer"}, {at: 55 * s, event: "a"}, {at: 100 * s, event: "check"},
+			{at: 115 * s, event: "check", change: true, down: true}}},
+		{"a minute, and others were answered lately", []step{{event: "a"}, {at: 60 * s, event: "check, others are well"},
+			{at: 120 * s, event: "check", change: true, down: true}}},
+		{"the minute begins with the request that was sent first", []step{{at: 40 * s, event: "a"}, {at: 45 * s, event: "b", asked: s},
+			{at: 61 * s, event: "check", change: true, down: true}}},
 		{"seven devices", devices(0, 0, 7, true)},
-		{"eight devices", append(last(devices(0, 0, 8, true)), step{2 * s, "check", 0, false, false, true}, step{3 * s, "answer", 0, false, true, false})},
+		{"eight devices", append(last(devices(0, 0, 8, true)), step{at: 2 * s, event: "check", down: true}, step{at: 3 * s, event: "answer", change: true})},
 		{"the same device eight times", slices.Repeat(devices(0, 0, 1, true), 8)},
 		{"eight, before anybody was answered", last(devices(0, 0, 8, false))},
-		{"eight, long after anybody was answered", append([]step{{0, "answer", 0, false, false, false}}, last(devices(20*time.Minute, 0, 8, false))...)},
-		{"sixteen that were silent before, between two slots", append([]step{{0, "answer", 0, false, false, false}}, devices(14*time.Minute, 0, 16, false)...)},
-		{"sixteen that hang while another is answered", append([]step{{10 * s, "answer", 0, false, false, false}}, devices(45*s, 5*s, 16, true)...)},
-		{"an answer between them", append(append(devices(0, 0, 7, true), step{1 * s, "answer", 0, false, false, false}), devices(2*s, 0, 7, true)...)},
+		{"eight, long after anybody was answered", append([]step{{event: "answer"}}, last(devices(20*m, 0, 8, false))...)},
+		{"sixteen that were silent before, between two slots", append([]step{{event: "answer"}}, devices(14*m, 0, 16, false)...)},
+		{"sixteen that hang while another is answered", append([]step{{at: 10 * s, event: "answer"}}, devices(45*s, 5*s, 16, true)...)},
+		{"an answer between them", append(append(devices(0, 0, 7, true), step{at: s, event: "answer"}), devices(2*s, 0, 7, true)...)},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			var r reachability
@@ -96,5 +97,19 @@ func TestPatience(t *testing.T) {
 				t.Errorf("patience %s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// Devices come and go with the configuration: what is known of them goes too.
+func TestForget(t *testing.T) {
+	now := time.Now()
+	d := &Delivery{queues: map[string]*queue{}}
+	d.queue("well").answered = now.Add(-15 * time.Minute)
+	d.queue("gone").answered = now.Add(-time.Hour)
+	d.queue("waits").update(now.UnixMilli(), true, now)
+	d.queue("asks").busy = true
+	d.forget(now)
+	if got := slices.Sorted(maps.Keys(d.queues)); !slices.Equal(got, []string{"asks", "waits", "well"}) {
+		t.Errorf("%q are left", got)
 	}
 }

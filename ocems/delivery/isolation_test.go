@@ -65,6 +65,13 @@ func (b *hangingBoard) sum() (requests, most int) {
 	return requests, most
 }
 
+// times is when slots of a device were stored.
+func (b *hangingBoard) times(device string) []time.Time {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.stored[device])
+}
+
 func (p *plant) board(b *hangingBoard) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -104,17 +111,18 @@ func TestHangingDevices(t *testing.T) {
 				p.putAll(names("good", good), at(15*i))
 				time.Sleep(15 * time.Minute)
 				for _, device := range names("good", good) {
-					if len(b.stored[device]) != i+1 {
-						t.Fatalf("slot %d: %s has %d slots stored", i, device, len(b.stored[device]))
+					times := b.times(device)
+					if len(times) != i+1 {
+						t.Fatalf("slot %d: %s has %d slots stored", i, device, len(times))
 					}
-					out[i] = append(out[i], b.stored[device][i].Sub(put))
+					out[i] = append(out[i], times[i].Sub(put))
 				}
 			}
 			if _, most := b.sum(); most > 8*concurrency {
 				t.Errorf("%d requests in flight, want %d at most", most, 8*concurrency)
 			}
 			for _, device := range names("bad", hanging) {
-				if len(b.stored[device]) > 0 {
+				if len(b.times(device)) > 0 {
 					t.Errorf("%s is stored", device)
 				}
 			}
@@ -207,11 +215,9 @@ func TestServerThatHangsForAll(t *testing.T) {
 		time.Sleep(5 * time.Minute)
 		p.want("waiting", p.d.Stats().Slots, 0)
 		var stored []time.Duration
-		b.mu.Lock()
-		for _, times := range b.stored {
-			stored = append(stored, times[0].Sub(back))
+		for _, device := range names("d", devices) {
+			stored = append(stored, b.times(device)[0].Sub(back))
 		}
-		b.mu.Unlock()
 		slices.Sort(stored)
 		// Six hang all the time, one of them ends each 7.5 s. Those that hang when the server is back do so for 45 s at most.
 		if first, median, most, last := stored[0], stored[devices/2], stored[devices*9/10], stored[devices-1]; first > 8*time.Second ||

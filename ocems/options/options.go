@@ -90,7 +90,7 @@ type Delivery struct {
 	MaxBackoff Duration `mapstructure:"max_backoff" toml:"max_backoff"`
 	// HoldInterval is between attempts of a device whose registration is refused.
 	HoldInterval Duration `mapstructure:"hold_interval" toml:"hold_interval"`
-	// MaxConcurrency is how many requests are in flight at most.
+	// MaxConcurrency is how many requests are in flight, besides those that hang; with these at most 8 times as many.
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
 	// DryRun logs the JSON and sends nothing.
 	DryRun bool `mapstructure:"dry_run" toml:"dry_run"`

@@ -30,6 +30,7 @@ type attempt struct {
 	oldest  time.Time // what is older has expired
 	retries uint64    // Delivery.retries
 	target  Target
+	place   bool // counts against Delivery.limit
 }
 
 // attempt begins one. Delivery.mu is held.
@@ -41,7 +42,7 @@ func (d *Delivery) attempt(q *queue) *attempt {
 		a.heldFor = q.condition.detail
 	}
 	q.busy = true
-	d.active++
+	d.takePlace(a)
 	return a
 }
 
@@ -58,7 +59,8 @@ func (a *attempt) run() {
 		a.q.retryAt(now)
 	}
 	a.q.busy = false
-	d.active--
+	d.inFlight--
+	a.giveBack()
 	d.reschedule(a.q)
 	d.wake.send()
 }
@@ -340,8 +342,10 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("User-Agent", d.agent)
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
+	hangs := a.watch()
 	ans := d.exchange(req, sent, a.target.Sealer.Hide)
-	d.noteAnswer(a.q.device, ans, sent)
+	hangs.Stop()
+	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
 	}

@@ -282,6 +282,10 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
 		a.s.refusal = ans
 	}
+	if dec.trouble && a.q.memory.reason != ans.reason() {
+		d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
+			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", d.cfg.HoldInterval.String())
+	}
 	if dec.trouble || len(dec.suspend) > 0 {
 		a.q.memory.reason, a.q.memory.detail = ans.reason(), ans.detail
 	}
@@ -299,9 +303,6 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	switch {
 	case before.state == held && now.state == ready:
 		logger.Info("the server takes the device's readings again", "device", a.q.device)
-	case dec.trouble && !a.parked:
-		logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
-			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
 	case dec.state == held && (before.state != held || before.detail != now.detail):
 		logger.Error("the server refuses the device: its readings wait; check station id, device id, token and key",
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())

@@ -199,6 +199,9 @@ func (d *Delivery) forget(now time.Time) {
 func (d *Delivery) setCondition(q *queue, c condition) {
 	q.condition = c
 	if len(q.slots) == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
+		if q.memory.reason != "" {
+			d.cfg.Logger.Info("nothing of the device waits apart any more", "device", q.device)
+		}
 		q.memory.reason, q.memory.detail = "", ""
 	}
 	_, trouble := q.waitsFor()

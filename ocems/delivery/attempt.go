@@ -230,7 +230,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("Content-Type", "text/plain")
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
-	ans := d.exchange(req, sent, a.target.Sealer.Hide)
+	ans := d.exchange(req, sent)
 	d.noteAnswer(a.q.device, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
@@ -238,17 +238,22 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	return ans
 }
 
-func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte) []byte) answer {
+func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {
-		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
-	ans := judge(resp, hide(body))
+	for _, values := range resp.Header {
+		for i, v := range values {
+			values[i] = string(d.cfg.Hide([]byte(v)))
+		}
+	}
+	ans := judge(resp, d.cfg.Hide(body))
 	if ans.status != nil {
 		d.measureSkew(resp.Header, sent)
 	}

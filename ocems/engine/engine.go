@@ -168,7 +168,7 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	}
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
-		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
+		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 	})

@@ -73,8 +73,11 @@ func (r *Registry) Hide(text []byte) []byte {
 }
 
 // New checks the whole configuration, reads the files that it names and returns every mistake joined, each beginning
-// with its key.
+// with its key. A process that reads tokens writes no core dump from then on.
 func New(cfg Config) (*Registry, error) {
+	if !cfg.NamesOnly {
+		noCore()
+	}
 	r := &Registry{
 		file:   cfg.DevicesFile,
 		read:   func() (*snapshot, version, error) { return load(cfg) },

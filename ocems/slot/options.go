@@ -55,7 +55,11 @@ func ParseStatistic(s string) (Statistic, error) {
 			return Statistic(i), nil
 		}
 	}
-	return 0, &spec.UnknownError{Kind: "statistic", Value: s, Nearest: spec.Nearest(s, statistics)}
+	nearest := spec.Nearest(s, statistics)
+	if strings.HasPrefix(name, "av") { // by its letters, avg is nearest to last
+		nearest = []string{Mean.String()}
+	}
+	return 0, &spec.UnknownError{Kind: "statistic", Value: s, Nearest: nearest}
 }
 
 // String is the name of the statistic.

@@ -144,7 +144,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 		t.Fatal(err)
 	}
 	p := &plant{t: t, net: newPipes(), log: &logText{}, tokens: map[string]string{}}
-	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg}); err != nil {
+	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg, Hosts: []string{"cpcb.test"}}); err != nil {
 		t.Fatal(err)
 	}
 	p.http = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

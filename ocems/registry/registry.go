@@ -243,6 +243,9 @@ func (b *builder) addAll(cfg Config, list []source) {
 			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
+			if len(id.value) > longest {
+				b.fault(src.at(id.key), "%q is longer than %d bytes; write it as the board does", id.value[:longest], longest)
+			}
 		}
 		degrees := func(key string, v *Number, limit Number) {
 			if v != nil && !(*v >= -limit && *v <= limit) {

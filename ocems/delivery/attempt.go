@@ -22,18 +22,16 @@ type attempt struct {
 	q       *queue
 	s       *slot
 	id      slotID
-	parked  bool      // the slot
-	heldFor string    // the device, or ""
-	oldest  time.Time // what is older has expired
-	retries uint64    // Delivery.retries
+	parked  bool   // the slot
+	heldFor string // the device, or ""
+	retries uint64 // Delivery.retries
 	target  Target
 }
 
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries,
-		oldest: d.clock.now(time.Now()).Add(-spec.MaxAge)}
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
 	}
@@ -61,7 +59,7 @@ func (a *attempt) run() {
 
 // trySlot reads the slot and does what is to be done with it.
 func (a *attempt) trySlot() {
-	rs, value, err := a.d.load(a.d.ctx, a.id)
+	rs, made, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
 	case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
 		a.finish(&work{}) // the writer sees why, says so, and takes the slot out
@@ -73,7 +71,7 @@ func (a *attempt) trySlot() {
 	var known bool
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
-	case a.id.time().Before(a.oldest):
+	case a.d.cfg.Clock.Expired(a.id.time(), made):
 		a.settle(outcome(rs, audit.Expired, "not delivered within 7 days of its stamp: "+a.heldFor), nil)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: "the configuration has no such device any more: its readings wait until they expire"})
@@ -135,7 +133,7 @@ func (a *attempt) evidence(r request) evidence {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
 	return evidence{inDoubt: slices.Equal(a.s.doubt, r.readings), failures: a.q.condition.failures,
-		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: time.Until(a.id.time()) - a.d.clock.skew, jitter: rand.Float64()}
+		slotFailures: a.s.failures, alone: len(a.q.slots) == 1, ahead: a.d.cfg.Clock.Until(a.id.time()), jitter: rand.Float64()}
 }
 
 // settle takes readings out of the outbox with their outcome, and returns when that is on disk: until then the queue
@@ -200,7 +198,7 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
 	case dec.state == waiting:
 		logger.Warn("the server says the slot is in the future: waiting", "device", a.q.device,
-			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.clock.skew.String())
+			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.cfg.Clock.Skew().String())
 	case (dec.state == backingOff || dec.state == unreachable) && now.failures == 1:
 		logger.Warn("an attempt failed: trying again", "device", a.q.device, "reason", ans.detail, "next_try_in", dec.pause.String())
 	}
@@ -230,7 +228,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("Content-Type", "text/plain")
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
-	ans := d.exchange(req, sent, a.target.Sealer.Hide)
+	ans := d.exchange(req, sent, a.id.time(), a.target.Sealer.Hide)
 	d.noteAnswer(a.q.device, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
@@ -238,7 +236,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	return ans
 }
 
-func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte) []byte) answer {
+func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time, hide func([]byte) []byte) answer {
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {
 		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
@@ -249,16 +247,9 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte)
 		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
 	}
 	ans := judge(resp, hide(body))
-	if ans.status != nil {
-		d.measureSkew(resp.Header, sent)
+	if ans.verdict != delivered {
+		stamp = time.Time{}
 	}
+	d.observe(resp.Header, sent, ans.status != nil, stamp)
 	return ans
-}
-
-func (d *Delivery) measureSkew(h http.Header, sent time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.clock.measure(h, sent, time.Now()) {
-		d.cfg.Logger.Warn("this machine's clock differs from the server's: correct it with NTP", "server_ahead_by", d.clock.skew.String())
-	}
 }

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -35,6 +36,7 @@ type Config struct {
 	Trail    *audit.Trail                       // nil: final outcomes go to the log, with the whole record
 	Lookup   func(device string) (Target, bool) // the registry
 	Logger   *slog.Logger
+	Clock    *clock.Clock                        // nil: nothing waits for the server's time
 	Words    Words                               // of the host
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
@@ -53,7 +55,6 @@ type Delivery struct {
 	active   int
 	retries  uint64 // counts calls of Retry
 	server   reachability
-	clock    serverClock
 	closing  bool
 
 	repairs []repair // the writer's: what is found damaged or lost in the store
@@ -83,6 +84,9 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	client := *cfg.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	cfg.Client = &client
+	if cfg.Clock == nil {
+		cfg.Clock = clock.New(clock.Config{Alone: true})
+	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{},
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
@@ -94,6 +98,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	}
 	d.writing.Go(d.writeLoop)
 	d.running.Go(d.dispatch)
+	d.running.Go(d.askTime)
 	if cfg.OnHealth != nil {
 		d.running.Go(d.reportHealth)
 	}
@@ -137,7 +142,7 @@ type Stats struct {
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.clock.skew}
+	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
 	for _, q := range d.queues {
 		s.Slots += len(q.slots)
 		if len(q.slots) > 0 {

@@ -26,6 +26,9 @@ func (d *Delivery) dispatch() {
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.cfg.Clock.Hold() {
+		return askTick
+	}
 	for !d.closing && d.active < d.limit() {
 		var q *queue
 		if q, wait = d.schedule.next(time.Now()); q == nil {

@@ -1,0 +1,57 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+// Withdrawn is a waiting reading whose slot it does not belong to: the clock that it was taken by was wrong.
+type Withdrawn struct {
+	Device  string
+	Reading payload.Reading
+}
+
+// OfEras lists the waiting readings of eras of the clock.
+func (d *Delivery) OfEras(ctx context.Context, eras []uint64) (list []Withdrawn, err error) {
+	err = d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
+		id, ok := parseKey(key)
+		if !ok {
+			return nil
+		}
+		rs, _, err := decodeReadings(value, id.stamp)
+		if errors.Is(err, frame.ErrDamaged) {
+			return nil // the writer keeps it
+		}
+		for _, r := range rs {
+			if r.Era != 0 && slices.Contains(eras, r.Era) {
+				list = append(list, Withdrawn{id.device, r})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the outbox: %w", err)
+	}
+	return list, nil
+}
+
+// Withdraw takes readings out of the outbox, into the trail with the reason clock, and stores whole records and the
+// operations of with in the same transaction.
+func (d *Delivery) Withdraw(ctx context.Context, list []Withdrawn, records []payload.Record, with ...store.Op) error {
+	return d.put(ctx, &work{withdrawn: list, records: records, with: with, whole: true})
+}
+
+func (x Withdrawn) entry(d *Delivery) audit.Entry {
+	r := x.Reading
+	t, _ := d.cfg.Lookup(x.Device)
+	return audit.Entry{Outcome: audit.Refused, Station: t.StationID, Device: x.Device, Stamp: r.Stamp.UnixMilli(),
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "clock", Count: max(r.Samples, 1),
+		Detail: "the slot was made by a clock that nobody had confirmed, and that was then set"}
+}

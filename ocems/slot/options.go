@@ -81,10 +81,11 @@ const (
 	BadFlag    Reason = "bad_flag"     // not one of the six
 	BadUnit    Reason = "unit"         // not the unit of the window's first sample
 	MaxSeries  Reason = "max_series"   // a new series, and no room for one
+	WrongClock Reason = "clock"        // taken by a clock of this machine that was wrong: its slot is not known
 	MaxSamples Reason = "max_samples"  // the window has 100,000 samples of the series
 )
 
 // Reasons lists all but Taken and Duplicate: those of readings that are in no slot.
 func Reasons() []Reason {
-	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSeries, MaxSamples}
+	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSeries, MaxSamples, WrongClock}
 }

@@ -42,6 +42,7 @@ type Clock struct {
 	begun   time.Time     // wall time at the start
 	offset  time.Duration // of the wall clock from begun and the running time
 	lives   time.Duration // running time of all lives before
+	last    time.Time     // last wall time of the life before, or zero
 	savedAt time.Duration
 
 	era       uint64
@@ -90,35 +91,37 @@ func New(cfg Config) *Clock {
 // formatVersion is that of the stored value, see [frame].
 const formatVersion = 1
 
-// Restore reads what an earlier life has saved, once and before any other use. The error wraps [frame.ErrNewer] or
-// [frame.ErrDamaged].
-func (c *Clock) Restore(value []byte) error {
+// Restore reads what an earlier life has saved, once and before any other use. It reports whether nothing of that life is
+// in doubt. The error wraps [frame.ErrNewer] or [frame.ErrDamaged].
+func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	d, err := frame.Open(value, formatVersion)
 	if err != nil {
-		return err
+		return false, err
 	}
-	last, lives, era, confirmed := time.Unix(d.Int(), 0), time.Duration(d.Uint())*time.Second, d.Uint(), d.Bool()
+	last, lives, era := time.Unix(d.Int(), 0), time.Duration(d.Uint())*time.Second, d.Uint()
+	next := d.Bool()
 	var wrong []uint64
 	for n := d.Count(1); n > 0; n-- {
 		wrong = append(wrong, d.Uint())
 	}
 	if d.Err() != nil {
-		return d.Err()
+		return false, d.Err()
 	}
-	c.lives, c.era, c.wrong, c.past = lives, era, wrong, slices.Clone(wrong)
+	confirmed = next && len(wrong) == 0
+	c.last, c.lives, c.era, c.wrong, c.past = last, lives, era, wrong, slices.Clone(wrong)
 	if c.begun.Before(last.Add(-c.cfg.MaxSkew)) {
 		c.stepped = true
-		if !confirmed {
+		if !next {
 			c.condemn()
 		}
-		confirmed = true
+		next = true
 	}
-	if confirmed { // nobody has confirmed it in this life
+	if next { // nobody has confirmed it in this life
 		c.era++
 	}
-	return nil
+	return confirmed, nil
 }
 
 func (c *Clock) condemn() {
@@ -266,6 +269,13 @@ func (c *Clock) PutRight(eras []uint64) {
 	c.wrong = slices.DeleteFunc(c.wrong, func(era uint64) bool { return slices.Contains(eras, era) })
 }
 
+// Again takes PutRight back.
+func (c *Clock) Again(eras []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.wrong = append(c.wrong, eras...)
+}
+
 // BeforeStep reports that a reading was taken by the clock of before a step, which nobody had confirmed, and comes shortly
 // after it.
 func (c *Clock) BeforeStep(at time.Time) bool {
@@ -392,18 +402,25 @@ func (c *Clock) Trouble() string {
 	return fmt.Sprintf("this machine's clock contradicts the server's, which is ahead by %s: %s; correct this machine's clock with NTP", c.skew(), what)
 }
 
-// Closing is the time by which windows close. ok is false while none may.
-func (c *Clock) Closing() (now time.Time, ok bool) {
+// Closing is the time by which windows close: the wall time, but no later than all that is known of the true time while the
+// clock is not trusted, or the server contradicts.
+func (c *Clock) Closing() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	now = c.tick()
-	if len(c.wrong) > 0 || !c.confirmed && !c.waited() {
-		return now, false
+	now := c.tick()
+	ahead := time.Duration(0)
+	switch trusted := len(c.wrong) == 0 && (c.confirmed || c.waited()); {
+	case c.contradicted() || !trusted && c.known:
+		ahead = -c.skew()
+	case trusted:
+	case c.right != nil:
+		ahead = c.offset - *c.right
+	case !c.last.IsZero():
+		ahead = c.wall().Sub(c.last.Add(c.running()))
+	default:
+		ahead = time.Hour // of readings that come by another clock, most are history
 	}
-	if skew := c.skew(); c.contradicted() && skew < 0 {
-		now = now.Add(skew)
-	}
-	return now, true
+	return now.Add(-max(ahead, 0))
 }
 
 // Expired reports that a slot with a stamp, made at a running time, is older than 7 days: by this clock and by the

@@ -178,9 +178,10 @@ func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...st
 	return d.put(ctx, &work{records: records, with: with})
 }
 
-// PutWhole is Put of slots that have all their parameters: they do not wait for further ones.
-func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, with ...store.Op) error {
-	return d.put(ctx, &work{records: records, with: with, whole: true})
+// PutWhole is Put of slots that have all their parameters: they do not wait for further ones. Readings that are withdrawn
+// leave the outbox before, into the trail with the reason clock.
+func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, withdrawn []Withdrawn, with ...store.Op) error {
+	return d.put(ctx, &work{records: records, withdrawn: withdrawn, with: with, whole: true})
 }
 
 func (d *Delivery) put(ctx context.Context, w *work) error {

@@ -127,7 +127,7 @@ func TestExpiryByBothClocks(t *testing.T) {
 		p.stop()
 		time.Sleep(time.Hour) // which does not count
 		p.cfg.Clock = clock.New(clock.Config{Alone: true})
-		if err := p.cfg.Clock.Restore(saved); err != nil {
+		if _, err := p.cfg.Clock.Restore(saved); err != nil {
 			t.Fatal(err)
 		}
 		p.start()

@@ -8,7 +8,6 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
-	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
@@ -40,12 +39,6 @@ func (d *Delivery) OfEras(ctx context.Context, eras []uint64) (list []Withdrawn,
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	return list, nil
-}
-
-// Withdraw takes readings out of the outbox, into the trail with the reason clock, and stores whole records and the
-// operations of with in the same transaction.
-func (d *Delivery) Withdraw(ctx context.Context, list []Withdrawn, records []payload.Record, with ...store.Op) error {
-	return d.put(ctx, &work{withdrawn: list, records: records, with: with, whole: true})
 }
 
 func (x Withdrawn) entry(d *Delivery) audit.Entry {

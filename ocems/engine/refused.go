@@ -69,7 +69,7 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 		}
 		r.lines[key] = l
 	}
-	l.Count++
+	l.Count += max(x.count, 1)
 	if x.Time.Before(l.First) {
 		l.First = x.Time
 	}
@@ -81,7 +81,7 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 // due are the lines whose time has come.
 func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
-		if !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < noteAfter {
+		if key.Reason != slot.WrongClock && !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < noteAfter {
 			continue
 		}
 		if last, ok := r.noted[key]; ok && now.Sub(last).Abs() < spec.SlotLength {
@@ -140,7 +140,7 @@ func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
 
 // refuseSlot is refuse where the slot's stamp is known.
 func (e *Engine) refuseSlot(to *refusals, x sample, why fault, stamp, now time.Time) {
-	e.counts.refused(why.reason)
+	e.counts.refused(why.reason, max(x.count, 1))
 	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
 	to.add(key, x, why.detail, now)
 	replayed := e.restoring && why.reason == slot.Conflict // whose sources have no names yet

@@ -62,7 +62,7 @@ func parseDevices(path string, data []byte) ([]source, error) {
 	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "timestamps"}
 
 // parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
 func parseCSV(path string, data []byte) ([]source, error) {
@@ -152,6 +152,8 @@ func (d *DeviceConfig) set(column, cell string) error {
 		d.PublicKey = Secret(cell)
 	case "public_key_file":
 		d.PublicKeyFile = cell
+	case "timestamps":
+		d.Timestamps = cell
 	}
 	return nil
 }

@@ -366,10 +366,13 @@ func (a *Aligner) remove(d *device) {
 
 // Close closes the windows whose time has come and returns their slots in the order of [Slot.Compare]. After a restart
 // every window waits a grace from the start, so that senders can send again what they could not.
-func (a *Aligner) Close(now time.Time) []Slot {
+func (a *Aligner) Close(now time.Time) []Slot { return a.CloseBy(now, now) }
+
+// CloseBy is Close where another time than now says which windows are over.
+func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	elapsed, wall := a.since(now), now.UnixNano()
+	elapsed, wall := a.since(now), over.UnixNano()
 	a.evict(elapsed)
 	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil

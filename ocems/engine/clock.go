@@ -1,0 +1,231 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/clock"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+const (
+	clockKey = "clock"
+	mostHeld = 64 << 20 // bytes of live readings that wait for the clock: an error lets their senders wait
+)
+
+// held are live readings of one batch that wait until the clock is trusted.
+type held struct {
+	moment
+	samples []sample
+	oldest  time.Time
+	bytes   int // of their value in the store
+}
+
+// moment is when a batch came.
+type moment struct {
+	now  time.Time
+	era  uint64        // of this machine's clock
+	skew time.Duration // of the server's clock from it
+}
+
+func (e *Engine) moment() moment {
+	now, era := e.clock.Now()
+	return moment{now, era, e.clock.Skew()}
+}
+
+// timed says whose clock a reading's time is of. What comes just after a step, and was taken before it by a clock that was
+// wrong, has no slot.
+func (e *Engine) timed(x *sample, d *registry.Device, m moment) {
+	kind := e.cfg.Slots.Timestamps
+	if d != nil && d.Timestamps != "" {
+		kind = d.Timestamps
+	}
+	switch {
+	case kind == registry.TimestampsSource || x.reason != slot.Taken:
+	case x.Time.Sub(m.now).Abs() <= clock.LiveWithin:
+		x.live = true
+	case e.clock.BeforeStep(x.Time):
+		x.fault = fault{slot.WrongClock, wrongClock}
+	}
+}
+
+const wrongClock = "this machine's clock was wrong then, and was set"
+
+// restoreClock reads what the last life knew of the clock.
+func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []byte, err error) {
+	value, err := e.cfg.Store.Get(ctx, clockKey)
+	if err != nil || value == nil {
+		return false, nil, err
+	}
+	confirmed, err = e.clock.Restore(value)
+	if errors.Is(err, frame.ErrDamaged) {
+		return false, value, nil
+	}
+	return confirmed, nil, err
+}
+
+// closesBy is the time by which windows close. What waits for the clock may be for windows that are open.
+func (e *Engine) closesBy() time.Time {
+	at := e.clock.Closing()
+	for _, h := range e.loop.held {
+		if start, _ := spec.Window(h.oldest, spec.SlotLength); start.Before(at) {
+			at = start
+		}
+	}
+	return at
+}
+
+// believe brings the readings that wait for the clock to where its trust takes them. The next checkpoint stores that.
+func (e *Engine) believe(now time.Time) {
+	if wrong := e.clock.Wrong(); len(wrong) > 0 && !e.loop.wrong {
+		e.loop.wrong = true
+		e.log.Error("this machine's clock was set: what it took before that and nobody had confirmed is in no slot, but in the audit trail")
+		e.takeBack(now)
+	}
+	if e.loop.wrong {
+		return
+	}
+	_, era := e.clock.Now()
+	confirmed := e.clock.Trust(era) == clock.Confirmed
+	if confirmed && (era != e.loop.era || !e.loop.confirmed) {
+		e.aligner.Confirm()
+		for i := range e.loop.closed {
+			e.loop.closed[i].Doubt = false
+		}
+		e.loop.changed = true
+	}
+	e.loop.era, e.loop.confirmed = era, confirmed
+	kept := e.loop.held[:0]
+	for _, h := range e.loop.held {
+		if !e.release(h) {
+			kept = append(kept, h)
+		}
+	}
+	clear(e.loop.held[len(kept):])
+	e.loop.changed, e.loop.held = e.loop.changed || len(kept) < len(e.loop.held), kept
+}
+
+// release aligns readings that waited, or refuses them, and reports whether it did.
+func (e *Engine) release(h held) bool {
+	trust := e.clock.Trust(h.era)
+	switch trust {
+	case clock.Untrusted:
+		return false
+	case clock.Wrong:
+		for _, x := range h.samples {
+			e.refuse(&e.loop.refusals, x, fault{slot.WrongClock, wrongClock}, h.now)
+		}
+	default:
+		e.alignLive(h.moment, h.samples, trust == clock.Trusted)
+	}
+	return true
+}
+
+func (e *Engine) alignLive(m moment, samples []sample, doubt bool) {
+	for i := range samples {
+		samples[i].Doubt = doubt
+	}
+	e.align(m, samples)
+}
+
+// takeBack takes out of windows and closed slots what a wrong clock has put there.
+func (e *Engine) takeBack(now time.Time) {
+	for _, s := range e.aligner.Withdraw() {
+		e.takeBackSlot(s, now)
+	}
+	e.loop.closed = slices.DeleteFunc(e.loop.closed, func(s slot.Slot) bool {
+		if s.Doubt {
+			e.takeBackSlot(s, now)
+			e.aligner.Reopen(s.Series, s.Stamp, s.Flag)
+		}
+		return s.Doubt
+	})
+	kept := e.loop.held[:0]
+	for _, h := range e.loop.held {
+		if e.clock.Trust(h.era) != clock.Wrong || !e.release(h) {
+			kept = append(kept, h)
+		}
+	}
+	clear(e.loop.held[len(kept):])
+	e.loop.held = kept
+}
+
+func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
+	x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}, count: s.Samples}
+	e.refuseSlot(&e.loop.refusals, x, fault{slot.WrongClock, wrongClock + "; the value is that of all of them"}, s.Stamp, now)
+}
+
+// putRight is the checkpoint of after takeBack, which also takes what is wrong out of the outbox.
+func (e *Engine) putRight(ctx context.Context) error {
+	wrong := e.clock.Wrong()
+	var list []delivery.Withdrawn
+	if e.outbox != nil {
+		var err error
+		if list, err = e.outbox.OfEras(ctx, wrong); err != nil {
+			return err
+		}
+	}
+	for _, x := range list {
+		r := x.Reading
+		e.aligner.Reopen(slot.Series{Device: x.Device, Parameter: r.Parameter, Diagnostic: r.Diagnostic}, r.Stamp, r.Flag)
+	}
+	e.clock.PutRight(wrong) // for what is saved
+	if err := e.checkpoint(ctx, list); err != nil {
+		e.clock.Again(wrong)
+		return err
+	}
+	e.loop.wrong = false
+	return nil
+}
+
+// saveHeld returns the operation that keeps what waits, where there is any.
+func (e *Engine) saveHeld() (key string, ops []store.Op) {
+	if len(e.loop.held) == 0 {
+		return "", nil
+	}
+	v := frame.New(formatVersion)
+	for i := range e.loop.held {
+		h := &e.loop.held[i]
+		v.Byte(byte(clock.Untrusted))
+		v.Append(encodeSamples(h.moment, h.samples))
+	}
+	key = e.nextBatch()
+	return key, []store.Op{{Key: key, Value: v.Seal()}}
+}
+
+func (e *Engine) nextBatch() string {
+	return samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
+}
+
+func (e *Engine) heldBytes() (n int) {
+	for _, h := range e.loop.held {
+		n += h.bytes
+	}
+	return n
+}
+
+// tellClock says what a person has to see to, once.
+func (e *Engine) tellClock() {
+	text := e.clock.Trouble()
+	switch {
+	case text != "" && !e.loop.contradicted:
+		e.log.Error(text)
+	case text == "" && e.loop.contradicted:
+		e.log.Info("the server's clock contradicts this machine's no more")
+	}
+	e.loop.contradicted = text != ""
+	var err error
+	if text != "" {
+		err = fmt.Errorf("%s", text)
+	}
+	e.health.set(&e.health.clock, err)
+}

@@ -15,9 +15,11 @@ const (
 	// LiveWithin is how near to this machine's clock a reading's time is, at its arrival, that was taken by it.
 	LiveWithin = 90 * time.Second
 
+	// AskEvery is how often the server is asked at most.
+	AskEvery = 15 * time.Second
+
 	trustAfterStart = 2 * time.Minute
 	trustAfterStep  = 5 * time.Minute
-	askEvery        = 15 * time.Second
 	saveEvery       = time.Minute
 	leastSkew       = 5 * time.Second // a Date has whole seconds, and an answer takes its time
 
@@ -82,7 +84,7 @@ func New(cfg Config) *Clock {
 		cfg.Wall = time.Now
 	}
 	cfg.MaxSkew = max(cfg.MaxSkew, leastSkew)
-	c := &Clock{cfg: cfg, start: time.Now(), era: 1, asked: -askEvery, savedAt: -saveEvery}
+	c := &Clock{cfg: cfg, start: time.Now(), era: 1, asked: -AskEvery, savedAt: -saveEvery}
 	c.begun = cfg.Wall().Round(0)
 	c.fromWall = c.begun
 	return c
@@ -380,7 +382,7 @@ func (c *Clock) Ask() bool {
 	defer c.mu.Unlock()
 	c.tick()
 	now := c.running()
-	if c.cfg.Alone || now-c.asked < askEvery || (c.confirmed || c.waited()) && !c.hold() {
+	if c.cfg.Alone || now-c.asked < AskEvery || (c.confirmed || c.waited()) && !c.hold() {
 		return false
 	}
 	c.asked = now

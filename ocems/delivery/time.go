@@ -2,8 +2,11 @@ package delivery
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/clock"
 )
 
 const (
@@ -15,9 +18,14 @@ const (
 func (d *Delivery) askTime() {
 	ticker := time.NewTicker(askTick)
 	defer ticker.Stop()
+	failed := false
 	for {
 		if d.cfg.Clock.Ask() {
-			d.ask()
+			err := d.ask()
+			if err != nil && !failed {
+				d.cfg.Logger.Warn("an attempt failed: trying again", "reason", err.Error(), "next_try_in", clock.AskEvery.String())
+			}
+			failed = err != nil
 		}
 		select {
 		case <-ticker.C:
@@ -27,7 +35,7 @@ func (d *Delivery) askTime() {
 	}
 }
 
-func (d *Delivery) ask() {
+func (d *Delivery) ask() error {
 	ctx, cancel := context.WithTimeout(d.ctx, askWithin)
 	defer cancel()
 	go func() {
@@ -39,21 +47,27 @@ func (d *Delivery) ask() {
 	}()
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.cfg.Endpoint, nil)
 	if err != nil {
-		return // the endpoint was checked
+		return err
 	}
 	sent := time.Now()
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {
-		if d.ctx.Err() == nil {
-			d.noteAnswer("", answer{unanswered: true, detail: "no answer: " + d.cfg.Words.hint(err)}, sent)
-			d.wake.send()
+		select {
+		case <-d.stop:
+			return nil
+		default:
 		}
-		return
+		ans := answer{unanswered: true, detail: "no answer: " + d.cfg.Words.hint(err)}
+		d.noteAnswer("", ans, sent)
+		d.wake.send()
+		return errors.New(ans.detail)
 	}
 	_, _ = readAnswer(resp.Body)
 	_ = resp.Body.Close()
 	d.observe(resp.Header, sent, false, time.Time{})
+	d.noteAnswer("", answer{}, sent)
 	d.wake.send()
+	return nil
 }
 
 // observe tells the clock of an answer. sure says that it had a status of the document; accepted is the slot that it says is

@@ -58,7 +58,7 @@ type Clock struct {
 	before    *span          // wall time of the last era that was wrong
 
 	heard    word
-	against  time.Duration // since when the server contradicts, while heard is contradicts
+	against  time.Duration // since when there was a Date that differs, and none that agrees
 	asked    time.Duration
 	known    bool          // the server's time
 	server   time.Time     // at serverAt
@@ -137,8 +137,9 @@ func (c *Clock) SaveDue() bool {
 	return c.running()-c.savedAt >= saveEvery
 }
 
-// Save returns what belongs into the store: the wall time, and the running time of all lives.
-func (c *Clock) Save() []byte {
+// Save returns what belongs into the store: the wall time, and the running time of all lives. What is wrong in the eras of
+// righted is put right in the same transaction.
+func (c *Clock) Save(righted ...uint64) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tick()
@@ -148,8 +149,9 @@ func (c *Clock) Save() []byte {
 	e.Uint(uint64((c.lives + c.running()) / time.Second))
 	e.Uint(c.era)
 	e.Bool(c.confirmed)
-	e.Uint(uint64(len(c.wrong)))
-	for _, era := range c.wrong {
+	left := slices.DeleteFunc(slices.Clone(c.wrong), func(era uint64) bool { return slices.Contains(righted, era) })
+	e.Uint(uint64(len(left)))
+	for _, era := range left {
 		e.Uint(era)
 	}
 	return e.Seal()
@@ -271,13 +273,6 @@ func (c *Clock) PutRight(eras []uint64) {
 	c.wrong = slices.DeleteFunc(c.wrong, func(era uint64) bool { return slices.Contains(eras, era) })
 }
 
-// Again takes PutRight back.
-func (c *Clock) Again(eras []uint64) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.wrong = append(c.wrong, eras...)
-}
-
 // BeforeStep reports that a reading was taken by the clock of before a step, which nobody had confirmed, and comes shortly
 // after it.
 func (c *Clock) BeforeStep(at time.Time) bool {
@@ -318,17 +313,20 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 		c.heard = agrees
 		c.confirm()
 	case !accepted.IsZero() && (at.Before(accepted.Add(-within)) || at.Sub(accepted) > spec.MaxAge+within):
-		if c.heard == contradicts { // by its Date the server could not have taken the slot: the Date is wrong
-			c.heard = neutral
-		}
+		c.heard = neutral // by its Date the server could not have taken the slot: the Date is wrong
 	case sure:
-		if c.heard != contradicts {
-			c.heard, c.against = contradicts, now
-		}
-	case c.heard < disagrees:
-		c.heard = disagrees
+		c.differs(contradicts)
+	case c.heard != contradicts && !c.confirmed:
+		c.differs(disagrees)
 	}
 	return warn
+}
+
+func (c *Clock) differs(w word) {
+	if c.heard != disagrees && c.heard != contradicts {
+		c.against = c.running()
+	}
+	c.heard = w
 }
 
 func (c *Clock) serverNow() time.Time { return c.server.Add(c.running() - c.serverAt) }
@@ -368,12 +366,12 @@ func (c *Clock) hold() bool {
 		return true
 	case c.cfg.Alone:
 		return false
-	case c.heard == contradicts:
-		return c.contradicted()
+	case c.heard == contradicts, c.heard == disagrees && !c.confirmed:
+		return c.running()-c.against < patience
 	case c.confirmed:
 		return false
 	}
-	return c.heard != neutral && c.running()-c.from < patience
+	return c.heard == nothing && c.running()-c.from < patience
 }
 
 // Ask reports that the server is to be asked for its time now.

@@ -178,11 +178,10 @@ func (e *Engine) putRight(ctx context.Context) error {
 		r := x.Reading
 		e.aligner.Reopen(slot.Series{Device: x.Device, Parameter: r.Parameter, Diagnostic: r.Diagnostic}, r.Stamp, r.Flag)
 	}
-	e.clock.PutRight(wrong) // for what is saved
-	if err := e.checkpoint(ctx, list); err != nil {
-		e.clock.Again(wrong)
+	if err := e.checkpoint(ctx, wrong, list); err != nil {
 		return err
 	}
+	e.clock.PutRight(wrong)
 	e.loop.wrong = false
 	return nil
 }

@@ -233,7 +233,7 @@ func (e *Engine) close(ctx context.Context) error {
 	e.running.Wait()
 	if e.loop.restored {
 		e.noteSaved(e.loop.refusals.all(), time.Now())
-		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx), nil))
+		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx), nil, nil))
 	}
 	if e.ready != nil {
 		errs = append(errs, e.ready.close(ctx))

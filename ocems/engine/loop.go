@@ -293,7 +293,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 		err = e.putRight(ctx)
 	case len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
-		err = e.checkpoint(ctx, nil)
+		err = e.checkpoint(ctx, nil, nil)
 	case e.clock.SaveDue() && e.loop.fault == nil:
 		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // a minute less is known
 	}
@@ -325,8 +325,8 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 }
 
 // checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and
-// of the sample batches only what waits for the clock. withdrawn is taken out of the outbox.
-func (e *Engine) checkpoint(ctx context.Context, withdrawn []delivery.Withdrawn) error {
+// of the sample batches only what waits for the clock. withdrawn is taken out of the outbox, which puts eras right.
+func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn []delivery.Withdrawn) error {
 	entries := e.aligner.Save()
 	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
@@ -339,7 +339,7 @@ func (e *Engine) checkpoint(ctx context.Context, withdrawn []delivery.Withdrawn)
 		ops = append(ops, store.Op{Key: refusedKey, Value: e.loop.refusals.save()})
 	}
 	waiting, held := e.saveHeld()
-	ops = append(append(ops, held...), store.Op{Key: clockKey, Value: e.clock.Save()})
+	ops = append(append(ops, held...), store.Op{Key: clockKey, Value: e.clock.Save(righted...)})
 	if err := e.leave(ctx, e.loop.closed, withdrawn, ops); err != nil {
 		return err
 	}

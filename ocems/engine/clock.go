@@ -86,12 +86,12 @@ func (e *Engine) closesBy() time.Time {
 
 // believe brings the readings that wait for the clock to where its trust takes them. The next checkpoint stores that.
 func (e *Engine) believe(now time.Time) {
-	if wrong := e.clock.Wrong(); len(wrong) > 0 && !e.loop.wrong {
-		e.loop.wrong = true
+	if wrong := e.clock.Wrong(); len(wrong) > len(e.loop.wrong) {
 		e.log.Error("this machine's clock was set: what it took before that and nobody had confirmed is in no slot, but in the audit trail")
+		e.loop.wrong = wrong
 		e.takeBack(now)
 	}
-	if e.loop.wrong {
+	if len(e.loop.wrong) > 0 {
 		return
 	}
 	_, era := e.clock.Now()
@@ -106,7 +106,10 @@ func (e *Engine) believe(now time.Time) {
 	e.loop.era, e.loop.confirmed = era, confirmed
 	kept := e.loop.held[:0]
 	for _, h := range e.loop.held {
-		if !e.release(h) {
+		switch trust := e.clock.Trust(h.era); trust {
+		case clock.Confirmed, clock.Trusted:
+			e.alignAll(h.moment, h.samples, trust)
+		default:
 			kept = append(kept, h)
 		}
 	}
@@ -114,25 +117,10 @@ func (e *Engine) believe(now time.Time) {
 	e.loop.changed, e.loop.held = e.loop.changed || len(kept) < len(e.loop.held), kept
 }
 
-// release aligns readings that waited, or refuses them, and reports whether it did.
-func (e *Engine) release(h held) bool {
-	trust := e.clock.Trust(h.era)
-	switch trust {
-	case clock.Untrusted:
-		return false
-	case clock.Wrong:
-		for _, x := range h.samples {
-			e.refuse(&e.loop.refusals, x, fault{slot.WrongClock, wrongClock}, h.now)
-		}
-	default:
-		e.alignLive(h.moment, h.samples, trust == clock.Trusted)
-	}
-	return true
-}
-
-func (e *Engine) alignLive(m moment, samples []sample, doubt bool) {
+// alignAll aligns samples, the live ones in doubt where nobody has confirmed the clock.
+func (e *Engine) alignAll(m moment, samples []sample, trust clock.Trust) {
 	for i := range samples {
-		samples[i].Doubt = doubt
+		samples[i].Doubt = samples[i].live && trust == clock.Trusted
 	}
 	e.align(m, samples)
 }
@@ -151,8 +139,12 @@ func (e *Engine) takeBack(now time.Time) {
 	})
 	kept := e.loop.held[:0]
 	for _, h := range e.loop.held {
-		if e.clock.Trust(h.era) != clock.Wrong || !e.release(h) {
+		if !slices.Contains(e.loop.wrong, h.era) {
 			kept = append(kept, h)
+			continue
+		}
+		for _, x := range h.samples {
+			e.refuse(&e.loop.refusals, x, fault{slot.WrongClock, wrongClock}, now)
 		}
 	}
 	clear(e.loop.held[len(kept):])
@@ -164,9 +156,9 @@ func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
 	e.refuseSlot(&e.loop.refusals, x, fault{slot.WrongClock, wrongClock + "; the value is that of all of them"}, s.Stamp, now)
 }
 
-// putRight is the checkpoint of after takeBack, which also takes what is wrong out of the outbox.
+// putRight is the checkpoint after takeBack, which also takes what is wrong out of the outbox.
 func (e *Engine) putRight(ctx context.Context) error {
-	wrong := e.clock.Wrong()
+	wrong := e.loop.wrong
 	var list []delivery.Withdrawn
 	if e.outbox != nil {
 		var err error
@@ -182,7 +174,7 @@ func (e *Engine) putRight(ctx context.Context) error {
 		return err
 	}
 	e.clock.PutRight(wrong)
-	e.loop.wrong = false
+	e.loop.wrong = nil
 	return nil
 }
 

@@ -42,7 +42,7 @@ type loop struct {
 	saved    time.Time // when the aligner was saved, or restored
 	held     []held    // also in the batches
 	changed  bool      // by the clock, since the last checkpoint
-	wrong    bool      // what a wrong clock has taken is to be put right
+	wrong    []uint64  // eras of the clock, taken back and not yet put right
 
 	era                     uint64 // of what is aligned in doubt
 	confirmed, contradicted bool
@@ -170,10 +170,7 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 		return
 	}
 	if trust == clock.Confirmed || trust == clock.Trusted {
-		for i := range samples {
-			samples[i].Doubt = samples[i].live && trust == clock.Trusted
-		}
-		e.align(m, samples)
+		e.alignAll(m, samples, trust)
 		return
 	}
 	h := held{moment: m, oldest: m.now, bytes: bytes}
@@ -283,13 +280,13 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	_ = e.refuseMade(nil, now) // what has waited: it was told when it came
 	e.believe(now)
 	e.tellClock()
-	if !e.loop.wrong && int64(e.clock.Running()) >= e.patience.Load() {
+	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)...)
 	}
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
 	switch {
-	case e.loop.wrong:
+	case len(e.loop.wrong) > 0:
 		err = e.putRight(ctx)
 	case len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused

@@ -2,14 +2,16 @@ package hosts
 
 import (
 	"bufio"
+	"bytes"
 	"fmt"
-	"io"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -47,85 +49,112 @@ const (
 )
 
 // TestClocks runs each adapter in a process whose clock is set. The board's is right. Neither is this machine's: a slot
-// ends soon after the start.
+// ends soon after the start. All run at once, since each waits for the time.
 func TestClocks(t *testing.T) {
+	t.Parallel()
+	var running sync.WaitGroup
+	var judges []func()
 	for name := range adapters {
 		for _, c := range stepping {
-			t.Run(name+"/"+c.name, func(t *testing.T) {
-				t.Parallel()
-				now := time.Now()
-				right := now.Truncate(15 * time.Minute).Add(15*time.Minute - untilWindow).Sub(now).Truncate(time.Second)
-				s, url, key := clockBoard(t, right)
-				at := newPlace(t, url, key)
-				if c.waiting > 0 {
-					fault(t, s, `{"http_status": 503}`)
-				}
-				child := exec.Command(os.Args[0], "-test.run=^TestClockHost$")
-				child.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%s|%s|%d", clockHost, name, at.dir, url, key, c.waiting))
-				in, err := child.StdinPipe()
-				require.NoError(t, err)
-				out, err := child.StdoutPipe()
-				require.NoError(t, err)
-				child.Stderr = os.Stderr
-				clock, err := wallclock.Start(child, right+c.phases[0].off)
-				require.NoError(t, err)
-				defer clock.Close()
-				for i, p := range c.phases {
-					if i > 0 {
-						clock.Set(right + p.off)
-					}
-					_, err := fmt.Fprintln(in, p.value)
-					require.NoError(t, err)
-					time.Sleep(p.long)
-				}
-				if c.waiting > 0 {
-					fault(t, s, "")
-				}
-				end := now.Add(right).Add(untilWindow)
-				time.Sleep(time.Until(end.Add(-right)))
-				arrived := func() bool { return len(board.Received(t, s).Readings) > c.waiting }
-				alone := name == "processor-exporter" // nobody confirms a processor's clock: it would wait for 5 minutes
-				if alone {
-					time.Sleep(3 * time.Second)
-				} else {
-					board.Until(t, "the slot is at the board", arrived)
-				}
-				require.NoError(t, in.Close())
-				said, _ := io.ReadAll(out)
-				require.NoError(t, child.Wait(), "%s", said)
-
-				live := 0
-				for _, r := range board.Received(t, s).Readings {
-					if r.Value == "7" {
-						continue
-					}
-					live++
-					assert.Equal(t, "1", r.Value.String())
-					assert.WithinDuration(t, end, time.UnixMilli(r.Timestamp), 2*time.Second)
-				}
-				assert.Equal(t, !alone, live == 1)
-				assert.Len(t, board.Received(t, s).Readings, c.waiting+live)
-				wrong, refused := 0, 0
-				for _, line := range strings.Split(string(said), "\n") {
-					if n, ok := strings.CutPrefix(line, "9: "); ok {
-						wrong, _ = strconv.Atoi(n)
-					}
-				}
-				for _, e := range readTrail(t, at.trail()) {
-					assert.NotEqual(t, audit.Expired, e.Outcome)
-					assert.NotEqual(t, audit.Late, e.Outcome)
-					if e.Outcome == audit.Refused {
-						assert.Equal(t, "clock", e.Reason)
-						refused += e.Count
-					}
-				}
-				assert.NotZero(t, wrong)
-				if !alone || c.name != "all-gone" { // there it is in the first 2 minutes, of which the step takes all back
-					assert.Equal(t, wrong, refused)
-				}
+			right := time.Until(time.Now().Truncate(15 * time.Minute).Add(15*time.Minute - untilWindow)).Truncate(time.Second)
+			s, url, key := clockBoard(t, right)
+			r := &clockRun{t: t, board: s, right: right, end: time.Now().Add(untilWindow), alone: name == "processor-exporter"}
+			at := newPlace(t, url, key)
+			child := exec.Command(os.Args[0], "-test.run=^TestClockHost$")
+			child.Env = append(os.Environ(), fmt.Sprintf("%s=%s|%s|%s|%s|%d", clockHost, name, at.dir, url, key, c.waiting))
+			if c.waiting > 0 {
+				r.fault(`{"http_status": 503}`)
+			}
+			running.Go(func() { r.carryOut(child, c.phases, c.waiting) })
+			judges = append(judges, func() {
+				t.Run(name+"/"+c.name, func(t *testing.T) {
+					// There the step is in the first 2 minutes, and takes back what was before it too.
+					all := r.alone && c.waiting > 0
+					r.judge(t, readTrail(t, at.trail()), c.waiting, all)
+				})
 			})
 		}
 	}
+	running.Wait()
+	for _, judge := range judges {
+		judge()
+	}
+}
+
+// clockRun is a host whose clock is set.
+type clockRun struct {
+	t     *testing.T
+	board *simulator.Server
+	right time.Duration // the true time less this machine's
+	end   time.Time     // of the slot, by this machine's clock
+	alone bool          // nobody confirms a processor's clock: it waits for 5 minutes after a step
+	said  []byte
+}
+
+func (r *clockRun) carryOut(child *exec.Cmd, phases []phase, waiting int) {
+	in, err := child.StdinPipe()
+	assert.NoError(r.t, err)
+	var said bytes.Buffer
+	child.Stdout, child.Stderr = &said, &said
+	clock, err := wallclock.Start(child, r.right+phases[0].off)
+	if !assert.NoError(r.t, err) {
+		return
+	}
+	defer clock.Close()
+	for i, p := range phases {
+		if i > 0 { // no reading is under way meanwhile
+			fmt.Fprintln(in, 0)
+			time.Sleep(500 * time.Millisecond)
+			clock.Set(r.right + p.off)
+		}
+		fmt.Fprintln(in, p.value)
+		time.Sleep(p.long)
+	}
+	r.fault("")
+	time.Sleep(time.Until(r.end.Add(3 * time.Second)))
+	for last := time.Now().Add(20 * time.Second); !r.alone && len(board.Received(r.t, r.board).Readings) <= waiting && time.Now().Before(last); {
+		time.Sleep(100 * time.Millisecond)
+	}
+	assert.NoError(r.t, in.Close())
+	assert.NoError(r.t, child.Wait())
+	r.said = said.Bytes()
+}
+
+func (r *clockRun) judge(t *testing.T, trail []audit.Entry, waiting int, all bool) {
+	live, readings := 0, board.Received(t, r.board).Readings
+	for _, x := range readings {
+		if x.Value == "7" {
+			continue
+		}
+		live++
+		assert.Equal(t, "1", x.Value.String())
+		assert.WithinDuration(t, r.end.Add(r.right), time.UnixMilli(x.Timestamp), 2*time.Second)
+	}
+	assert.Equal(t, !r.alone, live == 1)
+	assert.Len(t, readings, waiting+live, "%s", r.said)
+	wrong, refused := 0, 0
+	_, err := fmt.Sscanf(string(r.said[max(0, bytes.Index(r.said, []byte("wrong: "))):]), "wrong: %d", &wrong)
+	require.NoError(t, err, "%s", r.said)
+	for _, e := range trail {
+		assert.NotEqual(t, audit.Expired, e.Outcome)
+		assert.NotEqual(t, audit.Late, e.Outcome)
+		if e.Outcome == audit.Refused {
+			assert.Equal(t, "clock", e.Reason)
+			refused += e.Count
+		}
+	}
+	assert.NotZero(t, wrong)
+	if !all {
+		assert.Equal(t, wrong, refused)
+	}
+}
+
+func (r *clockRun) fault(text string) {
+	method := http.MethodPost
+	if text == "" {
+		method = http.MethodDelete
+	}
+	r.board.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, "/faults", strings.NewReader(text)))
 }
 
 func clockPlant() plant {
@@ -148,16 +177,6 @@ func clockBoard(t *testing.T, off time.Duration) (s *simulator.Server, url, publ
 	public, err := filepath.Abs(keys + "public.pem")
 	require.NoError(t, err)
 	return s, listening.URL + board.Path, public
-}
-
-func fault(t *testing.T, s *simulator.Server, text string) {
-	method := "POST"
-	if text == "" {
-		method = "DELETE"
-	}
-	w := httptest.NewRecorder()
-	s.ServeHTTP(w, httptest.NewRequest(method, "/faults", strings.NewReader(text)))
-	require.Less(t, w.Code, 300, w.Body)
 }
 
 // TestClockHost is the process of TestClocks: it runs one adapter and sends it a reading each 200 ms, of the value that was
@@ -194,5 +213,5 @@ func TestClockHost(t *testing.T) {
 		}
 		time.Sleep(200 * time.Millisecond)
 	}
-	fmt.Printf("9: %d\n", wrong.Load())
+	fmt.Printf("wrong: %d\n", wrong.Load())
 }

@@ -180,7 +180,7 @@ func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...st
 
 // PutWhole is Put of slots that have all their parameters: they do not wait for further ones. Readings that are withdrawn
 // leave the outbox before, into the trail with the reason clock.
-func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, withdrawn []Withdrawn, with ...store.Op) error {
+func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, withdrawn *Withdrawal, with ...store.Op) error {
 	return d.put(ctx, &work{records: records, withdrawn: withdrawn, with: with, whole: true})
 }
 

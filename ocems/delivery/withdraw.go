@@ -17,9 +17,16 @@ type Withdrawn struct {
 	Reading payload.Reading
 }
 
-// OfEras lists the waiting readings of eras of the clock.
-func (d *Delivery) OfEras(ctx context.Context, eras []uint64) (list []Withdrawn, err error) {
-	err = d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
+// Withdrawal is what is withdrawn at once. It is tried again until it is stored.
+type Withdrawal struct {
+	Readings []Withdrawn
+	logged   bool // the trail has it
+}
+
+// Withdraw finds the waiting readings of eras of the clock.
+func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, error) {
+	var list []Withdrawn
+	err := d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
 		id, ok := parseKey(key)
 		if !ok {
 			return nil
@@ -38,7 +45,7 @@ func (d *Delivery) OfEras(ctx context.Context, eras []uint64) (list []Withdrawn,
 	if err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
-	return list, nil
+	return &Withdrawal{Readings: list}, nil
 }
 
 func (x Withdrawn) entry(d *Delivery) audit.Entry {

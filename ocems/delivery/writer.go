@@ -22,7 +22,7 @@ type work struct {
 	with    []store.Op
 	whole   bool // no further parameters of these slots are to come
 
-	withdrawn []Withdrawn // go to the trail with the reason clock
+	withdrawn *Withdrawal // goes to the trail with the reason clock; may be nil
 
 	leaves  *slotID           // nil for a Put
 	settled []payload.Reading // leave it
@@ -156,11 +156,15 @@ type content struct {
 func (t *transaction) apply(w *work) error {
 	t.ops = append(t.ops, w.with...)
 	var entries []audit.Entry
-	for _, x := range w.withdrawn {
-		if err := t.remove(slotID{x.Device, x.Reading.Stamp.UnixMilli()}, []payload.Reading{x.Reading}); err != nil {
-			return err
+	if w.withdrawn != nil {
+		for _, x := range w.withdrawn.Readings {
+			if err := t.remove(slotID{x.Device, x.Reading.Stamp.UnixMilli()}, []payload.Reading{x.Reading}); err != nil {
+				return err
+			}
+			if !w.withdrawn.logged {
+				entries = append(entries, x.entry(t.d))
+			}
 		}
-		entries = append(entries, x.entry(t.d))
 	}
 	for _, rec := range w.records {
 		for _, r := range rec.Readings {
@@ -280,6 +284,9 @@ func (t *transaction) logged(list []*work) {
 	}
 	for _, w := range list {
 		w.logged = true
+		if w.withdrawn != nil {
+			w.withdrawn.logged = true
+		}
 	}
 }
 

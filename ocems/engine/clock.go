@@ -9,7 +9,6 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/clock"
-	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -88,7 +87,7 @@ func (e *Engine) closesBy() time.Time {
 func (e *Engine) believe(now time.Time) {
 	if wrong := e.clock.Wrong(); len(wrong) > len(e.loop.wrong) {
 		e.log.Error("this machine's clock was set: what it took before that and nobody had confirmed is in no slot, but in the audit trail")
-		e.loop.wrong = wrong
+		e.loop.wrong, e.loop.withdrawal = wrong, nil
 		e.takeBack(now)
 	}
 	if len(e.loop.wrong) > 0 {
@@ -159,22 +158,22 @@ func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
 // putRight is the checkpoint after takeBack, which also takes what is wrong out of the outbox.
 func (e *Engine) putRight(ctx context.Context) error {
 	wrong := e.loop.wrong
-	var list []delivery.Withdrawn
-	if e.outbox != nil {
-		var err error
-		if list, err = e.outbox.OfEras(ctx, wrong); err != nil {
+	if e.outbox != nil && e.loop.withdrawal == nil {
+		found, err := e.outbox.Withdraw(ctx, wrong)
+		if err != nil {
 			return err
 		}
+		for _, x := range found.Readings {
+			r := x.Reading
+			e.aligner.Reopen(slot.Series{Device: x.Device, Parameter: r.Parameter, Diagnostic: r.Diagnostic}, r.Stamp, r.Flag)
+		}
+		e.loop.withdrawal = found
 	}
-	for _, x := range list {
-		r := x.Reading
-		e.aligner.Reopen(slot.Series{Device: x.Device, Parameter: r.Parameter, Diagnostic: r.Diagnostic}, r.Stamp, r.Flag)
-	}
-	if err := e.checkpoint(ctx, wrong, list); err != nil {
+	if err := e.checkpoint(ctx, wrong, e.loop.withdrawal); err != nil {
 		return err
 	}
 	e.clock.PutRight(wrong)
-	e.loop.wrong = nil
+	e.loop.wrong, e.loop.withdrawal = nil, nil
 	return nil
 }
 

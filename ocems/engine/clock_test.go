@@ -16,6 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // steps is a plant whose machine's clock can be set. The board's is right.
@@ -75,6 +76,7 @@ func TestBootClock(t *testing.T) {
 		offline  bool
 		kill     bool // just before that
 		whileOff bool // it is set right while the host is off
+		full     bool // the disk, for half a minute after that
 		line     string
 	}{
 		{name: "3 h behind for 8 s", off: -3 * time.Hour, after: 8 * time.Second, line: "refused clock a/cod@22:15 "},
@@ -85,6 +87,7 @@ func TestBootClock(t *testing.T) {
 		{name: "1 h ahead for 40 min", off: time.Hour, after: 40 * time.Minute, line: "refused clock a/cod@02:15 "},
 		{name: "1 h ahead for 40 min, no server", off: time.Hour, after: 40 * time.Minute, offline: true, line: "refused clock a/cod@02:15 "},
 		{name: "1 h ahead for 40 min, no server, killed before", off: time.Hour, after: 40 * time.Minute, offline: true, kill: true, line: "refused clock a/cod@02:15 "},
+		{name: "1 h ahead for 40 min, no server, disk full after", off: time.Hour, after: 40 * time.Minute, offline: true, full: true, line: "refused clock a/cod@02:15 "},
 		{name: "1 h ahead for 40 min, and set while the host is off", off: time.Hour, after: 40 * time.Minute, kill: true, whileOff: true, line: "refused clock a/cod@02:15 "},
 		{name: "19 min ahead for 70 s, and set while the host is off", off: 19 * time.Minute, after: 70 * time.Second, kill: true, whileOff: true, line: "refused clock a/cod@01:30 "},
 		{name: "30 years behind for 8 s", off: -time.Until(time.Unix(30, 0)).Abs() - 30*365*24*time.Hour, after: 8 * time.Second, line: "x 9U"},
@@ -101,6 +104,12 @@ func TestBootClock(t *testing.T) {
 				s.open()
 			}
 			s.set(0)
+			if c.full {
+				s.disk.set(func(int, []store.Op) error { return errDisk })
+				s.net.unplug(false)
+				time.Sleep(30 * time.Second)
+				s.disk.set(nil)
+			}
 			if !c.whileOff {
 				taken++
 				s.mustTake(reading("a", "cod", s.wall().Add(c.off-time.Second), 9)) // from a sender's buffer

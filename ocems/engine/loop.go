@@ -31,18 +31,19 @@ const (
 
 // loop is what only the engine's goroutine touches, besides its start and its end.
 type loop struct {
-	restored bool
-	next     uint64   // number of the next batch of samples
-	batches  []string // keys of those that the saved aligner does not have
-	bytes    int      // of them
-	closed   []slot.Slot
-	waiting  atomic.Int64 // len(closed)
-	refusals refusals
-	unnoted  bool      // the trail cannot be written
-	saved    time.Time // when the aligner was saved, or restored
-	held     []held    // also in the batches
-	changed  bool      // by the clock, since the last checkpoint
-	wrong    []uint64  // eras of the clock, taken back and not yet put right
+	restored   bool
+	next       uint64   // number of the next batch of samples
+	batches    []string // keys of those that the saved aligner does not have
+	bytes      int      // of them
+	closed     []slot.Slot
+	waiting    atomic.Int64 // len(closed)
+	refusals   refusals
+	unnoted    bool                 // the trail cannot be written
+	saved      time.Time            // when the aligner was saved, or restored
+	held       []held               // also in the batches
+	changed    bool                 // by the clock, since the last checkpoint
+	wrong      []uint64             // eras of the clock, taken back and not yet put right
+	withdrawal *delivery.Withdrawal // of these eras, which is not stored yet
 
 	era                     uint64 // of what is aligned in doubt
 	confirmed, contradicted bool
@@ -323,7 +324,7 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 
 // checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and
 // of the sample batches only what waits for the clock. withdrawn is taken out of the outbox, which puts eras right.
-func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn []delivery.Withdrawn) error {
+func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *delivery.Withdrawal) error {
 	entries := e.aligner.Save()
 	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
@@ -352,7 +353,7 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn []d
 }
 
 // leave puts slots into the outbox, or among the ready, together with the operations.
-func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn []delivery.Withdrawn, ops []store.Op) error {
+func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delivery.Withdrawal, ops []store.Op) error {
 	if e.ready != nil {
 		return e.ready.put(ctx, e.rounded(slots), ops)
 	}

@@ -23,9 +23,14 @@ const (
 	saveEvery       = time.Minute
 	leastSkew       = 5 * time.Second // a Date has whole seconds, and an answer takes its time
 
-	// patience is how long finished slots wait for a server that contradicts, or that says nothing after a start or a
-	// step. A Date that is wrong for ever must not stop a plant for ever; the board takes slots for 7 days.
+	// contradiction is by how much a Date contradicts. Between MaxSkew and this it neither confirms nor contradicts.
+	contradiction = 5 * time.Minute
+
+	// patience is how long finished slots wait for a server that contradicts. A Date that is wrong for ever must not stop a
+	// plant for ever; the board takes slots for 7 days. unheard is how long they wait after a start or a step for a server
+	// that says nothing: it may not answer a GET at all.
 	patience = 6 * time.Hour
+	unheard  = 10 * time.Minute
 )
 
 // Config is what a Clock needs to know.
@@ -59,6 +64,7 @@ type Clock struct {
 
 	heard    word
 	against  time.Duration // since when there was a Date that differs, and none that agrees
+	odd      time.Duration // skew of a Date that has differed so for as long as the patience, or 0
 	asked    time.Duration
 	known    bool          // the server's time
 	server   time.Time     // at serverAt
@@ -103,7 +109,7 @@ func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 		return false, err
 	}
 	last, lives, era := time.Unix(d.Int(), 0), time.Duration(d.Uint())*time.Second, d.Uint()
-	next := d.Bool()
+	next, odd := d.Bool(), time.Duration(d.Int()%(1<<33))*time.Second
 	var wrong []uint64
 	for n := d.Count(1); n > 0; n-- {
 		wrong = append(wrong, d.Uint())
@@ -112,7 +118,7 @@ func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 		return false, d.Err()
 	}
 	confirmed = next && len(wrong) == 0
-	c.last, c.lives, c.era, c.wrong, c.past = last, lives, era, wrong, slices.Clone(wrong)
+	c.last, c.lives, c.era, c.wrong, c.past, c.odd = last, lives, era, wrong, slices.Clone(wrong), odd
 	if c.begun.Before(last.Add(-c.cfg.MaxSkew)) {
 		c.stepped = true
 		if !next {
@@ -149,6 +155,7 @@ func (c *Clock) Save(righted ...uint64) []byte {
 	e.Uint(uint64((c.lives + c.running()) / time.Second))
 	e.Uint(c.era)
 	e.Bool(c.confirmed)
+	e.Int(int64(c.odd / time.Second))
 	left := slices.DeleteFunc(slices.Clone(c.wrong), func(era uint64) bool { return slices.Contains(righted, era) })
 	e.Uint(uint64(len(left)))
 	for _, era := range left {
@@ -314,19 +321,26 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 		c.confirm()
 	case !accepted.IsZero() && (at.Before(accepted.Add(-within)) || at.Sub(accepted) > spec.MaxAge+within):
 		c.heard = neutral // by its Date the server could not have taken the slot: the Date is wrong
+	case skew.Abs() <= max(contradiction, within), c.odd != 0 && (skew-c.odd).Abs() <= within:
+		if c.heard != agrees {
+			c.heard = neutral
+		}
 	case sure:
-		c.differs(contradicts)
+		c.differs(contradicts, skew)
 	case c.heard != contradicts && !c.confirmed:
-		c.differs(disagrees)
+		c.differs(disagrees, skew)
 	}
 	return warn
 }
 
-func (c *Clock) differs(w word) {
+func (c *Clock) differs(w word, skew time.Duration) {
 	if c.heard != disagrees && c.heard != contradicts {
 		c.against = c.running()
 	}
 	c.heard = w
+	if c.running()-c.against >= patience {
+		c.odd = skew.Round(time.Second)
+	}
 }
 
 func (c *Clock) serverNow() time.Time { return c.server.Add(c.running() - c.serverAt) }
@@ -371,7 +385,7 @@ func (c *Clock) hold() bool {
 	case c.confirmed:
 		return false
 	}
-	return c.heard == nothing && c.running()-c.from < patience
+	return c.heard == nothing && c.running()-c.from < unheard
 }
 
 // Ask reports that the server is to be asked for its time now.
@@ -380,7 +394,7 @@ func (c *Clock) Ask() bool {
 	defer c.mu.Unlock()
 	c.tick()
 	now := c.running()
-	if c.cfg.Alone || now-c.asked < AskEvery || (c.confirmed || c.waited()) && !c.hold() {
+	if c.cfg.Alone || now-c.asked < AskEvery || (c.confirmed || c.waited()) && !c.hold() && c.heard != nothing {
 		return false
 	}
 	c.asked = now

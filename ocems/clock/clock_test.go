@@ -280,3 +280,37 @@ func TestBeforeStep(t *testing.T) {
 		assert.False(t, m.BeforeStep(time.Now().Add(-3*time.Hour-6*time.Minute)), "long after it, that is history")
 	})
 }
+
+// A server that cannot be asked, or whose clock is always wrong, delays slots once and for a bounded time.
+func TestServerThatIsNoWitness(t *testing.T) {
+	inBubble(t, "it answers no GET", func(t *testing.T, m *machine) {
+		require.True(t, m.Hold())
+		time.Sleep(10 * time.Minute)
+		assert.False(t, m.Hold())
+		assert.True(t, m.Ask(), "it is asked no more")
+	})
+	inBubble(t, "it is some minutes wrong", func(t *testing.T, m *machine) {
+		m.hears(4*time.Minute, true)
+		assert.False(t, m.Hold())
+		assert.Equal(t, clock.Untrusted, m.trust())
+		m.hears(20*time.Minute, true)
+		assert.True(t, m.Hold())
+		m.hears(4*time.Minute, true)
+		assert.False(t, m.Hold())
+	})
+	inBubble(t, "it is days wrong, in one life and the next", func(t *testing.T, m *machine) {
+		for range 6 * 60 {
+			m.hears(3*day, true)
+			assert.True(t, m.Hold())
+			time.Sleep(time.Minute)
+		}
+		m.hears(3*day, true)
+		assert.False(t, m.Hold())
+		m.saved = m.Save()
+		m.start(t, false)
+		m.hears(3*day, false)
+		assert.False(t, m.Hold(), "after a restart")
+		m.hears(-3*day, false)
+		assert.True(t, m.Hold(), "after another Date")
+	})
+}

@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -22,6 +21,7 @@ const (
 	tick        = time.Second
 	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
 	mostTakes   = 512             // that share one write
+	showFiles   = time.Minute     // of what was found, in the health
 	mostBytes   = 32 << 20        // of samples beside the saved aligner, beyond which a restart would take long
 	samplesKeys = "samples/"
 	openKeys    = "open/"
@@ -40,6 +40,8 @@ type loop struct {
 	saved    time.Time  // when the aligner was saved, or restored
 	damaged  []store.Op // which keep what is damaged under another key
 	fault    error
+	files    string    // what the last check found
+	checked  time.Time // when a check last found anything
 }
 
 // take is one batch of samples on its way to the disk.
@@ -99,7 +101,7 @@ func (e *Engine) run(ctx context.Context) {
 }
 
 // takeAll writes all batches that wait, in one value, and then aligns them in the same order as a restart would. None is
-// taken while closed slots cannot be saved: a reading would be late for a window that a restart has open.
+// taken before closed slots are saved: a reading would be late for a window that a restart has open.
 func (e *Engine) takeAll(ctx context.Context, first *take) {
 	list := []*take{first}
 	for len(list) < mostTakes {
@@ -119,8 +121,9 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
 	var err error
 	if len(e.loop.closed) > 0 {
-		err = cmp.Or(e.loop.fault, errClosed)
-	} else {
+		err = e.checkpoint(ctx)
+	}
+	if err == nil {
 		err = e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
 	}
 	if err != nil {
@@ -218,6 +221,7 @@ func (e *Engine) mixed(x sample, other uint64) {
 
 // step closes the windows whose time has come and writes what is to be written.
 func (e *Engine) step(ctx context.Context, now time.Time) {
+	e.check(now)
 	_ = e.refuseMade(nil, now) // what has waited: it was told when it came
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.sendable(e.aligner.Close(now), now)...)
@@ -240,6 +244,25 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
+}
+
+// check sees that the next start will find state and trail.
+func (e *Engine) check(now time.Time) {
+	err := e.cfg.Store.Check()
+	if e.trail != nil {
+		err = errors.Join(err, e.trail.Check())
+	}
+	text := fmt.Sprint(err)
+	switch {
+	case err != nil:
+		if e.loop.checked = now; text != e.loop.files {
+			e.log.Error("a file of this host is not where it was: keep other programs away from it", "error", err)
+		}
+		e.health.set(&e.health.files, err)
+	case now.Sub(e.loop.checked).Abs() >= showFiles:
+		e.health.set(&e.health.files, nil)
+	}
+	e.loop.files = text
 }
 
 // sendable are the slots that JSON can carry. What an earlier configuration has let in stops no other.

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +15,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 // Why a file is not opened. It is left as it is.
@@ -40,13 +43,17 @@ const olderBucket = "default"
 // File is a [Store] in one bbolt file.
 type File struct {
 	path   string
-	db     *bolt.DB
 	damage string
 	copied string // the directory of a [Snapshot]
+
+	open sync.RWMutex // of handle, which Check replaces
+	handle
 
 	mu      sync.Mutex // of waiting
 	waiting []*batch
 	write   sync.Mutex // who holds it writes all that waits
+	size    int64      // of the file at the last Check
+	lost    error      // why Batch is refused
 }
 
 var _ Store = (*File)(nil)
@@ -55,30 +62,30 @@ var _ Store = (*File)(nil)
 // goes into a new one in its place; see [File.Damage]. The error wraps [ErrInUse], [ErrNewer], [ErrOlder] or the
 // system's, and then the file is as it was.
 func Open(path string) (*File, error) {
-	db, damage, err := openSound(path)
+	h, damage, err := openSound(path)
 	if err != nil {
 		return nil, fmt.Errorf("opening the state %s: %w", path, err)
 	}
-	f := &File{path: path, db: db, damage: damage}
+	f := &File{path: path, handle: h, damage: damage}
 	if err := f.begin(); err != nil {
-		return nil, errors.Join(fmt.Errorf("beginning the state %s: %w", path, err), db.Close())
+		return nil, errors.Join(fmt.Errorf("beginning the state %s: %w", path, err), h.db.Close())
 	}
 	return f, nil
 }
 
 // openSound opens a file after it was looked through and mended.
-func openSound(path string) (db *bolt.DB, damage string, err error) {
+func openSound(path string) (h handle, damage string, err error) {
 	dir := filepath.Dir(path)
-	if err := makeDir(dir); err != nil {
-		return nil, "", err
+	if err := place.MakeDir(dir); err != nil {
+		return h, "", err
 	}
 	info, missing := os.Stat(path)
 	switch {
 	case errors.Is(missing, fs.ErrNotExist):
 	case missing != nil:
-		return nil, "", missing
+		return h, "", missing
 	case !info.Mode().IsRegular(): // such as a directory, which would be kept aside as damaged
-		return nil, "", errors.New("it is no regular file; name another")
+		return h, "", errors.New("it is no regular file; name another")
 	case info.Size() == 0:
 		damage = fmt.Sprintf("%s is empty: what it held is lost", path)
 	default:
@@ -90,36 +97,22 @@ func openSound(path string) (db *bolt.DB, damage string, err error) {
 			damage, err = replace(path, found.damage)
 		}
 		if err != nil {
-			return nil, "", err
+			return h, "", err
 		}
 	}
-	db, err = open(path, false)
+	h, err = open(path, false)
 	if err == nil && missing != nil {
-		if err = SyncDir(dir); err != nil {
-			_ = db.Close()
+		if err = place.SyncDir(dir); err != nil {
+			_ = h.db.Close()
 		}
 	}
 	if err = known(err); err != nil {
 		if missing != nil && !errors.Is(err, ErrInUse) {
 			_ = os.Remove(path) // what there is of it would pass for a damaged one
 		}
-		return nil, "", err
+		return handle{}, "", err
 	}
-	return db, damage, nil
-}
-
-// makeDir makes a directory that a power cut does not take away again.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := makeDir(filepath.Dir(dir)); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return SyncDir(filepath.Dir(dir))
+	return h, damage, nil
 }
 
 // begin writes the format into a file that has none: a new one, or a damaged one that lost it.
@@ -202,6 +195,8 @@ func (f *File) Range(_ context.Context, prefix string, visit func(key string, va
 }
 
 func (f *File) view(fn func(*bolt.Bucket) error) error {
+	f.open.RLock()
+	defer f.open.RUnlock()
 	err := Guard(func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
 			b := tx.Bucket(entriesBucket)
@@ -250,8 +245,11 @@ func (f *File) Batch(_ context.Context, ops ...Op) error {
 // what frees space still goes through. The larger ones are not tried after the first that fails, since bbolt reads the
 // whole file after each failure.
 func (f *File) commit(all []*batch) {
-	err := f.apply(all...)
-	if err != nil && len(all) > 1 {
+	err := f.lost
+	if err == nil {
+		err = f.apply(all...)
+	}
+	if err != nil && f.lost == nil && len(all) > 1 {
 		slices.SortStableFunc(all, func(a, b *batch) int { return cmp.Compare(a.size(), b.size()) })
 		err = nil
 		for _, b := range all {
@@ -308,6 +306,66 @@ func (f *File) update(fn func(*bolt.Tx) error) error {
 		}
 		return tx.Commit()
 	})
+}
+
+// Check implements [Store]. The open file has everything that was ever written: it is written anew from there.
+func (f *File) Check() error {
+	f.write.Lock()
+	defer f.write.Unlock()
+	info, err := f.file.Stat()
+	if err != nil {
+		return f.failed("looking for", err)
+	}
+	if info.Size() < f.size {
+		f.lost = errors.New("it was cut while the host ran: restart the host, which keeps what can be read of it")
+		return f.failed("looking for", f.lost)
+	}
+	f.size = info.Size()
+	f.lost = place.Lost(info, f.path)
+	if err = f.lost; err != nil {
+		kept, wrong := f.renew()
+		if f.lost = wrong; wrong != nil {
+			f.lost = fmt.Errorf("%w, and it cannot be written there anew: %w", err, wrong)
+			err = f.lost
+		} else if err = fmt.Errorf("%w; all of it is written there anew, and nothing is lost", err); kept != "" {
+			err = fmt.Errorf("%w; the other file is kept as %s", err, kept)
+		}
+	}
+	return f.failed("looking for", err)
+}
+
+// renew copies the open file, which nobody writes meanwhile, to where it should be, and goes on with the copy.
+func (f *File) renew() (kept string, err error) {
+	if err := place.MakeDir(filepath.Dir(f.path)); err != nil {
+		return "", err
+	}
+	fresh := f.path + ".anew"
+	defer func() {
+		if err != nil {
+			_ = os.Remove(fresh)
+		}
+	}()
+	to, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(to, io.NewSectionReader(f.file, 0, f.size))
+	if err = errors.Join(err, to.Sync(), to.Close()); err != nil {
+		return "", err
+	}
+	h, err := open(fresh, false)
+	if err != nil {
+		return "", err
+	}
+	if kept, err = place.Take(fresh, f.path); err != nil {
+		return "", errors.Join(err, h.db.Close())
+	}
+	old := f.db
+	f.open.Lock()
+	f.handle = h
+	f.open.Unlock()
+	_ = old.Close() // it is nobody's any more
+	return kept, nil
 }
 
 func (f *File) failed(doing string, err error) error {

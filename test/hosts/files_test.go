@@ -1,0 +1,107 @@
+package hosts
+
+import (
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/test/board"
+)
+
+// stateFiles are the files that the hosts keep their state in.
+func (p place) stateFiles(t *testing.T) (list []string) {
+	require.NoError(t, filepath.WalkDir(p.state(), func(path string, d fs.DirEntry, err error) error {
+		if name := filepath.Base(path); err == nil && d.Type().IsRegular() && !strings.HasPrefix(name, "audit.jsonl") && !strings.Contains(name, ".replaced-") {
+			list = append(list, path)
+		}
+		return err
+	}))
+	require.NotEmpty(t, list)
+	return list
+}
+
+func forEach(t *testing.T, list []string, do func(path string) error) {
+	for _, path := range list {
+		require.NoError(t, do(path))
+	}
+}
+
+// replace puts another file in the place of one.
+func replace(path string) error {
+	if err := os.WriteFile(path+".other", nil, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".other", path)
+}
+
+// taken are what other programs do to the files of a running host, and what its log says of it.
+var taken = []struct {
+	name string
+	do   func(t *testing.T, p place)
+	says string
+}{
+	{"state removed", func(t *testing.T, p place) { forEach(t, p.stateFiles(t), os.Remove) }, "it was removed or renamed while the host ran; all of it is written there anew, and nothing is lost"},
+	{"trail removed", func(t *testing.T, p place) { require.NoError(t, os.Remove(p.trail())) }, "it was removed or renamed while the host ran; a new one is begun"},
+	{"trail cut", func(t *testing.T, p place) { require.NoError(t, os.Truncate(p.trail(), 0)) }, "0 bytes while the host ran; a new one is begun"},
+	{"directory renamed", func(t *testing.T, p place) { require.NoError(t, os.Rename(p.state(), p.state()+".old")) }, "it was removed or renamed"},
+	{"state replaced", func(t *testing.T, p place) { forEach(t, p.stateFiles(t), replace) }, "another file was put in its place while the host ran; all of it is written there anew, and nothing is lost; the other file is kept as "},
+	{"trail renamed, and a new one made", func(t *testing.T, p place) {
+		require.NoError(t, os.Rename(p.trail(), p.trail()+".1"))
+		require.NoError(t, os.WriteFile(p.trail(), nil, 0o600))
+	}, "another file was put in its place while the host ran; all of it is written there anew; the file that was there is kept as "},
+	{"directory removed", func(t *testing.T, p place) { require.NoError(t, os.RemoveAll(p.state())) }, "it was removed or renamed"},
+}
+
+// takeAway has all of that happen to one host, which is then killed: no accepted reading is lost, and neither is a line of
+// the trail, but for those that were cut off.
+func takeAway(t *testing.T, start func(t *testing.T, p plant, at place) host) {
+	x := row{name: "taken"}
+	x.complete()
+	p := plant{devices: x.devices, options: map[string]any{"settle": "8s"}}
+	b := board.New(t, p.stations()...)
+	place := newPlace(t, b.URL, b.PublicKey)
+	h := start(t, p, place)
+	for i, c := range taken {
+		h.send(tagged(each(i, float64(i)), tag, x.name))
+		h.flush()
+		before := len(h.log())
+		c.do(t, place)
+		board.Until(t, c.name+": "+c.says, func() bool { return strings.Contains(h.log()[before:], c.says) })
+	}
+	require.Empty(t, b.Received().Readings, "the host was too slow: the window closed before it was killed")
+	h.kill()
+	board.Until(t, "the slot arrives", func() bool { return len(b.Received().Readings) > 0 })
+	outcomes := map[audit.Outcome]int{}
+	board.Until(t, "its outcome is in the trail", func() bool {
+		clear(outcomes)
+		for _, e := range readTrail(t, place.trail()) {
+			outcomes[e.Outcome]++
+		}
+		return outcomes[audit.Delivered] > 0
+	})
+	h.stop()
+	assert.Equal(t, map[audit.Outcome]int{audit.Delivered: 1, audit.Recovered: 4}, outcomes, "since it was cut")
+	assert.Equal(t, "3", b.Received().Readings[0].Value.String(), "the mean of what was accepted before and after")
+	assert.Len(t, b.Received().Readings, 1)
+}
+
+func TestFilesTakenAway(t *testing.T) {
+	for name, start := range adapters {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			takeAway(t, func(t *testing.T, p plant, at place) host { return newAdapter(t, at, start(p, at)) })
+		})
+	}
+	for name, start := range programs {
+		t.Run("program "+name, func(t *testing.T) {
+			t.Parallel()
+			takeAway(t, start)
+		})
+	}
+}

@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 )
@@ -73,6 +74,39 @@ func TestTornLineIsRemovedAndNamed(t *testing.T) {
 func TestDamagedEndIsSetAside(t *testing.T) {
 	for name, noise := range map[string]string{"the end": "\x00noise\n", "all of it": "\x00noise\n", "all, in one line": "\x00noise"} {
 		t.Run(name, func(t *testing.T) { setAside(t, name == "the end", noise) })
+	}
+}
+
+// What logrotate's copytruncate leaves, and what a power cut may: zeros of any length.
+func TestHoleIsSetAside(t *testing.T) {
+	const hole = 256 << 20
+	line := `{"n":70000,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":""}` + "\n"
+	for name, make := range map[string]func(f *os.File){
+		"before a line":   func(f *os.File) { f.WriteAt([]byte(line), hole) },
+		"before lines":    func(f *os.File) { f.WriteAt([]byte(line+line), hole) },
+		"after the lines": func(f *os.File) { f.WriteString(strings.Replace(line, "70000", "1", 1)); f.Truncate(hole) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "audit.trail")
+			f, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			make(f)
+			f.Close()
+			begun := time.Now()
+			write(t, path, 1)
+			if took := time.Since(begun); took > 5*time.Second {
+				t.Errorf("after %s", took)
+			}
+			if kept, _ := filepath.Glob(path + ".damaged-*"); len(kept) != 1 {
+				t.Errorf("kept as %v", kept)
+			}
+			text, _ := os.ReadFile(path)
+			if err := audit.Verify(bytes.NewReader(text), nil); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 

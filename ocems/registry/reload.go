@@ -36,7 +36,7 @@ func (r *Registry) first() look {
 	for range 8 {
 		l := r.secret()
 		age := time.Since(l.modified)
-		if r.file == "" || l.err != nil || age < 0 || age >= restFor {
+		if r.file == "" || age < 0 || age >= restFor {
 			return l
 		}
 		time.Sleep(restFor - age)

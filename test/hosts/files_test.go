@@ -1,11 +1,13 @@
 package hosts
 
 import (
+	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -91,17 +93,93 @@ func takeAway(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	assert.Len(t, b.Received().Readings, 1)
 }
 
-func TestFilesTakenAway(t *testing.T) {
+// everywhere runs a test through every host.
+func everywhere(t *testing.T, test func(t *testing.T, start func(t *testing.T, p plant, at place) host)) {
 	for name, start := range adapters {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			takeAway(t, func(t *testing.T, p plant, at place) host { return newAdapter(t, at, start(p, at)) })
+			test(t, func(t *testing.T, p plant, at place) host { return newAdapter(t, at, start(p, at)) })
 		})
 	}
 	for name, start := range programs {
 		t.Run("program "+name, func(t *testing.T) {
 			t.Parallel()
-			takeAway(t, start)
+			test(t, start)
 		})
 	}
+}
+
+func TestFilesTakenAway(t *testing.T) { everywhere(t, takeAway) }
+
+// TestHoleInTheTrail starts hosts with what logrotate's copytruncate leaves.
+func TestHoleInTheTrail(t *testing.T) {
+	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
+		x := row{name: "hole"}
+		x.complete()
+		p := plant{devices: x.devices, options: map[string]any{"settle": "1s"}}
+		b := board.New(t, p.stations()...)
+		at := newPlace(t, b.URL, b.PublicKey)
+		f, err := os.Create(at.trail())
+		require.NoError(t, err)
+		_, err = f.WriteAt([]byte(`{"n":70000,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":"","sum":""}`+"\n"), 256<<20)
+		require.NoError(t, err)
+		require.NoError(t, f.Close())
+		begun := time.Now()
+		h := start(t, p, at)
+		h.send(tagged(each(0, 1), tag, x.name))
+		b.Arrive(1)
+		assert.Less(t, time.Since(begun), 20*time.Second)
+		h.stop()
+		assert.Contains(t, h.log(), " is damaged; it is kept as ")
+		assert.Equal(t, audit.Recovered, readTrail(t, at.trail())[0].Outcome)
+	})
+}
+
+// TestHalfADevicesFile copies a devices_file slowly over the one in force: no device is gone for a moment, and the new one
+// reports in the end.
+func TestHalfADevicesFile(t *testing.T) {
+	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
+		all := plant{devices: []device{{id: "half.1"}, {id: "half.2"}, {id: "half.3"}, {id: "half.4"}}}
+		b := board.New(t, all.stations()...)
+		at := newPlace(t, b.URL, b.PublicKey)
+		file := filepath.Join(at.dir, "devices.csv")
+		text := "station_id,device_id,token_id,latitude,longitude\n"
+		for _, d := range all.devices[:3] {
+			text += fmt.Sprintf("%s,%s,%s,17.25,78.5\n", station, d.id, token)
+		}
+		board.Write(t, file, text)
+		h := start(t, plant{options: map[string]any{"settle": "2s", "devices_file": file, "devices_file_interval": "400ms"}}, at)
+		want := 0
+		send := func(n int) {
+			var batch []reading
+			for _, d := range all.devices[:n] {
+				batch = append(batch, reading{name: "cod", value: 1, unit: "mg/L", device: d.id, at: base.Add(time.Duration(want) * time.Second)})
+			}
+			h.send(batch)
+			want++
+		}
+		send(3)
+		h.flush()
+		text += fmt.Sprintf("%s,%s,%s,17.25,78.5\n", station, all.devices[3].id, token)
+		f, err := os.Create(file) // as cp does it
+		require.NoError(t, err)
+		defer f.Close()
+		for part := []byte(text); len(part) > 0; {
+			n := min(len(part), 7)
+			_, err := f.Write(part[:n])
+			require.NoError(t, err)
+			part = part[n:]
+			send(3)
+			time.Sleep(50 * time.Millisecond)
+		}
+		assert.NotContains(t, strings.ToLower(h.log()), "the devices_file was read again")
+		board.Until(t, "the file is taken", func() bool { return strings.Contains(strings.ToLower(h.log()), "the devices_file was read again") })
+		send(4)
+		b.Arrive(4)
+		h.stop()
+		for _, r := range b.Received().Readings {
+			assert.Equal(t, "1", r.Value.String())
+		}
+		assert.NotContains(t, strings.ReplaceAll(h.log(), `\"`, `"`), `unknown device "half`)
+	})
 }

@@ -113,6 +113,9 @@ func Open(path string) (*Trail, error) {
 	t := opened.trails[name]
 	if t == nil {
 		if t, err = openOrReplace(name); err != nil {
+			if cure := place.Cure(err); cure != "" {
+				err = fmt.Errorf("%w; %s", err, cure)
+			}
 			return nil, err
 		}
 		opened.trails[name] = t

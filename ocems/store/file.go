@@ -63,12 +63,17 @@ var _ Store = (*File)(nil)
 // system's, and then the file is as it was.
 func Open(path string) (*File, error) {
 	h, damage, err := openSound(path)
+	f := &File{path: path, handle: h, damage: damage}
+	if err == nil {
+		if err = f.begin(); err != nil {
+			err = errors.Join(err, h.db.Close())
+		}
+	}
+	if cure := place.Cure(err); cure != "" {
+		err = fmt.Errorf("%w; %s", err, cure)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the state %s: %w", path, err)
-	}
-	f := &File{path: path, handle: h, damage: damage}
-	if err := f.begin(); err != nil {
-		return nil, errors.Join(fmt.Errorf("beginning the state %s: %w", path, err), h.db.Close())
 	}
 	return f, nil
 }

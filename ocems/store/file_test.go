@@ -189,3 +189,28 @@ func TestDamageInUse(t *testing.T) {
 	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
 	require.NoError(t, f.Close())
 }
+
+// A file in use is not set aside, nor one that is cut taken for whole.
+func TestCheckRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	f, err := store.Open(path)
+	require.NoError(t, err)
+	require.NoError(t, f.Check())
+	require.NoError(t, os.Rename(path, path+".away"))
+	other, err := store.Open(path)
+	require.NoError(t, err)
+	require.ErrorContains(t, f.Check(), "another file was put in its place while the host ran, and it cannot be written there anew: a process has the other file open")
+	require.Error(t, f.Batch(t.Context(), set("a", "1")))
+	require.NoError(t, other.Batch(t.Context(), set("b", "1")), "the other is not disturbed")
+	require.NoError(t, other.Close())
+	require.NoError(t, os.Rename(path+".away", path))
+	require.NoError(t, f.Check(), "it is back")
+	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
+	require.NoError(t, f.Check())
+	require.NoError(t, os.Truncate(path, 4096))
+	for range 2 {
+		require.ErrorContains(t, f.Check(), "it was cut while the host ran: restart the host")
+		require.ErrorContains(t, f.Batch(t.Context(), set("a", "2")), "restart the host")
+	}
+	require.NoError(t, f.Close())
+}

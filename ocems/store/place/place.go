@@ -23,6 +23,21 @@ func Lost(open fs.FileInfo, path string) error {
 	return nil
 }
 
+// Cure says what to do about an error of the disk, which may pass by itself. It is "" for any other.
+func Cure(err error) string {
+	switch {
+	case errors.Is(err, syscall.ENOSPC):
+		return "free space on its disk"
+	case errors.Is(err, syscall.EDQUOT):
+		return "free space, or raise the quota of the service's user"
+	case errors.Is(err, syscall.EROFS):
+		return "its file system is read-only: find the reason in the system's log, and mount it for writing"
+	case errors.Is(err, syscall.EIO):
+		return "the disk fails: look into the system's log, and replace the disk"
+	}
+	return ""
+}
+
 // Take gives the file fresh the name path. Another one of that name, unless a process has it locked, is kept as the name
 // that it returns.
 func Take(fresh, path string) (kept string, err error) {

@@ -54,6 +54,8 @@ type File struct {
 	write   sync.Mutex // who holds it writes all that waits
 	size    int64      // of the file at the last Check
 	lost    error      // why Batch is refused
+
+	unsynced bool // the last transaction is in effect, and may not be on the disk
 }
 
 var _ Store = (*File)(nil)
@@ -298,19 +300,43 @@ func (f *File) apply(batches ...*batch) error {
 }
 
 // update is bbolt's own, but for what it does after a panic: it would read the whole file, damaged as it is, in a
-// goroutine whose panic ends the process.
+// goroutine whose panic ends the process. And a transaction of which only the last sync failed is in effect, though it may
+// not be on the disk: another that changes nothing makes it durable before anything else is written.
 func (f *File) update(fn func(*bolt.Tx) error) error {
 	return Guard(func() error {
-		tx, err := f.db.Begin(true)
-		if err != nil {
+		if f.unsynced {
+			if _, err := f.transact(func(*bolt.Tx) error { return nil }); err != nil {
+				return err
+			}
+			f.unsynced = false
+		}
+		id, err := f.transact(fn)
+		if err == nil || f.newest() != id {
 			return err
 		}
-		defer tx.Rollback() //nolint:errcheck // nothing is left to roll back after a commit
-		if err := fn(tx); err != nil {
-			return err
-		}
-		return tx.Commit()
+		_, err = f.transact(func(*bolt.Tx) error { return nil })
+		f.unsynced = err != nil
+		return err
 	})
+}
+
+func (f *File) transact(fn func(*bolt.Tx) error) (id int, err error) {
+	tx, err := f.db.Begin(true)
+	if err != nil {
+		return 0, err
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing is left to roll back after a commit
+	id = tx.ID()
+	if err := fn(tx); err != nil {
+		return id, err
+	}
+	return id, tx.Commit()
+}
+
+// newest is the number of the last transaction in effect.
+func (f *File) newest() (id int) {
+	_ = f.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil })
+	return id
 }
 
 // Check implements [Store]. The open file has everything that was ever written: it is written anew from there.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"strings"
 	"syscall"
 	"time"
 )
@@ -23,17 +24,20 @@ func Lost(open fs.FileInfo, path string) error {
 	return nil
 }
 
+// cures are what to do about errors of the disk.
+var cures = map[syscall.Errno]string{
+	syscall.ENOSPC: "free space on its disk",
+	syscall.EDQUOT: "free space, or raise the quota of the service's user",
+	syscall.EROFS:  "its file system is read-only: find the reason in the system's log, and mount it for writing",
+	syscall.EIO:    "the disk fails: look into the system's log, and replace the disk",
+}
+
 // Cure says what to do about an error of the disk, which may pass by itself. It is "" for any other.
 func Cure(err error) string {
-	switch {
-	case errors.Is(err, syscall.ENOSPC):
-		return "free space on its disk"
-	case errors.Is(err, syscall.EDQUOT):
-		return "free space, or raise the quota of the service's user"
-	case errors.Is(err, syscall.EROFS):
-		return "its file system is read-only: find the reason in the system's log, and mount it for writing"
-	case errors.Is(err, syscall.EIO):
-		return "the disk fails: look into the system's log, and replace the disk"
+	for number, cure := range cures {
+		if err != nil && (errors.Is(err, number) || strings.HasSuffix(err.Error(), number.Error())) { // bbolt wraps not all
+			return cure
+		}
 	}
 	return ""
 }

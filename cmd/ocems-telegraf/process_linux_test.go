@@ -71,7 +71,8 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		heals bool
-	}{{"until it can", true}, {"until it is told to stop", false}} {
+		stops bool
+	}{{"until it can", true, false}, {"until it is told to stop", false, true}, {"until it can, and is told to stop at once", true, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
@@ -102,6 +103,15 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 				}
 				return
 			}
+			if c.stops {
+				if err := os.Remove(ballast); err != nil {
+					t.Fatal(err)
+				}
+				r.signal(syscall.SIGTERM)
+				r.end(0)
+				<-written
+				return
+			}
 			time.Sleep(2 * firstRetry)
 			if r.piped() != pipeSize {
 				t.Error("it reads on")
@@ -130,11 +140,9 @@ func TestFaultsOfTheDisk(t *testing.T) {
 		t.Skip("there is no strace here")
 	}
 	for name, faults := range map[string][]string{
-		"a sync of the state":      {"fdatasync:error=EIO:when=2+7"},
-		"a sync of the trail":      {"fsync:error=EIO:when=1+3"},
-		"a write":                  {"pwrite64:error=EIO:when=5+9"},
-		"a write for want of room": {"pwrite64:error=ENOSPC:when=5+9"},
-		"all of them":              {"fdatasync:error=EIO:when=5+7", "fsync:error=EIO:when=4+3", "pwrite64:error=ENOSPC:when=7+11"},
+		"a sync of the state": {"fdatasync:error=EIO:when=2+7"},
+		"a sync of the trail": {"fsync:error=EIO:when=1+3"},
+		"all of them":         {"fdatasync:error=EIO:when=5+7", "fsync:error=EIO:when=4+3", "pwrite64:error=ENOSPC:when=7+11"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

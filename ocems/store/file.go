@@ -4,8 +4,10 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
 	"io"
 	"io/fs"
 	"os"
@@ -35,7 +37,7 @@ var (
 )
 
 // format is to be raised when a version cannot read what this one writes.
-const format = 2
+const format = 3
 
 // olderBucket is where the collector's file_storage keeps its entries.
 const olderBucket = "default"
@@ -152,11 +154,26 @@ func (f *File) begin() error {
 // for a sound file.
 func (f *File) Damage() string { return f.damage }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const sumSize = 4
+
+// sealed is a value with the sum of key and value behind it: bbolt has none, and a key that is damaged would pass for
+// another.
+func sealed(key, value []byte) []byte {
+	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+	return binary.BigEndian.AppendUint32(slices.Clone(value), sum)
+}
+
+func unsealed(value []byte) []byte { return value[:max(len(value)-sumSize, 0)] }
+
+func sound(key, value []byte) bool { return bytes.Equal(sealed(key, unsealed(value)), value) }
+
 // Get implements [Store].
 func (f *File) Get(_ context.Context, key string) (value []byte, err error) {
 	err = f.view(func(b *bolt.Bucket) error {
 		if v := b.Get([]byte(key)); v != nil {
-			value = append([]byte{}, v...)
+			value = append([]byte{}, unsealed(v)...)
 		}
 		return nil
 	})
@@ -180,7 +197,7 @@ func (f *File) Range(_ context.Context, prefix string, visit func(key string, va
 			c := b.Cursor()
 			k, v := c.Seek(from)
 			for ; bytes.HasPrefix(k, []byte(prefix)) && k != nil && size < rangeBytes; k, v = c.Next() {
-				entries = append(entries, entry{string(k), bytes.Clone(v)})
+				entries = append(entries, entry{string(k), bytes.Clone(unsealed(v))})
 				size += len(k) + len(v)
 			}
 			from = bytes.Clone(k) // nil after the last
@@ -288,7 +305,7 @@ func (f *File) apply(batches ...*batch) error {
 				if op.Value == nil {
 					err = bucket.Delete([]byte(op.Key))
 				} else {
-					err = bucket.Put([]byte(op.Key), op.Value)
+					err = bucket.Put([]byte(op.Key), sealed([]byte(op.Key), op.Value))
 				}
 				if err != nil {
 					return err

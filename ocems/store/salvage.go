@@ -45,10 +45,7 @@ func look(path string) (*contents, error) {
 		} else if isFormat(bucket, k) {
 			found.format = v
 		}
-	}, func(fault error) error {
-		found.damage = cmp.Or(found.damage, fault)
-		return nil
-	})
+	}, func(fault error) { found.damage = cmp.Or(found.damage, fault) })
 	found.damage = cmp.Or(found.damage, err)
 	if found.damage != nil && !isDamage(found.damage) {
 		return nil, found.damage // the disk did not read
@@ -65,9 +62,11 @@ func (c *contents) refusal() error {
 	switch {
 	case c.format != nil && (len(c.format) != 1 || c.format[0] > format):
 		return ErrNewer
+	case c.format != nil && c.format[0] < format:
+		return ErrOlder
 	case c.buckets[string(entriesBucket)]:
 		return nil
-	case bytes.Equal(c.format, []byte{format}):
+	case c.format != nil:
 		c.damage = cmp.Or(c.damage, errors.New("its entries are not there"))
 		return nil
 	case c.buckets[string(formatBucket)] || c.buckets[olderBucket]:
@@ -210,10 +209,9 @@ func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
 		if list, size = append(list, [3][]byte{bucket, k, v}), size+len(k)+len(v); size > most {
 			flush()
 		}
-	}, func(fault error) error {
+	}, func(fault error) {
 		first = cmp.Or(first, fault)
 		places++
-		return nil
 	})
 	flush()
 	if places > 0 {

@@ -1,8 +1,12 @@
 package hosts
 
 import (
+	"bytes"
+	"context"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,6 +17,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/test/board"
 )
 
@@ -182,4 +187,70 @@ func TestHalfADevicesFile(t *testing.T) {
 		}
 		assert.NotContains(t, strings.ReplaceAll(h.log(), `\"`, `"`), `unknown device "half`)
 	})
+}
+
+// TestDamagedState damages one page of what a host has kept through an outage: all slots that are not on that page arrive,
+// with their values.
+func TestDamagedState(t *testing.T) {
+	const slots, ofAPage = 300, 70
+	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
+		x := row{name: "damaged"}
+		x.complete()
+		p := plant{devices: x.devices, options: map[string]any{"settle": "1s"}}
+		b := board.New(t, p.stations()...)
+		answer := httptest.NewRecorder()
+		b.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/faults", strings.NewReader(`{"http_status": 503}`)))
+		require.Less(t, answer.Code, 300)
+		at := newPlace(t, b.URL, b.PublicKey)
+		h := start(t, p, at)
+		want := map[int64]string{}
+		var batch []reading
+		for i := range slots {
+			r := each(-15*i, float64(i))
+			want[r[0].at.Add(15*time.Minute).UnixMilli()] = fmt.Sprint(i)
+			batch = append(batch, r...)
+		}
+		h.send(tagged(batch, tag, x.name))
+		file := ""
+		board.Until(t, "all slots wait", func() bool {
+			for _, f := range at.stateFiles(t) {
+				if n := waiting(f); n == slots {
+					file = f
+				}
+			}
+			return file != ""
+		})
+		h.stop()
+		sound, err := os.ReadFile(file)
+		require.NoError(t, err)
+		page := os.Getpagesize()
+		for n := 2; n < len(sound)/page; n += 5 {
+			board := board.New(t, p.stations()...)
+			other := newPlace(t, board.URL, board.PublicKey)
+			require.NoError(t, os.RemoveAll(other.state()))
+			require.NoError(t, os.CopyFS(other.state(), os.DirFS(at.state())))
+			name, err := filepath.Rel(at.state(), file)
+			require.NoError(t, err)
+			text := bytes.Clone(sound)
+			clear(text[n*page : (n+1)*page])
+			require.NoError(t, os.WriteFile(filepath.Join(other.state(), name), text, 0o600))
+			h := start(t, p, other)
+			board.Arrive(slots - ofAPage)
+			h.stop()
+			for _, r := range board.Received().Readings {
+				assert.Equal(t, want[r.Timestamp], r.Value.String(), "page %d: %d", n, r.Timestamp)
+			}
+		}
+	})
+}
+
+// waiting is how many slots wait in a file of state.
+func waiting(file string) (n int) {
+	state, err := store.Snapshot(file)
+	if err != nil {
+		return -1
+	}
+	defer state.Close()
+	_ = state.Range(context.Background(), "outbox/", func(string, []byte) error { n++; return nil })
+	return n
 }

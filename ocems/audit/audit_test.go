@@ -263,6 +263,48 @@ func TestOneProcessAFile(t *testing.T) {
 	write(t, path, 1) // the lock died with the process
 }
 
+// Of processes that find the same damage at once, one sets the trail aside and has the new one.
+func TestDamageThatManyFind(t *testing.T) {
+	for range 10 {
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		write(t, path, 2)
+		whole, _ := os.ReadFile(path)
+		whole[len(whole)-2] = 'x'
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opened := make(chan bool)
+		for range 4 {
+			other := exec.Command(os.Args[0])
+			other.Env = append(os.Environ(), holder+"="+path)
+			in, _ := other.StdinPipe()
+			out, err := other.StdoutPipe()
+			if err == nil {
+				err = other.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { in.Close(); other.Wait() })
+			go func() {
+				line, _ := bufio.NewReader(out).ReadString('\n')
+				opened <- line == "open\n"
+			}()
+		}
+		n := 0
+		for range 4 {
+			if <-opened {
+				n++
+			}
+		}
+		kept, _ := filepath.Glob(path + ".*")
+		text, _ := os.ReadFile(path)
+		if err := audit.Verify(bytes.NewReader(text), nil); err != nil || n != 1 || len(kept) != 1 || len(text) == 0 {
+			t.Fatalf("%d have it open, kept as %v: %v in\n%s", n, kept, err, text)
+		}
+	}
+}
+
 func TestVerifyFindsEveryChange(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	write(t, path, 2)

@@ -269,7 +269,7 @@ func TestFileTakenAwayIsReported(t *testing.T) {
 			require.NoError(t, os.Remove(file))
 			pass(2 * time.Second)
 			require.FileExists(t, file)
-			require.Len(t, b.said("error: a file of this host is not where it was: keep other programs away from it map[error:looking for the "), 1)
+			require.Len(t, b.said("error: another program has moved, replaced or cut a file of this host: keep it away map[error:looking for the "), 1)
 			require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
 			pass(2 * time.Minute)
 			require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())

@@ -256,7 +256,7 @@ func (e *Engine) check(now time.Time) {
 	switch {
 	case err != nil:
 		if e.loop.checked = now; text != e.loop.files {
-			e.log.Error("a file of this host is not where it was: keep other programs away from it", "error", err)
+			e.log.Error("another program has moved, replaced or cut a file of this host: keep it away", "error", err)
 		}
 		e.health.set(&e.health.files, err)
 	case now.Sub(e.loop.checked).Abs() >= showFiles:

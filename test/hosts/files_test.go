@@ -24,7 +24,7 @@ import (
 // stateFiles are the files that the hosts keep their state in.
 func (p place) stateFiles(t *testing.T) (list []string) {
 	require.NoError(t, filepath.WalkDir(p.state(), func(path string, d fs.DirEntry, err error) error {
-		if name := filepath.Base(path); err == nil && d.Type().IsRegular() && !strings.HasPrefix(name, "audit.jsonl") && !strings.Contains(name, ".replaced-") {
+		if name := filepath.Base(path); err == nil && d.Type().IsRegular() && !strings.HasPrefix(name, "audit.jsonl") && !strings.Contains(name, ".replaced-") && !strings.HasSuffix(name, ".anew") {
 			list = append(list, path)
 		}
 		return err
@@ -74,12 +74,15 @@ func takeAway(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	b := board.New(t, p.stations()...)
 	place := newPlace(t, b.URL, b.PublicKey)
 	h := start(t, p, place)
+	files := 0
 	for i, c := range taken {
 		h.send(tagged(each(i, float64(i)), tag, x.name))
 		h.flush()
+		files = max(files, len(place.stateFiles(t)))
+		times := map[string]int{"state": files, "trail": 1, "directory": files + 1}[strings.Fields(c.name)[0]] // each is told
 		before := len(h.log())
 		c.do(t, place)
-		board.Until(t, c.name+": "+c.says, func() bool { return strings.Contains(h.log()[before:], c.says) })
+		board.Until(t, c.name+": "+c.says, func() bool { return strings.Count(h.log()[before:], c.says) >= times })
 	}
 	require.Empty(t, b.Received().Readings, "the host was too slow: the window closed before it was killed")
 	h.kill()

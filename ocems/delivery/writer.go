@@ -153,6 +153,7 @@ type transaction struct {
 type content struct {
 	readings []payload.Reading
 	changed  bool
+	added    bool
 	whole    bool
 }
 
@@ -196,7 +197,7 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 	}
 	i := slices.IndexFunc(c.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
 	if i < 0 {
-		c.readings, c.changed, c.whole = append(c.readings, r), true, c.whole || whole
+		c.readings, c.changed, c.added, c.whole = append(c.readings, r), true, true, c.whole || whole
 		return nil, nil
 	}
 	x := c.readings[i]
@@ -307,7 +308,7 @@ func (d *Delivery) update(slots map[slotID]*content) {
 			if !c.whole {
 				ready = ready.Add(d.cfg.Coalesce.Duration)
 			}
-			q.update(id.stamp, len(c.readings) > 0, ready)
+			q.update(id.stamp, len(c.readings) > 0, c.added, ready)
 			d.reschedule(q)
 		}
 	}

@@ -116,6 +116,7 @@ func TestCrash(t *testing.T) {
 					}
 					return nil
 				}
+				p.disk.set(nil) // the start has written
 				if written {
 					p.disk.before = func(i int, _ []store.Op) error {
 						if i > n {

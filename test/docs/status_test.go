@@ -37,6 +37,7 @@ type answer struct {
 	parameters   map[string][]string // what the board takes of the device; nil takes all
 	before       string              // cod of the same slot, which was delivered before
 	shared       bool                // another sender has sent the slot
+	old          bool                // a slot of more than 7 days, the first that is sent: no clock is known
 	last         bool                // sent when the others are done, since it moves the board's clock
 }
 
@@ -59,6 +60,9 @@ func answers() (list []answer) {
 				answer{section: a.section, row: "the trail has another value", flag: "U", before: "99"},
 				answer{section: a.section, row: "with shared_device", flag: "U", shared: true})
 			a.fault = `{"status":111,"count":3}`
+		case spec.StatusTooOld:
+			list = append(list, answer{section: a.section, row: "both clocks say so", flag: "U", old: true})
+			a.fault = `{"status":117,"count":1}`
 		case spec.StatusFuture:
 			list = append(list, answer{section: a.section, row: "both clocks have passed the slot", flag: "U", fault: `{"status":118,"count":1}`})
 			a.fault, a.last = `{"clock_offset":"-1h","count":1}`, true
@@ -88,6 +92,8 @@ func answers() (list []answer) {
 // ends is how many lines of the trail come of it.
 func (a answer) ends() int {
 	switch {
+	case a.old:
+		return 0
 	case a.before == "99": // what is stored, and what is rejected
 		return 3
 	case a.before != "" || a.shared || a.flag == "C":
@@ -193,6 +199,13 @@ func report(t *testing.T, list []answer) map[string][]string {
 	}
 	other, sent := start(t, head+config.String()), 0 // another sender
 	for i, a := range list {
+		if a.old {
+			other.write(lines(i, stamp.Add(-spec.MaxAge), "110.5"))
+			sent++
+		}
+	}
+	trail(other, sent)
+	for i, a := range list {
 		if a.shared {
 			other.write(lines(i, stamp, "110.5"))
 			sent++
@@ -229,7 +242,7 @@ func report(t *testing.T, list []answer) map[string][]string {
 	}
 	for _, last := range []bool{false, true} {
 		for i, a := range list {
-			if a.last == last {
+			if a.last == last && !a.old {
 				p.write(lines(i, stamp, "110.5"))
 			}
 		}
@@ -251,7 +264,7 @@ func report(t *testing.T, list []answer) map[string][]string {
 	}
 	p.stop()
 	said := map[string][]string{}
-	for line := range strings.Lines(p.log() + p.read("state/audit.jsonl")) {
+	for line := range strings.Lines(other.log() + other.read("state/audit.jsonl") + p.log() + p.read("state/audit.jsonl")) {
 		m := regexp.MustCompile(`device"?[=:]"(device_\d+)"`).FindStringSubmatch(line)
 		if m == nil {
 			continue

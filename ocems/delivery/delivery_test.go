@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"sync"
 	"testing"
 	"testing/synctest"
@@ -406,9 +407,16 @@ func TestOutcomes(t *testing.T) {
 	run(t, "calibration that is not scheduled waits, and not the slot with it", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
+		var asked atomic.Int32
+		board := p.serve(nil)
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			asked.Add(1)
+			board.ServeHTTP(w, r)
+		}))
 		p.put("a", at(15), cod(1), z)
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+		p.want("requests of both, and of the average", asked.Load(), int32(2))
 		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
 		p.answers(success)
 		time.Sleep(10 * time.Minute)

@@ -195,7 +195,7 @@ func collectorProcess(processors ...string) func(t *testing.T, p plant, at place
 	}
 }
 
-// programs are the hosts as built programs, by name.
+// programs are the hosts as built programs.
 var programs = map[string]func(t *testing.T, p plant, at place) host{
 	"telegraf":           telegrafProcess,
 	"external":           externalProcess,

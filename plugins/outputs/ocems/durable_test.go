@@ -265,7 +265,7 @@ func TestOtherFormats(t *testing.T) {
 			o, _ := open(t, settings(b, dir)+oneDevice)
 			write(t, o, hoursAgo(2), 1)
 			require.NoError(t, o.Close())
-			put(t, dir, format(3))
+			put(t, dir, format(99))
 		}},
 		{"of the version with a journal", "it was written by an earlier version; let that version deliver what waits in it", func(t *testing.T, dir string) {
 			put(t, dir, format(1))
@@ -360,25 +360,6 @@ func TestNotConnected(t *testing.T) {
 		assert.Equal(t, align == "true", o.engine.Stats().Open == 1)
 		require.NoError(t, o.Close())
 	}
-}
-
-// What a restart leaves out because of a smaller max_series is in the trail.
-func TestFewerSeriesAfterARestart(t *testing.T) {
-	t.Parallel()
-	b, dir := startBoard(t), t.TempDir()
-	second := `
-  [[outputs.ocems.device.parameter]]
-    metric = "modbus"
-    field = "ph"
-    unit = "pH"
-`
-	o, _ := open(t, slow(settings(b, dir))+oneDevice+second)
-	require.NoError(t, o.Write([]telegraf.Metric{modbus(hoursAgo(1), "cod", 1.0), modbus(hoursAgo(1), "ph", 7.0)}))
-	killed := asKilled(t, o)
-	require.NoError(t, o.Close())
-	_, logs := open(t, slow(settings(b, killed))+"max_series = 1\n"+oneDevice+second)
-	assert.Contains(t, logs.text("W"), `parameter="ph"`)
-	assert.Equal(t, "ph", refusedBy(t, killed, "max_series").Parameter)
 }
 
 // Without an audit file what was refused is in the log. No password of a URL is shown anywhere.

@@ -90,7 +90,7 @@ const (
 )
 
 func newQueue(device string) *queue {
-	return &queue{device: device, index: -1, memory: memory{suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}}
+	return &queue{device: device, index: -1, memory: newMemory()}
 }
 
 func (q *queue) find(stamp int64) (int, bool) {

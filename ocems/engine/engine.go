@@ -136,11 +136,18 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 		return e, err
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
+	renamed := e.aligner.Rename(e.names.Current)
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
 	e.loop.restored, e.loop.saved = true, time.Now()
 	e.keepDamaged(ctx)
+	if renamed > 0 {
+		e.log.Info("open slots of former names go on under the present ones", "open_slots", renamed)
+		if err := e.checkpoint(ctx); err != nil {
+			e.log.Error("cannot save the open slots under their present names: it is tried again when slots are saved", "error", err)
+		}
+	}
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
 	return e, nil
@@ -184,7 +191,7 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if d.Shared != nil {
 		shared = *d.Shared
 	}
-	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Sealer: d}, true
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Parameter: d.Parameter, Sealer: d}, true
 }
 
 // watch reads the devices_file again when it changes.

@@ -284,6 +284,7 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
+	e.rename(slots)
 	if e.ready != nil {
 		return e.ready.put(ctx, e.rounded(slots), ops)
 	}

@@ -181,6 +181,17 @@ func (b *Batch) put(x sample, samples int, cure string) {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
+// rename gives slots their present names, and reports whether that has changed any.
+func (e *Engine) rename(slots []slot.Slot) (changed bool) {
+	for i := range slots {
+		s := &slots[i]
+		series, unit := e.names.Current(s.Series, s.Unit)
+		changed = changed || series != s.Series || unit != s.Unit
+		s.Series, s.Unit = series, unit
+	}
+	return changed
+}
+
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
 	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox

@@ -57,7 +57,9 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 		renamed++
 		a.open--
 		c.window.cells = slices.DeleteFunc(c.window.cells, func(o *cell) bool { return o == c })
-		w.arrival = max(w.arrival, c.window.arrival)
+		if len(w.cells) == 0 || w.arrival < c.window.arrival {
+			w.arrival = c.window.arrival
+		}
 		if !found {
 			c.series, c.window = t, w
 			a.attach(c, i)

@@ -136,16 +136,14 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 		return e, err
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
-	renamed := e.aligner.Rename(e.names.Current)
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
 	e.loop.restored, e.loop.saved = true, time.Now()
 	e.keepDamaged(ctx)
-	if renamed > 0 {
-		e.log.Info("open slots of former names go on under the present ones", "open_slots", renamed)
+	if e.loop.renamed {
 		if err := e.checkpoint(ctx); err != nil {
-			e.log.Error("cannot save the open slots under their present names: it is tried again when slots are saved", "error", err)
+			e.log.Error("cannot save open slots under their present names: it is tried again when slots are saved", "error", err)
 		}
 	}
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
@@ -198,6 +196,7 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 func (e *Engine) watch(ctx context.Context) {
 	e.names.Watch(ctx, e.cfg.Slots.DevicesFileInterval.Duration, func() {
 		e.log.Info("the devices_file was read again", "devices", len(e.names.Devices()))
+		e.renameOpen()
 		if e.outbox != nil {
 			e.outbox.Retry()
 		}

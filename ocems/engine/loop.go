@@ -30,6 +30,7 @@ const (
 // loop is what only the engine's goroutine touches, besides its start and its end.
 type loop struct {
 	restored bool
+	renamed  bool     // in the restore
 	next     uint64   // number of the next batch of samples
 	batches  []string // keys of those that the saved aligner does not have
 	bytes    int      // of them
@@ -322,6 +323,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
 		keep(openKeys+name, entries[name], bad[name])
 	}
+	e.renameOpen()
 	value, err := e.cfg.Store.Get(ctx, refusedKey)
 	if err == nil && value != nil {
 		if wrong := e.loop.refusals.restore(value); errors.Is(wrong, frame.ErrNewer) {
@@ -370,6 +372,7 @@ func (e *Engine) replay(key string, value []byte) error {
 		var now time.Time
 		var samples []sample
 		if now, samples, err = decodeSamples(d); err == nil {
+			e.renameSamples(samples)
 			e.align(now, samples)
 		}
 	}

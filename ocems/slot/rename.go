@@ -5,7 +5,6 @@ import (
 	"maps"
 	"math"
 	"slices"
-
 )
 
 // Rename gives each series the name that the function returns for it, and each open window of it the unit, and says how
@@ -15,7 +14,8 @@ import (
 func (a *Aligner) Rename(current func(s Series, unit string) (Series, string)) (renamed int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	for _, d := range slices.Collect(maps.Values(a.devices)) {
+	for _, id := range slices.Sorted(maps.Keys(a.devices)) {
+		d := a.devices[id]
 		for _, s := range slices.SortedFunc(maps.Values(d.series), func(s, o *series) int { return s.compare(o.Series) }) {
 			for _, c := range s.open {
 				if _, unit := current(s.Series, c.unit); unit != c.unit {
@@ -142,4 +142,3 @@ func (r *ring) join(o *ring, k kind) {
 		}
 	}
 }
-

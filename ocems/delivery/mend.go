@@ -8,6 +8,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // A reading waits under the names and in the unit that it was made with. Names are mended before it is sent, by moving what
@@ -101,6 +102,9 @@ func (a *attempt) takeOver() {
 			old, now = append(old, r), append(now, x)
 		}
 		w := &work{records: []payload.Record{a.target.record(now)}, whole: true, leaves: &id, settled: old, done: make(chan error, 1)}
+		if a.target.DeviceID != a.q.device {
+			w.with = []store.Op{{Key: memoryPrefix + a.q.device}}
+		}
 		moves = append(moves, w)
 		d.work <- w
 	}
@@ -121,7 +125,7 @@ func (a *attempt) forget(keys map[string]string) {
 	defer a.d.mu.Unlock()
 	m := &a.q.memory
 	if a.target.DeviceID != a.q.device {
-		*m = newMemory()
+		*m, a.q.saved = newMemory(), ""
 	}
 	maps.DeleteFunc(m.suspended, func(u unitOf, _ *suspension) bool { return keys[u.parameter] != "" })
 	maps.DeleteFunc(m.suspects, func(u unitOf, _ bool) bool { return keys[u.parameter] != "" })

@@ -54,7 +54,7 @@ func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 }
 
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
-// average of one parameter end together. The host leaves out suspended parameters; which these are is not stored.
+// average of one parameter end together. It has the suspended parameters too, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
 	value, err := stored.Get(ctx, id.key())

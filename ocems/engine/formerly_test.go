@@ -5,7 +5,6 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -150,10 +149,8 @@ func TestReadySlotsOfFormerNames(t *testing.T) {
 
 // What waits for a device that is configured no more is told at the start, at a change of the devices_file, and in health.
 func TestRemovedDeviceIsNamed(t *testing.T) {
-	var told []string
-	run(t, "removed", func(c *engine.Config) {
-		c.OnHealth = func(err error) { told = append(told, fmt.Sprint(err)) }
-	}, func(p *plant) {
+	var n next
+	run(t, "removed", func(c *engine.Config) { c.OnHealth = n.told }, func(p *plant) {
 		p.net.unplug(true)
 		for i := range 3 {
 			p.mustTake(reading("a", "cod", clock(0, 15*i, 0), 1))
@@ -168,7 +165,8 @@ func TestRemovedDeviceIsNamed(t *testing.T) {
 		require.Len(t, lines, 1)
 		assert.Contains(t, lines[0], "device=a waiting_slots=3")
 		assert.Empty(t, p.log.lines("the server refuses the device"))
+		_, _, told := n.all()
 		require.NotEmpty(t, told)
-		assert.True(t, strings.HasPrefix(told[len(told)-1], `device "a" is held (waiting slots: 3): it is not configured: put it back`), told)
+		assert.ErrorContains(t, told[len(told)-1], `device "a" is held (waiting slots: 3): it is not configured: put it back`)
 	})
 }

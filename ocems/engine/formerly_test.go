@@ -59,6 +59,7 @@ func TestFormerly(t *testing.T) {
 		p.open()
 		assert.Len(t, p.log.lines("open slots of former names go on under the present ones\" open_slots=1"), 1)
 		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, the rest, and one that is late
+		time.Sleep(time.Second)
 		assert.Len(t, p.log.lines("what waits under former names is taken over\" device=a slots=1"), 1)
 	})
 	renamed(t, "killed at once, and the names are back", func(p *plant) {

@@ -173,6 +173,10 @@ func newBoard(t *testing.T) *board {
 
 // ServeHTTP opens the body on its way to the simulator.
 func (b *board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	if r.Method == http.MethodGet { // for the time
+		b.simulator.ServeHTTP(w, r)
+		return
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return
@@ -230,6 +234,7 @@ const oneDevice = `devices: [{station_id: station_1, device_id: dev_1, token_id:
 func (b *board) start(text string) *ocemsExporter {
 	e, err := b.try(fromYAML(b, text))
 	require.NoError(b, err)
+	synctest.Wait() // for the server's time
 	return e
 }
 
@@ -244,7 +249,7 @@ func (b *board) fault(text string) {
 	if text == "" {
 		method = http.MethodDelete
 	}
-	b.simulator.ServeHTTP(answer, httptest.NewRequest(method, "/faults", strings.NewReader(text)))
+	b.simulator.ServeHTTP(answer, httptest.NewRequest(method, "http://localhost/faults", strings.NewReader(text)))
 	require.Less(b, answer.Code, 300, answer.Body)
 }
 
@@ -264,7 +269,7 @@ func (b *board) withStorage(dir string) {
 // received is what the server has stored: device, parameter, value, unit, flag, and minutes before the year 2000.
 func (b *board) received() (list []string) {
 	answer := httptest.NewRecorder()
-	b.simulator.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/received", nil))
+	b.simulator.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	var all simulator.Received
 	require.NoError(b, json.NewDecoder(answer.Body).Decode(&all))
 	for _, r := range all.Readings {

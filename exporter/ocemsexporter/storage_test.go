@@ -26,6 +26,7 @@ import (
 type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
+	Check() error
 }
 
 // disk is an ocems_storage that can be full.
@@ -78,7 +79,7 @@ func TestStorageFails(t *testing.T) {
 		d.full.Store(true)
 		for range 40 { // within a minute of each other: the window of 00:00 must not close before the sender is through
 			err := e.ConsumeMetrics(t.Context(), md)
-			require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+			require.EqualError(t, err, "writing the outbox: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
 			pass(50 * time.Second)
 		}
 		require.Empty(t, b.asked())
@@ -87,7 +88,7 @@ func TestStorageFails(t *testing.T) {
 			require.Zero(t, b.number(name), name)
 		}
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
-		require.Len(t, b.said("error: readings are refused until the state can be written again: their senders keep them map[error:taking readings: no space left on device]"), 1)
+		require.Len(t, b.said("error: readings are refused until the state can be written again: their senders keep them map[error:writing the outbox: no space left on device]"), 1)
 
 		d.full.Store(false)
 		b.consume(e, md)
@@ -253,5 +254,26 @@ devices:
 		}
 		require.Contains(t, b.received(), fmt.Sprintf("dev_1 flow_totalizer %d m³ U --15", accepted.Load()))
 		require.GreaterOrEqual(t, n, int(slots.Load()))
+	})
+}
+
+// A file that is taken away under the exporter is said in log and status for a minute, though it is there anew at once.
+func TestFileTakenAwayIsReported(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		dir := t.TempDir()
+		b.withStorage(dir)
+		b.start("storage: ocems_storage\n" + oneDevice)
+		pass(2 * time.Second)
+		require.Empty(t, b.reported())
+		for _, file := range []string{filepath.Join(dir, "exporter_ocems_"), b.auditFile} {
+			require.NoError(t, os.Remove(file))
+			pass(2 * time.Second)
+			require.FileExists(t, file)
+			require.Len(t, b.said("error: another program has moved, replaced or cut a file of this host: keep it away map[error:looking for the "), 1)
+			require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
+			pass(2 * time.Minute)
+			require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
+			b.logs.TakeAll()
+		}
 	})
 }

@@ -25,24 +25,24 @@ type attempt struct {
 	q       *queue
 	s       *slot
 	id      slotID
-	parked  bool      // the slot
-	heldFor string    // the device, or ""
-	oldest  time.Time // what is older has expired
-	retries uint64    // Delivery.retries
+	parked  bool          // the slot
+	heldFor string        // the device, or ""
+	made    time.Duration // running time when the slot was made
+	retries uint64        // Delivery.retries
 	target  Target
 	stored  []payload.Reading // what was read from the slot
+	place   bool              // counts against Delivery.limit
 }
 
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries,
-		oldest: d.clock.now(time.Now()).Add(-spec.MaxAge)}
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
 	}
 	q.busy = true
-	d.active++
+	d.takePlace(a)
 	return a
 }
 
@@ -59,14 +59,15 @@ func (a *attempt) run() {
 		a.q.retryAt(now)
 	}
 	a.q.busy = false
-	d.active--
+	d.inFlight--
+	a.giveBack()
 	d.reschedule(a.q)
 	d.wake.send()
 }
 
 // trySlot reads the slot and does what is to be done with it.
 func (a *attempt) trySlot() {
-	rs, value, err := a.d.load(a.d.ctx, a.id)
+	rs, made, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
 	case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
 		a.finish(&work{leaves: &a.id}) // the writer sees why, says so, and takes the slot out
@@ -75,10 +76,11 @@ func (a *attempt) trySlot() {
 		a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
 		return
 	}
+	a.made = made
 	var known bool
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
-	case a.id.time().Before(a.oldest):
+	case a.d.cfg.Clock.Expired(a.id.time(), made):
 		a.expire(rs)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: notConfigured})
@@ -200,9 +202,9 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	d.mu.Lock()
 	e.inDoubt = a.s.inDoubt(r.readings)
 	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, len(a.q.slots) == 1
-	e.ahead = time.Until(a.id.time()) - d.clock.skew
-	e.passed, e.tooOld = d.clock.passed(a.id.time(), time.Now()), d.clock.tooOld(a.id.time(), time.Now())
 	d.mu.Unlock()
+	at, c := a.id.time(), d.cfg.Clock
+	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
 	if ans.verdict == stored && !(e.inDoubt && !e.unexplained) {
 		e.recorded, e.conflict = d.recorded(a.id, r.readings)
 	}
@@ -290,6 +292,10 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
 		a.s.refusal = ans
 	}
+	if dec.trouble && a.q.memory.reason != ans.reason() {
+		d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
+			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", d.cfg.HoldInterval.String())
+	}
 	if dec.trouble || len(dec.suspend) > 0 {
 		a.q.memory.reason, a.q.memory.detail = ans.reason(), ans.detail
 	}
@@ -307,9 +313,6 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	switch {
 	case before.state == held && now.state == ready:
 		logger.Info("the server takes the device's readings again", "device", a.q.device)
-	case dec.trouble && !a.parked:
-		logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
-			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
 	case dec.state == held && ans.detail == notConfigured:
 		if before.detail != now.detail {
 			logger.Error("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now",
@@ -320,7 +323,7 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
 	case dec.state == waiting:
 		logger.Warn("the server says the slot is in the future: waiting", "device", a.q.device,
-			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.clock.skew.String())
+			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.cfg.Clock.Skew().String())
 	case (dec.state == backingOff || dec.state == unreachable) && now.failures == 1:
 		logger.Warn("an attempt failed: trying again", "device", a.q.device, "reason", ans.detail, "next_try_in", dec.pause.String())
 	}
@@ -355,15 +358,17 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("User-Agent", d.agent)
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
-	ans := d.exchange(req, sent, a.target.Sealer.Hide)
-	d.noteAnswer(a.q.device, ans, sent)
+	hangs := a.watch()
+	ans := d.exchange(req, sent, a.id.time())
+	hangs.Stop()
+	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
 	}
 	return ans
 }
 
-func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte) []byte) answer {
+func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	var left atomic.Bool // the whole request, as far as can be known
 	trace := httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
@@ -371,24 +376,22 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte)
 	}
 	resp, err := d.cfg.Client.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), &trace)))
 	if err != nil {
-		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: left.Load()}
+		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: left.Load()}
 	}
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
-	ans := judge(resp, hide(body))
-	if ans.status != nil {
-		d.measureSkew(resp.Header, sent)
+	for _, values := range resp.Header {
+		for i, v := range values {
+			values[i] = string(d.cfg.Hide([]byte(v)))
+		}
 	}
+	ans := judge(resp, d.cfg.Hide(body))
+	if ans.verdict != delivered {
+		stamp = time.Time{}
+	}
+	d.observe(resp.Header, sent, ans.status != nil, stamp)
 	return ans
-}
-
-func (d *Delivery) measureSkew(h http.Header, sent time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.clock.measure(h, sent, time.Now()) {
-		d.cfg.Logger.Warn("this machine's clock differs from the server's: correct it with NTP", "server_ahead_by", d.clock.skew.String())
-	}
 }

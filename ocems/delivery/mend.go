@@ -87,7 +87,7 @@ func (a *attempt) takeOver() {
 	var moves []*work
 	keys := map[string]string{}
 	for _, id := range ids {
-		rs, _, err := d.load(d.ctx, id)
+		rs, _, _, err := d.load(d.ctx, id)
 		if err != nil || !a.formerly(rs) {
 			continue
 		}

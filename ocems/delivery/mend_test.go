@@ -17,22 +17,22 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// names is a configuration that is mended.
-type names struct {
+// mending is a configuration that is mended.
+type mending struct {
 	mu         sync.Mutex
 	unit       string            // of cod
 	devices    map[string]string // present ids, by former ones
 	parameters map[string]string
 }
 
-func (n *names) set(f func(*names)) {
+func (n *mending) set(f func(*mending)) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	f(n)
 }
 
 // mend has the plant look names up in n.
-func (n *names) mend(c *delivery.Config) {
+func (n *mending) mend(c *delivery.Config) {
 	noWait(c)
 	before := c.Lookup
 	c.Lookup = func(device string) (delivery.Target, bool) {
@@ -80,7 +80,7 @@ func TestMendedUnit(t *testing.T) {
 		{"after a restart", func(p *plant) { p.stop(); p.start() }},
 		{"when the devices are read again", func(p *plant) { p.d.Retry() }},
 	} {
-		n := &names{unit: "ppm"}
+		n := &mending{unit: "ppm"}
 		run(t, "refused, mended "+how.name, registry, n.mend, func(p *plant) {
 			time.Sleep(2 * time.Hour)
 			for i := range 8 {
@@ -89,7 +89,7 @@ func TestMendedUnit(t *testing.T) {
 			}
 			p.want("waiting", p.d.Stats().Slots, 8)
 			p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"110": 1})
-			n.set(func(n *names) { n.unit = "mg/L" })
+			n.set(func(n *mending) { n.unit = "mg/L" })
 			how.heal(p)
 			time.Sleep(time.Minute)
 			p.want("waiting after the mending", p.d.Stats().Slots, 0)
@@ -100,7 +100,7 @@ func TestMendedUnit(t *testing.T) {
 			p.want("note", strings.Join(mended[:min(1, len(mended))], ""), "cod was made in ppm and sent in mg/L, as it is configured now")
 		})
 	}
-	n := &names{unit: "mg/L"}
+	n := &mending{unit: "mg/L"}
 	run(t, "nothing is known of the refusal", registry, n.mend, func(p *plant) {
 		p.put("a", at(15), in("ppm", cod(1)))
 		p.put("a", at(30), in("ppm", cod(2)), bod(2))
@@ -108,13 +108,13 @@ func TestMendedUnit(t *testing.T) {
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U", "a/bod@00:30:00=2U", "a/cod@00:30:00=2U"})
 		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
 	})
-	run(t, "the stored unit goes first", "stations: [{id: s-a, devices: [{id: a, token: token-for-tests-a}]}]", (&names{unit: "mg/L"}).mend, func(p *plant) {
+	run(t, "the stored unit goes first", "stations: [{id: s-a, devices: [{id: a, token: token-for-tests-a}]}]", (&mending{unit: "mg/L"}).mend, func(p *plant) {
 		p.put("a", at(15), in("ppm", cod(1)))
 		time.Sleep(time.Minute)
 		p.trailOf(func(e audit.Entry) { p.want("unit", e.Readings[0].Unit, "ppm") })
 		p.want("notes", p.details(audit.Delivered), []string{""})
 	})
-	spelled := &names{unit: "mgpl"}
+	spelled := &mending{unit: "mgpl"}
 	run(t, "another spelling, and the answer to the first was lost", registry, spelled.mend, func(p *plant) {
 		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
 			if n == 1 {
@@ -124,17 +124,17 @@ func TestMendedUnit(t *testing.T) {
 		})
 		p.put("a", at(15), in("mgpl", cod(1)))
 		time.Sleep(time.Second)
-		spelled.set(func(n *names) { n.unit = "mg/L" })
+		spelled.set(func(n *mending) { n.unit = "mg/L" })
 		time.Sleep(time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 1})
 		p.want("notes", p.details(audit.AlreadyStored), []string{"sent before, and the answer was lost; cod was made in mgpl and sent in mg/L, as it is configured now"})
 	})
-	other := &names{unit: "kg/m³"}
+	other := &mending{unit: "kg/m³"}
 	run(t, "the mended unit is refused too, and mended again", registry, other.mend, func(p *plant) {
 		p.put("a", at(15), in("ppm", cod(1)))
 		time.Sleep(time.Hour)
 		p.want("waiting", p.d.Stats().Slots, 1)
-		other.set(func(n *names) { n.unit = "mg/L" })
+		other.set(func(n *mending) { n.unit = "mg/L" })
 		p.d.Retry()
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
@@ -142,8 +142,8 @@ func TestMendedUnit(t *testing.T) {
 }
 
 // former fills an outbox under former names, three slots, and one that waits under both names.
-func former(t *testing.T, name string, disk *openStore, f func(p *plant, n *names)) {
-	n := &names{}
+func former(t *testing.T, name string, disk *openStore, f func(p *plant, n *mending)) {
+	n := &mending{}
 	run(t, name, registry, func(c *delivery.Config) { n.mend(c); c.Store = disk }, func(p *plant) {
 		p.net.unplug(true)
 		for i := 1; i <= 3; i++ {
@@ -153,7 +153,7 @@ func former(t *testing.T, name string, disk *openStore, f func(p *plant, n *name
 		p.put("a", at(45), bod(7))
 		p.stop()
 		p.log.Reset()
-		n.set(func(n *names) {
+		n.set(func(n *mending) {
 			n.devices, n.parameters, n.unit = map[string]string{"gone": "a"}, map[string]string{"so2": "cod"}, "mg/L"
 		})
 		f(p, n)
@@ -164,7 +164,7 @@ func former(t *testing.T, name string, disk *openStore, f func(p *plant, n *name
 var taken = []string{"a/bod@00:15:00=2U", "a/bod@00:30:00=2U", "a/bod@00:45:00=7U", "a/cod@00:15:00=1U", "a/cod@00:30:00=9U", "a/cod@00:45:00=3U"}
 
 func TestFormerly(t *testing.T) {
-	former(t, "at the start", newOpenStore(), func(p *plant, n *names) {
+	former(t, "at the start", newOpenStore(), func(p *plant, n *mending) {
 		p.net.unplug(false)
 		p.start()
 		time.Sleep(time.Minute)
@@ -175,15 +175,15 @@ func TestFormerly(t *testing.T) {
 		p.want("log", strings.Contains(p.log.String(), "what waits under former names is taken over\" device=a slots=3"), true)
 		p.want("log of a device that is not configured", strings.Contains(p.log.String(), "not configured"), false)
 	})
-	former(t, "when the devices are read again", newOpenStore(), func(p *plant, n *names) {
+	former(t, "when the devices are read again", newOpenStore(), func(p *plant, n *mending) {
 		devices := n.devices
-		n.set(func(n *names) { n.devices = nil })
+		n.set(func(n *mending) { n.devices = nil })
 		p.net.unplug(false)
 		p.start()
 		time.Sleep(time.Minute)
 		p.want("held", p.d.Stats().HeldFor, map[string]int{"not_configured": 1})
 		p.want("log", strings.Contains(p.log.String(), "slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now\" device=gone waiting_slots=3"), true)
-		n.set(func(n *names) { n.devices = devices })
+		n.set(func(n *mending) { n.devices = devices })
 		p.d.Retry()
 		time.Sleep(time.Minute)
 		p.want("held after", p.d.Stats().HeldFor, map[string]int{})
@@ -192,7 +192,7 @@ func TestFormerly(t *testing.T) {
 		p.want("received", got, taken)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6, audit.AlreadyStored: 1, audit.Rejected: 2})
 	})
-	n := &names{}
+	n := &mending{}
 	run(t, "a parameter that the board refused", registry, n.mend, func(p *plant) {
 		for i := 1; i <= 3; i++ {
 			p.put("a", at(15*i), so2(float64(i)), bod(2))
@@ -200,7 +200,7 @@ func TestFormerly(t *testing.T) {
 		}
 		p.want("held", p.d.Stats().HeldFor, map[string]int{"119": 1})
 		p.stop()
-		n.set(func(n *names) { n.parameters, n.unit = map[string]string{"so2": "cod"}, "mg/L" })
+		n.set(func(n *mending) { n.parameters, n.unit = map[string]string{"so2": "cod"}, "mg/L" })
 		p.start()
 		time.Sleep(time.Minute)
 		p.want("waiting", p.d.Stats().Slots, 0)
@@ -214,7 +214,7 @@ func TestKilledWhileTakingOver(t *testing.T) {
 	for _, written := range []bool{false, true} {
 		for n := 0; n < 6; n++ {
 			disk := newOpenStore()
-			former(t, fmt.Sprintf("write %d, written %v", n, written), disk, func(p *plant, _ *names) {
+			former(t, fmt.Sprintf("write %d, written %v", n, written), disk, func(p *plant, _ *mending) {
 				p.net.unplug(false)
 				dying := &dyingStore{openStore: disk, left: n, written: written}
 				p.cfg.Store = dying

@@ -45,6 +45,9 @@ func (d *Delivery) restore(ctx context.Context) error {
 		d.setCondition(q, q.condition)
 		d.schedule.set(q)
 	}
+	if text := d.trouble(); text != "" {
+		d.cfg.Logger.Warn("slots wait apart since before the start: " + text)
+	}
 	return err
 }
 
@@ -54,7 +57,7 @@ func parseValue(key string, value []byte) (id slotID, err error) {
 	if !ok {
 		return slotID{}, fmt.Errorf("key %q: %w", key, frame.ErrDamaged)
 	}
-	if _, err := decodeReadings(value, id.stamp); err != nil {
+	if _, _, err := decodeReadings(value, id.stamp); err != nil {
 		return id, fmt.Errorf("slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
 	}
 	return id, nil

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
@@ -29,6 +30,8 @@ type Config struct {
 	Patience time.Duration
 	Logger   *slog.Logger
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
+	// Wall is the wall clock, which may step; nil is time.Now.
+	Wall func() time.Time
 
 	// Board is where slots go; nil in a processor, which has Next.
 	Board *Board
@@ -49,24 +52,24 @@ type Engine struct {
 	cfg     Config
 	log     *slog.Logger
 	names   *registry.Registry
+	clock   *clock.Clock
 	aligner *slot.Aligner
 	aligns  bool // else the aligner closes what an earlier configuration has left in it
 	rules   slot.Options
 	trail   *audit.Trail
-	backlog *audit.Backlog // of what was refused; nil without a trail
 	outbox  *delivery.Delivery
 	ready   *ready // in a processor, in place of the outbox
 
 	counts   counts
 	replayed slot.Stats // what the restore counted, which was counted before
 	once     once
-	made     made
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
 	restoring bool // in Open
+	looks     bool // only, and takes nothing
 
-	patience atomic.Int64 // Unix ns before which no window closes
+	patience atomic.Int64 // running time before which no window closes
 	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
 	stop     context.CancelFunc
@@ -84,13 +87,13 @@ type counts struct {
 	reasons           map[slot.Reason]uint64
 }
 
-func (c *counts) refused(r slot.Reason) {
+func (c *counts) refused(r slot.Reason, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.reasons == nil {
 		c.reasons = map[slot.Reason]uint64{}
 	}
-	c.reasons[r]++
+	c.reasons[r] += uint64(n)
 }
 
 // Stats are an Engine's gauges and counters since it was opened.
@@ -131,6 +134,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if err := e.openTrail(); err != nil {
 		return e, err
 	}
+	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Alone: cfg.Board == nil || cfg.Board.DryRun})
 	e.aligns, e.aligner = cfg.Board == nil || cfg.Board.Align, slot.New(e.rules)
 	if err := e.restore(ctx); err != nil { // before the exit, so that nothing is sent from a state that is refused
 		return e, err
@@ -142,7 +146,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	e.loop.restored, e.loop.saved = true, time.Now()
 	e.keepDamaged(ctx)
 	if e.loop.renamed {
-		if err := e.checkpoint(ctx); err != nil {
+		if err := e.save(ctx); err != nil {
 			e.log.Error("cannot save open slots under their present names: it is tried again when slots are saved", "error", err)
 		}
 	}
@@ -162,7 +166,6 @@ func (e *Engine) openTrail() (err error) {
 	if damage := e.trail.Damage(); damage != "" {
 		e.log.Error(damage)
 	}
-	e.backlog = &audit.Backlog{Trail: e.trail}
 	return nil
 }
 
@@ -173,7 +176,7 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	}
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
-		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
+		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log, Clock: e.clock,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 	})
@@ -236,8 +239,9 @@ func (e *Engine) close(ctx context.Context) error {
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
+		e.check(time.Now())
 		e.noteSaved(e.loop.refusals.all(), time.Now())
-		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
+		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx), nil, nil))
 	}
 	if e.ready != nil {
 		errs = append(errs, e.ready.close(ctx))
@@ -245,11 +249,8 @@ func (e *Engine) close(ctx context.Context) error {
 	if e.outbox != nil {
 		errs = append(errs, e.outbox.Close(ctx))
 	}
-	e.made.mu.Lock()
-	defer e.made.mu.Unlock()
-	e.noteMade(func(time.Time) bool { return true }, time.Now())
 	if e.trail != nil {
-		errs = append(errs, e.backlog.Append(), e.trail.Close())
+		errs = append(errs, e.trail.Close())
 	}
 	return errors.Join(errs...)
 }
@@ -273,17 +274,17 @@ func (e *Engine) over(stamp, now time.Time) bool {
 
 // health joins what can be wrong, and tells the host of the transitions.
 type health struct {
-	mu                         sync.Mutex
-	tell                       func(error)
-	intake, state, board, next error
-	told                       bool
+	mu                                       sync.Mutex
+	tell                                     func(error)
+	intake, files, state, board, next, clock error
+	told                                     bool
 }
 
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.intake, h.state, h.next, h.board)
+	all := errors.Join(h.intake, h.files, h.state, h.next, h.board, h.clock)
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

@@ -224,6 +224,8 @@ func (p *plant) open() {
 	var err error
 	p.e, err = engine.Open(context.Background(), p.cfg)
 	require.NoError(p.t, err)
+	synctest.Wait() // for the server's time
+	p.board.CloseIdleConnections()
 }
 
 func (p *plant) close() {
@@ -282,7 +284,7 @@ func (p *plant) keys(prefix string) (keys []string, values [][]byte) {
 func (p *plant) received() (out []string) {
 	p.t.Helper()
 	p.net.unplug(false)
-	resp, err := p.board.Get("http://cpcb.test/received")
+	resp, err := p.board.Get("http://localhost/received")
 	require.NoError(p.t, err)
 	defer resp.Body.Close()
 	var got simulator.Received

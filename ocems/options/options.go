@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -36,10 +37,11 @@ type Slots struct {
 	Settle Duration `mapstructure:"settle" toml:"settle"`
 	// MaxSkew is how far ahead of the clock a reading may be.
 	MaxSkew Duration `mapstructure:"max_skew" toml:"max_skew"`
+	// Timestamps is whose clock the readings' times are of: auto takes those near to this machine's for its own, source
+	// means the source's always. A device may say so too.
+	Timestamps string `mapstructure:"timestamps" toml:"timestamps"`
 	// MinSamples is how many readings flagged U make a window U.
 	MinSamples int `mapstructure:"min_samples" toml:"min_samples"`
-	// MaxSeries is how many series are held at once.
-	MaxSeries int `mapstructure:"max_series" toml:"max_series"`
 }
 
 // DefaultSlots returns the defaults.
@@ -48,14 +50,14 @@ func DefaultSlots() Slots {
 	return Slots{
 		DevicesFileInterval: Duration{10 * time.Second}, Stamp: d.Stamp, Grace: Duration{d.Grace},
 		CalibrationGrace: Duration{d.CalibrationGrace}, Settle: Duration{d.Settle}, MaxSkew: Duration{d.MaxSkew},
-		MinSamples: d.MinSamples, MaxSeries: d.MaxSeries,
+		Timestamps: registry.TimestampsAuto, MinSamples: d.MinSamples,
 	}
 }
 
 // Rules are the aligner's.
 func (o Slots) Rules() slot.Options {
 	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
-		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples, MaxSeries: o.MaxSeries}
+		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples}
 }
 
 // Check returns every mistake, each beginning with its key.
@@ -64,13 +66,15 @@ func (o Slots) Check() error {
 	if !slices.Contains(slot.Stamps, o.Stamp) {
 		c.fault("stamp: %q is neither %q nor %q; nearest: %s", o.Stamp, slot.Stamps[0], slot.Stamps[1], spec.Nearest(o.Stamp, slot.Stamps)[0])
 	}
+	if !slices.Contains(registry.Timestamps, o.Timestamps) {
+		c.fault("timestamps: %w", registry.WrongTimestamps(o.Timestamps))
+	}
 	c.duration("devices_file_interval", o.DevicesFileInterval, time.Millisecond, 24*time.Hour)
 	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // a window whose closing is kept for 7 days must not close at its very end
 	c.duration("calibration_grace", o.CalibrationGrace, time.Millisecond, spec.MaxAge)
 	c.duration("settle", o.Settle, 0, spec.MaxAge)
 	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
 	c.number("min_samples", o.MinSamples, 1)
-	c.number("max_series", o.MaxSeries, 1)
 	return c.err()
 }
 
@@ -90,7 +94,7 @@ type Delivery struct {
 	MaxBackoff Duration `mapstructure:"max_backoff" toml:"max_backoff"`
 	// HoldInterval is between attempts of what the server refuses: a device, a parameter, or a slot that waits apart.
 	HoldInterval Duration `mapstructure:"hold_interval" toml:"hold_interval"`
-	// MaxConcurrency is how many requests are in flight at most.
+	// MaxConcurrency is how many requests are in flight, besides those that hang; with these at most 8 times as many.
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
 	// SharedDevice says that another sender reports the devices too: 111 then means that the server has the slot.
 	SharedDevice bool `mapstructure:"shared_device" toml:"shared_device"`
@@ -242,6 +246,9 @@ func (d Duration) String() string {
 func withoutUnit(number string) error {
 	return fmt.Errorf(`%s has no unit; nearest: "%ss"`, number, number)
 }
+
+// NoMaxSeries is what to do instead of the key max_series, which is gone.
+const NoMaxSeries = "leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others"
 
 // Check returns what is wrong with the keys of a YAML configuration before they are decoded: those that are gone, each with
 // what to do instead, and durations that are numbers without a unit, which a decoder would take for nanoseconds. cfg is

@@ -27,7 +27,12 @@ type version struct {
 	sum      [sha256.Size]byte
 }
 
+func (v version) is(o version) bool { return v.modified.Equal(o.modified) && v.sum == o.sum }
+
 func readVersion(path string) ([]byte, version, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // such as a FIFO, which nobody may ever write to
+		return nil, version{}, fmt.Errorf("%s is no regular file; name one", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, version{}, err
@@ -62,7 +67,7 @@ func parseDevices(path string, data []byte) ([]source, error) {
 	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "formerly"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "formerly"}
 
 // parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
 func parseCSV(path string, data []byte) ([]source, error) {
@@ -158,6 +163,8 @@ func (d *DeviceConfig) set(column, cell string) error {
 		if cell != "" {
 			d.Formerly = strings.Split(cell, ";")
 		}
+	case "timestamps":
+		d.Timestamps = cell
 	}
 	return nil
 }

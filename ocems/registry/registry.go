@@ -1,8 +1,8 @@
 package registry
 
 import (
-	"bytes"
 	"cmp"
+	"context"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -24,12 +24,23 @@ import (
 // Registry is the set of devices and the names of their parameters. It is safe for concurrent use.
 type Registry struct {
 	now    atomic.Pointer[snapshot]
-	noUnit error // in the host's words
+	before atomic.Pointer[snapshot] // the one that now replaced
+	noUnit error                    // in the host's words
 
-	mu   sync.Mutex // one Reload at a time
-	file string
-	seen version                            // of the file in force
-	read func() (*snapshot, version, error) // holds the Config, so that no print reaches its secrets
+	mu     sync.Mutex // one Reload at a time
+	file   string
+	seen   version     // of the file in force
+	next   version     // of another one, at the last look
+	few    version     // of one with few devices, which is not taken at once
+	asked  <-chan look // which has not been answered
+	secret func() look // reads the whole configuration; so that no print reaches its secrets, it has the Config
+}
+
+// look is what the files had.
+type look struct {
+	*snapshot // nil where it was not the time to read all
+	version
+	err error
 }
 
 // Device is one registered device with its credentials, which it uses and never shows.
@@ -40,13 +51,14 @@ type Device struct {
 	Longitude *float64 // degrees; nil when not set
 	Shared    *bool    // another sender reports it too; nil when not set
 
+	Timestamps string // of the configuration, or ""
+
 	parameters map[string]*mapping // by key
 	formerly   map[string]string   // present keys, by former ones
 
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
 	sign func(time.Time) (string, error)
-	hide func([]byte) []byte
 }
 
 // Seal encrypts a payload under the device's token into a request body (spec 2.4).
@@ -54,9 +66,6 @@ func (d *Device) Seal(payload []byte) []byte { return d.seal(payload) }
 
 // Sign makes the signature header of one attempt at the given time (spec 2.3.2).
 func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
-
-// Hide takes the token out of a text of the server's, for a log or the trail.
-func (d *Device) Hide(text []byte) []byte { return d.hide(text) }
 
 func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
 
@@ -66,22 +75,36 @@ type snapshot struct {
 	formerly map[string]*Device // by former ids
 	ids      []string           // sorted
 	index    map[selector]*group
+	hide     func(text []byte) []byte // a closure, as a Device's
+}
+
+// Hide takes the token of every device, also of those before the last [Registry.Reload], out of a text of a server's, for a
+// log or the trail. Where nothing is found it returns text itself.
+func (r *Registry) Hide(text []byte) []byte {
+	text = r.now.Load().hide(text)
+	if before := r.before.Load(); before != nil { // a request in flight may have been made with it
+		text = before.hide(text)
+	}
+	return text
 }
 
 // New checks the whole configuration, reads the files that it names and returns every mistake joined, each beginning
-// with its key.
+// with its key. A process that reads tokens writes no core dump from then on.
 func New(cfg Config) (*Registry, error) {
+	if !cfg.NamesOnly {
+		noCore()
+	}
 	r := &Registry{
 		file:   cfg.DevicesFile,
-		read:   func() (*snapshot, version, error) { return load(cfg) },
+		secret: func() look { return load(cfg) },
 		noUnit: fmt.Errorf("it has no unit; configure one or set the %s %s", cfg.Words.Attribute, cfg.Words.Unit),
 	}
-	s, v, err := r.read()
+	l, err := r.look(context.Background(), r.first)
 	if err != nil {
 		return nil, err
 	}
-	r.seen = v
-	r.now.Store(s)
+	r.seen = l.version
+	r.now.Store(l.snapshot)
 	return r, nil
 }
 
@@ -108,9 +131,9 @@ type source struct {
 	words Words
 }
 
-func load(cfg Config) (*snapshot, version, error) {
+func load(cfg Config) look {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
 		v    version
 		list []source
 	)
@@ -126,15 +149,17 @@ func load(cfg Config) (*snapshot, version, error) {
 	} else if len(cfg.Devices) == 0 {
 		b.fault(cfg.Words.Devices, "none is given; give at least one, or a devices_file")
 	}
+	b.hide = b.tokens.hide
 	b.addAll(cfg, list)
 	if err := errors.Join(b.faults...); err != nil {
-		return nil, v, err
+		return look{nil, v, err}
 	}
-	return b.snapshot, v, nil
+	return look{b.snapshot, v, nil}
 }
 
 type builder struct {
 	*snapshot
+	tokens    *hider
 	namesOnly bool
 	noField   string // of Words
 	faults    []error
@@ -235,16 +260,22 @@ func (b *builder) addAll(cfg Config, list []source) {
 			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
+			if len(id.value) > longest {
+				b.fault(src.at(id.key), "%q is longer than %d bytes; write it as the board does", id.value[:longest], longest)
+			}
 		}
 		degrees := func(key string, v *Number, limit Number) {
 			if v != nil && !(*v >= -limit && *v <= limit) {
 				b.fault(src.at(key), "%v is outside -%v to %v degrees; nearest: %v", *v, limit, limit, max(-limit, min(limit, *v)))
 			}
 		}
+		if src.Timestamps = strings.TrimSpace(src.Timestamps); src.Timestamps != "" && !slices.Contains(Timestamps, src.Timestamps) {
+			b.fault(src.at("timestamps"), "%w", WrongTimestamps(src.Timestamps))
+		}
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice,
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps,
 			parameters: map[string]*mapping{}, formerly: map[string]string{}}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
@@ -343,7 +374,7 @@ func (b *builder) arm(d *Device, src source, keyAt string, key *rsa.PublicKey, t
 		return
 	}
 	d.seal = body.Seal
-	d.hide = func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(token), []byte("(the token)")) }
+	b.tokens.add(token)
 	d.sign = func(at time.Time) (string, error) { return seal.Sign(key, token, at) }
 }
 

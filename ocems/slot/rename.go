@@ -102,7 +102,7 @@ func (c *cell) join(o *cell) bool {
 			return false
 		}
 	}
-	c.sources, c.marks = sources, marks
+	c.sources, c.marks, c.doubt = sources, marks, c.doubt || o.doubt
 	for _, b := range o.flags {
 		c.accumulator(b.flag).join(b)
 	}
@@ -126,19 +126,13 @@ func (a *accumulator) join(b accumulator) {
 	a.values = append(a.values, b.values...)
 }
 
-// join adds the windows that another ring has as closed.
+// join adds the windows that another ring has as closed, as far as there is room for their time.
 func (r *ring) join(o *ring, k kind) {
-	if o.bits == nil {
-		return
-	}
-	if r.bits == nil || o.top > r.top { // the newer one is what the older one is added to
-		newer := ring{o.top, slices.Clone(o.bits)}
-		*r, o = newer, &ring{r.top, r.bits}
-	}
-	size := ringSize(k)
-	for i := r.top - size + 1; o.bits != nil && i <= o.top; i++ {
-		if o.has(i, k) {
-			r.set(i, k)
+	for _, p := range []*stretch{&o.other, &o.stretch} {
+		for i := p.top - ringSize(k) + 1; i <= p.top; i++ {
+			if p.has(i, k) && (r.bits == nil || r.other.bits == nil || r.covers(i, k) || r.other.covers(i, k)) {
+				r.set(i, k)
+			}
 		}
 	}
 }

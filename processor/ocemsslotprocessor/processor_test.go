@@ -328,7 +328,7 @@ func TestStorageFails(t *testing.T) {
 		require.ErrorContains(t, p.Shutdown(t.Context()), "no space left on device")
 		h.full.Store(false)
 		p = h.start(stored, next)
-		pass(time.Minute)
+		pass(3 * time.Minute) // within 2 the clock is not trusted
 		require.Equal(t, []string{"D1 cod 4 mg/L U 1 00:45:00"}, next.took())
 		require.NoError(t, p.Shutdown(t.Context()))
 	})
@@ -446,7 +446,7 @@ func TestDevicesFile(t *testing.T) {
 		h.consume(p, reading("D2", "cod", "mg/L", 7))
 		require.Equal(t, []string{"D2 cod 7 mg/L 00:00:00"}, next.took(), "it passes on")
 		write("station_1,D1,hunter2\nstation_1,D2,\n")
-		pass(11 * time.Second)
+		pass(21 * time.Second)
 		h.consume(p, reading("D2", "cod", "mg/L", 8))
 		pass(16 * time.Minute)
 		require.Equal(t, []string{"D2 cod 8 mg/L U 1 00:15:00"}, next.took())

@@ -192,6 +192,18 @@ func TestFormerly(t *testing.T) {
 		p.want("received", got, taken)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6, audit.AlreadyStored: 1, audit.Rejected: 2})
 	})
+	aged := &mending{}
+	run(t, "it is as old as it was", registry, aged.mend, func(p *plant) {
+		p.net.unplug(true)
+		p.put("gone", at(15), bod(1))
+		time.Sleep(4 * 24 * time.Hour)
+		aged.set(func(n *mending) { n.devices = map[string]string{"gone": "a"} })
+		p.d.Retry()
+		time.Sleep(3*24*time.Hour - time.Hour)
+		p.want("waiting", p.d.Stats().Slots, 1)
+		time.Sleep(2 * time.Hour)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Expired: 1})
+	})
 	n := &mending{}
 	run(t, "a parameter that the board refused", registry, n.mend, func(p *plant) {
 		for i := 1; i <= 3; i++ {

@@ -45,7 +45,7 @@ func TestRename(t *testing.T) {
 				}
 				at := now.Add(-time.Duration(r.ExpFloat64() * float64(10*time.Minute)))
 				x := with(Statistic(seed%6), of("p", at, r.NormFloat64()*1e6, spec.Flag(spec.Flags[r.IntN(6)])))
-				x.Source = r.Uint64N(3)
+				x.Source, x.Doubt = r.Uint64N(3), r.IntN(30) == 0
 				if n < 300 && renamed {
 					x = former(x)
 				}
@@ -83,7 +83,7 @@ func TestRenameJoins(t *testing.T) {
 		one, two := aligner(), aligner()
 		for n := range 500 {
 			x := with(Statistic(seed%6), of("p", t0.Add(time.Duration(n)*7*time.Second), float64(r.IntN(1000)), spec.Flag(spec.Flags[r.IntN(6)])))
-			x.Source = r.Uint64N(40)
+			x.Source, x.Doubt = r.Uint64N(40), r.IntN(100) == 0
 			add(t, one, x, t0.Add(time.Hour))
 			if r.IntN(2) == 0 {
 				x.Device, x.Parameter = "old", "was"

@@ -282,7 +282,7 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 			unit := f.Unit
 			if f.Unit = r.Unit; f == r { // the unit may have been mended since
 				same = append(same, rs[i])
-			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
+			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
 				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, unit, f.Flag)
 			}
 		}

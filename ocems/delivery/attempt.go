@@ -110,13 +110,17 @@ func (a *attempt) show(rs []payload.Reading) {
 
 // expire takes out what was not delivered within 7 days, with what kept it.
 func (a *attempt) expire(rs []payload.Reading) {
+	const note = "not delivered within 7 days of its stamp"
 	why := cmp.Or(a.heldFor, a.s.refusal.detail)
 	for _, r := range rs {
 		if s := a.q.memory.suspended[unitOf{r.Parameter, r.Unit}]; s != nil && why == "" {
 			why = "the server refuses the parameter: status " + s.reason
 		}
 	}
-	a.settle(outcome(rs, audit.Expired, "not delivered within 7 days of its stamp: "+why), a.s.refusal.status)
+	if why != "" {
+		why = ": " + why
+	}
+	a.settle(outcome(rs, audit.Expired, note+why), a.s.refusal.status)
 }
 
 // deliver sends the readings in as few requests as may be, until all are dealt with or the queue has to wait.

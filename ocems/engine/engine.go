@@ -134,7 +134,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if err := e.openTrail(); err != nil {
 		return e, err
 	}
-	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Alone: cfg.Board == nil || cfg.Board.DryRun})
+	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Alone: cfg.Board == nil || cfg.Board.DryRun, AtOnce: cfg.Board != nil && cfg.Board.DryRun})
 	e.aligns, e.aligner = cfg.Board == nil || cfg.Board.Align, slot.New(e.rules)
 	if err := e.restore(ctx); err != nil { // before the exit, so that nothing is sent from a state that is refused
 		return e, err

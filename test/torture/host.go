@@ -298,6 +298,7 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 		v.lives++
 	}
 	v.abrupt = false
+	v.board.lies.lifeEnds(v.fedUntil().Truncate(15 * time.Minute).Add(15 * time.Minute).UnixMilli())
 	began := time.Now()
 	var err error
 	p.clock, err = startWithClock(p.command, offset)

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -45,7 +47,9 @@ const (
 	step      = 10 * time.Second // of event time between samples
 	batchSize = 6                // steps fed at once
 	diskSize  = 64 << 20
-	furthest  = 6 * time.Hour // that a clock jumps
+	furthest  = 240 * time.Hour // that a clock jumps
+	hours     = 6 * time.Hour   // that it jumps mostly
+	oldest    = 157 * time.Hour // age of what is fed: a reading may come some hours late, and after 7 days is too old
 )
 
 // metric is what one device shows at one time: two samples.
@@ -90,6 +94,8 @@ type victim struct {
 	drained    time.Duration  // from the last fault until nothing was missing
 	lives      int            // from one kill to the next
 	abrupt     bool           // the last life did not end by itself
+	wrongClock bool           // this life's clock jumps
+	wrongDate  atomic.Bool    // or the board's does: no host can tell two wrong clocks from a right one
 	lived      map[string]int // the life in which a line of the trail was written, by its hash; not yet those of the last life
 	excused    map[place]bool // not yet at the board when the state was damaged
 	untold     map[place]bool // at the board by then, and the answer was still to be had again
@@ -179,16 +185,33 @@ func (v *victim) value() float64 { return float64(v.values.IntN(1_000_000)) / 10
 
 // exhausted reports that the fed time has come near to now, or to what a clock that is late takes for now.
 func (v *victim) exhausted() bool {
-	return time.Since(v.began.Add(time.Duration(v.steps)*step)) < furthest+time.Hour
+	return v.age() < hours+time.Hour
 }
 
-// jump is how far a machine's clock is off: not at all, or by up to hours to either side.
+// fedUntil is the event time up to which there is something.
+func (v *victim) fedUntil() time.Time { return v.began.Add(time.Duration(v.steps) * step) }
+
+func (v *victim) age() time.Duration { return time.Since(v.fedUntil()) }
+
+// jump is how far a machine's clock is off: not at all, by up to hours or by up to days to either side.
 func (v *victim) jump() time.Duration {
-	if v.choices.IntN(2) == 0 {
+	if !v.wrongClock || v.choices.IntN(2) == 0 {
 		return 0
 	}
-	v.events["clock jump"]++
-	return v.between(-furthest, furthest)
+	if v.choices.IntN(2) == 0 {
+		v.events["clock jump"]++
+		return v.between(-hours, hours)
+	}
+	v.events["clock jump of days"]++
+	for {
+		by := v.between(-furthest, furthest)
+		switch ahead := v.age() + by; { // of what is fed
+		case ahead > -time.Hour && ahead < hours: // by such a clock it would be live
+		case v.host.handsOver && (ahead < 0 || ahead > oldest): // nobody tells a processor that it is neither future nor past
+		default:
+			return by
+		}
+	}
 }
 
 // feed feeds some minutes of event time.
@@ -225,15 +248,17 @@ func (v *victim) between(low, high time.Duration) time.Duration {
 
 // torture kills, stops and starts the host while the board misbehaves, and then lets both recover.
 func (v *victim) torture() error {
-	random := rand.New(rand.NewPCG(v.choices.Uint64(), 2))
-	stopFaults, faultsDone := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(faultsDone)
-		v.misbehave(random, stopFaults)
-	}()
+	seed := v.choices.Uint64()
+	stopFaults := make(chan struct{})
+	var faults sync.WaitGroup
+	faults.Go(func() { v.misbehave(rand.New(rand.NewPCG(seed, 2)), stopFaults) })
+	faults.Go(func() { v.lie(rand.New(rand.NewPCG(seed, 4)), stopFaults) })
 	err := v.ordeal()
 	close(stopFaults)
-	<-faultsDone
+	faults.Wait()
+	for kind, n := range v.board.lies.met {
+		v.faults[kind] += n
+	}
 	v.board.mode.Store(good)
 	v.board.reset.Store(false)
 	if err == nil {
@@ -242,11 +267,13 @@ func (v *victim) torture() error {
 	if err != nil {
 		return err
 	}
-	// The last life: what waits goes out.
+	// The last life: what waits goes out. Slots that are new to the board show that a 111 can be believed again.
+	v.wrongClock = false
 	p, err := v.start(0)
 	if err != nil {
 		return err
 	}
+	v.feed(p, 20)
 	began := time.Now()
 	_ = until(v.drain, func() bool {
 		time.Sleep(2 * time.Second)
@@ -268,6 +295,9 @@ func (v *victim) ordeal() error {
 		if v.full {
 			v.freeDisk()
 		}
+		clocks := v.choices.IntN(3)
+		v.wrongClock = clocks == 0
+		v.wrongDate.Store(clocks == 1)
 		p, err := v.start(v.jump())
 		if err != nil {
 			return err

@@ -322,3 +322,16 @@ func TestJudge(t *testing.T) {
 		})
 	}
 }
+
+func TestWaited(t *testing.T) {
+	a := newAccount(t)
+	a.v.board.lies.told[place{"dev_a", "cod", "U", a.stamp()}] = true
+	a.write(t)
+	if r := a.v.judge(); r.waited != 1 || r.delivered != 2 {
+		t.Errorf("waited=%d delivered=%d, must be waited=1 delivered=2", r.waited, r.delivered)
+	}
+	a.withoutCOD()
+	if r := a.v.judge(); r.waited != 0 {
+		t.Errorf("waited=%d, and it did not come", r.waited)
+	}
+}

@@ -303,6 +303,11 @@ func (v *victim) ordeal() error {
 			return err
 		}
 		v.feed(p, 5+v.choices.IntN(60))
+		if v.excused == nil && !p.dead() && !p.stuck && (life == 3 || v.choices.IntN(8) == 0) { // what is kept of a damage stays where it is
+			if err := v.takeAway(p); err != nil {
+				return err
+			}
+		}
 		if v.mounted && v.choices.IntN(4) == 0 {
 			v.fillDisk(p)
 		}

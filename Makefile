@@ -115,7 +115,7 @@ lint: bin/tools/staticcheck bin/tools/govulncheck ## staticcheck, and govulnchec
 
 .PHONY: bench
 bench: ## run the benchmarks
-	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
+	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/delivery ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
 
 # Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
 bin/tools/prometheus:

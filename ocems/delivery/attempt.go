@@ -30,6 +30,7 @@ type attempt struct {
 	oldest  time.Time // what is older has expired
 	retries uint64    // Delivery.retries
 	target  Target
+	place   bool // counts against Delivery.limit
 }
 
 // attempt begins one. Delivery.mu is held.
@@ -41,7 +42,7 @@ func (d *Delivery) attempt(q *queue) *attempt {
 		a.heldFor = q.condition.detail
 	}
 	q.busy = true
-	d.active++
+	d.takePlace(a)
 	return a
 }
 
@@ -58,7 +59,8 @@ func (a *attempt) run() {
 		a.q.retryAt(now)
 	}
 	a.q.busy = false
-	d.active--
+	d.inFlight--
+	a.giveBack()
 	d.reschedule(a.q)
 	d.wake.send()
 }
@@ -280,6 +282,10 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
 		a.s.refusal = ans
 	}
+	if dec.trouble && a.q.memory.reason != ans.reason() {
+		d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
+			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", d.cfg.HoldInterval.String())
+	}
 	if dec.trouble || len(dec.suspend) > 0 {
 		a.q.memory.reason, a.q.memory.detail = ans.reason(), ans.detail
 	}
@@ -297,9 +303,6 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	switch {
 	case before.state == held && now.state == ready:
 		logger.Info("the server takes the device's readings again", "device", a.q.device)
-	case dec.trouble && !a.parked:
-		logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
-			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
 	case dec.state == held && (before.state != held || before.detail != now.detail):
 		logger.Error("the server refuses the device: its readings wait; check station id, device id, token and key",
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
@@ -340,8 +343,10 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("User-Agent", d.agent)
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
+	hangs := a.watch()
 	ans := d.exchange(req, sent, a.target.Sealer.Hide)
-	d.noteAnswer(a.q.device, ans, sent)
+	hangs.Stop()
+	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
 	}

@@ -195,60 +195,6 @@ func TestConditionAfterADecision(t *testing.T) {
 	}
 }
 
-func TestReachability(t *testing.T) {
-	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	type step struct {
-		at       time.Duration
-		event    string // "answer", "check", or the device that got none
-		change   bool   // it is reported
-		down     bool   // after it
-		oneAtime bool
-	}
-	for _, c := range []struct {
-		name  string
-		steps []step
-	}{
-		{"one device, for a minute", []step{{0, "a", false, false, false}, {59 * time.Second, "check", false, false, false},
-			{60 * time.Second, "check", true, true, false}, {61 * time.Second, "check", false, true, false},
-			{70 * time.Second, "a", false, true, false}, {80 * time.Second, "answer", true, false, false}}},
-		{"a short break", []step{{0, "a", false, false, false}, {30 * time.Second, "answer", false, false, false},
-			{90 * time.Second, "check", false, false, false}}},
-		{"an answer begins a new minute", []step{{0, "a", false, false, false}, {50 * time.Second, "answer", false, false, false},
-			{55 * time.Second, "a", false, false, false}, {100 * time.Second, "check", false, false, false},
-			{115 * time.Second, "check", true, true, false}}},
-		{"many devices", []step{{0, "a", false, false, false}, {0, "b", false, false, false}, {0, "c", false, false, false}, {0, "d", false, false, false},
-			{0, "e", false, false, false}, {0, "f", false, false, false}, {0, "g", false, false, false}, {0, "g", false, false, false},
-			{0, "h", true, true, true}, {time.Second, "i", false, true, true}, {time.Minute, "check", false, true, true},
-			{2 * time.Minute, "answer", true, false, false}}},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			var r reachability
-			for i, s := range c.steps {
-				now, changed := start.Add(s.at), false
-				switch s.event {
-				case "answer":
-					changed = r.answered(now)
-				case "check":
-					_, changed = r.check(now)
-				default:
-					changed = r.failed(s.event, "refused", now)
-				}
-				if changed != s.change || r.unreachable != s.down || r.probing() != s.oneAtime {
-					t.Errorf("step %d, %s: changed %v, %+v", i+1, s.event, changed, r)
-				}
-			}
-		})
-	}
-	t.Run("a request of before the last answer", func(t *testing.T) {
-		var r reachability
-		r.answered(start.Add(40 * time.Second))
-		r.failed("a", "timeout", start)
-		if wait, _ := r.check(start.Add(45 * time.Second)); wait != 55*time.Second {
-			t.Errorf("the server counts as unreachable in %s, want 55 s", wait)
-		}
-	})
-}
-
 func TestServerClock(t *testing.T) {
 	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	var c serverClock

@@ -54,9 +54,11 @@ type Delivery struct {
 	queues   map[string]*queue
 	held     []*queue // those for which a person is needed, in order of their devices
 	schedule schedule
-	active   int
+	inFlight int    // attempts under way
+	places   int    // of them that count against limit
 	retries  uint64 // counts calls of Retry
 	server   reachability
+	latency  latency
 	clock    serverClock
 	closing  bool
 	marked   bool // the store says that requests may be under way
@@ -181,6 +183,7 @@ func (d *Delivery) Retry() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.retries++
+	d.forget(time.Now())
 	for _, q := range d.queues {
 		q.retryAt(time.Now())
 		d.schedule.set(q)

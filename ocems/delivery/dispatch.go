@@ -3,6 +3,7 @@ package delivery
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"maps"
 	"slices"
 	"time"
 )
@@ -22,33 +23,99 @@ func (d *Delivery) dispatch() {
 	}
 }
 
-// startDue starts what is due, as far as there are places, and says how long until the next is.
+// startDue starts what is due, as far as it is admitted, and says how long until more is due.
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for !d.closing && d.mayStart() && d.active < d.limit() {
+	for !d.closing && d.mayStart() {
 		var q *queue
-		if q, wait = d.schedule.next(time.Now()); q == nil {
+		if q, wait = d.schedule.next(time.Now(), d.admits); q == nil {
 			return wait
 		}
 		d.running.Go(d.attempt(q).run)
 	}
-	return forever // the end of an attempt wakes the dispatcher
+	return forever
 }
 
-// limit is how many requests may be in flight.
+// maxInFlight is how many requests may be in flight in all, as a multiple of limit. Those beyond limit hang.
+const maxInFlight = 8
+
+// admits reports whether a device of a standing may be asked now. Devices that hang begin without a place. They leave
+// room for all others, and those leave room for the devices that were answered.
+func (d *Delivery) admits(s standing) bool {
+	room := maxInFlight
+	switch s {
+	case hanging:
+		room -= 2
+	case unasked, failing:
+		room--
+	}
+	return d.inFlight < room*d.limit() && (!d.needsPlace(s) || d.places < d.limit())
+}
+
+// needsPlace reports whether a request of a device counts against limit from its start. While nobody is answered all
+// devices are alike.
+func (d *Delivery) needsPlace(s standing) bool { return s != hanging || d.server.unreachable }
+
+// limit is how many requests may be in flight, besides those that hang. While the server is unreachable, one asks for
+// all the others.
 func (d *Delivery) limit() int {
-	if d.server.probing() {
+	if d.server.unreachable {
 		return 1
 	}
 	return d.cfg.MaxConcurrency
+}
+
+// takePlace counts an attempt that begins. Delivery.mu is held.
+func (d *Delivery) takePlace(a *attempt) {
+	d.inFlight++
+	if a.place = d.needsPlace(a.q.standing); a.place {
+		d.places++
+	}
+}
+
+// giveBack gives the attempt's place, where it still has one, to another. Delivery.mu is held.
+func (a *attempt) giveBack() {
+	if a.place {
+		a.place = false
+		a.d.places--
+		a.d.wake.send()
+	}
+}
+
+// watch has the attempt give its place back when the request that begins now hangs, unless the timer is stopped.
+func (a *attempt) watch() *time.Timer {
+	a.d.mu.Lock()
+	defer a.d.mu.Unlock()
+	return time.AfterFunc(a.d.patience(), func() {
+		a.d.mu.Lock()
+		defer a.d.mu.Unlock()
+		a.giveBack()
+	})
+}
+
+// patience is how long a request keeps its place. One that was given up has lost it.
+func (d *Delivery) patience() time.Duration {
+	p := d.latency.patience()
+	if timeout := d.cfg.Client.Timeout; timeout > 0 {
+		p = min(p, timeout)
+	}
+	return p
 }
 
 // checkServer sees whether the server has been without an answer for too long, and says when to see again.
 func (d *Delivery) checkServer() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	wait, changed := d.server.check(time.Now())
+	now := time.Now()
+	wait, changed := d.server.check(now, func() bool {
+		for _, q := range d.queues {
+			if q.standing == answering && now.Sub(q.answered) < lately {
+				return true
+			}
+		}
+		return false
+	})
 	if changed {
 		d.logUnreachable()
 	}
@@ -63,28 +130,39 @@ func (d *Delivery) logUnreachable() {
 	d.changed.send()
 }
 
-// noteAnswer notes whether the server can be reached. The first answer after it could not brings back all queues that
-// wait for one.
-func (d *Delivery) noteAnswer(device string, ans answer, sent time.Time) {
+// noteAnswer notes what became of a request: where its device stands, and whether the server can be reached. The first
+// answer after it could not brings back all queues, except what waits for something else.
+func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	now := time.Now()
+	took := now.Sub(sent)
 	if ans.unanswered {
-		if d.server.failed(device, ans.detail, sent) {
+		before := q.standing == answering
+		q.standing = failing
+		if took >= d.patience() {
+			q.standing = hanging
+		}
+		if d.server.failed(q.device, before, ans.detail, sent) {
 			d.logUnreachable()
 		}
 		return
 	}
-	now := time.Now()
+	q.standing, q.answered = answering, now
+	d.latency.note(took)
 	if !d.server.answered(now) {
 		return
 	}
 	d.cfg.Logger.Info("the server answers again")
 	d.changed.send()
 	for _, q := range d.queues {
-		if q.condition.state == unreachable {
-			q.condition = condition{until: now.Add(d.offset(q.device))}
-			d.schedule.set(q)
+		if q.standing == hanging { // was it the server or the device? It takes a place once more
+			q.standing = failing
 		}
+		if q.condition.state == unreachable || q.condition.state == ready {
+			q.condition = condition{until: now.Add(d.offset(q.device))}
+		}
+		d.schedule.set(q)
 	}
 }
 
@@ -98,21 +176,32 @@ func (d *Delivery) queue(device string) *queue {
 	return q
 }
 
-// reschedule schedules a queue, or removes it when it is empty. Delivery.mu is held.
+// reschedule schedules a queue, or removes it when it is empty and its standing tells nothing. Delivery.mu is held.
 func (d *Delivery) reschedule(q *queue) {
 	d.schedule.set(q)
 	if len(q.slots) == 0 && !q.busy {
 		d.setCondition(q, condition{})
-		if q.memory.empty() && q.saved == "" {
+		if q.standing != answering && q.memory.empty() && q.saved == "" {
 			delete(d.queues, q.device)
 		}
 	}
+}
+
+// forget removes the empty queues of devices that were not answered lately, such as have left the configuration.
+// Delivery.mu is held.
+func (d *Delivery) forget(now time.Time) {
+	maps.DeleteFunc(d.queues, func(_ string, q *queue) bool {
+		return len(q.slots) == 0 && !q.busy && q.memory.empty() && q.saved == "" && now.Sub(q.answered) >= lately
+	})
 }
 
 // setCondition sets a queue's condition and keeps the list of those for which a person is needed. Delivery.mu is held.
 func (d *Delivery) setCondition(q *queue, c condition) {
 	q.condition = c
 	if len(q.slots) == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
+		if q.memory.reason != "" {
+			d.cfg.Logger.Info("nothing of the device waits apart any more", "device", q.device)
+		}
 		q.memory.reason, q.memory.detail = "", ""
 	}
 	_, trouble := q.waitsFor()

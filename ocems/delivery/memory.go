@@ -69,6 +69,9 @@ func (d doubt) covers(request doubt) bool {
 }
 
 func (s *slot) inDoubt(rs []payload.Reading) bool {
+	if len(s.doubts) == 0 {
+		return false
+	}
 	asked := newDoubt(rs)
 	return slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.covers(asked) })
 }

@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"container/heap"
 	"slices"
 	"strings"
 	"time"
@@ -60,8 +59,11 @@ type queue struct {
 	saved       string // the memory as it is in the store
 	trouble     string // as it was told
 	search      search
+	standing    standing
+	answered    time.Time // the last answer, zero before the first
 	due         time.Time
-	index       int // in the schedule, -1 outside
+	in          *byDue // of the schedule, nil outside
+	index       int    // in it
 }
 
 // search counts the requests by which a refused parameter is looked for, in one hold interval.
@@ -90,7 +92,7 @@ const (
 )
 
 func newQueue(device string) *queue {
-	return &queue{device: device, index: -1, memory: memory{suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}}
+	return &queue{device: device, memory: memory{suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}}
 }
 
 func (q *queue) find(stamp int64) (int, bool) {
@@ -170,61 +172,3 @@ func (q *queue) waitsFor() (reason, detail string) {
 func (q *queue) retryAt(at time.Time) { q.condition.until, q.parkedUntil = at, at }
 
 func byDevice(q *queue, device string) int { return strings.Compare(q.device, device) }
-
-// schedule is a heap of queues by due time. It implements [heap.Interface].
-type schedule []*queue
-
-func (s schedule) Len() int           { return len(s) }
-func (s schedule) Less(i, j int) bool { return s[i].due.Before(s[j].due) }
-func (s schedule) Swap(i, j int) {
-	s[i], s[j] = s[j], s[i]
-	s[i].index, s[j].index = i, j
-}
-
-// Push implements [heap.Interface].
-func (s *schedule) Push(x any) {
-	q := x.(*queue)
-	q.index = len(*s)
-	*s = append(*s, q)
-}
-
-// Pop implements [heap.Interface].
-func (s *schedule) Pop() any {
-	all := *s
-	q := all[len(all)-1]
-	q.index = -1
-	*s = all[:len(all)-1]
-	return q
-}
-
-// set puts a queue where it belongs, or takes it out when nothing of it is to be tried.
-func (s *schedule) set(q *queue) {
-	next, due := q.pick()
-	switch {
-	case q.busy || next == nil:
-		if q.index >= 0 {
-			heap.Remove(s, q.index)
-		}
-		return
-	case q.index >= 0:
-		q.due = due
-		heap.Fix(s, q.index)
-	default:
-		q.due = due
-		heap.Push(s, q)
-	}
-}
-
-// next takes out the queue that is due, or says how long until one is.
-func (s *schedule) next(now time.Time) (q *queue, wait time.Duration) {
-	if len(*s) == 0 {
-		return nil, forever
-	}
-	if wait = (*s)[0].due.Sub(now); wait > 0 {
-		return nil, wait
-	}
-	return heap.Pop(s).(*queue), 0
-}
-
-// forever is the longest sleep: whatever happens meanwhile wakes the sleeper.
-const forever = time.Hour

@@ -45,6 +45,9 @@ func (d *Delivery) restore(ctx context.Context) error {
 		d.setCondition(q, q.condition)
 		d.schedule.set(q)
 	}
+	if text := d.trouble(); text != "" {
+		d.cfg.Logger.Warn("slots wait apart since before the start: " + text)
+	}
 	return err
 }
 

@@ -90,7 +90,7 @@ type Delivery struct {
 	MaxBackoff Duration `mapstructure:"max_backoff" toml:"max_backoff"`
 	// HoldInterval is between attempts of what the server refuses: a device, a parameter, or a slot that waits apart.
 	HoldInterval Duration `mapstructure:"hold_interval" toml:"hold_interval"`
-	// MaxConcurrency is how many requests are in flight at most.
+	// MaxConcurrency is how many requests are in flight, besides those that hang; with these at most 8 times as many.
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
 	// SharedDevice says that another sender reports the devices too: 111 then means that the server has the slot.
 	SharedDevice bool `mapstructure:"shared_device" toml:"shared_device"`

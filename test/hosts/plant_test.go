@@ -141,7 +141,7 @@ func (p plant) exporter(at place) map[string]any {
 // processor is that of the processor before it.
 func (p plant) processor(at place) map[string]any {
 	conf := p.exporter(at)
-	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff"} {
+	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff", "max_concurrency"} {
 		delete(conf, key)
 	}
 	return conf

@@ -1,0 +1,91 @@
+package delivery
+
+import (
+	"container/heap"
+	"time"
+)
+
+// standing is what became of a device's last request.
+type standing int
+
+const (
+	unasked   standing = iota // nothing yet, in this process
+	answering                 // it was answered
+	failing                   // it failed soon: refused, or a page instead of an answer
+	hanging                   // it was without an answer for longer than patience
+)
+
+// schedule has the queues with something to try. Those that are due are apart by standing, so that one that may not be
+// asked now stands in no other's way.
+type schedule struct {
+	waiting byDue
+	due     [hanging + 1]byDue
+}
+
+// set puts a queue where it belongs, or takes it out when nothing of it is to be tried.
+func (s *schedule) set(q *queue) {
+	if q.in != nil {
+		heap.Remove(q.in, q.index)
+	}
+	if slot, due := q.pick(); !q.busy && slot != nil {
+		q.due = due
+		s.waiting.add(q)
+	}
+}
+
+// next takes out a queue that is due and whose standing is admitted, or says how long until another is due. The one due
+// longest comes first, so that a backlog is sent evenly; only devices that hang come after all others.
+func (s *schedule) next(now time.Time, admits func(standing) bool) (q *queue, wait time.Duration) {
+	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
+		q := heap.Pop(&s.waiting).(*queue)
+		s.due[q.standing].add(q)
+	}
+	for st := range hanging + 1 {
+		if h := s.due[st]; len(h) > 0 && admits(st) && (q == nil || st != hanging && h[0].due.Before(q.due)) {
+			q = h[0]
+		}
+	}
+	switch {
+	case q != nil:
+		heap.Remove(q.in, q.index)
+		return q, 0
+	case len(s.waiting) > 0:
+		return nil, s.waiting[0].due.Sub(now)
+	}
+	return nil, forever
+}
+
+// forever is the longest sleep: whatever happens meanwhile wakes the sleeper.
+const forever = time.Hour
+
+// byDue is a heap of queues by due time. It implements [heap.Interface].
+type byDue []*queue
+
+func (h *byDue) add(q *queue) {
+	q.in = h
+	heap.Push(h, q)
+}
+
+func (h byDue) Len() int           { return len(h) }
+func (h byDue) Less(i, j int) bool { return h[i].due.Before(h[j].due) }
+func (h byDue) Swap(i, j int) {
+	h[i], h[j] = h[j], h[i]
+	h[i].index, h[j].index = i, j
+}
+
+// Push implements [heap.Interface].
+func (h *byDue) Push(x any) {
+	q := x.(*queue)
+	q.index = len(*h)
+	*h = append(*h, q)
+}
+
+// Pop implements [heap.Interface].
+func (h *byDue) Pop() any {
+	all := *h
+	q := all[len(all)-1]
+	q.in = nil
+	all[len(all)-1] = nil
+	*h = all[:len(all)-1]
+	return q
+}

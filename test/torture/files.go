@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -13,6 +12,7 @@ import (
 // takeAway removes, renames or replaces files of the running host, as a careless person or program does. The host must say
 // so and put them back, with all that it has accepted: the judge excuses nothing.
 func (v *victim) takeAway(p *process) error {
+	_ = until(10*time.Second, v.roomy)
 	state, err := stateFiles(v.state)
 	if err != nil {
 		return err
@@ -43,9 +43,8 @@ func (v *victim) takeAway(p *process) error {
 	v.events[kind.what]++
 	v.feed(p, 20)
 	err = until(15*time.Second, func() bool {
-		said, _ := os.ReadFile(v.log.Name())
 		there := forEach(kind.files, func(name string) error { _, err := os.Stat(name); return err }) == nil
-		return p.dead() || there && bytes.Contains(said[min(int(before.Size()), len(said)):], []byte("while the host ran"))
+		return p.dead() || there && v.says(before, "while the host ran")
 	})
 	if err != nil || p.dead() {
 		return fmt.Errorf("%s: the host does not put that right, or does not say so", kind.what)

@@ -415,10 +415,11 @@ func (v *victim) second() error {
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	return v.refused(dir, "a second process on the same state")
+	return v.refused(dir, "a second process on the same state", "")
 }
 
-// readOnly starts the host on a state that it cannot write: it must end by itself and leave it as it is.
+// readOnly starts the host on a state that it cannot write: it must end by itself, or wait for a disk that is well, and
+// leave it as it is.
 func (v *victim) readOnly() error {
 	v.events["read-only state"]++
 	var err error
@@ -429,12 +430,16 @@ func (v *victim) readOnly() error {
 	if err != nil {
 		return err
 	}
-	err = v.refused(v.dir, "a process on a read-only state")
+	err = v.refused(v.dir, "a process on a read-only state", "No reading is taken")
 	return errors.Join(err, syscall.Mount("", v.disk, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", diskSize)))
 }
 
-// refused starts the host with the configuration in dir and expects it to give up.
-func (v *victim) refused(dir, what string) error {
+// refused starts the host with the configuration in dir and expects it to give up, or to say that it waits.
+func (v *victim) refused(dir, what, waits string) error {
+	before, err := v.log.Stat()
+	if err != nil {
+		return err
+	}
 	argv := v.host.argv(v.bin, dir)
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stdout, c.Stderr = v.log, v.log
@@ -446,17 +451,25 @@ func (v *victim) refused(dir, what string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	select {
-	case err := <-ended:
-		if err == nil {
+	slow := until(40*time.Second, func() bool { return len(ended) > 0 || waits != "" && v.says(before, waits) })
+	if len(ended) > 0 {
+		if err := <-ended; err == nil {
 			return fmt.Errorf("%s ended as if all were well", what)
 		}
 		return nil
-	case <-time.After(40 * time.Second):
-		_ = c.Process.Kill()
-		<-ended
+	}
+	_ = c.Process.Kill()
+	<-ended
+	if slow != nil {
 		return fmt.Errorf("%s went on", what)
 	}
+	return nil
+}
+
+// says reports that the host's log has a text after what it had before.
+func (v *victim) says(before os.FileInfo, text string) bool {
+	log, _ := os.ReadFile(v.log.Name())
+	return strings.Contains(string(log[min(before.Size(), int64(len(log))):]), text)
 }
 
 // damage truncates or overwrites a state file of a host that does not run. What was neither at the board nor in the

@@ -308,6 +308,7 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.process = p
 	go func() { _ = p.command.Wait(); close(p.exited) }()
 	if v.host.dial {
 		err = until(20*time.Second, func() bool {

@@ -76,6 +76,7 @@ type victim struct {
 	kill        int // wanted
 	drain       time.Duration
 	board       *board
+	process     *process // of the last life
 	log         *os.File
 	// Of what happens, and of what is fed. They are apart, so that a life that was fed less does not change the next one.
 	choices, values *rand.Rand
@@ -146,6 +147,9 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 }
 
 func (v *victim) end() {
+	if v.process != nil && !v.process.dead() { // after an error
+		v.process.stop(syscall.SIGKILL)
+	}
 	v.board.stop()
 	v.log.Close()
 	if v.mounted {

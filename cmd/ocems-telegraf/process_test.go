@@ -272,7 +272,7 @@ type reading struct {
 func (p *plant) received() []reading {
 	p.t.Helper()
 	w := httptest.NewRecorder()
-	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	var got struct{ Readings []reading }
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		p.t.Fatal(err)
@@ -408,7 +408,7 @@ func TestTermDrainsThePipe(t *testing.T) {
 
 func TestSlowBoardDelaysNoStop(t *testing.T) {
 	p := newPlant(t)
-	fault := httptest.NewRequest(http.MethodPost, "/faults", strings.NewReader(`{"count":0,"latency":"8s"}`))
+	fault := httptest.NewRequest(http.MethodPost, "http://localhost/faults", strings.NewReader(`{"count":0,"latency":"8s"}`))
 	p.server.ServeHTTP(httptest.NewRecorder(), fault)
 	one, err := os.ReadFile(p.config)
 	if err != nil {

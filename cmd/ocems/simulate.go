@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"strings"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/seal"
@@ -27,6 +28,7 @@ func simulate(ctx context.Context, s std, args []string) error {
 	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
 	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp, `parameter|slot`")
 	keep := flags.Duration("keep", 8*24*time.Hour, "for what `duration` readings stay after their stamp, at least 168h; 0 keeps all")
+	hosts := flags.String("hosts", "", "`names` of this machine, with commas between them, under which a browser may open the console; addresses and names without a dot need none")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
 	if err := parse(flags, s, args, 0); err != nil {
@@ -42,7 +44,8 @@ func simulate(ctx context.Context, s std, args []string) error {
 	if err != nil {
 		return fmt.Errorf("--registry: %w", err)
 	}
-	config := simulator.Config{Registry: registry, Duplicates: *duplicates, Keep: *keep, Logger: slog.New(slog.NewTextHandler(s.err, nil))}
+	config := simulator.Config{Registry: registry, Duplicates: *duplicates, Keep: *keep, Logger: slog.New(slog.NewTextHandler(s.err, nil)),
+		Hosts: strings.FieldsFunc(strings.ToLower(*hosts), func(r rune) bool { return r == ',' || r == ' ' })}
 	if *keyFile != "" {
 		if config.PrivateKey, err = readPrivateKey(*keyFile); err != nil {
 			return err

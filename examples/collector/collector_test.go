@@ -243,7 +243,7 @@ type reading struct {
 func (p *plant) received() []reading {
 	p.t.Helper()
 	w := httptest.NewRecorder()
-	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	var got struct{ Readings []reading }
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		p.t.Fatal(err)

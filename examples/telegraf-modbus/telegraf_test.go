@@ -370,7 +370,7 @@ func (p *plant) feed(from, to time.Time, devices ...string) (values []float64, l
 func (p *plant) received() simulator.Received {
 	p.t.Helper()
 	w := httptest.NewRecorder()
-	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	var got simulator.Received
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		p.t.Fatal(err)
@@ -431,7 +431,7 @@ func TestOutageOfFiveHoursArrivesOldestFirst(t *testing.T) {
 	}
 	p.write("feed.influx", "")
 	p.stop(syscall.SIGKILL)
-	p.server.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "/faults", strings.NewReader(`{"latency":"50ms","after_store":true}`)))
+	p.server.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(http.MethodPost, "http://localhost/faults", strings.NewReader(`{"latency":"50ms","after_store":true}`)))
 	p.plug()
 	p.start()
 	p.arrive(n / 2)

@@ -250,7 +250,7 @@ func TestAlignFalse(t *testing.T) {
 		require.Equal(t, []string{"dev_1 cod 43 mg/L U -30", "dev_1 cod 42 mg/L U -15", "dev_1 cod 41 mg/L U -0"}, b.received())
 		require.Len(t, b.asked(), 3)
 		require.EqualValues(t, 0, b.number("samples"))
-		for range 20 { // a raw reading is misconfigured here: one line a slot and a quarter of an hour, not one a reading
+		for range 20 { // a raw reading is misconfigured here: one line a slot, not one a reading
 			b.consume(e, reading("effluent.cod", "", 44))
 			pass(time.Second)
 		}
@@ -260,7 +260,7 @@ func TestAlignFalse(t *testing.T) {
 		for _, x := range refused {
 			got = append(got, fmt.Sprint(time.UnixMilli(x.Stamp).UTC().Format("15:04 "), x.Reason, " ", x.Count))
 		}
-		require.Equal(t, []string{"22:45 not_a_number 1", "00:00 off_grid 1", "00:15 off_grid 1", "22:45 not_a_number 1", "00:00 off_grid 1", "00:15 off_grid 19"}, got)
+		require.Equal(t, []string{"22:45 not_a_number 2", "00:00 off_grid 2", "00:15 off_grid 20"}, got)
 		require.Equal(t, "taken at 1999-12-31T23:59:00Z: the timestamp is not on the grid of slots of 15m0s: set align to true, or make the slots upstream", refused[1].Detail)
 	})
 }

@@ -244,7 +244,7 @@ func (b *board) fault(text string) {
 	if text == "" {
 		method = http.MethodDelete
 	}
-	b.simulator.ServeHTTP(answer, httptest.NewRequest(method, "/faults", strings.NewReader(text)))
+	b.simulator.ServeHTTP(answer, httptest.NewRequest(method, "http://localhost/faults", strings.NewReader(text)))
 	require.Less(b, answer.Code, 300, answer.Body)
 }
 
@@ -264,7 +264,7 @@ func (b *board) withStorage(dir string) {
 // received is what the server has stored: device, parameter, value, unit, flag, and minutes before the year 2000.
 func (b *board) received() (list []string) {
 	answer := httptest.NewRecorder()
-	b.simulator.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "/received", nil))
+	b.simulator.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	var all simulator.Received
 	require.NoError(b, json.NewDecoder(answer.Body).Decode(&all))
 	for _, r := range all.Readings {

@@ -121,7 +121,7 @@ func TestDevicesFile(t *testing.T) {
 		require.Len(t, b.asked(), 1, "hold_interval is not over")
 		require.EqualValues(t, 1, b.number("held_devices"))
 		require.Len(t, b.said("the server refuses the device: its readings wait"), 1)
-		require.Len(t, b.said(`a reading is refused map[detail:naming parameter "ph" of device "dev_2": naming metric "ph": unknown device "dev_2"; nearest: dev_1 `), 1)
+		require.Len(t, b.said(`a reading is refused map[detail:naming metric "ph": unknown device "dev_2"; nearest: dev_1 `), 1)
 
 		write("station_1,dev_1,token-of-dev-1\nstation_1,dev_2,token-of-dev-2\n")
 		pass(11 * time.Second)

@@ -78,7 +78,7 @@ func TestStorageFails(t *testing.T) {
 		d.full.Store(true)
 		for range 40 { // within a minute of each other: the window of 00:00 must not close before the sender is through
 			err := e.ConsumeMetrics(t.Context(), md)
-			require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+			require.EqualError(t, err, "writing the outbox: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
 			pass(50 * time.Second)
 		}
 		require.Empty(t, b.asked())
@@ -87,7 +87,7 @@ func TestStorageFails(t *testing.T) {
 			require.Zero(t, b.number(name), name)
 		}
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
-		require.Len(t, b.said("error: readings are refused until the state can be written again: their senders keep them map[error:taking readings: no space left on device]"), 1)
+		require.Len(t, b.said("error: readings are refused until the state can be written again: their senders keep them map[error:writing the outbox: no space left on device]"), 1)
 
 		d.full.Store(false)
 		b.consume(e, md)

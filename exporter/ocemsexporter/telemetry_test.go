@@ -34,7 +34,6 @@ func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 		e := b.start(`
 coalesce: 0s
 spread: 0s
-max_series: 3
 devices:
   - {station_id: station_1, device_id: dev_1, token_id: token-of-dev-1}
   - {station_id: station_1, device_id: dev_2, token_id: token-of-dev-2}
@@ -68,9 +67,6 @@ devices:
 		}
 		raw(md, "dev_2", "co", "mg/Nm3", 1, now)
 		raw(md, "dev_3", "co", "mg/Nm3", 1, now)
-		for range 6 {
-			raw(md, "dev_3", "so2", "mg/Nm3", 1, now) // a series too many
-		}
 		b.consume(e, md)
 		pass(16 * time.Minute)
 		md = pmetric.NewMetrics()
@@ -124,7 +120,7 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 1), refused(slot.TooOld, 2), refused(slot.Future, 3), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
-				refused(slot.BadUnit, 1), refused(slot.MaxSeries, 6), refused(slot.MaxSamples, 0), refused("off_grid", 1), refused("unknown", 1))},
+				refused(slot.BadUnit, 1), refused(slot.MaxSamples, 0), refused("off_grid", 1), refused("unknown", 1))},
 			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},

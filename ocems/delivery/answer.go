@@ -206,8 +206,8 @@ type Words struct {
 }
 
 // hint adds the usual remedy to an error. The text can hold what the server sent, such as a certificate's names.
-func (w Words) hint(err error) string {
-	text := printable(err.Error(), 400)
+func (w Words) hint(err error, hide func([]byte) []byte) string {
+	text := printable(string(hide([]byte(err.Error()))), 400)
 	switch {
 	case strings.Contains(text, "x509:") || strings.Contains(text, "certificate"):
 		return text + " (the server's certificate is not trusted: give the authority's file as " + w.CAFile + "; do not turn verification off)"

@@ -344,7 +344,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
 	hangs := a.watch()
-	ans := d.exchange(req, sent, a.target.Sealer.Hide)
+	ans := d.exchange(req, sent)
 	hangs.Stop()
 	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
@@ -353,7 +353,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	return ans
 }
 
-func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte) []byte) answer {
+func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 	var left atomic.Bool // the whole request, as far as can be known
 	trace := httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
@@ -361,14 +361,19 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time, hide func([]byte)
 	}
 	resp, err := d.cfg.Client.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), &trace)))
 	if err != nil {
-		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: left.Load()}
+		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: left.Load()}
 	}
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
-	ans := judge(resp, hide(body))
+	for _, values := range resp.Header {
+		for i, v := range values {
+			values[i] = string(d.cfg.Hide([]byte(v)))
+		}
+	}
+	ans := judge(resp, d.cfg.Hide(body))
 	if ans.status != nil {
 		d.measureSkew(resp.Header, sent)
 	}

@@ -26,7 +26,6 @@ type Target struct {
 	Sealer              interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
-		Hide(text []byte) []byte // without the token
 	}
 }
 
@@ -37,6 +36,7 @@ type Config struct {
 	Store    store.Store                        // the outbox
 	Trail    *audit.Trail                       // nil: final outcomes go to the log, with the whole record
 	Lookup   func(device string) (Target, bool) // the registry
+	Hide     func(text []byte) []byte           // takes the tokens out of what a server said; nil: there are none
 	Logger   *slog.Logger
 	Words    Words                               // of the host
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
@@ -106,6 +106,9 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	client := *cfg.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	cfg.Client = &client
+	if cfg.Hide == nil {
+		cfg.Hide = func(text []byte) []byte { return text }
+	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, agent: userAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {

@@ -88,9 +88,6 @@ func (s sealer) Seal(text []byte) []byte {
 	b, _ := seal.Seal(s.token, text)
 	return b
 }
-func (s sealer) Hide(text []byte) []byte {
-	return bytes.ReplaceAll(text, []byte(s.token), []byte("(the token)"))
-}
 func (s sealer) Sign(at time.Time) (string, error) { return seal.Sign(s.key, s.token, at) }
 
 // logText is a log that is read while it is written.
@@ -147,7 +144,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 		t.Fatal(err)
 	}
 	p := &plant{t: t, net: newPipes(), log: &logText{}, tokens: map[string]string{}}
-	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg}); err != nil {
+	if p.server, err = simulator.New(simulator.Config{PrivateKey: key, Registry: reg, Hosts: []string{"cpcb.test"}}); err != nil {
 		t.Fatal(err)
 	}
 	p.http = &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -592,23 +589,44 @@ func TestSuspendedParameterComesBack(t *testing.T) {
 	})
 }
 
-// TestTokenInAnAnswer is in no log and no trail.
+// TestTokenInAnAnswer is in no log and no trail, wherever the server says it, and though its text is cut within it.
 func TestTokenInAnAnswer(t *testing.T) {
-	run(t, "token", registry, nil, func(p *plant) {
-		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
-			fmt.Fprintf(w, `{"status":117,"msg":"too old, %s, for token %sa"}`, strings.Repeat("x", 120), tokenOf)
-		})
-		p.put("a", at(15), cod(1))
-		time.Sleep(time.Minute)
-		time.Sleep(9 * 24 * time.Hour)
-		text, err := os.ReadFile(p.trail)
-		if err != nil {
-			t.Fatal(err)
-		}
-		for _, text := range []string{string(text), p.log.String()} {
-			if !strings.Contains(text, "too old") || strings.Contains(text, tokenOf) {
-				t.Error(text)
+	long := strings.Repeat("x", 120)
+	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request, n int){
+		"msg": func(w http.ResponseWriter, r *http.Request, n int) {
+			fmt.Fprintf(w, `{"status":117,"msg":"too old, %s, for token %sa"}`, long, tokenOf)
+		},
+		"page": func(w http.ResponseWriter, r *http.Request, n int) {
+			w.WriteHeader(http.StatusForbidden)
+			fmt.Fprintf(w, "too old: %s %sa", long, tokenOf)
+		},
+		"redirect": func(w http.ResponseWriter, r *http.Request, n int) {
+			http.Redirect(w, r, "/too old/"+long+"?token="+tokenOf+"a", http.StatusFound)
+		},
+		"no HTTP": func(w http.ResponseWriter, r *http.Request, n int) {
+			conn, _, err := w.(http.Hijacker).Hijack()
+			if err != nil {
+				t.Error(err)
+				return
 			}
-		}
-	})
+			fmt.Fprintf(conn, "HTTP/1.1 %sa\r\n\r\n", tokenOf)
+			conn.Close()
+		},
+	} {
+		run(t, name, registry, func(cfg *delivery.Config) {
+			cfg.Hide = func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(tokenOf+"a"), []byte("(hidden)")) }
+		}, func(p *plant) {
+			p.answers(answer)
+			p.put("a", at(15), cod(1))
+			time.Sleep(time.Minute)
+			text, err := os.ReadFile(p.trail)
+			if err != nil {
+				t.Fatal(err)
+			}
+			said := string(text) + p.log.String()
+			if !strings.Contains(said, "(hidden)") || strings.Contains(said, "token-") {
+				t.Error(said)
+			}
+		})
+	}
 }

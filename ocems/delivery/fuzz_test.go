@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"bytes"
 	"fmt"
 	"math"
 	"net/http"
@@ -112,7 +113,7 @@ func FuzzJudge(f *testing.F) {
 		case a.verdict != failed && a.verdict != refusedDevice && a.verdict != tooLarge:
 			t.Errorf("an answer without a status settles readings: %q: %+v", body, a)
 		}
-		fitForALog(t, Words{}.hint(fmt.Errorf("x509: certificate is valid for %s, not y; %s", location, body)))
+		fitForALog(t, Words{}.hint(fmt.Errorf("x509: certificate is valid for %s, not y; %s", location, body), bytes.Clone))
 	})
 }
 

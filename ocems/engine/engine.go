@@ -53,14 +53,12 @@ type Engine struct {
 	aligns  bool // else the aligner closes what an earlier configuration has left in it
 	rules   slot.Options
 	trail   *audit.Trail
-	backlog *audit.Backlog // of what was refused; nil without a trail
 	outbox  *delivery.Delivery
 	ready   *ready // in a processor, in place of the outbox
 
 	counts   counts
 	replayed slot.Stats // what the restore counted, which was counted before
 	once     once
-	made     made
 
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
@@ -157,7 +155,6 @@ func (e *Engine) openTrail() (err error) {
 	if damage := e.trail.Damage(); damage != "" {
 		e.log.Error(damage)
 	}
-	e.backlog = &audit.Backlog{Trail: e.trail}
 	return nil
 }
 
@@ -168,7 +165,7 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	}
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
-		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Logger: e.log,
+		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 	})
@@ -239,11 +236,8 @@ func (e *Engine) close(ctx context.Context) error {
 	if e.outbox != nil {
 		errs = append(errs, e.outbox.Close(ctx))
 	}
-	e.made.mu.Lock()
-	defer e.made.mu.Unlock()
-	e.noteMade(func(time.Time) bool { return true }, time.Now())
 	if e.trail != nil {
-		errs = append(errs, e.backlog.Append(), e.trail.Close())
+		errs = append(errs, e.trail.Close())
 	}
 	return errors.Join(errs...)
 }

@@ -116,6 +116,7 @@ func TestCrash(t *testing.T) {
 					}
 					return nil
 				}
+				p.disk.set(nil) // the mark of the run is written
 				if written {
 					p.disk.before = func(i int, _ []store.Op) error {
 						if i > n {
@@ -246,7 +247,64 @@ func TestSourcesThatTakeTurns(t *testing.T) {
 	})
 }
 
+// Twenty minutes of readings each second that can be in no slot are two lines: one a slot.
+func TestFloodOfRefusedReadings(t *testing.T) {
+	at := func(i int) time.Time { return clock(2, 0, i) }
+	for name, c := range map[string]struct {
+		align bool
+		flood func(i int) engine.Reading
+		line  string // of the first slot
+	}{
+		"NaN":             {true, func(i int) engine.Reading { return reading("a", "cod", at(i), math.NaN()) }, "refused not_a_number a/cod@02:15 900x"},
+		"flag":            {true, func(i int) engine.Reading { return reading("a", "cod", at(i), 1, "ocems.flag", fmt.Sprint(i)) }, "refused bad_flag a/cod@02:15 900x 1"},
+		"unit":            {true, func(i int) engine.Reading { return reading("a", "cod", at(i), 1, "ocems.unit", fmt.Sprint(i)) }, "refused unit a/cod@02:15 900x 1U"},
+		"late":            {true, func(i int) engine.Reading { return reading("a", "cod", at(i).Add(-time.Hour), 1) }, "late late a/cod@01:15 900x 1U"},
+		"too old":         {true, func(i int) engine.Reading { return reading("a", "cod", at(i).Add(-240*time.Hour), 1) }, "refused too_old a/cod@02:15 900x 1U"},
+		"ahead":           {true, func(i int) engine.Reading { return reading("a", "cod", at(i).Add(time.Hour), 1) }, "refused future a/cod@03:15 900x 1U"},
+		"far ahead":       {true, func(i int) engine.Reading { return reading("a", "cod", at(i).Add(240*time.Hour), 1) }, "refused future a/cod@02:15 900x 1U"},
+		"NaN of a logger": {false, func(i int) engine.Reading { return reading("a", "cod", at(i).Add(time.Nanosecond), math.NaN()) }, "refused not_a_number a/cod@02:15 900x"},
+		"off the grid":    {false, func(i int) engine.Reading { return reading("a", "cod", at(i).Add(time.Nanosecond), 1) }, "refused off_grid a/cod@02:15 900x 1U"},
+		"flag of a logger": {false, func(i int) engine.Reading {
+			return reading("a", "cod", at(i).Add(time.Nanosecond), 1, "ocems.flag", "Q")
+		},
+			"refused bad_flag a/cod@02:15 900x 1"},
+		"unknown parameter": {true, func(i int) engine.Reading { return finished("a", "codd", at(i).Add(time.Nanosecond), 1) }, "refused unknown a/codd@02:15 900x 1U"},
+		"unknown device":    {true, func(i int) engine.Reading { return finished("x", "cod", at(i).Add(time.Nanosecond), 1) }, "refused unknown x/cod@02:15 900x 1U"},
+	} {
+		run(t, name, func(cfg *engine.Config) { cfg.Board.Align = c.align }, func(p *plant) {
+			if name == "late" { // what is late is of a window that has closed
+				until(clock(1, 16, 0))
+				p.mustTake(reading("a", "cod", clock(1, 0, 30), 5), reading("a", "cod", clock(1, 15, 30), 5))
+			}
+			for i := range 1200 {
+				until(at(i))
+				p.mustTake(c.flood(i))
+			}
+			until(clock(4, 0, 0))
+			lines := p.trail()
+			require.NotEmpty(t, lines)
+			assert.Equal(t, c.line, lines[0])
+			n := 0
+			for _, e := range p.entries() {
+				n += e.Count
+			}
+			assert.Equal(t, 1200, n, "%s", lines)
+			assert.Len(t, lines, 2)
+			assert.Len(t, p.log.lines("a reading is refused"), 1)
+		})
+	}
+}
+
 func TestRefusals(t *testing.T) {
+	run(t, "a slow source that goes on is one line a slot too, but for its first one", nil, func(p *plant) {
+		for i := range 270 {
+			until(clock(2, 0, 10*i))
+			p.mustTake(reading("a", "cod", clock(2, 0, 10*i).Add(-240*time.Hour), float64(i)))
+		}
+		until(clock(4, 0, 0))
+		assert.ElementsMatch(t, []string{"refused too_old a/cod@02:15 1x 0U", "refused too_old a/cod@02:15 89x 1U", "refused too_old a/cod@02:30 90x 90U",
+			"refused too_old a/cod@02:45 90x 180U"}, p.trail())
+	})
 	run(t, "a flood is one line a slot, series and reason", nil, func(p *plant) {
 		for i := range 600 {
 			r := reading("a", "cod", clock(1, 0, 0).Add(time.Duration(i)*time.Second), math.NaN())
@@ -279,7 +337,7 @@ func TestRefusals(t *testing.T) {
 		p.mustTake(reading("a", "cod", clock(1, 29, 32), 8))
 		until(clock(1, 40, 0))
 		assert.Len(t, p.trail(), 5, "what is late again waits for the next line")
-		until(clock(1, 47, 0))
+		until(clock(1, 48, 0))
 		assert.Len(t, p.trail(), 6)
 		assert.Equal(t, "late late a/cod@01:30 1x 8U", p.trail()[5])
 		assert.EqualValues(t, 3, p.e.Stats().Refused[slot.Late])
@@ -334,10 +392,10 @@ func TestFinishedSlots(t *testing.T) {
 				finished("b", "codd", stamp, 6),                 // unknown parameter
 				finished("b", "cod", stamp, math.NaN()),
 			)
-			until(clock(2, 1, 0))
+			until(clock(2, 2, 0))
 			assert.Equal(t, []string{"a/bod@01:45=2M", "a/cod@01:45=1U"}, p.received())
 			assert.ElementsMatch(t, []string{
-				"refused off_grid a/cod@02:00 1x 4U", "refused unknown x/cod@01:45 1x 5", "refused unknown b/codd@01:45 1x 6", "refused not_a_number b/cod@01:45 1x",
+				"refused off_grid a/cod@02:00 1x 4U", "refused unknown x/cod@01:45 1x 5U", "refused unknown b/codd@01:45 1x 6U", "refused not_a_number b/cod@01:45 1x",
 			}, p.trail())
 			s := p.e.Stats()
 			assert.EqualValues(t, 3, s.Finished)
@@ -372,13 +430,13 @@ func awaitReceived(p *plant) []string {
 func TestSlotsMadeByALogger(t *testing.T) {
 	run(t, "align off", func(c *engine.Config) { c.Board.Align = false }, func(p *plant) {
 		p.mustTake(reading("a", "cod", clock(0, 45, 0), 1), reading("a", "cod", clock(0, 50, 0), 2), reading("a", "bod", clock(0, 45, 0), math.NaN()))
-		until(clock(1, 1, 0))
+		until(clock(1, 2, 0))
 		assert.Equal(t, []string{"a/cod@00:45=1U"}, p.received())
 		assert.ElementsMatch(t, []string{"refused off_grid a/cod@01:00 1x 2U", "refused not_a_number a/bod@00:45 1x"}, p.trail())
 		assert.Len(t, p.log.lines("set align to true"), 1)
 		p.restart()
 		p.mustTake(reading("a", "cod", clock(1, 0, 0), 3))
-		until(clock(1, 2, 0))
+		until(clock(1, 3, 0))
 		assert.Len(t, p.received(), 2)
 	})
 }

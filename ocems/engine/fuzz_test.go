@@ -19,7 +19,7 @@ func someSamples() []sample {
 		Time: time.Unix(1_600_000_000, 0), Value: math.NaN(), Flag: spec.FlagNormal}
 	far := one
 	far.Statistic, far.Time, far.Value = slot.Median, time.Unix(math.MinInt64/4, 999), math.MaxFloat64
-	return []sample{{Sample: one}, {two, fault{slot.NotANumber, "the value is NaN"}}, {Sample: far}, {Sample: one}}
+	return []sample{{Sample: one}, {two, fault{reason: slot.NotANumber, detail: "the value is NaN", stamped: true}}, {Sample: far}, {Sample: one}}
 }
 
 func TestSamplesComeBack(t *testing.T) {
@@ -102,7 +102,7 @@ func FuzzDecodeSlots(f *testing.F) {
 func FuzzRestoreRefusals(f *testing.F) {
 	r := newRefusals()
 	for _, x := range someSamples() {
-		r.add(refusal{x.Series, 1_700_000_100_000, slot.Late}, x, "why", time.Unix(1_700_000_000, 0))
+		r.add(refusal{x.Series, 1_700_000_100_000, slot.Late}, x, func() string { return "why" }, time.Unix(1_700_000_000, 0))
 	}
 	whole := r.save()
 	f.Add(whole[1 : len(whole)-4])

@@ -36,7 +36,8 @@ type loop struct {
 	closed   []slot.Slot
 	waiting  atomic.Int64 // len(closed)
 	refusals refusals
-	unnoted  bool       // the trail cannot be written
+	unnoted  bool // the trail cannot be written
+	units    map[string]string
 	saved    time.Time  // when the aligner was saved, or restored
 	damaged  []store.Op // which keep what is damaged under another key
 	fault    error
@@ -171,7 +172,7 @@ func (e *Engine) rested(now time.Time) {
 func (e *Engine) align(now time.Time, samples []sample) {
 	for _, x := range samples {
 		if x.reason != slot.Taken {
-			e.refuse(&e.loop.refusals, x, x.fault, now)
+			e.refuse(x, x.reason, func() string { return e.why(x) }, now)
 			continue
 		}
 		switch r := e.aligner.Add(x.Sample, now); r.Reason {
@@ -181,13 +182,14 @@ func (e *Engine) align(now time.Time, samples []sample) {
 			}
 		case slot.Duplicate:
 		case slot.Conflict:
-			detail := "another value for this time came first, from the same source: " + e.source(x.Source)
-			if x.Source != r.Other {
-				detail = fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
-			}
-			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail}, now)
+			e.refuse(x, r.Reason, func() string {
+				if x.Source == r.Other {
+					return "another value for this time came first, from the same source: " + e.source(x.Source)
+				}
+				return fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
+			}, now)
 		default:
-			e.refuse(&e.loop.refusals, x, fault{r.Reason, detail(x, r.Reason)}, now)
+			e.refuse(x, r.Reason, func() string { return detail(x, r.Reason) }, now)
 		}
 	}
 }
@@ -205,10 +207,43 @@ func detail(x sample, reason slot.Reason) string {
 	return ""
 }
 
+// why is what a fault says of a reading.
+func (e *Engine) why(x sample) string {
+	if x.detail != "" {
+		return x.detail
+	}
+	switch {
+	case x.reason == slot.BadUnit:
+		return e.loop.badUnit(x.Unit)
+	case x.reason == unknown:
+		if _, err := spec.LookupParameter(x.Parameter); err != nil {
+			return err.Error()
+		}
+	}
+	return detail(x, x.reason)
+}
+
+// badUnit is what is wrong with a unit, remembered because a hub's devices may all have the same wrong one.
+func (l *loop) badUnit(unit string) string {
+	text, known := l.units[unit]
+	if !known {
+		if right, err := spec.ResolveUnit(unit); err != nil {
+			text = err.Error()
+		} else {
+			text = fmt.Sprintf("it must be written %q", right)
+		}
+		if l.units == nil || len(l.units) >= mostForeign {
+			l.units = map[string]string{}
+		}
+		l.units[unit] = text
+	}
+	return text
+}
+
 // mixed warns once of two sources that take turns in one series. Of a sender of before a restart the name is not known:
 // when it sends again, it is.
 func (e *Engine) mixed(x sample, other uint64) {
-	if !e.knows(x.Source) || !e.knows(other) || !e.once.first("mixed", x.Device+"\x00"+x.Parameter) {
+	if !e.knows(x.Source) || !e.knows(other) || !e.once.first(mixedSources, x.Device+"\x00"+x.Parameter) {
 		return
 	}
 	a, b := e.source(x.Source), e.source(other)
@@ -218,7 +253,6 @@ func (e *Engine) mixed(x sample, other uint64) {
 
 // step closes the windows whose time has come and writes what is to be written.
 func (e *Engine) step(ctx context.Context, now time.Time) {
-	_ = e.refuseMade(nil, now) // what has waited: it was told when it came
 	if now.UnixNano() >= e.patience.Load() {
 		e.loop.closed = append(e.loop.closed, e.sendable(e.aligner.Close(now), now)...)
 	}
@@ -249,7 +283,7 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 		err := r.Check()
 		if err != nil {
 			x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}}
-			e.refuse(&e.loop.refusals, x, fault{slot.BadUnit, err.Error()}, now)
+			e.refuse(x, slot.BadUnit, err.Error, now)
 		}
 		return err != nil
 	})

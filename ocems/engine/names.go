@@ -40,14 +40,22 @@ func SourcePart(key, value string) uint64 {
 	return xxhash.Sum64String(key)*0x9E3779B97F4A7C15 ^ xxhash.Sum64String(value)
 }
 
+// SourceWord is one attribute in a Source's Text.
+func SourceWord(key, value string) string { return registry.Short(key) + "=" + registry.Short(value) }
+
+const (
+	mostSources   = 10_000  // texts that are remembered
+	longestSource = 1 << 10 // bytes of one
+)
+
 // Batch is what a host hands over at once: all of it is taken, or none.
 type Batch struct {
 	e       *Engine
 	now     time.Time
 	samples []sample
-	records []payload.Record // slots that were made upstream
-	index   map[string]int   // of records, by device
-	refused []sample
+	records []payload.Record     // slots that were made upstream
+	index   map[string]int       // of records, by device
+	foreign map[slot.Series]bool // of refused slots that no device or parameter is known for
 	ignored uint64
 }
 
@@ -76,15 +84,15 @@ func (b *Batch) Add(r Reading) (named bool) {
 			Series: slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic},
 			Unit:   m.Unit, Statistic: m.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID, Exit: r.Exit}}
 		if r.Fault != "" {
-			x.fault = fault{slot.NotANumber, r.Fault}
+			x.fault = fault{reason: slot.NotANumber, detail: r.Fault}
 		}
 		b.take(x)
 		named = true
 	}
 	if !named && err == nil {
 		b.ignored++
-		if name := r.Name + "\x00" + r.Field; b.e.once.first("ignored", name) {
-			b.e.log.Debug("ignored: it is no parameter of any device", "metric", r.Name, "field", r.Field)
+		if name := r.Name + "\x00" + r.Field; b.e.once.first(foreignName, name) {
+			b.e.log.Debug("ignored: it is no parameter of any device", "metric", registry.Short(r.Name), "field", registry.Short(r.Field))
 		}
 	}
 	return named
@@ -93,8 +101,8 @@ func (b *Batch) Add(r Reading) (named bool) {
 // Ignore counts what can be no parameter at all, for which a word is enough.
 func (b *Batch) Ignore(n int, metric, why string) {
 	b.ignored += uint64(n)
-	if b.e.once.first("ignored", metric) {
-		b.e.log.Debug("ignored: "+why, "metric", metric)
+	if b.e.once.first(foreignName, metric) {
+		b.e.log.Debug("ignored: "+why, "metric", registry.Short(metric))
 	}
 }
 
@@ -112,20 +120,42 @@ func flatten(err error) []error {
 func (b *Batch) unresolved(r Reading, err error) (named bool) {
 	if unknown := (*registry.UnknownDeviceError)(nil); errors.As(err, &unknown) {
 		b.ignored++
-		if b.e.once.first("device", unknown.Device+"\x00"+unknown.Metric) {
-			b.e.log.Warn("ignored: the device is not configured", "error", err)
+		if b.e.once.first(foreignDevice, unknown.Device+"\x00"+unknown.Metric) {
+			b.e.log.Warn("ignored: the device is not configured", "error", b.e.unknownDevice(unknown))
 		}
 		return false
 	}
-	x := sample{Sample: slot.Sample{Time: r.Time, Value: r.Value, Source: r.Source.ID, Exit: r.Exit}, fault: fault{slot.BadUnit, err.Error()}}
-	if x.Flag, _ = r.Flag(); x.Flag == 0 {
-		x.reason = slot.BadFlag
-	}
+	x := sample{Sample: slot.Sample{Time: r.Time, Value: r.Value, Source: r.Source.ID, Exit: r.Exit}, fault: b.e.fault(err)}
+	x.Flag, _ = r.Flag()
 	if f := (*registry.ResolveError)(nil); errors.As(err, &f) {
 		x.Device, x.Parameter, x.Unit = f.Device, f.Parameter, f.Unit
 	}
 	b.take(x)
 	return true
+}
+
+// unknownDevice is the error as it is told. The nearest devices are looked for a few times an hour only.
+func (e *Engine) unknownDevice(err *registry.UnknownDeviceError) error {
+	if e.once.first(nearestDevice, err.Device) {
+		return err
+	}
+	return fmt.Errorf("naming metric %q: %w %q", err.Metric, registry.ErrUnknownDevice, err.Device)
+}
+
+// fault is what a name's error says of a reading. What can be found out again takes no room in the state.
+func (e *Engine) fault(err error) fault {
+	key, device := (*spec.UnknownError)(nil), (*registry.UnknownDeviceError)(nil)
+	switch {
+	case errors.As(err, &device):
+		return fault{reason: unknown, detail: e.unknownDevice(device).Error()}
+	case !errors.As(err, &key):
+		return fault{reason: slot.BadUnit, detail: err.Error()}
+	case key.Kind == "flag":
+		return fault{reason: slot.BadFlag, detail: err.Error()}
+	case key.Kind == "parameter":
+		return fault{reason: unknown}
+	}
+	return fault{reason: slot.BadUnit}
 }
 
 // take puts a named reading where it belongs: into a window, or, where nothing is aligned here, into the outbox.
@@ -151,25 +181,43 @@ func (b *Batch) finished(r Reading) {
 		Series: slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic},
 		Unit:   m.Unit, Statistic: r.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID}}
 	if err != nil {
-		x.fault = fault{unknown, err.Error()}
+		x.fault = b.e.fault(err)
 	}
 	b.put(x, r.Samples, "")
+}
+
+// refuse lets a slot that was made upstream into the state, for its line in the trail. What a batch has of many devices or
+// parameters that nobody has loses its name.
+func (b *Batch) refuse(x sample) {
+	if x.reason == unknown && !b.foreign[x.Series] {
+		if b.foreign == nil {
+			b.foreign = map[slot.Series]bool{}
+		}
+		if len(b.foreign) < mostForeign {
+			b.foreign[x.Series] = true
+		} else {
+			x.Series, x.Unit, x.Source, x.detail = slot.Series{}, "", 0, ""
+		}
+	}
+	b.samples = append(b.samples, x)
 }
 
 // put adds a slot that was made upstream to the records for the outbox, if it can be one. cure is what to do about a time
 // off the grid.
 func (b *Batch) put(x sample, samples int, cure string) {
-	switch length := x.Flag.Length(); {
+	length := x.Flag.Length()
+	aligned := spec.Aligned(x.Time, length)
+	switch {
 	case x.reason != slot.Taken:
 	case !finite(x.Value):
-		x.fault = fault{slot.NotANumber, fmt.Sprintf("the value is %v", x.Value)}
-	case !spec.Aligned(x.Time, length):
-		x.fault = fault{offGrid, fmt.Sprintf("the timestamp is %v of %s%s", spec.ErrNotAligned, length, cure)}
+		x.reason = slot.NotANumber
+	case !aligned:
+		x.fault = fault{reason: offGrid, detail: fmt.Sprintf("the timestamp is %v of %s%s", spec.ErrNotAligned, length, cure)}
 	case x.Time.Sub(b.now) > spec.MaxAge:
 		x.reason = slot.Future
 	}
-	if x.reason != slot.Taken {
-		b.refused = append(b.refused, x)
+	if x.stamped = aligned; x.reason != slot.Taken {
+		b.refuse(x)
 		return
 	}
 	if b.index == nil {
@@ -208,11 +256,6 @@ func (b *Batch) Commit(ctx context.Context) error {
 		return errClosed
 	default:
 	}
-	if len(b.samples) > 0 {
-		if err := e.take(ctx, b.now, b.samples); err != nil {
-			return err
-		}
-	}
 	if len(b.records) > 0 {
 		if err := e.outbox.Put(ctx, b.records); err != nil {
 			if ctx.Err() == nil {
@@ -227,9 +270,9 @@ func (b *Batch) Commit(ctx context.Context) error {
 		}
 		e.counts.finished.Add(uint64(n))
 	}
-	if len(b.refused) > 0 {
-		if err := e.refuseMade(b.refused, b.now); err != nil {
-			return fmt.Errorf("audit_file: %w", err)
+	if len(b.samples) > 0 { // after the records, which may come again and still count once
+		if err := e.take(ctx, b.now, b.samples); err != nil {
+			return err
 		}
 	}
 	e.counts.ignored.Add(b.ignored)
@@ -245,13 +288,12 @@ func (e *Engine) know(s Source) {
 		return
 	}
 	text := s.Text()
-	const longest = 1 << 10
-	if len(text) > longest {
-		text = strings.ToValidUTF8(text[:longest], "") + "..."
+	if len(text) > longestSource {
+		text = strings.ToValidUTF8(text[:longestSource], "") + "..."
 	}
 	e.sourcesMu.Lock()
 	defer e.sourcesMu.Unlock()
-	if len(e.sources) >= mostKinds {
+	if len(e.sources) >= mostSources {
 		clear(e.sources)
 	}
 	e.sources[s.ID] = text

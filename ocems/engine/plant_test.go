@@ -282,7 +282,7 @@ func (p *plant) keys(prefix string) (keys []string, values [][]byte) {
 func (p *plant) received() (out []string) {
 	p.t.Helper()
 	p.net.unplug(false)
-	resp, err := p.board.Get("http://cpcb.test/received")
+	resp, err := p.board.Get("http://localhost/received")
 	require.NoError(p.t, err)
 	defer resp.Body.Close()
 	var got simulator.Received

@@ -15,18 +15,24 @@ import (
 )
 
 // Readings that are in no slot have one line of the trail a slot, series and reason. A line is written once its slot is
-// over, soon after the first of them; what comes later is in a line of the next quarter of an hour.
+// over and no reading of it has come for a while; what comes later is in a line of the next quarter of an hour.
 const (
-	refusedKey   = "refused" // of those whose line is not written yet
+	refusedKey = "refused" // of those whose line is not written yet
+	// mostRefusals is how many lines wait. Beyond it the readings of a series that has one share a line a reason, so that the
+	// configuration bounds them.
 	mostRefusals = 10_000
-	noteAfter    = 5 * time.Second
-	lastSecond   = 253_402_300_799 // of the year 9999, beyond which JSON has no time
+	// mostForeign is how many lines there are in a quarter of an hour of devices and parameters that nobody has. Beyond it
+	// they share one that has no name: a sender can invent as many as it likes.
+	mostForeign = 1_000
+	noteAfter   = 5 * time.Second // of silence, or twice as long as between two readings of the series
+	slowest     = 5 * time.Minute // between two readings of a source that goes on
+	lastSecond  = 253_402_300_799 // of the year 9999, beyond which JSON has no time
 )
 
 // refusal is what readings share a line by.
 type refusal struct {
 	slot.Series
-	Stamp  int64 // milliseconds
+	Stamp  int64 // milliseconds; 0: of several slots
 	Reason slot.Reason
 }
 
@@ -38,38 +44,77 @@ type refused struct {
 	Value       *float64  `json:",omitempty"` // the first, where JSON has it
 	Unit, Flag  string
 	Detail      string
-	Since       time.Time // when the first was refused
+	Since, Till time.Time // when the first and the last was refused
+	Quiet       time.Duration
 }
 
 // refusals are the lines that are not written yet.
 type refusals struct {
 	lines   map[refusal]*refused
+	series  map[refusal]int       // how many lines a series has, by their refusal without the stamp
+	last    map[refusal]time.Time // when a series had its last reading, by the same
 	noted   map[refusal]time.Time // when the last line of the same readings was written
+	foreign int                   // lines since foreignAt
 	changed bool
+
+	foreignAt time.Time
 }
 
 func newRefusals() refusals {
-	return refusals{lines: map[refusal]*refused{}, noted: map[refusal]time.Time{}}
+	return refusals{lines: map[refusal]*refused{}, series: map[refusal]int{}, last: map[refusal]time.Time{}, noted: map[refusal]time.Time{}}
 }
 
-func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
+// withoutStamp is the refusal by which the readings of several slots share a line.
+func (k refusal) withoutStamp() refusal { return refusal{Series: k.Series, Reason: k.Reason} }
+
+// place is the line that readings get.
+func (r *refusals) place(key refusal, now time.Time) refusal {
+	if r.lines[key] != nil {
+		return key
+	}
+	if key.Reason == unknown {
+		if now.Sub(r.foreignAt).Abs() >= spec.SlotLength {
+			r.foreign, r.foreignAt = 0, now
+		}
+		if r.foreign >= mostForeign || key.Series == (slot.Series{}) {
+			return refusal{Reason: unknown}
+		}
+		r.foreign++
+		return key
+	}
+	if len(r.lines) >= mostRefusals && r.series[key.withoutStamp()] > 0 {
+		return key.withoutStamp()
+	}
+	return key
+}
+
+// add counts a reading. Its detail is asked for where it is the first of its line.
+func (r *refusals) add(key refusal, x sample, detail func() string, now time.Time) {
 	x.Time = time.Unix(min(max(x.Time.Unix(), 0), lastSecond), int64(x.Time.Nanosecond()))
 	r.changed = true
-	if r.lines[key] == nil && len(r.lines) >= mostRefusals {
-		key = refusal{Reason: key.Reason}
-	}
+	key = r.place(key, now)
 	l := r.lines[key]
 	if l == nil {
-		l = &refused{refusal: key, First: x.Time, Last: x.Time, Unit: x.Unit, Detail: detail, Since: now}
+		l = &refused{refusal: key, First: x.Time, Last: x.Time, Unit: x.Unit, Since: now, Quiet: noteAfter}
+		if key.Series != (slot.Series{}) {
+			l.Detail = detail()
+		}
 		if x.Flag.Valid() {
 			l.Flag = x.Flag.String()
 		}
 		if finite(x.Value) {
 			l.Value = &x.Value
 		}
-		r.lines[key] = l
+		r.put(l)
 	}
 	l.Count++
+	l.Till = now
+	if gap := now.Sub(r.last[key.withoutStamp()]); gap < slowest {
+		l.Quiet = max(l.Quiet, 2*gap)
+	}
+	if key.Reason != unknown {
+		r.last[key.withoutStamp()] = now
+	}
 	if x.Time.Before(l.First) {
 		l.First = x.Time
 	}
@@ -78,10 +123,18 @@ func (r *refusals) add(key refusal, x sample, detail string, now time.Time) {
 	}
 }
 
+func (r *refusals) put(l *refused) {
+	if r.lines[l.refusal] == nil {
+		r.series[l.withoutStamp()]++
+	}
+	r.lines[l.refusal] = l
+}
+
 // due are the lines whose time has come.
 func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
-		if !over(time.UnixMilli(key.Stamp)) || now.Sub(l.Since).Abs() < noteAfter {
+		ended := now.Sub(l.Till).Abs() >= l.Quiet || now.Sub(l.Since).Abs() >= spec.SlotLength
+		if !ended || !over(time.UnixMilli(key.Stamp)) {
 			continue
 		}
 		if last, ok := r.noted[key]; ok && now.Sub(last).Abs() < spec.SlotLength {
@@ -98,10 +151,16 @@ func (r *refusals) all() []*refused { return slices.Collect(maps.Values(r.lines)
 // written takes out lines that are in the trail.
 func (r *refusals) written(list []*refused, now time.Time) {
 	if len(r.noted) > mostRefusals {
-		clear(r.noted)
+		maps.DeleteFunc(r.noted, func(_ refusal, last time.Time) bool { return now.Sub(last).Abs() >= spec.SlotLength })
 	}
+	maps.DeleteFunc(r.last, func(_ refusal, last time.Time) bool { return now.Sub(last).Abs() >= slowest })
 	for _, l := range list {
 		delete(r.lines, l.refusal)
+		if all := l.withoutStamp(); r.series[all] > 1 {
+			r.series[all]--
+		} else {
+			delete(r.series, all)
+		}
 		r.noted[l.refusal] = now
 		r.changed = true
 	}
@@ -128,26 +187,28 @@ func (r *refusals) restore(value []byte) error {
 		return frame.ErrDamaged
 	}
 	for _, l := range list {
-		r.lines[l.refusal] = l
+		r.put(l)
 	}
 	return nil
 }
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
-func (e *Engine) refuse(to *refusals, x sample, why fault, now time.Time) {
-	e.refuseSlot(to, x, why, e.stamp(x.Time, x.Flag), now)
-}
-
-// refuseSlot is refuse where the slot's stamp is known.
-func (e *Engine) refuseSlot(to *refusals, x sample, why fault, stamp, now time.Time) {
-	e.counts.refused(why.reason)
-	key := refusal{x.Series, stamp.UnixMilli(), why.reason}
-	to.add(key, x, why.detail, now)
-	replayed := e.restoring && why.reason == slot.Conflict // whose sources have no names yet
-	if !replayed && e.once.first("refused", x.Device+"\x00"+x.Parameter+"\x00"+string(why.reason)) {
-		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(x.Time), "reason", why.reason}
-		if why.detail != "" {
-			args = append(args, "detail", why.detail)
+func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now time.Time) {
+	e.counts.refused(reason)
+	stamp := x.Time
+	if !x.stamped {
+		stamp = e.stamp(x.Time, x.Flag)
+	}
+	e.loop.refusals.add(refusal{x.Series, stamp.UnixMilli(), reason}, x, detail, now)
+	kind := refusedOwn
+	if reason == unknown {
+		kind = refusedForeign
+	}
+	replayed := e.restoring && reason == slot.Conflict // whose sources have no names yet
+	if !replayed && e.once.first(kind, x.Device+"\x00"+x.Parameter+"\x00"+string(reason)) {
+		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(x.Time), "reason", reason}
+		if text := detail(); text != "" {
+			args = append(args, "detail", text)
 		}
 		e.log.Warn("a reading is refused", args...)
 	}
@@ -192,16 +253,6 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 	e.loop.unnoted = false
 	e.loop.refusals.written(lines, now)
 	return true
-}
-
-// note writes lines that no state has. While the trail cannot be written, they wait for it in memory.
-func (e *Engine) note(lines []*refused) {
-	entries := e.entries(lines)
-	if e.trail == nil {
-		e.logRefused(entries)
-	} else if err := e.backlog.Append(entries...); err != nil {
-		e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
-	}
 }
 
 // entries are the lines of the trail, in the order of their slots.

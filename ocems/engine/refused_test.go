@@ -3,6 +3,7 @@ package engine
 import (
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/assert"
@@ -11,35 +12,58 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// Beyond what is remembered, readings share a line a reason: none goes uncounted.
+// A flood costs no more lines than the configuration bounds, none goes uncounted, and one of foreign names costs the plant's
+// own none.
 func TestRefusalsAreBounded(t *testing.T) {
 	r := newRefusals()
 	now := time.Unix(1_700_000_000, 0)
-	const n = mostRefusals + 500
-	for i := range n {
-		x := sample{Sample: slot.Sample{Series: slot.Series{Device: fmt.Sprint("dev_", i), Parameter: "cod"}, Time: now, Value: 1}}
-		r.add(refusal{x.Series, now.UnixMilli(), slot.Late}, x, "", now)
+	const foreign, stamps, series = 50_000, 30_000, 500
+	add := func(device string, stamp int, reason slot.Reason) {
+		x := sample{Sample: slot.Sample{Series: slot.Series{Device: device, Parameter: "cod"}, Time: now, Value: 1}}
+		r.add(refusal{x.Series, int64(stamp), reason}, x, func() string { return "" }, now)
 	}
-	assert.LessOrEqual(t, len(r.lines), mostRefusals+1)
+	for i := range foreign {
+		add(fmt.Sprint("foreign_", i), 1, unknown)
+	}
+	for i := range stamps {
+		add("dev_1", 1+i, slot.TooOld)
+	}
+	for i := range series {
+		add(fmt.Sprint("dev_", i), 1, slot.Late)
+	}
+	assert.LessOrEqual(t, len(r.lines), mostRefusals+1+series)
 	again := newRefusals()
 	require.NoError(t, again.restore(r.save()))
-	due := again.due(now.Add(time.Minute), func(time.Time) bool { return true })
-	count := 0
+	due := again.due(now.Add(2*time.Minute), func(time.Time) bool { return true })
+	count, named := map[slot.Reason]int{}, map[slot.Reason]int{}
 	for _, l := range due {
-		count += l.Count
+		count[l.Reason] += l.Count
+		if l.Device != "" && l.Stamp != 0 {
+			named[l.Reason] += l.Count
+		} else if l.Reason != unknown {
+			assert.Equal(t, "dev_1", l.Device)
+		}
 	}
-	assert.Equal(t, n, count)
+	assert.Equal(t, map[slot.Reason]int{unknown: foreign, slot.TooOld: stamps, slot.Late: series}, count)
+	assert.Equal(t, mostForeign, named[unknown])
+	assert.Equal(t, series, named[slot.Late], "each with its slot")
+	assert.Equal(t, mostRefusals-mostForeign-1, named[slot.TooOld])
 	again.written(due, now)
 	assert.Empty(t, again.lines)
+	assert.Empty(t, again.series)
 }
 
-// A flood of one thing to say neither fills the log nor silences another.
+// A flood of one thing to say neither fills the log nor silences another, nor itself for ever.
 func TestOnceIsBounded(t *testing.T) {
-	var o once
-	for i := range 2 * mostKinds {
-		assert.Equal(t, i < mostKinds, o.first("ignored", fmt.Sprint(i)))
-	}
-	assert.True(t, o.first("device", "dev_2"))
-	assert.False(t, o.first("device", "dev_2"))
-	assert.Len(t, o.seen["ignored"], mostKinds)
+	synctest.Test(t, func(t *testing.T) {
+		var o once
+		for i := range 2 * mostForeign {
+			assert.Equal(t, i < mostForeign, o.first(foreignName, fmt.Sprint(i)))
+			assert.True(t, o.first(refusedOwn, fmt.Sprint(i)))
+		}
+		assert.True(t, o.first(foreignDevice, "dev_2"))
+		time.Sleep(2 * forgetAfter)
+		assert.False(t, o.first(foreignDevice, "dev_2"), "no flood: once for all")
+		assert.True(t, o.first(foreignName, "1"))
+	})
 }

@@ -14,10 +14,11 @@ type sample struct {
 	fault
 }
 
-// fault is why a reading can be in no slot: one word of few, and what it says of this reading.
+// fault is why a reading can be in no slot: one word of few, and what that and the reading do not tell.
 type fault struct {
-	reason slot.Reason
-	detail string
+	reason  slot.Reason
+	detail  string
+	stamped bool // the reading's time is its slot's stamp
 }
 
 // head is what many samples of a batch have in common.
@@ -72,13 +73,14 @@ func (h *head) encode(e *frame.Encoder) {
 		e.Text(text)
 	}
 	e.Bool(h.Diagnostic)
+	e.Bool(h.stamped)
 	e.Byte(byte(h.statistic))
 	e.Fixed(h.source)
 }
 
 func decodeHead(d *frame.Decoder) head {
-	h := head{Series: slot.Series{Device: d.Text(), Parameter: d.Text()}, unit: d.Text(), fault: fault{slot.Reason(d.Text()), d.Text()}}
-	h.Diagnostic, h.statistic, h.source = d.Bool(), slot.Statistic(d.Byte()), d.Fixed()
+	h := head{Series: slot.Series{Device: d.Text(), Parameter: d.Text()}, unit: d.Text(), fault: fault{reason: slot.Reason(d.Text()), detail: d.Text()}}
+	h.Diagnostic, h.stamped, h.statistic, h.source = d.Bool(), d.Bool(), slot.Statistic(d.Byte()), d.Fixed()
 	if h.statistic > slot.Median {
 		d.Fail("an unknown statistic")
 	}

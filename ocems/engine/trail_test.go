@@ -4,7 +4,6 @@ import (
 	"context"
 	"log/slog"
 	"math"
-	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -68,31 +67,4 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A slot that was made upstream and is refused here has no state: it is accepted when its line is on disk.
-func TestSlotThatIsRefusedWaitsForItsLine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		cfg := Config{
-			Slots: options.DefaultSlots(), Store: store.NewMemory(), Logger: slog.New(slog.DiscardHandler),
-			Names: registry.Config{Devices: []registry.DeviceConfig{{StationID: "station", DeviceID: "dev"}}, Words: registry.Collector, NamesOnly: true},
-			Board: &Board{Delivery: options.DefaultDelivery(), Client: &http.Client{}},
-		}
-		cfg.Board.Align, cfg.Slots.AuditFile = false, filepath.Join(t.TempDir(), "audit.jsonl")
-		e, err := Open(t.Context(), cfg)
-		require.NoError(t, err)
-		refuse := func(minute int) error {
-			b := e.NewBatch()
-			attr := func(key string) (string, bool) { return "dev", key == "ocems.device.id" }
-			b.Add(Reading{Metric: registry.Metric{Name: "cod", Unit: "mg/L", Attr: attr}, Time: time.Now().Truncate(time.Hour).Add(time.Duration(minute) * time.Minute), Value: 1})
-			return b.Commit(t.Context())
-		}
-		require.NoError(t, refuse(1))
-		require.NoError(t, e.trail.Close()) // as a disk that is full
-		require.NoError(t, refuse(2), "its line is there")
-		for range 2 {
-			require.ErrorContains(t, refuse(-1), "audit_file: ")
-		}
-		require.Error(t, e.Close(t.Context()))
-	})
 }

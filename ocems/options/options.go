@@ -38,8 +38,6 @@ type Slots struct {
 	MaxSkew Duration `mapstructure:"max_skew" toml:"max_skew"`
 	// MinSamples is how many readings flagged U make a window U.
 	MinSamples int `mapstructure:"min_samples" toml:"min_samples"`
-	// MaxSeries is how many series are held at once.
-	MaxSeries int `mapstructure:"max_series" toml:"max_series"`
 }
 
 // DefaultSlots returns the defaults.
@@ -48,14 +46,14 @@ func DefaultSlots() Slots {
 	return Slots{
 		DevicesFileInterval: Duration{10 * time.Second}, Stamp: d.Stamp, Grace: Duration{d.Grace},
 		CalibrationGrace: Duration{d.CalibrationGrace}, Settle: Duration{d.Settle}, MaxSkew: Duration{d.MaxSkew},
-		MinSamples: d.MinSamples, MaxSeries: d.MaxSeries,
+		MinSamples: d.MinSamples,
 	}
 }
 
 // Rules are the aligner's.
 func (o Slots) Rules() slot.Options {
 	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
-		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples, MaxSeries: o.MaxSeries}
+		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples}
 }
 
 // Check returns every mistake, each beginning with its key.
@@ -70,7 +68,6 @@ func (o Slots) Check() error {
 	c.duration("settle", o.Settle, 0, spec.MaxAge)
 	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
 	c.number("min_samples", o.MinSamples, 1)
-	c.number("max_series", o.MaxSeries, 1)
 	return c.err()
 }
 
@@ -242,6 +239,9 @@ func (d Duration) String() string {
 func withoutUnit(number string) error {
 	return fmt.Errorf(`%s has no unit; nearest: "%ss"`, number, number)
 }
+
+// NoMaxSeries is what to do instead of the key max_series, which is gone.
+const NoMaxSeries = "leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others"
 
 // Check returns what is wrong with the keys of a YAML configuration before they are decoded: those that are gone, each with
 // what to do instead, and durations that are numbers without a unit, which a decoder would take for nanoseconds. cfg is

@@ -1,7 +1,6 @@
 package registry
 
 import (
-	"bytes"
 	"cmp"
 	"crypto/rsa"
 	"errors"
@@ -24,7 +23,8 @@ import (
 // Registry is the set of devices and the names of their parameters. It is safe for concurrent use.
 type Registry struct {
 	now    atomic.Pointer[snapshot]
-	noUnit error // in the host's words
+	before atomic.Pointer[snapshot] // the one that now replaced
+	noUnit error                    // in the host's words
 
 	mu   sync.Mutex // one Reload at a time
 	file string
@@ -45,7 +45,6 @@ type Device struct {
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
 	sign func(time.Time) (string, error)
-	hide func([]byte) []byte
 }
 
 // Seal encrypts a payload under the device's token into a request body (spec 2.4).
@@ -54,9 +53,6 @@ func (d *Device) Seal(payload []byte) []byte { return d.seal(payload) }
 // Sign makes the signature header of one attempt at the given time (spec 2.3.2).
 func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
 
-// Hide takes the token out of a text of the server's, for a log or the trail.
-func (d *Device) Hide(text []byte) []byte { return d.hide(text) }
-
 func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
 
 // snapshot is all that a Reload replaces.
@@ -64,11 +60,25 @@ type snapshot struct {
 	devices map[string]*Device
 	ids     []string // sorted
 	index   map[selector]*group
+	hide    func(text []byte) []byte // a closure, as a Device's
+}
+
+// Hide takes the token of every device, also of those before the last [Registry.Reload], out of a text of a server's, for a
+// log or the trail. Where nothing is found it returns text itself.
+func (r *Registry) Hide(text []byte) []byte {
+	text = r.now.Load().hide(text)
+	if before := r.before.Load(); before != nil { // a request in flight may have been made with it
+		text = before.hide(text)
+	}
+	return text
 }
 
 // New checks the whole configuration, reads the files that it names and returns every mistake joined, each beginning
-// with its key.
+// with its key. A process that reads tokens writes no core dump from then on.
 func New(cfg Config) (*Registry, error) {
+	if !cfg.NamesOnly {
+		noCore()
+	}
 	r := &Registry{
 		file:   cfg.DevicesFile,
 		read:   func() (*snapshot, version, error) { return load(cfg) },
@@ -108,7 +118,7 @@ type source struct {
 
 func load(cfg Config) (*snapshot, version, error) {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
 		v    version
 		list []source
 	)
@@ -124,6 +134,7 @@ func load(cfg Config) (*snapshot, version, error) {
 	} else if len(cfg.Devices) == 0 {
 		b.fault(cfg.Words.Devices, "none is given; give at least one, or a devices_file")
 	}
+	b.hide = b.tokens.hide
 	b.addAll(cfg, list)
 	if err := errors.Join(b.faults...); err != nil {
 		return nil, v, err
@@ -133,6 +144,7 @@ func load(cfg Config) (*snapshot, version, error) {
 
 type builder struct {
 	*snapshot
+	tokens    *hider
 	namesOnly bool
 	noField   string // of Words
 	faults    []error
@@ -232,6 +244,9 @@ func (b *builder) addAll(cfg Config, list []source) {
 			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
+			if len(id.value) > longest {
+				b.fault(src.at(id.key), "%q is longer than %d bytes; write it as the board does", id.value[:longest], longest)
+			}
 		}
 		degrees := func(key string, v *Number, limit Number) {
 			if v != nil && !(*v >= -limit && *v <= limit) {
@@ -326,7 +341,7 @@ func (b *builder) arm(d *Device, src source, keyAt string, key *rsa.PublicKey, t
 		return
 	}
 	d.seal = body.Seal
-	d.hide = func(text []byte) []byte { return bytes.ReplaceAll(text, []byte(token), []byte("(the token)")) }
+	b.tokens.add(token)
 	d.sign = func(at time.Time) (string, error) { return seal.Sign(key, token, at) }
 }
 

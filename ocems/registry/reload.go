@@ -26,6 +26,7 @@ func (r *Registry) Reload() (changed bool, err error) {
 		return false, fmt.Errorf("reading the devices_file again: %w", err)
 	}
 	r.seen = v
+	r.before.Store(r.now.Load())
 	r.now.Store(s)
 	return true, nil
 }

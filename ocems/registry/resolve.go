@@ -21,6 +21,17 @@ type Metric struct {
 	Attr      func(key string) (string, bool)
 }
 
+// longest is how many bytes are kept of a text that a sender chose. No key, unit or id of the board is as long.
+const longest = 256
+
+// Short is the beginning of a text that a sender chose: nothing that is kept or logged of it is longer.
+func Short(text string) string {
+	if len(text) <= longest {
+		return text
+	}
+	return strings.Clone(strings.ToValidUTF8(text[:longest], "")) + "..."
+}
+
 // Match is what one metric is to the board.
 type Match struct {
 	Device     *Device
@@ -79,15 +90,17 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	var faults []error
 	if g := s.index[sel]; g != nil {
 		var flag spec.Flag
+		var noFlag error
 		for p := range g.candidates(m) {
 			if named && p.device.DeviceID != id || !p.fits(m) {
 				continue
 			}
-			if flag == 0 {
-				var err error
-				if flag, err = m.Flag(); err != nil {
-					return nil, &ResolveError{Device: p.device.DeviceID, Parameter: p.parameter, Err: err}
-				}
+			if flag == 0 && noFlag == nil {
+				flag, noFlag = m.Flag()
+			}
+			if noFlag != nil {
+				faults = append(faults, &ResolveError{Device: p.device.DeviceID, Parameter: p.parameter, Err: noFlag})
+				continue
 			}
 			match := Match{p.device, p.parameter, p.unit, flag, p.statisticOf(m), p.diagnostic}
 			if err := m.unit(&match, r.noUnit); err != nil {
@@ -110,7 +123,7 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	}
 	device := s.devices[id]
 	if device == nil {
-		return nil, &UnknownDeviceError{id, m.Name, s.ids}
+		return nil, &UnknownDeviceError{id, Short(m.Name), s.ids}
 	}
 	match := Match{Device: device, Parameter: name, Statistic: statisticOf(name, m)}
 	var err error
@@ -127,9 +140,12 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 // unit. Mapping and statistic are not applied again. The error is why it cannot be sent.
 func (r *Registry) Finished(m Metric) (match Match, err error) {
 	id, _ := m.attr("ocems.device.id", "ocems_device_id")
+	m.Name, m.Unit = Short(m.Name), Short(m.Unit)
 	match = Match{Device: &Device{DeviceID: id}, Parameter: m.Name, Unit: m.Unit}
 	diagnostic, _ := m.attr("ocems.diagnostic", "ocems_diagnostic")
 	match.Diagnostic = diagnostic == "true"
+	flag, noFlag := m.Flag()
+	match.Flag = flag
 	s := r.now.Load()
 	fault := func(err error) (Match, error) { return match, &ResolveError{id, m.Name, m.Unit, err} }
 	d := s.devices[id]
@@ -152,13 +168,13 @@ func (r *Registry) Finished(m Metric) (match Match, err error) {
 			return fault(err)
 		}
 	}
-	if match.Flag, err = m.Flag(); err != nil {
-		return fault(err)
+	if noFlag != nil {
+		return fault(noFlag)
 	}
 	return match, nil
 }
 
-// attr reads an attribute under its name in the collector or in Telegraf. An empty one is none.
+// attr reads an attribute under its name in the collector or in Telegraf, as [Short]. An empty one is none.
 func (m Metric) attr(keys ...string) (string, bool) {
 	if m.Attr == nil {
 		return "", false
@@ -166,7 +182,7 @@ func (m Metric) attr(keys ...string) (string, bool) {
 	for _, key := range keys {
 		if v, ok := m.Attr(key); ok {
 			if v = strings.TrimSpace(v); v != "" {
-				return v, true
+				return Short(v), true
 			}
 		}
 	}
@@ -189,7 +205,7 @@ func (m Metric) unit(match *Match, noUnit error) error {
 	}
 	v, ok := m.attr("ocems.unit", "ocems_unit")
 	if !ok {
-		v = strings.TrimSpace(m.Unit)
+		v = Short(strings.TrimSpace(m.Unit))
 	}
 	err := noUnit
 	if v != "" {

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"strconv"
+	"strings"
 	"time"
 )
 
@@ -39,11 +40,19 @@ func (r *Report) CSV(w io.Writer) error {
 				gapFirst, gapLast, gapSlots = g.First.Format(time.RFC3339), g.Last.Format(time.RFC3339), g.Slots
 			}
 			n := strconv.Itoa
-			lines = append(lines, []string{d.Station, d.ID, p.Parameter, strconv.FormatBool(p.Diagnostic), p.Unit, first, last,
+			lines = append(lines, []string{cell(d.Station), cell(d.ID), cell(p.Parameter), strconv.FormatBool(p.Diagnostic), cell(p.Unit), first, last,
 				n(p.Expected), n(p.Delivered), n(p.AlreadyStored), n(p.Rejected), n(p.Expired), n(p.Missing), n(p.Calibration), share, n(p.Unverified),
 				gapFirst, gapLast, n(gapSlots), n(p.Samples.Late), n(p.Samples.Refused),
 				n(p.Points.Delivered), n(p.Points.Rejected), n(p.Points.Expired), strconv.FormatBool(r.Verified)})
 		}
 	}
 	return out.WriteAll(lines)
+}
+
+// cell keeps a text that an altered trail may hold from being a formula in a spreadsheet.
+func cell(text string) string {
+	if _, number := strconv.ParseFloat(text, 64); number == nil || text == "" || !strings.ContainsRune("=+-@\t\r", rune(text[0])) {
+		return text
+	}
+	return "'" + text
 }

@@ -2,10 +2,12 @@ package report_test
 
 import (
 	"bytes"
+	"encoding/csv"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -130,5 +132,52 @@ func TestErrorOfReadingIsNoAlteredTrail(t *testing.T) {
 	}
 	if err := b.Add("audit.jsonl", failing{bytes.NewReader(trail(t, 1, false))}); err == nil {
 		t.Error("the error is lost")
+	}
+}
+
+// A name in an altered trail is no formula in a spreadsheet, and a number stays one.
+func TestCellsAreNoFormulas(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "audit.jsonl")
+	a, err := audit.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	names := map[string]string{"=1+1": "'=1+1", "+cmd|' /C calc'!A0": "'+cmd|' /C calc'!A0", "-2+3": "'-2+3", "@SUM(A1)": "'@SUM(A1)", "\tx": "'\tx", "\rx": "'\rx", "-1.5": "-1.5", "dev=1": "dev=1"}
+	for name := range names {
+		err := a.Append(audit.Entry{Outcome: audit.Delivered, Station: name, Device: name, Stamp: 1795521600000, Readings: []audit.Reading{{Parameter: name, Unit: name, Flag: "U"}}})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := a.Close(); err != nil {
+		t.Fatal(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := report.New(report.Options{})
+	if err == nil {
+		err = b.Add("audit.jsonl", bytes.NewReader(text))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := b.Report()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var out bytes.Buffer
+	if err := r.CSV(&out); err != nil {
+		t.Fatal(err)
+	}
+	lines, err := csv.NewReader(&out).ReadAll()
+	if err != nil || len(lines) != len(names)+1 {
+		t.Fatal(len(lines), err)
+	}
+	for name, want := range names {
+		if !slices.ContainsFunc(lines, func(l []string) bool { return l[0] == want && l[1] == want && l[2] == want && l[4] == want }) {
+			t.Errorf("no line of %q as %q", name, want)
+		}
 	}
 }

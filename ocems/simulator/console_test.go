@@ -625,6 +625,33 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
+// A name that a foreign DNS has turned to this address shows and changes nothing; the API is open under every name.
+func TestForeignHost(t *testing.T) {
+	server := start(t, func(c *simulator.Config) { c.Hosts = []string{"board.plant.example"} })
+	for host, open := range map[string]bool{"": true, "localhost:8750": true, "console.localhost": true, "127.0.0.1": true, "[::1]:8750": true, "simulator:80": true,
+		"Board.plant.example:8750": true, "evil.example": false, "evil.example:8750": false, "127.0.0.1.evil.example": false, "board.plant.example.": false} {
+		for _, call := range []struct {
+			method, path, origin string
+			open                 bool
+		}{{"GET", "/", "", open}, {"GET", "/received", "", open}, {"GET", "/faults", "", open}, {"GET", "/console/requests", "", open}, {"POST", "/faults", "", open},
+			{"DELETE", "/faults", "", open}, {"POST", "/v1.0/industry/data", "", true}, {"GET", "/received", "https://example.com", false}, {"GET", "/received", "null", false}} {
+			r, _ := http.NewRequest(call.method, server.URL+call.path, strings.NewReader(`{"device":"dev_2","http_status":500}`))
+			r.Host = host
+			if call.origin != "" {
+				r.Header.Set("Origin", call.origin)
+			}
+			resp, err := server.Client().Do(r)
+			if err != nil {
+				t.Fatal(err)
+			}
+			resp.Body.Close()
+			if refused := resp.StatusCode == http.StatusForbidden; refused == call.open {
+				t.Errorf("%s %s of %q from %q: HTTP %d", call.method, call.path, host, call.origin, resp.StatusCode)
+			}
+		}
+	}
+}
+
 // Loggers that mix their columns up send tokens where identifiers and values belong.
 func TestNoTokenIsShown(t *testing.T) {
 	var log bytes.Buffer

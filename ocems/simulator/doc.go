@@ -13,6 +13,7 @@
 //	GET    /console/...          what the page reads
 //
 // Whoever reaches the address can read all that devices send and set faults: listen on loopback or a test network. Pages
-// of other sites are refused (http.CrossOriginProtection). Answers hide a device's token wherever it stands in its own
+// of other sites are refused (http.CrossOriginProtection), and but for the API a Host that is neither an address nor a
+// name without a dot nor one of Config.Hosts. Answers hide a device's token wherever it stands in its own
 // requests, and any other token where it is a whole identifier or JSON string.
 package simulator

@@ -9,7 +9,9 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net"
 	"net/http"
+	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,7 +21,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-const bodyLimit = 1 << 20 // bytes of a request; more is HTTP 413
+const (
+	apiPath   = "/v1.0/industry/data"
+	bodyLimit = 1 << 20 // bytes of a request; more is HTTP 413
+)
 
 // What makes a reading a duplicate of a stored one. The document does not say which the board uses.
 const (
@@ -35,6 +40,8 @@ type Config struct {
 	Duplicates string           // DuplicatesByParameter when empty
 	Keep       time.Duration    // how long a reading stays after its stamp, at least spec.MaxAge; 0 keeps all
 	Logger     *slog.Logger     // nil logs nothing; tokens and payloads are never logged
+	// Hosts are names under which everything but the API may be asked for, besides addresses and names without a dot.
+	Hosts []string
 }
 
 // Server is a CPCB server. It is safe for concurrent use.
@@ -107,7 +114,7 @@ func New(config Config) (*Server, error) {
 	}
 	slices.SortFunc(s.listed, func(a, b *device) int { return cmp.Or(cmp.Compare(a.station, b.station), cmp.Compare(a.id, b.id)) })
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST /v1.0/industry/data", s.take)
+	mux.HandleFunc("POST "+apiPath, s.take)
 	mux.HandleFunc("GET /received", s.received)
 	mux.HandleFunc("POST /faults", s.addFaults)
 	mux.HandleFunc("GET /faults", s.listFaults)
@@ -115,8 +122,35 @@ func New(config Config) (*Server, error) {
 	mux.HandleFunc("DELETE /faults/{id}", s.removeFault)
 	s.console(mux)
 	// A page of another site may not send or misbehave in the name of the browser's user. What is no browser passes.
-	s.handler = http.NewCrossOriginProtection().Handler(mux)
+	s.handler = http.NewCrossOriginProtection().Handler(s.guard(mux))
 	return s, nil
+}
+
+// guard refuses what a page of another site could bring a browser to ask for, but for the API: under a name of that site
+// which its DNS has turned to this address, or with that site as the origin.
+func (s *Server) guard(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		origin, err := url.Parse(r.Header.Get("Origin"))
+		switch {
+		case r.URL.Path == apiPath:
+		case !s.named(r.Host):
+			http.Error(w, fmt.Sprintf("the host %.100q is not known here: use an address or localhost, or start the simulator with --hosts", r.Host), http.StatusForbidden)
+			return
+		case err != nil || r.Header.Get("Origin") != "" && origin.Host != r.Host:
+			http.Error(w, "the request comes from a page of another site", http.StatusForbidden)
+			return
+		}
+		next.ServeHTTP(w, r)
+	})
+}
+
+// named reports that a Host header cannot be the name of a public site: those have a dot.
+func (s *Server) named(host string) bool {
+	if name, _, err := net.SplitHostPort(host); err == nil {
+		host = name
+	}
+	host = strings.ToLower(strings.Trim(host, "[]"))
+	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil || slices.Contains(s.config.Hosts, host)
 }
 
 // Close ends the streams of events, which would otherwise stay as long as their browsers. The rest goes on.

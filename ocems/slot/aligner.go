@@ -203,10 +203,7 @@ func (a *Aligner) add(x Sample, now time.Time) Result {
 	}
 	start := x.Time.Unix() - (x.Time.Unix()%k.seconds()+k.seconds())%k.seconds()
 	arrival := a.since(now)
-	s, reason := a.find(x.Series, arrival)
-	if reason != Taken {
-		return Result{Reason: reason}
-	}
+	s := a.find(x.Series, arrival)
 	if s.isClosed(start, k) {
 		return Result{Reason: Late}
 	}
@@ -240,21 +237,14 @@ func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
 	return Taken
 }
 
-// find finds a series, or makes it where there is room.
-func (a *Aligner) find(name Series, arrival int64) (*series, Reason) {
-	d := a.devices[name.Device]
-	if d != nil {
+// find finds a series, or makes it. There are as many as the configuration names: no sender can invent one.
+func (a *Aligner) find(name Series, arrival int64) *series {
+	if d := a.devices[name.Device]; d != nil {
 		if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil {
-			return s, Taken
+			return s
 		}
 	}
-	if a.series >= a.opt.MaxSeries {
-		a.evict(arrival)
-	}
-	if a.series >= a.opt.MaxSeries {
-		return nil, MaxSeries
-	}
-	return a.install(&series{Series: name, seen: arrival}), Taken
+	return a.install(&series{Series: name, seen: arrival})
 }
 
 // cell finds the open window of a series, or opens it.

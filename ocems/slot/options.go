@@ -16,7 +16,6 @@ type Options struct {
 	Settle           time.Duration // wait after a window's last arrival; at most 15 minutes in all
 	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be
 	MinSamples       int           // samples flagged U that make a window U
-	MaxSeries        int           // series held at once
 }
 
 // Stamps are the values of Options.Stamp.
@@ -25,7 +24,7 @@ var Stamps = []string{"end", "start"}
 // Defaults are the rules that hold where a configuration says nothing. A point of a calibration is out within a minute.
 func Defaults() Options {
 	return Options{Stamp: "end", Grace: 30 * time.Second, CalibrationGrace: 10 * time.Second, Settle: 5 * time.Second,
-		MaxSkew: time.Minute, MinSamples: 1, MaxSeries: 100_000}
+		MaxSkew: time.Minute, MinSamples: 1}
 }
 
 // Statistic is how the samples of a window become one value.
@@ -55,7 +54,11 @@ func ParseStatistic(s string) (Statistic, error) {
 			return Statistic(i), nil
 		}
 	}
-	return 0, &spec.UnknownError{Kind: "statistic", Value: s, Nearest: spec.Nearest(s, statistics)}
+	nearest := spec.Nearest(s, statistics)
+	if strings.HasPrefix(name, "av") { // by its letters, avg is nearest to last
+		nearest = []string{Mean.String()}
+	}
+	return 0, &spec.UnknownError{Kind: "statistic", Value: s, Nearest: func() []string { return nearest }}
 }
 
 // String is the name of the statistic.
@@ -80,11 +83,10 @@ const (
 	NotANumber Reason = "not_a_number" // NaN, infinite, or beyond 1e300, which no sum could hold
 	BadFlag    Reason = "bad_flag"     // not one of the six
 	BadUnit    Reason = "unit"         // not the unit of the window's first sample
-	MaxSeries  Reason = "max_series"   // a new series, and no room for one
 	MaxSamples Reason = "max_samples"  // the window has 100,000 samples of the series
 )
 
 // Reasons lists all but Taken and Duplicate: those of readings that are in no slot.
 func Reasons() []Reason {
-	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSeries, MaxSamples}
+	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSamples}
 }

@@ -401,20 +401,19 @@ func TestExit(t *testing.T) {
 	}
 }
 
-func TestBoundedMemory(t *testing.T) {
-	a := aligner(func(o *Options) { o.MaxSeries = 10 })
+// A series is forgotten once no sample of a window that it has closed can be accepted.
+func TestIdleSeriesAreForgotten(t *testing.T) {
+	a := aligner()
 	for i := range 10 {
 		add(t, a, of(fmt.Sprint(i), t0, 1, 'U'), t0)
 	}
-	refused(t, a.Add(of("new", t0, 1, 'U'), t0), MaxSeries)
 	now := t0.Add(6 * 24 * time.Hour)
 	a.Close(now)
 	add(t, a, of("3", now, 1, 'U'), now)
-	refused(t, a.Add(of("new", now, 1, 'U'), now), MaxSeries)
 	now = t0.Add(7*24*time.Hour + time.Hour)
-	add(t, a, of("new", now, 1, 'U'), now)
-	if n := a.Stats().Series; n != 2 {
-		t.Fatalf("%d series are held, want 2", n)
+	a.Close(now)
+	if n := a.Stats().Series; n != 1 {
+		t.Fatalf("%d series are held, want 1", n)
 	}
 }
 

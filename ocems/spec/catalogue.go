@@ -52,7 +52,7 @@ func LookupParameter(key string) (Parameter, error) {
 	if p, ok := parameterSet[key]; ok {
 		return p, nil
 	}
-	return Parameter{}, &UnknownError{Kind: "parameter", Value: key, Nearest: nearestParameters(key)}
+	return Parameter{}, &UnknownError{Kind: "parameter", Value: key, Nearest: func() []string { return nearestParameters(key) }}
 }
 
 // IsParameter reports whether key is exactly a parameter key of annexe 3.1.
@@ -61,20 +61,25 @@ func IsParameter(key string) bool { _, ok := parameterSet[key]; return ok }
 // IsUnit reports whether key is exactly a unit key of annexe 3.2.
 func IsUnit(key string) bool { _, ok := unitSet[key]; return ok }
 
-// UnknownError is a key that is not in the catalogue. The text offers the nearest ones.
+// UnknownError is a key that is not in the catalogue. The text offers the nearest ones, which take longer to find than a
+// reading may: they are looked for when they are wanted.
 type UnknownError struct {
-	Kind    string   // "parameter", "unit", "flag"
-	Value   string   // what was given
-	Nearest []string // best first, at most three
+	Kind    string          // "parameter", "unit", "flag"
+	Value   string          // what was given
+	Nearest func() []string // best first, at most three; nil: none
 }
 
 func (e *UnknownError) Error() string {
 	s := fmt.Sprintf("unknown %s %q", e.Kind, e.Value)
-	if len(e.Nearest) == 0 {
+	var nearest []string
+	if e.Nearest != nil {
+		nearest = e.Nearest()
+	}
+	if len(nearest) == 0 {
 		return s
 	}
-	quoted := make([]string, len(e.Nearest))
-	for i, n := range e.Nearest {
+	quoted := make([]string, len(nearest))
+	for i, n := range nearest {
 		quoted[i] = strconv.Quote(n)
 	}
 	return s + ": nearest " + strings.Join(quoted, ", ")

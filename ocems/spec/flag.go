@@ -28,7 +28,7 @@ func ParseFlag(s string) (Flag, error) {
 	if up := strings.ToUpper(s); len(up) == 1 && strings.Contains(Flags, up) {
 		return Flag(up[0]), nil
 	}
-	return 0, &UnknownError{Kind: "flag", Value: s, Nearest: nearestFlag(s)}
+	return 0, &UnknownError{Kind: "flag", Value: s, Nearest: func() []string { return nearestFlag(s) }}
 }
 
 // Valid reports whether the flag is one of the six.

@@ -87,16 +87,16 @@ func TestLookupParameter(t *testing.T) {
 			if !errors.As(err, &unknown) || spec.IsParameter(c.key) {
 				t.Fatalf("LookupParameter(%q): %v, want an *UnknownError", c.key, err)
 			}
-			if unknown.Kind != "parameter" || len(unknown.Nearest) != 3 {
+			if unknown.Kind != "parameter" || len(unknown.Nearest()) != 3 {
 				t.Fatalf("%+v, want a parameter with three nearest", unknown)
 			}
-			for _, n := range unknown.Nearest {
+			for _, n := range unknown.Nearest() {
 				if !spec.IsParameter(n) || !strings.Contains(err.Error(), `"`+n+`"`) {
 					t.Errorf("nearest %q is no parameter or not in %q", n, err)
 				}
 			}
-			if c.nearest != "" && unknown.Nearest[0] != c.nearest {
-				t.Errorf("nearest %q, want %q first", unknown.Nearest, c.nearest)
+			if c.nearest != "" && unknown.Nearest()[0] != c.nearest {
+				t.Errorf("nearest %q, want %q first", unknown.Nearest(), c.nearest)
 			}
 		})
 	}
@@ -174,15 +174,15 @@ func TestNearestParameters(t *testing.T) {
 	} {
 		_, err := spec.LookupParameter(c.word)
 		var unknown *spec.UnknownError
-		if !errors.As(err, &unknown) || len(unknown.Nearest) != 3 {
+		if !errors.As(err, &unknown) || len(unknown.Nearest()) != 3 {
 			t.Fatalf("LookupParameter(%.40q): %v", c.word, err)
 		}
 		want := strings.Split(c.want, "|")
 		if len(want) == 1 {
 			want = strings.Fields(c.want)
 		}
-		if !slices.Equal(unknown.Nearest[:len(want)], want) {
-			t.Errorf("%.40q: nearest %q, want %q first", c.word, unknown.Nearest, want)
+		if !slices.Equal(unknown.Nearest()[:len(want)], want) {
+			t.Errorf("%.40q: nearest %q, want %q first", c.word, unknown.Nearest(), want)
 		}
 	}
 }
@@ -209,8 +209,8 @@ func TestNearestUnits(t *testing.T) {
 		if !errors.As(err, &unknown) {
 			t.Fatalf("ResolveUnit(%q): %v", c.word, err)
 		}
-		if want := strings.Fields(c.want); !slices.Equal(unknown.Nearest[:len(want)], want) {
-			t.Errorf("%q: nearest %q, want %q first", c.word, unknown.Nearest, want)
+		if want := strings.Fields(c.want); !slices.Equal(unknown.Nearest()[:len(want)], want) {
+			t.Errorf("%q: nearest %q, want %q first", c.word, unknown.Nearest(), want)
 		}
 	}
 	if got, err := spec.ResolveUnit("mg/Nm^3"); err != nil || got != "mg/Nm³" {
@@ -241,8 +241,8 @@ func TestParseFlag(t *testing.T) {
 		var unknown *spec.UnknownError
 		if !errors.As(err, &unknown) || got != 0 || unknown.Kind != "flag" {
 			t.Errorf("ParseFlag(%q) = %v, %v, want an *UnknownError", c.text, got, err)
-		} else if unknown.Nearest[0] != c.nearest {
-			t.Errorf("ParseFlag(%q): nearest %q, want %q first", c.text, unknown.Nearest, c.nearest)
+		} else if unknown.Nearest()[0] != c.nearest {
+			t.Errorf("ParseFlag(%q): nearest %q, want %q first", c.text, unknown.Nearest(), c.nearest)
 		}
 	}
 	for _, f := range []spec.Flag{0, 'u', 'X', 0xff} {

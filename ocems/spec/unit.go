@@ -32,7 +32,7 @@ func ResolveUnit(s string) (string, error) {
 			return key, nil
 		}
 	}
-	return "", &UnknownError{Kind: "unit", Value: s, Nearest: nearestUnits(s)}
+	return "", &UnknownError{Kind: "unit", Value: s, Nearest: func() []string { return nearestUnits(s) }}
 }
 
 // otherUnits are written with the letters of a catalogue unit and mean something else: millimolar and centimolar are

@@ -76,16 +76,16 @@ func TestResolveUnitRefuses(t *testing.T) {
 			if !errors.As(err, &unknown) || got != "" {
 				t.Fatalf("ResolveUnit(%q) = %q, %v, want an *UnknownError", c.spelling, got, err)
 			}
-			if unknown.Kind != "unit" || len(unknown.Nearest) != 3 {
-				t.Errorf("kind %q, nearest %q, want a unit and three", unknown.Kind, unknown.Nearest)
+			if unknown.Kind != "unit" || len(unknown.Nearest()) != 3 {
+				t.Errorf("kind %q, nearest %q, want a unit and three", unknown.Kind, unknown.Nearest())
 			}
-			for _, n := range unknown.Nearest {
+			for _, n := range unknown.Nearest() {
 				if !spec.IsUnit(n) {
 					t.Errorf("nearest %q is not in the catalogue", n)
 				}
 			}
-			if c.nearest != "" && unknown.Nearest[0] != c.nearest {
-				t.Errorf("nearest %q, want %q first", unknown.Nearest, c.nearest)
+			if c.nearest != "" && unknown.Nearest()[0] != c.nearest {
+				t.Errorf("nearest %q, want %q first", unknown.Nearest(), c.nearest)
 			}
 		})
 	}

@@ -98,7 +98,7 @@ func tryCopy(path string) (f *File, err error) {
 
 // metas are the beginnings of the meta pages, whatever the size of a page is: a commit changes one of them.
 func metas(f *os.File) ([]byte, error) {
-	const head = 16 + 64 // of a page, and of a meta
+	const head = pageHeader + 64 // of a page, and of a meta
 	var all []byte
 	for at := int64(0); at < metaBytes; at += 4096 { // pages are multiples of 4 KiB
 		b := make([]byte, head)
@@ -106,8 +106,7 @@ func metas(f *os.File) ([]byte, error) {
 		if err != nil && !errors.Is(err, io.EOF) {
 			return nil, err
 		}
-		const magic = "\xed\xda\x0c\xed" // of a meta, little endian
-		if b = b[:n]; n == head && string(b[16:20]) == magic {
+		if b = b[:n]; n == head && order.Uint32(b[pageHeader:]) == magic {
 			all = append(all, b...)
 		}
 	}

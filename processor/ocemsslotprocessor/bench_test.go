@@ -40,7 +40,6 @@ func BenchmarkProcessor(b *testing.B) {
 				}
 			}
 			cfg := createDefaultConfig().(*Config)
-			cfg.MaxSeries = series
 			for i := range series {
 				cfg.Devices = append(cfg.Devices, registry.DeviceConfig{StationID: "station_1", DeviceID: fmt.Sprint("D", i)})
 			}

@@ -24,6 +24,7 @@ func createDefaultConfig() component.Config {
 
 // gone are keys of earlier versions, with what to do instead.
 var gone = map[string]string{
+	"max_series":          options.NoMaxSeries,
 	"statistics":          "set `statistic` in the parameters of a device",
 	"checkpoint_interval": "leave it out: every reading is saved before it is acknowledged",
 }

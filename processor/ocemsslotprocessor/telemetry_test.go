@@ -33,7 +33,7 @@ func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
 		next := &sink{fail: func() error { return errors.New("down") }}
-		p := h.start("max_series: 2\n"+stored, next)
+		p := h.start(stored, next)
 		at := func(n int, name, unit string, v float64, age time.Duration, attributes ...string) {
 			md := pmetric.NewMetrics()
 			for range n {
@@ -50,7 +50,6 @@ func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 		at(5, "cod", "mg/L", 1, 0, "ocems.flag", "X")
 		at(6, "cod", "ppm", 1, 0)
 		at(1, "bod", "mg/L", 1, 0)
-		at(7, "tss", "mg/L", 1, 0)
 		require.Error(t, p.ConsumeMetrics(t.Context(), reading("D1", "cpu", "1", 0.5)), "it passes on")
 		pass(16 * time.Minute)
 		at(8, "cod", "mg/L", 1, 16*time.Minute)
@@ -84,7 +83,7 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(8))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 3), refused(slot.TooOld, 1), refused(slot.Future, 2), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
-				refused(slot.BadUnit, 6), refused(slot.MaxSeries, 7), refused(slot.MaxSamples, 0), refused("off_grid", 0), refused("unknown", 0))},
+				refused(slot.BadUnit, 6), refused(slot.MaxSamples, 0), refused("off_grid", 0), refused("unknown", 0))},
 			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(2))},
 			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(2)},

@@ -65,7 +65,7 @@ func (b *Board) Received() simulator.Received {
 func Received(t *testing.T, server http.Handler) (got simulator.Received) {
 	t.Helper()
 	w := httptest.NewRecorder()
-	server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		t.Fatal(err)
 	}

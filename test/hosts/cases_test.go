@@ -176,15 +176,19 @@ func (x row) judge(t *testing.T, got []string, trail []audit.Entry, log []string
 	}
 	assert.ElementsMatch(t, want, have, "at the board")
 
-	counts := map[string]int{}
+	counts, lines := map[string]int{}, map[string]int{}
 	for _, e := range trail {
 		if x.has(e.Device) && (e.Outcome == audit.Refused || e.Outcome == audit.Late) {
 			counts[e.Device+" "+e.Parameter+" "+e.Reason] += e.Count
+			lines[e.Device+" "+e.Parameter+" "+e.Reason]++
 		}
 	}
 	refused := map[string]int{}
 	for _, r := range x.refused {
 		refused[r.device+" "+r.parameter+" "+r.reason] += r.count
+		if r.lines > 0 {
+			assert.Equal(t, r.lines, lines[r.device+" "+r.parameter+" "+r.reason], "lines of the trail")
+		}
 		for _, word := range r.detail {
 			assert.True(t, slices.ContainsFunc(trail, func(e audit.Entry) bool {
 				return e.Device == r.device && e.Reason == r.reason && strings.Contains(e.Detail, word)

@@ -40,6 +40,7 @@ type want struct {
 type refused struct {
 	device, parameter, reason string
 	count                     int
+	lines                     int      // that they are in; 0 is any
 	detail                    []string // words of it
 }
 
@@ -266,6 +267,8 @@ func flags() []row {
 		{name: "flag-small-letter", before: batches(flagged(each(0, 10, 20), " m ")), want: []want{{value: 15, flag: "M"}}},
 		{name: "flag-minority-of-u", before: batches(slices.Concat(flagged(each(0, times(9, 100)...), "M"), each(9, 200))), want: one(200)},
 		{name: "flag-majority-without-u", before: batches(slices.Concat(flagged(each(0, 1, 2), "M"), flagged(each(2, 5, 6, 7), "F"), flagged(each(5, 9), "D"))), want: []want{{value: 6, flag: "F"}}},
+		{name: "flag-unknown-of-two", devices: []device{{parameters: []parameter{{name: "analyser.cod", unit: "mg/L"}, {name: "analyser.cod", parameter: "bod", unit: "mg/L"}}}},
+			before: batches(flagged(each(0, 10, 20), "?")), refused: []refused{{reason: "bad_flag", count: 2}, {parameter: "bod", reason: "bad_flag", count: 2}}},
 		{name: "flag-unknown", before: batches(slices.Concat(each(0, 10, 20), flagged(each(2, 90), "?"))), want: one(15), refused: []refused{{reason: "bad_flag", count: 1}}},
 		{name: "flag-c", devices: slices.Clone(calibrated), before: batches(flagged(points, "C"), each(3, 10)), want: []want{
 			{stamp: stamp(1.5), value: 55, flag: "C"}, {stamp: stamp(2), value: 70, flag: "C"}, {stamp: stamp(2.5), value: 80, flag: "C"}, {value: 10}}},
@@ -319,6 +322,14 @@ func names() []row {
 	}
 }
 
+// floodOfNaN is 20 minutes of readings each second that are none.
+func floodOfNaN() (list []reading) {
+	for i := range 1200 {
+		list = append(list, at(float64(i)/60, math.NaN()))
+	}
+	return list
+}
+
 // values: what is sent of a value.
 func values() (list []row) {
 	two := 2
@@ -339,6 +350,7 @@ func values() (list []row) {
 		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(1.0 / 3)},
 		row{name: "diagnostic", devices: cod(func(p *parameter) { p.diagnostic = true }), before: batches(each(0, 10, 20)), want: []want{{value: 15, diagnostic: true}}},
 		row{name: "nan", before: batches(each(0, 10, math.NaN(), 20, math.Inf(1))), want: one(15), refused: []refused{{reason: "not_a_number", count: 2}}},
+		row{name: "nan-flood", after: batches(each(0, times(10, math.NaN())...), floodOfNaN()), want: nil, refused: []refused{{reason: "not_a_number", count: 1210, lines: 2}}},
 		row{name: "nan-alone", before: batches(each(0, math.NaN())), want: nil, refused: []refused{{reason: "not_a_number", count: 1}}},
 		row{name: "zero", before: batches(each(0, 0, math.Copysign(0, -1))), want: one(0)},
 		row{name: "one-reading", before: batches(each(14, 7.25)), want: one(7.25)},

@@ -37,7 +37,7 @@ var wrong = []struct {
 	{"settle", `"-1s"`, `settle: -1s is not from 0s to 168h; nearest: 0s`, false},
 	{"max_skew", `"-1m"`, `max_skew: -1m is not from 0s to 168h; nearest: 0s`, false},
 	{"min_samples", `0`, `min_samples: 0 is less than 1; nearest: 1`, false},
-	{"max_series", `-4`, `max_series: -4 is less than 1; nearest: 1`, false},
+	{"max_series", `100000`, `max_series: the key is gone; leave it out: the devices and their parameters bound the series`, false},
 	{"devices_file_interval", `"0s"`, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`, false},
 	{"devices_file", `"absent.csv"`, `devices_file: open absent.csv`, false},
 	{"endpoint", `"cems.cpcb.gov.in"`, `endpoint: "cems.cpcb.gov.in" is not a URL with http or https and a host; nearest: https://cems.cpcb.gov.in`, true},
@@ -57,7 +57,8 @@ var wrong = []struct {
 	{"#metric", `""`, `#metric: missing; give the name of the metric`, false},
 	{"#parameter", `"codd"`, `#parameter: unknown parameter "codd": nearest "cod"`, false},
 	{"#unit", `"mg2"`, `#unit: unknown unit "mg2": nearest`, false},
-	{"#statistic", `"average"`, `#statistic: unknown statistic "average"`, false},
+	{"#statistic", `"avg"`, `#statistic: unknown statistic "avg": nearest "mean"`, false},
+	{"#statistic", `"average"`, `#statistic: unknown statistic "average": nearest "mean"`, false},
 	{"#decimals", `11`, `#decimals: 11 is outside 0 to 10; nearest: 10`, false},
 }
 

@@ -168,7 +168,7 @@ func line(end time.Time, fields string) string {
 // received is what the board has, one "parameter=value" for each reading that ends then.
 func (p *plant) received(end time.Time) (got []string) {
 	w := httptest.NewRecorder()
-	p.board.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "/received", nil))
+	p.board.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
 	var all struct{ Readings []simulator.Reading }
 	if err := json.Unmarshal(w.Body.Bytes(), &all); err != nil {
 		p.Fatal(err)

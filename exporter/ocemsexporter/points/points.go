@@ -172,7 +172,7 @@ func text(maps ...pcommon.Map) string {
 	for _, m := range maps {
 		for k, v := range m.All() {
 			if !strings.HasPrefix(k, "ocems") {
-				words = append(words, k+"="+v.AsString())
+				words = append(words, engine.SourceWord(k, v.AsString()))
 			}
 		}
 	}

@@ -37,10 +37,10 @@ func keysOf(t reflect.Type) (keys []string) {
 	return keys
 }
 
-// unfit are options of Telegraf's HTTP client for logging in, which this server does not have, and two that https decides.
+// unfit are options of Telegraf's HTTP client for logging in, which this server does not have, two that https decides, and one that is gone.
 var unfit = []string{"client_id", "client_secret", "token_url", "audience", "scopes", "cookie_auth_url", "cookie_auth_method",
 	"cookie_auth_headers", "cookie_auth_username", "cookie_auth_password", "cookie_auth_body", "cookie_auth_renewal", "tls_enable",
-	"tls_renegotiation_method"}
+	"tls_renegotiation_method", "max_series"}
 
 func TestSample(t *testing.T) {
 	for name, text := range map[string]string{"as it is": sampleConfig, "with all options": uncommented(sampleConfig)} {
@@ -119,7 +119,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"settle", head + `settle = "-1s"` + oneDevice, `settle: -1s is not from 0s to 168h; nearest: 0s`},
 		{"max skew", head + `max_skew = "200h"` + oneDevice, `max_skew: 200h is not from 0s to 168h; nearest: 168h`},
 		{"min samples", head + `min_samples = -1` + oneDevice, `min_samples: -1 is less than 1; nearest: 1`},
-		{"max series", head + `max_series = 0` + oneDevice, `max_series: 0 is less than 1; nearest: 1`},
+		{"max series", head + `max_series = 100000` + oneDevice, `max_series: the key is gone; leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others`},
 		{"interval", head + `devices_file_interval = "0s"` + oneDevice, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`},
 		{"no devices", head, `device: none is given; give at least one, or a devices_file`},
 		{"no station", head + "[[outputs.ocems.device]]\ndevice_id = \"d\"\ntoken_id = \"t\"\n", `device[0].station_id: missing; give the station id that the board registered`},

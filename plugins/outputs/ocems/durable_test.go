@@ -362,25 +362,6 @@ func TestNotConnected(t *testing.T) {
 	}
 }
 
-// What a restart leaves out because of a smaller max_series is in the trail.
-func TestFewerSeriesAfterARestart(t *testing.T) {
-	t.Parallel()
-	b, dir := startBoard(t), t.TempDir()
-	second := `
-  [[outputs.ocems.device.parameter]]
-    metric = "modbus"
-    field = "ph"
-    unit = "pH"
-`
-	o, _ := open(t, slow(settings(b, dir))+oneDevice+second)
-	require.NoError(t, o.Write([]telegraf.Metric{modbus(hoursAgo(1), "cod", 1.0), modbus(hoursAgo(1), "ph", 7.0)}))
-	killed := asKilled(t, o)
-	require.NoError(t, o.Close())
-	_, logs := open(t, slow(settings(b, killed))+"max_series = 1\n"+oneDevice+second)
-	assert.Contains(t, logs.text("W"), `parameter="ph"`)
-	assert.Equal(t, "ph", refusedBy(t, killed, "max_series").Parameter)
-}
-
 // Without an audit file what was refused is in the log. No password of a URL is shown anywhere.
 func TestRefusalsWithoutATrail(t *testing.T) {
 	b := startBoard(t)

@@ -48,6 +48,7 @@ type OCEMS struct {
 	DevicesFile      string        `toml:"devices_file"`
 	BoolsAsNumbers   bool          `toml:"bools_as_numbers"`
 	StringsAsNumbers bool          `toml:"strings_as_numbers"`
+	MaxSeries        *int          `toml:"max_series"` // gone: Init says what to do instead
 	options.Slots
 	options.Delivery
 	httpconfig.HTTPClientConfig
@@ -80,6 +81,9 @@ func (o *OCEMS) Init() error {
 	}
 	if o.MaxIdleConnsPerHost == 0 {
 		o.MaxIdleConnsPerHost = o.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
+	}
+	if o.MaxSeries != nil {
+		err = errors.Join(err, errors.New("max_series: the key is gone; "+options.NoMaxSeries))
 	}
 	return errors.Join(o.Slots.Check(), o.Delivery.Check(), client, err)
 }

@@ -77,7 +77,7 @@ func source(m telegraf.Metric) engine.Source {
 		var words []string
 		for _, t := range m.TagList() {
 			if !ours(t.Key) {
-				words = append(words, t.Key+"="+t.Value)
+				words = append(words, engine.SourceWord(t.Key, t.Value))
 			}
 		}
 		return strings.Join(words, " ")

@@ -184,7 +184,7 @@ func TestUntrustedServer(t *testing.T) {
 		require.Empty(t, b.asked())
 		lines := b.said("an attempt failed")
 		require.Len(t, lines, 1)
-		require.Regexp(t, `^warn: an attempt failed: trying again map\[device:dev_1 next_try_in:[0-9.]+s reason:no answer: Post "https://example.com/v1.0/industry/data": `+
+		require.Regexp(t, `^warn: an attempt failed: trying again map\[next_try_in:[0-9.]+s reason:no answer: Get "https://example.com/v1.0/industry/data": `+
 			`tls: failed to verify certificate: x509: certificate signed by unknown authority `+
 			`\(the server's certificate is not trusted: give the authority's file as ca_file; do not turn verification off\)\]$`, lines[0])
 		require.NoError(t, e.Shutdown(t.Context()))
@@ -208,7 +208,7 @@ func TestProxy(t *testing.T) {
 		"forwards": {"http://cems.example.org/v1.0/industry/data", nil, ""},
 		"refuses the user": {"https://cems.example.org/v1.0/industry/data", func(w http.ResponseWriter, _ *http.Request) {
 			w.WriteHeader(http.StatusProxyAuthRequired)
-		}, `no answer: Post "https://cems.example.org/v1.0/industry/data": Proxy Authentication Required (the proxy wants another user or password in proxy_url)`},
+		}, `no answer: Get "https://cems.example.org/v1.0/industry/data": Proxy Authentication Required (the proxy wants another user or password in proxy_url)`},
 		"shows a page": {"http://cems.example.org/v1.0/industry/data", func(w http.ResponseWriter, _ *http.Request) {
 			w.Header().Set("Content-Type", "text/html")
 			w.WriteHeader(http.StatusBadGateway)

@@ -25,10 +25,10 @@ type attempt struct {
 	q       *queue
 	s       *slot
 	id      slotID
-	parked  bool      // the slot
-	heldFor string    // the device, or ""
-	oldest  time.Time // what is older has expired
-	retries uint64    // Delivery.retries
+	parked  bool          // the slot
+	heldFor string        // the device, or ""
+	made    time.Duration // running time when the slot was made
+	retries uint64        // Delivery.retries
 	target  Target
 	place   bool // counts against Delivery.limit
 }
@@ -36,8 +36,7 @@ type attempt struct {
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries,
-		oldest: d.clock.now(time.Now()).Add(-spec.MaxAge)}
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
 	}
@@ -67,7 +66,7 @@ func (a *attempt) run() {
 
 // trySlot reads the slot and does what is to be done with it.
 func (a *attempt) trySlot() {
-	rs, value, err := a.d.load(a.d.ctx, a.id)
+	rs, made, value, err := a.d.load(a.d.ctx, a.id)
 	switch {
 	case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
 		a.finish(&work{leaves: &a.id}) // the writer sees why, says so, and takes the slot out
@@ -76,10 +75,11 @@ func (a *attempt) trySlot() {
 		a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
 		return
 	}
+	a.made = made
 	var known bool
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
-	case a.id.time().Before(a.oldest):
+	case a.d.cfg.Clock.Expired(a.id.time(), made):
 		a.expire(rs)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: "the configuration has no such device any more: its readings wait until they expire"})
@@ -199,9 +199,9 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	d.mu.Lock()
 	e.inDoubt = a.s.inDoubt(r.readings)
 	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, len(a.q.slots) == 1
-	e.ahead = time.Until(a.id.time()) - d.clock.skew
-	e.passed, e.tooOld = d.clock.passed(a.id.time(), time.Now()), d.clock.tooOld(a.id.time(), time.Now())
 	d.mu.Unlock()
+	at, c := a.id.time(), d.cfg.Clock
+	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
 	if ans.verdict == stored && !(e.inDoubt && !e.unexplained) {
 		e.recorded, e.conflict = d.recorded(a.id, r.readings)
 	}
@@ -308,7 +308,7 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
 	case dec.state == waiting:
 		logger.Warn("the server says the slot is in the future: waiting", "device", a.q.device,
-			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.clock.skew.String())
+			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.cfg.Clock.Skew().String())
 	case (dec.state == backingOff || dec.state == unreachable) && now.failures == 1:
 		logger.Warn("an attempt failed: trying again", "device", a.q.device, "reason", ans.detail, "next_try_in", dec.pause.String())
 	}
@@ -344,7 +344,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
 	hangs := a.watch()
-	ans := d.exchange(req, sent)
+	ans := d.exchange(req, sent, a.id.time())
 	hangs.Stop()
 	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
@@ -353,7 +353,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	return ans
 }
 
-func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
+func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	var left atomic.Bool // the whole request, as far as can be known
 	trace := httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
@@ -374,16 +374,9 @@ func (d *Delivery) exchange(req *http.Request, sent time.Time) answer {
 		}
 	}
 	ans := judge(resp, d.cfg.Hide(body))
-	if ans.status != nil {
-		d.measureSkew(resp.Header, sent)
+	if ans.verdict != delivered {
+		stamp = time.Time{}
 	}
+	d.observe(resp.Header, sent, ans.status != nil, stamp)
 	return ans
-}
-
-func (d *Delivery) measureSkew(h http.Header, sent time.Time) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	if d.clock.measure(h, sent, time.Now()) {
-		d.cfg.Logger.Warn("this machine's clock differs from the server's: correct it with NTP", "server_ahead_by", d.clock.skew.String())
-	}
 }

@@ -1,7 +1,6 @@
 package delivery
 
 import (
-	"net/http"
 	"reflect"
 	"testing"
 	"time"
@@ -192,26 +191,5 @@ func TestConditionAfterADecision(t *testing.T) {
 				t.Errorf("%+v, want %+v", got, c.want)
 			}
 		})
-	}
-}
-
-func TestServerClock(t *testing.T) {
-	now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
-	var c serverClock
-	if got := c.now(now); got != now.Add(-24*time.Hour) {
-		t.Errorf("before any answer it is %s", got)
-	}
-	if c.measure(http.Header{"Date": {"soon"}}, now, now) || !c.at.IsZero() {
-		t.Error("a Date that is none was taken")
-	}
-	ahead := http.Header{"Date": {now.Add(time.Hour).Format(http.TimeFormat)}}
-	if !c.measure(ahead, now, now) || c.measure(ahead, now, now) {
-		t.Error("a skew of an hour is to be told once")
-	}
-	if got := c.now(now.Add(14 * time.Minute)); got.Sub(now).Round(time.Minute) != 74*time.Minute {
-		t.Errorf("by the server's clock it is %s", got)
-	}
-	if got := c.now(now.Add(15 * time.Minute)); got != now.Add(15*time.Minute-24*time.Hour) {
-		t.Errorf("long after the last answer it is %s", got)
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -38,6 +39,7 @@ type Config struct {
 	Lookup   func(device string) (Target, bool) // the registry
 	Hide     func(text []byte) []byte           // takes the tokens out of what a server said; nil: there are none
 	Logger   *slog.Logger
+	Clock    *clock.Clock                        // nil: nothing waits for the server's time
 	Words    Words                               // of the host
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
@@ -59,7 +61,6 @@ type Delivery struct {
 	retries  uint64 // counts calls of Retry
 	server   reachability
 	latency  latency
-	clock    serverClock
 	closing  bool
 	marked   bool // the store says that requests may be under way
 
@@ -109,6 +110,9 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	if cfg.Hide == nil {
 		cfg.Hide = func(text []byte) []byte { return text }
 	}
+	if cfg.Clock == nil {
+		cfg.Clock = clock.New(clock.Config{Alone: true})
+	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, agent: userAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
@@ -120,6 +124,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	}
 	d.writing.Go(d.writeLoop)
 	d.running.Go(d.dispatch)
+	d.running.Go(d.askTime)
 	if cfg.OnHealth != nil {
 		d.running.Go(d.reportHealth)
 	}
@@ -163,7 +168,7 @@ type Stats struct {
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.clock.skew}
+	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
 	for _, q := range d.queues {
 		s.Slots += len(q.slots)
 		if len(q.slots) > 0 {
@@ -201,9 +206,10 @@ func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...st
 	return d.put(ctx, &work{records: records, with: with})
 }
 
-// PutWhole is Put of slots that have all their parameters: they do not wait for further ones.
-func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, with ...store.Op) error {
-	return d.put(ctx, &work{records: records, with: with, whole: true})
+// PutWhole is Put of slots that have all their parameters: they do not wait for further ones. Readings that are withdrawn
+// leave the outbox before, into the trail with the reason clock.
+func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, withdrawn *Withdrawal, with ...store.Op) error {
+	return d.put(ctx, &work{records: records, withdrawn: withdrawn, with: with, whole: true})
 }
 
 func (d *Delivery) put(ctx context.Context, w *work) error {

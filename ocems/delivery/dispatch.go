@@ -27,6 +27,9 @@ func (d *Delivery) dispatch() {
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.cfg.Clock.Hold() {
+		return askTick
+	}
 	for !d.closing && d.mayStart() {
 		var q *queue
 		if q, wait = d.schedule.next(time.Now(), d.admits); q == nil {
@@ -130,7 +133,8 @@ func (d *Delivery) logUnreachable() {
 	d.changed.send()
 }
 
-// noteAnswer notes what became of a request: where its device stands, and whether the server can be reached. The first
+// noteAnswer notes what became of a request: where its device stands, if it was of one, and whether the server can be
+// reached. The first
 // answer after it could not brings back all queues, except what waits for something else.
 func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	d.mu.Lock()
@@ -138,18 +142,22 @@ func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	now := time.Now()
 	took := now.Sub(sent)
 	if ans.unanswered {
-		before := q.standing == answering
-		q.standing = failing
-		if took >= d.patience() {
-			q.standing = hanging
+		device, before := "", false
+		if q != nil {
+			device, before, q.standing = q.device, q.standing == answering, failing
+			if took >= d.patience() {
+				q.standing = hanging
+			}
 		}
-		if d.server.failed(q.device, before, ans.detail, sent) {
+		if d.server.failed(device, before, ans.detail, sent) {
 			d.logUnreachable()
 		}
 		return
 	}
-	q.standing, q.answered = answering, now
-	d.latency.note(took)
+	if q != nil {
+		q.standing, q.answered = answering, now
+		d.latency.note(took)
+	}
 	if !d.server.answered(now) {
 		return
 	}

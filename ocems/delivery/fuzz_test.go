@@ -119,17 +119,17 @@ func FuzzJudge(f *testing.F) {
 
 func FuzzReadings(f *testing.F) {
 	at := time.UnixMilli(1726857000000)
-	two := encodeReadings([]payload.Reading{{Parameter: "cod", Value: 1.5, Unit: "mg/L", Stamp: at, Flag: 'U', Statistic: "mean", Samples: 900},
+	two := encodeReadings(0, []payload.Reading{{Parameter: "cod", Value: 1.5, Unit: "mg/L", Stamp: at, Flag: 'U', Statistic: "mean", Samples: 900},
 		{Parameter: "प्र", Value: -0.25, Unit: "°C", Stamp: at, Flag: 'Z', Diagnostic: true}})
 	f.Add(two, "cod", "mg/L", "mean", 900, 1.5, byte('U'), false)
 	f.Add(two[1:len(two)-4], "Nh3-n", "%", "", 0, math.MaxFloat64, byte('C'), true)
-	f.Add(encodeReadings([]payload.Reading{{Parameter: "x", Value: math.NaN(), Unit: "x", Flag: 'U'}})[1:15], "x", "x", "sum", -1, 0.0, byte('U'), false)
+	f.Add(encodeReadings(0, []payload.Reading{{Parameter: "x", Value: math.NaN(), Unit: "x", Flag: 'U'}})[1:15], "x", "x", "sum", -1, 0.0, byte('U'), false)
 	f.Add([]byte{}, "", "", "", math.MaxInt, math.NaN(), byte(0), false)
 	f.Add([]byte{4, 1, 2, 3}, "\xff", "x", "\xff", math.MaxInt32, math.Inf(1), byte('U'), false)
 	f.Add([]byte("\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), "x", "\xff", "last", 1, 5e-324, byte('D'), true)
 	f.Fuzz(func(t *testing.T, b []byte, parameter, unit, statistic string, samples int, value float64, flag byte, diagnostic bool) {
 		for _, b := range [][]byte{b, sealed(b)} {
-			rs, err := decodeReadings(b, at.UnixMilli())
+			rs, _, err := decodeReadings(b, at.UnixMilli())
 			if err != nil && rs != nil || err == nil && len(rs) == 0 {
 				t.Fatalf("%v, %v", rs, err)
 			}
@@ -139,7 +139,7 @@ func FuzzReadings(f *testing.F) {
 				}
 			}
 			if err == nil {
-				again, err := decodeReadings(encodeReadings(rs), at.UnixMilli())
+				again, _, err := decodeReadings(encodeReadings(0, rs), at.UnixMilli())
 				if err != nil || !reflect.DeepEqual(again, rs) {
 					t.Fatalf("%v comes back as %v, %v", rs, again, err)
 				}
@@ -151,11 +151,11 @@ func FuzzReadings(f *testing.F) {
 			return
 		}
 		rs := []payload.Reading{r, r}
-		stored := encodeReadings(rs)
-		if back, err := decodeReadings(stored, at.UnixMilli()); err != nil || !reflect.DeepEqual(back, rs) {
+		stored := encodeReadings(0, rs)
+		if back, _, err := decodeReadings(stored, at.UnixMilli()); err != nil || !reflect.DeepEqual(back, rs) {
 			t.Fatalf("%v comes back as %v, %v", rs, back, err)
 		}
-		alter(t, stored, len(b), func(b []byte) error { _, err := decodeReadings(b, at.UnixMilli()); return err })
+		alter(t, stored, len(b), func(b []byte) error { _, _, err := decodeReadings(b, at.UnixMilli()); return err })
 	})
 }
 

@@ -53,10 +53,12 @@ func damagedKey(key string, at time.Time) string {
 }
 
 // formatVersion is that of a slot's value, see [frame].
-const formatVersion = 1
+const formatVersion = 2
 
-func encodeReadings(rs []payload.Reading) []byte {
+// encodeReadings writes a slot's value. made is the running time at which the slot was made.
+func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
 	e := frame.New(formatVersion)
+	e.Uint(uint64(max(made, 0) / time.Second))
 	for _, r := range rs {
 		e.Text(r.Parameter)
 		e.Text(r.Unit)
@@ -65,26 +67,28 @@ func encodeReadings(rs []payload.Reading) []byte {
 		e.Float(r.Value)
 		e.Byte(byte(r.Flag))
 		e.Bool(r.Diagnostic)
+		e.Uint(r.Era)
 	}
 	return e.Seal()
 }
 
 // decodeReadings reads a slot's value. Without an error there is at least one reading, and each of them can be sent.
-func decodeReadings(value []byte, stamp int64) (rs []payload.Reading, err error) {
+func decodeReadings(value []byte, stamp int64) (rs []payload.Reading, made time.Duration, err error) {
 	d, err := frame.Open(value, formatVersion)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
+	made = time.Duration(d.Uint()&math.MaxInt32) * time.Second
 	for d.Left() > 0 {
 		r := payload.Reading{Stamp: time.UnixMilli(stamp), Parameter: d.Text(), Unit: d.Text(), Statistic: d.Text(),
-			Samples: int(d.Uint() & math.MaxInt32), Value: d.Float(), Flag: spec.Flag(d.Byte()), Diagnostic: d.Bool()}
+			Samples: int(d.Uint() & math.MaxInt32), Value: d.Float(), Flag: spec.Flag(d.Byte()), Diagnostic: d.Bool(), Era: d.Uint()}
 		if d.Err() != nil || r.Check() != nil { // nothing was stored that could not be sent
-			return nil, frame.ErrDamaged
+			return nil, 0, frame.ErrDamaged
 		}
 		rs = append(rs, r)
 	}
 	if len(rs) == 0 {
-		return nil, frame.ErrDamaged
+		return nil, 0, frame.ErrDamaged
 	}
-	return rs, nil
+	return rs, made, nil
 }

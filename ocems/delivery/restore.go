@@ -57,7 +57,7 @@ func parseValue(key string, value []byte) (id slotID, err error) {
 	if !ok {
 		return slotID{}, fmt.Errorf("key %q: %w", key, frame.ErrDamaged)
 	}
-	if _, err := decodeReadings(value, id.stamp); err != nil {
+	if _, _, err := decodeReadings(value, id.stamp); err != nil {
 		return id, fmt.Errorf("slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
 	}
 	return id, nil

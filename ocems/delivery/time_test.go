@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/payload"
 )
@@ -76,8 +77,8 @@ func TestSkewIsMeasuredFromTheServersDate(t *testing.T) {
 	})
 }
 
-// What is too old is decided by the server's clock: ours may be wrong.
-func TestExpiryByTheServersClock(t *testing.T) {
+// A slot expires by both clocks, or by the time that the host has run since it was made: one clock may be wrong.
+func TestExpiryByBothClocks(t *testing.T) {
 	const week = 7 * 24 * time.Hour
 	for _, c := range []struct {
 		name          string
@@ -89,10 +90,11 @@ func TestExpiryByTheServersClock(t *testing.T) {
 	}{
 		{"young for both", 0, week - 15*time.Minute, true, audit.Delivered, 1},
 		{"old for both", 0, week + 15*time.Minute, true, audit.Expired, 0},
-		{"old by the server alone", 2 * time.Hour, week - time.Hour, true, audit.Expired, 0},
+		{"old by the server alone", 2 * time.Hour, week - time.Hour, true, audit.Delivered, 1},
+		{"old by a Date of 10 days ahead", 10 * 24 * time.Hour, time.Hour, true, audit.Delivered, 1},
 		{"old by our clock alone", -2 * time.Hour, week + time.Hour, true, audit.Delivered, 1},
 		{"old by a clock that nobody confirmed", 0, week + 12*time.Hour, false, audit.Delivered, 1},
-		{"too old by any clock", 0, week + 25*time.Hour, false, audit.Expired, 0},
+		{"9 days old by a clock that nobody confirmed", 0, week + 48*time.Hour, false, audit.Delivered, 1},
 	} {
 		run(t, c.name, registry, nil, func(p *plant) {
 			time.Sleep(10 * 24 * time.Hour)
@@ -114,6 +116,27 @@ func TestExpiryByTheServersClock(t *testing.T) {
 			}
 		})
 	}
+	run(t, "a week of running, of two lives", registry, nil, func(p *plant) {
+		p.cfg.Clock = clock.New(clock.Config{Alone: true})
+		p.stop()
+		p.start()
+		p.net.unplug(true)
+		p.put("a", at(15), cod(1))
+		time.Sleep(3 * 24 * time.Hour)
+		saved := p.cfg.Clock.Save()
+		p.stop()
+		time.Sleep(time.Hour) // which does not count
+		p.cfg.Clock = clock.New(clock.Config{Alone: true})
+		if _, err := p.cfg.Clock.Restore(saved); err != nil {
+			t.Fatal(err)
+		}
+		p.start()
+		time.Sleep(4*24*time.Hour - time.Minute)
+		p.want("waiting", p.d.Stats().Slots, 1)
+		time.Sleep(10 * time.Minute)
+		p.want("waiting", p.d.Stats().Slots, 0)
+		p.want("expired", p.outcomes()[audit.Expired], 1)
+	})
 }
 
 func TestRequestsAreSpreadByDevice(t *testing.T) {

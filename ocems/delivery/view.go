@@ -64,7 +64,7 @@ func Requests(ctx context.Context, stored store.Store, device string, stamp time
 	if value == nil {
 		return nil, fmt.Errorf("reading the outbox: device %q has no slot %s there", device, spec.ISTString(stamp))
 	}
-	rs, err := decodeReadings(value, id.stamp)
+	rs, _, err := decodeReadings(value, id.stamp)
 	if err != nil {
 		return nil, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(stamp), device, err)
 	}

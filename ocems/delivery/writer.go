@@ -22,6 +22,8 @@ type work struct {
 	with    []store.Op
 	whole   bool // no further parameters of these slots are to come
 
+	withdrawn *Withdrawal // goes to the trail with the reason clock; may be nil
+
 	leaves  *slotID           // nil for a Put and a memory
 	settled []payload.Reading // leave it
 	entry   audit.Entry       // what became of them
@@ -152,6 +154,7 @@ type transaction struct {
 // content is what a slot holds.
 type content struct {
 	readings []payload.Reading
+	made     time.Duration // running time
 	changed  bool
 	whole    bool
 }
@@ -163,6 +166,16 @@ func (t *transaction) apply(w *work) error {
 		t.ops = append(t.ops, *w.memory)
 	}
 	var entries []audit.Entry
+	if w.withdrawn != nil {
+		for _, x := range w.withdrawn.Readings {
+			if err := t.remove(slotID{x.Device, x.Reading.Stamp.UnixMilli()}, []payload.Reading{x.Reading}); err != nil {
+				return err
+			}
+			if !w.withdrawn.logged {
+				entries = append(entries, x.entry(t.d))
+			}
+		}
+	}
 	for _, rec := range w.records {
 		for _, r := range rec.Readings {
 			refused, err := t.add(rec, r, w.whole)
@@ -232,15 +245,17 @@ func (t *transaction) at(id slotID) (*content, error) {
 	if c := t.slots[id]; c != nil {
 		return c, nil
 	}
-	c := &content{}
+	c := &content{made: t.d.cfg.Clock.Running()}
 	if t.d.waits(id) {
-		rs, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
+		rs, made, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
 		switch {
 		case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
 			t.d.keep(id.key(), id, value)
 			c.changed = true
 		case err != nil:
 			return nil, err
+		default:
+			c.made = made
 		}
 		c.readings = rs
 	}
@@ -259,16 +274,17 @@ func (d *Delivery) waits(id slotID) bool {
 	return found
 }
 
-// load reads a slot's readings, and their value for the case that it is damaged. Both are nil where there is none.
-func (d *Delivery) load(ctx context.Context, id slotID) (rs []payload.Reading, value []byte, err error) {
+// load reads a slot's readings, the running time at which it was made, and the value for the case that it is damaged.
+// Readings and value are nil where there is none.
+func (d *Delivery) load(ctx context.Context, id slotID) (rs []payload.Reading, made time.Duration, value []byte, err error) {
 	value, err = d.cfg.Store.Get(ctx, id.key())
 	if err == nil && value != nil {
-		rs, err = decodeReadings(value, id.stamp)
+		rs, made, err = decodeReadings(value, id.stamp)
 	}
 	if err != nil {
-		return nil, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
+		return nil, 0, value, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(id.time()), id.device, err)
 	}
-	return rs, value, nil
+	return rs, made, value, nil
 }
 
 // logged notes what the trail has, so that a transaction that fails after it adds no second line.
@@ -278,6 +294,9 @@ func (t *transaction) logged(list []*work) {
 	}
 	for _, w := range list {
 		w.logged = true
+		if w.withdrawn != nil {
+			w.withdrawn.logged = true
+		}
 	}
 }
 
@@ -286,7 +305,7 @@ func (t *transaction) operations() []store.Op {
 	for id, c := range t.slots {
 		op := store.Op{Key: id.key()}
 		if len(c.readings) > 0 {
-			op.Value = encodeReadings(c.readings)
+			op.Value = encodeReadings(c.made, c.readings)
 		}
 		if c.changed {
 			t.ops = append(t.ops, op)

@@ -7,6 +7,7 @@
 // state is one transaction of one [store.Store]:
 //
 //   - take: the named samples of one or more batches, under samples/. [Batch.Commit] returns when they are on disk.
+//     Live ones stay there, and wait, until this machine's clock is trusted.
 //   - close: the slots of closed windows enter the outbox, the aligner is saved under open/, and the sample batches that
 //     are in it go. In a processor the slots wait under ready/ until the next consumer has taken them.
 //   - refuse: readings that are in no slot share a line of the trail a slot, series and reason. Until that is written they

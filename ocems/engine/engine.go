@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
@@ -29,6 +30,8 @@ type Config struct {
 	Patience time.Duration
 	Logger   *slog.Logger
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
+	// Wall is the wall clock, which may step; nil is time.Now.
+	Wall func() time.Time
 
 	// Board is where slots go; nil in a processor, which has Next.
 	Board *Board
@@ -49,6 +52,7 @@ type Engine struct {
 	cfg     Config
 	log     *slog.Logger
 	names   *registry.Registry
+	clock   *clock.Clock
 	aligner *slot.Aligner
 	aligns  bool // else the aligner closes what an earlier configuration has left in it
 	rules   slot.Options
@@ -63,8 +67,9 @@ type Engine struct {
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
 	restoring bool // in Open
+	looks     bool // only, and takes nothing
 
-	patience atomic.Int64 // Unix ns before which no window closes
+	patience atomic.Int64 // running time before which no window closes
 	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
 	stop     context.CancelFunc
@@ -82,13 +87,13 @@ type counts struct {
 	reasons           map[slot.Reason]uint64
 }
 
-func (c *counts) refused(r slot.Reason) {
+func (c *counts) refused(r slot.Reason, n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.reasons == nil {
 		c.reasons = map[slot.Reason]uint64{}
 	}
-	c.reasons[r]++
+	c.reasons[r] += uint64(n)
 }
 
 // Stats are an Engine's gauges and counters since it was opened.
@@ -129,6 +134,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if err := e.openTrail(); err != nil {
 		return e, err
 	}
+	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Alone: cfg.Board == nil || cfg.Board.DryRun})
 	e.aligns, e.aligner = cfg.Board == nil || cfg.Board.Align, slot.New(e.rules)
 	if err := e.restore(ctx); err != nil { // before the exit, so that nothing is sent from a state that is refused
 		return e, err
@@ -165,7 +171,7 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	}
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
-		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log,
+		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log, Clock: e.clock,
 		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 	})
@@ -228,7 +234,7 @@ func (e *Engine) close(ctx context.Context) error {
 	e.running.Wait()
 	if e.loop.restored {
 		e.noteSaved(e.loop.refusals.all(), time.Now())
-		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx)))
+		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx), nil, nil))
 	}
 	if e.ready != nil {
 		errs = append(errs, e.ready.close(ctx))
@@ -261,17 +267,17 @@ func (e *Engine) over(stamp, now time.Time) bool {
 
 // health joins what can be wrong, and tells the host of the transitions.
 type health struct {
-	mu                         sync.Mutex
-	tell                       func(error)
-	intake, state, board, next error
-	told                       bool
+	mu                                sync.Mutex
+	tell                              func(error)
+	intake, state, board, next, clock error
+	told                              bool
 }
 
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.intake, h.state, h.next, h.board)
+	all := errors.Join(h.intake, h.state, h.next, h.board, h.clock)
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

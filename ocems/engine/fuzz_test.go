@@ -19,22 +19,25 @@ func someSamples() []sample {
 		Time: time.Unix(1_600_000_000, 0), Value: math.NaN(), Flag: spec.FlagNormal}
 	far := one
 	far.Statistic, far.Time, far.Value = slot.Median, time.Unix(math.MinInt64/4, 999), math.MaxFloat64
-	return []sample{{Sample: one}, {two, fault{reason: slot.NotANumber, detail: "the value is NaN", stamped: true}}, {Sample: far}, {Sample: one}}
+	return []sample{{Sample: one}, {Sample: two, fault: fault{reason: slot.NotANumber, detail: "the value is NaN", stamped: true}, live: true}, {Sample: far}, {Sample: one}}
 }
 
 func TestSamplesComeBack(t *testing.T) {
-	now := time.Unix(1_700_000_001, 7)
+	now := moment{time.Unix(1_700_000_001, 7), 3, -time.Hour}
 	for _, want := range [][]sample{nil, someSamples()} {
 		d, err := frame.Open(sealed(append(encodeSamples(now, want), "next"...)), formatVersion)
 		require.NoError(t, err)
 		at, got, err := decodeSamples(d)
 		require.NoError(t, err)
 		assert.Equal(t, "next", string(d.Rest()))
-		assert.True(t, now.Equal(at))
+		assert.True(t, now.now.Equal(at.now))
+		at.now = now.now
+		assert.Equal(t, now, at)
 		require.Len(t, got, len(want))
 		for i := range want {
 			assert.Equal(t, want[i].head(), got[i].head())
 			assert.Equal(t, want[i].Flag, got[i].Flag)
+			assert.Equal(t, want[i].live, got[i].live)
 			assert.True(t, want[i].Time.Equal(got[i].Time))
 			assert.Equal(t, math.Float64bits(want[i].Value), math.Float64bits(got[i].Value))
 		}
@@ -42,8 +45,8 @@ func TestSamplesComeBack(t *testing.T) {
 }
 
 func FuzzDecodeSamples(f *testing.F) {
-	f.Add(encodeSamples(time.Unix(0, 0), someSamples()))
-	f.Add(encodeSamples(time.Unix(0, 0), nil))
+	f.Add(encodeSamples(moment{now: time.Unix(0, 0)}, someSamples()))
+	f.Add(encodeSamples(moment{now: time.Unix(0, 0)}, nil))
 	f.Add([]byte{0, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, _ := frame.Open(sealed(b), formatVersion)
@@ -56,7 +59,7 @@ func FuzzDecodeSamples(f *testing.F) {
 		}
 		d, _ = frame.Open(sealed(encodeSamples(now, samples)), formatVersion)
 		again, back, err := decodeSamples(d)
-		if err != nil || len(back) != len(samples) || !again.Equal(now) {
+		if err != nil || len(back) != len(samples) || !again.now.Equal(now.now) || again.skew != now.skew {
 			t.Fatalf("%d samples came back as %d: %v", len(samples), len(back), err)
 		}
 		for i, x := range samples {

@@ -11,6 +11,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/clock"
+	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -29,23 +31,31 @@ const (
 
 // loop is what only the engine's goroutine touches, besides its start and its end.
 type loop struct {
-	restored bool
-	next     uint64   // number of the next batch of samples
-	batches  []string // keys of those that the saved aligner does not have
-	bytes    int      // of them
-	closed   []slot.Slot
-	waiting  atomic.Int64 // len(closed)
-	refusals refusals
-	unnoted  bool // the trail cannot be written
-	units    map[string]string
-	saved    time.Time  // when the aligner was saved, or restored
-	damaged  []store.Op // which keep what is damaged under another key
-	fault    error
+	restored   bool
+	next       uint64   // number of the next batch of samples
+	batches    []string // keys of those that the saved aligner does not have
+	bytes      int      // of them
+	closed     []slot.Slot
+	waiting    atomic.Int64 // len(closed)
+	refusals   refusals
+	unnoted    bool // the trail cannot be written
+	units      map[string]string
+	saved      time.Time            // when the aligner was saved, or restored
+	held       []held               // also in the batches
+	changed    bool                 // by the clock, since the last checkpoint
+	wrong      []uint64             // eras of the clock, taken back and not yet put right
+	withdrawal *delivery.Withdrawal // of these eras, which is not stored yet
+
+	era                     uint64 // of what is aligned in doubt
+	confirmed, contradicted bool
+
+	damaged []store.Op // which keep what is damaged under another key
+	fault   error
 }
 
 // take is one batch of samples on its way to the disk.
 type take struct {
-	now     time.Time
+	moment
 	samples []sample
 	value   []byte
 	done    chan error
@@ -54,8 +64,8 @@ type take struct {
 var errClosed = errors.New("it is shut down")
 
 // take returns when the samples are on disk.
-func (e *Engine) take(ctx context.Context, now time.Time, samples []sample) error {
-	t := &take{now, samples, encodeSamples(now, samples), make(chan error, 1)}
+func (e *Engine) take(ctx context.Context, m moment, samples []sample) error {
+	t := &take{m, samples, encodeSamples(m, samples), make(chan error, 1)}
 	select {
 	case e.takes <- t:
 	case <-e.stopped:
@@ -93,7 +103,8 @@ func (e *Engine) run(ctx context.Context) {
 				e.takeAll(ctx, <-e.takes)
 			}
 			if ctx.Err() == nil { // both may have come
-				e.step(ctx, time.Now())
+				now, _ := e.clock.Now()
+				e.step(ctx, now)
 			}
 		}
 	}
@@ -112,17 +123,29 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		}
 		break
 	}
+	now, _ := e.clock.Now()
+	e.believe(now)
 	v := frame.New(formatVersion)
-	for _, t := range list {
+	trust := make([]clock.Trust, len(list)) // is stored, so that a restart does the same
+	for i, t := range list {
+		trust[i] = e.clock.Trust(t.era)
+		v.Byte(byte(trust[i]))
 		v.Append(t.value)
 	}
 	value := v.Seal()
-	key := samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
+	key := e.nextBatch()
 	var err error
-	if len(e.loop.closed) > 0 {
+	switch {
+	case len(e.loop.closed) > 0:
 		err = cmp.Or(e.loop.fault, errClosed)
-	} else {
-		err = e.cfg.Store.Batch(ctx, store.Op{Key: key, Value: value})
+	case e.heldBytes() > mostHeld:
+		err = errors.New("too many readings wait until this machine's clock is trusted")
+	default:
+		ops := []store.Op{{Key: key, Value: value}}
+		if e.clock.SaveDue() {
+			ops = append(ops, store.Op{Key: clockKey, Value: e.clock.Save()})
+		}
+		err = e.cfg.Store.Batch(ctx, ops...)
 	}
 	if err != nil {
 		if err = fmt.Errorf("taking readings: %w", err); ctx.Err() == nil {
@@ -131,20 +154,53 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	} else {
 		e.loop.next++
 		e.loop.batches, e.loop.bytes = append(e.loop.batches, key), e.loop.bytes+len(value)
-		e.rested(first.now)
+		e.rested()
 	}
-	for _, t := range list {
+	for i, t := range list {
 		if err == nil {
-			e.align(t.now, t.samples)
+			e.place(t.moment, t.samples, trust[i], len(t.value))
 		}
 		t.done <- err
+	}
+}
+
+// place aligns samples, but for the live ones while the clock is not trusted.
+func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int) {
+	live := slices.ContainsFunc(samples, func(x sample) bool { return x.live })
+	if !live || e.looks {
+		e.align(m, samples)
+		return
+	}
+	if trust == clock.Confirmed || trust == clock.Trusted {
+		e.alignAll(m, samples, trust)
+		return
+	}
+	h := held{moment: m, oldest: m.now, bytes: bytes}
+	var own []sample
+	for _, x := range samples {
+		switch {
+		case !x.live:
+			own = append(own, x)
+		case trust == clock.Wrong:
+			x.fault = fault{reason: slot.WrongClock, detail: wrongClock}
+			own = append(own, x)
+		default:
+			h.samples = append(h.samples, x)
+			if x.Time.Before(h.oldest) {
+				h.oldest = x.Time
+			}
+		}
+	}
+	e.align(m, own)
+	if h.samples != nil {
+		e.loop.held = append(e.loop.held, h)
 	}
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window
 // closes: it belongs into those that are open now.
 func (e *Engine) full(err error) error {
-	e.patience.Store(time.Now().Add(e.cfg.Patience).UnixNano())
+	e.patience.Store(int64(e.clock.Running() + e.cfg.Patience))
 	if !e.refusing.Swap(true) {
 		e.log.Error("readings are refused until the state can be written again: their senders keep them", "error", err)
 		e.health.set(&e.health.intake, err)
@@ -161,16 +217,20 @@ func (e *Engine) writable() {
 }
 
 // rested notes that readings are taken: a sender that waited sends the rest soon.
-func (e *Engine) rested(now time.Time) {
+func (e *Engine) rested() {
 	e.writable()
-	if rest := now.Add(restWithin).UnixNano(); rest < e.patience.Load() {
+	if rest := int64(e.clock.Running() + restWithin); rest < e.patience.Load() {
 		e.patience.Store(rest)
 	}
 }
 
 // align adds samples to their windows.
-func (e *Engine) align(now time.Time, samples []sample) {
+func (e *Engine) align(m moment, samples []sample) {
+	now := m.now
 	for _, x := range samples {
+		if !x.live {
+			x.Skew = m.skew
+		}
 		if x.reason != slot.Taken {
 			e.refuse(x, x.reason, func() string { return e.why(x) }, now)
 			continue
@@ -253,14 +313,21 @@ func (e *Engine) mixed(x sample, other uint64) {
 
 // step closes the windows whose time has come and writes what is to be written.
 func (e *Engine) step(ctx context.Context, now time.Time) {
-	if now.UnixNano() >= e.patience.Load() {
-		e.loop.closed = append(e.loop.closed, e.sendable(e.aligner.Close(now), now)...)
+	e.believe(now)
+	e.tellClock()
+	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
+		e.loop.closed = append(e.loop.closed, e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)...)
 	}
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
-	if len(e.loop.closed) > 0 || noted || e.loop.bytes > mostBytes ||
-		len(e.loop.batches) > 0 && now.Sub(e.loop.saved) > spec.SlotLength { // where nothing closes, since all is refused
-		err = e.checkpoint(ctx)
+	switch {
+	case len(e.loop.wrong) > 0:
+		err = e.putRight(ctx)
+	case len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
+		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
+		err = e.checkpoint(ctx, nil, nil)
+	case e.clock.SaveDue() && e.loop.fault == nil:
+		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // a minute less is known
 	}
 	e.loop.waiting.Store(int64(len(e.loop.closed)))
 	if ctx.Err() != nil {
@@ -290,8 +357,8 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 }
 
 // checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and
-// no sample batch any more.
-func (e *Engine) checkpoint(ctx context.Context) error {
+// of the sample batches only what waits for the clock. withdrawn is taken out of the outbox, which puts eras right.
+func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *delivery.Withdrawal) error {
 	entries := e.aligner.Save()
 	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
@@ -303,21 +370,24 @@ func (e *Engine) checkpoint(ctx context.Context) error {
 	if e.loop.refusals.changed {
 		ops = append(ops, store.Op{Key: refusedKey, Value: e.loop.refusals.save()})
 	}
-	if len(ops) == 0 && len(e.loop.closed) == 0 {
-		return nil
-	}
-	if err := e.leave(ctx, e.loop.closed, ops); err != nil {
+	waiting, held := e.saveHeld()
+	ops = append(append(ops, held...), store.Op{Key: clockKey, Value: e.clock.Save(righted...)})
+	if err := e.leave(ctx, e.loop.closed, withdrawn, ops); err != nil {
 		return err
 	}
 	e.writable()
 	e.aligner.Saved()
 	e.loop.saved = time.Now()
-	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged = nil, nil, 0, false, nil
+	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged, e.loop.changed = nil, nil, 0, false, nil, false
+	if waiting != "" {
+		e.loop.next++
+		e.loop.batches = []string{waiting}
+	}
 	return nil
 }
 
 // leave puts slots into the outbox, or among the ready, together with the operations.
-func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
+func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delivery.Withdrawal, ops []store.Op) error {
 	if e.ready != nil {
 		return e.ready.put(ctx, e.rounded(slots), ops)
 	}
@@ -326,7 +396,7 @@ func (e *Engine) leave(ctx context.Context, slots []slot.Slot, ops []store.Op) e
 	for _, s := range slots {
 		records = e.appendReading(records, index, s)
 	}
-	return e.outbox.PutWhole(ctx, records, ops...)
+	return e.outbox.PutWhole(ctx, records, withdrawn, ops...)
 }
 
 // restore loads the aligner and what was taken since it was saved. It writes nothing, so that a newer version's state stays
@@ -340,8 +410,15 @@ func (e *Engine) restore(ctx context.Context) error {
 			"bytes", len(value), "kept_as", fmt.Sprintf("%q", kept), "error", why)
 		e.loop.damaged = append(e.loop.damaged, store.Op{Key: key}, store.Op{Key: kept, Value: slices.Clone(value)})
 	}
+	confirmed, damaged, err := e.restoreClock(ctx)
+	if err != nil {
+		return fmt.Errorf("reading the state: %w", err)
+	}
+	if damaged != nil {
+		keep(clockKey, damaged, frame.ErrDamaged)
+	}
 	entries := map[string][]byte{}
-	err := e.cfg.Store.Range(ctx, openKeys, func(key string, value []byte) error {
+	err = e.cfg.Store.Range(ctx, openKeys, func(key string, value []byte) error {
 		entries[key[len(openKeys):]] = slices.Clone(value)
 		return nil
 	})
@@ -376,6 +453,9 @@ func (e *Engine) restore(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("reading the state: %w", err)
 	}
+	if confirmed {
+		e.aligner.Confirm()
+	}
 	return nil
 }
 
@@ -400,10 +480,10 @@ func (e *Engine) replay(key string, value []byte) error {
 	}
 	d, err := frame.Open(value, formatVersion)
 	for err == nil && d.Left() > 0 {
-		var now time.Time
-		var samples []sample
-		if now, samples, err = decodeSamples(d); err == nil {
-			e.align(now, samples)
+		trust := clock.Trust(d.Byte())
+		m, samples, wrong := decodeSamples(d)
+		if err = wrong; err == nil {
+			e.place(m, samples, trust, 0)
 		}
 	}
 	return err

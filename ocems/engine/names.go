@@ -50,8 +50,8 @@ const (
 
 // Batch is what a host hands over at once: all of it is taken, or none.
 type Batch struct {
-	e       *Engine
-	now     time.Time
+	e *Engine
+	moment
 	samples []sample
 	records []payload.Record     // slots that were made upstream
 	index   map[string]int       // of records, by device
@@ -60,7 +60,7 @@ type Batch struct {
 }
 
 // NewBatch begins a batch.
-func (e *Engine) NewBatch() *Batch { return &Batch{e: e, now: time.Now()} }
+func (e *Engine) NewBatch() *Batch { return &Batch{e: e, moment: e.moment()} }
 
 // Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
@@ -85,6 +85,9 @@ func (b *Batch) Add(r Reading) (named bool) {
 			Unit:   m.Unit, Statistic: m.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID, Exit: r.Exit}}
 		if r.Fault != "" {
 			x.fault = fault{reason: slot.NotANumber, detail: r.Fault}
+		}
+		if b.e.aligns {
+			b.e.timed(&x, m.Device, b.moment)
 		}
 		b.take(x)
 		named = true
@@ -213,7 +216,7 @@ func (b *Batch) put(x sample, samples int, cure string) {
 		x.reason = slot.NotANumber
 	case !aligned:
 		x.fault = fault{reason: offGrid, detail: fmt.Sprintf("the timestamp is %v of %s%s", spec.ErrNotAligned, length, cure)}
-	case x.Time.Sub(b.now) > spec.MaxAge:
+	case x.Time.Sub(b.now)-max(b.skew, 0) > spec.MaxAge:
 		x.reason = slot.Future
 	}
 	if x.stamped = aligned; x.reason != slot.Taken {
@@ -244,6 +247,10 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 	records[i].Readings = append(records[i].Readings, payload.Reading{
 		Parameter: s.Parameter, Value: value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
 		Statistic: s.Statistic.String(), Samples: s.Samples})
+	if s.Doubt {
+		readings := records[i].Readings
+		readings[len(readings)-1].Era = e.loop.era
+	}
 	return records
 }
 
@@ -263,7 +270,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 			}
 			return err
 		}
-		e.rested(b.now)
+		e.rested()
 		n := 0
 		for _, r := range b.records {
 			n += len(r.Readings)
@@ -271,7 +278,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 		e.counts.finished.Add(uint64(n))
 	}
 	if len(b.samples) > 0 { // after the records, which may come again and still count once
-		if err := e.take(ctx, b.now, b.samples); err != nil {
+		if err := e.take(ctx, b.moment, b.samples); err != nil {
 			return err
 		}
 	}

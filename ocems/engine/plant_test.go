@@ -224,6 +224,8 @@ func (p *plant) open() {
 	var err error
 	p.e, err = engine.Open(context.Background(), p.cfg)
 	require.NoError(p.t, err)
+	synctest.Wait() // for the server's time
+	p.board.CloseIdleConnections()
 }
 
 func (p *plant) close() {

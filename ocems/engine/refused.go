@@ -107,7 +107,7 @@ func (r *refusals) add(key refusal, x sample, detail func() string, now time.Tim
 		}
 		r.put(l)
 	}
-	l.Count++
+	l.Count += max(x.count, 1)
 	l.Till = now
 	if gap := now.Sub(r.last[key.withoutStamp()]); gap < slowest {
 		l.Quiet = max(l.Quiet, 2*gap)
@@ -134,7 +134,7 @@ func (r *refusals) put(l *refused) {
 func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
 		ended := now.Sub(l.Till).Abs() >= l.Quiet || now.Sub(l.Since).Abs() >= spec.SlotLength
-		if !ended || !over(time.UnixMilli(key.Stamp)) {
+		if !ended || key.Reason != slot.WrongClock && !over(time.UnixMilli(key.Stamp)) {
 			continue
 		}
 		if last, ok := r.noted[key]; ok && now.Sub(last).Abs() < spec.SlotLength {
@@ -194,7 +194,7 @@ func (r *refusals) restore(value []byte) error {
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
 func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now time.Time) {
-	e.counts.refused(reason)
+	e.counts.refused(reason, max(x.count, 1))
 	stamp := x.Time
 	if !x.stamped {
 		stamp = e.stamp(x.Time, x.Flag)

@@ -12,7 +12,12 @@ import (
 type sample struct {
 	slot.Sample
 	fault
+	live  bool // its time is of this machine's clock
+	count int  // of readings that it stands for in the trail; 0 is one
 }
+
+// liveBit is set beside a flag, which is a letter.
+const liveBit = 0x80
 
 // fault is why a reading can be in no slot: one word of few, and what that and the reading do not tell.
 type fault struct {
@@ -35,10 +40,10 @@ func (x *sample) head() head {
 }
 
 // formatVersion is that of the engine's values, see [frame].
-const formatVersion = 1
+const formatVersion = 2
 
-// encodeSamples appends the samples of one batch: when they arrived, what many have in common once each, and the samples.
-func encodeSamples(now time.Time, samples []sample) []byte {
+// encodeSamples returns the samples of one batch: when they arrived, what many have in common once each, and the samples.
+func encodeSamples(m moment, samples []sample) []byte {
 	index := make(map[head]uint64, 16)
 	heads, body := frame.New(formatVersion), frame.New(formatVersion)
 	last := int64(0)
@@ -53,14 +58,20 @@ func encodeSamples(now time.Time, samples []sample) []byte {
 		}
 		at := x.Time.Unix() // and its nanoseconds apart: a wrong time may be too far away to count them
 		body.Uint(n)
-		body.Byte(byte(x.Flag))
+		flag := byte(x.Flag)
+		if x.live {
+			flag |= liveBit
+		}
+		body.Byte(flag)
 		body.Int(at - last)
 		body.Uint(uint64(x.Time.Nanosecond()))
 		body.Float(x.Value)
 		last = at
 	}
 	e := frame.New(formatVersion)
-	e.Int(now.UnixNano())
+	e.Int(m.now.UnixNano())
+	e.Uint(m.era)
+	e.Int(int64(m.skew / time.Second))
 	e.Uint(uint64(len(index)))
 	e.Append(heads.Body())
 	e.Uint(uint64(len(samples)))
@@ -88,8 +99,8 @@ func decodeHead(d *frame.Decoder) head {
 }
 
 // decodeSamples reads the next batch.
-func decodeSamples(d *frame.Decoder) (now time.Time, samples []sample, err error) {
-	now = time.Unix(0, d.Int())
+func decodeSamples(d *frame.Decoder) (m moment, samples []sample, err error) {
+	m = moment{time.Unix(0, d.Int()), d.Uint(), time.Duration(d.Int()%(1<<33)) * time.Second}
 	heads := make([]head, d.Count(1))
 	for i := range heads {
 		heads[i] = decodeHead(d)
@@ -103,7 +114,8 @@ func decodeSamples(d *frame.Decoder) (now time.Time, samples []sample, err error
 		}
 		h := &heads[place]
 		x := sample{Sample: slot.Sample{Series: h.Series, Unit: h.unit, Statistic: h.statistic, Source: h.source}, fault: h.fault}
-		x.Flag = spec.Flag(d.Byte())
+		flag := d.Byte()
+		x.Flag, x.live = spec.Flag(flag&^liveBit), flag&liveBit != 0
 		last += d.Int()
 		nanos := d.Uint()
 		if nanos >= uint64(time.Second) {
@@ -112,5 +124,5 @@ func decodeSamples(d *frame.Decoder) (now time.Time, samples []sample, err error
 		x.Time, x.Value = time.Unix(last, int64(nanos)), d.Float()
 		samples = append(samples, x)
 	}
-	return now, samples, d.Err()
+	return m, samples, d.Err()
 }

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -36,6 +37,9 @@ type Slots struct {
 	Settle Duration `mapstructure:"settle" toml:"settle"`
 	// MaxSkew is how far ahead of the clock a reading may be.
 	MaxSkew Duration `mapstructure:"max_skew" toml:"max_skew"`
+	// Timestamps is whose clock the readings' times are of: auto takes those near to this machine's for its own, source
+	// means the source's always. A device may say so too.
+	Timestamps string `mapstructure:"timestamps" toml:"timestamps"`
 	// MinSamples is how many readings flagged U make a window U.
 	MinSamples int `mapstructure:"min_samples" toml:"min_samples"`
 }
@@ -46,7 +50,7 @@ func DefaultSlots() Slots {
 	return Slots{
 		DevicesFileInterval: Duration{10 * time.Second}, Stamp: d.Stamp, Grace: Duration{d.Grace},
 		CalibrationGrace: Duration{d.CalibrationGrace}, Settle: Duration{d.Settle}, MaxSkew: Duration{d.MaxSkew},
-		MinSamples: d.MinSamples,
+		Timestamps: registry.TimestampsAuto, MinSamples: d.MinSamples,
 	}
 }
 
@@ -61,6 +65,9 @@ func (o Slots) Check() error {
 	var c checker
 	if !slices.Contains(slot.Stamps, o.Stamp) {
 		c.fault("stamp: %q is neither %q nor %q; nearest: %s", o.Stamp, slot.Stamps[0], slot.Stamps[1], spec.Nearest(o.Stamp, slot.Stamps)[0])
+	}
+	if !slices.Contains(registry.Timestamps, o.Timestamps) {
+		c.fault("timestamps: %w", registry.WrongTimestamps(o.Timestamps))
 	}
 	c.duration("devices_file_interval", o.DevicesFileInterval, time.Millisecond, 24*time.Hour)
 	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // a window whose closing is kept for 7 days must not close at its very end

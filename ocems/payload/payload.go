@@ -26,6 +26,7 @@ type Reading struct {
 
 	Statistic string // how Value was computed, "mean" for one; not sent
 	Samples   int    // of how many samples; not sent
+	Era       uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
 }
 
 // Record is what one request carries: readings of one device of one station.

@@ -1,5 +1,11 @@
 package registry
 
+import (
+	"fmt"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
 // Config is the part of a configuration that names devices. TOML and YAML use the same words, except that TOML's tables
 // are called `device` and Telegraf's attributes `tags`. A key of a secret has no TOML name: Telegraf has a type of its own
 // for secrets.
@@ -38,6 +44,8 @@ type DeviceConfig struct {
 	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
 	// SharedDevice says that another sender reports the device too; by default what the whole configuration says.
 	SharedDevice *bool `mapstructure:"shared_device" toml:"shared_device" yaml:"shared_device"`
+	// Timestamps is whose clock its readings' times are of: auto or source; by default what the host's options say.
+	Timestamps string `mapstructure:"timestamps" toml:"timestamps" yaml:"timestamps"`
 	// Parameters says which metrics are this device's parameters.
 	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameter" yaml:"parameters"`
 }
@@ -62,4 +70,18 @@ type ParameterConfig struct {
 	Diagnostic bool `mapstructure:"diagnostic" toml:"diagnostic" yaml:"diagnostic"`
 	// AllowUnlisted sends Parameter and Unit exactly as they are written, in the catalogue or not.
 	AllowUnlisted bool `mapstructure:"allow_unlisted" toml:"allow_unlisted" yaml:"allow_unlisted"`
+}
+
+// TimestampsAuto takes times near to this machine's clock for its own, and TimestampsSource takes none so.
+const (
+	TimestampsAuto   = "auto"
+	TimestampsSource = "source"
+)
+
+// Timestamps are the values of that key.
+var Timestamps = []string{TimestampsAuto, TimestampsSource}
+
+// WrongTimestamps is the error of another value.
+func WrongTimestamps(value string) error {
+	return fmt.Errorf("%q is neither %q nor %q; nearest: %s", value, TimestampsAuto, TimestampsSource, spec.Nearest(value, Timestamps)[0])
 }

@@ -40,6 +40,8 @@ type Device struct {
 	Longitude *float64 // degrees; nil when not set
 	Shared    *bool    // another sender reports it too; nil when not set
 
+	Timestamps string // of the configuration, or ""
+
 	parameters map[string]*mapping // by key
 
 	// Closures, because fmt prints unexported strings.
@@ -253,10 +255,13 @@ func (b *builder) addAll(cfg Config, list []source) {
 				b.fault(src.at(key), "%v is outside -%v to %v degrees; nearest: %v", *v, limit, limit, max(-limit, min(limit, *v)))
 			}
 		}
+		if src.Timestamps = strings.TrimSpace(src.Timestamps); src.Timestamps != "" && !slices.Contains(Timestamps, src.Timestamps) {
+			b.fault(src.at("timestamps"), "%w", WrongTimestamps(src.Timestamps))
+		}
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, parameters: map[string]*mapping{}}
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps, parameters: map[string]*mapping{}}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))

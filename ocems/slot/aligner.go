@@ -38,6 +38,9 @@ type Sample struct {
 	Flag      spec.Flag
 	Source    uint64 // tells its sender from others of the same series
 	Exit      uint8  // by which way the slot leaves, if this is the first sample of its window since the start; 0 is any
+
+	Skew  time.Duration // of another clock from the machine's: too old, or in the future, is what is so by both
+	Doubt bool          // it was taken by a clock that nobody has confirmed
 }
 
 // Slot is the value of a closed window.
@@ -52,6 +55,7 @@ type Slot struct {
 	Samples    int // that the value was made of
 	Statistic  Statistic
 	Exit       uint8
+	Doubt      bool `json:",omitempty"` // a sample of it was in doubt
 }
 
 // Compare orders slots by stamp, device and parameter.
@@ -217,6 +221,7 @@ func (a *Aligner) add(x Sample, now time.Time) Result {
 		r.Other = s.source
 	}
 	s.from(x.Source)
+	c.doubt = c.doubt || x.Doubt
 	c.window.arrival, s.seen = arrival, arrival
 	a.restored = a.restored || arrival < 0 // it was taken before the start
 	a.shards[a.devices[x.Device].shard].mark.dirty = true
@@ -224,14 +229,15 @@ func (a *Aligner) add(x Sample, now time.Time) Result {
 }
 
 func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
+	late, early := now.Add(max(x.Skew, 0)), now.Add(min(x.Skew, 0))
 	switch {
 	case !(math.Abs(x.Value) <= maxValue):
 		return NotANumber
 	case !x.Flag.Valid():
 		return BadFlag
-	case x.Time.Sub(now) > a.opt.MaxSkew:
+	case x.Time.Sub(late) > a.opt.MaxSkew:
 		return Future
-	case now.Sub(x.Time) > spec.MaxAge+spec.SlotLength, now.Sub(a.opt.StampOf(x.Time, x.Flag)) > spec.MaxAge:
+	case early.Sub(x.Time) > spec.MaxAge+spec.SlotLength, early.Sub(a.opt.StampOf(x.Time, x.Flag)) > spec.MaxAge:
 		return TooOld
 	}
 	return Taken
@@ -350,10 +356,13 @@ func (a *Aligner) remove(d *device) {
 
 // Close closes the windows whose time has come and returns their slots in the order of [Slot.Compare]. After a restart
 // every window waits a grace from the start, so that senders can send again what they could not.
-func (a *Aligner) Close(now time.Time) []Slot {
+func (a *Aligner) Close(now time.Time) []Slot { return a.CloseBy(now, now) }
+
+// CloseBy is Close where another time than now says which windows are over.
+func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	elapsed, wall := a.since(now), now.UnixNano()
+	elapsed, wall := a.since(now), over.UnixNano()
 	a.evict(elapsed)
 	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil
@@ -401,8 +410,13 @@ func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slo
 }
 
 func (a *Aligner) close(c *cell) Slot {
+	c.series.ring(c.window.kind).set(c.window.start/c.window.kind.seconds(), c.window.kind)
+	return a.take(c)
+}
+
+// take takes a cell out of its series.
+func (a *Aligner) take(c *cell) Slot {
 	s, w := c.series, c.window
-	s.ring(w.kind).set(w.start/w.kind.seconds(), w.kind)
 	s.open = slices.DeleteFunc(s.open, func(o *cell) bool { return o == c })
 	if len(s.open) == 0 {
 		s.open = nil
@@ -411,12 +425,74 @@ func (a *Aligner) close(c *cell) Slot {
 	start := time.Unix(w.start, 0).UTC()
 	x := Slot{
 		Series: s.Series, Unit: c.unit, Start: start, End: start.Add(w.kind.length()), Stamp: start, Flag: acc.flag,
-		Value: acc.value(c.stat), Min: acc.min, Max: acc.max, Samples: int(acc.count), Statistic: c.stat, Exit: c.exit,
+		Value: acc.value(c.stat), Min: acc.min, Max: acc.max, Samples: int(acc.count), Statistic: c.stat, Exit: c.exit, Doubt: c.doubt,
 	}
 	if a.opt.Stamp == "end" {
 		x.Stamp = x.End
 	}
 	return x
+}
+
+// Confirm ends all doubt.
+func (a *Aligner) Confirm() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.doubted(func(d *device, c *cell) {
+		c.doubt = false
+	})
+}
+
+// Withdraw takes out what is open and has samples in doubt, as the slots that it would have been. The windows are open for
+// other samples.
+func (a *Aligner) Withdraw() (out []Slot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.doubted(func(d *device, c *cell) {
+		out = append(out, a.take(c))
+		w := c.window
+		w.cells = slices.DeleteFunc(w.cells, func(o *cell) bool { return o == c })
+		if len(w.cells) == 0 {
+			d.windows = slices.DeleteFunc(d.windows, func(o *window) bool { return o == w })
+		}
+		a.open--
+	})
+	slices.SortFunc(out, Slot.Compare)
+	return out
+}
+
+// doubted calls f for each cell in doubt, which it may take out.
+func (a *Aligner) doubted(f func(d *device, c *cell)) {
+	for i := range a.shards {
+		sh := &a.shards[i]
+		for _, d := range sh.devices {
+			for _, w := range slices.Clone(d.windows) {
+				for _, c := range slices.Clone(w.cells) {
+					if c.doubt {
+						f(d, c)
+						sh.mark.dirty = true
+					}
+				}
+			}
+		}
+	}
+}
+
+// Reopen opens a window of which the slot was withdrawn, so that its true samples are not late.
+func (a *Aligner) Reopen(name Series, stamp time.Time, flag spec.Flag) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d := a.devices[name.Device]
+	if d == nil {
+		return
+	}
+	k, start := kindOf(flag), stamp.Unix()
+	if a.opt.Stamp == "end" {
+		start -= k.seconds()
+	}
+	if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil && s.isClosed(start, k) {
+		s.ring(k).clear(start/k.seconds(), k)
+		a.shards[d.shard].mark.dirty = true
+	}
 }
 
 // Stats returns the gauges and counters.

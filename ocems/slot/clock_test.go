@@ -1,6 +1,7 @@
 package slot
 
 import (
+	"fmt"
 	"testing"
 	"time"
 )
@@ -85,4 +86,92 @@ func TestClockThatStartsAtTheEpoch(t *testing.T) {
 		t.Fatalf("closed %+v", got)
 	}
 	refused(t, b.Add(of("x", time.Unix(-2, 0), 1, 'U'), boot.Add(time.Hour)), Late)
+}
+
+// A clock that is wrong for one tick closes what it closes, and a window that was closed before it stays closed after it,
+// also where the state is saved meanwhile.
+func TestWhatIsClosedStaysClosed(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, jump := range []time.Duration{2 * day, 5 * day, 6*day + 23*time.Hour, 9 * day, 400 * day, -2 * day, -9 * day, -400 * day} {
+		for _, saved := range []bool{false, true} {
+			t.Run(fmt.Sprint(jump, saved), func(t *testing.T) {
+				a := aligner()
+				a.Close(t0.Add(-500 * day)) // arrivals are counted from here
+				at := func(window int) time.Time { return t0.Add(time.Duration(window) * 15 * time.Minute) }
+				closeAt := func(window int, jump time.Duration, value float64) {
+					t.Helper()
+					x := at(window).Add(jump)
+					add(t, a, of("x", x, value, 'U'), x)
+					if got := a.Close(x.Add(20 * time.Minute)); len(got) != 1 || got[0].Value != value {
+						t.Fatalf("closed %v", got)
+					}
+				}
+				closed := []int{-600, -400, -100, -1, 0} // of 672
+				for _, w := range closed {
+					closeAt(w, 0, 1)
+				}
+				closeAt(0, jump, 5)
+				if saved {
+					a = reopened(t, a, at(1))
+				}
+				for _, w := range closed {
+					refused(t, a.Add(of("x", at(w).Add(time.Minute), 9, 'U'), at(1)), Late)
+				}
+				for w := 1; w < 20; w++ {
+					closeAt(w, 0, 1)
+					refused(t, a.Add(of("x", at(w).Add(time.Minute), 9, 'U'), at(w+1)), Late)
+					refused(t, a.Add(of("x", at(-400).Add(time.Minute), 9, 'U'), at(w+1)), Late)
+				}
+			})
+		}
+	}
+}
+
+// What was in doubt is taken back as if it had never been taken.
+func TestDoubt(t *testing.T) {
+	doubt := func(x Sample) Sample { x.Doubt = true; return x }
+	a := aligner()
+	add(t, a, doubt(of("x", t0, 1, 'U')), t0)
+	add(t, a, of("y", t0, 2, 'U'), t0)
+	add(t, a, doubt(of("x", t0.Add(15*time.Minute), 3, 'U')), t0.Add(15*time.Minute))
+	got := a.Close(t0.Add(15*time.Minute + 40*time.Second))
+	if len(got) != 2 || !got[0].Doubt || got[1].Doubt {
+		t.Fatalf("closed %+v", got)
+	}
+	a = reopened(t, a, t0.Add(16*time.Minute))
+	if got := a.Withdraw(); len(got) != 1 || got[0].Value != 3 {
+		t.Fatalf("withdrawn %+v", got)
+	}
+	for _, series := range got {
+		a.Reopen(series.Series, series.Stamp, series.Flag)
+	}
+	now := t0.Add(17 * time.Minute)
+	add(t, a, doubt(of("x", t0, 7, 'U')), now)
+	add(t, a, of("x", t0.Add(15*time.Minute), 8, 'U'), now)
+	a.Confirm()
+	if got := a.Withdraw(); got != nil {
+		t.Fatalf("withdrawn after it was confirmed: %+v", got)
+	}
+	got = a.Close(t0.Add(31 * time.Minute))
+	if len(got) != 2 || got[0].Value != 7 || got[0].Doubt || got[1].Value != 8 {
+		t.Fatalf("closed %+v", got)
+	}
+}
+
+// Too old, or in the future, is what is so by both clocks.
+func TestTwoClocks(t *testing.T) {
+	const day = 24 * time.Hour
+	for _, c := range []struct {
+		at, skew time.Duration
+		want     Reason
+	}{
+		{time.Hour, 0, Future}, {time.Hour, 2 * time.Hour, Taken}, {time.Hour, -2 * time.Hour, Future}, {3 * time.Hour, 2 * time.Hour, Future},
+		{-8 * day, 0, TooOld}, {-8 * day, -9 * day, Taken}, {-8 * day, 9 * day, TooOld}, {-time.Hour, 10 * day, Taken}, {-time.Hour, -10 * day, Taken},
+	} {
+		x := of("x", t0.Add(c.at), 1, 'U')
+		x.Skew = c.skew
+		if got := aligner().Add(x, t0).Reason; got != c.want {
+			t.Errorf("a sample %s from a clock that the server's is %s from: %q, want %q", c.at, c.skew, got, c.want)
+		}
+	}
 }

@@ -83,10 +83,11 @@ const (
 	NotANumber Reason = "not_a_number" // NaN, infinite, or beyond 1e300, which no sum could hold
 	BadFlag    Reason = "bad_flag"     // not one of the six
 	BadUnit    Reason = "unit"         // not the unit of the window's first sample
+	WrongClock Reason = "clock"        // taken by a clock of this machine that was wrong: its slot is not known
 	MaxSamples Reason = "max_samples"  // the window has 100,000 samples of the series
 )
 
 // Reasons lists all but Taken and Duplicate: those of readings that are in no slot.
 func Reasons() []Reason {
-	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSamples}
+	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSamples, WrongClock}
 }

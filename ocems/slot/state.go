@@ -14,7 +14,7 @@ import (
 
 const (
 	shardCount = 64
-	version    = 1
+	version    = 2
 )
 
 // mark says whether a part of the state must be saved.
@@ -204,31 +204,38 @@ func encodeRings(e *frame.Encoder, s *series) {
 		if k == normal || s.calibration != nil {
 			r = *s.ring(k)
 		}
-		e.Uint(uint64(len(r.bits)))
-		if r.bits != nil {
-			e.Int(r.top)
-		}
-		for _, w := range r.bits {
-			e.Fixed(w)
+		for _, p := range []*stretch{&r.stretch, &r.other} {
+			e.Uint(uint64(len(p.bits)))
+			if p.bits != nil {
+				e.Int(p.top)
+			}
+			for _, w := range p.bits {
+				e.Fixed(w)
+			}
 		}
 	}
 }
 
 func decodeRings(d *frame.Decoder, s *series) {
 	for k := range kinds {
-		n := d.Uint()
-		if n == 0 {
-			continue
-		}
-		if n != uint64(ringWords(k)) {
-			d.Fail("a history of another length")
-			return
-		}
-		r := s.ring(k)
-		r.top = decodeTime(d)
-		r.bits = make([]uint64, n)
-		for i := range r.bits {
-			r.bits[i] = d.Fixed()
+		for second := range 2 {
+			n := d.Uint()
+			if n == 0 {
+				continue
+			}
+			if n != uint64(ringWords(k)) {
+				d.Fail("a history of another length")
+				return
+			}
+			p := &s.ring(k).stretch
+			if second == 1 {
+				p = &s.ring(k).other
+			}
+			p.top = decodeTime(d)
+			p.bits = make([]uint64, n)
+			for i := range p.bits {
+				p.bits[i] = d.Fixed()
+			}
 		}
 	}
 }
@@ -236,6 +243,7 @@ func decodeRings(d *frame.Decoder, s *series) {
 func encodeCell(e *frame.Encoder, c *cell) {
 	e.Text(c.unit)
 	e.Byte(byte(c.stat))
+	e.Bool(c.doubt)
 	e.Uint(uint64(len(c.sources)))
 	for _, s := range c.sources {
 		e.Fixed(s)
@@ -265,6 +273,7 @@ func decodeCell(d *frame.Decoder, c *cell) {
 	if int(c.stat) >= len(statistics) {
 		d.Fail("an unknown statistic")
 	}
+	c.doubt = d.Bool()
 	for n := d.Count(8); n > 0 && d.Err() == nil; n-- {
 		c.sources = append(c.sources, d.Fixed())
 	}

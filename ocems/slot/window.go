@@ -82,6 +82,7 @@ type cell struct {
 	marks   []mark64 // one a sample, sorted
 	sources []uint64 // that samples came from, at most maxSources
 	flags   []accumulator
+	doubt   bool // a sample was taken by a clock that nobody has confirmed
 }
 
 // mark64 is what a window keeps of a sample to know it again: microseconds since the window's start (30 bits), the place
@@ -237,8 +238,15 @@ func (a *accumulator) value(s Statistic) float64 {
 }
 
 // ring remembers which windows of the last 7 days are closed, one bit each. Between the newest closed window and the
-// oldest that a sample may still be for lie less than 7 days, because a grace is never zero.
+// oldest that a sample may still be for lie less than 7 days, because a grace is never zero. A wall clock that was wrong
+// may close one that is days away from all others: what was closed before is remembered beside it.
 type ring struct {
+	stretch
+	other stretch
+}
+
+// stretch is a ring's bits up to a window.
+type stretch struct {
 	top  int64 // index of the newest closed window
 	bits []uint64
 }
@@ -255,22 +263,40 @@ func bitOf(i, size int64) (word int64, bit uint64) {
 	return i / 64, 1 << (i % 64)
 }
 
-func (r *ring) has(i int64, k kind) bool {
-	size := ringSize(k)
-	if r.bits == nil || i > r.top || r.top-i >= size {
+func (r *ring) has(i int64, k kind) bool { return r.stretch.has(i, k) || r.other.has(i, k) }
+
+func (r *stretch) has(i int64, k kind) bool {
+	if !r.covers(i, k) || i > r.top {
 		return false
 	}
-	w, b := bitOf(i, size)
+	w, b := bitOf(i, ringSize(k))
 	return r.bits[w]&b != 0
 }
 
+// covers reports that a window is within 7 days before the newest closed one, or not far behind it.
+func (r *stretch) covers(i int64, k kind) bool {
+	size := ringSize(k)
+	return r.bits != nil && r.top-i < size && i-r.top < size/7
+}
+
 func (r *ring) set(i int64, k kind) {
+	if r.bits != nil && !r.covers(i, k) {
+		if i < r.top || r.other.top > r.top {
+			r.stretch, r.other = r.other, r.stretch
+		} else {
+			r.other = stretch{r.top, slices.Clone(r.bits)}
+		}
+	}
+	r.stretch.set(i, k)
+}
+
+func (r *stretch) set(i int64, k kind) {
 	size := ringSize(k)
 	switch d := i - r.top; {
 	case r.bits == nil:
 		r.bits = make([]uint64, ringWords(k))
 		r.top = i
-	case d >= size || d <= -size: // a long gap, or a wall clock that was wrong and stepped back
+	case d >= size || d <= -size:
 		clear(r.bits)
 		r.top = i
 	default:
@@ -281,4 +307,13 @@ func (r *ring) set(i int64, k kind) {
 	}
 	w, b := bitOf(i, size)
 	r.bits[w] |= b
+}
+
+func (r *ring) clear(i int64, k kind) {
+	for _, s := range []*stretch{&r.stretch, &r.other} {
+		if s.has(i, k) {
+			w, b := bitOf(i, ringSize(k))
+			s.bits[w] &^= b
+		}
+	}
 }

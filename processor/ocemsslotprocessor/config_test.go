@@ -49,7 +49,7 @@ func TestConfig(t *testing.T) {
 	storage, latitude, decimals := component.MustNewIDWithName("ocems_storage", "slots"), registry.Number(12.97), 2
 	all := createDefaultConfig().(*Config)
 	all.Slots = options.Slots{AuditFile: "/var/lib/ocems/slots.jsonl", DevicesFileInterval: seconds(60), Stamp: "start", Grace: seconds(60),
-		CalibrationGrace: seconds(5), Settle: seconds(1), MaxSkew: seconds(120), MinSamples: 3}
+		CalibrationGrace: seconds(5), Settle: seconds(1), MaxSkew: seconds(120), Timestamps: "source", MinSamples: 3}
 	all.Storage, all.PublicKeyFile = &storage, "absent.pem"
 	all.Devices = []registry.DeviceConfig{{StationID: "station_1", DeviceID: "D1", TokenIDFile: "absent.token", Latitude: &latitude,
 		Parameters: []registry.ParameterConfig{{Metric: "effluent.ph", Attributes: map[string]string{"outlet": "main"}, Parameter: "ph", Unit: "pH",

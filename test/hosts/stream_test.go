@@ -66,6 +66,9 @@ func (p *payloads) RoundTripper(http.RoundTripper) (http.RoundTripper, error) { 
 
 // RoundTrip answers a request.
 func (p *payloads) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Method == http.MethodGet { // for the time
+		return &http.Response{StatusCode: http.StatusMethodNotAllowed, Header: http.Header{}, Body: http.NoBody, Request: r}, nil
+	}
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
 		return nil, err
@@ -82,6 +85,10 @@ func (p *payloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	w.Header()["Date"] = nil
 	w.Header().Set("Connection", "close")
+	if r.Method == http.MethodGet { // for the time
+		w.WriteHeader(http.StatusMethodNotAllowed)
+		return
+	}
 	_, _ = w.Write(p.take(body))
 }
 

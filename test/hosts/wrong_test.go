@@ -36,6 +36,8 @@ var wrong = []struct {
 	{"settle", `5`, `5 has no unit; nearest: "5s"`, false},
 	{"settle", `"-1s"`, `settle: -1s is not from 0s to 168h; nearest: 0s`, false},
 	{"max_skew", `"-1m"`, `max_skew: -1m is not from 0s to 168h; nearest: 0s`, false},
+	{"timestamps", `"sauce"`, `timestamps: "sauce" is neither "auto" nor "source"; nearest: source`, false},
+	{"@timestamps", `"own"`, `@timestamps: "own" is neither "auto" nor "source"; nearest:`, false},
 	{"min_samples", `0`, `min_samples: 0 is less than 1; nearest: 1`, false},
 	{"max_series", `100000`, `max_series: the key is gone; leave it out: the devices and their parameters bound the series`, false},
 	{"devices_file_interval", `"0s"`, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`, false},

@@ -14,6 +14,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/test/wallclock"
 	"golang.org/x/sys/unix"
 )
 
@@ -50,7 +51,7 @@ type process struct {
 	exited  chan struct{}
 	fed     int // metrics
 	sure    int // of them, acknowledged by a collector or read by the external plugin
-	clock   *clock
+	clock   *wallclock.Clock
 }
 
 const line = `plant,instance=%d,ocems_device_id=%s,ocems_flag=%s,ocems_unit=mg/L cod=%v,bod=%v %d`
@@ -79,6 +80,7 @@ var outputBlock = `[[outputs.ocems]]
   grace = "` + grace + `"
   calibration_grace = "` + grace + `"
   settle = "` + settle + `"
+  timestamps = "source"
   coalesce = "0s"
   spread = "0s"
   initial_backoff = "50ms"
@@ -169,6 +171,7 @@ const aligning = `    storage: ocems_storage
     grace: ` + grace + `
     calibration_grace: ` + grace + `
     settle: ` + settle + `
+    timestamps: source
 `
 
 var slotProcessor = `processors:
@@ -301,7 +304,7 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 	v.board.lies.lifeEnds(v.fedUntil().Truncate(15 * time.Minute).Add(15 * time.Minute).UnixMilli())
 	began := time.Now()
 	var err error
-	p.clock, err = startWithClock(p.command, offset)
+	p.clock, err = wallclock.Start(p.command, offset)
 	if pipe != nil {
 		_ = pipe.Close()
 	}
@@ -343,7 +346,7 @@ func (p *process) stop(s os.Signal) time.Duration {
 	if p.stdin != nil {
 		_ = p.stdin.Close()
 	}
-	p.clock.close()
+	p.clock.Close()
 	return time.Since(began)
 }
 

@@ -232,7 +232,7 @@ func (v *victim) feed(p *process, minutes int) {
 		v.fed = append(v.fed, ms...)
 		p.fed += len(ms)
 		if v.choices.IntN(20) == 0 {
-			p.clock.set(v.jump())
+			p.clock.Set(v.jump())
 		}
 		switch p.host.feed(p, ms) {
 		case refused: // a sender keeps it

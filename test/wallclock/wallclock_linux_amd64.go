@@ -1,4 +1,4 @@
-package main
+package wallclock
 
 import (
 	"bytes"
@@ -14,10 +14,10 @@ import (
 	"time"
 )
 
-// clock sets one process's wall clock off, as a step of the machine's clock would; its monotonic clock goes on. Go reads
+// Clock sets one process's wall clock off, as a step of the machine's clock would; its monotonic clock goes on. Go reads
 // the time through the kernel's vDSO, so there is no library to put in between: the process's own copy of that page is
 // changed to a code that asks the kernel and adds an offset, which stands behind it.
-type clock struct {
+type Clock struct {
 	mem *os.File
 	at  int64 // of the offset in mem, 8 bytes, in s
 }
@@ -36,8 +36,8 @@ var steppedClock = []byte{
 
 const offsetAt = 30 // in steppedClock, followed by the offset
 
-// startWithClock starts c with its wall clock off by offset from its first instruction.
-func startWithClock(c *exec.Cmd, offset time.Duration) (_ *clock, err error) {
+// Start starts c with its wall clock off by offset from its first instruction.
+func Start(c *exec.Cmd, offset time.Duration) (_ *Clock, err error) {
 	runtime.LockOSThread() // ptrace knows its tracer by the thread
 	defer runtime.UnlockOSThread()
 	if c.SysProcAttr == nil {
@@ -66,11 +66,11 @@ func startWithClock(c *exec.Cmd, offset time.Duration) (_ *clock, err error) {
 	if err != nil {
 		return nil, errors.Join(err, mem.Close())
 	}
-	k := &clock{mem, at + offsetAt}
+	k := &Clock{mem, at + offsetAt}
 	if _, err := mem.WriteAt(steppedClock, at); err != nil {
 		return nil, errors.Join(fmt.Errorf("writing to the vDSO: %w", err), mem.Close())
 	}
-	k.set(offset)
+	k.Set(offset)
 	return k, nil
 }
 
@@ -106,9 +106,10 @@ func vdsoClock(pid int, mem *os.File) (int64, error) {
 	return 0, errors.New("the process has no __vdso_clock_gettime")
 }
 
-// set makes the process's wall clock jump to offset from the machine's. A process that has ended has none.
-func (k *clock) set(offset time.Duration) {
+// Set makes the process's wall clock jump to offset from the machine's. A process that has ended has none.
+func (k *Clock) Set(offset time.Duration) {
 	_, _ = k.mem.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(offset/time.Second)), k.at)
 }
 
-func (k *clock) close() { _ = k.mem.Close() }
+// Close leaves the process as it is.
+func (k *Clock) Close() { _ = k.mem.Close() }

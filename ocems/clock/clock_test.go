@@ -1,0 +1,316 @@
+package clock_test
+
+import (
+	"net/http"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/clock"
+)
+
+const day = 24 * time.Hour
+
+// machine is a machine in a bubble, whose clock can be set.
+type machine struct {
+	*clock.Clock
+	offset time.Duration
+	saved  []byte
+}
+
+func (m *machine) wall() time.Time { return time.Now().Add(m.offset) }
+
+// start begins a life, with what was saved of the last one.
+func (m *machine) start(t *testing.T, alone bool) {
+	m.Clock = clock.New(clock.Config{MaxSkew: time.Minute, Wall: m.wall, Alone: alone})
+	if m.saved != nil {
+		_, err := m.Restore(m.saved)
+		require.NoError(t, err)
+	}
+}
+
+// hears is an answer whose Date is off the true time.
+func (m *machine) hears(off time.Duration, sure bool) {
+	m.Observe(http.Header{"Date": {time.Now().Add(off).UTC().Format(http.TimeFormat)}}, 0, sure, time.Time{})
+}
+
+func (m *machine) trust() clock.Trust {
+	_, era := m.Now()
+	return m.Trust(era)
+}
+
+func inBubble(t *testing.T, name string, f func(t *testing.T, m *machine)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(500 * day)
+			m := &machine{}
+			m.start(t, false)
+			f(t, m)
+		})
+	})
+}
+
+// What is believed, and when, after a start and after a step.
+func TestTrust(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		happens func(t *testing.T, m *machine)
+		trust   clock.Trust
+		hold    bool
+		wrong   int // eras
+	}{
+		{"a start", func(*testing.T, *machine) {}, clock.Untrusted, true, 0},
+		{"a start that is confirmed", func(_ *testing.T, m *machine) { m.hears(30*time.Second, false) }, clock.Confirmed, false, 0},
+		{"an answer that differs, not the board's own", func(_ *testing.T, m *machine) { m.hears(2*time.Hour, false) }, clock.Untrusted, true, 0},
+		{"an answer without a Date", func(_ *testing.T, m *machine) { m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, false, 0},
+		{"2 minutes, and nobody heard", func(_ *testing.T, m *machine) { time.Sleep(2 * time.Minute) }, clock.Trusted, true, 0},
+		{"6 hours, and nobody heard", func(_ *testing.T, m *machine) { time.Sleep(6 * time.Hour) }, clock.Trusted, false, 0},
+		{"6 hours of Dates that differ", func(_ *testing.T, m *machine) {
+			m.hears(time.Hour, false)
+			time.Sleep(5 * time.Hour)
+			m.hears(time.Hour, true)
+			time.Sleep(time.Hour)
+			m.hears(time.Hour, true)
+		}, clock.Trusted, false, 0},
+		{"confirmed, and then contradicted", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, true) }, clock.Confirmed, true, 0},
+		{"confirmed, and then another's Date differs", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, false) }, clock.Confirmed, false, 0},
+		{"contradicted, and then confirmed", func(_ *testing.T, m *machine) { m.hears(-2000*day, true); m.hears(0, false) }, clock.Confirmed, false, 0},
+		{"a step that nobody confirms", func(_ *testing.T, m *machine) { m.hears(0, false); m.Now(); m.offset = time.Hour }, clock.Untrusted, true, 0},
+		{"a step, 5 minutes ago", func(_ *testing.T, m *machine) {
+			m.hears(0, false)
+			m.offset = time.Hour
+			m.Now()
+			time.Sleep(5 * time.Minute)
+		}, clock.Trusted, true, 0},
+		{"a step after a start that nobody has confirmed", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 1},
+		{"and back to what was confirmed", func(_ *testing.T, m *machine) {
+			m.hears(0, false)
+			m.offset = 9 * day
+			m.Now()
+			m.offset = 0
+		}, clock.Untrusted, true, 1},
+		{"and back, put right", func(_ *testing.T, m *machine) {
+			m.hears(0, false)
+			m.offset = 9 * day
+			m.Now()
+			m.offset = 0
+			m.PutRight(m.Wrong())
+		}, clock.Confirmed, false, 0},
+		{"less than max_skew", func(_ *testing.T, m *machine) { m.hears(0, false); m.offset = 50 * time.Second }, clock.Confirmed, false, 0},
+		{"slewed by an hour, a second a minute", func(_ *testing.T, m *machine) {
+			m.hears(0, false)
+			for range 3600 {
+				time.Sleep(time.Minute)
+				m.offset += time.Second
+				m.Now()
+			}
+		}, clock.Confirmed, false, 0},
+		{"a start behind what was stored", func(t *testing.T, m *machine) {
+			m.hears(0, false)
+			m.saved, m.offset = m.Save(), -3*time.Hour
+			m.start(t, false)
+			time.Sleep(4 * time.Minute)
+		}, clock.Untrusted, true, 0},
+		{"a start behind what was stored, and nobody had confirmed that", func(t *testing.T, m *machine) {
+			m.saved, m.offset = m.Save(), -3*time.Hour
+			m.start(t, false)
+		}, clock.Untrusted, true, 1},
+		{"a start a day after", func(t *testing.T, m *machine) {
+			m.saved = m.Save()
+			time.Sleep(day)
+			m.start(t, false)
+			time.Sleep(2 * time.Minute)
+		}, clock.Trusted, true, 0},
+		{"a processor, after 2 minutes", func(t *testing.T, m *machine) { m.start(t, true); time.Sleep(2 * time.Minute) }, clock.Confirmed, false, 0},
+		{"a processor, a step", func(t *testing.T, m *machine) {
+			m.start(t, true)
+			time.Sleep(2 * time.Minute)
+			m.Now()
+			m.offset = time.Hour
+			m.Now()
+			time.Sleep(4 * time.Minute)
+		}, clock.Untrusted, false, 0},
+	} {
+		inBubble(t, c.name, func(t *testing.T, m *machine) {
+			c.happens(t, m)
+			assert.Equal(t, c.trust, m.trust())
+			assert.Equal(t, c.hold, m.Hold())
+			assert.Len(t, m.Wrong(), c.wrong)
+		})
+	}
+}
+
+// The server is asked while that is of use, and at most once in 15 seconds.
+func TestAsk(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		answers func(m *machine, n int)
+		alone   bool
+		want    int // in an hour
+	}{
+		{"it agrees at once", func(m *machine, _ int) { m.hears(0, false) }, false, 1},
+		{"it agrees in the end", func(m *machine, n int) { m.hears(time.Duration(8-n)*time.Hour, false) }, false, 8},
+		{"it never answers", func(*machine, int) {}, false, 240},
+		{"there is none", func(*machine, int) {}, true, 0},
+	} {
+		inBubble(t, c.name, func(t *testing.T, m *machine) {
+			m.start(t, c.alone)
+			n := 0
+			for range 3600 {
+				if m.Ask() {
+					n++
+					c.answers(m, n)
+				}
+				time.Sleep(time.Second)
+			}
+			assert.Equal(t, c.want, n)
+		})
+	}
+}
+
+func TestExpired(t *testing.T) {
+	for _, c := range []struct {
+		name          string
+		age           time.Duration // of the stamp, in truth
+		off           time.Duration // of this machine's clock
+		server        time.Duration // off
+		heard         bool
+		ran           time.Duration // since the slot was made
+		expired, past bool
+	}{
+		{"young", 6 * day, 0, 0, true, 0, false, true},
+		{"old by both", 8 * day, 0, 0, true, 0, true, true},
+		{"a machine that is 9 days ahead", time.Hour, 9 * day, 0, true, 0, false, true},
+		{"a Date of 10 days ahead", time.Hour, 0, 10 * day, true, 0, false, true},
+		{"a server that nobody has heard", 30 * day, 0, 0, false, 0, false, true},
+		{"7 days of running", time.Hour, 0, 0, false, 7*day + time.Second, true, true},
+		{"nearly 7 days of running", time.Hour, -day, 0, false, 7*day - time.Second, false, true},
+		{"in the future by both", -time.Hour, 0, 0, true, 0, false, false},
+		{"passed by a machine that is ahead", -time.Hour, 2 * time.Hour, 0, true, 0, false, false},
+		{"passed by the server's clock alone", -time.Hour, 0, 2 * time.Hour, true, 0, false, false},
+		{"passed, and the server not heard", time.Minute, 0, 0, false, 0, false, true},
+	} {
+		inBubble(t, c.name, func(t *testing.T, m *machine) {
+			m.offset = c.off
+			m.start(t, false)
+			made := m.Running()
+			if c.heard {
+				m.hears(c.server, true)
+			}
+			stamp := time.Now().Add(-c.age)
+			time.Sleep(c.ran)
+			assert.Equal(t, c.expired, m.Expired(stamp, made))
+			assert.Equal(t, c.past, m.Passed(stamp))
+		})
+	}
+}
+
+// A Date by which the server could not have taken what it took is wrong, and no reason to wait.
+func TestDateThatItsAnswerRefutes(t *testing.T) {
+	for off, refuted := range map[time.Duration]bool{10 * day: true, 3650 * day: true, -time.Hour: true, -3650 * day: true, time.Hour: false, 6 * day: false} {
+		inBubble(t, off.String(), func(t *testing.T, m *machine) {
+			m.hears(0, false)
+			m.Observe(http.Header{"Date": {time.Now().Add(off).UTC().Format(http.TimeFormat)}}, 0, true, time.Now().Add(-time.Minute))
+			assert.Equal(t, !refuted, m.Hold())
+			assert.Equal(t, !refuted, m.Trouble() != "")
+		})
+	}
+}
+
+// The running time adds up over lives, and what is damaged or of a newer version is not misread.
+func TestSave(t *testing.T) {
+	inBubble(t, "lives", func(t *testing.T, m *machine) {
+		for range 3 {
+			time.Sleep(time.Hour)
+			m.saved = m.Save()
+			time.Sleep(day) // off
+			m.start(t, false)
+		}
+		assert.Equal(t, 3*time.Hour, m.Running())
+		damaged := append([]byte{}, m.saved...)
+		damaged[2] ^= 1
+		_, err := clock.New(clock.Config{}).Restore(damaged)
+		assert.Error(t, err)
+	})
+	inBubble(t, "at most once a minute", func(t *testing.T, m *machine) {
+		n := 0
+		for range 600 {
+			if m.SaveDue() {
+				n++
+				m.Save()
+			}
+			time.Sleep(time.Second)
+		}
+		assert.Equal(t, 10, n)
+	})
+	inBubble(t, "confirmed", func(t *testing.T, m *machine) {
+		_, doubtful := m.Now()
+		c := clock.New(clock.Config{})
+		confirmed, err := c.Restore(m.Save())
+		require.NoError(t, err)
+		assert.False(t, confirmed)
+		assert.Equal(t, clock.Untrusted, c.Trust(doubtful))
+		m.hears(0, false)
+		c = clock.New(clock.Config{})
+		confirmed, err = c.Restore(m.Save())
+		require.NoError(t, err)
+		assert.True(t, confirmed)
+		assert.Equal(t, clock.Confirmed, c.Trust(doubtful))
+		_, era := c.Now()
+		assert.Equal(t, clock.Untrusted, c.Trust(era), "a start is to be confirmed again")
+	})
+}
+
+// What comes just after a step from a sender's buffer was taken before it.
+func TestBeforeStep(t *testing.T) {
+	inBubble(t, "3 h behind for 8 s", func(t *testing.T, m *machine) {
+		m.offset = -3 * time.Hour
+		m.start(t, false)
+		time.Sleep(8 * time.Second)
+		m.offset = 0
+		m.Now()
+		assert.True(t, m.BeforeStep(time.Now().Add(-3*time.Hour-time.Second)))
+		assert.True(t, m.BeforeStep(time.Now().Add(-3*time.Hour-9*time.Second)))
+		assert.False(t, m.BeforeStep(time.Now().Add(-2*time.Hour)))
+		assert.False(t, m.BeforeStep(time.Now().Add(-4*time.Hour)))
+		time.Sleep(6 * time.Minute)
+		assert.False(t, m.BeforeStep(time.Now().Add(-3*time.Hour-6*time.Minute)), "long after it, that is history")
+	})
+}
+
+// A server that cannot be asked, or whose clock is always wrong, delays slots once and for a bounded time.
+func TestServerThatIsNoWitness(t *testing.T) {
+	inBubble(t, "it answers no GET", func(t *testing.T, m *machine) {
+		require.True(t, m.Hold())
+		time.Sleep(10 * time.Minute)
+		assert.False(t, m.Hold())
+		assert.True(t, m.Ask(), "it is asked no more")
+	})
+	inBubble(t, "it is some minutes wrong", func(t *testing.T, m *machine) {
+		m.hears(4*time.Minute, true)
+		assert.False(t, m.Hold())
+		assert.Equal(t, clock.Untrusted, m.trust())
+		m.hears(20*time.Minute, true)
+		assert.True(t, m.Hold())
+		m.hears(4*time.Minute, true)
+		assert.False(t, m.Hold())
+	})
+	inBubble(t, "it is days wrong, in one life and the next", func(t *testing.T, m *machine) {
+		for range 6 * 60 {
+			m.hears(3*day, true)
+			assert.True(t, m.Hold())
+			time.Sleep(time.Minute)
+		}
+		m.hears(3*day, true)
+		assert.False(t, m.Hold())
+		m.saved = m.Save()
+		m.start(t, false)
+		m.hears(3*day, false)
+		assert.False(t, m.Hold(), "after a restart")
+		m.hears(-3*day, false)
+		assert.True(t, m.Hold(), "after another Date")
+	})
+}

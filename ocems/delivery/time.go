@@ -1,0 +1,79 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/clock"
+)
+
+const (
+	askTick   = time.Second
+	askWithin = 10 * time.Second
+)
+
+// askTime asks the server for its time, by a GET of the endpoint, while the clock wants to know it.
+func (d *Delivery) askTime() {
+	ticker := time.NewTicker(askTick)
+	defer ticker.Stop()
+	failed := false
+	for {
+		if d.cfg.Clock.Ask() {
+			err := d.ask()
+			if err != nil && !failed {
+				d.cfg.Logger.Warn("an attempt failed: trying again", "reason", err.Error(), "next_try_in", clock.AskEvery.String())
+			}
+			failed = err != nil
+		}
+		select {
+		case <-ticker.C:
+		case <-d.stop:
+			return
+		}
+	}
+}
+
+func (d *Delivery) ask() error {
+	ctx, cancel := context.WithTimeout(d.ctx, askWithin)
+	defer cancel()
+	go func() {
+		select {
+		case <-d.stop:
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, d.cfg.Endpoint, nil)
+	if err != nil {
+		return err
+	}
+	sent := time.Now()
+	resp, err := d.cfg.Client.Do(req)
+	if err != nil {
+		select {
+		case <-d.stop:
+			return nil
+		default:
+		}
+		ans := answer{unanswered: true, detail: "no answer: " + d.cfg.Words.hint(err, d.cfg.Hide)}
+		d.noteAnswer(nil, ans, sent)
+		d.wake.send()
+		return errors.New(ans.detail)
+	}
+	_, _ = readAnswer(resp.Body)
+	_ = resp.Body.Close()
+	d.observe(resp.Header, sent, false, time.Time{})
+	d.noteAnswer(nil, answer{}, sent)
+	d.wake.send()
+	return nil
+}
+
+// observe tells the clock of an answer. sure says that it had a status of the document; accepted is the slot that it says is
+// delivered.
+func (d *Delivery) observe(h http.Header, sent time.Time, sure bool, accepted time.Time) {
+	if d.cfg.Clock.Observe(h, time.Since(sent), sure, accepted) {
+		d.cfg.Logger.Warn("this machine's clock differs from the server's: correct it with NTP", "server_ahead_by", d.cfg.Clock.Skew().String())
+	}
+}

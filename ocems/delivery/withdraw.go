@@ -1,0 +1,57 @@
+package delivery
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+// Withdrawn is a waiting reading whose slot it does not belong to: the clock that it was taken by was wrong.
+type Withdrawn struct {
+	Device  string
+	Reading payload.Reading
+}
+
+// Withdrawal is what is withdrawn at once. It is tried again until it is stored.
+type Withdrawal struct {
+	Readings []Withdrawn
+	logged   bool // the trail has it
+}
+
+// Withdraw finds the waiting readings of eras of the clock.
+func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, error) {
+	var list []Withdrawn
+	err := d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
+		id, ok := parseKey(key)
+		if !ok {
+			return nil
+		}
+		rs, _, err := decodeReadings(value, id.stamp)
+		if errors.Is(err, frame.ErrDamaged) {
+			return nil // the writer keeps it
+		}
+		for _, r := range rs {
+			if r.Era != 0 && slices.Contains(eras, r.Era) {
+				list = append(list, Withdrawn{id.device, r})
+			}
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading the outbox: %w", err)
+	}
+	return &Withdrawal{Readings: list}, nil
+}
+
+func (x Withdrawn) entry(d *Delivery) audit.Entry {
+	r := x.Reading
+	t, _ := d.cfg.Lookup(x.Device)
+	return audit.Entry{Outcome: audit.Refused, Station: t.StationID, Device: x.Device, Stamp: r.Stamp.UnixMilli(),
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "clock", Count: max(r.Samples, 1),
+		Detail: "the slot was made by a clock that nobody had confirmed, and that was then set"}
+}

@@ -1,0 +1,221 @@
+package engine
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/clock"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+const (
+	clockKey = "clock"
+	mostHeld = 64 << 20 // bytes of live readings that wait for the clock: an error lets their senders wait
+)
+
+// held are live readings of one batch that wait until the clock is trusted.
+type held struct {
+	moment
+	samples []sample
+	oldest  time.Time
+	bytes   int // of their value in the store
+}
+
+// moment is when a batch came.
+type moment struct {
+	now  time.Time
+	era  uint64        // of this machine's clock
+	skew time.Duration // of the server's clock from it
+}
+
+func (e *Engine) moment() moment {
+	now, era := e.clock.Now()
+	return moment{now, era, e.clock.Skew()}
+}
+
+// timed says whose clock a reading's time is of. What comes just after a step, and was taken before it by a clock that was
+// wrong, has no slot.
+func (e *Engine) timed(x *sample, d *registry.Device, m moment) {
+	kind := e.cfg.Slots.Timestamps
+	if d != nil && d.Timestamps != "" {
+		kind = d.Timestamps
+	}
+	switch {
+	case kind == registry.TimestampsSource || x.reason != slot.Taken:
+	case x.Time.Sub(m.now).Abs() <= clock.LiveWithin:
+		x.live = true
+	case e.clock.BeforeStep(x.Time):
+		x.fault = fault{reason: slot.WrongClock, detail: wrongClock}
+	}
+}
+
+const wrongClock = "this machine's clock was wrong then, and was set"
+
+// restoreClock reads what the last life knew of the clock.
+func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []byte, err error) {
+	value, err := e.cfg.Store.Get(ctx, clockKey)
+	if err != nil || value == nil {
+		return false, nil, err
+	}
+	confirmed, err = e.clock.Restore(value)
+	if errors.Is(err, frame.ErrDamaged) {
+		return false, value, nil
+	}
+	return confirmed, nil, err
+}
+
+// closesBy is the time by which windows close. What waits for the clock may be for windows that are open.
+func (e *Engine) closesBy() time.Time {
+	at := e.clock.Closing()
+	for _, h := range e.loop.held {
+		if start, _ := spec.Window(h.oldest, spec.SlotLength); start.Before(at) {
+			at = start
+		}
+	}
+	return at
+}
+
+// believe brings the readings that wait for the clock to where its trust takes them. The next checkpoint stores that.
+func (e *Engine) believe(now time.Time) {
+	if wrong := e.clock.Wrong(); len(wrong) > len(e.loop.wrong) {
+		e.log.Error("this machine's clock was set: what it took before that and nobody had confirmed is in no slot, but in the audit trail")
+		e.loop.wrong, e.loop.withdrawal = wrong, nil
+		e.takeBack(now)
+	}
+	if len(e.loop.wrong) > 0 {
+		return
+	}
+	_, era := e.clock.Now()
+	confirmed := e.clock.Trust(era) == clock.Confirmed
+	if confirmed && (era != e.loop.era || !e.loop.confirmed) {
+		e.aligner.Confirm()
+		for i := range e.loop.closed {
+			e.loop.closed[i].Doubt = false
+		}
+		e.loop.changed = true
+	}
+	e.loop.era, e.loop.confirmed = era, confirmed
+	kept := e.loop.held[:0]
+	for _, h := range e.loop.held {
+		switch trust := e.clock.Trust(h.era); trust {
+		case clock.Confirmed, clock.Trusted:
+			e.alignAll(h.moment, h.samples, trust)
+		default:
+			kept = append(kept, h)
+		}
+	}
+	clear(e.loop.held[len(kept):])
+	e.loop.changed, e.loop.held = e.loop.changed || len(kept) < len(e.loop.held), kept
+}
+
+// alignAll aligns samples, the live ones in doubt where nobody has confirmed the clock.
+func (e *Engine) alignAll(m moment, samples []sample, trust clock.Trust) {
+	for i := range samples {
+		samples[i].Doubt = samples[i].live && trust == clock.Trusted
+	}
+	e.align(m, samples)
+}
+
+// takeBack takes out of windows and closed slots what a wrong clock has put there.
+func (e *Engine) takeBack(now time.Time) {
+	for _, s := range e.aligner.Withdraw() {
+		e.takeBackSlot(s, now)
+	}
+	e.loop.closed = slices.DeleteFunc(e.loop.closed, func(s slot.Slot) bool {
+		if s.Doubt {
+			e.takeBackSlot(s, now)
+			e.aligner.Reopen(s.Series, s.Stamp, s.Flag)
+		}
+		return s.Doubt
+	})
+	kept := e.loop.held[:0]
+	for _, h := range e.loop.held {
+		if !slices.Contains(e.loop.wrong, h.era) {
+			kept = append(kept, h)
+			continue
+		}
+		for _, x := range h.samples {
+			e.refuse(x, slot.WrongClock, func() string { return wrongClock }, now)
+		}
+	}
+	clear(e.loop.held[len(kept):])
+	e.loop.held = kept
+}
+
+func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
+	x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}, count: s.Samples}
+	e.refuse(x, slot.WrongClock, func() string { return wrongClock + "; the value is that of all of them" }, now)
+}
+
+// putRight is the checkpoint after takeBack, which also takes what is wrong out of the outbox.
+func (e *Engine) putRight(ctx context.Context) error {
+	wrong := e.loop.wrong
+	if e.outbox != nil && e.loop.withdrawal == nil {
+		found, err := e.outbox.Withdraw(ctx, wrong)
+		if err != nil {
+			return err
+		}
+		for _, x := range found.Readings {
+			r := x.Reading
+			e.aligner.Reopen(slot.Series{Device: x.Device, Parameter: r.Parameter, Diagnostic: r.Diagnostic}, r.Stamp, r.Flag)
+		}
+		e.loop.withdrawal = found
+	}
+	if err := e.checkpoint(ctx, wrong, e.loop.withdrawal); err != nil {
+		return err
+	}
+	e.clock.PutRight(wrong)
+	e.loop.wrong, e.loop.withdrawal = nil, nil
+	return nil
+}
+
+// saveHeld returns the operation that keeps what waits, where there is any.
+func (e *Engine) saveHeld() (key string, ops []store.Op) {
+	if len(e.loop.held) == 0 {
+		return "", nil
+	}
+	v := frame.New(formatVersion)
+	for i := range e.loop.held {
+		h := &e.loop.held[i]
+		v.Byte(byte(clock.Untrusted))
+		v.Append(encodeSamples(h.moment, h.samples))
+	}
+	key = e.nextBatch()
+	return key, []store.Op{{Key: key, Value: v.Seal()}}
+}
+
+func (e *Engine) nextBatch() string {
+	return samplesKeys + string(binary.BigEndian.AppendUint64(nil, e.loop.next))
+}
+
+func (e *Engine) heldBytes() (n int) {
+	for _, h := range e.loop.held {
+		n += h.bytes
+	}
+	return n
+}
+
+// tellClock says what a person has to see to, once.
+func (e *Engine) tellClock() {
+	text := e.clock.Trouble()
+	switch {
+	case text != "" && !e.loop.contradicted:
+		e.log.Error(text)
+	case text == "" && e.loop.contradicted:
+		e.log.Info("the server's clock contradicts this machine's no more")
+	}
+	e.loop.contradicted = text != ""
+	var err error
+	if text != "" {
+		err = fmt.Errorf("%s", text)
+	}
+	e.health.set(&e.health.clock, err)
+}

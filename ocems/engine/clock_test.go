@@ -1,0 +1,332 @@
+package engine_test
+
+import (
+	"context"
+	"fmt"
+	"net/http"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// steps is a plant whose machine's clock can be set. The board's is right.
+type steps struct {
+	*plant
+	offset atomic.Int64
+}
+
+func (s *steps) wall() time.Time          { return time.Now().Add(time.Duration(s.offset.Load())) }
+func (s *steps) set(offset time.Duration) { s.offset.Store(int64(offset)) }
+
+// runSteps opens a plant at 01:00 whose clock is off.
+func runSteps(t *testing.T, name string, offset time.Duration, change func(*engine.Config), f func(s *steps)) {
+	t.Run(name, func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			time.Sleep(time.Hour)
+			s := &steps{}
+			s.set(offset)
+			s.plant = newPlant(t, func(c *engine.Config) {
+				c.Wall = s.wall
+				if change != nil {
+					change(c)
+				}
+			})
+			f(s)
+		})
+	})
+}
+
+// live sends readings that are stamped by the machine's clock, until the true time is at, and says how many.
+func (s *steps) live(at time.Time, value float64) (n int) {
+	s.t.Helper()
+	every := time.Second
+	if time.Until(at) > 5*time.Minute {
+		every = 20 * time.Second
+	}
+	for ; time.Now().Before(at); n++ {
+		s.mustTake(reading("a", "cod", s.wall(), value))
+		time.Sleep(every)
+	}
+	return n
+}
+
+// clocked are the lines of the trail with the reason clock.
+func (s *steps) clocked() []string {
+	s.t.Helper()
+	return slices.DeleteFunc(s.trail(), func(line string) bool { return !strings.HasPrefix(line, "refused clock ") })
+}
+
+// A board without a clock battery starts at a wrong time and is set right: no reading is in a slot that it was not taken
+// in.
+func TestBootClock(t *testing.T) {
+	for _, c := range []struct {
+		name     string
+		off      time.Duration
+		after    time.Duration // it is set right
+		offline  bool
+		kill     bool // just before that
+		whileOff bool // it is set right while the host is off
+		full     bool // the disk, for half a minute after that
+		line     string
+	}{
+		{name: "3 h behind for 8 s", off: -3 * time.Hour, after: 8 * time.Second, line: "refused clock a/cod@22:15 "},
+		{name: "3 h behind for 8 s, no server", off: -3 * time.Hour, after: 8 * time.Second, offline: true, line: "refused clock a/cod@22:15 "},
+		{name: "3 h behind for 20 min, no server", off: -3 * time.Hour, after: 20 * time.Minute, offline: true, line: "refused clock a/cod@22:15 "},
+		{name: "19 min ahead for 70 s", off: 19 * time.Minute, after: 70 * time.Second, line: "refused clock a/cod@01:30 "},
+		{name: "19 min ahead for 70 s, killed before", off: 19 * time.Minute, after: 70 * time.Second, kill: true, line: "refused clock a/cod@01:30 "},
+		{name: "1 h ahead for 40 min", off: time.Hour, after: 40 * time.Minute, line: "refused clock a/cod@02:15 "},
+		{name: "1 h ahead for 40 min, no server", off: time.Hour, after: 40 * time.Minute, offline: true, line: "refused clock a/cod@02:15 "},
+		{name: "1 h ahead for 40 min, no server, killed before", off: time.Hour, after: 40 * time.Minute, offline: true, kill: true, line: "refused clock a/cod@02:15 "},
+		{name: "1 h ahead for 40 min, no server, disk full after", off: time.Hour, after: 40 * time.Minute, offline: true, full: true, line: "refused clock a/cod@02:15 "},
+		{name: "1 h ahead for 40 min, and set while the host is off", off: time.Hour, after: 40 * time.Minute, kill: true, whileOff: true, line: "refused clock a/cod@02:15 "},
+		{name: "19 min ahead for 70 s, and set while the host is off", off: 19 * time.Minute, after: 70 * time.Second, kill: true, whileOff: true, line: "refused clock a/cod@01:30 "},
+		{name: "30 years behind for 8 s", off: -time.Until(time.Unix(30, 0)).Abs() - 30*365*24*time.Hour, after: 8 * time.Second, line: "x 9U"},
+	} {
+		runSteps(t, c.name, c.off, nil, func(s *steps) {
+			s.net.unplug(c.offline)
+			begun := time.Now()
+			taken := s.live(begun.Add(c.after), 9)
+			if c.kill {
+				s.kill()
+				if c.whileOff {
+					s.set(0)
+				}
+				s.open()
+			}
+			s.set(0)
+			if c.full {
+				s.disk.set(func(int, []store.Op) error { return errDisk })
+				s.net.unplug(false)
+				time.Sleep(30 * time.Second)
+				s.disk.set(nil)
+			}
+			if !c.whileOff {
+				taken++
+				s.mustTake(reading("a", "cod", s.wall().Add(c.off-time.Second), 9)) // from a sender's buffer
+			}
+			s.live(clock(2, 30, 0), 1)
+			until(clock(2, 40, 0))
+			s.net.unplug(false)
+			until(clock(2, 50, 0))
+			var want []string
+			for at := begun.Add(c.after).Truncate(15 * time.Minute); at.Before(clock(2, 30, 0)); at = at.Add(15 * time.Minute) {
+				want = append(want, fmt.Sprintf("a/cod@%s=1U", at.Add(15*time.Minute).Format("15:04")))
+			}
+			assert.Equal(t, want, s.received())
+			assert.Contains(t, strings.Join(s.clocked(), "\n"), c.line)
+			assert.Empty(t, slices.DeleteFunc(s.trail(), func(line string) bool { return strings.HasPrefix(line, "refused clock ") }))
+			n := 0
+			for _, e := range s.entries() {
+				if e.Reason == string(slot.WrongClock) {
+					n += e.Count
+				}
+			}
+			assert.Equal(t, taken, n, "each reading is counted")
+			assert.Zero(t, s.e.Stats().Outbox.Slots)
+		})
+	}
+}
+
+// A clock that was confirmed, and is wrong for a while: what it took before stays, and waits for nobody.
+func TestClockThatWasRight(t *testing.T) {
+	for _, c := range []struct {
+		off, long time.Duration
+		offline   bool
+	}{{9 * 24 * time.Hour, 4 * time.Second, false}, {9 * 24 * time.Hour, 4 * time.Second, true}, {-3 * time.Hour, time.Minute, true},
+		{9 * 24 * time.Hour, 20 * time.Minute, true}, {9 * 24 * time.Hour, 20 * time.Minute, false}, {-400 * 24 * time.Hour, 20 * time.Minute, true}} {
+		runSteps(t, fmt.Sprint(c), 0, nil, func(s *steps) {
+			until(clock(1, 0, 30))
+			s.net.unplug(true)
+			s.board.CloseIdleConnections()
+			for i := range 40 { // history that waits in the outbox
+				s.mustTake(finished("b", "cod", clock(0, 45, 0).Add(-time.Duration(i)*15*time.Minute), 1))
+			}
+			s.live(clock(1, 8, 0), 1)
+			s.net.unplug(c.offline)
+			s.set(c.off)
+			s.live(time.Now().Add(c.long), 9)
+			s.set(0)
+			s.live(clock(1, 45, 0), 1)
+			until(clock(1, 50, 0))
+			s.net.unplug(false)
+			until(clock(2, 0, 0))
+			got := s.received()
+			want := []string{"a/cod@01:15=1U", "a/cod@01:30=1U", "a/cod@01:45=1U"}
+			assert.Equal(t, want, slices.DeleteFunc(got, func(r string) bool { return strings.HasPrefix(r, "b/") }))
+			assert.Zero(t, s.e.Stats().Outbox.Slots)
+			for _, e := range s.entries() {
+				assert.NotEqual(t, audit.Expired, e.Outcome)
+				assert.NotEqual(t, audit.Late, e.Outcome)
+			}
+			assert.NotEmpty(t, s.clocked())
+		})
+	}
+}
+
+// Where nobody confirms, a start is trusted after 2 minutes and a step after 5. A restart finds what waits.
+func TestNobodyConfirms(t *testing.T) {
+	unplugged := func(s *steps) {
+		s.net.unplug(true)
+		s.board.CloseIdleConnections()
+		s.restart()
+	}
+	runSteps(t, "a start", 0, nil, func(s *steps) {
+		unplugged(s)
+		s.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("b", "cod", clock(0, 40, 0), 2))
+		assert.EqualValues(t, 1, s.e.Stats().Taken, "history does not wait")
+		until(clock(1, 1, 0))
+		s.kill()
+		s.open()
+		until(clock(1, 2, 50))
+		assert.EqualValues(t, 0, s.e.Stats().Open, "the window of history has closed")
+		until(clock(1, 3, 5))
+		assert.EqualValues(t, 1, s.e.Stats().Open)
+		s.kill()
+		s.open()
+		until(clock(1, 20, 0))
+		assert.Equal(t, []string{"a/cod@01:15=1U", "b/cod@00:45=2U"}, awaitReceived(s.plant))
+		assert.Empty(t, s.trail())
+	})
+	runSteps(t, "a step", 0, nil, func(s *steps) {
+		unplugged(s)
+		s.live(clock(1, 3, 0), 1)
+		s.set(2 * time.Hour)
+		s.live(clock(1, 7, 0), 5)
+		assert.Zero(t, s.e.Stats().Open)
+		s.live(clock(1, 8, 10), 5)
+		assert.EqualValues(t, 1, s.e.Stats().Open)
+	})
+	runSteps(t, "a processor", 0, func(c *engine.Config) {
+		c.Board = nil
+		c.Next = func(context.Context, uint8, []slot.Slot) error { return nil }
+	}, func(s *steps) {
+		s.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 1, 50))
+		assert.Zero(t, s.e.Stats().Open)
+		until(clock(1, 2, 5))
+		assert.EqualValues(t, 1, s.e.Stats().Open)
+		s.set(time.Hour)
+		s.live(clock(1, 3, 0), 5)
+		s.set(0)
+		until(clock(1, 20, 0))
+		assert.EqualValues(t, 1, s.e.Stats().Closed)
+		assert.Equal(t, []string{"refused clock a/cod@02:15 55x 5U"}, s.clocked())
+	})
+}
+
+// Readings of a source with a clock of its own wait for nobody, whatever this machine's shows.
+func TestTimestampsOfTheSource(t *testing.T) {
+	for _, of := range []string{"host", "device"} {
+		runSteps(t, of, -3*time.Hour, func(c *engine.Config) {
+			if of == "host" {
+				c.Slots.Timestamps = "source"
+			} else {
+				c.Names.Devices[0].Timestamps = "source"
+			}
+		}, func(s *steps) {
+			s.mustTake(reading("a", "cod", s.wall(), 7))
+			assert.EqualValues(t, 1, s.e.Stats().Taken)
+			s.set(0)
+			until(clock(1, 20, 0))
+			assert.Equal(t, []string{"a/cod@22:15=7U"}, s.received())
+			assert.Empty(t, s.trail())
+		})
+	}
+}
+
+// lying is a board whose Date is wrong, and its answers right.
+type lying struct {
+	http.RoundTripper
+	by     func() time.Duration
+	gets   bool // too
+	silent bool // the answer to a GET has no Date
+}
+
+func (l lying) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err == nil && (l.gets || r.Method == http.MethodPost) && !strings.HasSuffix(r.URL.Path, "/received") {
+		resp.Header.Set("Date", time.Now().Add(l.by()).UTC().Format(http.TimeFormat))
+	}
+	if err == nil && l.silent && r.Method == http.MethodGet {
+		resp.Header.Del("Date")
+	}
+	return resp, err
+}
+
+// A Date that lies costs nothing but time.
+func TestDateThatLies(t *testing.T) {
+	const day = 24 * time.Hour
+	n := 0
+	for _, c := range []struct {
+		name   string
+		by     func() time.Duration
+		gets   bool
+		within time.Duration // all is at the board
+	}{
+		{"10 days ahead", func() time.Duration { return 10 * day }, false, 3 * time.Minute},
+		{"10 years ahead", func() time.Duration { return 3650 * day }, false, 3 * time.Minute},
+		{"10 years behind", func() time.Duration { return -3650 * day }, false, 3 * time.Minute},
+		{"an hour behind, for ever", func() time.Duration { return -time.Hour }, true, 7 * time.Hour},
+		{"an hour ahead, for ever", func() time.Duration { return time.Hour }, true, 14 * time.Hour},
+		{"back and forth", func() time.Duration { n++; return []time.Duration{3 * time.Hour, -3 * time.Hour, 0}[n%3] }, true, time.Hour},
+	} {
+		run(t, c.name, func(cfg *engine.Config) {
+			client := *cfg.Board.Client
+			client.Transport = lying{RoundTripper: client.Transport, by: c.by, gets: c.gets}
+			cfg.Board.Client = &client
+		}, func(p *plant) {
+			var want []string
+			for i := range 40 {
+				p.mustTake(finished("b", "cod", clock(0, 45, 0).Add(-time.Duration(i)*15*time.Minute), 1))
+			}
+			for range 8 * 60 {
+				p.mustTake(reading("a", "cod", time.Now(), 1))
+				time.Sleep(time.Minute)
+			}
+			time.Sleep(c.within)
+			for i := range 32 {
+				want = append(want, fmt.Sprintf("a/cod@%s=1U", clock(1, 15, 0).Add(time.Duration(i)*15*time.Minute).Format("15:04")))
+			}
+			got := slices.DeleteFunc(p.received(), func(r string) bool { return strings.HasPrefix(r, "b/") })
+			assert.Equal(t, want, got)
+			assert.Empty(t, p.trail())
+			assert.Zero(t, p.e.Stats().Outbox.Slots)
+		})
+	}
+}
+
+// A clock that the board contradicts, and that nobody has set: finished slots wait and a person is told.
+func TestClockThatTheBoardContradicts(t *testing.T) {
+	var health atomic.Value
+	health.Store("")
+	runSteps(t, "1 h ahead", time.Hour, func(c *engine.Config) {
+		c.OnHealth = func(err error) { health.Store(fmt.Sprint(err)) }
+		client := *c.Board.Client
+		client.Transport = lying{RoundTripper: client.Transport, by: func() time.Duration { return 0 }, silent: true}
+		c.Board.Client = &client
+	}, func(s *steps) {
+		s.mustTake(finished("b", "cod", clock(0, 45, 0), 1))
+		until(clock(1, 5, 0))
+		assert.Equal(t, []string{"b/cod@00:45=1U"}, s.received())
+		s.mustTake(finished("b", "cod", clock(1, 0, 0), 2))
+		until(clock(1, 20, 0))
+		assert.Equal(t, 1, s.e.Stats().Outbox.Slots)
+		assert.Equal(t, -time.Hour, s.e.Stats().Outbox.Skew)
+		assert.Len(t, s.log.lines("this machine's clock contradicts the server's"), 1)
+		assert.Contains(t, health.Load(), "correct this machine's clock with NTP")
+		s.set(0)
+		until(clock(1, 22, 0))
+		assert.Equal(t, []string{"b/cod@00:45=1U", "b/cod@01:00=2U"}, s.received())
+		assert.Equal(t, "<nil>", health.Load())
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -70,7 +71,8 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 	for _, c := range []struct {
 		name  string
 		heals bool
-	}{{"until it can", true}, {"until it is told to stop", false}} {
+		stops bool
+	}{{"until it can", true, false}, {"until it is told to stop", false, true}, {"until it can, and is told to stop at once", true, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
@@ -101,6 +103,15 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 				}
 				return
 			}
+			if c.stops {
+				if err := os.Remove(ballast); err != nil {
+					t.Fatal(err)
+				}
+				r.signal(syscall.SIGTERM)
+				r.end(0)
+				<-written
+				return
+			}
 			time.Sleep(2 * firstRetry)
 			if r.piped() != pipeSize {
 				t.Error("it reads on")
@@ -117,6 +128,56 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 			}
 			r.in.Close()
 			r.end(0)
+		})
+	}
+}
+
+// TestFaultsOfTheDisk has system calls fail now and then, kills the program, and starts it again: every slot arrives, with
+// all that was read, and is sent twice only where its answer was not yet on the disk.
+func TestFaultsOfTheDisk(t *testing.T) {
+	strace, err := exec.LookPath("strace")
+	if err != nil {
+		t.Skip("there is no strace here")
+	}
+	for name, faults := range map[string][]string{
+		"a sync of the state": {"fdatasync:error=EIO:when=2+7"},
+		"a sync of the trail": {"fsync:error=EIO:when=1+3"},
+		"all of them":         {"fdatasync:error=EIO:when=5+7", "fsync:error=EIO:when=4+3", "pwrite64:error=ENOSPC:when=7+11"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t)
+			argv := []string{strace, "-D", "-f", "-qq", "-o", "/dev/null", "-e", "trace=fdatasync,fsync,pwrite64", "-e", "signal=none"}
+			for _, fault := range faults {
+				argv = append(argv, "-e", "inject="+fault)
+			}
+			r := p.under(argv)
+			start := past(9)
+			var wire []string
+			var means []float64
+			for i := range 8 {
+				text, sum, n := samples(start.Add(time.Duration(i)*slotTime), start.Add(time.Duration(i+1)*slotTime), every)
+				wire, means = append(wire, text), append(means, sum/float64(n))
+			}
+			for _, text := range wire[:6] {
+				r.feed(text)
+				time.Sleep(500 * time.Millisecond)
+			}
+			p.until("slots arrive", func() bool { return len(p.received()) >= 3 })
+			for _, text := range wire[6:] {
+				r.feed(text)
+			}
+			r.signal(syscall.SIGKILL)
+			<-r.ended
+			t.Logf("%d slots arrived before the kill, the log:\n%.2000s", len(p.received()), r.err.String())
+			r = p.start()
+			r.feed(strings.Join(wire, "")) // what Telegraf cannot know to be kept, and more
+			p.wantSlots(start, means...)
+			r.in.Close()
+			r.end(0)
+			if n := p.account().Duplicates; n > 8 { // whose outcome may not be on the disk yet
+				t.Errorf("%d requests were answered 111", n)
+			}
 		})
 	}
 }

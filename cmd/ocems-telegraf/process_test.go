@@ -13,6 +13,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -177,8 +178,15 @@ func (b *buffer) String() string {
 
 func (p *plant) start(args ...string) *program {
 	p.t.Helper()
+	return p.under(nil, args...)
+}
+
+// under starts it as an argument of another program.
+func (p *plant) under(other []string, args ...string) *program {
+	p.t.Helper()
 	r := &program{plant: p, ended: make(chan struct{})}
-	r.cmd = exec.Command(binary, append([]string{"--config", p.config}, args...)...)
+	argv := slices.Concat(other, []string{binary, "--config", p.config}, args)
+	r.cmd = exec.Command(argv[0], argv[1:]...)
 	r.cmd.Env = append(os.Environ(), "TOKEN="+token)
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.err
 	var err error
@@ -271,13 +279,21 @@ type reading struct {
 
 func (p *plant) received() []reading {
 	p.t.Helper()
+	return p.account().Readings
+}
+
+// account is the server's.
+func (p *plant) account() (got struct {
+	Duplicates int // requests that were answered 111
+	Readings   []reading
+}) {
+	p.t.Helper()
 	w := httptest.NewRecorder()
 	p.server.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
-	var got struct{ Readings []reading }
 	if err := json.Unmarshal(w.Body.Bytes(), &got); err != nil {
 		p.t.Fatal(err)
 	}
-	return got.Readings
+	return got
 }
 
 // samples is one each ten seconds of [from, to), as line protocol, and their mean.

@@ -45,7 +45,7 @@ func TestFaultsAtStart(t *testing.T) {
 		"no storage":      {`storage: ocems_storage/outbox`, `storage: there is no extension "ocems_storage/outbox" in service.extensions; nearest: ocems_storage/outbx, file_storage`},
 		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; use an ocems_storage extension`},
 		"another storage": {`storage: file_storage`, `storage: "file_storage" cannot list its keys; use an ocems_storage extension`},
-		"storage fails":   {`storage: ocems_storage/outbx`, `storage: opening "ocems_storage/outbx": directory: opening the state /dev/null/exporter_ocems_: stat /dev/null/exporter_ocems_: not a directory`},
+		"storage fails":   {`storage: ocems_storage/outbx`, `storage: opening "ocems_storage/outbx": directory: opening the state /dev/null/exporter_ocems_: mkdir /dev/null: not a directory`},
 		"audit_file":      {`audit_file: /dev/null/audit.jsonl`, `audit_file: opening the audit trail: mkdir /dev/null: not a directory`},
 		"tls":             {`http: {tls: {ca_file: absent.pem}}`, `http: failed to load TLS config: failed to load CA CertPool File: failed to load cert absent.pem: open absent.pem: no such file or directory`},
 	} {
@@ -124,7 +124,7 @@ func TestDevicesFile(t *testing.T) {
 		require.Len(t, b.said(`a reading is refused map[detail:naming metric "ph": unknown device "dev_2"; nearest: dev_1 `), 1)
 
 		write("station_1,dev_1,token-of-dev-1\nstation_1,dev_2,token-of-dev-2\n")
-		pass(11 * time.Second)
+		pass(21 * time.Second)
 		require.Len(t, b.said("the devices_file was read again map[devices:2]"), 1)
 		require.Equal(t, []string{"dev_1 ph 7.1 pH U -15", "dev_1 ph 7.2 pH U -0"}, b.received())
 		require.Zero(t, b.number("held_devices"))
@@ -144,7 +144,7 @@ func TestDevicesFile(t *testing.T) {
 		require.Len(t, b.said("the configuration has no such device any more: its readings wait until they expire"), 1)
 		require.NotContains(t, b.received(), "dev_2 ph 7.4 pH U -15")
 		write("station_1,dev_1,token-of-dev-1\nstation_1,dev_2,token-of-dev-2\n")
-		pass(11 * time.Second)
+		pass(21 * time.Second)
 		require.Contains(t, b.received(), "dev_2 ph 7.4 pH U -15")
 	})
 }

@@ -26,6 +26,7 @@ import (
 type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
+	Check() error
 }
 
 // disk is an ocems_storage that can be full.
@@ -253,5 +254,26 @@ devices:
 		}
 		require.Contains(t, b.received(), fmt.Sprintf("dev_1 flow_totalizer %d m³ U --15", accepted.Load()))
 		require.GreaterOrEqual(t, n, int(slots.Load()))
+	})
+}
+
+// A file that is taken away under the exporter is said in log and status for a minute, though it is there anew at once.
+func TestFileTakenAwayIsReported(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		dir := t.TempDir()
+		b.withStorage(dir)
+		b.start("storage: ocems_storage\n" + oneDevice)
+		pass(2 * time.Second)
+		require.Empty(t, b.reported())
+		for _, file := range []string{filepath.Join(dir, "exporter_ocems_"), b.auditFile} {
+			require.NoError(t, os.Remove(file))
+			pass(2 * time.Second)
+			require.FileExists(t, file)
+			require.Len(t, b.said("error: another program has moved, replaced or cut a file of this host: keep it away map[error:looking for the "), 1)
+			require.Equal(t, []componentstatus.Status{componentstatus.StatusRecoverableError}, b.reported())
+			pass(2 * time.Minute)
+			require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
+			b.logs.TakeAll()
+		}
 	})
 }

@@ -62,5 +62,8 @@ func (c *client) Range(ctx context.Context, prefix string, visit func(key string
 	return c.file.Range(ctx, prefix, visit)
 }
 
+// Check looks after the file; see [store.Store].
+func (c *client) Check() error { return c.file.Check() }
+
 // Close implements storage.Client.
 func (c *client) Close(context.Context) error { return c.file.Close() }

@@ -21,10 +21,11 @@ type Store interface {
 	io.Closer
 }
 
-// ranger is a client that can list its keys. The collector's interface has no such method.
+// ranger is a client that can list its keys and look after its file. The collector's interface has no such methods.
 type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
+	Check() error
 }
 
 // Open opens the state of a component in the extension that its key `storage` names.

@@ -6,6 +6,7 @@ package audit
 import (
 	"bufio"
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
@@ -15,11 +16,13 @@ import (
 	"math"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 // Outcome is what became of readings.
@@ -78,12 +81,14 @@ type Entry struct {
 type Trail struct {
 	users int // guarded by opened.mu
 
-	mu   sync.Mutex
-	file *os.File
-	name string
-	size int64
-	last uint64
-	prev string
+	mu    sync.Mutex
+	file  *os.File
+	name  string
+	size  int64
+	last  uint64
+	prev  string
+	lost  error // why Append is refused
+	found error // what Append has mended, for the next Check
 
 	damage string
 }
@@ -95,9 +100,9 @@ var opened = struct {
 }{trails: map[string]*Trail{}}
 
 // Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
-// removed, and the trail says so in a line of its own. A trail whose last line is damaged cannot be continued: it is kept
-// under another name and a new one begun, see [Trail.Damage]. A file that is no trail is refused, and so is one that
-// another process has open. Who opens the same path in one process shares its Trail.
+// removed, and the trail says so in a line of its own. A trail whose first or last line is damaged cannot be continued: it
+// is kept under another name and a new one begun, see [Trail.Damage]. A file that is no trail is refused, and so is one
+// that another process has open. Who opens the same path in one process shares its Trail.
 func Open(path string) (*Trail, error) {
 	name, err := filepath.Abs(path)
 	if err != nil {
@@ -108,6 +113,9 @@ func Open(path string) (*Trail, error) {
 	t := opened.trails[name]
 	if t == nil {
 		if t, err = openOrReplace(name); err != nil {
+			if cure := place.Cure(err); cure != "" {
+				err = fmt.Errorf("%w; %s", err, cure)
+			}
 			return nil, err
 		}
 		opened.trails[name] = t
@@ -121,30 +129,36 @@ func openOrReplace(path string) (*Trail, error) {
 	if !errors.Is(err, errDamaged) {
 		return t, err
 	}
-	kept := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
+	defer t.file.Close() // and with it its lock, so that no other process sets aside what is new there
+	if runtime.GOOS == "windows" {
+		t.file.Close() // an open file keeps its name there
+	}
+	kept := place.Aside(path, "damaged")
 	if wrong := os.Rename(path, kept); wrong != nil {
 		return nil, errors.Join(err, wrong)
 	}
-	damage := fmt.Sprintf("the last line of the audit trail %s is damaged; it is kept as %s, and a new one is begun", path, kept)
-	if t, err = open(path); err == nil {
-		t.damage = damage
-		if err = t.Append(Entry{Outcome: Recovered, Detail: damage}); err != nil {
-			t.file.Close()
+	damage := fmt.Sprintf("%v; it is kept as %s, and a new one is begun", err, kept)
+	fresh, err := open(path)
+	if err == nil {
+		fresh.damage = damage
+		if err = fresh.Append(Entry{Outcome: Recovered, Detail: damage}); err != nil {
+			fresh.file.Close()
 		}
 	}
 	if err != nil { // under its name the next start finds the damage again
 		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Rename(kept, path))
 	}
-	return t, nil
+	return fresh, nil
 }
 
 // Damage says what Open found damaged and where that is kept, or "".
 func (t *Trail) Damage() string { return t.damage }
 
-var errDamaged = errors.New("the last line is damaged")
+var errDamaged = errors.New("is damaged")
 
+// open leaves a damaged trail open, and locked, beside the error.
 func open(path string) (*Trail, error) {
-	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+	if err := place.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
 	file, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
@@ -152,15 +166,21 @@ func open(path string) (*Trail, error) {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
 	t := &Trail{file: file, name: path}
-	if lock(file) {
-		file.Close()
-		return nil, fmt.Errorf("opening the audit trail: %s is in use by another process: each needs a file of its own", path)
+	info, err := file.Stat()
+	if err == nil && (place.Lock(file) || place.Lost(info, path) != nil) {
+		err = errInUse
 	}
-	cut, err := t.findEnd()
+	cut := int64(0)
+	if err == nil {
+		cut, err = t.findEnd(info.Size())
+	}
 	if err == nil && cut > 0 {
 		if err = file.Truncate(t.size); err == nil {
 			err = t.Append(Entry{Outcome: Recovered, Detail: fmt.Sprintf("removed an unfinished last line of %d bytes", cut)})
 		}
+	}
+	if errors.Is(err, errDamaged) {
+		return t, err
 	}
 	if err != nil {
 		file.Close()
@@ -169,44 +189,42 @@ func open(path string) (*Trail, error) {
 	return t, nil
 }
 
-// findEnd reads the last whole line and returns how many bytes stand after it.
-func (t *Trail) findEnd() (cut int64, err error) {
-	end, err := t.file.Seek(0, io.SeekEnd)
-	if err != nil {
-		return 0, err
-	}
-	var tail []byte
-	for at := end; at > 0; {
-		n := min(at, 64<<10)
-		at -= n
-		block := make([]byte, n)
-		if _, err := t.file.ReadAt(block, at); err != nil {
+// longestLine is more than any line has, in bytes.
+const longestLine = 16 << 20
+
+// findEnd reads the first and the last whole line and returns how many bytes stand after the last.
+func (t *Trail) findEnd(end int64) (cut int64, err error) {
+	for n := int64(64 << 10); ; n *= 16 {
+		tail := make([]byte, min(n, end))
+		if _, err := t.file.ReadAt(tail, end-int64(len(tail))); err != nil {
 			return 0, err
 		}
-		tail = append(block, tail...)
 		lastBreak := bytes.LastIndexByte(tail, '\n')
-		if lastBreak < 0 {
+		before := bytes.LastIndexByte(tail[:max(lastBreak, 0)], '\n')
+		if before < 0 && n < end && n < longestLine {
 			continue
 		}
-		before := bytes.LastIndexByte(tail[:lastBreak], '\n')
-		if before < 0 && at > 0 {
-			continue
+		if lastBreak < 0 && n >= end && isTorn(tail) {
+			return end, nil
 		}
-		line := tail[before+1 : lastBreak]
-		e, ok := entry(line)
-		if !ok {
-			return 0, t.whatItIs()
+		e, ok := Entry{}, false
+		if lastBreak >= 0 {
+			e, ok = entry(tail[before+1 : lastBreak])
 		}
-		t.size, t.last, t.prev = at+int64(lastBreak)+1, e.Number, hash(line)
-		if !isTorn(tail[lastBreak+1:]) {
-			return 0, errDamaged
+		if !ok || !isTorn(tail[lastBreak+1:]) {
+			return 0, t.whatItIs("the last line of the audit trail %s %w")
 		}
-		return end - t.size, nil
+		t.size, t.last, t.prev = end-int64(len(tail)-lastBreak-1), e.Number, hash(tail[before+1:lastBreak])
+		break
 	}
-	if !isTorn(tail) {
-		return 0, t.whatItIs()
+	first, err := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, t.size), 64<<10).ReadSlice('\n')
+	if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
+		return 0, err
 	}
-	return end, nil
+	if begun := []byte(`{"n":1,`); !bytes.HasPrefix(first, begun) {
+		return 0, t.whatItIs("the first line of the audit trail %s %w: another program, such as logrotate, may have cut the file")
+	}
+	return end - t.size, nil
 }
 
 // isTorn reports whether b is what a crash leaves of a line: its beginning, or space that was never filled.
@@ -215,24 +233,29 @@ func isTorn(b []byte) bool {
 	return len(bytes.TrimLeft(b, "\x00")) == 0 || bytes.HasPrefix(b, begun[:min(len(begun), len(b))])
 }
 
-var errForeign = errors.New("it is not an audit trail: give the trail a file of its own")
+var (
+	errForeign = errors.New("it is not an audit trail: give the trail a file of its own")
+	errInUse   = errors.New("it is in use by another process: each needs a file of its own")
+)
 
 // whatItIs tells a damaged trail, of which some line is whole, from another file. Where nothing is whole, what is called
-// .jsonl and holds no JSON at all was a trail.
-func (t *Trail) whatItIs() error {
-	lines := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, math.MaxInt64), 64<<10)
+// .jsonl and holds no JSON at all was a trail. A hole in the file is part of the line after it.
+func (t *Trail) whatItIs(damage string) error {
+	damaged := fmt.Errorf(damage, t.name, errDamaged)
+	lines := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, math.MaxInt64), 1<<20)
 	for any := false; ; {
-		line, err := lines.ReadBytes('\n')
+		line, err := lines.ReadSlice('\n')
+		line = bytes.TrimLeft(line, "\x00")
 		if _, ok := entry(line); ok {
-			return errDamaged
+			return damaged
 		}
 		any = any || json.Valid(line)
 		switch {
 		case err == io.EOF && !any && filepath.Ext(t.name) == ".jsonl":
-			return errDamaged
+			return damaged
 		case err == io.EOF:
 			return errForeign
-		case err != nil:
+		case err != nil && !errors.Is(err, bufio.ErrBufferFull):
 			return err
 		}
 	}
@@ -243,6 +266,86 @@ func entry(line []byte) (e Entry, ok bool) {
 	return e, json.Unmarshal(line, &e) == nil && e.Number > 0
 }
 
+// Check sees that the trail is at its path, where its readers and the next start look for it. One that was removed, renamed
+// or replaced while the host ran is written there anew, from the open file. In place of one that was cut a new one begins.
+// The error says what was found and done. As long as it cannot be mended, Append is refused. It is to be called every
+// second or so.
+func (t *Trail) Check() error {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	err := cmp.Or(t.look(), t.found)
+	t.found = nil
+	if err != nil {
+		err = fmt.Errorf("looking for the audit trail %s: %w", t.name, err)
+	}
+	return err
+}
+
+func (t *Trail) look() error {
+	info, err := t.file.Stat()
+	if err != nil {
+		return err
+	}
+	why, lines := place.Lost(info, t.name), t.size
+	if info.Size() < t.size { // such as by logrotate's copytruncate
+		why, lines = fmt.Errorf("it was cut from %d to %d bytes while the host ran", t.size, info.Size()), 0
+	}
+	t.lost = nil
+	if why != nil {
+		t.lost = t.renew(why, lines)
+	}
+	return t.lost
+}
+
+// renew puts a new file at the path, with the first so many bytes of the open one.
+func (t *Trail) renew(why error, lines int64) (err error) {
+	fresh := &Trail{name: t.name, size: lines, last: t.last, prev: t.prev}
+	detail := fmt.Sprintf("%v; all of it is written there anew", why)
+	if lines == 0 {
+		fresh.last, fresh.prev, detail = 0, "", fmt.Sprintf("%v; a new one is begun", why)
+	}
+	defer func() {
+		if err != nil {
+			err = fmt.Errorf("%w, and it cannot be written there anew: %w", why, err)
+		}
+	}()
+	if err = place.MakeDir(filepath.Dir(t.name)); err != nil {
+		return err
+	}
+	if fresh.file, err = os.OpenFile(t.name+".anew", os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o600); err != nil {
+		return err
+	}
+	if _, err = io.Copy(fresh.file, io.NewSectionReader(t.file, 0, lines)); err == nil {
+		err = fresh.file.Sync()
+	}
+	kept := ""
+	if err == nil && place.Lock(fresh.file) {
+		err = errInUse
+	}
+	if err == nil {
+		kept, err = t.give(fresh.file.Name())
+	}
+	if err != nil {
+		return errors.Join(err, fresh.file.Close(), os.Remove(fresh.file.Name()))
+	}
+	if kept != "" {
+		detail += "; the file that was there is kept as " + kept
+	}
+	_ = t.file.Close() // it is nobody's any more
+	t.file, t.size, t.last, t.prev, t.found = fresh.file, fresh.size, fresh.last, fresh.prev, errors.New(detail)
+	_ = t.append(Entry{Outcome: Recovered, Detail: detail}) // the log has it too
+	return nil
+}
+
+// give gives a new file the trail's name, which may be that of the open one.
+func (t *Trail) give(fresh string) (kept string, err error) {
+	if info, err := t.file.Stat(); err != nil || place.Lost(info, t.name) != nil {
+		return place.Take(fresh, t.name)
+	}
+	kept = place.Aside(t.name, "cut")
+	return kept, place.Put(fresh, t.name, kept)
+}
+
 // Append writes the entries and syncs them to disk before it returns. After an error nothing of them is in the file.
 func (t *Trail) Append(entries ...Entry) error {
 	if len(entries) == 0 {
@@ -250,6 +353,17 @@ func (t *Trail) Append(entries ...Entry) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
+	err := t.lost
+	if info, wrong := t.file.Stat(); wrong == nil && info.Size() < t.size { // else a hole would come of it
+		err = t.look()
+	}
+	if err != nil {
+		return fmt.Errorf("writing the audit trail: %w", err)
+	}
+	return t.append(entries...)
+}
+
+func (t *Trail) append(entries ...Entry) error {
 	var text []byte
 	n, prev := t.last, t.prev
 	for _, e := range entries {

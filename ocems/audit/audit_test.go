@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 )
@@ -73,6 +74,39 @@ func TestTornLineIsRemovedAndNamed(t *testing.T) {
 func TestDamagedEndIsSetAside(t *testing.T) {
 	for name, noise := range map[string]string{"the end": "\x00noise\n", "all of it": "\x00noise\n", "all, in one line": "\x00noise"} {
 		t.Run(name, func(t *testing.T) { setAside(t, name == "the end", noise) })
+	}
+}
+
+// What logrotate's copytruncate leaves, and what a power cut may: zeros of any length.
+func TestHoleIsSetAside(t *testing.T) {
+	const hole = 256 << 20
+	line := `{"n":70000,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":""}` + "\n"
+	for name, make := range map[string]func(f *os.File){
+		"before a line":   func(f *os.File) { f.WriteAt([]byte(line), hole) },
+		"before lines":    func(f *os.File) { f.WriteAt([]byte(line+line), hole) },
+		"after the lines": func(f *os.File) { f.WriteString(strings.Replace(line, "70000", "1", 1)); f.Truncate(hole) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "audit.trail")
+			f, err := os.Create(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			make(f)
+			f.Close()
+			begun := time.Now()
+			write(t, path, 1)
+			if took := time.Since(begun); took > 5*time.Second {
+				t.Errorf("after %s", took)
+			}
+			if kept, _ := filepath.Glob(path + ".damaged-*"); len(kept) != 1 {
+				t.Errorf("kept as %v", kept)
+			}
+			text, _ := os.ReadFile(path)
+			if err := audit.Verify(bytes.NewReader(text), nil); err != nil {
+				t.Error(err)
+			}
+		})
 	}
 }
 
@@ -227,6 +261,48 @@ func TestOneProcessAFile(t *testing.T) {
 	other.Process.Kill()
 	other.Wait()
 	write(t, path, 1) // the lock died with the process
+}
+
+// Of processes that find the same damage at once, one sets the trail aside and has the new one.
+func TestDamageThatManyFind(t *testing.T) {
+	for range 10 {
+		path := filepath.Join(t.TempDir(), "audit.jsonl")
+		write(t, path, 2)
+		whole, _ := os.ReadFile(path)
+		whole[len(whole)-2] = 'x'
+		if err := os.WriteFile(path, whole, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		opened := make(chan bool)
+		for range 4 {
+			other := exec.Command(os.Args[0])
+			other.Env = append(os.Environ(), holder+"="+path)
+			in, _ := other.StdinPipe()
+			out, err := other.StdoutPipe()
+			if err == nil {
+				err = other.Start()
+			}
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { in.Close(); other.Wait() })
+			go func() {
+				line, _ := bufio.NewReader(out).ReadString('\n')
+				opened <- line == "open\n"
+			}()
+		}
+		n := 0
+		for range 4 {
+			if <-opened {
+				n++
+			}
+		}
+		kept, _ := filepath.Glob(path + ".*")
+		text, _ := os.ReadFile(path)
+		if err := audit.Verify(bytes.NewReader(text), nil); err != nil || n != 1 || len(kept) != 1 || len(text) == 0 {
+			t.Fatalf("%d have it open, kept as %v: %v in\n%s", n, kept, err, text)
+		}
+	}
 }
 
 func TestVerifyFindsEveryChange(t *testing.T) {

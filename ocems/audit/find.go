@@ -13,7 +13,7 @@ const clockMargin = time.Hour
 // hour before the stamp.
 func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err error) {
 	t.mu.Lock()
-	end := t.size
+	file, end := t.file, t.size
 	t.mu.Unlock()
 	mark := fmt.Appendf(nil, `"stamp":%d,`, stamp)
 	oldest := time.UnixMilli(stamp).Add(-clockMargin)
@@ -22,7 +22,7 @@ func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err erro
 		n := min(at, 256<<10)
 		at -= n
 		block := make([]byte, n, int(n)+len(rest))
-		if _, err := t.file.ReadAt(block, at); err != nil {
+		if _, err := file.ReadAt(block, at); err != nil {
 			return nil, fmt.Errorf("reading the audit trail: %w", err)
 		}
 		block = append(block, rest...)

@@ -155,9 +155,12 @@ func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
 	e.refuse(x, slot.WrongClock, func() string { return wrongClock + "; the value is that of all of them" }, now)
 }
 
-// putRight is the checkpoint after takeBack, which also takes what is wrong out of the outbox.
-func (e *Engine) putRight(ctx context.Context) error {
+// save is a checkpoint. After takeBack it also takes what is wrong out of the outbox.
+func (e *Engine) save(ctx context.Context) error {
 	wrong := e.loop.wrong
+	if len(wrong) == 0 {
+		return e.checkpoint(ctx, nil, nil)
+	}
 	if e.outbox != nil && e.loop.withdrawal == nil {
 		found, err := e.outbox.Withdraw(ctx, wrong)
 		if err != nil {

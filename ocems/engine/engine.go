@@ -233,6 +233,7 @@ func (e *Engine) close(ctx context.Context) error {
 	var errs []error
 	e.running.Wait()
 	if e.loop.restored {
+		e.check(time.Now())
 		e.noteSaved(e.loop.refusals.all(), time.Now())
 		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx), nil, nil))
 	}
@@ -267,17 +268,17 @@ func (e *Engine) over(stamp, now time.Time) bool {
 
 // health joins what can be wrong, and tells the host of the transitions.
 type health struct {
-	mu                                sync.Mutex
-	tell                              func(error)
-	intake, state, board, next, clock error
-	told                              bool
+	mu                                       sync.Mutex
+	tell                                     func(error)
+	intake, files, state, board, next, clock error
+	told                                     bool
 }
 
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.intake, h.state, h.next, h.board, h.clock)
+	all := errors.Join(h.intake, h.files, h.state, h.next, h.board, h.clock)
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

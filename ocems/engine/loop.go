@@ -1,7 +1,6 @@
 package engine
 
 import (
-	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -24,6 +23,7 @@ const (
 	tick        = time.Second
 	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
 	mostTakes   = 512             // that share one write
+	showFiles   = time.Minute     // of what was found, in the health
 	mostBytes   = 32 << 20        // of samples beside the saved aligner, beyond which a restart would take long
 	samplesKeys = "samples/"
 	openKeys    = "open/"
@@ -51,6 +51,8 @@ type loop struct {
 
 	damaged []store.Op // which keep what is damaged under another key
 	fault   error
+	files   string    // what the last check found
+	checked time.Time // when a check last found anything
 }
 
 // take is one batch of samples on its way to the disk.
@@ -111,7 +113,7 @@ func (e *Engine) run(ctx context.Context) {
 }
 
 // takeAll writes all batches that wait, in one value, and then aligns them in the same order as a restart would. None is
-// taken while closed slots cannot be saved: a reading would be late for a window that a restart has open.
+// taken before closed slots are saved: a reading would be late for a window that a restart has open.
 func (e *Engine) takeAll(ctx context.Context, first *take) {
 	list := []*take{first}
 	for len(list) < mostTakes {
@@ -135,9 +137,11 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	value := v.Seal()
 	key := e.nextBatch()
 	var err error
+	if len(e.loop.closed) > 0 {
+		err = e.save(ctx)
+	}
 	switch {
-	case len(e.loop.closed) > 0:
-		err = cmp.Or(e.loop.fault, errClosed)
+	case err != nil:
 	case e.heldBytes() > mostHeld:
 		err = errors.New("too many readings wait until this machine's clock is trusted")
 	default:
@@ -313,6 +317,7 @@ func (e *Engine) mixed(x sample, other uint64) {
 
 // step closes the windows whose time has come and writes what is to be written.
 func (e *Engine) step(ctx context.Context, now time.Time) {
+	e.check(now)
 	e.believe(now)
 	e.tellClock()
 	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
@@ -321,11 +326,9 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
 	switch {
-	case len(e.loop.wrong) > 0:
-		err = e.putRight(ctx)
-	case len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
+	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
-		err = e.checkpoint(ctx, nil, nil)
+		err = e.save(ctx)
 	case e.clock.SaveDue() && e.loop.fault == nil:
 		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // a minute less is known
 	}
@@ -341,6 +344,25 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
+}
+
+// check sees that the next start will find state and trail.
+func (e *Engine) check(now time.Time) {
+	err := e.cfg.Store.Check()
+	if e.trail != nil {
+		err = errors.Join(err, e.trail.Check())
+	}
+	text := fmt.Sprint(err)
+	switch {
+	case err != nil:
+		if e.loop.checked = now; text != e.loop.files {
+			e.log.Error("another program has moved, replaced or cut a file of this host: keep it away", "error", err)
+		}
+		e.health.set(&e.health.files, err)
+	case now.Sub(e.loop.checked).Abs() >= showFiles:
+		e.health.set(&e.health.files, nil)
+	}
+	e.loop.files = text
 }
 
 // sendable are the slots that JSON can carry. What an earlier configuration has let in stops no other.

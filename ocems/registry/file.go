@@ -27,7 +27,12 @@ type version struct {
 	sum      [sha256.Size]byte
 }
 
+func (v version) is(o version) bool { return v.modified.Equal(o.modified) && v.sum == o.sum }
+
 func readVersion(path string) ([]byte, version, error) {
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // such as a FIFO, which nobody may ever write to
+		return nil, version{}, fmt.Errorf("%s is no regular file; name one", path)
+	}
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, version{}, err

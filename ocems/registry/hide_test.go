@@ -54,7 +54,7 @@ func TestHideAfterReload(t *testing.T) {
 	write(t, path, "station_id,device_id,token_id\ns,d,"+token+"\n")
 	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path, Words: words()})
 	write(t, path, "station_id,device_id,token_id\ns,d,"+token44+"\n")
-	if changed, err := r.Reload(); err != nil || !changed {
+	if changed, err := reload(t, r); err != nil || !changed {
 		t.Fatal(changed, err)
 	}
 	if got := string(r.Hide([]byte(token + " " + token44))); got != "(the token) (the token)" {

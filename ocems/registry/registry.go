@@ -2,6 +2,7 @@ package registry
 
 import (
 	"cmp"
+	"context"
 	"crypto/rsa"
 	"errors"
 	"fmt"
@@ -26,10 +27,20 @@ type Registry struct {
 	before atomic.Pointer[snapshot] // the one that now replaced
 	noUnit error                    // in the host's words
 
-	mu   sync.Mutex // one Reload at a time
-	file string
-	seen version                            // of the file in force
-	read func() (*snapshot, version, error) // holds the Config, so that no print reaches its secrets
+	mu     sync.Mutex // one Reload at a time
+	file   string
+	seen   version     // of the file in force
+	next   version     // of another one, at the last look
+	few    version     // of one with few devices, which is not taken at once
+	asked  <-chan look // which has not been answered
+	secret func() look // reads the whole configuration; so that no print reaches its secrets, it has the Config
+}
+
+// look is what the files had.
+type look struct {
+	*snapshot // nil where it was not the time to read all
+	version
+	err error
 }
 
 // Device is one registered device with its credentials, which it uses and never shows.
@@ -83,15 +94,15 @@ func New(cfg Config) (*Registry, error) {
 	}
 	r := &Registry{
 		file:   cfg.DevicesFile,
-		read:   func() (*snapshot, version, error) { return load(cfg) },
+		secret: func() look { return load(cfg) },
 		noUnit: fmt.Errorf("it has no unit; configure one or set the %s %s", cfg.Words.Attribute, cfg.Words.Unit),
 	}
-	s, v, err := r.read()
+	l, err := r.look(context.Background(), r.first)
 	if err != nil {
 		return nil, err
 	}
-	r.seen = v
-	r.now.Store(s)
+	r.seen = l.version
+	r.now.Store(l.snapshot)
 	return r, nil
 }
 
@@ -118,7 +129,7 @@ type source struct {
 	words Words
 }
 
-func load(cfg Config) (*snapshot, version, error) {
+func load(cfg Config) look {
 	var (
 		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
 		v    version
@@ -139,9 +150,9 @@ func load(cfg Config) (*snapshot, version, error) {
 	b.hide = b.tokens.hide
 	b.addAll(cfg, list)
 	if err := errors.Join(b.faults...); err != nil {
-		return nil, v, err
+		return look{nil, v, err}
 	}
-	return b.snapshot, v, nil
+	return look{b.snapshot, v, nil}
 }
 
 type builder struct {

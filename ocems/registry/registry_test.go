@@ -300,11 +300,24 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 
 const csvHead = "\xef\xbb\xbfstation_id,device_id,token_id,latitude,longitude\n"
 
+// write makes a file that has been at rest for a while.
 func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
+	before := time.Now().Add(-time.Minute)
+	if err := os.Chtimes(path, before, before); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// reload looks twice, as long as there is nothing to say.
+func reload(t testing.TB, r *Registry) (changed bool, err error) {
+	if changed, err = r.Reload(t.Context()); !changed && err == nil {
+		return r.Reload(t.Context())
+	}
+	return changed, err
 }
 
 func TestDevicesFile(t *testing.T) {
@@ -357,7 +370,7 @@ func TestFieldsOfAHostWithout(t *testing.T) {
 	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path, Words: Collector})
 	write(t, path, strings.Replace(strings.Replace(entry, "d1", "d2", 1), "value", "raw", 1))
 	want := path + `:7: devices[0].parameters[0].field: "raw" does nothing here; ` + Collector.NoField
-	if changed, err := r.Reload(); changed || err == nil || !strings.HasSuffix(err.Error(), want) {
+	if changed, err := reload(t, r); changed || err == nil || !strings.HasSuffix(err.Error(), want) {
 		t.Error(changed, err)
 	}
 	if _, ok := r.Device("d1"); !ok {
@@ -418,7 +431,7 @@ func TestReload(t *testing.T) {
 	r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
 	check := func(want bool, fails bool, ids ...string) {
 		t.Helper()
-		changed, err := r.Reload()
+		changed, err := reload(t, r)
 		if changed != want || (err != nil) != fails {
 			t.Fatal(changed, err)
 		}
@@ -446,7 +459,7 @@ func TestReload(t *testing.T) {
 	check(false, true, "d1", "d3")
 	write(t, path, csvHead+row("d4"))
 	check(true, false, "d4")
-	if changed, err := mustNew(t, good()).Reload(); changed || err != nil {
+	if changed, err := mustNew(t, good()).Reload(t.Context()); changed || err != nil {
 		t.Fatal(changed, err)
 	}
 }
@@ -475,12 +488,67 @@ func TestReloadWhileResolving(t *testing.T) {
 	}
 	for i := range 50 {
 		write(t, path, text+fmt.Sprintf("s,x%d,%s,,\n", i, token))
-		if changed, err := r.Reload(); !changed || err != nil {
+		if changed, err := reload(t, r); !changed || err != nil {
 			t.Error(changed, err)
 		}
 	}
 	close(done)
 	wg.Wait()
+}
+
+// Only a file that is whole and at rest is taken: each step is what is in the file at a look.
+func TestHalfADevicesFile(t *testing.T) {
+	row := func(id string) string { return "s," + id + "," + token + ",17.25,78.5\n" }
+	all := csvHead + row("d1") + row("d2") + row("d3") + row("d4") + row("d5")
+	more := all + row("d6")
+	for _, tt := range []struct {
+		name  string
+		looks []string
+		want  string // the number of devices after each look, ! after an error
+	}{
+		{"a copy that goes on", []string{csvHead, csvHead + row("d1"), all[:len(all)-7], all, more, more}, "555556"},
+		{"half of a coordinate, at rest", []string{more[:len(more)-7], more[:len(more)-7], more, more}, "55!56"},
+		{"a copy that stands still for a while", []string{csvHead + row("d1"), csvHead + row("d1"), more, more}, "55!56"},
+		{"two that are dismissed", []string{csvHead + row("d1"), csvHead + row("d1"), csvHead + row("d1")}, "55!1"},
+		{"one that is dismissed", []string{csvHead + row("d1") + row("d2") + row("d3"), csvHead + row("d1") + row("d2") + row("d3")}, "53"},
+		{"an empty file", []string{"", "", "", more, more}, "55!5!56"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "d.csv")
+			write(t, path, all)
+			r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
+			got, before := "", all
+			for _, text := range tt.looks {
+				if text != before {
+					write(t, path, text)
+				}
+				before = text
+				_, err := r.Reload(t.Context())
+				if got += fmt.Sprint(len(r.Devices())); err != nil {
+					got += "!"
+				}
+			}
+			if got != tt.want {
+				t.Errorf("got %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+// A file that is still being written is waited for.
+func TestDevicesFileThatIsWrittenAtTheStart(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.csv")
+	part := csvHead + "s,d1," + token + ",,\n"
+	if err := os.WriteFile(path, []byte(part), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		time.Sleep(restFor / 2)
+		_ = os.WriteFile(path, []byte(part+"s,d2,"+token+",,\n"), 0o600)
+	}()
+	if r := mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path}); len(r.Devices()) != 2 {
+		t.Error(r.Devices())
+	}
 }
 
 func TestWatch(t *testing.T) {
@@ -498,7 +566,7 @@ func TestWatch(t *testing.T) {
 		pass := func(text string, wantChanges, wantFaults int) {
 			t.Helper()
 			write(t, path, text)
-			time.Sleep(3*time.Minute + time.Second)
+			time.Sleep(4*time.Minute + time.Second)
 			synctest.Wait()
 			if changes != wantChanges || faults != wantFaults {
 				t.Fatal(changes, faults)

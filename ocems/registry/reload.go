@@ -6,28 +6,78 @@ import (
 	"time"
 )
 
-// Reload reads the devices_file again when its time, size or content has changed, and says whether it did. A faulty
-// file changes nothing: the previous devices stay until it is corrected.
-func (r *Registry) Reload() (changed bool, err error) {
+const (
+	answerWithin = 10 * time.Second // of a disk
+	restFor      = time.Second      // of a devices_file at the start
+)
+
+// look has the files read. It does not wait for ever for a disk that does not answer, and asks no second time meanwhile.
+func (r *Registry) look(ctx context.Context, read func() look) (look, error) {
+	if r.asked == nil {
+		answer := make(chan look, 1)
+		r.asked = answer
+		go func() { answer <- read() }()
+	}
+	timer := time.NewTimer(answerWithin)
+	defer timer.Stop()
+	select {
+	case l := <-r.asked:
+		r.asked = nil
+		return l, l.err
+	case <-timer.C:
+		return look{}, fmt.Errorf("the devices_file, or a file that the configuration names, is not read within %s: see whether its disk or network mount answers", answerWithin)
+	case <-ctx.Done():
+		return look{}, ctx.Err()
+	}
+}
+
+// first reads the files at the start. A devices_file that was changed just now may be half a file: it must have been at rest.
+func (r *Registry) first() look {
+	for range 8 {
+		l := r.secret()
+		age := time.Since(l.modified)
+		if r.file == "" || age < 0 || age >= restFor {
+			return l
+		}
+		time.Sleep(restFor - age)
+		if _, v, err := readVersion(r.file); err == nil && v.is(l.version) {
+			return l
+		}
+	}
+	return look{err: fmt.Errorf("devices_file: %s is still being written; start again when it is whole", r.file)}
+}
+
+// Reload looks at the devices_file, and says whether its devices are in force now for the first time. A file is taken
+// when it is as it was at the last look, so that it is whole; one with less than half of the devices in force, a look
+// later. A faulty file changes nothing: the previous devices stay until it is corrected.
+func (r *Registry) Reload(ctx context.Context) (changed bool, err error) {
 	if r.file == "" {
 		return false, nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	_, v, err := readVersion(r.file)
+	seen, next := r.seen, r.next
+	l, err := r.look(ctx, func() look {
+		_, v, err := readVersion(r.file)
+		if err != nil || v.is(seen) || !v.is(next) {
+			return look{nil, v, err}
+		}
+		return r.secret()
+	})
+	r.next = l.version
 	if err != nil {
 		return false, fmt.Errorf("reading the devices_file again: %w", err)
 	}
-	if v.modified.Equal(r.seen.modified) && v.sum == r.seen.sum {
+	if l.snapshot == nil || !l.is(next) {
 		return false, nil
 	}
-	s, v, err := r.read()
-	if err != nil {
-		return false, fmt.Errorf("reading the devices_file again: %w", err)
+	if n, before := len(l.ids), len(r.now.Load().ids); 2*n < before && !l.is(r.few) {
+		r.few = l.version
+		return false, fmt.Errorf("the devices_file %s leaves %d devices of %d: it is taken if it is still so at the next look", r.file, n, before)
 	}
-	r.seen = v
+	r.seen = l.version
 	r.before.Store(r.now.Load())
-	r.now.Store(s)
+	r.now.Store(l.snapshot)
 	return true, nil
 }
 
@@ -46,7 +96,10 @@ func (r *Registry) Watch(ctx context.Context, every time.Duration, onChange func
 			return
 		case <-tick.C:
 		}
-		changed, err := r.Reload()
+		changed, err := r.Reload(ctx)
+		if ctx.Err() != nil {
+			return
+		}
 		if err == nil {
 			reported = ""
 		} else if text := err.Error(); text != reported {

@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash/crc32"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -14,6 +17,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 // Why a file is not opened. It is left as it is.
@@ -32,7 +37,7 @@ var (
 )
 
 // format is to be raised when a version cannot read what this one writes.
-const format = 2
+const format = 3
 
 // olderBucket is where the collector's file_storage keeps its entries.
 const olderBucket = "default"
@@ -40,13 +45,19 @@ const olderBucket = "default"
 // File is a [Store] in one bbolt file.
 type File struct {
 	path   string
-	db     *bolt.DB
 	damage string
 	copied string // the directory of a [Snapshot]
+
+	open sync.RWMutex // of handle, which Check replaces
+	handle
 
 	mu      sync.Mutex // of waiting
 	waiting []*batch
 	write   sync.Mutex // who holds it writes all that waits
+	size    int64      // of the file at the last Check
+	lost    error      // why Batch is refused
+
+	unsynced bool // the last transaction is in effect, and may not be on the disk
 }
 
 var _ Store = (*File)(nil)
@@ -55,30 +66,35 @@ var _ Store = (*File)(nil)
 // goes into a new one in its place; see [File.Damage]. The error wraps [ErrInUse], [ErrNewer], [ErrOlder] or the
 // system's, and then the file is as it was.
 func Open(path string) (*File, error) {
-	db, damage, err := openSound(path)
+	h, damage, err := openSound(path)
+	f := &File{path: path, handle: h, damage: damage}
+	if err == nil {
+		if err = f.begin(); err != nil {
+			err = errors.Join(err, h.db.Close())
+		}
+	}
+	if cure := place.Cure(err); cure != "" {
+		err = fmt.Errorf("%w; %s", err, cure)
+	}
 	if err != nil {
 		return nil, fmt.Errorf("opening the state %s: %w", path, err)
-	}
-	f := &File{path: path, db: db, damage: damage}
-	if err := f.begin(); err != nil {
-		return nil, errors.Join(fmt.Errorf("beginning the state %s: %w", path, err), db.Close())
 	}
 	return f, nil
 }
 
 // openSound opens a file after it was looked through and mended.
-func openSound(path string) (db *bolt.DB, damage string, err error) {
+func openSound(path string) (h handle, damage string, err error) {
 	dir := filepath.Dir(path)
-	if err := makeDir(dir); err != nil {
-		return nil, "", err
+	if err := place.MakeDir(dir); err != nil {
+		return h, "", err
 	}
 	info, missing := os.Stat(path)
 	switch {
 	case errors.Is(missing, fs.ErrNotExist):
 	case missing != nil:
-		return nil, "", missing
+		return h, "", missing
 	case !info.Mode().IsRegular(): // such as a directory, which would be kept aside as damaged
-		return nil, "", errors.New("it is no regular file; name another")
+		return h, "", errors.New("it is no regular file; name another")
 	case info.Size() == 0:
 		damage = fmt.Sprintf("%s is empty: what it held is lost", path)
 	default:
@@ -90,36 +106,22 @@ func openSound(path string) (db *bolt.DB, damage string, err error) {
 			damage, err = replace(path, found.damage)
 		}
 		if err != nil {
-			return nil, "", err
+			return h, "", err
 		}
 	}
-	db, err = open(path, false)
+	h, err = open(path, false)
 	if err == nil && missing != nil {
-		if err = SyncDir(dir); err != nil {
-			_ = db.Close()
+		if err = place.SyncDir(dir); err != nil {
+			_ = h.db.Close()
 		}
 	}
 	if err = known(err); err != nil {
 		if missing != nil && !errors.Is(err, ErrInUse) {
 			_ = os.Remove(path) // what there is of it would pass for a damaged one
 		}
-		return nil, "", err
+		return handle{}, "", err
 	}
-	return db, damage, nil
-}
-
-// makeDir makes a directory that a power cut does not take away again.
-func makeDir(dir string) error {
-	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
-		return err
-	}
-	if err := makeDir(filepath.Dir(dir)); err != nil {
-		return err
-	}
-	if err := os.Mkdir(dir, 0o700); err != nil && !errors.Is(err, fs.ErrExist) {
-		return err
-	}
-	return SyncDir(filepath.Dir(dir))
+	return h, damage, nil
 }
 
 // begin writes the format into a file that has none: a new one, or a damaged one that lost it.
@@ -152,11 +154,26 @@ func (f *File) begin() error {
 // for a sound file.
 func (f *File) Damage() string { return f.damage }
 
+var castagnoli = crc32.MakeTable(crc32.Castagnoli)
+
+const sumSize = 4
+
+// sealed is a value with the sum of key and value behind it: bbolt has none, and a key that is damaged would pass for
+// another.
+func sealed(key, value []byte) []byte {
+	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
+	return binary.BigEndian.AppendUint32(slices.Clone(value), sum)
+}
+
+func unsealed(value []byte) []byte { return value[:max(len(value)-sumSize, 0)] }
+
+func sound(key, value []byte) bool { return bytes.Equal(sealed(key, unsealed(value)), value) }
+
 // Get implements [Store].
 func (f *File) Get(_ context.Context, key string) (value []byte, err error) {
 	err = f.view(func(b *bolt.Bucket) error {
 		if v := b.Get([]byte(key)); v != nil {
-			value = append([]byte{}, v...)
+			value = append([]byte{}, unsealed(v)...)
 		}
 		return nil
 	})
@@ -180,7 +197,7 @@ func (f *File) Range(_ context.Context, prefix string, visit func(key string, va
 			c := b.Cursor()
 			k, v := c.Seek(from)
 			for ; bytes.HasPrefix(k, []byte(prefix)) && k != nil && size < rangeBytes; k, v = c.Next() {
-				entries = append(entries, entry{string(k), bytes.Clone(v)})
+				entries = append(entries, entry{string(k), bytes.Clone(unsealed(v))})
 				size += len(k) + len(v)
 			}
 			from = bytes.Clone(k) // nil after the last
@@ -202,6 +219,8 @@ func (f *File) Range(_ context.Context, prefix string, visit func(key string, va
 }
 
 func (f *File) view(fn func(*bolt.Bucket) error) error {
+	f.open.RLock()
+	defer f.open.RUnlock()
 	err := Guard(func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
 			b := tx.Bucket(entriesBucket)
@@ -250,8 +269,11 @@ func (f *File) Batch(_ context.Context, ops ...Op) error {
 // what frees space still goes through. The larger ones are not tried after the first that fails, since bbolt reads the
 // whole file after each failure.
 func (f *File) commit(all []*batch) {
-	err := f.apply(all...)
-	if err != nil && len(all) > 1 {
+	err := f.lost
+	if err == nil {
+		err = f.apply(all...)
+	}
+	if err != nil && f.lost == nil && len(all) > 1 {
 		slices.SortStableFunc(all, func(a, b *batch) int { return cmp.Compare(a.size(), b.size()) })
 		err = nil
 		for _, b := range all {
@@ -283,7 +305,7 @@ func (f *File) apply(batches ...*batch) error {
 				if op.Value == nil {
 					err = bucket.Delete([]byte(op.Key))
 				} else {
-					err = bucket.Put([]byte(op.Key), op.Value)
+					err = bucket.Put([]byte(op.Key), sealed([]byte(op.Key), op.Value))
 				}
 				if err != nil {
 					return err
@@ -295,19 +317,103 @@ func (f *File) apply(batches ...*batch) error {
 }
 
 // update is bbolt's own, but for what it does after a panic: it would read the whole file, damaged as it is, in a
-// goroutine whose panic ends the process.
+// goroutine whose panic ends the process. And a transaction of which only the last sync failed is in effect, though it may
+// not be on the disk: another that changes nothing makes it durable before anything else is written.
 func (f *File) update(fn func(*bolt.Tx) error) error {
 	return Guard(func() error {
-		tx, err := f.db.Begin(true)
-		if err != nil {
+		if f.unsynced {
+			if _, err := f.transact(func(*bolt.Tx) error { return nil }); err != nil {
+				return err
+			}
+			f.unsynced = false
+		}
+		id, err := f.transact(fn)
+		if err == nil || f.newest() != id {
 			return err
 		}
-		defer tx.Rollback() //nolint:errcheck // nothing is left to roll back after a commit
-		if err := fn(tx); err != nil {
-			return err
-		}
-		return tx.Commit()
+		_, err = f.transact(func(*bolt.Tx) error { return nil })
+		f.unsynced = err != nil
+		return err
 	})
+}
+
+func (f *File) transact(fn func(*bolt.Tx) error) (id int, err error) {
+	tx, err := f.db.Begin(true)
+	if err != nil {
+		return 0, err
+	}
+	defer tx.Rollback() //nolint:errcheck // nothing is left to roll back after a commit
+	id = tx.ID()
+	if err := fn(tx); err != nil {
+		return id, err
+	}
+	return id, tx.Commit()
+}
+
+// newest is the number of the last transaction in effect.
+func (f *File) newest() (id int) {
+	_ = f.db.View(func(tx *bolt.Tx) error { id = tx.ID(); return nil })
+	return id
+}
+
+// Check implements [Store]. The open file has everything that was ever written: it is written anew from there.
+func (f *File) Check() error {
+	f.write.Lock()
+	defer f.write.Unlock()
+	info, err := f.file.Stat()
+	if err != nil {
+		return f.failed("looking for", err)
+	}
+	if info.Size() < f.size {
+		f.lost = errors.New("it was cut while the host ran: restart the host, which keeps what can be read of it")
+		return f.failed("looking for", f.lost)
+	}
+	f.size = info.Size()
+	f.lost = place.Lost(info, f.path)
+	if err = f.lost; err != nil {
+		kept, wrong := f.renew()
+		if f.lost = wrong; wrong != nil {
+			f.lost = fmt.Errorf("%w, and it cannot be written there anew: %w", err, wrong)
+			err = f.lost
+		} else if err = fmt.Errorf("%w; all of it is written there anew, and nothing is lost", err); kept != "" {
+			err = fmt.Errorf("%w; the other file is kept as %s", err, kept)
+		}
+	}
+	return f.failed("looking for", err)
+}
+
+// renew copies the open file, which nobody writes meanwhile, to where it should be, and goes on with the copy.
+func (f *File) renew() (kept string, err error) {
+	if err := place.MakeDir(filepath.Dir(f.path)); err != nil {
+		return "", err
+	}
+	fresh := f.path + ".anew"
+	defer func() {
+		if err != nil {
+			_ = os.Remove(fresh)
+		}
+	}()
+	to, err := os.OpenFile(fresh, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o600)
+	if err != nil {
+		return "", err
+	}
+	_, err = io.Copy(to, io.NewSectionReader(f.file, 0, f.size))
+	if err = errors.Join(err, to.Sync(), to.Close()); err != nil {
+		return "", err
+	}
+	h, err := open(fresh, false)
+	if err != nil {
+		return "", err
+	}
+	if kept, err = place.Take(fresh, f.path); err != nil {
+		return "", errors.Join(err, h.db.Close())
+	}
+	old := f.db
+	f.open.Lock()
+	f.handle = h
+	f.open.Unlock()
+	_ = old.Close() // it is nobody's any more
+	return kept, nil
 }
 
 func (f *File) failed(doing string, err error) error {

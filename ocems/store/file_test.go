@@ -92,7 +92,7 @@ func TestRefusedFileIsLeftAlone(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, text, 0o600))
 		}, store.ErrOlder, ""},
 		{"a newer version's", func(t *testing.T, path string) {
-			bucket(t, path, "ocems", map[string]string{"format": "\x03"})
+			bucket(t, path, "ocems", map[string]string{"format": "\x04"})
 		}, store.ErrNewer, "it was written by a newer version; use that version, or another directory"},
 		{"a newer version's with a format of its own", func(t *testing.T, path string) {
 			bucket(t, path, "ocems", map[string]string{"format": "2.1"})
@@ -127,7 +127,7 @@ func TestEarlierVersionRefusesTheFile(t *testing.T) {
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
 	require.NoError(t, db.View(func(tx *bolt.Tx) error {
-		assert.Equal(t, []byte{2}, tx.Bucket([]byte("ocems")).Get([]byte("format")))
+		assert.Equal(t, []byte{3}, tx.Bucket([]byte("ocems")).Get([]byte("format")))
 		return nil
 	}))
 	require.NoError(t, db.Close())
@@ -136,7 +136,7 @@ func TestEarlierVersionRefusesTheFile(t *testing.T) {
 // A file whose format is sound and whose entries are gone lost them to damage: to begin anew in silence would hide it.
 func TestLostEntriesAreDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	bucket(t, path, "ocems", map[string]string{"format": "\x02"})
+	bucket(t, path, "ocems", map[string]string{"format": "\x03"})
 	f, err := store.Open(path)
 	require.NoError(t, err)
 	assert.Contains(t, f.Damage(), "its entries are not there")
@@ -187,5 +187,30 @@ func TestDamageInUse(t *testing.T) {
 	require.NoError(t, err)
 	assert.NotEmpty(t, f.Damage())
 	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
+	require.NoError(t, f.Close())
+}
+
+// A file in use is not set aside, nor one that is cut taken for whole.
+func TestCheckRefuses(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "state.db")
+	f, err := store.Open(path)
+	require.NoError(t, err)
+	require.NoError(t, f.Check())
+	require.NoError(t, os.Rename(path, path+".away"))
+	other, err := store.Open(path)
+	require.NoError(t, err)
+	require.ErrorContains(t, f.Check(), "another file was put in its place while the host ran, and it cannot be written there anew: a process has the other file open")
+	require.Error(t, f.Batch(t.Context(), set("a", "1")))
+	require.NoError(t, other.Batch(t.Context(), set("b", "1")), "the other is not disturbed")
+	require.NoError(t, other.Close())
+	require.NoError(t, os.Rename(path+".away", path))
+	require.NoError(t, f.Check(), "it is back")
+	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
+	require.NoError(t, f.Check())
+	require.NoError(t, os.Truncate(path, 4096))
+	for range 2 {
+		require.ErrorContains(t, f.Check(), "it was cut while the host ran: restart the host")
+		require.ErrorContains(t, f.Batch(t.Context(), set("a", "2")), "restart the host")
+	}
 	require.NoError(t, f.Close())
 }

@@ -51,6 +51,49 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
+// A first start on a full disk says what to do, and leaves nothing that would pass for damage.
+func TestFirstStartOnAFullDisk(t *testing.T) {
+	dir := smallDisk(t)
+	path, ballast := filepath.Join(dir, "state", "state.db"), filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	_, err := Open(path)
+	require.ErrorIs(t, err, syscall.ENOSPC)
+	require.ErrorContains(t, err, "; free space on its disk")
+	require.NoError(t, os.Remove(ballast))
+	f, err := Open(path)
+	require.NoError(t, err)
+	assert.Empty(t, f.Damage())
+	require.NoError(t, f.Close())
+}
+
+// A file that cannot be written anew for want of space takes nothing, and does as soon as there is some.
+func TestFullDiskAtRenewal(t *testing.T) {
+	dir := smallDisk(t)
+	path, ballast := filepath.Join(dir, "state", "state.db"), filepath.Join(dir, "ballast")
+	f, err := Open(path)
+	require.NoError(t, err)
+	require.NoError(t, f.Batch(t.Context(), Op{Key: "a", Value: []byte("1")}))
+	fill(t, ballast)
+	require.NoError(t, os.RemoveAll(filepath.Dir(path)))
+	for range 2 {
+		require.ErrorIs(t, f.Check(), syscall.ENOSPC)
+		require.ErrorContains(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("1")}), "it was removed or renamed while the host ran, and it cannot be written there anew")
+	}
+	require.NoError(t, os.Remove(ballast))
+	require.ErrorContains(t, f.Check(), "all of it is written there anew, and nothing is lost")
+	require.NoError(t, f.Check())
+	require.NoError(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("2")}))
+	require.NoError(t, f.Close())
+	f, err = Open(path)
+	require.NoError(t, err)
+	for key, want := range map[string]string{"a": "1", "b": "2"} {
+		got, err := f.Get(t.Context(), key)
+		require.NoError(t, err)
+		assert.Equal(t, want, string(got))
+	}
+	require.NoError(t, f.Close())
+}
+
 // A new file for a damaged one needs room. Without it the damaged one stays, and the next start tries again.
 func TestFullDiskAtSalvage(t *testing.T) {
 	dir := smallDisk(t)

@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 
 	bolt "go.etcd.io/bbolt"
 )
@@ -32,76 +33,148 @@ var order = binary.NativeEndian
 type reader struct {
 	file     *os.File
 	pageSize uint64
-	pages    uint64 // the first page beyond those in use
-	seen     map[uint64]bool
+	pages    uint64          // the first page beyond those in use
+	used     map[uint64]bool // by a page that was read, or its overflow
+	began    map[uint64]bool // pages that were read
 	free     map[uint64]bool
 	entry    func(bucket, k, v []byte)
-	fault    func(error) error
+	fault    func(error)
+	lost     []span       // where something cannot be read
+	leaves   map[int]bool // depths at which entries stand: all leaves of a tree have the same
+}
+
+// span is a range of the keys of a bucket, or of the buckets' names where bucket is nil. Without high it has no end.
+type span struct {
+	bucket, low, high []byte
+	depth             int  // of the page
+	hidden            bool // the page is not found, and may be whole
+}
+
+func (s span) has(key []byte) bool {
+	return bytes.Compare(key, s.low) >= 0 && (s.high == nil || bytes.Compare(key, s.high) < 0)
+}
+
+// holds reports whether an entry may be among what is lost.
+func (s span) holds(bucket, k []byte) bool {
+	return s.bucket == nil && s.has(bucket) || bytes.Equal(s.bucket, bucket) && s.has(k)
 }
 
 // read reads every page that can be reached, from the file and not from mapped memory, so that it may end anywhere. It
-// hands the entries to entry, each bucket before its own with a nil key, and each damage to fault, after which it goes on
-// beside it if that returns nil.
-func read(path string, entry func(bucket, k, v []byte), fault func(error) error) error {
+// hands the entries to entry, each bucket before its own with a nil key, and each damage to fault, and goes on beside it.
+// What is lost to damage is looked for among what was there before the last transaction, of which nothing has been
+// overwritten. The error is that of a file of which nothing can be read.
+func read(path string, entry func(bucket, k, v []byte), fault func(error)) error {
 	file, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer file.Close()
-	r := &reader{file: file, seen: map[uint64]bool{}, free: map[uint64]bool{}, entry: entry, fault: fault}
-	root, freelist, err := r.meta()
+	newest, before, err := metaPages(file)
 	if err != nil {
 		return err
 	}
+	r := newest.reader(file, entry, fault)
 	if info, err := file.Stat(); err != nil {
 		return err
 	} else if uint64(info.Size()) < r.pages*r.pageSize { // bbolt maps what there is, and reads free pages beyond it once they are used again
-		if err := fault(fmt.Errorf("it ends before its %d pages do", r.pages)); err != nil {
-			return err
-		}
+		fault(fmt.Errorf("it ends before its %d pages do", r.pages))
 	}
 	for id := range uint64(2) { // bbolt takes a meta page by its sum, and trips over its header later
 		head := make([]byte, pageHeader)
 		if _, err := file.ReadAt(head, int64(id*r.pageSize)); err != nil || order.Uint64(head) != id || order.Uint16(head[8:]) != metaPage {
-			if err := fault(fmt.Errorf("page %d has a damaged header", id)); err != nil {
-				return err
+			fault(fmt.Errorf("page %d has a damaged header", id))
+		}
+	}
+	if newest.freelist != noFreelist {
+		if err := r.freelist(newest.freelist); err != nil {
+			fault(err)
+		}
+	}
+	r.tree(newest.root, span{})
+	if len(r.lost) == 0 {
+		return nil
+	}
+	if before == nil {
+		before = newest
+	}
+	had := map[string]bool{}
+	first := func(bucket, k []byte) bool {
+		name := fmt.Sprintf("%q/%q", bucket, k)
+		new := !had[name]
+		had[name] = true
+		return new
+	}
+	again := newest.reader(file, func(bucket, k, _ []byte) { first(bucket, k) }, func(error) {})
+	again.tree(newest.root, span{})
+	fill := func(lost []span) func(bucket, k, v []byte) {
+		return func(bucket, k, v []byte) {
+			if k == nil || slices.ContainsFunc(lost, func(s span) bool { return s.holds(bucket, k) }) && first(bucket, k) {
+				entry(bucket, k, v)
 			}
 		}
 	}
-	if freelist != noFreelist {
-		if err := r.freelist(freelist); err != nil {
-			if err := fault(err); err != nil {
-				return err
-			}
+	old := before.reader(file, fill(r.lost), func(error) {})
+	old.tree(before.root, span{})
+	hidden := slices.DeleteFunc(slices.Clone(r.lost), func(s span) bool { return !s.hidden && s.bucket != nil && r.leaves[s.depth] })
+	for id := uint64(2); id < r.pages && len(hidden) > 0; id++ { // what only a damaged page leads to, in all transactions that are left of it
+		if !r.used[id] && !old.used[id] {
+			r.stray(id, fill(hidden))
 		}
 	}
-	return r.tree(root, nil, nil, nil)
+	return nil
 }
 
-func (r *reader) meta() (root, freelist uint64, err error) {
-	head := make([]byte, pageHeader+64)
+// stray reads a page that nothing leads to, if it has entries.
+func (r *reader) stray(id uint64, entry func(bucket, k, v []byte)) {
+	head := make([]byte, pageHeader)
+	if _, err := r.file.ReadAt(head, int64(id*r.pageSize)); err != nil || order.Uint64(head) != id || order.Uint16(head[8:]) != leafPage {
+		return
+	}
+	s := *r
+	s.entry, s.fault = entry, func(error) {}
+	s.tree(id, span{bucket: entriesBucket})
+}
+
+// meta is what a meta page leads to.
+type meta struct{ pageSize, pages, root, freelist, transaction uint64 }
+
+func (m *meta) reader(file *os.File, entry func(bucket, k, v []byte), fault func(error)) *reader {
+	return &reader{file: file, pageSize: m.pageSize, pages: m.pages, used: map[uint64]bool{}, began: map[uint64]bool{}, free: map[uint64]bool{},
+		leaves: map[int]bool{}, entry: entry, fault: fault}
+}
+
+// metaPages reads both meta pages. before is nil where only one can be read.
+func metaPages(file *os.File) (newest, before *meta, err error) {
 	err = errors.New("it has no valid meta page")
-	var newest uint64
-	take := func(at int64) {
-		if _, e := r.file.ReadAt(head, at); e != nil {
-			return
+	for size := int64(256); size <= maxMeta; size *= 2 { // the second is one page on, and the first may not say how far that is
+		at := size
+		if size == 256 {
+			at = 0
+		}
+		head := make([]byte, pageHeader+64)
+		if _, e := file.ReadAt(head, at); e != nil {
+			if !errors.Is(e, io.EOF) {
+				err = fmt.Errorf("reading its beginning: %w", e)
+			}
+			continue
 		}
 		m := head[pageHeader:]
 		sum := fnv.New64a()
 		_, _ = sum.Write(m[:56])
 		if order.Uint32(m) != magic || order.Uint32(m[4:]) != version || order.Uint64(m[56:]) != sum.Sum64() {
-			return
+			continue
 		}
-		if id := order.Uint64(m[48:]); err != nil || id > newest {
-			newest, err = id, nil
-			r.pageSize, root, freelist, r.pages = uint64(order.Uint32(m[8:])), order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[40:])
+		x := &meta{uint64(order.Uint32(m[8:])), order.Uint64(m[40:]), order.Uint64(m[16:]), order.Uint64(m[32:]), order.Uint64(m[48:])}
+		if newest == nil || x.transaction > newest.transaction {
+			newest, before = x, newest
+		} else {
+			before = x
 		}
 	}
-	take(0)
-	for size := int64(512); size <= maxMeta; size *= 2 { // the second is one page on, and the first may not say how far that is
-		take(size)
+	if newest != nil {
+		err = nil
 	}
-	return root, freelist, err
+	return newest, before, err
 }
 
 // page reads a page with its overflow, which nothing else may be part of.
@@ -113,23 +186,27 @@ func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err erro
 	if _, err := r.file.ReadAt(head, int64(id*r.pageSize)); err != nil {
 		return nil, 0, 0, ended(id, err)
 	}
+	if r.began[id] {
+		return nil, 0, 0, fmt.Errorf("page %d is in use twice", id)
+	}
+	r.began[id] = true
 	overflow := uint64(order.Uint32(head[12:]))
 	if order.Uint64(head) != id || id+overflow >= r.pages {
-		return nil, 0, 0, fmt.Errorf("page %d has a damaged header", id)
+		r.fault(fmt.Errorf("page %d has a damaged header", id))
+		overflow = min(overflow, r.pages-1-id)
 	}
 	for n := id; n <= id+overflow; n++ {
-		if r.seen[n] {
-			return nil, 0, 0, fmt.Errorf("page %d is in use twice", n)
+		if r.used[n] {
+			r.fault(fmt.Errorf("page %d is in use twice", n))
 		}
-		if r.seen[n] = true; r.free[n] {
-			if err := r.fault(fmt.Errorf("page %d is in use and free", n)); err != nil {
-				return nil, 0, 0, err
-			}
+		if r.used[n] = true; r.free[n] {
+			r.fault(fmt.Errorf("page %d is in use and free", n))
 		}
 	}
 	text = make([]byte, (overflow+1)*r.pageSize)
-	if _, err := r.file.ReadAt(text, int64(id*r.pageSize)); err != nil {
-		return nil, 0, 0, ended(id, err)
+	if n, err := r.file.ReadAt(text, int64(id*r.pageSize)); err != nil {
+		r.fault(ended(id, err))
+		text = text[:n]
 	}
 	return text, order.Uint16(head[8:]), int(order.Uint16(head[10:])), nil
 }
@@ -161,76 +238,115 @@ func (r *reader) freelist(id uint64) error {
 	return nil
 }
 
-// tree reads the pages from id down, whose keys must be from low on and below high. Buckets are in the tree of the file
-// itself, where bucket is nil, and entries in theirs.
-func (r *reader) tree(id uint64, bucket, low, high []byte) error {
+// tree reads the pages from id down, whose keys must be in a span. Buckets are in the tree of the file itself, where the
+// span has no bucket, and entries in theirs.
+func (r *reader) tree(id uint64, s span) {
 	text, flags, count, err := r.page(id)
 	if err != nil {
-		return r.fault(err)
+		r.fault(err)
+		s.hidden = true
+		r.lost = append(r.lost, s)
+		return
 	}
-	return r.elements(id, text, flags, count, bucket, low, high)
+	r.elements(id, text, flags, count, s)
 }
 
-func (r *reader) elements(id uint64, text []byte, flags uint16, count int, bucket, low, high []byte) error {
-	damaged := fmt.Errorf("page %d is damaged", id)
-	if flags != leafPage && flags != branchPage || pageHeader+count*element > len(text) {
-		return r.fault(damaged)
+// elements reads a page. Of a damaged one it takes all that can be what it says: an entry by its sum, and a page by what
+// is in it.
+func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s span) {
+	damaged := false
+	damage := func() {
+		if !damaged {
+			r.fault(fmt.Errorf("page %d is damaged", id))
+			r.lost = append(r.lost, s)
+		}
+		damaged = true
 	}
-	if count == 0 && (flags == branchPage || low != nil) { // bbolt takes an empty page out, unless it is a root
-		return r.fault(damaged)
+	if flags != leafPage && flags != branchPage || count == 0 && (flags == branchPage || s.low != nil) { // bbolt takes an empty page out, unless it is a root
+		damage()
+	}
+	place := func(i int) (head []byte, pos, size uint64) {
+		head = text[pageHeader+i*element:]
+		if flags == branchPage {
+			return head, uint64(order.Uint32(head)), uint64(order.Uint32(head[4:]))
+		}
+		return head, uint64(order.Uint32(head[4:])), uint64(order.Uint32(head[8:]))
+	}
+	room := max(len(text)-pageHeader, 0) / element
+	if count > 0 && room > 0 { // the first key stands behind the last element
+		if _, pos, _ := place(0); pos != uint64(count)*element {
+			damage()
+			count = max(count, int(min(pos/element, uint64(room))))
+		}
+	}
+	if count > room {
+		damage()
+		count = room
 	}
 	type item struct{ head, key, rest []byte }
 	var items []item
+	var last []byte
 	for i := range count {
-		head := text[pageHeader+i*element:]
-		pos, size := order.Uint32(head), order.Uint32(head[4:])
-		if flags == leafPage {
-			pos, size = order.Uint32(head[4:]), order.Uint32(head[8:])
-		}
-		end := uint64(pos) + uint64(size)
-		if size == 0 || size > bolt.MaxKeySize || end > uint64(len(head)) || bytes.Compare(head[pos:end], low) < 0 || high != nil && bytes.Compare(head[pos:end], high) >= 0 ||
-			len(items) > 0 && bytes.Compare(items[len(items)-1].key, head[pos:end]) >= 0 {
-			if err := r.fault(damaged); err != nil {
-				return err
+		head, pos, size := place(i)
+		if size == 0 || size > bolt.MaxKeySize || pos+size > uint64(len(head)) {
+			damage()
+			if flags == branchPage {
+				items = append(items, item{head: head})
 			}
 			continue
 		}
-		items = append(items, item{head, head[pos:end], head[end:]})
+		x := item{head, head[pos : pos+size], head[pos+size:]}
+		if !s.has(x.key) || i > 0 && bytes.Compare(last, x.key) >= 0 {
+			damage()
+		}
+		last = x.key
+		items = append(items, x)
 	}
-	for i, x := range items {
-		var err error
-		if flags == branchPage {
-			next := high
-			if i+1 < len(items) {
-				next = items[i+1].key
+	if flags == branchPage {
+		for i, x := range items {
+			below := s
+			below.depth++
+			if !damaged {
+				below.low = x.key
+				if i+1 < len(items) {
+					below.high = items[i+1].key
+				}
 			}
-			err = r.tree(order.Uint64(x.head[8:]), bucket, x.key, next)
-		} else if size := uint64(order.Uint32(x.head[12:])); size > uint64(len(x.rest)) {
-			err = r.fault(damaged)
-		} else if isBucket := order.Uint32(x.head)&bucketEntry != 0; isBucket != (bucket == nil) {
-			err = r.fault(damaged)
-		} else if isBucket {
-			r.entry(x.key, nil, nil)
-			err = r.inBucket(id, x.key, x.rest[:size])
-		} else {
-			r.entry(bucket, x.key, x.rest[:size])
+			r.tree(order.Uint64(x.head[8:]), below)
 		}
-		if err != nil {
-			return err
+		return
+	}
+	if !damaged && bytes.Equal(s.bucket, entriesBucket) {
+		r.leaves[s.depth] = true
+	}
+	for _, x := range items {
+		size, isBucket := uint64(order.Uint32(x.head[12:])), order.Uint32(x.head)&bucketEntry != 0
+		switch {
+		case size > uint64(len(x.rest)) || isBucket != (s.bucket == nil):
+			damage()
+		case isBucket:
+			r.entry(x.key, nil, nil)
+			r.inBucket(id, x.key, x.rest[:size])
+		case bytes.Equal(s.bucket, entriesBucket) && !sound(x.key, x.rest[:size]):
+			damage()
+		default:
+			r.entry(s.bucket, x.key, x.rest[:size])
 		}
 	}
-	return nil
 }
 
 // inBucket reads a bucket: a page of the file, or a small one within the value.
-func (r *reader) inBucket(id uint64, bucket, value []byte) error {
+func (r *reader) inBucket(id uint64, bucket, value []byte) {
 	if len(value) >= bucketHeader {
 		if root := order.Uint64(value); root != 0 {
-			return r.tree(root, bucket, nil, nil)
+			r.tree(root, span{bucket: bucket})
+			return
 		}
 		if page := value[bucketHeader:]; len(page) >= pageHeader {
-			return r.elements(id, page, order.Uint16(page[8:]), int(order.Uint16(page[10:])), bucket, nil, nil)
+			r.elements(id, page, order.Uint16(page[8:]), int(order.Uint16(page[10:])), span{bucket: bucket})
+			return
 		}
 	}
-	return r.fault(fmt.Errorf("page %d is damaged", id))
+	r.fault(fmt.Errorf("page %d is damaged", id))
+	r.lost = append(r.lost, span{bucket: bucket})
 }

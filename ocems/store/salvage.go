@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
-	"path/filepath"
 	"runtime"
 	"runtime/debug"
 	"syscall"
@@ -15,6 +14,8 @@ import (
 
 	bolt "go.etcd.io/bbolt"
 	berrors "go.etcd.io/bbolt/errors"
+
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 // bbolt panics on a damaged file, in a goroutine of its own too, or reads memory that is not there. So a file is looked
@@ -30,12 +31,12 @@ type contents struct {
 
 // look reads a file through. bbolt, reading only, keeps writers away meanwhile.
 func look(path string) (*contents, error) {
-	db, err := open(path, true)
+	h, err := open(path, true)
 	if err = known(err); err != nil && !isDamage(err) {
 		return nil, err
 	}
 	if err == nil {
-		defer db.Close()
+		defer h.db.Close()
 	}
 	found := &contents{buckets: map[string]bool{}, damage: err}
 	err = read(path, func(bucket, k, v []byte) {
@@ -44,10 +45,7 @@ func look(path string) (*contents, error) {
 		} else if isFormat(bucket, k) {
 			found.format = v
 		}
-	}, func(fault error) error {
-		found.damage = cmp.Or(found.damage, fault)
-		return nil
-	})
+	}, func(fault error) { found.damage = cmp.Or(found.damage, fault) })
 	found.damage = cmp.Or(found.damage, err)
 	if found.damage != nil && !isDamage(found.damage) {
 		return nil, found.damage // the disk did not read
@@ -64,9 +62,11 @@ func (c *contents) refusal() error {
 	switch {
 	case c.format != nil && (len(c.format) != 1 || c.format[0] > format):
 		return ErrNewer
+	case c.format != nil && c.format[0] < format:
+		return ErrOlder
 	case c.buckets[string(entriesBucket)]:
 		return nil
-	case bytes.Equal(c.format, []byte{format}):
+	case c.format != nil:
 		c.damage = cmp.Or(c.damage, errors.New("its entries are not there"))
 		return nil
 	case c.buckets[string(formatBucket)] || c.buckets[olderBucket]:
@@ -103,30 +103,48 @@ func Guard(f func() error) (err error) {
 	return f()
 }
 
-func open(path string, readOnly bool) (db *bolt.DB, err error) {
-	var file *os.File
+// handle is an open file, which bbolt closes.
+type handle struct {
+	db   *bolt.DB
+	file *os.File
+}
+
+func open(path string, readOnly bool) (h handle, err error) {
 	options := &bolt.Options{
 		Timeout: time.Second, ReadOnly: readOnly, NoFreelistSync: true, FreelistType: bolt.FreelistMapType,
 		OpenFile: func(name string, flag int, mode os.FileMode) (_ *os.File, err error) {
-			file, err = os.OpenFile(name, flag, mode)
-			return file, err
+			h.file, err = os.OpenFile(name, flag, mode)
+			return h.file, err
 		},
 	}
 	err = Guard(func() (err error) {
-		db, err = bolt.Open(path, 0o600, options)
+		h.db, err = bolt.Open(path, 0o600, options)
 		return err
 	})
-	if err != nil && file != nil {
-		unlock(file) // after a panic bbolt has not, and the lock would keep us from what can be read
-		_ = file.Close()
+	if err != nil && h.file != nil {
+		unlock(h.file) // after a panic bbolt has not, and the lock would keep us from what can be read
+		_ = h.file.Close()
 	}
-	return db, err
+	return h, err
 }
 
-// replace copies what can be read of path into a new file, which takes its place. The damaged one is kept aside. After
-// an error all is as it was, so that nothing is lost to a full disk either.
+// replace copies what can be read of path into a new file, which takes its place. The damaged one is kept aside. It stays
+// locked meanwhile: of two processes that find the damage at once, one mends it. After an error all is as it was, so that
+// nothing is lost to a full disk either.
 func replace(path string, cause error) (damage string, err error) {
 	fresh := path + ".new"
+	damaged, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return "", err
+	}
+	defer damaged.Close()
+	info, err := damaged.Stat()
+	if err == nil && (place.Lock(damaged) || place.Lost(info, path) != nil) {
+		err = ErrInUse
+	}
+	if err != nil {
+		return "", err
+	}
 	defer func() {
 		if err != nil {
 			_ = os.Remove(fresh)
@@ -136,25 +154,18 @@ func replace(path string, cause error) (damage string, err error) {
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return "", err
 	}
-	db, err := open(fresh, false)
+	h, err := open(fresh, false)
 	if err != nil {
 		return "", err
 	}
-	copied, unread, err := salvage(path, db)
-	err = errors.Join(err, db.Close()) // an open file keeps its name on Windows
-	kept := fmt.Sprintf("%s.damaged-%s", path, time.Now().UTC().Format("20060102T150405.000000000"))
-	if err == nil {
-		if err = os.Link(path, kept); err != nil { // not every file system has links
-			err = os.Rename(path, kept)
-		}
+	copied, unread, err := salvage(path, h.db)
+	err = errors.Join(err, h.db.Close())
+	if runtime.GOOS == "windows" {
+		damaged.Close() // an open file keeps its name there
 	}
+	kept := place.Aside(path, "damaged")
 	if err == nil {
-		if err = os.Rename(fresh, path); err != nil {
-			_ = os.Rename(kept, path)
-		}
-	}
-	if err == nil {
-		err = SyncDir(filepath.Dir(path))
+		err = place.Put(fresh, path, kept)
 	}
 	if err != nil {
 		return "", err
@@ -198,27 +209,13 @@ func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
 		if list, size = append(list, [3][]byte{bucket, k, v}), size+len(k)+len(v); size > most {
 			flush()
 		}
-	}, func(fault error) error {
+	}, func(fault error) {
 		first = cmp.Or(first, fault)
 		places++
-		return nil
 	})
 	flush()
 	if places > 0 {
 		unread = fmt.Errorf("at %d places it cannot be read, first: %w", places, first)
 	}
 	return copied, cmp.Or(whole, unread), err
-}
-
-// SyncDir makes a new name durable. Windows does so by itself, and lets nobody sync a directory.
-func SyncDir(dir string) error {
-	if runtime.GOOS == "windows" {
-		return nil
-	}
-	d, err := os.Open(dir)
-	if err != nil {
-		return err
-	}
-	err = d.Sync()
-	return errors.Join(err, d.Close())
 }

@@ -89,11 +89,11 @@ func tryCopy(path string) (f *File, err error) {
 	if err != nil {
 		return nil, err
 	}
-	db, err := open(copied, true)
+	h, err := open(copied, true)
 	if err != nil {
 		return nil, err
 	}
-	return &File{path: path, db: db, copied: dir}, nil
+	return &File{path: path, handle: h, copied: dir}, nil
 }
 
 // metas are the beginnings of the meta pages, whatever the size of a page is: a commit changes one of them.

@@ -23,6 +23,10 @@ type Store interface {
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 	// Batch carries out all operations or none, durably before it returns. Concurrent batches share one sync.
 	Batch(ctx context.Context, ops ...Op) error
+	// Check sees that the next start will find what is stored, and mends it where it would not: because the file was
+	// removed, renamed or replaced while the host ran. The error says what was found and done. As long as it cannot be
+	// mended, Batch is refused. It is to be called every second or so.
+	Check() error
 }
 
 // Op sets a key, or deletes it when Value is nil. A key has 1 to 32768 bytes.
@@ -96,3 +100,6 @@ func (s *Memory) Batch(_ context.Context, ops ...Op) error {
 	}
 	return nil
 }
+
+// Check implements [Store].
+func (s *Memory) Check() error { return nil }

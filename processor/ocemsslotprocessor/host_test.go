@@ -78,6 +78,7 @@ func (h *host) GetExtensions() map[component.ID]component.Component {
 type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
+	Check() error
 }
 
 type client struct {

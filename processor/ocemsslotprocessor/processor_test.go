@@ -446,7 +446,7 @@ func TestDevicesFile(t *testing.T) {
 		h.consume(p, reading("D2", "cod", "mg/L", 7))
 		require.Equal(t, []string{"D2 cod 7 mg/L 00:00:00"}, next.took(), "it passes on")
 		write("station_1,D1,hunter2\nstation_1,D2,\n")
-		pass(11 * time.Second)
+		pass(21 * time.Second)
 		h.consume(p, reading("D2", "cod", "mg/L", 8))
 		pass(16 * time.Minute)
 		require.Equal(t, []string{"D2 cod 8 mg/L U 1 00:15:00"}, next.took())

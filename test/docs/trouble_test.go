@@ -58,6 +58,12 @@ func TestTroubleshooting(t *testing.T) {
 	if !until(patience, func() bool { return strings.Contains(p.log(), "damaged-") }) {
 		t.Errorf("the damage is not told:\n%s", p.log())
 	}
+	if err := os.Remove(filepath.Join(dir, "state", "state.db")); err != nil {
+		t.Fatal(err)
+	}
+	if !until(patience, func() bool { return strings.Contains(p.log(), "anew") }) {
+		t.Errorf("it is not told that the state is gone:\n%s", p.log())
+	}
 	p.stop()
 	keep(p.log())
 

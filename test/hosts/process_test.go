@@ -195,14 +195,17 @@ func collectorProcess(processors ...string) func(t *testing.T, p plant, at place
 	}
 }
 
+// programs are the hosts as built programs.
+var programs = map[string]func(t *testing.T, p plant, at place) host{
+	"telegraf":           telegrafProcess,
+	"external":           externalProcess,
+	"exporter":           collectorProcess(),
+	"processor-exporter": collectorProcess("ocems_slot"),
+}
+
 // TestPrograms runs the table through the built programs.
 func TestPrograms(t *testing.T) {
-	for name, start := range map[string]func(t *testing.T, p plant, at place) host{
-		"telegraf":           telegrafProcess,
-		"external":           externalProcess,
-		"exporter":           collectorProcess(),
-		"processor-exporter": collectorProcess("ocems_slot"),
-	} {
+	for name, start := range programs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			carryOut(t, start)

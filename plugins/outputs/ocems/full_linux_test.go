@@ -54,6 +54,28 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
+// TestFirstStartOnAFullDisk starts all the same, so that Telegraf and its other outputs do, and opens once there is room.
+func TestFirstStartOnAFullDisk(t *testing.T) {
+	t.Parallel()
+	dir := smallDisk(t, "1m")
+	b := startBoard(t)
+	ballast := filepath.Join(dir, "ballast")
+	fill(t, ballast)
+	o, logs := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice)
+	assert.Contains(t, logs.text("E"), "no space left on device; free space on its disk")
+	batch := []telegraf.Metric{modbus(hoursAgo(2), "cod", 5.0)}
+	require.ErrorContains(t, o.Write(batch), "no space left on device; free space on its disk; the readings stay with Telegraf")
+	require.NoError(t, os.Remove(ballast))
+	require.Eventually(t, func() bool { return o.Write(batch) == nil }, 15*time.Second, 20*time.Millisecond)
+	b.await(t, 1)
+	require.NoError(t, o.Close())
+
+	fill(t, ballast) // the state is there now: nothing is to be written
+	o, logs = open(t, settings(b, filepath.Join(dir, "state"))+oneDevice)
+	assert.Empty(t, logs.text("E"))
+	require.NoError(t, o.Close())
+}
+
 // TestFullDiskAtClosing closes a slot in the pages that its readings give back. What became of it waits for the trail.
 func TestFullDiskAtClosing(t *testing.T) {
 	t.Parallel()

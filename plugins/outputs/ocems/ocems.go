@@ -20,6 +20,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 //go:embed sample.conf
@@ -29,6 +30,7 @@ const (
 	closeWithin = 3 * time.Second  // of Close, for requests in flight
 	patience    = 10 * time.Minute // within which Telegraf hands over again what was refused
 	observe     = time.Second      // between two looks at the gauges
+	openAgain   = 5 * time.Second  // between tries on a disk that fails
 	stateFile   = "state.db"
 )
 
@@ -61,8 +63,9 @@ type OCEMS struct {
 	stop    context.CancelFunc
 	running sync.WaitGroup
 
-	mu     sync.RWMutex // guards engine
+	mu     sync.RWMutex // guards engine and fault
 	engine *engine.Engine
+	fault  error // why there is no engine
 }
 
 // SampleConfig implements telegraf.Output.
@@ -113,19 +116,50 @@ func (o *OCEMS) registry() (registry.Config, error) {
 	return cfg, errors.Join(faults...)
 }
 
-// Connect opens the state and starts to deliver. The server need not be there.
-func (o *OCEMS) Connect() (err error) {
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, o.Close())
-		}
-	}()
+// Connect opens the state and starts to deliver. The server need not be there. Nor need the disk have space or be well:
+// Telegraf would end, and all its other outputs with it. The output then opens as soon as it can.
+func (o *OCEMS) Connect() error {
 	if time.Duration(o.Timeout) < options.ShortTimeout {
 		o.Log.Warnf("timeout = %q is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more",
 			time.Duration(o.Timeout))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	o.stop = cancel
+	err := o.open(ctx)
+	if err != nil && place.Cure(err) == "" {
+		return errors.Join(err, o.Close())
+	}
+	if err != nil {
+		o.Log.Errorf("No reading is taken, and none is sent, until the disk is well: %v", err)
+		o.running.Go(func() { o.openLater(ctx) })
+	}
+	return nil
+}
+
+func (o *OCEMS) openLater(ctx context.Context) {
+	ticker := time.NewTicker(openAgain)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		if o.open(ctx) == nil {
+			return
+		}
+	}
+}
+
+func (o *OCEMS) open(ctx context.Context) (err error) {
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, o.shut())
+		}
+		o.mu.Lock()
+		defer o.mu.Unlock()
+		o.fault = err
+	}()
 	client, err := o.CreateClient(ctx, o.Log)
 	if err != nil {
 		return err
@@ -186,15 +220,27 @@ func (o *OCEMS) observe(ctx context.Context, e *engine.Engine) {
 
 // Close sends nothing more. What waits, and the open slots, stay in the state directory.
 func (o *OCEMS) Close() error {
+	if o.stop != nil {
+		o.stop()
+	}
+	o.running.Wait()
+	err := o.shut()
+	// Telegraf keeps secrets beyond this, and links them again at a reload: that fails if their store has dynamic = true.
+	o.PublicKey.Destroy()
+	for _, d := range o.Devices {
+		d.TokenID.Destroy()
+		d.PublicKey.Destroy()
+	}
+	return err
+}
+
+// shut ends what open has begun.
+func (o *OCEMS) shut() error {
 	o.mu.Lock()
 	e := o.engine
 	o.engine = nil
 	o.mu.Unlock()
 	var errs []error
-	if o.stop != nil {
-		o.stop()
-	}
-	o.running.Wait()
 	if e != nil {
 		ctx, cancel := context.WithTimeout(context.Background(), closeWithin)
 		defer cancel()
@@ -207,12 +253,6 @@ func (o *OCEMS) Close() error {
 		errs = append(errs, o.file.Close())
 	}
 	o.stats, o.file = nil, nil
-	// Telegraf keeps secrets beyond this, and links them again at a reload: that fails if their store has dynamic = true.
-	o.PublicKey.Destroy()
-	for _, d := range o.Devices {
-		d.TokenID.Destroy()
-		d.PublicKey.Destroy()
-	}
 	return errors.Join(errs...)
 }
 

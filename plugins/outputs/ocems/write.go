@@ -1,6 +1,7 @@
 package ocems
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,7 +22,7 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
 	if o.engine == nil {
-		return errors.New("the output is not connected")
+		return fmt.Errorf("%w; the readings stay with Telegraf", cmp.Or(o.fault, errors.New("the output is not connected")))
 	}
 	b := o.engine.NewBatch()
 	for _, m := range metrics {

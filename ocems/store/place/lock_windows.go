@@ -1,4 +1,4 @@
-package audit
+package place
 
 import (
 	"errors"
@@ -9,9 +9,9 @@ import (
 
 var lockFileEx = syscall.NewLazyDLL("kernel32.dll").NewProc("LockFileEx")
 
-// lock takes the file for this process, until it is closed or the process ends. It locks one byte far behind the end,
+// Lock takes the file for this process, until it is closed or the process ends. It locks one byte far behind the end,
 // because a locked byte cannot be read by others. A file system without locks is no reason not to write.
-func lock(file *os.File) (taken bool) {
+func Lock(file *os.File) (taken bool) {
 	const failImmediately, exclusive = 1, 2
 	const violation = syscall.Errno(33)
 	at := syscall.Overlapped{OffsetHigh: 1 << 30}

@@ -1,6 +1,6 @@
 //go:build darwin || dragonfly || freebsd || illumos || linux || netbsd || openbsd
 
-package audit
+package place
 
 import (
 	"errors"
@@ -8,9 +8,9 @@ import (
 	"syscall"
 )
 
-// lock takes the file for this process, until it is closed or the process ends. A file system without locks is no
+// Lock takes the file for this process, until it is closed or the process ends. A file system without locks is no
 // reason not to write.
-func lock(file *os.File) (taken bool) {
+func Lock(file *os.File) (taken bool) {
 	for {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
 		if !errors.Is(err, syscall.EINTR) {

@@ -6,6 +6,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 )
 
@@ -52,10 +53,10 @@ func (v *victim) takeAway(p *process) error {
 	return nil
 }
 
-// stateFiles are the files that a host keeps its state in.
+// stateFiles are the files that a host keeps its state in, without those that it has set aside.
 func stateFiles(dir string) (list []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() {
+		if err == nil && d.Type().IsRegular() && !strings.Contains(d.Name(), ".replaced-") {
 			list = append(list, path)
 		}
 		return err

@@ -518,13 +518,13 @@ func (v *victim) damage() error {
 		return err
 	}
 	files := []string{told}
-	list, err := os.ReadDir(v.state)
+	list, err := stateFiles(v.state)
 	if err != nil {
 		return err
 	}
-	for _, e := range list {
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-			files = append(files, filepath.Join(v.state, e.Name()))
+	for _, name := range list {
+		if info, err := os.Stat(name); err == nil && info.Size() > 0 {
+			files = append(files, name)
 		}
 	}
 	name := files[v.choices.IntN(len(files))]

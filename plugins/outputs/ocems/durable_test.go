@@ -265,7 +265,7 @@ func TestOtherFormats(t *testing.T) {
 			o, _ := open(t, settings(b, dir)+oneDevice)
 			write(t, o, hoursAgo(2), 1)
 			require.NoError(t, o.Close())
-			put(t, dir, format(3))
+			put(t, dir, format(99))
 		}},
 		{"of the version with a journal", "it was written by an earlier version; let that version deliver what waits in it", func(t *testing.T, dir string) {
 			put(t, dir, format(1))

@@ -13,7 +13,6 @@ import (
 // takeAway removes, renames or replaces files of the running host, as a careless person or program does. The host must say
 // so and put them back, with all that it has accepted: the judge excuses nothing.
 func (v *victim) takeAway(p *process) error {
-	_ = until(10*time.Second, v.roomy)
 	state, err := stateFiles(v.state)
 	if err != nil {
 		return err
@@ -64,8 +63,12 @@ func stateFiles(dir string) (list []string, err error) {
 	return list, err
 }
 
-func replace(name string) error {
-	if err := os.WriteFile(name+".other", []byte("other\n"), 0o600); err != nil {
+func replace(name string) (err error) {
+	_ = until(10*time.Second, func() bool { // the disk may have been full just now
+		err = os.WriteFile(name+".other", []byte("other\n"), 0o600)
+		return err == nil
+	})
+	if err != nil {
 		return err
 	}
 	return os.Rename(name+".other", name)

@@ -30,13 +30,13 @@ const (
 )
 
 // What the simulated board knows of. The token of the held device differs in the host's devices_file.
-var devices = []string{"good-1", "held-1", "calibrating-1", "expiring-1", "lost-1"}
+var devices = []string{"good-1", "held-1", "calibrating-1", "waiting-1", "lost-1"}
 
 const heldDevice = "held-1"
 
 // In this order: a request meets the first fault that is for its device. The clock of all of them is two minutes ahead.
 const faults = `[
-	{"device": "expiring-1", "status": 117, "clock_offset": "2m"},
+	{"device": "waiting-1", "status": 117, "clock_offset": "2m"},
 	{"device": "lost-1", "after_store": true, "close": true, "count": 1},
 	{"clock_offset": "2m"}]`
 
@@ -44,6 +44,7 @@ const faults = `[
 type sample struct {
 	device, parameter, unit, flag string
 	at                            time.Time
+	finished                      bool // a slot that was made upstream
 }
 
 // watched is a host that reports to a simulated board and is scraped by a Prometheus.
@@ -226,10 +227,14 @@ func (w *watched) feed(samples ...sample) {
 		type m = map[string]any
 		var metrics []m
 		for i, s := range samples {
+			var more []m
+			if s.finished {
+				more = []m{{"key": "ocems.samples", "value": m{"intValue": "1"}}}
+			}
 			attribute := func(key, value string) m { return m{"key": key, "value": m{"stringValue": value}} }
 			metrics = append(metrics, m{"name": s.parameter, "unit": s.unit, "gauge": m{"dataPoints": []m{{
 				"timeUnixNano": strconv.FormatInt(s.at.UnixNano(), 10), "asDouble": i + 1,
-				"attributes": []m{attribute("ocems.device.id", s.device), attribute("ocems.flag", s.flag)},
+				"attributes": append(more, attribute("ocems.device.id", s.device), attribute("ocems.flag", s.flag)),
 			}}}})
 		}
 		text, err := json.Marshal(m{"resourceMetrics": []m{{"scopeMetrics": []m{{"metrics": metrics}}}}})
@@ -316,36 +321,46 @@ func (w *watched) play() map[string]float64 {
 	now := time.Now()
 	at := now.Truncate(length).Add(-2 * time.Hour).Add(time.Minute)
 	long := at.Add(-6*24*time.Hour + 3*time.Hour)
-	u := func(device, parameter string, at time.Time) sample { return sample{device, parameter, "mg/L", "U", at} }
-	w.feed(u("good-1", "cod", at), u("good-1", "bod", at), u(heldDevice, "cod", long), u("expiring-1", "cod", at))
+	u := func(device, parameter string, at time.Time) sample {
+		return sample{device, parameter, "mg/L", "U", at, false}
+	}
+	w.feed(u("good-1", "cod", at), u("good-1", "bod", at), u(heldDevice, "cod", long), u("waiting-1", "cod", at))
 	w.await("the board has the first slot", func() bool { return w.accepted() == 2 })
-	w.settled(2, 1)
+	w.settled(2, 2)
 	next := at.Add(length)
-	w.feed(u("good-1", "cod", next), u("good-1", "bod", next), u(heldDevice, "cod", next), u("expiring-1", "cod", next), u("lost-1", "tss", next),
-		sample{"calibrating-1", "cod", "mg/L", "C", next}, sample{"calibrating-1", "cod", "mg/L", "C", next.Add(time.Minute)})
-	w.feed(u("good-1", "cod", at.Add(time.Second)))       // late
-	w.feed(u("good-1", "cod", now.Add(10*time.Minute)))   // in the future
-	w.feed(sample{"good-1", "cod", "furlong", "U", next}) // no unit of the board's
-	w.feed(u("good-1", "speed", next))                    // no parameter of the board's
+	w.feed(u("good-1", "cod", next), u("good-1", "bod", next), u(heldDevice, "cod", next), u("waiting-1", "cod", next), u("lost-1", "tss", next),
+		sample{"calibrating-1", "cod", "mg/L", "C", next, false}, sample{"calibrating-1", "cod", "mg/L", "C", next.Add(time.Minute), false})
+	w.feed(u("good-1", "cod", at.Add(time.Second)))              // late
+	w.feed(u("good-1", "cod", now.Add(10*time.Minute)))          // in the future
+	w.feed(sample{"good-1", "cod", "furlong", "U", next, false}) // no unit of the board's
+	w.feed(u("good-1", "speed", next))                           // no parameter of the board's
 	w.await("the board has all slots", func() bool { return w.accepted() == 5 })
-	w.settled(5, 2)
+	w.settled(5, 6)
+	if w.host == "collector" { // another value of a delivered slot, and one that is too old
+		stamp := at.Truncate(length).Add(length)
+		w.feed(sample{"good-1", "bod", "mg/L", "U", stamp, true}, sample{"good-1", "cod", "mg/L", "U", stamp.Add(-7 * 24 * time.Hour), true})
+		w.await("both have an outcome", func() bool {
+			s, err := w.query(`sum(otelcol_exporter_ocems_readings{outcome=~"rejected|expired"}) == 2`)
+			return err == nil && len(s) == 1
+		})
+	}
 	want := map[string]float64{
-		"Delivered A": float64(w.accepted()), "Slots waiting A": 2, "Devices held A": 1, "Clock skew A": 120,
+		"Delivered A": float64(w.accepted()), "Slots waiting A": 6, "Devices held A": 2, "Clock skew A": 120,
 		"Oldest undelivered A":               time.Since(long.Truncate(length).Add(length)).Seconds(),
 		"Late and refused samples an hour A": 1,
 	}
 	if w.host == "collector" {
 		maps.Copy(want, map[string]float64{
-			"Delivered of made A": 5. / 11, "Lost A": 4,
+			"Delivered of made A": 5. / 11, "Lost A": 2,
 			"Final outcomes an hour A outcome=delivered": 4, "Final outcomes an hour A outcome=already_stored": 1,
-			"Final outcomes an hour A outcome=rejected": 2, "Final outcomes an hour A outcome=expired": 2,
-			"Late and refused samples an hour B reason=future": 1, "Late and refused samples an hour B reason=unit": 1, "Answers an hour A ok=true": 2, "Answers an hour A ok=false": 7,
+			"Final outcomes an hour A outcome=rejected": 1, "Final outcomes an hour A outcome=expired": 1,
+			"Late and refused samples an hour B reason=future": 1, "Late and refused samples an hour B reason=unit": 1, "Answers an hour A ok=true": 2, "Answers an hour A ok=false": 8,
 			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
 		})
 	} else {
 		maps.Copy(want, map[string]float64{
-			"Delivered of made A": 5. / 11, "Lost A": 4,
-			"Final outcomes an hour A": 4, "Final outcomes an hour B": 1, "Final outcomes an hour C": 2, "Final outcomes an hour D": 2,
+			"Delivered of made A": 5. / 11, "Lost A": 0,
+			"Final outcomes an hour A": 4, "Final outcomes an hour B": 1, "Final outcomes an hour C": 0, "Final outcomes an hour D": 0,
 			"Final outcomes an hour E": 0, "Late and refused samples an hour B": 2, "Answers an hour A": 2, "Answers an hour B": 7,
 			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
 		})
@@ -379,8 +394,10 @@ func TestScraped(t *testing.T) {
 
 // alerts holds each rule's expression, and what Prometheus made of the rules, against the state that play has made.
 func (w *watched) alerts() {
-	expected := []string{"OcemsClockSkew", "OcemsDeviceHeld", "OcemsReadingsExpired", "OcemsReadingsRejected", "OcemsSamplesLate",
-		"OcemsSamplesRefused", "OcemsSlotsExpireSoon", "OcemsSlotsUndelivered"}
+	expected := []string{"OcemsClockSkew", "OcemsDeviceHeld", "OcemsSamplesLate", "OcemsSamplesRefused", "OcemsSlotsExpireSoon", "OcemsSlotsUndelivered"}
+	if w.host == "collector" {
+		expected = append(expected, "OcemsReadingsExpired", "OcemsReadingsRejected")
+	}
 	var got []string
 	end := time.Now().Add(deadline)
 	for slices.Sort(expected); ; time.Sleep(100 * time.Millisecond) {

@@ -15,6 +15,7 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -403,9 +404,18 @@ func TestOutcomes(t *testing.T) {
 	run(t, "calibration that is not scheduled waits, and not the slot with it", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
+		var asked atomic.Int32
+		board := p.serve(nil)
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+			if r.Method == http.MethodPost {
+				asked.Add(1)
+			}
+			board.ServeHTTP(w, r)
+		}))
 		p.put("a", at(15), cod(1), z)
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+		p.want("requests of both, and of the average", asked.Load(), int32(2))
 		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
 		p.answers(success)
 		time.Sleep(10 * time.Minute)

@@ -106,7 +106,7 @@ func TestForget(t *testing.T) {
 	d := &Delivery{queues: map[string]*queue{}}
 	d.queue("well").answered = now.Add(-15 * time.Minute)
 	d.queue("gone").answered = now.Add(-time.Hour)
-	d.queue("waits").update(now.UnixMilli(), true, now)
+	d.queue("waits").update(now.UnixMilli(), true, true, now)
 	d.queue("asks").busy = true
 	d.forget(now)
 	if got := slices.Sorted(maps.Keys(d.queues)); !slices.Equal(got, []string{"asks", "waits", "well"}) {

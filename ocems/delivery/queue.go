@@ -99,15 +99,15 @@ func (q *queue) find(stamp int64) (int, bool) {
 	return slices.BinarySearchFunc(q.slots, stamp, func(s *slot, t int64) int { return int(max(-1, min(1, s.stamp-t))) })
 }
 
-// update adds, keeps or removes a slot, whose readings have changed.
-func (q *queue) update(stamp int64, holds bool, ready time.Time) {
+// update adds, keeps or removes a slot, whose readings have changed. What was added to a parked one is tried at once.
+func (q *queue) update(stamp int64, holds, added bool, ready time.Time) {
 	i, found := q.find(stamp)
 	switch {
 	case found && !holds:
 		q.slots = slices.Delete(q.slots, i, i+1)
-	case found:
+	case found && added:
 		q.slots[i].status = queued
-	case holds:
+	case !found && holds:
 		q.slots = slices.Insert(q.slots, i, &slot{stamp: stamp, ready: ready})
 	}
 }

@@ -31,7 +31,7 @@ func (d *Delivery) restore(ctx context.Context) error {
 		case err != nil:
 			return err
 		default:
-			d.queue(id.device).update(id.stamp, true, now)
+			d.queue(id.device).update(id.stamp, true, true, now)
 		}
 		return ctx.Err()
 	})

@@ -156,6 +156,7 @@ type content struct {
 	readings []payload.Reading
 	made     time.Duration // running time
 	changed  bool
+	added    bool
 	whole    bool
 }
 
@@ -209,7 +210,7 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 	}
 	i := slices.IndexFunc(c.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
 	if i < 0 {
-		c.readings, c.changed, c.whole = append(c.readings, r), true, c.whole || whole
+		c.readings, c.changed, c.added, c.whole = append(c.readings, r), true, true, c.whole || whole
 		return nil, nil
 	}
 	x := c.readings[i]
@@ -326,7 +327,7 @@ func (d *Delivery) update(slots map[slotID]*content) {
 			if !c.whole {
 				ready = ready.Add(d.cfg.Coalesce.Duration)
 			}
-			q.update(id.stamp, len(c.readings) > 0, ready)
+			q.update(id.stamp, len(c.readings) > 0, c.added, ready)
 			d.reschedule(q)
 		}
 	}

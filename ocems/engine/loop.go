@@ -17,6 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 const (
@@ -355,7 +356,7 @@ func (e *Engine) check(now time.Time) {
 	text := fmt.Sprint(err)
 	switch {
 	case err != nil:
-		if e.loop.checked = now; text != e.loop.files {
+		if e.loop.checked = now; text != e.loop.files || errors.As(err, new(place.Mended)) {
 			e.log.Error("another program has moved, replaced or cut a file of this host: keep it away", "error", err)
 		}
 		e.health.set(&e.health.files, err)

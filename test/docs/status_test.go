@@ -32,9 +32,13 @@ const (
 // answer is one case of the page: what the board does, and which row of which section says what comes of it.
 type answer struct {
 	section, row string
-	fault        string // JSON of a simulator.Fault without its device; "" is a board that does as it should
-	flag         string
+	fault        string              // JSON of a simulator.Fault without its device; "" is a board that does as it should
+	flag         string              // of ph
 	parameters   map[string][]string // what the board takes of the device; nil takes all
+	before       string              // cod of the same slot, which was delivered before
+	shared       bool                // another sender has sent the slot
+	old          bool                // a slot of more than 7 days, the first that is sent: no clock is known
+	last         bool                // sent when the others are done, since it moves the board's clock
 }
 
 func answers() (list []answer) {
@@ -47,12 +51,21 @@ func answers() (list []answer) {
 		case spec.StatusInvalidParameter:
 			a.parameters = map[string][]string{"cod": {"mg/L"}}
 		case spec.StatusNoCalibration:
-			a.flag = "C"
+			list = append(list, answer{section: a.section, row: "other flag", flag: "U", fault: `{"status":112,"count":1}`})
+			a.flag, a.fault = "C", `{"status":112,"count":1}`
 		case spec.StatusNotSlot:
-			point := a
-			point.row, point.flag, point.fault = "calibration point", "C", `{"status":111}`
-			list = append(list, point)
-			a.fault = `{"status":111}`
+			list = append(list,
+				answer{section: a.section, row: "after a lost answer", flag: "U", fault: `{"close":true,"after_store":true,"count":1}`},
+				answer{section: a.section, row: "the trail has the same value", flag: "U", before: "110.5"},
+				answer{section: a.section, row: "the trail has another value", flag: "U", before: "99"},
+				answer{section: a.section, row: "with shared_device", flag: "U", shared: true})
+			a.fault = `{"status":111,"count":3}`
+		case spec.StatusTooOld:
+			list = append(list, answer{section: a.section, row: "both clocks say so", flag: "U", old: true})
+			a.fault = `{"status":117,"count":1}`
+		case spec.StatusFuture:
+			list = append(list, answer{section: a.section, row: "both clocks have passed the slot", flag: "U", fault: `{"status":118,"count":1}`})
+			a.fault, a.last = `{"clock_offset":"-1h","count":1}`, true
 		default:
 			a.fault = fmt.Sprintf(`{"status":%d,"count":1}`, int(code))
 		}
@@ -64,7 +77,7 @@ func answers() (list []answer) {
 		"HTTP 429":          {`{"http_status":429,"retry_after":3,"count":1}`},
 		"HTTP 5xx":          {`{"http_status":500,"count":1}`, `{"http_status":503,"count":1}`},
 		"A page of HTML":    {`{"html":true,"count":1}`},
-		"Half an answer":    {`{"half":true,"count":1}`},
+		"Half an answer":    {`{"half":true,"status":1,"count":1}`},
 		"No answer":         {`{"close":true,"count":1}`},
 		"An unknown status": {`{"status":101,"count":1}`},
 		"A redirect":        {`{"http_status":302,"count":1}`},
@@ -74,6 +87,19 @@ func answers() (list []answer) {
 		}
 	}
 	return list
+}
+
+// ends is how many lines of the trail come of it.
+func (a answer) ends() int {
+	switch {
+	case a.old:
+		return 0
+	case a.before == "99": // what is stored, and what is rejected
+		return 3
+	case a.before != "" || a.shared || a.flag == "C":
+		return 2
+	}
+	return 1
 }
 
 // TestStatusCodes drives the output as a program through each answer, and holds the page to what came of it.
@@ -143,26 +169,64 @@ func cell(body, row string) string {
 
 func device(i int) string { return fmt.Sprintf("device_%d", 1000+i) }
 
+// holdInterval is long enough to tell what waited for it.
+const holdInterval = 2 * time.Second
+
 // report lets one process report two readings of a device for each answer, and returns the lines of log and trail by
 // device and by section.
 func report(t *testing.T, list []answer) map[string][]string {
 	station := simulator.Station{ID: "station_1234"}
-	var config, lines strings.Builder
-	stamp := time.Now().Truncate(spec.SlotLength).Add(-spec.SlotLength).UnixNano()
+	var config strings.Builder
+	stamp := time.Now().Truncate(spec.SlotLength).Add(-spec.SlotLength)
 	for i, a := range list {
-		station.Devices = append(station.Devices, simulator.Device{ID: device(i), Token: testToken, Parameters: a.parameters})
-		config.WriteString(deviceTable(device(i)))
-		for _, p := range []string{"cod,mg/L,110.5", "ph,pH,7.5"} {
-			f := strings.Split(p, ",")
-			if f[0] == "ph" && a.flag == "C" {
-				continue
-			}
-			fmt.Fprintf(&lines, "etp,ocems_device_id=%s,ocems_unit=%s,ocems_flag=%s %s=%s %d\n", device(i), f[1], a.flag, f[0], f[2], stamp)
-		}
+		station.Devices = append(station.Devices, simulator.Device{ID: device(i), Token: testToken, Parameters: a.parameters,
+			Calibrations: []simulator.Calibration{{From: stamp, To: stamp}}})
+		config.WriteString(deviceTable(device(i)) + fmt.Sprintf("shared_device = %v\n", a.shared))
+	}
+	lines := func(i int, stamp time.Time, cod string) string {
+		return fmt.Sprintf("etp,ocems_device_id=%[1]s,ocems_unit=mg/L cod=%[2]s %[3]d\netp,ocems_device_id=%[1]s,ocems_unit=pH,ocems_flag=%[4]s ph=7.5 %[3]d\n",
+			device(i), cod, stamp.UnixNano(), list[i].flag)
 	}
 	server := board(t, station)
 	board := httptest.NewServer(server)
 	t.Cleanup(board.Close)
+	head := fmt.Sprintf("endpoint = %q\nalign = false\nhold_interval = %q\nmax_backoff = \"5s\"\n", board.URL+"/v1.0/industry/data", holdInterval)
+	trail := func(p *process, n int) {
+		t.Helper()
+		if !until(patience, func() bool { return len(p.trail()) >= n }) {
+			t.Errorf("%d lines in the trail, want %d\n%s", len(p.trail()), n, p.log())
+		}
+	}
+	other, sent := start(t, head+config.String()), 0 // another sender
+	for i, a := range list {
+		if a.old {
+			other.write(lines(i, stamp.Add(-spec.MaxAge), "110.5"))
+			sent++
+		}
+	}
+	trail(other, sent)
+	for i, a := range list {
+		if a.shared {
+			other.write(lines(i, stamp, "110.5"))
+			sent++
+		}
+	}
+	trail(other, sent)
+	other.stop()
+
+	p, sent := start(t, head+config.String()), 0
+	for i, a := range list {
+		switch {
+		case a.before != "":
+			p.write(lines(i, stamp, a.before))
+		case a.shared: // the board must have taken something
+			p.write(lines(i, stamp.Add(-spec.SlotLength), "110.5"))
+		default:
+			continue
+		}
+		sent++
+	}
+	trail(p, sent)
 	for i, a := range list {
 		if a.fault == "" {
 			continue
@@ -176,24 +240,31 @@ func report(t *testing.T, list []answer) map[string][]string {
 			t.Fatalf("the fault %s: %s", fault, resp.Status)
 		}
 	}
-	p := start(t, fmt.Sprintf("endpoint = %q\nalign = false\nhold_interval = \"2s\"\n", board.URL+"/v1.0/industry/data")+config.String())
-	p.write(lines.String())
-	done := map[string]bool{}
-	if !until(patience, func() bool {
-		for _, e := range p.trail() {
-			done[e.Device] = true
-		}
-		return len(done) == len(list)
-	}) {
+	for _, last := range []bool{false, true} {
 		for i, a := range list {
-			if !done[device(i)] {
-				t.Errorf("section %s, %s: nothing has come of %s\n%s", a.section, a.row, a.fault, p.log())
+			if a.last == last && !a.old {
+				p.write(lines(i, stamp, "110.5"))
 			}
+		}
+		missing := func() (names []string) {
+			done := map[string]int{}
+			for _, e := range p.trail() {
+				done[e.Device]++
+			}
+			for i, a := range list {
+				if done[device(i)] < a.ends() && (last || !a.last) {
+					names = append(names, fmt.Sprintf("section %s, %s, %s", a.section, a.row, a.fault))
+				}
+			}
+			return names
+		}
+		if !until(patience, func() bool { return missing() == nil }) {
+			t.Errorf("nothing has come of %q:\n%s", missing(), p.log())
 		}
 	}
 	p.stop()
 	said := map[string][]string{}
-	for line := range strings.Lines(p.log() + p.read("state/audit.jsonl")) {
+	for line := range strings.Lines(other.log() + other.read("state/audit.jsonl") + p.log() + p.read("state/audit.jsonl")) {
 		m := regexp.MustCompile(`device"?[=:]"(device_\d+)"`).FindStringSubmatch(line)
 		if m == nil {
 			continue
@@ -218,10 +289,20 @@ func outcome(device string, lines []string, a *answer) string {
 			ends = append(ends, e)
 		}
 	}
-	sent := len(ends) > 0 && ends[len(ends)-1].Outcome == audit.Delivered
+	var last audit.Entry
+	if len(ends) > 0 {
+		last = ends[len(ends)-1]
+	}
+	sent := last.Outcome == audit.Delivered
 	switch {
 	case a != nil && len(ends) == 0:
 		return "nothing in the trail"
+	case slices.ContainsFunc(ends, func(e audit.Entry) bool { return e.Outcome == audit.Rejected }):
+		return "rejected"
+	case len(ends) > 0 && !sent:
+		return strings.ReplaceAll(string(last.Outcome), "_", " ")
+	case strings.Contains(all, "The server's answer contradicts what is known of the slot:"), sent && last.Time.Sub(ends[0].Time) > holdInterval/2:
+		return "waits apart"
 	case strings.Contains(all, "The server refuses the device:") && sent:
 		return "held"
 	case strings.Contains(all, "The server refuses a parameter:") && sent && len(ends[0].Readings) == 1:
@@ -235,7 +316,7 @@ func outcome(device string, lines []string, a *answer) string {
 	case len(ends) == 0:
 		return "unknown for " + device
 	}
-	return strings.ReplaceAll(string(ends[0].Outcome), "_", " ")
+	return "delivered"
 }
 
 // untrusted is what is written when the server's certificate is of a stranger.

@@ -30,6 +30,7 @@ type device struct {
 	latitude, longitude *float64
 	parameters          []parameter
 	calibrations        []simulator.Calibration // that the board expects
+	shared              bool
 }
 
 // parameter is one entry of a device.
@@ -103,6 +104,9 @@ func (p plant) toml(at place) string {
 		if d.latitude != nil {
 			fmt.Fprintf(b, "    latitude = %v\n    longitude = %v\n", *d.latitude, *d.longitude)
 		}
+		if d.shared {
+			b.WriteString("    shared_device = true\n")
+		}
 		for _, x := range d.parameters {
 			metric, field := split(x.name)
 			fmt.Fprintf(b, "    [[outputs.ocems.device.parameter]]\n      metric = %q\n      field = %q\n", metric, field)
@@ -141,7 +145,7 @@ func (p plant) exporter(at place) map[string]any {
 // processor is that of the processor before it.
 func (p plant) processor(at place) map[string]any {
 	conf := p.exporter(at)
-	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff", "max_concurrency"} {
+	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff", "hold_interval", "max_concurrency"} {
 		delete(conf, key)
 	}
 	return conf
@@ -152,6 +156,9 @@ func (p plant) yamlDevices(at place) (list []any) {
 		conf := map[string]any{"station_id": station, "device_id": d.id, "token_id_file": at.token()}
 		if d.latitude != nil {
 			conf["latitude"], conf["longitude"] = *d.latitude, *d.longitude
+		}
+		if d.shared {
+			conf["shared_device"] = true
 		}
 		var parameters []any
 		for _, x := range d.parameters {

@@ -170,7 +170,7 @@ func collectorProcess(processors ...string) func(t *testing.T, p plant, at place
 			"service": object{
 				"extensions": []string{"ocems_storage"},
 				"pipelines":  object{"metrics": object{"receivers": []string{"otlp"}, "processors": processors, "exporters": []string{"ocems"}}},
-				"telemetry": object{"metrics": object{"readers": []any{object{"pull": object{"exporter": object{
+				"telemetry": object{"logs": object{"sampling": object{"enabled": false}}, "metrics": object{"readers": []any{object{"pull": object{"exporter": object{
 					"prometheus": object{"host": "127.0.0.1", "port": number, "without_scope_info": true, "without_units": true}}}}}}},
 			},
 		}

@@ -104,7 +104,7 @@ func (e *examination) across(o *hostconfig.Output, before []*hostconfig.Output) 
 		id := strings.TrimSpace(d.DeviceID)
 		if where := devices[id]; where != "" && !o.Slots {
 			delete(devices, id)
-			e.add("configuration", Warning, "keep the device in one of them", "device %q is also one of the output of %s: the board gets its slots twice, and answers 111", id, where)
+			e.add("configuration", Warning, "keep the device in one of them, or set shared_device for it", "device %q is also one of the output of %s: the board gets its slots twice, and answers 111", id, where)
 		}
 	}
 }

@@ -27,8 +27,8 @@ import (
 	"time"
 )
 
-// board is a simulator in a process of its own, behind a TLS front that can show a bad certificate and break
-// connections.
+// board is a simulator in a process of its own, behind a TLS front that can show a bad certificate, break connections and
+// lie.
 type board struct {
 	command *exec.Cmd
 	url     string // of the simulator
@@ -37,6 +37,7 @@ type board struct {
 	mode    atomic.Int32 // certificate shown
 	reset   atomic.Bool  // connections are broken as they come
 	old     atomic.Int64 // requests that came over TLS 1.1
+	lies    *lies
 
 	mu    sync.Mutex
 	conns map[net.Conn]bool
@@ -67,7 +68,7 @@ func startBoard(bin, dir, registry string) (*board, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &board{url: "http://" + address, conns: map[net.Conn]bool{}}
+	b := &board{url: "http://" + address, conns: map[net.Conn]bool{}, lies: newLies()}
 	b.command = exec.Command(filepath.Join(bin, "ocems"), "simulate", "--listen", address, "--registry", registry,
 		"--private-key", filepath.Join(dir, "keys", "private.pem"))
 	b.command.Stdout, b.command.Stderr = out, out
@@ -83,11 +84,12 @@ func startBoard(bin, dir, registry string) (*board, error) {
 // startFront writes ca.pem, the authority that hosts are to trust.
 func (b *board) startFront(dir string) error {
 	now := time.Now()
-	ca, err := newCertificate(nil, now.Add(time.Hour*240))
+	end := now.Add(4 * furthest) // valid for a clock that is wrong
+	ca, err := newCertificate(nil, end)
 	if err != nil {
 		return err
 	}
-	stranger, err := newCertificate(nil, now.Add(time.Hour*240))
+	stranger, err := newCertificate(nil, end)
 	if err != nil {
 		return err
 	}
@@ -95,7 +97,7 @@ func (b *board) startFront(dir string) error {
 	for i, of := range []struct {
 		by  *tls.Certificate
 		end time.Time
-	}{{ca, now.Add(time.Hour * 240)}, {ca, now.Add(-time.Hour)}, {stranger, now.Add(time.Hour * 240)}, {ca, now.Add(time.Hour * 240)}} {
+	}{{ca, end}, {ca, now.Add(-time.Hour)}, {stranger, end}, {ca, end}} {
 		c, err := newCertificate(of.by, of.end)
 		if err != nil {
 			return err
@@ -113,12 +115,15 @@ func (b *board) startFront(dir string) error {
 	proxy := httputil.NewSingleHostReverseProxy(target)
 	quiet := log.New(io.Discard, "", 0)
 	proxy.ErrorLog = quiet
+	proxy.ModifyResponse = func(resp *http.Response) error { b.lies.date(resp.Header); return nil }
 	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) { panic(http.ErrAbortHandler) }
 	serve := func(w http.ResponseWriter, r *http.Request) {
 		if r.TLS.Version < tls.VersionTLS12 {
 			b.old.Add(1)
 		}
-		proxy.ServeHTTP(w, r)
+		if !b.lies.answer(w, r, proxy) {
+			proxy.ServeHTTP(w, r)
+		}
 	}
 	config := &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: func(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 		if b.reset.Load() {
@@ -154,6 +159,7 @@ func (b *board) startFront(dir string) error {
 
 // cut breaks every connection there is.
 func (b *board) cut() {
+	defer b.lies.cut()
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for c := range b.conns {
@@ -175,7 +181,7 @@ func newCertificate(by *tls.Certificate, end time.Time) (*tls.Certificate, error
 	if err != nil {
 		return nil, err
 	}
-	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "torture"}, NotBefore: end.Add(-time.Hour * 480), NotAfter: end,
+	template := &x509.Certificate{SerialNumber: serial, Subject: pkix.Name{CommonName: "torture"}, NotBefore: end.Add(-8 * furthest), NotAfter: end,
 		DNSNames: []string{"localhost"}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)}}
 	parent, signer := template, any(key)
 	if by == nil {

@@ -7,12 +7,21 @@ import (
 	"time"
 )
 
-var statuses = []int{0, 10, 102, 109, 110, 111, 112, 113, 114, 115, 116, 117, 118, 119, 120, 121, 999}
+// statuses are those of the document that say nothing of a slot, and an unknown one; contradictions are the others, which
+// are for the front to tell: none of them is true of what is fed.
+var (
+	statuses       = []int{0, 10, 102, 109, 110, 113, 114, 115, 116, 119, 120, 121, 999}
+	contradictions = []int{111, 112, 117, 118}
+)
 
 // oneFault is a fault for some requests, as the simulator takes it, and its kind.
-func oneFault(random *rand.Rand) (fault map[string]any, kind string) {
+func oneFault(random *rand.Rand, wrongDate bool) (fault map[string]any, kind string) {
 	fault = map[string]any{"count": 1 + random.IntN(4)}
-	switch random.IntN(10) {
+	kinds := 10
+	if !wrongDate {
+		kinds--
+	}
+	switch random.IntN(kinds) {
 	case 0:
 		kind = "slow"
 		fault["latency"] = fmt.Sprintf("%dms", 50+random.IntN(300))
@@ -42,13 +51,11 @@ func oneFault(random *rand.Rand) (fault map[string]any, kind string) {
 		kind = "reply lost after it was stored"
 		fault["close"], fault["after_store"] = true, true
 	case 8:
+		kind = "status"
+		fault["status"] = statuses[random.IntN(len(statuses))]
+	case 9:
 		kind = "server's clock"
 		fault["clock_offset"] = fmt.Sprintf("%dh", random.IntN(7)-3)
-	default:
-		kind = "status"
-		if fault["status"] = statuses[random.IntN(len(statuses))]; random.IntN(4) == 0 {
-			fault["status"] = []int{111, 112, 117}[random.IntN(3)] // those that end a reading's way
-		}
 	}
 	return fault, kind
 }
@@ -68,7 +75,7 @@ func (v *victim) misbehave(random *rand.Rand, stop <-chan struct{}) {
 		list := make([]map[string]any, 1+random.IntN(5))
 		kinds := make([]string, len(list))
 		for i := range list {
-			list[i], kinds[i] = oneFault(random)
+			list[i], kinds[i] = oneFault(random, v.wrongDate.Load())
 		}
 		if err := v.board.faults(list); err != nil {
 			log.Printf("%s: %v", v.host.name, err)
@@ -101,4 +108,49 @@ func (v *victim) unreachable(random *rand.Rand, reset bool) {
 	v.board.mode.Store(good)
 	v.board.reset.Store(false)
 	v.faults[kind]++
+}
+
+// lie makes the front contradict what is true, or say nothing, until stop: to one device or to all of them, for a while.
+func (v *victim) lie(random *rand.Rand, stop <-chan struct{}) {
+	l := v.board.lies
+	defer l.none()
+	pause := func(least, most int) (over bool) {
+		select {
+		case <-stop:
+			return true
+		case <-time.After(time.Duration(least+random.IntN(most-least)) * time.Millisecond):
+			return false
+		}
+	}
+	for !pause(50, 300) {
+		about := []device{devices[random.IntN(len(devices))]}
+		if random.IntN(4) == 0 {
+			about = devices
+		}
+		off := time.Duration(1+random.IntN(240)) * time.Hour
+		if random.IntN(3) == 0 {
+			off *= 100 // years
+		}
+		if random.IntN(2) == 0 {
+			off = -off
+		}
+		kind, status, stores := random.IntN(4), contradictions[random.IntN(len(contradictions))], random.IntN(2) == 0
+		l.set(func() {
+			switch {
+			case kind == 0 && len(about) == 1:
+				l.silent[about[0].id], l.stores = true, stores
+			case kind == 1 && v.wrongDate.Load():
+				l.off = off
+			default:
+				for _, d := range about {
+					l.status[d.id] = status
+				}
+			}
+		})
+		over := pause(200, 1500)
+		l.none()
+		if over {
+			return
+		}
+	}
 }

@@ -301,6 +301,7 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 		v.lives++
 	}
 	v.abrupt = false
+	v.board.lies.lifeEnds(v.fedUntil().Truncate(15 * time.Minute).Add(15 * time.Minute).UnixMilli())
 	began := time.Now()
 	var err error
 	p.clock, err = wallclock.Start(p.command, offset)
@@ -310,6 +311,7 @@ func (v *victim) start(offset time.Duration) (*process, error) {
 	if err != nil {
 		return nil, err
 	}
+	v.process = p
 	go func() { _ = p.command.Wait(); close(p.exited) }()
 	if v.host.dial {
 		err = until(20*time.Second, func() bool {

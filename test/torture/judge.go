@@ -169,15 +169,17 @@ func (v *victim) taken(fed []number, which []int) map[readingSet]bool {
 	return sets
 }
 
-// final are the outcomes with which a slot leaves a host, and stati those that the board may have answered then.
+// final are the outcomes with which a slot leaves a host, and stati those that the board must have answered then. With each
+// of them but the last the board has the slot, and the last is of what is older than 7 days, as nothing is here.
 var final = []string{"delivered", "already_stored", "rejected", "expired"}
 
-var stati = map[string][]int{"delivered": {1}, "already_stored": {111}, "rejected": {111, 112}, "expired": {117}}
+var stati = map[string]int{"delivered": 1, "already_stored": 111, "rejected": 111}
 
 type verdict struct {
-	slots, delivered, audited, lost, wrong, twice, again, secrets int
-	damaged                                                       int // gone with a damaged state
-	faults                                                        []string
+	slots, delivered, lost, wrong, twice, again, secrets int
+	waited                                               int // at the board, which told the host that it could not be so
+	damaged                                              int // gone with a damaged state
+	faults                                               []string
 }
 
 func (v *verdict) add(o verdict) {
@@ -185,6 +187,7 @@ func (v *verdict) add(o verdict) {
 	v.lost += o.lost
 	v.wrong += o.wrong
 	v.twice += o.twice
+	v.waited += o.waited
 	v.secrets += o.secrets
 }
 
@@ -279,8 +282,8 @@ func (v *victim) judge() (r verdict) {
 	}
 	windows := v.windows()
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
-	late, conflicts := map[key]int{}, map[key]int{}
-	ended, told := map[place]bool{}, map[place]bool{}
+	late, conflicts, refused, repeats := map[key]int{}, map[key]int{}, map[key]int{}, map[key]int{}
+	ended, told := map[place]string{}, map[place]bool{}
 	in := map[place]int{}     // the life in which a place had its last outcome
 	between := map[int]bool{} // lives after a kill between making and sending
 	seen := map[string]bool{}
@@ -300,7 +303,7 @@ func (v *victim) judge() (r verdict) {
 				life = v.lives
 			}
 			if slices.Contains(final, e.Outcome) {
-				if e.Status == nil || !slices.Contains(stati[e.Outcome], *e.Status) { // nothing here waits for 7 days
+				if status, known := stati[e.Outcome]; !known || e.Status == nil || *e.Status != status {
 					r.wrong++
 					r.faults = append(r.faults, fmt.Sprintf("%s %s: %s without the board's word for it", e.Device, time.UnixMilli(e.Stamp).UTC().Format(time.RFC3339), e.Outcome))
 				}
@@ -319,7 +322,7 @@ func (v *victim) judge() (r verdict) {
 						told[p] = true
 						continue
 					}
-					ended[p] = true
+					ended[p] = e.Outcome
 					if stored, ok := at[p]; ok && stored != x.Value && !v.excused[p] && !(forgotten(p) && life > v.brokenLife) {
 						r.wrong++
 						r.faults = append(r.faults, fmt.Sprintf("%s: %v is at the board, and %v was sent after it", p, stored, x.Value))
@@ -332,18 +335,20 @@ func (v *victim) judge() (r verdict) {
 			case e.Outcome == "refused" && e.Reason == "conflict":
 				conflicts[k] += e.Count
 			case e.Outcome == "refused" && e.Reason != "":
-				r.wrong++
-				r.faults = append(r.faults, fmt.Sprintf("%s %s: %d readings are refused for %q", e.Device, e.Parameter, e.Count, e.Reason))
+				late[k] += e.Count
+				refused[k] += e.Count
 			}
 		}
 	}
 	for p, samples := range windows {
 		value, there := at[p]
+		k := key{p.device, p.parameter, p.stamp}
+		distinct, _ := readings(samples)
+		repeats[k] += len(samples) - len(distinct)
 		_, before := v.untold[p] // at the board when the state was damaged: what was fed later changed nothing
 		if before {
 			samples = slices.DeleteFunc(samples, func(n number) bool { return n.fed >= v.broken })
 		}
-		k := key{p.device, p.parameter, p.stamp}
 		atMost := late[k]
 		if forgotten(p) { // a line that waited in the state is gone with it
 			atMost = anyNumber
@@ -356,7 +361,10 @@ func (v *victim) judge() (r verdict) {
 		switch {
 		case there:
 			r.delivered++
-			if !told[p] && !ended[p] && !v.excused[p] && !v.untold[p] {
+			if v.board.lies.told[p] {
+				r.waited++
+			}
+			if !told[p] && ended[p] == "" && !v.excused[p] && !v.untold[p] {
 				r.lost++
 				r.faults = append(r.faults, fmt.Sprintf("%s: at the board, and no line of the trail says so", p))
 			}
@@ -370,8 +378,9 @@ func (v *victim) judge() (r verdict) {
 		case told[p]:
 			r.lost++
 			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, and the trail says that it is", p))
-		case ended[p]:
-			r.audited++
+		case ended[p] != "":
+			r.lost++
+			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, and the trail has it as %s", p, ended[p]))
 		default:
 			switch _, none := v.may(samples, late[k]); {
 			case none:
@@ -381,6 +390,12 @@ func (v *victim) judge() (r verdict) {
 				r.lost++
 				r.faults = append(r.faults, fmt.Sprintf("%s: lost", p))
 			}
+		}
+	}
+	for k, n := range refused { // a repeat, as it came when the host's clock was wrong
+		if n > repeats[k] {
+			r.wrong++
+			r.faults = append(r.faults, fmt.Sprintf("%s %s %s: %d readings are refused, and %d were fed again", k.device, k.parameter, time.UnixMilli(k.stamp).UTC().Format(time.RFC3339), n, repeats[k]))
 		}
 	}
 	for p := range at {

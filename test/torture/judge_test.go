@@ -20,7 +20,7 @@ type account struct {
 
 func newAccount(t *testing.T) *account {
 	dir := t.TempDir()
-	v := &victim{host: hosts["external"], dir: dir, disk: filepath.Join(dir, "disk"), board: &board{url: "http://127.0.0.1:1"},
+	v := &victim{host: hosts["external"], dir: dir, disk: filepath.Join(dir, "disk"), board: &board{url: "http://127.0.0.1:1", lies: newLies()},
 		began: time.Unix(1_800_000_000, 0).Truncate(15 * time.Minute), kills: 1, lives: 2, over: true, lived: map[string]int{}}
 	v.state = filepath.Join(v.disk, "state")
 	if err := os.MkdirAll(v.state, 0o700); err != nil {
@@ -44,8 +44,8 @@ func newAccount(t *testing.T) *account {
 
 func (a *account) line(outcome string, stamp int64, readings ...any) {
 	l := map[string]any{"outcome": outcome, "device": "dev_a", "stamp": stamp}
-	if of := stati[outcome]; len(of) > 0 {
-		l["status"] = of[0]
+	if status, known := stati[outcome]; known {
+		l["status"] = status
 	}
 	var list []map[string]any
 	for i := 0; i < len(readings); i += 2 {
@@ -117,7 +117,11 @@ func TestJudge(t *testing.T) {
 		{"it is rejected instead", func(_ *testing.T, a *account) {
 			stamp := a.withoutCOD()
 			a.line("rejected", stamp, "cod", 1.5)
-		}, 0, 0, 0, 0},
+		}, 1, 0, 0, 0},
+		{"it is said to be stored before", func(_ *testing.T, a *account) {
+			stamp := a.withoutCOD()
+			a.line("already_stored", stamp, "cod", 1.5)
+		}, 1, 0, 0, 0},
 		{"a slot is not in the trail", func(_ *testing.T, a *account) { a.lines = a.lines[:1] }, 2, 0, 0, 0},
 		{"a sample is missing in the mean", func(_ *testing.T, a *account) { a.v.last.Readings[1].Value = 1 }, 0, 1, 0, 0},
 		{"it may have been lost by the kill", func(_ *testing.T, a *account) {
@@ -211,6 +215,14 @@ func TestJudge(t *testing.T) {
 			a.again(3).cod = 9
 			a.v.gaps = []gap{{4, 5}}
 		}, 0, 0, 0, 0},
+		{"a repeat is refused", func(_ *testing.T, a *account) {
+			a.again(0)
+			a.apart("refused", "too_old", "cod", 1)
+		}, 0, 0, 0, 0},
+		{"more is refused than was fed again", func(_ *testing.T, a *account) {
+			a.again(0)
+			a.apart("refused", "too_old", "cod", 2)
+		}, 0, 1, 0, 0},
 		{"refused without a reason that it was given", func(_ *testing.T, a *account) { a.apart("refused", "future", "cod", 1) }, 0, 1, 0, 0},
 		{"another unit", func(_ *testing.T, a *account) { a.v.last.Readings[1].Unit = "mg/l" }, 0, 1, 0, 0},
 		{"another station", func(_ *testing.T, a *account) { a.v.last.Readings[1].Station = "station_b" }, 0, 1, 0, 0},
@@ -237,11 +249,12 @@ func TestJudge(t *testing.T) {
 			a.v.last.Readings = a.v.last.Readings[:1]
 			a.v.gaps = []gap{{0, 4}}
 		}, 1, 0, 0, 0},
-		{"expired without the board's word", func(_ *testing.T, a *account) {
+		{"expired within 7 days", func(_ *testing.T, a *account) {
 			stamp := a.withoutCOD()
 			a.line("expired", stamp, "cod", 1.5)
-			a.lines[2]["status"] = nil
-		}, 0, 1, 0, 0},
+			a.lines[2]["status"] = 117
+		}, 1, 1, 0, 0},
+		{"delivered by another status", func(_ *testing.T, a *account) { a.lines[1]["status"] = 111 }, 0, 1, 0, 0},
 		{"late, and gone", func(_ *testing.T, a *account) {
 			a.withoutCOD()
 			a.apart("late", "late", "cod", 4)
@@ -307,5 +320,18 @@ func TestJudge(t *testing.T) {
 					c.lost, c.wrong, c.twice, c.secret, strings.Join(r.faults, "\n"))
 			}
 		})
+	}
+}
+
+func TestWaited(t *testing.T) {
+	a := newAccount(t)
+	a.v.board.lies.told[place{"dev_a", "cod", "U", a.stamp()}] = true
+	a.write(t)
+	if r := a.v.judge(); r.waited != 1 || r.delivered != 2 {
+		t.Errorf("waited=%d delivered=%d, must be waited=1 delivered=2", r.waited, r.delivered)
+	}
+	a.withoutCOD()
+	if r := a.v.judge(); r.waited != 0 {
+		t.Errorf("waited=%d, and it did not come", r.waited)
 	}
 }

@@ -2,8 +2,8 @@
 // wrong, none twice.
 //
 // Each host is a real process with a simulated board of its own. It is fed days of history, some of it twice, by senders
-// that start anew, while it is killed, stopped and started, its disk fills up, its state is damaged, a second process takes hold of it, its wall clock jumps, and the
-// board answers with every fault that it knows. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
+// that start anew, while it is killed, stopped and started, its disk fills up, its state is damaged or removed, a second process takes hold of it, its wall clock jumps, and the
+// board answers with every fault that it knows and contradicts itself. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
 // processes react are the machine's.
 package main
 
@@ -90,8 +90,8 @@ func run(o options, names []string) (bool, error) {
 		}
 		faultKinds, met := tally(v.faults)
 		events, _ := tally(v.events)
-		fmt.Printf("%-8s kills=%d (%s) faults=%d (%s) slots=%d delivered=%d audited=%d damaged=%d lost=%d wrong=%d twice=%d answered_111=%d start=%s drained=%s\n",
-			v.host.name, v.kills, events, met, faultKinds, r.slots, r.delivered, r.audited, r.damaged, r.lost, r.wrong, r.twice, r.again, spread(v.recovery), v.drained.Round(time.Second))
+		fmt.Printf("%-8s kills=%d (%s) faults=%d (%s) slots=%d delivered=%d damaged=%d lost=%d wrong=%d twice=%d waited=%d answered_111=%d start=%s drained=%s\n",
+			v.host.name, v.kills, events, met, faultKinds, r.slots, r.delivered, r.damaged, r.lost, r.wrong, r.twice, r.waited, r.again, spread(v.recovery), v.drained.Round(time.Second))
 		total.add(r)
 		kills += v.kills
 		faults += met
@@ -102,7 +102,7 @@ func run(o options, names []string) (bool, error) {
 	} else {
 		fmt.Printf("the run is kept in %s; again with -seed %d\n", work, o.seed)
 	}
-	fmt.Printf("torture: hosts=%d kills=%d faults=%d slots=%d lost=%d wrong=%d twice=%d\n", len(runs), kills, faults, total.slots, total.lost, total.wrong, total.twice)
+	fmt.Printf("torture: hosts=%d kills=%d faults=%d slots=%d lost=%d wrong=%d twice=%d waited=%d\n", len(runs), kills, faults, total.slots, total.lost, total.wrong, total.twice, total.waited)
 	return ok, nil
 }
 

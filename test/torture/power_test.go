@@ -115,7 +115,8 @@ func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 
 var (
 	call = regexp.MustCompile(`^(\d+) +(?:(read|write|pwrite64|fsync|fdatasync)\((\d+)<((?:->|[^>])*)>|<\.\.\. (\w+) resumed>)`)
-	page = regexp.MustCompile(`, (\d+), (\d+)(?:\)| <unfinished)`) // size and offset of a pwrite64
+	size = regexp.MustCompile(`", (\d+)(?:\) += -?\d+| <unfinished \.\.\.>)$`) // of a write
+	page = regexp.MustCompile(`, (\d+), (\d+)(?:\)| <unfinished)`)             // size and offset of a pwrite64
 )
 
 // file is one that the host writes to.
@@ -199,6 +200,9 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 			}
 			intake.kept["samples/"] = false // until the next
 		case name == "write" && strings.Contains(path, "->") && strings.HasSuffix(path, ":"+at.board+"]"):
+			if !carries(s.Text()) {
+				break
+			}
 			if found.requests++; !exit.kept["outbox/"] {
 				fault(short, "the board is spoken to while the slot is not synced")
 			}
@@ -244,10 +248,22 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 	return found, faults
 }
 
+// carries reports that a write to the board may carry readings: it is no handshake, and has space for a signature of 344
+// characters, which the question for the time has not.
+func carries(text string) bool {
+	m := size.FindStringSubmatch(text)
+	if m == nil || !strings.Contains(text, `"\27\3`) {
+		return false
+	}
+	n, _ := strconv.Atoi(m[1])
+	return n > 344
+}
+
 // Each step that is left out is seen.
 func TestOrder(t *testing.T) {
 	const (
-		host, board = `write(9<TCP:[127.0.0.1:1->127.0.0.1:7]>, "HTTP/1.1 200 OK\r\n", 17) = 17`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\26\3", 2) = 2`
+		host, board = `write(9<TCP:[127.0.0.1:1->127.0.0.1:7]>, "HTTP/1.1 200 OK\r\n", 17) = 17`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\27\3\3", 900) = 900`
+		hello, ask  = `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\26\3\1", 1500) = 1500`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\27\3\3", 131 <unfinished ...>`
 		line, told  = `write(6</s/audit.jsonl>, "{}\n", 3) = 3`, `fsync(6</s/audit.jsonl>) = 0`
 	)
 	transaction := func(file, holds string) []string {
@@ -297,6 +313,7 @@ func TestOrder(t *testing.T) {
 				closed = "ready/1"
 			}
 			var text strings.Builder
+			fmt.Fprintf(&text, "100 %s\n100 %s\n", hello, ask)
 			for i, l := range whole(c.of) {
 				if !slices.Contains(c.without, i) {
 					fmt.Fprintf(&text, "%d %s\n", 100, l)

@@ -12,6 +12,8 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
+	"sync/atomic"
 	"syscall"
 	"time"
 )
@@ -45,7 +47,9 @@ const (
 	step      = 10 * time.Second // of event time between samples
 	batchSize = 6                // steps fed at once
 	diskSize  = 64 << 20
-	furthest  = 6 * time.Hour // that a clock jumps
+	furthest  = 240 * time.Hour // that a clock jumps
+	hours     = 6 * time.Hour   // that it jumps mostly
+	oldest    = 157 * time.Hour // age of what is fed: a reading may come some hours late, and after 7 days is too old
 )
 
 // metric is what one device shows at one time: two samples.
@@ -72,6 +76,7 @@ type victim struct {
 	kill        int // wanted
 	drain       time.Duration
 	board       *board
+	process     *process // of the last life
 	log         *os.File
 	// Of what happens, and of what is fed. They are apart, so that a life that was fed less does not change the next one.
 	choices, values *rand.Rand
@@ -90,6 +95,8 @@ type victim struct {
 	drained    time.Duration  // from the last fault until nothing was missing
 	lives      int            // from one kill to the next
 	abrupt     bool           // the last life did not end by itself
+	wrongClock bool           // this life's clock jumps
+	wrongDate  atomic.Bool    // or the board's does: no host can tell two wrong clocks from a right one
 	lived      map[string]int // the life in which a line of the trail was written, by its hash; not yet those of the last life
 	excused    map[place]bool // not yet at the board when the state was damaged
 	untold     map[place]bool // at the board by then, and the answer was still to be had again
@@ -140,6 +147,9 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 }
 
 func (v *victim) end() {
+	if v.process != nil && !v.process.dead() { // after an error
+		v.process.stop(syscall.SIGKILL)
+	}
 	v.board.stop()
 	v.log.Close()
 	if v.mounted {
@@ -179,16 +189,33 @@ func (v *victim) value() float64 { return float64(v.values.IntN(1_000_000)) / 10
 
 // exhausted reports that the fed time has come near to now, or to what a clock that is late takes for now.
 func (v *victim) exhausted() bool {
-	return time.Since(v.began.Add(time.Duration(v.steps)*step)) < furthest+time.Hour
+	return v.age() < hours+time.Hour
 }
 
-// jump is how far a machine's clock is off: not at all, or by up to hours to either side.
+// fedUntil is the event time up to which there is something.
+func (v *victim) fedUntil() time.Time { return v.began.Add(time.Duration(v.steps) * step) }
+
+func (v *victim) age() time.Duration { return time.Since(v.fedUntil()) }
+
+// jump is how far a machine's clock is off: not at all, by up to hours or by up to days to either side.
 func (v *victim) jump() time.Duration {
-	if v.choices.IntN(2) == 0 {
+	if !v.wrongClock || v.choices.IntN(2) == 0 {
 		return 0
 	}
-	v.events["clock jump"]++
-	return v.between(-furthest, furthest)
+	if v.choices.IntN(2) == 0 {
+		v.events["clock jump"]++
+		return v.between(-hours, hours)
+	}
+	v.events["clock jump of days"]++
+	for {
+		by := v.between(-furthest, furthest)
+		switch ahead := v.age() + by; { // of what is fed
+		case ahead > -time.Hour && ahead < hours: // by such a clock it would be live
+		case v.host.handsOver && (ahead < 0 || ahead > oldest): // nobody tells a processor that it is neither future nor past
+		default:
+			return by
+		}
+	}
 }
 
 // feed feeds some minutes of event time.
@@ -225,15 +252,17 @@ func (v *victim) between(low, high time.Duration) time.Duration {
 
 // torture kills, stops and starts the host while the board misbehaves, and then lets both recover.
 func (v *victim) torture() error {
-	random := rand.New(rand.NewPCG(v.choices.Uint64(), 2))
-	stopFaults, faultsDone := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(faultsDone)
-		v.misbehave(random, stopFaults)
-	}()
+	seed := v.choices.Uint64()
+	stopFaults := make(chan struct{})
+	var faults sync.WaitGroup
+	faults.Go(func() { v.misbehave(rand.New(rand.NewPCG(seed, 2)), stopFaults) })
+	faults.Go(func() { v.lie(rand.New(rand.NewPCG(seed, 4)), stopFaults) })
 	err := v.ordeal()
 	close(stopFaults)
-	<-faultsDone
+	faults.Wait()
+	for kind, n := range v.board.lies.met {
+		v.faults[kind] += n
+	}
 	v.board.mode.Store(good)
 	v.board.reset.Store(false)
 	if err == nil {
@@ -242,11 +271,13 @@ func (v *victim) torture() error {
 	if err != nil {
 		return err
 	}
-	// The last life: what waits goes out.
+	// The last life: what waits goes out. Slots that are new to the board show that a 111 can be believed again.
+	v.wrongClock = false
 	p, err := v.start(0)
 	if err != nil {
 		return err
 	}
+	v.feed(p, 20)
 	began := time.Now()
 	_ = until(v.drain, func() bool {
 		time.Sleep(2 * time.Second)
@@ -268,11 +299,19 @@ func (v *victim) ordeal() error {
 		if v.full {
 			v.freeDisk()
 		}
+		clocks := v.choices.IntN(3)
+		v.wrongClock = clocks == 0
+		v.wrongDate.Store(clocks == 1)
 		p, err := v.start(v.jump())
 		if err != nil {
 			return err
 		}
 		v.feed(p, 5+v.choices.IntN(60))
+		if v.excused == nil && !p.dead() && !p.stuck && (life == 3 || v.choices.IntN(8) == 0) { // what is kept of a damage stays where it is
+			if err := v.takeAway(p); err != nil {
+				return err
+			}
+		}
 		if v.mounted && v.choices.IntN(4) == 0 {
 			v.fillDisk(p)
 		}
@@ -380,10 +419,11 @@ func (v *victim) second() error {
 	if err := os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600); err != nil {
 		return err
 	}
-	return v.refused(dir, "a second process on the same state")
+	return v.refused(dir, "a second process on the same state", "")
 }
 
-// readOnly starts the host on a state that it cannot write: it must end by itself and leave it as it is.
+// readOnly starts the host on a state that it cannot write: it must end by itself, or wait for a disk that is well, and
+// leave it as it is.
 func (v *victim) readOnly() error {
 	v.events["read-only state"]++
 	var err error
@@ -394,12 +434,16 @@ func (v *victim) readOnly() error {
 	if err != nil {
 		return err
 	}
-	err = v.refused(v.dir, "a process on a read-only state")
+	err = v.refused(v.dir, "a process on a read-only state", "No reading is taken")
 	return errors.Join(err, syscall.Mount("", v.disk, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", diskSize)))
 }
 
-// refused starts the host with the configuration in dir and expects it to give up.
-func (v *victim) refused(dir, what string) error {
+// refused starts the host with the configuration in dir and expects it to give up, or to say that it waits.
+func (v *victim) refused(dir, what, waits string) error {
+	before, err := v.log.Stat()
+	if err != nil {
+		return err
+	}
 	argv := v.host.argv(v.bin, dir)
 	c := exec.Command(argv[0], argv[1:]...)
 	c.Stdout, c.Stderr = v.log, v.log
@@ -411,17 +455,25 @@ func (v *victim) refused(dir, what string) error {
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- c.Wait() }()
-	select {
-	case err := <-ended:
-		if err == nil {
+	slow := until(40*time.Second, func() bool { return len(ended) > 0 || waits != "" && v.says(before, waits) })
+	if len(ended) > 0 {
+		if err := <-ended; err == nil {
 			return fmt.Errorf("%s ended as if all were well", what)
 		}
 		return nil
-	case <-time.After(40 * time.Second):
-		_ = c.Process.Kill()
-		<-ended
+	}
+	_ = c.Process.Kill()
+	<-ended
+	if slow != nil {
 		return fmt.Errorf("%s went on", what)
 	}
+	return nil
+}
+
+// says reports that the host's log has a text after what it had before.
+func (v *victim) says(before os.FileInfo, text string) bool {
+	log, _ := os.ReadFile(v.log.Name())
+	return strings.Contains(string(log[min(before.Size(), int64(len(log))):]), text)
 }
 
 // damage truncates or overwrites a state file of a host that does not run. What was neither at the board nor in the
@@ -466,13 +518,13 @@ func (v *victim) damage() error {
 		return err
 	}
 	files := []string{told}
-	list, err := os.ReadDir(v.state)
+	list, err := stateFiles(v.state)
 	if err != nil {
 		return err
 	}
-	for _, e := range list {
-		if info, err := e.Info(); err == nil && info.Mode().IsRegular() && info.Size() > 0 {
-			files = append(files, filepath.Join(v.state, e.Name()))
+	for _, name := range list {
+		if info, err := os.Stat(name); err == nil && info.Size() > 0 {
+			files = append(files, name)
 		}
 	}
 	name := files[v.choices.IntN(len(files))]

@@ -531,7 +531,7 @@ func outbox(t *testing.T, config string, records ...payload.Record) string {
 	keys := options.DefaultDelivery()
 	keys.DryRun = true
 	d, err := delivery.New(t.Context(), delivery.Config{Delivery: keys, Client: &http.Client{}, Store: file, Logger: slog.New(slog.DiscardHandler),
-		Lookup: func(string) (delivery.Target, bool) { return delivery.Target{}, true }})
+		Lookup: func(id string) (delivery.Target, bool) { return delivery.Target{DeviceID: id}, true }})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -177,15 +177,15 @@ func (v *viewer) windows(ctx context.Context, stored store.Store, rules slot.Opt
 // queue shows what waits for one device, and its next request.
 func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Registry, q delivery.Queue) {
 	d, known := reg.Device(q.Device)
-	target, station := delivery.Target{}, "(not configured)"
+	target, station := delivery.Target{DeviceID: q.Device}, "(not configured)"
 	if known {
-		target = delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude}
+		target = delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Parameter: d.Parameter}
 		station = d.StationID
 	}
 	oldest := q.Stamps[0]
 	v.note("\n%s / %s: slots waiting %d, the oldest %s", station, q.Device, len(q.Stamps), spec.ISTString(oldest))
 	if !known {
-		v.note("held: the configuration has no such device: its slots wait until they are 7 days old")
+		v.note("held: the configuration has no such device: its slots wait until they are 7 days old; put it back, or name it in formerly of the device that it is now")
 	}
 	if time.Since(oldest) > spec.MaxAge {
 		v.note("the oldest is more than 7 days old: it is not sent any more, and goes to the audit trail as expired")

@@ -141,7 +141,7 @@ func TestDevicesFile(t *testing.T) {
 		pass(time.Hour)
 		b.fault("")
 		pass(time.Hour)
-		require.Len(t, b.said("the configuration has no such device any more: its readings wait until they expire"), 1)
+		require.Len(t, b.said("slots wait for a device that is not configured"), 1)
 		require.NotContains(t, b.received(), "dev_2 ph 7.4 pH U -15")
 		write("station_1,dev_1,token-of-dev-1\nstation_1,dev_2,token-of-dev-2\n")
 		pass(21 * time.Second)

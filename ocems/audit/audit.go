@@ -332,7 +332,7 @@ func (t *Trail) renew(why error, lines int64) (err error) {
 		detail += "; the file that was there is kept as " + kept
 	}
 	_ = t.file.Close() // it is nobody's any more
-	t.file, t.size, t.last, t.prev, t.found = fresh.file, fresh.size, fresh.last, fresh.prev, errors.New(detail)
+	t.file, t.size, t.last, t.prev, t.found = fresh.file, fresh.size, fresh.last, fresh.prev, place.Mended(detail)
 	_ = t.append(Entry{Outcome: Recovered, Detail: detail}) // the log has it too
 	return nil
 }

@@ -63,6 +63,12 @@ func (a answer) reason() string {
 	return "not_configured"
 }
 
+// notConfigured is the detail of what waits for a device that the configuration does not have.
+const notConfigured = "it is not configured: put it back, or name it in `formerly` of the device that it is now; its slots wait until they expire"
+
+// invalidUnit is the reason of a parameter whose unit the server refuses.
+var invalidUnit = strconv.Itoa(int(spec.StatusInvalidUnit))
+
 // cure is what a person can do about an answer that contradicts what else is known.
 func (a answer) cure() string {
 	switch a.verdict {

@@ -30,7 +30,8 @@ type attempt struct {
 	made    time.Duration // running time when the slot was made
 	retries uint64        // Delivery.retries
 	target  Target
-	place   bool // counts against Delivery.limit
+	stored  []payload.Reading // what was read from the slot
+	place   bool              // counts against Delivery.limit
 }
 
 // attempt begins one. Delivery.mu is held.
@@ -82,18 +83,20 @@ func (a *attempt) trySlot() {
 	case a.d.cfg.Clock.Expired(a.id.time(), made):
 		a.expire(rs)
 	case !known:
-		a.carryOut(request{}, answer{verdict: refusedDevice, detail: "the configuration has no such device any more: its readings wait until they expire"})
+		a.carryOut(request{}, answer{verdict: refusedDevice, detail: notConfigured})
+	case a.formerly(rs):
+		a.takeOver()
 	case a.d.cfg.DryRun:
-		a.show(rs)
+		a.show(a.mend(rs))
 	default:
-		a.deliver(rs)
+		a.deliver(a.mend(rs))
 	}
 }
 
 // show logs what would be sent.
 func (a *attempt) show(rs []payload.Reading) {
 	for _, r := range requests(rs) {
-		text, err := a.target.record(a.q.device, r.readings).Marshal()
+		text, err := a.target.record(r.readings).Marshal()
 		if err != nil {
 			a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
 			return
@@ -212,7 +215,7 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 // must not look at the slot again. Many queues share one transaction.
 func (a *attempt) settle(dec decision, status *int) {
 	entry := audit.Entry{Outcome: dec.outcome, Station: a.target.StationID, Device: a.id.device, Stamp: a.id.stamp,
-		Readings: audit.Readings(dec.settled), Status: status, Detail: dec.note}
+		Readings: audit.Readings(dec.settled), Status: status, Detail: join(dec.note, a.units(dec.settled))}
 	if dec.outcome == audit.Rejected {
 		entry.Reason = "conflict"
 	}
@@ -243,12 +246,18 @@ func (a *attempt) remember() {
 
 func (a *attempt) suspend(r payload.Reading, ans answer) {
 	u, m := unitOf{r.Parameter, r.Unit}, &a.q.memory
+	delete(m.suspects, u)
+	if _, unit := a.target.current(r); unit != "" && unit != r.Unit && ans.reason() == invalidUnit {
+		a.d.cfg.Logger.Info("the server refuses the unit of waiting readings: they are sent in the one that is configured now",
+			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "configured", unit)
+		m.replaced[u] = true
+		return
+	}
 	if m.suspended[u] == nil {
 		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
 			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", ans.detail)
 	}
 	m.suspended[u] = &suspension{reason: ans.reason(), tried: time.Now()}
-	delete(m.suspects, u)
 }
 
 // taken notes what the server has taken. Where it takes a parameter that it refused, the others that it refused are tried
@@ -259,10 +268,11 @@ func (a *attempt) taken(dec decision) {
 		m.unexplained, m.accepted = false, a.target.Shared
 	}
 	for _, r := range dec.settled {
-		u := unitOf{r.Parameter, r.Unit}
-		delete(m.suspects, u)
-		if m.suspended[u] != nil {
-			clear(m.suspended)
+		delete(m.suspects, unitOf{r.Parameter, r.Unit})
+		for u, s := range m.suspended {
+			if u.parameter == r.Parameter && (u.unit == r.Unit || s.reason != invalidUnit) {
+				clear(m.suspended)
+			}
 		}
 	}
 }
@@ -303,6 +313,11 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	switch {
 	case before.state == held && now.state == ready:
 		logger.Info("the server takes the device's readings again", "device", a.q.device)
+	case dec.state == held && ans.detail == notConfigured:
+		if before.detail != now.detail {
+			logger.Error("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now",
+				"device", a.q.device, "waiting_slots", len(a.q.slots))
+		}
 	case dec.state == held && (before.state != held || before.detail != now.detail):
 		logger.Error("the server refuses the device: its readings wait; check station id, device id, token and key",
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
@@ -315,14 +330,14 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 }
 
 // record is what a request of a device carries.
-func (t Target) record(device string, rs []payload.Reading) payload.Record {
-	return payload.Record{StationID: t.StationID, DeviceID: device, Latitude: t.Latitude, Longitude: t.Longitude, Readings: rs}
+func (t Target) record(rs []payload.Reading) payload.Record {
+	return payload.Record{StationID: t.StationID, DeviceID: t.DeviceID, Latitude: t.Latitude, Longitude: t.Longitude, Readings: rs}
 }
 
 // send makes one request: sealed, signed anew, answered or not.
 func (a *attempt) send(rs []payload.Reading) answer {
 	d := a.d
-	text, err := a.target.record(a.q.device, rs).Marshal()
+	text, err := a.target.record(rs).Marshal()
 	if err != nil {
 		return answer{verdict: failed, detail: err.Error()}
 	}

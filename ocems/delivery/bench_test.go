@@ -121,7 +121,7 @@ func hub(b *testing.B, all bool) [][]time.Duration {
 	cfg := delivery.Config{
 		Delivery: options.DefaultDelivery(), Store: file, Trail: trail, Logger: slog.New(slog.DiscardHandler),
 		Lookup: func(device string) (delivery.Target, bool) {
-			return delivery.Target{StationID: "station_1", Sealer: sealer{&key.PublicKey, tokenOf + device}}, true
+			return delivery.Target{StationID: "station_1", DeviceID: device, Sealer: sealer{&key.PublicKey, tokenOf + device}}, true
 		},
 	}
 	transport := &http.Transport{MaxIdleConnsPerHost: cfg.MaxConcurrency}

@@ -21,10 +21,12 @@ import (
 
 // Target is where a device's records go and how they are sealed.
 type Target struct {
-	StationID           string
+	StationID, DeviceID string // as they are now; the readings may wait under a former id of the device
 	Latitude, Longitude *float64
 	Shared              bool // another sender reports the device too
-	Sealer              interface {
+	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
+	Parameter func(key string, diagnostic bool) (now, unit string)
+	Sealer    interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
 	}

@@ -172,7 +172,7 @@ func newPlant(t *testing.T, registry string, change func(*delivery.Config)) *pla
 			if t, ok := p.tokens[device]; ok {
 				token = t
 			}
-			return delivery.Target{StationID: "s-" + device, Sealer: sealer{&key.PublicKey, token}}, !strings.HasPrefix(device, "gone")
+			return delivery.Target{StationID: "s-" + device, DeviceID: device, Sealer: sealer{&key.PublicKey, token}}, !strings.HasPrefix(device, "gone")
 		},
 	}
 	p.cfg.Endpoint = "http://cpcb.test/v1.0/industry/data"

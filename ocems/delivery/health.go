@@ -44,6 +44,9 @@ func (d *Delivery) trouble() string {
 		if q.condition.state == held {
 			what = "is held"
 		}
+		if q.trouble == notConfigured {
+			what = fmt.Sprintf("is held (waiting slots: %d)", len(q.slots))
+		}
 		text = append(text, fmt.Sprintf("device %q %s: %s", q.device, what, q.trouble))
 	}
 	if more := len(d.held) - named; more > 0 {

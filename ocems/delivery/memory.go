@@ -30,6 +30,11 @@ type memory struct {
 	detail      string                 // what the server answered
 	suspended   map[unitOf]*suspension // refused parameters
 	suspects    map[unitOf]bool        // one of them is refused
+	replaced    map[unitOf]bool        // units that the server has refused and the configuration has replaced
+}
+
+func newMemory() memory {
+	return memory{suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}, replaced: map[unitOf]bool{}}
 }
 
 type suspension struct {
@@ -37,8 +42,8 @@ type suspension struct {
 	tried  time.Time // last, in this run
 }
 
-// doubt is a request that the server may have stored, as the hashes of its readings in their order. One that has none is
-// any part of the slot.
+// doubt is a request that the server may have stored, as the hashes of its readings in their order, whatever their units
+// were. One that has none is any part of the slot.
 type doubt []uint64
 
 // mostDoubts are kept of a slot. What is forgotten has to wait if the server has stored it.
@@ -54,7 +59,7 @@ func newDoubt(rs []payload.Reading) doubt {
 		if r.Diagnostic {
 			value = ^value
 		}
-		d[i] = xxhash.Sum64String(strings.Join([]string{r.Parameter, r.Unit, r.Flag.String()}, "\x00")) ^ value*0x9E3779B97F4A7C15
+		d[i] = xxhash.Sum64String(r.Parameter+"\x00"+r.Flag.String()) ^ value*0x9E3779B97F4A7C15
 	}
 	slices.Sort(d)
 	return d
@@ -89,7 +94,7 @@ func (s *slot) note(d doubt) {
 const memoryPrefix = "device/"
 
 func (m *memory) empty() bool {
-	return !m.accepted && !m.unexplained && m.aside == 0 && len(m.suspended) == 0 && len(m.suspects) == 0
+	return !m.accepted && !m.unexplained && m.aside == 0 && len(m.suspended) == 0 && len(m.suspects) == 0 && len(m.replaced) == 0
 }
 
 // remember encodes the queue's memory and its slots' doubts, nil where there is none.
@@ -115,10 +120,12 @@ func (q *queue) remember() []byte {
 		e.Text(u.unit)
 		e.Text(m.suspended[u].reason)
 	}
-	e.Uint(uint64(len(m.suspects)))
-	for _, u := range sortedUnits(m.suspects) {
-		e.Text(u.parameter)
-		e.Text(u.unit)
+	for _, units := range []map[unitOf]bool{m.suspects, m.replaced} {
+		e.Uint(uint64(len(units)))
+		for _, u := range sortedUnits(units) {
+			e.Text(u.parameter)
+			e.Text(u.unit)
+		}
 	}
 	e.Uint(uint64(doubts))
 	for _, s := range q.slots {
@@ -148,13 +155,15 @@ func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) 
 	if err != nil {
 		return memory{}, nil, err
 	}
-	m = memory{accepted: d.Bool(), unexplained: d.Bool(), aside: d.Int(), reason: d.Text(), detail: d.Text(),
-		suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}
+	m = newMemory()
+	m.accepted, m.unexplained, m.aside, m.reason, m.detail = d.Bool(), d.Bool(), d.Int(), d.Text(), d.Text()
 	for n := d.Count(3); n > 0 && d.Err() == nil; n-- {
 		m.suspended[unitOf{d.Text(), d.Text()}] = &suspension{reason: d.Text()}
 	}
-	for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
-		m.suspects[unitOf{d.Text(), d.Text()}] = true
+	for _, units := range []map[unitOf]bool{m.suspects, m.replaced} {
+		for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
+			units[unitOf{d.Text(), d.Text()}] = true
+		}
 	}
 	doubts = map[int64][]doubt{}
 	for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
@@ -270,10 +279,11 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	d.lookup.next = now.Add(9 * now.Sub(begin))
 	for i, r := range audit.Readings(rs) {
 		for _, f := range found {
-			if f == r {
+			unit := f.Unit
+			if f.Unit = r.Unit; f == r { // the unit may have been mended since
 				same = append(same, rs[i])
-			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
-				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, f.Unit, f.Flag)
+			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
+				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, unit, f.Flag)
 			}
 		}
 	}

@@ -92,7 +92,7 @@ const (
 )
 
 func newQueue(device string) *queue {
-	return &queue{device: device, memory: memory{suspended: map[unitOf]*suspension{}, suspects: map[unitOf]bool{}}}
+	return &queue{device: device, memory: newMemory()}
 }
 
 func (q *queue) find(stamp int64) (int, bool) {

@@ -54,7 +54,7 @@ func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 }
 
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
-// average of one parameter end together. The host leaves out suspended parameters; which these are is not stored.
+// average of one parameter end together. It has the suspended parameters too, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
 	value, err := stored.Get(ctx, id.key())
@@ -68,9 +68,19 @@ func Requests(ctx context.Context, stored store.Store, device string, stamp time
 	if err != nil {
 		return nil, fmt.Errorf("reading slot %s of device %q: %w", spec.ISTString(stamp), device, err)
 	}
+	m := newMemory()
+	if value, err := stored.Get(ctx, memoryPrefix+device); err == nil && value != nil {
+		if known, _, err := decodeMemory(value); err == nil {
+			m = known
+		}
+	}
+	rs = to.mended(rs, &m)
+	for i := range rs {
+		rs[i], _ = to.current(rs[i])
+	}
 	var records []payload.Record
 	for _, r := range requests(rs) {
-		records = append(records, to.record(device, r.readings))
+		records = append(records, to.record(r.readings))
 	}
 	return records, nil
 }

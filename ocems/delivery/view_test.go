@@ -56,7 +56,7 @@ func TestQueues(t *testing.T) {
 	}
 
 	latitude := 19.076
-	records, err := delivery.Requests(t.Context(), disk, "dev_1", end, delivery.Target{StationID: "s1", Latitude: &latitude})
+	records, err := delivery.Requests(t.Context(), disk, "dev_1", end, delivery.Target{StationID: "s1", DeviceID: "dev_1", Latitude: &latitude})
 	if err != nil || len(records) != 2 {
 		t.Fatalf("%v, %+v", err, records)
 	}

@@ -178,6 +178,11 @@ func (t *transaction) apply(w *work) error {
 		}
 	}
 	for _, rec := range w.records {
+		if w.leaves != nil {
+			if err := t.keepAge(*w.leaves, rec); err != nil {
+				return err
+			}
+		}
 		for _, r := range rec.Readings {
 			refused, err := t.add(rec, r, w.whole)
 			if err != nil {
@@ -220,6 +225,23 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: id.device, Stamp: id.stamp,
 		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "conflict", Count: 1,
 		Detail: fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
+}
+
+// keepAge lets a slot that moves keep the time at which it was made.
+func (t *transaction) keepAge(from slotID, to payload.Record) error {
+	old, err := t.at(from)
+	if err != nil {
+		return err
+	}
+	c, err := t.at(slotID{to.DeviceID, from.stamp})
+	if err != nil {
+		return err
+	}
+	if len(c.readings) == 0 {
+		c.made = old.made
+	}
+	c.made = max(c.made, old.made)
+	return nil
 }
 
 func (t *transaction) remove(id slotID, settled []payload.Reading) error {

@@ -107,6 +107,7 @@ func (e *Engine) believe(now time.Time) {
 	for _, h := range e.loop.held {
 		switch trust := e.clock.Trust(h.era); trust {
 		case clock.Confirmed, clock.Trusted:
+			e.renameSamples(h.samples)
 			e.alignAll(h.moment, h.samples, trust)
 		default:
 			kept = append(kept, h)

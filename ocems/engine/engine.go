@@ -145,6 +145,11 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	}
 	e.loop.restored, e.loop.saved = true, time.Now()
 	e.keepDamaged(ctx)
+	if e.loop.renamed {
+		if err := e.save(ctx); err != nil {
+			e.log.Error("cannot save open slots under their present names: it is tried again when slots are saved", "error", err)
+		}
+	}
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
 	return e, nil
@@ -187,13 +192,14 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if d.Shared != nil {
 		shared = *d.Shared
 	}
-	return delivery.Target{StationID: d.StationID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Sealer: d}, true
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Parameter: d.Parameter, Sealer: d}, true
 }
 
 // watch reads the devices_file again when it changes.
 func (e *Engine) watch(ctx context.Context) {
 	e.names.Watch(ctx, e.cfg.Slots.DevicesFileInterval.Duration, func() {
 		e.log.Info("the devices_file was read again", "devices", len(e.names.Devices()))
+		e.renameOpen()
 		if e.outbox != nil {
 			e.outbox.Retry()
 		}

@@ -17,6 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
+	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
 const (
@@ -32,6 +33,7 @@ const (
 // loop is what only the engine's goroutine touches, besides its start and its end.
 type loop struct {
 	restored   bool
+	renamed    bool     // in the restore
 	next       uint64   // number of the next batch of samples
 	batches    []string // keys of those that the saved aligner does not have
 	bytes      int      // of them
@@ -355,7 +357,7 @@ func (e *Engine) check(now time.Time) {
 	text := fmt.Sprint(err)
 	switch {
 	case err != nil:
-		if e.loop.checked = now; text != e.loop.files {
+		if e.loop.checked = now; text != e.loop.files || errors.As(err, new(place.Mended)) {
 			e.log.Error("another program has moved, replaced or cut a file of this host: keep it away", "error", err)
 		}
 		e.health.set(&e.health.files, err)
@@ -410,6 +412,7 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *de
 
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delivery.Withdrawal, ops []store.Op) error {
+	e.rename(slots)
 	if e.ready != nil {
 		return e.ready.put(ctx, e.rounded(slots), ops)
 	}
@@ -454,6 +457,7 @@ func (e *Engine) restore(ctx context.Context) error {
 	for _, name := range slices.Sorted(maps.Keys(bad)) {
 		keep(openKeys+name, entries[name], bad[name])
 	}
+	e.renameOpen()
 	value, err := e.cfg.Store.Get(ctx, refusedKey)
 	if err == nil && value != nil {
 		if wrong := e.loop.refusals.restore(value); errors.Is(wrong, frame.ErrNewer) {
@@ -505,6 +509,7 @@ func (e *Engine) replay(key string, value []byte) error {
 		trust := clock.Trust(d.Byte())
 		m, samples, wrong := decodeSamples(d)
 		if err = wrong; err == nil {
+			e.renameSamples(samples)
 			e.place(m, samples, trust, 0)
 		}
 	}

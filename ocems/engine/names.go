@@ -232,6 +232,40 @@ func (b *Batch) put(x sample, samples int, cure string) {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
+// rename gives slots their present names, and reports whether that has changed any.
+func (e *Engine) rename(slots []slot.Slot) (changed bool) {
+	for i := range slots {
+		s := &slots[i]
+		series, unit := e.names.Current(s.Series, s.Unit)
+		changed = changed || series != s.Series || unit != s.Unit
+		s.Series, s.Unit = series, unit
+	}
+	return changed
+}
+
+// renameOpen gives open windows their present names: what came for them under a former one is in the same slot.
+func (e *Engine) renameOpen() {
+	if e.names == nil { // nothing is to be made of the state
+		return
+	}
+	if n := e.aligner.Rename(e.names.Current); n > 0 {
+		e.log.Info("open slots of former names go on under the present ones", "open_slots", n)
+		if e.restoring {
+			e.loop.renamed = true
+		}
+	}
+}
+
+// renameSamples gives samples that were taken before the restart their present names.
+func (e *Engine) renameSamples(samples []sample) {
+	for i := range samples {
+		x := &samples[i]
+		if e.names != nil {
+			x.Series, x.Unit = e.names.Current(x.Series, x.Unit)
+		}
+	}
+}
+
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
 	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox

@@ -44,6 +44,7 @@ type readyBatch struct {
 
 func openReady(ctx context.Context, e *Engine) (*ready, error) {
 	r := &ready{e: e, done: make(chan struct{}), wake: make(chan struct{}, 1)}
+	var renamed []store.Op
 	err := e.cfg.Store.Range(ctx, readyKeys, func(key string, value []byte) error {
 		slots, err := decodeSlots(value)
 		if errors.Is(err, frame.ErrNewer) {
@@ -56,11 +57,17 @@ func openReady(ctx context.Context, e *Engine) (*ready, error) {
 			e.log.Error("slots in the state are damaged: they stay there and are left out", "key", fmt.Sprintf("%q", key), "bytes", len(value))
 			return nil
 		}
+		if e.rename(slots) {
+			renamed = append(renamed, store.Op{Key: key, Value: encodeSlots(slots)})
+		}
 		r.batches, r.slots = append(r.batches, readyBatch{key, 0, slots}), r.slots+len(slots)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("reading the state: %w", err)
+	}
+	if err := e.cfg.Store.Batch(ctx, renamed...); err != nil {
+		e.log.Error("cannot save slots under their present names: the next start tries it again", "error", err)
 	}
 	ctx, r.stop = context.WithCancel(ctx)
 	go r.run(ctx)

@@ -44,6 +44,8 @@ type DeviceConfig struct {
 	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
 	// SharedDevice says that another sender reports the device too; by default what the whole configuration says.
 	SharedDevice *bool `mapstructure:"shared_device" toml:"shared_device" yaml:"shared_device"`
+	// Formerly are earlier ids of this device: what waits under them is delivered as this device's.
+	Formerly []string `mapstructure:"formerly" toml:"formerly" yaml:"formerly"`
 	// Timestamps is whose clock its readings' times are of: auto or source; by default what the host's options say.
 	Timestamps string `mapstructure:"timestamps" toml:"timestamps" yaml:"timestamps"`
 	// Parameters says which metrics are this device's parameters.
@@ -60,6 +62,8 @@ type ParameterConfig struct {
 	Attributes map[string]string `mapstructure:"attributes" toml:"tags" yaml:"attributes"`
 	// Parameter is the key of annexe 3.1; by default the field or metric, where that is one.
 	Parameter string `mapstructure:"parameter" toml:"parameter" yaml:"parameter"`
+	// Formerly are earlier values of Parameter: what waits under them is delivered as this parameter's.
+	Formerly []string `mapstructure:"formerly" toml:"formerly" yaml:"formerly"`
 	// Unit is the key of annexe 3.2 or another spelling of it; by default the metric's own unit.
 	Unit string `mapstructure:"unit" toml:"unit" yaml:"unit"`
 	// Statistic is mean, last, min, max, sum or median; by default what fits the metric.

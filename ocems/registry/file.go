@@ -67,7 +67,7 @@ func parseDevices(path string, data []byte) ([]source, error) {
 	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "formerly"}
 
 // parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
 func parseCSV(path string, data []byte) ([]source, error) {
@@ -159,6 +159,10 @@ func (d *DeviceConfig) set(column, cell string) error {
 		d.PublicKeyFile = cell
 	case "shared_device":
 		return truth(&d.SharedDevice, cell)
+	case "formerly":
+		if cell != "" {
+			d.Formerly = strings.Split(cell, ";")
+		}
 	case "timestamps":
 		d.Timestamps = cell
 	}

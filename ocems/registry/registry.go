@@ -54,6 +54,7 @@ type Device struct {
 	Timestamps string // of the configuration, or ""
 
 	parameters map[string]*mapping // by key
+	formerly   map[string]string   // present keys, by former ones
 
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
@@ -70,10 +71,11 @@ func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
 
 // snapshot is all that a Reload replaces.
 type snapshot struct {
-	devices map[string]*Device
-	ids     []string // sorted
-	index   map[selector]*group
-	hide    func(text []byte) []byte // a closure, as a Device's
+	devices  map[string]*Device
+	formerly map[string]*Device // by former ids
+	ids      []string           // sorted
+	index    map[selector]*group
+	hide     func(text []byte) []byte // a closure, as a Device's
 }
 
 // Hide takes the token of every device, also of those before the last [Registry.Reload], out of a text of a server's, for a
@@ -106,10 +108,10 @@ func New(cfg Config) (*Registry, error) {
 	return r, nil
 }
 
-// Device finds a device by its id.
+// Device finds a device by its id, or by a former one.
 func (r *Registry) Device(id string) (*Device, bool) {
-	d, ok := r.now.Load().devices[id]
-	return d, ok
+	d := r.now.Load().device(id)
+	return d, d != nil
 }
 
 // Devices returns all devices, sorted by id.
@@ -131,7 +133,7 @@ type source struct {
 
 func load(cfg Config) look {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
 		v    version
 		list []source
 	)
@@ -240,6 +242,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		taken    = map[string]string{} // selector with attributes: where
 		owner    = map[string]int{}    // selector with attributes: device
 		mappings []*mapping
+		renamed  []renaming
 	)
 	for i, src := range list {
 		src.StationID, src.DeviceID = strings.TrimSpace(src.StationID), strings.TrimSpace(src.DeviceID)
@@ -272,7 +275,8 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps, parameters: map[string]*mapping{}}
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps,
+			parameters: map[string]*mapping{}, formerly: map[string]string{}}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))
@@ -282,8 +286,12 @@ func (b *builder) addAll(cfg Config, list []source) {
 			b.devices[src.DeviceID] = device
 			b.ids = append(b.ids, src.DeviceID)
 		}
+		if len(src.Formerly) > 0 {
+			renamed = append(renamed, renaming{src.at("formerly"), src.DeviceID, src.Formerly, device})
+		}
 
 		params := map[string]int{}
+		var keys []renaming
 		for j, p := range src.Parameters {
 			at := func(key string) string { return src.at(src.words.parameter(j, key)) }
 			m := b.mapping(at, device, p)
@@ -294,6 +302,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 					params[m.parameter] = j
 				}
 				device.parameters[m.parameter] = m
+				keys = append(keys, renaming{at("formerly"), m.parameter, p.Formerly, device})
 			}
 			if m.metric == "" {
 				continue
@@ -307,7 +316,15 @@ func (b *builder) addAll(cfg Config, list []source) {
 					src.words.Attributes, src.words.Attributes, src.words.DeviceID)
 			}
 		}
+		present := map[string]string{}
+		for key, j := range params {
+			present[key] = src.at(src.words.parameter(j, "parameter"))
+		}
+		b.rename(keys, present, "is a parameter of the device now; name a key that it has no more",
+			func(n renaming, key string) { device.formerly[key] = n.name })
 	}
+	b.rename(renamed, places, "is configured, so that its slots are sent as its own; name an id that no device has now",
+		func(n renaming, id string) { b.formerly[id] = n.device })
 	if len(keyless) > 0 {
 		b.fault("public_key", "missing; give public_key or public_key_file (devices without their own: %d, the first %s)", len(keyless), keyless[0])
 	}

@@ -107,6 +107,18 @@ func TestMistakes(t *testing.T) {
 		{"parameter twice", func(c C) { param(c).Parameter = "ph" }, []string{`devices[0].parameters[1].parameter: "ph" is also parameters[0]`}},
 		{"same selector", func(c C) { second(c).Parameters = []ParameterConfig{*param(c)} },
 			[]string{`devices[1].parameters[0].metric: "tank" is also devices[0].parameters[1].metric`, "add attributes"}},
+		{"formerly empty", func(c C) { c.Devices[0].Formerly = []string{"x", " "} }, []string{`devices[0].formerly: an empty name; leave it out`}},
+		{"formerly itself", func(c C) { c.Devices[0].Formerly = []string{"device_1 "} }, []string{`devices[0].formerly: "device_1" is the present name`}},
+		{"formerly another's", func(c C) { second(c).Formerly = []string{"device_1"} }, []string{`devices[1].formerly: "device_1" (devices[0].device_id) is configured`}},
+		{"formerly of two", func(c C) { second(c).Formerly, c.Devices[0].Formerly = []string{"x"}, []string{"x"} },
+			[]string{`devices[1].formerly: "x" is also in devices[0].formerly`}},
+		{"formerly twice", func(c C) { c.Devices[0].Formerly = []string{"x", "x"} }, []string{`devices[0].formerly: "x" is also in devices[0].formerly`}},
+		{"formerly of two lines", func(c C) { c.Devices[0].Formerly = []string{"x\ny"} }, []string{`devices[0].formerly: "x\ny" is not one line`}},
+		{"key formerly itself", func(c C) { param(c).Formerly = []string{"cod"} }, []string{`devices[0].parameters[1].formerly: "cod" is the present name`}},
+		{"key formerly another's", func(c C) { param(c).Formerly = []string{"ph"} },
+			[]string{`devices[0].parameters[1].formerly: "ph" (devices[0].parameters[0].parameter) is a parameter of the device now`}},
+		{"key formerly of two", func(c C) { param(c).Formerly, c.Devices[0].Parameters[0].Formerly = []string{"bod"}, []string{"bod"} },
+			[]string{`devices[0].parameters[1].formerly: "bod" is also in devices[0].parameters[0].formerly`}},
 		{"devices_file absent", func(c C) { c.DevicesFile = "absent.csv" }, []string{"devices_file: open absent.csv"}},
 		{"devices_file of another kind", func(c C) { c.DevicesFile = keyFile }, []string{"devices_file: ", "neither .csv, .yaml nor .yml"}},
 		{"all at once", func(c C) { param(c).Unit, param(c).Parameter, c.Devices[0].StationID = "zz", "zz", "" },
@@ -326,6 +338,8 @@ func TestDevicesFile(t *testing.T) {
 		{"csv", "d.csv", csvHead + row + ",17.4,78.5\n", ""},
 		{"csv of all columns", "d.csv", "station_id,device_id,token_id,token_id_file,latitude,longitude,public_key,public_key_file\n" +
 			row + ",,,,," + weak + "\n" + "s,d2,," + keyFile + ",,,oops,\n", "d.csv:3: public_key: reading the public key"},
+		{"csv formerly", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0; d00\n" + "s,d2," + token + ",\n", ""},
+		{"csv formerly configured", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0;d2\n" + "s,d2," + token + ",\n", `d.csv:2: formerly: "d2" (`},
 		{"csv of no device yet", "d.csv", csvHead, ""},
 		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
 		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
@@ -338,6 +352,8 @@ func TestDevicesFile(t *testing.T) {
 		{"csv in another encoding", "d.csv", csvHead + "Barauni\xe9,d1," + token + ",,\n", `d.csv:2: station_id: "Barauni\xe9" is not one line of UTF-8`},
 		{"csv twice", "d.csv", csvHead + row + ",,\n" + row + ",,\n", `d.csv:3: device_id: "d1" is also `},
 		{"yaml", "d.yaml", "devices:\n- {station_id: s, device_id: d1, token_id: " + token + "}\n", ""},
+		{"yaml formerly", "d.yaml", "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: cod\n    formerly: [cod]\n",
+			`d.yaml:7: devices[0].parameters[0].formerly: "cod" is the present name`},
 		{"yaml of no device yet", "d.yml", "devices: []\n", ""},
 		{"yaml empty", "d.yml", "", "d.yml:1: no list of `devices:`"},
 		{"yaml without the key", "d.yml", "- station_id: a\n  device_id: b\n", "d.yml:1: no list of `devices:`"},
@@ -626,5 +642,44 @@ func BenchmarkResolve(b *testing.B) {
 		if got, err := r.Resolve(m); len(got) != 1 || err != nil || got[0].Flag != spec.FlagNormal {
 			b.Fatal(got, err)
 		}
+	}
+}
+
+// What comes under a former name is the present one's, as far as a name goes.
+func TestFormerly(t *testing.T) {
+	cfg := good()
+	cfg.Devices[0].Formerly, cfg.Devices[0].Parameters[1].Formerly = []string{" old_1", "old_2"}, []string{"bod"}
+	r, err := New(cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		device, parameter, unit, want string
+	}{
+		{"device_1", "cod", "mg/L", "device_1 cod mg/L"},
+		{"old_1", "cod", "mgpl", "device_1 cod mg/L"},
+		{"old_2", "bod", "ppm", "device_1 cod ppm"},
+		{"old_2", "ss", "ppm", "device_1 ss ppm"},
+		{"old_3", "bod", "mgpl", "old_3 bod mgpl"},
+	} {
+		s, unit := r.Current(slot.Series{Device: tt.device, Parameter: tt.parameter}, tt.unit)
+		if got := s.Device + " " + s.Parameter + " " + unit; got != tt.want {
+			t.Errorf("%v is %s", tt, got)
+		}
+	}
+	for _, id := range []string{"device_1", "old_1"} {
+		if d, ok := r.Device(id); !ok || d.DeviceID != "device_1" {
+			t.Errorf("%s is %v", id, d)
+		}
+		attr := func(key string) (string, bool) { return id, key == "ocems.device.id" }
+		if m, err := r.Resolve(Metric{Name: "ph", Unit: "pH", Attr: attr}); err != nil || len(m) != 1 || m[0].Device.DeviceID != "device_1" {
+			t.Errorf("%v, %v", m, err)
+		}
+		if m, err := r.Finished(Metric{Name: "bod", Unit: "mg/L", Attr: attr}); err != nil || m.Device.DeviceID != "device_1" || m.Parameter != "cod" {
+			t.Errorf("%v, %v", m, err)
+		}
+	}
+	if len(r.Devices()) != 1 {
+		t.Errorf("%v", r.Devices())
 	}
 }

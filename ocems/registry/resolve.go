@@ -85,6 +85,9 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	s := r.now.Load()
 	sel := selector{m.Name, plainField(m.Field)}
 	id, named := m.attr("ocems.device.id", "ocems_device_id")
+	if d := s.formerly[id]; d != nil {
+		id = d.DeviceID
+	}
 
 	var matches []Match
 	var faults []error
@@ -148,14 +151,15 @@ func (r *Registry) Finished(m Metric) (match Match, err error) {
 	match.Flag = flag
 	s := r.now.Load()
 	fault := func(err error) (Match, error) { return match, &ResolveError{id, m.Name, m.Unit, err} }
-	d := s.devices[id]
+	d := s.device(id)
 	if d == nil {
 		return fault(&UnknownDeviceError{id, m.Name, s.ids})
 	}
 	match.Device = d
-	p := d.parameters[m.Name]
+	match.Parameter, _ = d.Parameter(m.Name, match.Diagnostic)
+	p := d.parameters[match.Parameter]
 	if p == nil {
-		if _, err := spec.LookupParameter(m.Name); err != nil {
+		if _, err := spec.LookupParameter(match.Parameter); err != nil {
 			return fault(err)
 		}
 	}

@@ -35,6 +35,16 @@ func ResolveUnit(s string) (string, error) {
 	return "", &UnknownError{Kind: "unit", Value: s, Nearest: func() []string { return nearestUnits(s) }}
 }
 
+// SameUnit reports that two texts are spellings of one unit.
+func SameUnit(a, b string) bool {
+	if a == b {
+		return true
+	}
+	x, errX := ResolveUnit(a)
+	y, errY := ResolveUnit(b)
+	return errX == nil && errY == nil && x == y
+}
+
 // otherUnits are written with the letters of a catalogue unit and mean something else: millimolar and centimolar are
 // not lengths, a picoampere is no pascal.
 var otherUnits = map[string]bool{"mM": true, "cM": true, "pA": true}

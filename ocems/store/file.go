@@ -374,10 +374,13 @@ func (f *File) Check() error {
 		kept, wrong := f.renew()
 		if f.lost = wrong; wrong != nil {
 			f.lost = fmt.Errorf("%w, and it cannot be written there anew: %w", err, wrong)
-			err = f.lost
-		} else if err = fmt.Errorf("%w; all of it is written there anew, and nothing is lost", err); kept != "" {
-			err = fmt.Errorf("%w; the other file is kept as %s", err, kept)
+			return f.failed("looking for", f.lost)
 		}
+		done := fmt.Sprintf("%v; all of it is written there anew, and nothing is lost", err)
+		if kept != "" {
+			done += "; the other file is kept as " + kept
+		}
+		err = place.Mended(done)
 	}
 	return f.failed("looking for", err)
 }

@@ -67,6 +67,21 @@ func TestTroubleshooting(t *testing.T) {
 	p.stop()
 	keep(p.log())
 
+	// A wrong id: it is taken out, and then named.
+	dir = t.TempDir()
+	for _, life := range []struct{ id, formerly, says string }{
+		{"device_5679", "", "refuses the device"}, {"device_5678", "", "not configured"}, {"device_5678", `formerly = ["device_5679"]`, "taken over"}} {
+		p = startIn(t, dir, strings.Replace(config, `device_id = "device_5678"`, fmt.Sprintf("device_id = %q\n%s\n", life.id, life.formerly), 1))
+		if life.id == "device_5679" {
+			p.write(fmt.Sprintf("etp cod=110.5 %d\n", past.UnixNano()))
+		}
+		if !until(patience, func() bool { return strings.Contains(p.log(), life.says) }) {
+			t.Errorf("it does not say %q:\n%s", life.says, p.log())
+		}
+		p.stop()
+		keep(p.log())
+	}
+
 	// A time that is not a slot's.
 	p = start(t, "align = false\n"+config)
 	p.write(fmt.Sprintf("etp cod=110.5 %d\n", past.Add(time.Second).UnixNano()))

@@ -38,7 +38,7 @@ func TestHangingDevices(t *testing.T) {
 			b := board.New(t, p.stations()...)
 			for _, d := range p.devices[:3] {
 				w := httptest.NewRecorder()
-				b.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "/faults", strings.NewReader(`{"device":"`+d.id+`","latency":"1m"}`)))
+				b.ServeHTTP(w, httptest.NewRequest(http.MethodPost, "http://localhost/faults", strings.NewReader(`{"device":"`+d.id+`","latency":"1m"}`)))
 				require.Less(t, w.Code, 300, w.Body)
 			}
 			at := newPlace(t, b.URL, b.PublicKey)

@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"maps"
@@ -27,6 +28,8 @@ type plant struct {
 // device is one registered device.
 type device struct {
 	id                  string
+	station, token      string // where they are not the plant's
+	formerly            []string
 	latitude, longitude *float64
 	parameters          []parameter
 	calibrations        []simulator.Calibration // that the board expects
@@ -38,7 +41,9 @@ type parameter struct {
 	name       string // of a reading
 	tags       map[string]string
 	parameter  string // where it is not the name's last word
+	formerly   []string
 	unit       string
+	unlisted   bool
 	statistic  string
 	kindTells  bool // the collector takes the statistic from the metric's kind
 	decimals   *int
@@ -100,7 +105,15 @@ func (p plant) toml(at place) string {
 		fmt.Fprintf(b, "  %s = %s\n", key, text)
 	}
 	for _, d := range p.devices {
-		fmt.Fprintf(b, "  [[outputs.ocems.device]]\n    station_id = %q\n    device_id = %q\n    token_id_file = %q\n", station, d.id, at.token())
+		fmt.Fprintf(b, "  [[outputs.ocems.device]]\n    station_id = %q\n    device_id = %q\n", cmp.Or(d.station, station), d.id)
+		if d.token == "" {
+			fmt.Fprintf(b, "    token_id_file = %q\n", at.token())
+		} else {
+			fmt.Fprintf(b, "    token_id = %q\n", d.token)
+		}
+		if d.formerly != nil {
+			fmt.Fprintf(b, "    formerly = [%q]\n", d.formerly[0])
+		}
 		if d.latitude != nil {
 			fmt.Fprintf(b, "    latitude = %v\n    longitude = %v\n", *d.latitude, *d.longitude)
 		}
@@ -120,6 +133,12 @@ func (p plant) toml(at place) string {
 			}
 			if x.diagnostic {
 				fmt.Fprintf(b, "      diagnostic = true\n")
+			}
+			if x.unlisted {
+				fmt.Fprintf(b, "      allow_unlisted = true\n")
+			}
+			if x.formerly != nil {
+				fmt.Fprintf(b, "      formerly = [%q]\n", x.formerly[0])
 			}
 			if len(x.tags) > 0 {
 				fmt.Fprintf(b, "      [outputs.ocems.device.parameter.tags]\n")
@@ -153,7 +172,12 @@ func (p plant) processor(at place) map[string]any {
 
 func (p plant) yamlDevices(at place) (list []any) {
 	for _, d := range p.devices {
-		conf := map[string]any{"station_id": station, "device_id": d.id, "token_id_file": at.token()}
+		conf := map[string]any{"station_id": cmp.Or(d.station, station), "device_id": d.id, "formerly": asAny(d.formerly)}
+		if d.token == "" {
+			conf["token_id_file"] = at.token()
+		} else {
+			conf["token_id"] = d.token
+		}
 		if d.latitude != nil {
 			conf["latitude"], conf["longitude"] = *d.latitude, *d.longitude
 		}
@@ -162,7 +186,8 @@ func (p plant) yamlDevices(at place) (list []any) {
 		}
 		var parameters []any
 		for _, x := range d.parameters {
-			entry := map[string]any{"metric": x.name, "parameter": x.parameter, "unit": x.unit, "diagnostic": x.diagnostic}
+			entry := map[string]any{"metric": x.name, "parameter": x.parameter, "unit": x.unit, "diagnostic": x.diagnostic,
+				"allow_unlisted": x.unlisted, "formerly": asAny(x.formerly)}
 			if x.parameter == "" {
 				_, entry["parameter"] = split(x.name)
 			}
@@ -183,6 +208,13 @@ func (p plant) yamlDevices(at place) (list []any) {
 		list = append(list, conf)
 	}
 	return list
+}
+
+func asAny(list []string) (out []any) {
+	for _, s := range list {
+		out = append(out, s)
+	}
+	return out
 }
 
 func asJSON(v any) string {

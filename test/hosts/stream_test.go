@@ -143,7 +143,7 @@ var bubble = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when its time begins
 func newScript(seed uint64) script {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := script{restarts: seed%3 == 0, plant: plant{options: map[string]any{
-		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)]}}}
+		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "timestamps": "source", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)]}}}
 	for i := range perPlant() {
 		s.plant.devices = append(s.plant.devices, randomDevice(r, fmt.Sprintf("dev-%d", i)))
 	}

@@ -56,6 +56,8 @@ var wrong = []struct {
 	{"@token_id", `""`, `@token_id: missing; give token_id or token_id_file`, true},
 	{"@token_id_file", `"absent.txt"`, `@token_id: both token_id and token_id_file are given; keep one`, true},
 	{"@public_key", `"nonsense!"`, `@public_key: reading the public key: neither PEM nor base64`, true},
+	{"@formerly", `["dev_1"]`, `@formerly: "dev_1" is the present name`, false},
+	{"#formerly", `["bod", ""]`, `#formerly: an empty name; leave it out`, false},
 	{"#metric", `""`, `#metric: missing; give the name of the metric`, false},
 	{"#parameter", `"codd"`, `#parameter: unknown parameter "codd": nearest "cod"`, false},
 	{"#unit", `"mg2"`, `#unit: unknown unit "mg2": nearest`, false},

@@ -13,6 +13,11 @@ import (
 	"time"
 )
 
+// Mended is what was found and is all right again: an event, where any other error is a state.
+type Mended string
+
+func (m Mended) Error() string { return string(m) }
+
 // Lost says why path does not lead to an open file, or is nil. A path that may not be looked at is no sign of anything.
 func Lost(open fs.FileInfo, path string) error {
 	switch found, err := os.Stat(path); {

@@ -1,0 +1,141 @@
+package delivery
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// A reading waits under the names and in the unit that it was made with. Names are mended before it is sent, by moving what
+// waits under a former one; the unit is mended as it is sent.
+
+// current is a reading under the present name of its parameter, and the unit that the configuration has for it, or "".
+func (t Target) current(r payload.Reading) (now payload.Reading, unit string) {
+	if t.Parameter != nil {
+		r.Parameter, unit = t.Parameter(r.Parameter, r.Diagnostic)
+	}
+	return r, unit
+}
+
+// mended gives readings the configuration's unit where it is another spelling of theirs, or where the server has refused
+// theirs.
+func (t Target) mended(rs []payload.Reading, m *memory) []payload.Reading {
+	rs = slices.Clone(rs)
+	for i, r := range rs {
+		_, unit := t.current(r)
+		if unit != "" && unit != r.Unit && (spec.SameUnit(unit, r.Unit) || m.unitRefused(unitOf{r.Parameter, r.Unit})) {
+			rs[i].Unit = unit
+		}
+	}
+	return rs
+}
+
+func (m *memory) unitRefused(u unitOf) bool {
+	s := m.suspended[u]
+	return m.replaced[u] || s != nil && s.reason == invalidUnit
+}
+
+// mend mends the units of what was read from the outbox. A suspension of what nothing is sent in any more ends.
+func (a *attempt) mend(rs []payload.Reading) []payload.Reading {
+	m := &a.q.memory
+	mended := a.target.mended(rs, m)
+	for i, r := range rs {
+		if u := (unitOf{r.Parameter, r.Unit}); mended[i].Unit != r.Unit && m.suspended[u] != nil {
+			m.replaced[u] = m.suspended[u].reason == invalidUnit
+			delete(m.suspended, u)
+		}
+	}
+	a.stored = rs
+	return mended
+}
+
+// units says, for the trail, which readings have another unit than they were made with.
+func (a *attempt) units(rs []payload.Reading) string {
+	var notes []string
+	for _, r := range rs {
+		i := slices.IndexFunc(a.stored, func(x payload.Reading) bool { return sameParameter(x, r) })
+		if i >= 0 && a.stored[i].Unit != r.Unit {
+			notes = append(notes, fmt.Sprintf("%s was made in %s and sent in %s, as it is configured now", r.Parameter, a.stored[i].Unit, r.Unit))
+		}
+	}
+	return strings.Join(notes, "; ")
+}
+
+// formerly reports that readings wait under a name that is not the present one.
+func (a *attempt) formerly(rs []payload.Reading) bool {
+	return a.target.DeviceID != a.q.device || slices.ContainsFunc(rs, func(r payload.Reading) bool {
+		now, _ := a.target.current(r)
+		return now.Parameter != r.Parameter
+	})
+}
+
+// takeOver moves what the queue has under former names to the present ones, each slot in one transaction. What cannot be
+// read stays for an attempt of its own. What the server has said of a former name says nothing of the present one.
+func (a *attempt) takeOver() {
+	d := a.d
+	var ids []slotID
+	d.mu.Lock()
+	for _, s := range a.q.slots {
+		ids = append(ids, slotID{a.q.device, s.stamp})
+	}
+	d.mu.Unlock()
+	var moves []*work
+	keys := map[string]string{}
+	for _, id := range ids {
+		rs, _, _, err := d.load(d.ctx, id)
+		if err != nil || !a.formerly(rs) {
+			continue
+		}
+		var old, now []payload.Reading
+		for _, r := range rs {
+			x, _ := a.target.current(r)
+			if x.Parameter != r.Parameter {
+				keys[r.Parameter] = x.Parameter
+			} else if a.target.DeviceID == a.q.device {
+				continue
+			}
+			old, now = append(old, r), append(now, x)
+		}
+		w := &work{records: []payload.Record{a.target.record(now)}, whole: true, leaves: &id, settled: old, done: make(chan error, 1)}
+		if a.target.DeviceID != a.q.device {
+			w.with = []store.Op{{Key: memoryPrefix + a.q.device}}
+		}
+		moves = append(moves, w)
+		d.work <- w
+	}
+	for _, w := range moves {
+		select {
+		case <-w.done:
+		case <-d.ctx.Done():
+			return
+		}
+	}
+	d.cfg.Logger.Info("what waits under former names is taken over", "device", a.target.DeviceID, "slots", len(moves), "device_formerly", a.q.device, "parameters_formerly", keys)
+	a.forget(keys)
+}
+
+// forget takes out of the memory what is about former names.
+func (a *attempt) forget(keys map[string]string) {
+	a.d.mu.Lock()
+	defer a.d.mu.Unlock()
+	m := &a.q.memory
+	if a.target.DeviceID != a.q.device {
+		*m, a.q.saved = newMemory(), ""
+	}
+	maps.DeleteFunc(m.suspended, func(u unitOf, _ *suspension) bool { return keys[u.parameter] != "" })
+	maps.DeleteFunc(m.suspects, func(u unitOf, _ bool) bool { return keys[u.parameter] != "" })
+	maps.DeleteFunc(m.replaced, func(u unitOf, _ bool) bool { return keys[u.parameter] != "" })
+}
+
+// join puts two notes into one.
+func join(a, b string) string {
+	if a == "" || b == "" {
+		return a + b
+	}
+	return a + "; " + b
+}

@@ -1,0 +1,173 @@
+package engine_test
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+// called is device a with an id, and with former ones.
+func (p *plant) called(id string, formerly ...string) {
+	p.cfg.Names.Devices = slices.Clone(p.cfg.Names.Devices)
+	d := &p.cfg.Names.Devices[0]
+	d.DeviceID, d.Formerly = id, formerly
+	d.Parameters = []registry.ParameterConfig{{Metric: "flow", Parameter: "cod", Unit: "mg/L"}}
+	if formerly != nil {
+		d.Parameters[0].Formerly = []string{"bod"}
+	} else {
+		d.Parameters[0].Parameter = "bod"
+	}
+}
+
+func flow(at time.Time, value float64) engine.Reading {
+	return engine.Reading{Metric: registry.Metric{Name: "flow"}, Time: at, Value: value}
+}
+
+// renamed runs a plant that has one slot in the outbox, one open window in the saved aligner, and samples of it beside,
+// under a wrong id and a wrong key, until it is mended.
+func renamed(t *testing.T, name string, f func(p *plant)) {
+	run(t, name, nil, func(p *plant) {
+		p.close()
+		p.called("wrong")
+		p.open()
+		p.mustTake(flow(clock(1, 0, 0), 1))
+		until(clock(1, 16, 0))
+		p.mustTake(flow(clock(1, 15, 0), 10), flow(clock(1, 15, 30), 20))
+		p.restart()
+		p.mustTake(flow(clock(1, 16, 0), 30))
+		p.kill()
+		p.called("a", "wrong")
+		f(p)
+		until(clock(1, 32, 0))
+		assert.Equal(t, []string{"a/cod@01:15=1U", "a/cod@01:30=25U"}, p.received())
+		assert.Zero(t, p.e.Stats().Outbox.Slots)
+	})
+}
+
+func TestFormerly(t *testing.T) {
+	renamed(t, "at the start", func(p *plant) {
+		p.open()
+		assert.Len(t, p.log.lines("open slots of former names go on under the present ones\" open_slots=1"), 1)
+		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, the rest, and one that is late
+		time.Sleep(time.Second)
+		assert.Len(t, p.log.lines("what waits under former names is taken over\" device=a slots=1"), 1)
+	})
+	renamed(t, "killed at once, and the names are back", func(p *plant) {
+		p.open()
+		p.kill()
+		p.called("wrong")
+		p.open()
+		p.close()
+		p.called("a", "wrong")
+		p.open()
+		p.mustTake(flow(clock(1, 16, 30), 40))
+	})
+	for n := range 6 {
+		for _, written := range []bool{false, true} {
+			renamed(t, fmt.Sprintf("killed at write %d, written %v", n, written), func(p *plant) {
+				p.disk.before = func(i int, _ []store.Op) error {
+					if i > n || i == n && !written {
+						return errDisk
+					}
+					return nil
+				}
+				p.disk.after = func(i int) error {
+					if i >= n {
+						return errDisk
+					}
+					return nil
+				}
+				p.disk.batches = 0
+				p.open()
+				time.Sleep(2 * time.Second)
+				p.close()
+				p.disk.before, p.disk.after = nil, nil
+				p.open()
+				p.mustTake(flow(clock(1, 16, 30), 40))
+			})
+		}
+	}
+}
+
+// A devices_file that is read again renames what waits, and a finished slot of before finds its device.
+func TestFormerlyInTheDevicesFile(t *testing.T) {
+	run(t, "reload", nil, func(p *plant) {
+		p.close()
+		file := filepath.Join(p.dir, "devices.csv")
+		write := func(id, formerly string) {
+			text := "station_id,device_id,token_id,formerly\ns-a," + id + "," + tokenA + "," + formerly + "\n"
+			require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
+		}
+		write("wrong", "")
+		p.cfg.Names.Devices, p.cfg.Names.DevicesFile = nil, file
+		p.open()
+		p.mustTake(reading("wrong", "cod", clock(1, 0, 0), 1))
+		until(clock(1, 16, 0))
+		p.mustTake(reading("wrong", "cod", clock(1, 15, 0), 2))
+		write("a", "wrong;older")
+		until(clock(1, 17, 0))
+		p.mustTake(finished("older", "bod", clock(1, 15, 0), 3), reading("wrong", "cod", clock(1, 17, 0), 4))
+		until(clock(1, 33, 0))
+		assert.Equal(t, []string{"a/bod@01:15=3U", "a/cod@01:15=1U", "a/cod@01:30=3U"}, p.received())
+		assert.Empty(t, p.trail())
+	})
+}
+
+func TestReadySlotsOfFormerNames(t *testing.T) {
+	var n next
+	run(t, "ready", n.processor, func(p *plant) {
+		p.close()
+		p.called("wrong")
+		p.open()
+		n.set(1, errNext)
+		n.set(0, errNext)
+		p.mustTake(exits(flow(clock(1, 0, 0), 1), 1))
+		until(clock(1, 17, 0))
+		p.close()
+		p.called("a", "wrong")
+		p.open()
+		p.kill()
+		_, values := p.keys("ready/")
+		require.Len(t, values, 1)
+		assert.NotContains(t, string(values[0]), "wrong")
+		n.set(0, nil)
+		p.open()
+		until(clock(1, 20, 0))
+		got, _, _ := n.all()
+		assert.Equal(t, []string{"0:a/cod@01:15=1 1x"}, got)
+	})
+}
+
+// What waits for a device that is configured no more is told at the start, at a change of the devices_file, and in health.
+func TestRemovedDeviceIsNamed(t *testing.T) {
+	var n next
+	run(t, "removed", func(c *engine.Config) { c.OnHealth = n.told }, func(p *plant) {
+		p.net.unplug(true)
+		for i := range 3 {
+			p.mustTake(reading("a", "cod", clock(0, 15*i, 0), 1))
+		}
+		until(clock(1, 2, 0))
+		p.close()
+		p.cfg.Names.Devices = p.cfg.Names.Devices[1:]
+		p.net.unplug(false)
+		p.open()
+		until(clock(1, 3, 0))
+		lines := p.log.lines("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now")
+		require.Len(t, lines, 1)
+		assert.Contains(t, lines[0], "device=a waiting_slots=3")
+		assert.Empty(t, p.log.lines("the server refuses the device"))
+		_, _, told := n.all()
+		require.NotEmpty(t, told)
+		assert.ErrorContains(t, told[len(told)-1], `device "a" is held (waiting slots: 3): it is not configured: put it back`)
+	})
+}

@@ -295,7 +295,7 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 				t.Fatal(err)
 			}
 			start, _ := spec.Window(time.Now(), spec.SlotLength)
-			readings := day(start.Add(-4 * spec.SlotLength))
+			readings := day(start.Add(-12 * spec.SlotLength))
 			open := time.Since(start) < spec.SlotLength-time.Minute // or it would close in the middle of the test
 			if open {
 				readings = append(readings, sample{"dev_1", "cod", "U", start, 5}, sample{"dev_1", "cod", "U", start.Add(time.Second), 6})

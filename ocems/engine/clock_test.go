@@ -266,7 +266,7 @@ func (l lying) RoundTrip(r *http.Request) (*http.Response, error) {
 // A Date that lies costs nothing but time.
 func TestDateThatLies(t *testing.T) {
 	const day = 24 * time.Hour
-	n := 0
+	var n atomic.Int64
 	for _, c := range []struct {
 		name   string
 		by     func() time.Duration
@@ -278,7 +278,7 @@ func TestDateThatLies(t *testing.T) {
 		{"10 years behind", func() time.Duration { return -3650 * day }, false, 3 * time.Minute},
 		{"an hour behind, for ever", func() time.Duration { return -time.Hour }, true, 7 * time.Hour},
 		{"an hour ahead, for ever", func() time.Duration { return time.Hour }, true, 14 * time.Hour},
-		{"back and forth", func() time.Duration { n++; return []time.Duration{3 * time.Hour, -3 * time.Hour, 0}[n%3] }, true, time.Hour},
+		{"back and forth", func() time.Duration { return []time.Duration{3 * time.Hour, -3 * time.Hour, 0}[n.Add(1)%3] }, true, time.Hour},
 	} {
 		run(t, c.name, func(cfg *engine.Config) {
 			client := *cfg.Board.Client

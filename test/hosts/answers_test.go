@@ -176,7 +176,7 @@ type strange struct {
 	rows  map[string]answered
 	mu    sync.Mutex
 	right bool
-	asked map[string]int // but for 429
+	asked map[string]int // but for 429; "" for the time
 }
 
 func (s *strange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -188,6 +188,7 @@ func (s *strange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	defer s.mu.Unlock()
 	if s.right || !known {
 		a.right()
+		s.asked[""]++
 		return
 	}
 	if open, err := seal.Open(token, text); err == nil {
@@ -251,8 +252,8 @@ func within(limit time.Duration, ok func() bool) {
 	}
 }
 
-// believe runs the table through a host. The board takes no connection at first, which leaves nothing in doubt. In the
-// middle the host is killed, which is no evidence either while a 111 is unexplained.
+// believe runs the table through a host. The board takes no connection when the slots are due, which leaves nothing in
+// doubt. In the middle the host is killed, which is no evidence either while a 111 is unexplained.
 func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	list := answers()
 	p := plant{options: map[string]any{"settle": "0s", "hold_interval": "1s"}}
@@ -282,7 +283,17 @@ func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	s.board = b
 	address := board.FreeAddr(t)
 	at := newPlace(t, "http://"+address+board.Path, b.PublicKey)
+	listen := func() *httptest.Server {
+		listener, err := net.Listen("tcp", address)
+		require.NoError(t, err)
+		server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: s}}
+		server.Start()
+		return server
+	}
+	server := listen()
 	h := start(t, p, at)
+	board.Until(t, "the host asks for the time", func() bool { return s.requests("") > 0 })
+	server.Close()
 	h.send(batch)
 	h.flush()
 	said := func(x answered, words ...string) bool {
@@ -296,10 +307,7 @@ func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	board.Until(t, "no connection is tried", func() bool {
 		return !slices.ContainsFunc(list, func(x answered) bool { return !said(x, "connection refused") })
 	})
-	listener, err := net.Listen("tcp", address)
-	require.NoError(t, err)
-	server := &httptest.Server{Listener: listener, Config: &http.Server{Handler: s}}
-	server.Start()
+	server = listen()
 	defer server.Close()
 
 	asked := map[string]int{}

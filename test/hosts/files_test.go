@@ -202,7 +202,7 @@ func TestDamagedState(t *testing.T) {
 		p := plant{devices: x.devices, options: map[string]any{"settle": "1s"}}
 		b := board.New(t, p.stations()...)
 		answer := httptest.NewRecorder()
-		b.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "/faults", strings.NewReader(`{"http_status": 503}`)))
+		b.ServeHTTP(answer, httptest.NewRequest(http.MethodPost, "http://localhost/faults", strings.NewReader(`{"http_status": 503}`)))
 		require.Less(t, answer.Code, 300)
 		at := newPlace(t, b.URL, b.PublicKey)
 		h := start(t, p, at)

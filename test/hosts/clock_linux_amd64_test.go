@@ -154,7 +154,7 @@ func (r *clockRun) fault(text string) {
 	if text == "" {
 		method = http.MethodDelete
 	}
-	r.board.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, "/faults", strings.NewReader(text)))
+	r.board.ServeHTTP(httptest.NewRecorder(), httptest.NewRequest(method, "http://localhost/faults", strings.NewReader(text)))
 }
 
 func clockPlant() plant {

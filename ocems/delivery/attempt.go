@@ -209,8 +209,8 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
 	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
-	if ans.verdict == stored && !(e.inDoubt && !e.unexplained) {
-		e.recorded, e.conflict = d.recorded(a.id, r.readings)
+	if ans.verdict == stored && !e.shared && !(e.inDoubt && !e.unexplained) {
+		e.recorded, e.conflict, e.unread = d.recorded(a.id, r.readings)
 	}
 	return e
 }
@@ -325,6 +325,9 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	case dec.state == held && (before.state != held || before.detail != now.detail):
 		logger.Error("the server refuses the device: its readings wait; check station id, device id, token and key",
 			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
+	case ans.verdict == notScheduled && !dec.trouble && !a.parked:
+		logger.Info("no calibration is scheduled with the board: the point waits apart, in case the board schedules one", "device", a.q.device,
+			"slot", spec.ISTString(a.id.time()), "reason", ans.detail)
 	case dec.state == waiting:
 		logger.Warn("the server says the slot is in the future: waiting", "device", a.q.device,
 			"slot", spec.ISTString(a.id.time()), "server_ahead_by", a.d.cfg.Clock.Skew().String())

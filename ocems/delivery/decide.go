@@ -38,6 +38,7 @@ type evidence struct {
 	shared       bool              // another sender reports the device too, and the server has taken something from us
 	recorded     []payload.Reading // the trail says that the server took them, with this value
 	conflict     string            // the trail says that the server took another value of the only reading
+	unread       bool              // the trail could not be asked now
 	tooOld       bool              // our clock and the server's say that the slot is older than 7 days
 	passed       bool              // our clock and the server's say that the slot is over
 	ahead        time.Duration     // from the server's clock to the slot's stamp
@@ -214,6 +215,8 @@ func alreadyStored(r request, a answer, e evidence) decision {
 			d.next = []request{{readings: rest}}
 		}
 		return d
+	case e.unread:
+		return decision{park: true}
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
 	case len(r.readings) > 1 && !e.unexplained:

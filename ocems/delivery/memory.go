@@ -256,27 +256,29 @@ func (d *Delivery) unmark(ctx context.Context) error {
 }
 
 // lookup reads the trail for what the server has taken. It takes at most a tenth of the time, since a server that calls all
-// slots of a hub stored would have it read again and again.
+// slots of a hub stored would have it read again and again: what it took is paid off ten times as long, and it may owe
+// lookupBurst.
 type lookup struct {
 	mu   sync.Mutex
-	next time.Time
+	paid time.Time
 }
 
+const lookupBurst = 10 * time.Second
+
 // recorded returns which of the readings the trail has as delivered, with the same value; or, of a single one, what the
-// trail has instead.
-func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string) {
+// trail has instead; or that it is not its turn.
+func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string, unread bool) {
 	d.lookup.mu.Lock()
 	defer d.lookup.mu.Unlock()
 	begin := time.Now()
-	if d.cfg.Trail == nil || begin.Before(d.lookup.next) {
-		return nil, ""
+	if d.cfg.Trail == nil || d.lookup.paid.Sub(begin) > lookupBurst {
+		return nil, "", d.cfg.Trail != nil
 	}
 	found, err := d.cfg.Trail.Delivered(id.device, id.stamp)
 	if err != nil {
 		d.cfg.Logger.Error("cannot read the audit trail, so that a slot which the server calls stored waits", "error", err)
 	}
-	now := time.Now()
-	d.lookup.next = now.Add(9 * now.Sub(begin))
+	d.lookup.paid = later(d.lookup.paid, begin).Add(10 * time.Since(begin))
 	for i, r := range audit.Readings(rs) {
 		for _, f := range found {
 			unit := f.Unit
@@ -290,5 +292,5 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	if len(same) > 0 {
 		conflict = ""
 	}
-	return same, conflict
+	return same, conflict, false
 }

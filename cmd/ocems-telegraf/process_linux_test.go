@@ -141,7 +141,7 @@ func TestFaultsOfTheDisk(t *testing.T) {
 	}
 	for name, faults := range map[string][]string{
 		"a sync of the state": {"fdatasync:error=EIO:when=2+7"},
-		"a sync of the trail": {"fsync:error=EIO:when=3+3"},
+		"a sync of the trail": {"fsync:error=EIO:when=2+3"},
 		"all of them":         {"fdatasync:error=EIO:when=5+7", "fsync:error=EIO:when=4+3", "pwrite64:error=ENOSPC:when=7+11"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -151,7 +151,11 @@ func TestFaultsOfTheDisk(t *testing.T) {
 			for _, fault := range faults {
 				argv = append(argv, "-e", "inject="+fault)
 			}
-			r := p.under(argv)
+			r := p.start() // it makes its files on a disk that is well
+			r.runs()
+			r.in.Close()
+			r.end(0)
+			r = p.under(argv)
 			start := past(9)
 			var wire []string
 			var means []float64

@@ -21,12 +21,14 @@ const (
 	mostHeld = 64 << 20 // bytes of live readings that wait for the clock: an error lets their senders wait
 )
 
-// held are live readings of one batch that wait until the clock is trusted.
+// held are readings of one batch that wait until the clock is trusted: live ones, or such as it would refuse for the time
+// that their sender gave.
 type held struct {
 	moment
 	samples []sample
 	oldest  time.Time
-	bytes   int // of their value in the store
+	bytes   int  // of their value in the store
+	own     bool // the time is their sender's
 }
 
 // moment is when a batch came.
@@ -105,13 +107,17 @@ func (e *Engine) believe(now time.Time) {
 	e.loop.era, e.loop.confirmed = era, confirmed
 	kept := e.loop.held[:0]
 	for _, h := range e.loop.held {
-		switch trust := e.clock.Trust(h.era); trust {
-		case clock.Confirmed, clock.Trusted:
-			e.renameSamples(h.samples)
-			e.alignAll(h.moment, h.samples, trust)
-		default:
-			kept = append(kept, h)
+		m := h.moment
+		if h.own { // it is the present clock that judges its time
+			m = e.moment()
 		}
+		trust := e.clock.Trust(m.era)
+		if trust != clock.Confirmed && trust != clock.Trusted {
+			kept = append(kept, h)
+			continue
+		}
+		e.renameSamples(h.samples)
+		e.alignAll(m, h.samples, trust)
 	}
 	clear(e.loop.held[len(kept):])
 	e.loop.changed, e.loop.held = e.loop.changed || len(kept) < len(e.loop.held), kept
@@ -139,7 +145,7 @@ func (e *Engine) takeBack(now time.Time) {
 	})
 	kept := e.loop.held[:0]
 	for _, h := range e.loop.held {
-		if !slices.Contains(e.loop.wrong, h.era) {
+		if h.own || !slices.Contains(e.loop.wrong, h.era) {
 			kept = append(kept, h)
 			continue
 		}

@@ -170,10 +170,10 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	}
 }
 
-// place aligns samples, but for the live ones while the clock is not trusted.
+// place aligns samples, but while the clock is not trusted neither the live ones nor those that it would refuse for their
+// time.
 func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int) {
-	live := slices.ContainsFunc(samples, func(x sample) bool { return x.live })
-	if !live || e.looks {
+	if e.looks {
 		e.align(m, samples)
 		return
 	}
@@ -181,10 +181,15 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 		e.alignAll(m, samples, trust)
 		return
 	}
-	h := held{moment: m, oldest: m.now, bytes: bytes}
+	h, untimely := held{moment: m, oldest: m.now, bytes: bytes}, held{moment: m, oldest: m.now, bytes: bytes, own: true}
 	var own []sample
 	for _, x := range samples {
 		switch {
+		case !x.live && x.reason == slot.Taken && e.untimely(m, x):
+			untimely.samples = append(untimely.samples, x)
+			if x.Time.Before(untimely.oldest) {
+				untimely.oldest = x.Time
+			}
 		case !x.live:
 			own = append(own, x)
 		case trust == clock.Wrong:
@@ -198,9 +203,17 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 		}
 	}
 	e.align(m, own)
-	if h.samples != nil {
-		e.loop.held = append(e.loop.held, h)
+	for _, h := range []held{h, untimely} {
+		if h.samples != nil {
+			e.loop.held = append(e.loop.held, h)
+		}
 	}
+}
+
+// untimely reports that a sample with its sender's time would be refused by this machine's clock.
+func (e *Engine) untimely(m moment, x sample) bool {
+	x.Skew = m.skew
+	return e.aligner.Untimely(x.Sample, m.now)
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window

@@ -11,6 +11,7 @@ import (
 
 	"github.com/cespare/xxhash/v2"
 
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -216,7 +217,7 @@ func (b *Batch) put(x sample, samples int, cure string) {
 		x.reason = slot.NotANumber
 	case !aligned:
 		x.fault = fault{reason: offGrid, detail: fmt.Sprintf("the timestamp is %v of %s%s", spec.ErrNotAligned, length, cure)}
-	case x.Time.Sub(b.now)-max(b.skew, 0) > spec.MaxAge:
+	case x.Time.Sub(b.now)-max(b.skew, 0) > spec.MaxAge && b.e.clock.Trust(b.era) <= clock.Trusted:
 		x.reason = slot.Future
 	}
 	if x.stamped = aligned; x.reason != slot.Taken {

@@ -243,6 +243,12 @@ func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
 	return Taken
 }
 
+// Untimely reports that a sample would be refused for its time alone.
+func (a *Aligner) Untimely(x Sample, now time.Time) bool {
+	r := a.check(&x, kindOf(x.Flag), now)
+	return r == Future || r == TooOld
+}
+
 // find finds a series, or makes it. There are as many as the configuration names: no sender can invent one.
 func (a *Aligner) find(name Series, arrival int64) *series {
 	if d := a.devices[name.Device]; d != nil {

@@ -9,7 +9,7 @@ import (
 // clockMargin is by how much the clock may have been behind a slot when it was delivered.
 const clockMargin = time.Hour
 
-// Delivered returns the readings of a device and stamp that the trail has as delivered. It reads from the end back to an
+// Delivered returns the readings of a device and stamp that the trail has as delivered or already stored. It reads from the end back to an
 // hour before the stamp.
 func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err error) {
 	t.mu.Lock()
@@ -40,7 +40,7 @@ func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err erro
 			if !bytes.Contains(line, mark) {
 				continue
 			}
-			if e, ok := entry(line); ok && e.Outcome == Delivered && e.Device == device && e.Stamp == stamp {
+			if e, ok := entry(line); ok && (e.Outcome == Delivered || e.Outcome == AlreadyStored) && e.Device == device && e.Stamp == stamp {
 				found = append(found, e.Readings...)
 			}
 		}

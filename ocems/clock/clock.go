@@ -381,8 +381,10 @@ func (c *Clock) hold() bool {
 		return true
 	case c.cfg.Alone:
 		return false
-	case c.heard == contradicts, c.heard == disagrees && !c.confirmed:
+	case c.heard == contradicts:
 		return c.running()-c.against < patience
+	case c.heard == disagrees && !c.confirmed: // not the board's own word
+		return c.running()-c.against < unheard
 	case c.confirmed:
 		return false
 	}

@@ -120,6 +120,9 @@ func (a *attempt) expire(rs []payload.Reading) {
 	if why != "" {
 		why = ": " + why
 	}
+	a.d.mu.Lock()
+	a.s.status = queued // an expiry is no try, after which what is parked would pause
+	a.d.mu.Unlock()
 	a.settle(outcome(rs, audit.Expired, note+why), a.s.refusal.status)
 }
 
@@ -133,7 +136,7 @@ func (a *attempt) deliver(rs []payload.Reading) {
 		a.q.park(a.s, time.Now(), a.d.cfg.HoldInterval.Duration)
 		return
 	}
-	for len(todo) > 0 {
+	for len(todo) > 0 && !a.d.cfg.Clock.Hold() {
 		r := todo[0]
 		ans, known := r.known()
 		if !known {
@@ -149,7 +152,7 @@ func (a *attempt) deliver(rs []payload.Reading) {
 			return
 		}
 	}
-	if !pausing {
+	if !pausing && len(todo) == 0 {
 		clear(a.q.memory.suspects)
 	}
 }

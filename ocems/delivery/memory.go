@@ -78,7 +78,14 @@ func (s *slot) inDoubt(rs []payload.Reading) bool {
 		return false
 	}
 	asked := newDoubt(rs)
-	return slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.covers(asked) })
+	return slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.covers(asked) }) &&
+		!slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.touches(asked) })
+}
+
+// touches reports whether the server may have stored a part of the request by the doubtful one, and not all of it: it then
+// calls the whole stored.
+func (d doubt) touches(request doubt) bool {
+	return len(request) > 1 && !slices.Equal(d, request) && (len(d) == 0 || slices.ContainsFunc(d, func(h uint64) bool { return slices.Contains(request, h) }))
 }
 
 // note adds a doubt.
@@ -207,15 +214,22 @@ func (d *Delivery) recall(key string, value []byte) error {
 // have been under way when the run before ended.
 const sendingKey = "sending"
 
-// doubtAll casts doubt on the slots of each device that may have been at the server when the last run ended in no order.
+// doubtAll casts doubt on the slots of each device that may have been at the server when the last run ended in no order: the
+// oldest, and any of those that were parked.
 func (d *Delivery) doubtAll(ctx context.Context) error {
 	found, err := d.cfg.Store.Get(ctx, sendingKey)
 	if err != nil || found == nil {
 		return err
 	}
 	for _, q := range d.queues {
-		for _, s := range q.slots[:min(len(q.slots), doubtful)] {
-			s.note(doubt{})
+		n := 0
+		for _, s := range q.slots {
+			if s.status != parked {
+				n++
+			}
+			if s.status == parked || n <= doubtful {
+				s.note(doubt{})
+			}
 		}
 	}
 	return nil
@@ -230,6 +244,21 @@ func (d *Delivery) isMarked() bool {
 	return d.mayStart()
 }
 
+// marks are the operations that note a run which begins, with what the one before has left in doubt.
+func (d *Delivery) marks() (ops []store.Op) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.mayStart() {
+		return nil
+	}
+	for _, q := range d.queues {
+		if value := q.remember(); string(value) != q.saved {
+			ops, q.saved = append(ops, store.Op{Key: memoryPrefix + q.device, Value: value}), string(value)
+		}
+	}
+	return append(ops, store.Op{Key: sendingKey, Value: []byte{formatVersion}})
+}
+
 func (d *Delivery) mark() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -241,13 +270,6 @@ func (d *Delivery) mark() {
 func (d *Delivery) unmark(ctx context.Context) error {
 	if !d.marked || d.unwritten {
 		return nil
-	}
-	for _, q := range d.queues {
-		for _, s := range q.slots {
-			if slices.ContainsFunc(s.doubts, func(d doubt) bool { return len(d) == 0 }) {
-				return nil
-			}
-		}
 	}
 	if err := d.cfg.Store.Batch(ctx, store.Op{Key: sendingKey}); err != nil {
 		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
@@ -292,5 +314,5 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	if len(same) > 0 {
 		conflict = ""
 	}
-	return same, conflict, false
+	return same, conflict, err != nil
 }

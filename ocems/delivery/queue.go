@@ -4,6 +4,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // state is what a queue is doing about its slots.
@@ -113,7 +115,7 @@ func (q *queue) update(stamp int64, holds, added bool, ready time.Time) {
 }
 
 // pick returns the slot to try next and when: the oldest that is queued, or of the parked ones the one that has waited
-// longest since its last try, when its time is nearer. It returns nil when none is to be sent.
+// longest since its last try, or is too old, when its time is nearer. It returns nil when none is to be sent.
 func (q *queue) pick() (s *slot, due time.Time) {
 	var p *slot
 	for _, o := range q.slots {
@@ -123,6 +125,9 @@ func (q *queue) pick() (s *slot, due time.Time) {
 		case o.status == parked && (p == nil || o.tried.Before(p.tried)):
 			p = o
 		}
+	}
+	if p != nil && q.slots[0].status == parked && time.Since(time.UnixMilli(q.slots[0].stamp)) > spec.MaxAge {
+		p = q.slots[0]
 	}
 	if p != nil {
 		if at := later(q.parkedUntil, q.condition.until); s == nil || at.Before(due) {
@@ -134,7 +139,7 @@ func (q *queue) pick() (s *slot, due time.Time) {
 
 // park keeps a slot apart and says when it is tried again, at the latest.
 func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
-	s.status = parked
+	s.status, s.tried = parked, now
 	if !q.parkedUntil.After(now) {
 		q.parkedUntil = now.Add(interval)
 	}

@@ -49,6 +49,8 @@ func (d *Delivery) ask() error {
 	if err != nil {
 		return err
 	}
+	req.Header.Set("Cache-Control", "no-cache")
+	req.Header.Set("User-Agent", d.agent)
 	sent := time.Now()
 	resp, err := d.cfg.Client.Do(req)
 	if err != nil {

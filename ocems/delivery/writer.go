@@ -58,7 +58,7 @@ func (d *Delivery) writeLoop() {
 		before := len(unwritten)
 		var err error
 		switch unwritten, err = d.write(append(unwritten, list...)); {
-		case len(unwritten) == 0:
+		case len(unwritten) == 0 && d.isMarked():
 			wait = firstRewrite
 		case before == 0:
 			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or mend the directory; trying again", "error", err)
@@ -126,9 +126,7 @@ func (d *Delivery) commit(list ...*work) error {
 	}
 	t.logged(list)
 	ops := t.operations()
-	if !d.isMarked() {
-		ops = append(ops, store.Op{Key: sendingKey, Value: []byte{formatVersion}})
-	}
+	ops = append(ops, d.marks()...)
 	if len(ops) > 0 {
 		if err := d.cfg.Store.Batch(context.WithoutCancel(d.ctx), ops...); err != nil {
 			return fmt.Errorf("writing the outbox: %w", err)
@@ -251,7 +249,9 @@ func (t *transaction) remove(id slotID, settled []payload.Reading) error {
 	}
 	c.changed = true
 	c.readings = slices.DeleteFunc(c.readings, func(x payload.Reading) bool {
-		return slices.ContainsFunc(settled, func(r payload.Reading) bool { return sameParameter(x, r) })
+		return slices.ContainsFunc(settled, func(r payload.Reading) bool { // another value has come since, for one that was taken back
+			return sameParameter(x, r) && x.Value == r.Value && x.Flag == r.Flag
+		})
 	})
 	return nil
 }

@@ -183,9 +183,10 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	}
 	h, untimely := held{moment: m, oldest: m.now, bytes: bytes}, held{moment: m, oldest: m.now, bytes: bytes, own: true}
 	var own []sample
+	late := slices.ContainsFunc(e.loop.held, func(h held) bool { return h.own }) // what comes after them stays behind them
 	for _, x := range samples {
 		switch {
-		case !x.live && x.reason == slot.Taken && e.untimely(m, x):
+		case !x.live && x.reason == slot.Taken && (late || e.untimely(m, x)):
 			untimely.samples = append(untimely.samples, x)
 			if x.Time.Before(untimely.oldest) {
 				untimely.oldest = x.Time

@@ -158,7 +158,8 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 
 func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 	base := a.base.UnixNano()
-	arrival := func() int64 { return min(decodeTime(d)-base, 0) } // a clock that stepped back must not hold a window open
+	// A clock that stepped back must not hold a window open, nor one that stepped forward have it forgotten what is closed.
+	arrival := func() int64 { return max(min(decodeTime(d)-base, 0), -int64(a.idle/2)) }
 	x := &device{id: d.Text(), series: map[parameter]*series{}}
 	x.shard = shardOf(x.id)
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {

@@ -252,7 +252,7 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 // characters, which the question for the time has not.
 func carries(text string) bool {
 	m := size.FindStringSubmatch(text)
-	if m == nil || !strings.Contains(text, `"\27\3`) {
+	if m == nil || !strings.Contains(text, `>, "\27\3`) {
 		return false
 	}
 	n, _ := strconv.Atoi(m[1])

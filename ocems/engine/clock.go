@@ -29,6 +29,8 @@ type held struct {
 	oldest  time.Time
 	bytes   int  // of their value in the store
 	own     bool // the time is their sender's
+
+	restored bool // from a life before, which has counted them
 }
 
 // moment is when a batch came.
@@ -105,22 +107,53 @@ func (e *Engine) believe(now time.Time) {
 		e.loop.changed = true
 	}
 	e.loop.era, e.loop.confirmed = era, confirmed
+	if trust := e.clock.Trust(era); trust == clock.Confirmed || trust == clock.Trusted {
+		e.release(e.moment(), trust)
+	}
+	e.releaseIf(func(h held) (moment, clock.Trust, bool) {
+		trust := e.clock.Trust(h.era)
+		return h.moment, trust, !h.own && (trust == clock.Confirmed || trust == clock.Trusted)
+	})
+}
+
+// release aligns what waits with its sender's time, by a moment whose clock is trusted. A restart does so before the same
+// batch, so that of two values for one time the same comes first.
+func (e *Engine) release(m moment, trust clock.Trust) {
+	e.releaseIf(func(h held) (moment, clock.Trust, bool) { return m, trust, h.own })
+}
+
+func (e *Engine) releaseIf(due func(held) (moment, clock.Trust, bool)) {
 	kept := e.loop.held[:0]
 	for _, h := range e.loop.held {
-		m := h.moment
-		if h.own { // it is the present clock that judges its time
-			m = e.moment()
-		}
-		trust := e.clock.Trust(m.era)
-		if trust != clock.Confirmed && trust != clock.Trusted {
+		m, trust, ok := due(h)
+		if !ok {
 			kept = append(kept, h)
 			continue
 		}
 		e.renameSamples(h.samples)
+		before := e.aligner.Stats()
+		e.loop.again = h.restored
 		e.alignAll(m, h.samples, trust)
+		e.loop.again = false
+		if h.restored {
+			e.countedBefore(before, e.aligner.Stats())
+		}
 	}
 	clear(e.loop.held[len(kept):])
 	e.loop.changed, e.loop.held = e.loop.changed || len(kept) < len(e.loop.held), kept
+}
+
+// countedBefore takes out of the counters what a life before has counted.
+func (e *Engine) countedBefore(before, after slot.Stats) {
+	e.counts.mu.Lock()
+	defer e.counts.mu.Unlock()
+	e.replayed.Taken += after.Taken - before.Taken
+	if n := after.Refused[slot.Duplicate] - before.Refused[slot.Duplicate]; n > 0 {
+		if e.replayed.Refused == nil {
+			e.replayed.Refused = map[slot.Reason]uint64{}
+		}
+		e.replayed.Refused[slot.Duplicate] += n
+	}
 }
 
 // alignAll aligns samples, the live ones in doubt where nobody has confirmed the clock.
@@ -149,9 +182,11 @@ func (e *Engine) takeBack(now time.Time) {
 			kept = append(kept, h)
 			continue
 		}
+		e.loop.again = h.restored
 		for _, x := range h.samples {
 			e.refuse(x, slot.WrongClock, func() string { return wrongClock }, now)
 		}
+		e.loop.again = false
 	}
 	clear(e.loop.held[len(kept):])
 	e.loop.held = kept

@@ -61,7 +61,7 @@ type Engine struct {
 	ready   *ready // in a processor, in place of the outbox
 
 	counts   counts
-	replayed slot.Stats // what the restore counted, which was counted before
+	replayed slot.Stats // what a life before has counted; guarded by counts.mu
 	once     once
 
 	sourcesMu sync.RWMutex
@@ -212,9 +212,10 @@ func (e *Engine) Devices() []*registry.Device { return e.names.Devices() }
 // Stats returns the present state.
 func (e *Engine) Stats() Stats {
 	s := Stats{Stats: e.aligner.Stats(), Ignored: e.counts.ignored.Load(), Finished: e.counts.finished.Load()}
-	s.Taken -= e.replayed.Taken
-	s.Refused = map[slot.Reason]uint64{slot.Duplicate: s.Refused[slot.Duplicate] - e.replayed.Refused[slot.Duplicate]}
 	e.counts.mu.Lock()
+	s.Taken -= min(s.Taken, e.replayed.Taken)
+	duplicate := s.Refused[slot.Duplicate]
+	s.Refused = map[slot.Reason]uint64{slot.Duplicate: duplicate - min(duplicate, e.replayed.Refused[slot.Duplicate])}
 	maps.Copy(s.Refused, e.counts.reasons)
 	e.counts.mu.Unlock()
 	s.Pending = int(e.loop.waiting.Load())

@@ -44,6 +44,7 @@ type loop struct {
 	units      map[string]string
 	saved      time.Time            // when the aligner was saved, or restored
 	held       []held               // also in the batches
+	again      bool                 // what is aligned now was counted in a life before
 	changed    bool                 // by the clock, since the last checkpoint
 	wrong      []uint64             // eras of the clock, taken back and not yet put right
 	withdrawal *delivery.Withdrawal // of these eras, which is not stored yet
@@ -178,10 +179,13 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 		return
 	}
 	if trust == clock.Confirmed || trust == clock.Trusted {
+		e.release(m, trust)
 		e.alignAll(m, samples, trust)
 		return
 	}
-	h, untimely := held{moment: m, oldest: m.now, bytes: bytes}, held{moment: m, oldest: m.now, bytes: bytes, own: true}
+	h := held{moment: m, oldest: m.now, bytes: bytes, restored: e.restoring}
+	untimely := h
+	untimely.own = true
 	var own []sample
 	late := slices.ContainsFunc(e.loop.held, func(h held) bool { return h.own }) // what comes after them stays behind them
 	for _, x := range samples {

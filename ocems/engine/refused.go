@@ -194,7 +194,9 @@ func (r *refusals) restore(value []byte) error {
 
 // refuse counts a reading that is in no slot and names the first of its kind in the log.
 func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now time.Time) {
-	e.counts.refused(reason, max(x.count, 1))
+	if !e.loop.again {
+		e.counts.refused(reason, max(x.count, 1))
+	}
 	stamp := x.Time
 	if !x.stamped {
 		stamp = e.stamp(x.Time, x.Flag)

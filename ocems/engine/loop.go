@@ -215,10 +215,11 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	}
 }
 
-// untimely reports that a sample with its sender's time would be refused by this machine's clock.
+// untimely reports that a sample with its sender's time would be refused by this machine's clock, where a server may soon
+// tell a better time.
 func (e *Engine) untimely(m moment, x sample) bool {
 	x.Skew = m.skew
-	return e.aligner.Untimely(x.Sample, m.now)
+	return e.cfg.Board != nil && e.aligner.Untimely(x.Sample, m.now)
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window

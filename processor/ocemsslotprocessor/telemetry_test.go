@@ -34,7 +34,6 @@ func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 		h := newHost(t, t.TempDir())
 		next := &sink{fail: func() error { return errors.New("down") }}
 		p := h.start(stored, next)
-		pass(3 * time.Minute) // the clock is trusted
 		at := func(n int, name, unit string, v float64, age time.Duration, attributes ...string) {
 			md := pmetric.NewMetrics()
 			for range n {

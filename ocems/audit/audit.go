@@ -13,6 +13,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"path/filepath"
@@ -133,21 +134,33 @@ func openOrReplace(path string) (*Trail, error) {
 	if runtime.GOOS == "windows" {
 		t.file.Close() // an open file keeps its name there
 	}
-	kept := place.Aside(path, "damaged")
-	if wrong := os.Rename(path, kept); wrong != nil {
-		return nil, errors.Join(err, wrong)
-	}
+	// The new one gets the name while the old one is locked: no other process ever finds none there.
+	kept, anew := place.Aside(path, "damaged"), path+".anew"
 	damage := fmt.Sprintf("%v; it is kept as %s, and a new one is begun", err, kept)
-	fresh, err := open(path)
+	if err := os.Remove(anew); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a crash
+		return nil, err
+	}
+	fresh, err := open(anew)
 	if err == nil {
-		fresh.damage = damage
-		if err = fresh.Append(Entry{Outcome: Recovered, Detail: damage}); err != nil {
+		fresh.name = path
+		err = fresh.Append(Entry{Outcome: Recovered, Detail: damage})
+		if runtime.GOOS == "windows" {
+			fresh.file.Close()
+		}
+		if err == nil {
+			err = place.Put(anew, path, kept)
+		}
+		if err == nil && runtime.GOOS == "windows" {
+			fresh, err = open(path)
+		}
+		if err != nil {
 			fresh.file.Close()
 		}
 	}
 	if err != nil { // under its name the next start finds the damage again
-		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Rename(kept, path))
+		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Remove(anew))
 	}
+	fresh.damage = damage
 	return fresh, nil
 }
 

@@ -19,6 +19,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 )
@@ -371,6 +372,7 @@ func TestRefusalsWithoutATrail(t *testing.T) {
 	for i := range 3 {
 		require.NoError(t, o.Write([]telegraf.Metric{modbus(old, "cod", 40+float64(i))}))
 	}
+	require.Eventually(t, func() bool { return o.engine.Stats().Refused[slot.TooOld] == 3 }, 15*time.Second, 20*time.Millisecond) // the clock is trusted
 	for _, m := range selfstat.Metrics() {
 		endpoint, _ := m.GetTag("endpoint")
 		assert.NotContains(t, endpoint, "secret-password")

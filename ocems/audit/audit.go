@@ -153,7 +153,7 @@ func openOrReplace(path string) (*Trail, error) {
 		if err == nil && runtime.GOOS == "windows" {
 			fresh, err = open(path)
 		}
-		if err != nil {
+		if err != nil && fresh != nil {
 			fresh.file.Close()
 		}
 	}

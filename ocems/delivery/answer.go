@@ -40,6 +40,7 @@ type answer struct {
 	detail     string
 	wait       time.Duration // Retry-After, 0 when there was none
 	unanswered bool          // the server itself did not answer: no connection, no JSON, 5xx, 429
+	whole      bool          // what answered all the same may mean this slot: HTTP, and not 429 or 503
 	doubt      bool          // the server may have stored the request all the same
 }
 
@@ -94,6 +95,7 @@ func judge(resp *http.Response, body []byte) answer {
 	}
 	a := answer{verdict: failed, wait: wait, unanswered: true}
 	a.detail = fmt.Sprintf("HTTP %d, %s", resp.StatusCode, quote(string(body)))
+	a.whole = resp.StatusCode != http.StatusTooManyRequests && resp.StatusCode != http.StatusServiceUnavailable
 	switch c := resp.StatusCode; {
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
 		return answer{verdict: refusedDevice, detail: a.detail, http: c}

@@ -26,6 +26,7 @@ type attempt struct {
 	s       *slot
 	id      slotID
 	parked  bool          // the slot
+	shown   bool          // it was, by a dry run
 	heldFor string        // the device, or ""
 	made    time.Duration // running time when the slot was made
 	retries uint64        // Delivery.retries
@@ -37,7 +38,7 @@ type attempt struct {
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, retries: d.retries}
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, shown: s.status == shown, retries: d.retries}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
 	}
@@ -93,8 +94,11 @@ func (a *attempt) trySlot() {
 	}
 }
 
-// show logs what would be sent.
+// show logs what would be sent, once, and sees to it again when it is too old.
 func (a *attempt) show(rs []payload.Reading) {
+	if a.shown {
+		rs = nil
+	}
 	for _, r := range requests(rs) {
 		text, err := a.target.record(r.readings).Marshal()
 		if err != nil {
@@ -105,7 +109,7 @@ func (a *attempt) show(rs []payload.Reading) {
 	}
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
-	a.s.status = shown
+	a.s.status, a.q.parkedUntil = shown, time.Now().Add(a.d.cfg.HoldInterval.Duration)
 }
 
 // expire takes out what was not delivered within 7 days, with what kept it.
@@ -187,11 +191,10 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 		a.q.search.requests++
 	}
 	dec := a.d.timing.decide(r, ans, a.evidence(r, ans))
+	first := false
 	if len(dec.settled) > 0 {
 		a.settle(dec, ans.status)
-	}
-	if len(dec.settled) > 0 {
-		a.taken(dec)
+		first = a.taken(dec)
 	}
 	for _, s := range dec.suspend {
 		a.suspend(s, ans)
@@ -199,7 +202,7 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 	if dec.trouble && ans.verdict == stored {
 		a.q.memory.unexplained = true
 	}
-	a.conclude(r, ans, dec)
+	a.conclude(r, ans, dec, first)
 	return dec
 }
 
@@ -209,10 +212,12 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	d.mu.Lock()
 	e.inDoubt = a.s.inDoubt(r.readings)
 	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, len(a.q.slots) == 1
+	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
+	e.untested = !a.q.memory.accepted && a.s.perhapsSent()
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
 	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
-	if ans.verdict == stored && !e.shared && !(e.inDoubt && !e.unexplained) {
+	if ans.verdict == stored && !e.shared && !(e.inDoubt && !e.unexplained && !e.untested) {
 		e.recorded, e.conflict, e.unread = d.recorded(a.id, r.readings)
 	}
 	return e
@@ -268,11 +273,12 @@ func (a *attempt) suspend(r payload.Reading, ans answer) {
 }
 
 // taken notes what the server has taken. Where it takes a parameter that it refused, the others that it refused are tried
-// again too.
-func (a *attempt) taken(dec decision) {
+// again too. first: it is the first that it ever called delivered.
+func (a *attempt) taken(dec decision) (first bool) {
 	m := &a.q.memory
 	if dec.outcome == audit.Delivered {
-		m.unexplained, m.accepted = false, a.target.Shared
+		first = !m.accepted
+		m.unexplained, m.accepted = false, true
 	}
 	for _, r := range dec.settled {
 		delete(m.suspects, unitOf{r.Parameter, r.Unit})
@@ -282,17 +288,24 @@ func (a *attempt) taken(dec decision) {
 			}
 		}
 	}
+	return first
 }
 
 // conclude brings slot and queue to what a decision makes of them.
-func (a *attempt) conclude(r request, ans answer, dec decision) {
+func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	d, now := a.d, time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if ans.doubt {
 		a.s.note(newDoubt(r.readings))
 	}
-	if dec.state == backingOff {
+	switch {
+	case dec.outcome == audit.Delivered && len(dec.settled) > 0:
+		a.q.delivered++
+	case dec.state == backingOff || ans.whole:
+		if a.s.failures == 0 {
+			a.s.before = a.q.delivered
+		}
 		a.s.failures++
 	}
 	if dec.park {
@@ -308,6 +321,9 @@ func (a *attempt) conclude(r request, ans answer, dec decision) {
 	}
 	if a.parked && len(dec.settled) > 0 {
 		a.q.unpark()
+	}
+	if first {
+		a.q.retryPerhapsSent()
 	}
 	before := a.q.condition
 	d.setCondition(a.q, before.after(dec, ans, now))

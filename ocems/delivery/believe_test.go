@@ -147,16 +147,50 @@ func TestWhatIsInDoubt(t *testing.T) {
 	}
 	disk := newOpenStore()
 	run(t, "a kill while the board stores", calibrating, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = disk }, func(p *plant) {
+		p.put("a", at(0), cod(1))
+		time.Sleep(time.Minute)
 		p.fault(`{"count":1,"latency":"20s","after_store":true}`)
 		z := bod(0)
 		z.Flag = 'Z'
 		p.put("a", at(15), cod(1), z)
 		time.Sleep(time.Second)
-		p.killed(disk, disk.copy())
 		p.cfg.Trail = nil
+		p.killed(disk, disk.copy())
 		time.Sleep(10 * time.Minute)
-		p.want("received", len(p.received()), 2)
+		p.want("received", len(p.received()), 3)
 		p.want("waiting", p.d.Stats().Slots, 0)
+	})
+	first := newOpenStore()
+	run(t, "a kill while the board stores the first slots", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = first }, func(p *plant) {
+		p.fault(`{"count":1,"latency":"20s","after_store":true}`)
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Second)
+		p.cfg.Trail = nil
+		p.killed(first, first.copy())
+		time.Sleep(time.Minute)
+		p.want("waiting", p.d.Stats().Slots, 1)
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
+		p.put("a", at(30), cod(1))
+		time.Sleep(time.Minute)
+		p.want("received", len(p.received()), 2)
+		p.want("waiting once it has taken another", p.d.Stats().Slots, 0)
+	})
+	never := newOpenStore()
+	run(t, "a kill before anything was sent", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = never }, func(p *plant) {
+		p.net.unplug(true)
+		for i := range 12 {
+			p.put("a", at(15*i-300), cod(float64(i)), bod(2))
+		}
+		time.Sleep(time.Minute)
+		p.killed(never, never.copy())
+		honest := p.serve(&counting{body: `{"status":111}`})
+		p.net.unplug(false)
+		time.Sleep(time.Hour)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{})
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"111": 1})
+		p.serve(honest)
+		time.Sleep(time.Hour)
+		p.want("outcomes in the end", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 24})
 	})
 	all := newOpenStore()
 	run(t, "a kill is no evidence where an unexplained 111 stands", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = all }, func(p *plant) {

@@ -34,6 +34,7 @@ func (r request) known() (answer, bool) {
 // evidence is what else is known when an answer comes.
 type evidence struct {
 	inDoubt      bool              // this very request was sent before, or one with its only reading, and not answered
+	untested     bool              // a run that ended in no order may have sent it, and the server has never called anything delivered
 	unexplained  bool              // a 111 stands for which there is no evidence, and no status 1 of the device came since
 	shared       bool              // another sender reports the device too, and the server has taken something from us
 	recorded     []payload.Reading // the trail says that the server took them, with this value
@@ -45,6 +46,7 @@ type evidence struct {
 	searched     int               // requests that halving has cost the device since its last pause
 	failures     int               // of the device since its last success
 	slotFailures int               // of this slot; only those that the server answered
+	othersTaken  bool              // the server took something of the device since the first of them
 	alone        bool              // no other slot of the device waits
 	jitter       float64           // from 0 to 1, so that devices which failed together do not come back together
 }
@@ -71,8 +73,8 @@ type timing struct {
 	initialBackoff, maxBackoff, holdInterval time.Duration
 }
 
-// maxSlotFailures is how often one slot may fail, answered, before the queue goes on without it. Otherwise a slot which
-// the server cannot process would hold up all others until it expires.
+// maxSlotFailures is how often one slot may fail, answered, before others of its device come first, and it waits apart where
+// the server takes those. Otherwise a slot which the server cannot process would hold up all others until it expires.
 const maxSlotFailures = 5
 
 // mostSearched is how many requests a device spends in one hold interval to find what the server refuses: enough for one
@@ -205,7 +207,7 @@ func outcome(rs []payload.Reading, o audit.Outcome, note string) decision {
 // believe that the server has the readings.
 func alreadyStored(r request, a answer, e evidence) decision {
 	switch {
-	case e.inDoubt && !e.unexplained:
+	case e.inDoubt && !e.unexplained && !e.untested:
 		return outcome(r.readings, audit.AlreadyStored, "sent before, and the answer was lost")
 	case e.conflict != "":
 		return outcome(r.readings, audit.Rejected, e.conflict)
@@ -219,6 +221,8 @@ func alreadyStored(r request, a answer, e evidence) decision {
 		return decision{park: true}
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
+	case e.untested && !e.unexplained:
+		return decision{park: true} // until the server calls another slot delivered
 	case len(r.readings) > 1 && !e.unexplained:
 		return decision{next: halve(r, &a)}
 	}
@@ -232,11 +236,12 @@ func others(rs, without []payload.Reading) []payload.Reading {
 // retry keeps everything and tries again later.
 func (t timing) retry(a answer, e evidence) decision {
 	d := decision{state: backingOff, pause: max(t.backoff(e.failures+1, e.jitter), a.wait)}
+	often := e.slotFailures+1 >= maxSlotFailures
+	d.park = often && (e.othersTaken || !e.alone)
 	if a.unanswered {
-		d.state = unreachable
-	} else if e.slotFailures+1 >= maxSlotFailures && !e.alone {
-		d.park, d.trouble = true, true
+		d.state, d.park = unreachable, often && e.othersTaken && a.whole
 	}
+	d.trouble = d.park
 	return d
 }
 

@@ -66,6 +66,9 @@ func TestDecide(t *testing.T) {
 			settled: "abcd", outcome: audit.AlreadyStored},
 		{name: "a lost answer is no evidence where another 111 is unexplained", request: many, answer: answer{verdict: stored},
 			evidence: evidence{inDoubt: true, unexplained: true}, park: true, trouble: true},
+		{name: "stored, and perhaps never sent", request: many, answer: answer{verdict: stored}, evidence: evidence{inDoubt: true, untested: true}, park: true},
+		{name: "stored, and perhaps never sent, where another 111 is unexplained", request: many, answer: answer{verdict: stored},
+			evidence: evidence{untested: true, unexplained: true}, park: true, trouble: true},
 		{name: "stored, perhaps in part", request: many, answer: answer{verdict: stored}, next: []string{"ab", "cd"}},
 		{name: "stored alone, and nothing speaks for it", request: one, answer: answer{verdict: stored}, park: true, trouble: true},
 		{name: "a calibration point, and nothing speaks for it", request: point, answer: answer{verdict: stored}, park: true, trouble: true},
@@ -113,7 +116,11 @@ func TestDecide(t *testing.T) {
 			park: true, trouble: true},
 		{name: "failed five times, and nothing else waits", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 4, alone: true},
 			state: backingOff, pause: 5 * time.Second},
-		{name: "no answer", request: many, answer: answer{verdict: failed, unanswered: true}, evidence: evidence{slotFailures: 9}, state: unreachable, pause: 5 * time.Second},
+		{name: "HTTP 500 five times, and others taken", request: many, answer: answer{verdict: failed, unanswered: true, whole: true},
+			evidence: evidence{slotFailures: 4, othersTaken: true}, state: unreachable, pause: 5 * time.Second, park: true, trouble: true},
+		{name: "HTTP 500 five times, and nothing taken", request: many, answer: answer{verdict: failed, unanswered: true, whole: true},
+			evidence: evidence{slotFailures: 4}, state: unreachable, pause: 5 * time.Second},
+		{name: "no answer", request: many, answer: answer{verdict: failed, unanswered: true}, evidence: evidence{slotFailures: 9, othersTaken: true}, state: unreachable, pause: 5 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			d := testTiming.decide(c.request, c.answer, c.evidence)

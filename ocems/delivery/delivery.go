@@ -69,7 +69,8 @@ type Delivery struct {
 	unwritten bool // when all work ended, something was not on disk
 
 	lookup  lookup
-	repairs []repair // the writer's: what is found damaged or lost in the store
+	repairs []repair        // the writer's: what is found damaged or lost in the store
+	told    map[string]bool // the writer's: what is in the trail of a write that failed
 
 	wake    signal // the dispatcher's
 	changed signal // what OnHealth is told may have changed
@@ -115,7 +116,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
-	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, agent: userAgent(),
+	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, agent: userAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)

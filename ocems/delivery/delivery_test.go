@@ -482,6 +482,50 @@ func TestOneBadSlotDoesNotHoldUpTheRest(t *testing.T) {
 	})
 }
 
+// TestSlotThatFailsForItself earns another answer than a status for ever, for what it is.
+func TestSlotThatFailsForItself(t *testing.T) {
+	for _, c := range []struct {
+		code int
+		body string
+	}{{500, "oops"}, {400, `{"status":112}`}, {400, `{"status":111}`}, {422, `bad`}, {200, "<html>"}} {
+		run(t, fmt.Sprint(c), registry, noWait, func(p *plant) {
+			var taken atomic.Int64
+			p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				body, _ := io.ReadAll(r.Body)
+				switch text, _ := seal.Open(tokenOf+"a", body); {
+				case r.Method != http.MethodPost:
+				case strings.Contains(string(text), "1313"):
+					w.WriteHeader(c.code)
+					fmt.Fprint(w, c.body)
+				default:
+					taken.Add(1)
+					fmt.Fprint(w, `{"status":1}`)
+				}
+			}))
+			p.put("a", at(15), cod(1313))
+			for i := range 8 {
+				p.put("a", at(15*(i+2)), cod(1))
+				time.Sleep(15 * time.Minute)
+			}
+			p.want("taken", taken.Load(), int64(8))
+			p.want("waiting", p.d.Stats().Slots, 1)
+			p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"other": 1})
+		})
+	}
+	run(t, "the server fails for all slots, for long", registry, noWait, func(p *plant) {
+		honest := p.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { w.WriteHeader(500) }))
+		for i := range 8 {
+			p.put("a", at(15*(i+1)), cod(1))
+			time.Sleep(15 * time.Minute)
+		}
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
+		p.client.CloseIdleConnections()
+		p.serve(honest)
+		time.Sleep(6 * time.Minute)
+		p.want("received", len(p.received()), 8)
+	})
+}
+
 func TestWrongTokenHoldsOneDevice(t *testing.T) {
 	var mu sync.Mutex
 	var health []bool
@@ -552,6 +596,9 @@ func TestDryRunSendsNothing(t *testing.T) {
 		p.want("received", len(p.received()), 0)
 		p.want("waiting", p.d.Stats().Slots, 2)
 		p.want("logged", strings.Count(p.log.String(), "this would be sent"), 3)
+		time.Sleep(7 * 24 * time.Hour)
+		p.want("waiting after 7 days", p.d.Stats().Slots, 0)
+		p.want("logged after 7 days", strings.Count(p.log.String(), "this would be sent"), 3)
 	})
 }
 
@@ -573,9 +620,19 @@ func TestFullStoreRefusesAndHeals(t *testing.T) {
 			t.Errorf("a full store took readings: %v", err)
 		}
 		full.fill(false)
+		p.net.unplug(true)
 		p.put("a", at(15), cod(1))
-		time.Sleep(20 * time.Second)
+		full.fill(true)
+		for range 10 { // the host tries again
+			err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-a", DeviceID: "a",
+				Readings: []payload.Reading{{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}, {Parameter: "bod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}}})
+			p.want("a full store takes readings", err == nil, false)
+		}
+		full.fill(false)
+		p.net.unplug(false)
+		time.Sleep(10 * time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.Refused: 1})
 	})
 }
 

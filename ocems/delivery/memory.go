@@ -23,7 +23,7 @@ import (
 // memory is what is known of a device beside its waiting slots. It outlives a restart, under device/<id>; a device of which
 // nothing is known has none.
 type memory struct {
-	accepted    bool                   // the server has once taken something; kept where another sender reports the device
+	accepted    bool                   // the server has once called something of the device delivered
 	unexplained bool                   // a 111 came for which there is no evidence, and no status 1 since
 	aside       int64                  // stamp of the newest slot that was parked when it was stored, 0 for none
 	reason      string                 // of HoldReasons: why a person must look at what is parked, or ""
@@ -80,6 +80,11 @@ func (s *slot) inDoubt(rs []payload.Reading) bool {
 	asked := newDoubt(rs)
 	return slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.covers(asked) }) &&
 		!slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.touches(asked) })
+}
+
+// perhapsSent reports that the slot is in doubt only because a run ended in no order, which may have sent nothing at all.
+func (s *slot) perhapsSent() bool {
+	return len(s.doubts) > 0 && !slices.ContainsFunc(s.doubts, func(d doubt) bool { return len(d) > 0 })
 }
 
 // touches reports whether the server may have stored a part of the request by the doubtful one, and not all of it: it then

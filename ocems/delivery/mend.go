@@ -46,7 +46,9 @@ func (a *attempt) mend(rs []payload.Reading) []payload.Reading {
 	mended := a.target.mended(rs, m)
 	for i, r := range rs {
 		if u := (unitOf{r.Parameter, r.Unit}); mended[i].Unit != r.Unit && m.suspended[u] != nil {
-			m.replaced[u] = m.suspended[u].reason == invalidUnit
+			if m.suspended[u].reason == invalidUnit {
+				m.replaced[u] = true
+			}
 			delete(m.suspended, u)
 		}
 	}

@@ -224,6 +224,33 @@ func TestFormerly(t *testing.T) {
 	})
 }
 
+// TestTakenOverWhileWithdrawn has a reading move to its new name between its withdrawal's first try and the one that is stored.
+func TestTakenOverWhileWithdrawn(t *testing.T) {
+	disk, n := newOpenStore(), &mending{}
+	run(t, "", registry, func(c *delivery.Config) { n.mend(c); c.Store = disk }, func(p *plant) {
+		const era = 7
+		p.net.unplug(true)
+		wrong := cod(9)
+		wrong.Era = era
+		p.put("gone", at(45), wrong)
+		time.Sleep(10 * time.Second)
+		disk.fill(true)
+		n.set(func(n *mending) { n.devices = map[string]string{"gone": "a"} })
+		p.d.Retry()
+		time.Sleep(10 * time.Second)
+		w, err := p.d.Withdraw(context.Background(), []uint64{era})
+		p.want("withdrawn", fmt.Sprint(len(w.Readings), err), "1 <nil>")
+		p.want("a full store takes it", p.d.PutWhole(context.Background(), nil, w) == nil, false)
+		disk.fill(false)
+		time.Sleep(10 * time.Second)
+		p.want("then", p.d.PutWhole(context.Background(), nil, w), nil)
+		p.net.unplug(false)
+		time.Sleep(10 * time.Minute)
+		p.want("received", len(p.received()), 0)
+		p.want("waiting", p.d.Stats().Slots, 0)
+	})
+}
+
 // TestKilledWhileTakingOver ends the store's life at each of its writes, before it is on disk or after.
 func TestKilledWhileTakingOver(t *testing.T) {
 	for _, written := range []bool{false, true} {

@@ -63,6 +63,7 @@ type queue struct {
 	search      search
 	standing    standing
 	answered    time.Time // the last answer, zero before the first
+	delivered   int       // requests, in this run
 	due         time.Time
 	in          *byDue // of the schedule, nil outside
 	index       int    // in it
@@ -80,6 +81,7 @@ type slot struct {
 	ready    time.Time // its parameters are complete
 	status   slotStatus
 	failures int       // answered, without success
+	before   int       // queue.delivered at the first of them
 	tried    time.Time // while parked
 	refusal  answer    // why it was parked, if the server said so
 	doubts   []doubt
@@ -114,25 +116,28 @@ func (q *queue) update(stamp int64, holds, added bool, ready time.Time) {
 	}
 }
 
-// pick returns the slot to try next and when: the oldest that is queued, or of the parked ones the one that has waited
-// longest since its last try, or is too old, when its time is nearer. It returns nil when none is to be sent.
+// pick returns the slot to try next and when: the oldest that is queued, where none failed often, or of the parked ones the
+// one that has waited longest since its last try, or is too old, when its time is nearer. It returns nil when none is to be
+// sent.
 func (q *queue) pick() (s *slot, due time.Time) {
 	var p *slot
 	for _, o := range q.slots {
 		switch {
-		case o.status == queued && s == nil:
+		case o.status == queued && (s == nil || o.failures/maxSlotFailures < s.failures/maxSlotFailures):
 			s, due = o, later(o.ready, q.condition.until)
 		case o.status == parked && (p == nil || o.tried.Before(p.tried)):
 			p = o
 		}
 	}
-	if p != nil && q.slots[0].status == parked && time.Since(time.UnixMilli(q.slots[0].stamp)) > spec.MaxAge {
-		p = q.slots[0]
-	}
-	if p != nil {
-		if at := later(q.parkedUntil, q.condition.until); s == nil || at.Before(due) {
-			return p, at
+	at := later(q.parkedUntil, q.condition.until)
+	if len(q.slots) > 0 && q.slots[0].status != queued {
+		tooOld := time.UnixMilli(q.slots[0].stamp).Add(spec.MaxAge)
+		if p == nil || time.Now().After(tooOld) {
+			p, at = q.slots[0], later(at, tooOld)
 		}
+	}
+	if p != nil && (s == nil || at.Before(due)) {
+		return p, at
 	}
 	return s, due
 }
@@ -150,6 +155,15 @@ func (q *queue) unpark() {
 	for _, s := range q.slots {
 		s.failures = 0
 		if s.status == parked {
+			s.status = queued
+		}
+	}
+}
+
+// retryPerhapsSent brings back the slots that waited for the first that the server calls delivered.
+func (q *queue) retryPerhapsSent() {
+	for _, s := range q.slots {
+		if s.status == parked && s.perhapsSent() && s.refusal.verdict == stored {
 			s.status = queued
 		}
 	}

@@ -329,7 +329,7 @@ func TestPutWithOperations(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(time.Minute)
-		p.want("keys once it is delivered", disk.keys(""), []string{"open/1"})
+		p.want("keys once it is delivered", disk.keys(""), []string{"device/a", "open/1"})
 	})
 }
 

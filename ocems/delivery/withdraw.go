@@ -48,6 +48,16 @@ func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, er
 	return &Withdrawal{Readings: list}, nil
 }
 
+// names are x and what it is called where it was taken over since it was found.
+func (x Withdrawn) names(d *Delivery) []Withdrawn {
+	if t, known := d.cfg.Lookup(x.Device); known {
+		if r, _ := t.current(x.Reading); t.DeviceID != x.Device || r.Parameter != x.Reading.Parameter {
+			return []Withdrawn{x, {t.DeviceID, r}}
+		}
+	}
+	return []Withdrawn{x}
+}
+
 func (x Withdrawn) entry(d *Delivery) audit.Entry {
 	r := x.Reading
 	t, _ := d.cfg.Lookup(x.Device)

@@ -129,9 +129,13 @@ func (d *Delivery) commit(list ...*work) error {
 	ops = append(ops, d.marks()...)
 	if len(ops) > 0 {
 		if err := d.cfg.Store.Batch(context.WithoutCancel(d.ctx), ops...); err != nil {
+			for _, e := range t.entries {
+				d.told[told(e)] = true
+			}
 			return fmt.Errorf("writing the outbox: %w", err)
 		}
 	}
+	clear(d.told)
 	d.repairs = nil
 	d.mark()
 	d.update(t.slots)
@@ -139,6 +143,11 @@ func (d *Delivery) commit(list ...*work) error {
 		w.done <- nil
 	}
 	return nil
+}
+
+// told names what an entry says, for a Put that comes again since the store could not be written.
+func told(e audit.Entry) string {
+	return fmt.Sprint(e.Outcome, e.Device, e.Stamp, e.Readings, e.Detail)
 }
 
 // transaction is one write of the outbox in the making.
@@ -167,8 +176,10 @@ func (t *transaction) apply(w *work) error {
 	var entries []audit.Entry
 	if w.withdrawn != nil {
 		for _, x := range w.withdrawn.Readings {
-			if err := t.remove(slotID{x.Device, x.Reading.Stamp.UnixMilli()}, []payload.Reading{x.Reading}); err != nil {
-				return err
+			for _, now := range x.names(t.d) {
+				if err := t.remove(slotID{now.Device, now.Reading.Stamp.UnixMilli()}, []payload.Reading{now.Reading}); err != nil {
+					return err
+				}
 			}
 			if !w.withdrawn.logged {
 				entries = append(entries, x.entry(t.d))
@@ -186,7 +197,9 @@ func (t *transaction) apply(w *work) error {
 			if err != nil {
 				return err
 			}
-			entries = append(entries, refused...)
+			if len(refused) > 0 && !t.d.told[told(refused[0])] {
+				entries = append(entries, refused...)
+			}
 		}
 	}
 	if w.leaves != nil {

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
+	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/seal"
 )
@@ -166,8 +167,18 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 	if !o.Slots {
 		e.tokens(o)
 		e.keys(o)
+		e.signature(o)
 	}
 	return reg
+}
+
+// signature says which time the signature carries.
+func (e *examination) signature(o *hostconfig.Output) {
+	what := "time of the request; if the board answers 10 or 113 although token and key are right, try the other"
+	if o.Signature == options.SignatureTimes[1] {
+		what = "time of the slot"
+	}
+	e.add("signature", OK, "", "signature_time %q: %s", o.Signature, what)
 }
 
 // tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.

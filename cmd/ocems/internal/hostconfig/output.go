@@ -36,6 +36,7 @@ type Output struct {
 
 	Endpoint  string
 	DryRun    bool
+	Signature string // signature_time
 	Names     registry.Config
 	Client    Client
 	State     *State // open windows and what waits; nil: in memory
@@ -81,7 +82,7 @@ type Client struct {
 }
 
 func (o *Output) takeExporter(c *ocemsexporter.Config) *component.ID {
-	o.Endpoint, o.DryRun, o.Align, o.AuditFile, o.Rules, o.Names = c.Endpoint, c.DryRun, c.Align, c.AuditFile, c.Rules(), c.Config
+	o.Endpoint, o.DryRun, o.Signature, o.Align, o.AuditFile, o.Rules, o.Names = c.Endpoint, c.DryRun, c.SignatureTime, c.Align, c.AuditFile, c.Rules(), c.Config
 	o.Client = Client{Timeout: c.HTTP.Timeout, TimeoutKey: "http.timeout", Proxy: c.HTTP.ProxyURL, SystemProxy: c.HTTP.ProxyURL == "",
 		TLS:   func() (*tls.Config, error) { return c.HTTP.TLS.LoadTLSConfig(context.Background()) },
 		CAKey: "http.tls.ca_file", NameKey: "http.tls.server_name_override"}
@@ -95,7 +96,7 @@ func (o *Output) takeProcessor(c *ocemsslotprocessor.Config) *component.ID {
 
 // takePlugin takes over the configuration of Telegraf's output after its Init.
 func (o *Output) takePlugin(c *ocems.OCEMS) {
-	o.Endpoint, o.DryRun, o.Align, o.AuditFile, o.Rules = c.Endpoint, c.DryRun, c.Align, c.AuditFile, c.Rules()
+	o.Endpoint, o.DryRun, o.Signature, o.Align, o.AuditFile, o.Rules = c.Endpoint, c.DryRun, c.SignatureTime, c.Align, c.AuditFile, c.Rules()
 	if c.StateDirectory != "" {
 		o.State = &State{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
 	}

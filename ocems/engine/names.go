@@ -54,6 +54,8 @@ type Batch struct {
 	e *Engine
 	moment
 	samples []sample
+	before  *clock.Before
+	kept    []sample             // which that clock has taken
 	records []payload.Record     // slots that were made upstream
 	index   map[string]int       // of records, by device
 	foreign map[slot.Series]bool // of refused slots that no device or parameter is known for
@@ -61,7 +63,7 @@ type Batch struct {
 }
 
 // NewBatch begins a batch.
-func (e *Engine) NewBatch() *Batch { return &Batch{e: e, moment: e.moment()} }
+func (e *Engine) NewBatch() *Batch { return &Batch{e: e, before: e.clock.Before(), moment: e.moment()} }
 
 // Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
@@ -87,10 +89,11 @@ func (b *Batch) Add(r Reading) (named bool) {
 		if r.Fault != "" {
 			x.fault = fault{reason: slot.NotANumber, detail: r.Fault}
 		}
-		if b.e.aligns {
-			b.e.timed(&x, m.Device, b.moment)
+		if b.e.aligns && b.timed(&x, m.Device) {
+			b.kept = append(b.kept, x)
+		} else {
+			b.take(x)
 		}
-		b.take(x)
 		named = true
 	}
 	if !named && err == nil {
@@ -312,7 +315,14 @@ func (b *Batch) Commit(ctx context.Context) error {
 		}
 		e.counts.finished.Add(uint64(n))
 	}
-	if len(b.samples) > 0 { // after the records, which may come again and still count once
+	// After the records, which may come again and still count once.
+	if len(b.kept) > 0 {
+		m := moment{b.before.Now, b.before.Era, b.skew + b.now.Round(0).Sub(b.before.Now)}
+		if err := e.take(ctx, m, b.kept); err != nil {
+			return err
+		}
+	}
+	if len(b.samples) > 0 {
 		if err := e.take(ctx, b.moment, b.samples); err != nil {
 			return err
 		}

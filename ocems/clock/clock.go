@@ -42,8 +42,8 @@ type Config struct {
 	Wall    func() time.Time // nil is time.Now
 	Alone   bool             // no server is ever asked: what is trusted by the time that has passed is confirmed
 	AtOnce  bool             // after a start no time has to pass, since nothing is sent
-	// Boot tells one boot of the machine from others, and the time since then, suspend included. "" is not known. nil is
-	// [KernelBoot].
+	// Boot tells one boot of the machine from others, and the time since then, suspend included. An id of "" is not known.
+	// nil is [KernelBoot].
 	Boot func() (id string, since time.Duration)
 }
 
@@ -239,8 +239,11 @@ func (c *Clock) Save(righted ...uint64) []byte {
 	e.Bool(c.confirmed)
 	e.Int(int64(c.odd / time.Second))
 	e.Uint(c.doubted)
-	e.Text(c.boot)
-	_, since := c.cfg.Boot()
+	boot, since := c.cfg.Boot()
+	if since-c.booted < c.running()-leastSkew { // a clock that stands is no witness
+		boot = ""
+	}
+	e.Text(boot)
 	e.Int(int64(since / time.Second))
 	left := slices.DeleteFunc(slices.Clone(c.wrong), func(era uint64) bool { return slices.Contains(righted, era) })
 	e.Uint(uint64(len(left)))

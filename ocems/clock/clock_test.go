@@ -20,10 +20,16 @@ type machine struct {
 	offset time.Duration
 	saved  []byte
 	boot   string
+	stands bool // the boot's clock
 }
 
 // bootClock is the kernel's, where it is known.
-func (m *machine) bootClock() (string, time.Duration) { return m.boot, time.Since(time.Unix(0, 0)) }
+func (m *machine) bootClock() (string, time.Duration) {
+	if m.stands {
+		return m.boot, 0
+	}
+	return m.boot, time.Since(time.Unix(0, 0))
+}
 
 func (m *machine) wall() time.Time { return time.Now().Add(m.offset) }
 
@@ -197,6 +203,13 @@ func TestAccused(t *testing.T) {
 			m.start(t, false)
 			m.hears(9*day, false)
 		}, clock.Confirmed, clock.Confirmed, 0},
+		{"off for a day, and the boot's clock stands", func(t *testing.T, m *machine) {
+			m.stands = true
+			m.start(t, false)
+			time.Sleep(time.Hour)
+			m.off(t, 0)
+			time.Sleep(2 * time.Minute)
+		}, clock.Trusted, clock.Trusted, 0},
 		{"set back while the machine boots", func(t *testing.T, m *machine) {
 			m.saved, m.boot, m.offset = m.Save(), "another", -9*day
 			m.start(t, false)

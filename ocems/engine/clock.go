@@ -93,7 +93,7 @@ func (e *Engine) closesBy() time.Time {
 // believe brings the readings that wait for the clock to where its trust takes them. The next checkpoint stores that.
 func (e *Engine) believe(now time.Time) {
 	if wrong := e.clock.Wrong(); len(wrong) > len(e.loop.wrong) {
-		e.log.Error("this machine's clock was set: what it took before that and nobody had confirmed is in no slot, but in the audit trail")
+		e.log.Error("this machine's clock was wrong, and was set: what it took meanwhile is in no slot, but in the audit trail")
 		e.loop.wrong, e.loop.withdrawal = wrong, nil
 		e.takeBack(now)
 	}

@@ -317,8 +317,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	// After the records, which may come again and still count once.
 	if len(b.kept) > 0 {
-		m := moment{b.before.Now, b.before.Era, b.skew + b.now.Round(0).Sub(b.before.Now)}
-		if err := e.take(ctx, m, b.kept); err != nil {
+		if err := e.take(ctx, moment{now: b.before.Now, era: b.before.Era}, b.kept); err != nil {
 			return err
 		}
 	}

@@ -376,7 +376,7 @@ func TestSave(t *testing.T) {
 }
 
 // What comes just after a step from a sender's buffer was taken before it.
-func TestBeforeStep(t *testing.T) {
+func TestBefore(t *testing.T) {
 	inBubble(t, "3 h behind for 8 s", func(t *testing.T, m *machine) {
 		m.offset = -3 * time.Hour
 		m.start(t, false)
@@ -390,6 +390,21 @@ func TestBeforeStep(t *testing.T) {
 		time.Sleep(6 * time.Minute)
 		assert.False(t, m.Before().Took(time.Now().Add(-3*time.Hour-6*time.Minute)), "long after it, that is history")
 	})
+	for _, step := range []time.Duration{70 * time.Second, -70 * time.Second} {
+		inBubble(t, "a step of "+step.String(), func(t *testing.T, m *machine) {
+			time.Sleep(time.Hour)
+			m.Now()
+			before := m.wall()
+			m.offset = step
+			m.Now()
+			time.Sleep(10 * time.Second)
+			assert.True(t, m.Before().Took(before.Add(-time.Second)))
+			for age := range 10 {
+				assert.False(t, m.Before().Took(m.wall().Add(-time.Duration(age)*time.Second)), "of the present clock")
+			}
+			assert.Equal(t, before.Add(10*time.Second), m.Before().Now)
+		})
+	}
 }
 
 // A server that cannot be asked, or whose clock is always wrong, delays slots once and for a bounded time.

@@ -179,6 +179,7 @@ func TestAccused(t *testing.T) {
 		wrong   int
 	}{
 		{"set", func(_ *testing.T, m *machine) { m.set(9 * day) }, clock.Untrusted, clock.Untrusted, 0},
+		{"set, and an answer without a Date", func(_ *testing.T, m *machine) { m.set(9 * day); m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9 * day); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},
 		{"set, and confirmed", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(9*day, false) }, clock.Wrong, clock.Confirmed, 1},
 		{"set, and a server's clock is that of before", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
@@ -356,6 +357,18 @@ func TestSave(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		assert.Equal(t, 10, n)
+	})
+	inBubble(t, "at once where it is trusted, and after a step", func(t *testing.T, m *machine) {
+		time.Sleep(90 * time.Second)
+		m.Save()
+		time.Sleep(30 * time.Second)
+		m.Now()
+		assert.True(t, m.SaveDue())
+		m.Save()
+		assert.False(t, m.SaveDue())
+		m.offset = time.Hour
+		m.Now()
+		assert.True(t, m.SaveDue())
 	})
 	inBubble(t, "confirmed", func(t *testing.T, m *machine) {
 		_, doubtful := m.Now()

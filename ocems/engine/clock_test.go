@@ -183,7 +183,9 @@ func TestClockThatNobodyHadConfirmed(t *testing.T) {
 		runSteps(t, fmt.Sprint(c), 0, sameBoot, func(s *steps) {
 			s.net.unplug(true)
 			s.board.CloseIdleConnections()
-			s.restart()
+			s.close()
+			s.put(store.Op{Key: "clock"}) // who confirmed it before
+			s.open()
 			s.live(clock(2, 3, 20), 1)
 			waiting, wrong := s.e.Stats().Outbox.Slots, 0
 			for _, off := range append([]time.Duration{c.off}, c.more...) {

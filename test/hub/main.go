@@ -1,0 +1,138 @@
+// Command hub measures what closing and delivering the slots of a vendor's hub costs a whole host process: CPU, time,
+// syncs, bytes and memory. Beside it runs a bare loop, which makes and posts the same requests and keeps nothing.
+//
+// A boundary is one 15-minute window of the past: all devices report 15 readings a parameter, a reading a minute, and
+// the host closes the window of each device once nothing comes for it. See docs/performance.md.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"slices"
+	"strings"
+	"time"
+)
+
+// plan is what a run measures.
+type plan struct {
+	bin, dir   string
+	devices    int
+	batch      int
+	settle     time.Duration
+	spread     time.Duration
+	latency    time.Duration
+	delay      time.Duration
+	boundaries int
+}
+
+// scenario is what is wrong, or slow, around the host.
+type scenario struct {
+	name          string
+	slow          bool // the server answers after plan.latency
+	held, hanging bool // one device in 20
+	traced        bool // syncs are counted
+	delayed       bool // and each takes plan.delay longer
+}
+
+var scenarios = []scenario{
+	{name: "plain"},
+	{name: "latency", slow: true},
+	{name: "held", held: true},
+	{name: "hanging", hanging: true},
+	{name: "syncs", traced: true},
+	{name: "disk", traced: true, delayed: true},
+	{name: "worst", hanging: true, traced: true, delayed: true},
+}
+
+func names(list string, known []string) ([]string, error) {
+	chosen := strings.Split(list, ",")
+	for _, n := range chosen {
+		if !slices.Contains(known, n) {
+			return nil, fmt.Errorf("%q is not one of %s", n, strings.Join(known, ", "))
+		}
+	}
+	return chosen, nil
+}
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("hub: ")
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
+	var p plan
+	flag.StringVar(&p.bin, "bin", "bin", "`DIRECTORY` of the built hosts")
+	flag.StringVar(&p.dir, "dir", "bin", "`DIRECTORY` on the disk that is measured")
+	flag.IntVar(&p.devices, "devices", 2000, "of the hub")
+	flag.IntVar(&p.batch, "batch", 50, "devices in a request of the feed")
+	flag.DurationVar(&p.settle, "settle", 2*time.Second, "option of the host")
+	flag.DurationVar(&p.spread, "spread", 0, "option of the host")
+	flag.DurationVar(&p.latency, "latency", 60*time.Millisecond, "of the server in the scenario latency")
+	flag.DurationVar(&p.delay, "delay", 5*time.Millisecond, "added to each sync in the scenarios disk and worst")
+	flag.IntVar(&p.boundaries, "boundaries", 2, "of each scenario")
+	hostList := flag.String("hosts", "exporter,output", "to measure")
+	list := flag.String("scenarios", "plain,latency,held,hanging,syncs,disk", "to measure; there is worst too, disk and hanging at once")
+	raw := flag.String("json", "", "`FILE` for the raw figures")
+	sink := flag.Bool("sink", false, "be the server, for a run of this program")
+	bare := flag.String("bare", "", "be the bare loop against the server at `URL`, for a run of this program")
+	flag.Parse()
+	switch {
+	case *sink:
+		return serve()
+	case *bare != "":
+		return bareLoop(*bare, p.devices)
+	}
+	hosts, err := names(*hostList, []string{"exporter", "output"})
+	if err != nil {
+		return fmt.Errorf("-hosts: %w", err)
+	}
+	var known []string
+	for _, s := range scenarios {
+		known = append(known, s.name)
+	}
+	chosen, err := names(*list, known)
+	if err != nil {
+		return fmt.Errorf("-scenarios: %w", err)
+	}
+
+	var rows []row
+	begun := time.Now()
+	bareRows, err := p.bare(slices.Contains(chosen, "latency"))
+	if err != nil {
+		return err
+	}
+	for _, s := range scenarios {
+		if !slices.Contains(chosen, s.name) {
+			continue
+		}
+		for _, h := range hosts {
+			measured, err := p.measure(h, s)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", h, s.name, err)
+			}
+			rows = append(rows, measured...)
+		}
+	}
+	after, err := p.bare(slices.Contains(chosen, "latency"))
+	if err != nil {
+		return err
+	}
+	bareRows = append(bareRows, after...)
+	compare(rows, bareRows)
+	table(os.Stdout, p, rows, bareRows)
+	log.Printf("took %s", time.Since(begun).Round(time.Second))
+	if *raw != "" {
+		text, err := json.MarshalIndent(append(bareRows, rows...), "", "  ")
+		if err != nil {
+			return err
+		}
+		return os.WriteFile(*raw, append(text, '\n'), 0o644)
+	}
+	return nil
+}

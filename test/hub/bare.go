@@ -2,12 +2,14 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -18,46 +20,41 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-const bareWindows = 8
-
-// leastBare is how many slots the bare loop posts at least, in rounds, of which the first makes the connections.
-const leastBare = 30_000
-
-// bare runs the bare loop as a process, against a server of each latency.
-func (p *plan) bare(slow bool) ([]row, error) {
-	var rows []row
-	for _, c := range []conduct{{}, {Latency: p.latency}} {
-		if c.Latency > 0 && !slow {
-			continue
-		}
-		s, err := startSink(c)
-		if err != nil {
-			return nil, err
-		}
-		command := exec.Command(os.Args[0], "-bare", s.url+dataPath, "-devices", fmt.Sprint(p.devices))
-		command.Stderr = os.Stderr
-		out, err := command.Output()
-		s.stop()
-		if err != nil {
-			return nil, fmt.Errorf("the bare loop: %w", err)
-		}
-		var measured []row
-		if err := json.Unmarshal(out, &measured); err != nil {
-			return nil, fmt.Errorf("the bare loop: %w", err)
-		}
-		for _, r := range measured {
-			r.Scenario, r.Slow = scenarios[0].name, c.Latency > 0
-			if r.Slow {
-				r.Scenario = scenarios[1].name
-			}
-			rows = append(rows, r)
-		}
+// bareRounds are how often the bare loop posts a slot of each device: a first time, in which connections are made, and
+// those of which the median is taken.
+func bareRounds(devices int, c conduct) int {
+	if c.Latency > 0 {
+		return 2
 	}
-	return rows, nil
+	return 4 + 16_000/devices
 }
 
-// bareLoop posts a slot of each device in each round, and prints the rows.
-func bareLoop(url string, devices int) error {
+// bare runs the bare loop as a process, against a server of the scenario's latency that refuses nothing.
+func (p *plan) bare(s scenario) (row, error) {
+	c := conduct{Latency: p.conduct(s).Latency}
+	server, err := startSink(c)
+	if err != nil {
+		return row{}, err
+	}
+	defer server.stop()
+	command := exec.Command(os.Args[0], "-bare", server.url+dataPath, "-devices", fmt.Sprint(p.devices), "-boundaries", fmt.Sprint(bareRounds(p.devices, c)))
+	command.Stderr = os.Stderr
+	out, err := command.Output()
+	if err != nil {
+		return row{}, fmt.Errorf("the bare loop: %w", err)
+	}
+	var rounds []row
+	if err := json.Unmarshal(out, &rounds); err != nil {
+		return row{}, fmt.Errorf("the bare loop: %w", err)
+	}
+	slices.SortFunc(rounds, func(a, b row) int { return cmp.Compare(a.CPU, b.CPU) })
+	r := rounds[len(rounds)/2]
+	r.Host, r.Scenario = "bare", s.name
+	return r, nil
+}
+
+// bareLoop posts a slot of each device in each round, and prints a row for each but the first.
+func bareLoop(url string, devices, rounds int) error {
 	text, err := os.ReadFile(publicKey)
 	if err != nil {
 		return err
@@ -75,8 +72,8 @@ func bareLoop(url string, devices int) error {
 	workers := options.DefaultDelivery().MaxConcurrency
 	client := &http.Client{Transport: &http.Transport{MaxIdleConns: workers, MaxIdleConnsPerHost: workers}}
 	var rows []row
-	for n := range leastBare/devices + 3 {
-		stamp := windowStart(n % bareWindows).Add(spec.SlotLength)
+	stamp := windowStart(0).Add(spec.SlotLength)
+	for n := range rounds {
 		var (
 			wg   sync.WaitGroup
 			mu   sync.Mutex
@@ -104,7 +101,10 @@ func bareLoop(url string, devices int) error {
 		if last != nil {
 			return last
 		}
-		rows = append(rows, row{Host: "bare", Boundary: n + 1, Slots: devices, CPU: float64((ownCPU() - cpu).Nanoseconds()) / 1e3 / float64(devices),
+		if n == 0 {
+			continue
+		}
+		rows = append(rows, row{Slots: devices, CPU: float64((ownCPU() - cpu).Nanoseconds()) / 1e3 / float64(devices),
 			Rate: float64(devices) / wall, Wall: wall})
 	}
 	return json.NewEncoder(os.Stdout).Encode(rows)

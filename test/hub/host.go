@@ -257,10 +257,7 @@ func (h *process) feed(p *plan, start time.Time) error {
 
 // measure runs one host through the boundaries of a scenario.
 func (p *plan) measure(name string, s scenario) (rows []row, err error) {
-	c := conduct{Held: s.held, Hanging: s.hanging}
-	if s.slow {
-		c.Latency = p.latency
-	}
+	c := p.conduct(s)
 	server, err := startSink(c)
 	if err != nil {
 		return nil, err
@@ -282,7 +279,7 @@ func (p *plan) measure(name string, s scenario) (rows []row, err error) {
 		if err = wrong; err != nil {
 			break
 		}
-		r.Host, r.Scenario, r.Slow, r.Traced = name, s.name, s.slow, s.traced
+		r.Host, r.Scenario, r.Traced = name, s.name, s.traced
 		rows = append(rows, r)
 	}
 	if err = errors.Join(err, h.stop()); err == nil {

@@ -1,5 +1,5 @@
 // Command hub measures what closing and delivering the slots of a vendor's hub costs a whole host process: CPU, time,
-// syncs, bytes and memory. Beside it runs a bare loop, which makes and posts the same requests and keeps nothing.
+// syncs, bytes and memory. Before and after each host runs a bare loop, which makes and posts the same requests and keeps nothing.
 //
 // A boundary is one 15-minute window of the past: all devices report 15 readings a parameter, a reading a minute, and
 // the host closes the window of each device once nothing comes for it. See docs/performance.md.
@@ -47,6 +47,15 @@ var scenarios = []scenario{
 	{name: "worst", hanging: true, traced: true, delayed: true},
 }
 
+// conduct is that of the server in a scenario.
+func (p *plan) conduct(s scenario) (c conduct) {
+	c.Held, c.Hanging = s.held, s.hanging
+	if s.slow {
+		c.Latency = p.latency
+	}
+	return c
+}
+
 func names(list string, known []string) ([]string, error) {
 	chosen := strings.Split(list, ",")
 	for _, n := range chosen {
@@ -86,7 +95,7 @@ func run() error {
 	case *sink:
 		return serve()
 	case *bare != "":
-		return bareLoop(*bare, p.devices)
+		return bareLoop(*bare, p.devices, p.boundaries)
 	}
 	hosts, err := names(*hostList, []string{"exporter", "output"})
 	if err != nil {
@@ -103,32 +112,34 @@ func run() error {
 
 	var rows []row
 	begun := time.Now()
-	bareRows, err := p.bare(slices.Contains(chosen, "latency"))
-	if err != nil {
-		return err
-	}
 	for _, s := range scenarios {
 		if !slices.Contains(chosen, s.name) {
 			continue
 		}
+		before, err := p.bare(s)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, before)
 		for _, h := range hosts {
 			measured, err := p.measure(h, s)
 			if err != nil {
 				return fmt.Errorf("%s, %s: %w", h, s.name, err)
 			}
-			rows = append(rows, measured...)
+			after, err := p.bare(s)
+			if err != nil {
+				return err
+			}
+			for i := range measured {
+				measured[i].Ratio = 2 * measured[i].CPU / (before.CPU + after.CPU)
+			}
+			rows, before = append(append(rows, measured...), after), after
 		}
 	}
-	after, err := p.bare(slices.Contains(chosen, "latency"))
-	if err != nil {
-		return err
-	}
-	bareRows = append(bareRows, after...)
-	compare(rows, bareRows)
-	table(os.Stdout, p, rows, bareRows)
+	table(os.Stdout, p, rows)
 	log.Printf("took %s", time.Since(begun).Round(time.Second))
 	if *raw != "" {
-		text, err := json.MarshalIndent(append(bareRows, rows...), "", "  ")
+		text, err := json.MarshalIndent(rows, "", "  ")
 		if err != nil {
 			return err
 		}

@@ -97,11 +97,7 @@ func (p *plan) start(name string, s scenario, server *sink, dir string) (*proces
 	}
 	config := strings.NewReplacer("@PORT@", port, "@URL@", server.url+dataPath, "@KEY@", key, "@DIR@", dir, "@GRACE@", grace.String(),
 		"@SETTLE@", p.settle.String(), "@SPREAD@", p.spread.String()).Replace(configs[name])
-	list := []byte("station_id,device_id,token_id\n")
-	for i := range p.devices {
-		list = fmt.Appendf(list, "%s,%s,%s\n", station(i), deviceID(i), token(i))
-	}
-	if err := errors.Join(os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600), os.WriteFile(filepath.Join(dir, "devices.csv"), list, 0o600)); err != nil {
+	if err := errors.Join(os.WriteFile(filepath.Join(dir, "config"), []byte(config), 0o600), writeDevices(filepath.Join(dir, "devices.csv"), p.devices)); err != nil {
 		return nil, err
 	}
 	h := &process{exited: make(chan struct{}), port: port, log: filepath.Join(dir, "host.log")}
@@ -152,6 +148,14 @@ func (p *plan) start(name string, s scenario, server *sink, dir string) (*proces
 		time.Sleep(rest)
 	}
 	return h, nil
+}
+
+func writeDevices(path string, n int) error {
+	list := []byte("station_id,device_id,token_id\n")
+	for i := range n {
+		list = fmt.Appendf(list, "%s,%s,%s\n", station(i), deviceID(i), token(i))
+	}
+	return os.WriteFile(path, list, 0o600)
 }
 
 func freePort() (string, error) {

@@ -90,8 +90,16 @@ func run() error {
 	raw := flag.String("json", "", "`FILE` for the raw figures")
 	sink := flag.Bool("sink", false, "be the server, for a run of this program")
 	bare := flag.String("bare", "", "be the bare loop against the server at `URL`, for a run of this program")
+	growing := flag.Bool("growth", false, "instead, double what may grow, and fail where a doubling costs more than "+fmt.Sprint(mostGrowth)+" times")
+	from := flag.Int("from", 2000, "the smallest size of -growth, doubled three times")
+	one := flag.String("grow", "", "be one run of -growth, for a run of this program, of -devices")
+	profile := flag.String("profile", "", "`STEM` of the files for the profiles of -grow")
 	flag.Parse()
 	switch {
+	case *growing:
+		return grow(p.dir, *from)
+	case *one != "":
+		return growOnce(*one, p.dir, p.devices, *from, *profile)
 	case *sink:
 		return serve()
 	case *bare != "":

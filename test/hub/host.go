@@ -102,9 +102,9 @@ func (p *plan) start(name string, s scenario, server *sink, dir string) (*proces
 	}
 	h := &process{exited: make(chan struct{}), port: port, log: filepath.Join(dir, "host.log")}
 	argv := []string{bin, "--config", filepath.Join(dir, "config")}
-	if s.traced { // a grandchild traces, so that the child is the host; only the syncs stop it
+	if s.traced { // a grandchild traces, so that the child is the host; only these calls stop it
 		h.trace = filepath.Join(dir, "trace")
-		tracer := []string{"strace", "-D", "-f", "--seccomp-bpf", "-ttt", "-o", h.trace, "-e", "trace=fsync,fdatasync,msync"}
+		tracer := []string{"strace", "-D", "-f", "--seccomp-bpf", "-ttt", "-s", "0", "-o", h.trace, "-e", "trace=fsync,fdatasync,msync,pwrite64"}
 		if s.delayed {
 			tracer = append(tracer, "-e", fmt.Sprintf("inject=fsync,fdatasync,msync:delay_exit=%d", p.delay.Microseconds()))
 		}
@@ -187,8 +187,9 @@ func (h *process) cpu() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// written is what the process has had written to its disks, in bytes.
-func (h *process) written() int { return h.number("io", "write_bytes:") }
+// dirtied is the kernel's count of bytes that the process has had written to its disks. A write of 4 kB to a file counts
+// as much as the piece of the page cache that it falls into, on ext4 up to megabytes.
+func (h *process) dirtied() int { return h.number("io", "write_bytes:") }
 
 // peak is the most memory that it had, in kB.
 func (h *process) peak() int { return h.number("status", "VmHWM:") }
@@ -204,27 +205,33 @@ func (h *process) number(file, key string) int {
 	return 0
 }
 
-// syncs counts those that began in a time.
-func (h *process) syncs(from, to time.Time) (n int, err error) {
+// traced counts the syncs that began in a time, and the bytes that were written to files in it.
+func (h *process) traced(from, to time.Time) (syncs, bytes int, err error) {
 	f, err := os.Open(h.trace)
 	if err != nil {
-		return 0, err
+		return 0, 0, err
 	}
 	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		fields := strings.Fields(s.Text())
-		if len(fields) < 3 || !strings.Contains(fields[2], "sync(") {
+	lines := bufio.NewScanner(f)
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text()) // thread, time, call; a call that another interrupts has a second line for its result
+		if len(fields) < 3 {
 			continue
 		}
 		seconds, err := strconv.ParseFloat(fields[1], 64)
 		if err != nil {
-			return 0, err
+			return 0, 0, err
 		}
-		if at := time.Unix(0, int64(seconds*1e9)); !at.Before(from) && at.Before(to) {
-			n++
+		if at := time.Unix(0, int64(seconds*1e9)); at.Before(from) || !at.Before(to) {
+			continue
+		}
+		if strings.Contains(fields[2], "sync(") {
+			syncs++
+		} else if n, err := strconv.Atoi(fields[len(fields)-1]); err == nil && strings.Contains(lines.Text(), "pwrite64") {
+			bytes += n
 		}
 	}
-	return n, nil
+	return syncs, bytes, lines.Err()
 }
 
 // feed hands over all readings of a window, and returns when the host has taken them.
@@ -310,11 +317,11 @@ func (p *plan) boundary(h *process, server *sink, c conduct, n int) (r row, err 
 		return (to - from - time.Duration(float64(idle)*wall.Seconds())).Seconds() * 1e6
 	}
 
-	began, cpu, written := time.Now(), h.cpu(), h.written()
+	began, cpu := time.Now(), h.cpu()
 	if err := h.feed(p, start); err != nil {
 		return r, fmt.Errorf("feeding: %w", err)
 	}
-	fed, fedCPU, fedWritten := time.Now(), h.cpu(), h.written()
+	fed, fedCPU, fedDirtied := time.Now(), h.cpu(), h.dirtied()
 
 	var a account
 	for a.Posted < expected && time.Since(fed) < patience {
@@ -327,25 +334,24 @@ func (p *plan) boundary(h *process, server *sink, c conduct, n int) (r row, err 
 	if err := server.get(fmt.Sprintf("/account?stamp=%d", stamp), &a); err != nil {
 		return r, err
 	}
-	ended, endCPU, endWritten := time.Now(), h.cpu(), h.written()
+	ended, endCPU, endDirtied := time.Now(), h.cpu(), h.dirtied()
 	if a.First.Before(fed) {
 		return r, errors.New("a window closed before the last reading of the others: raise -settle")
 	}
 	slots := float64(expected)
 	r = row{Boundary: n + 1, Slots: expected, CPU: used(fedCPU, endCPU, ended.Sub(fed)) / slots, Rate: slots / a.Last.Sub(a.First).Seconds(),
-		Wall: a.Last.Sub(fed.Add(-rest).Add(p.settle)).Seconds(), Written: float64(endWritten-fedWritten) / slots, Peak: float64(h.peak()) / 1024,
-		TakeCPU: used(cpu, fedCPU, fed.Sub(began)) / readings, TakeWritten: float64(fedWritten-written) / readings,
-		Idle: idle.Seconds() * 1e3, Wrong: expected - a.Posted + a.Twice + a.Short}
+		Wall: a.Last.Sub(fed.Add(-rest).Add(p.settle)).Seconds(), Dirtied: float64(endDirtied-fedDirtied) / slots, Peak: float64(h.peak()) / 1024,
+		TakeCPU: used(cpu, fedCPU, fed.Sub(began)) / readings, Idle: idle.Seconds() * 1e3, Wrong: expected - a.Posted + a.Twice + a.Short}
 	if h.trace != "" {
-		syncs, err := h.syncs(fed, ended)
+		syncs, bytes, err := h.traced(fed, ended)
 		if err != nil {
 			return r, err
 		}
-		taking, err := h.syncs(began, fed)
-		if err != nil {
+		r.Syncs, r.Written = float64(syncs)/slots*500, float64(bytes)/slots
+		if r.TakeSyncs, bytes, err = h.traced(began, fed); err != nil {
 			return r, err
 		}
-		r.Syncs, r.TakeSyncs = float64(syncs)/slots*500, taking
+		r.TakeWritten = float64(bytes) / readings
 	}
 	return r, nil
 }

@@ -17,7 +17,8 @@ type row struct {
 	Rate     float64 `json:"slots_per_s"`   // from the first slot to the last
 	Wall     float64 `json:"wall_s"`        // from when windows may close to the last slot
 	Syncs    float64 `json:"syncs_per_500_slots"`
-	Written  float64 `json:"bytes_a_slot"`
+	Written  float64 `json:"bytes_a_slot"` // by write calls to files
+	Dirtied  float64 `json:"write_bytes_a_slot"`
 	Peak     float64 `json:"peak_mb"`
 
 	TakeCPU     float64 `json:"take_us_a_reading"`
@@ -38,12 +39,12 @@ func table(w io.Writer, p plan, rows []row) {
 			fmt.Fprintf(w, "| bare | %s | | %.0f | | %.0f | %.1f | | | | | | |\n", r.Scenario, r.CPU, r.Rate, r.Wall)
 			continue
 		}
-		syncs := ""
+		syncs, written, taken := "", "", ""
 		if r.Traced {
-			syncs = fmt.Sprintf("%.1f", r.Syncs)
+			syncs, written, taken = fmt.Sprintf("%.1f", r.Syncs), fmt.Sprintf("%.0f", r.Written), fmt.Sprintf("%.0f", r.TakeWritten)
 		}
-		fmt.Fprintf(w, "| %s | %s | %d | %.0f | %.2f | %.0f | %.1f | %s | %.0f | %.0f | %.2f | %.0f | %d |\n", r.Host, r.Scenario, r.Boundary,
-			r.CPU, r.Ratio, r.Rate, r.Wall, syncs, r.Written, r.Peak, r.TakeCPU, r.TakeWritten, r.Wrong)
+		fmt.Fprintf(w, "| %s | %s | %d | %.0f | %.2f | %.0f | %.1f | %s | %s | %.0f | %.2f | %s | %d |\n", r.Host, r.Scenario, r.Boundary,
+			r.CPU, r.Ratio, r.Rate, r.Wall, syncs, written, r.Peak, r.TakeCPU, taken, r.Wrong)
 	}
 	fmt.Fprintln(w, "| goal | | | | 1.50 | | 60 (20,000 slots, worst, 10 ms) | 3.0 | 3000 | | | | 0 |")
 }

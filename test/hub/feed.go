@@ -23,7 +23,7 @@ var parameters = []string{"so2", "pm", "co", "hcl", "hf", "ammonia", "tvoc"}
 const (
 	unit    = "mg/Nm³"
 	minutes = 15 // readings a parameter and slot
-	senders = 4  // at once, of OTLP
+	senders = 16 // at once, of OTLP
 )
 
 func deviceID(i int) string { return fmt.Sprintf("dev_%06d", i) }

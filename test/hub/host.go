@@ -329,15 +329,15 @@ func (p *plan) boundary(h *process, server *sink, c conduct, n int) (r row, err 
 		if err := server.get(fmt.Sprintf("/account?stamp=%d", stamp), &a); err != nil {
 			return r, err
 		}
+		if a.Posted > 0 && a.First.Before(fed) {
+			return r, errors.New("a window closed before the last reading: raise -settle or -batch")
+		}
 	}
 	time.Sleep(tail)
 	if err := server.get(fmt.Sprintf("/account?stamp=%d", stamp), &a); err != nil {
 		return r, err
 	}
 	ended, endCPU, endDirtied := time.Now(), h.cpu(), h.dirtied()
-	if a.First.Before(fed) {
-		return r, errors.New("a window closed before the last reading of the others: raise -settle")
-	}
 	slots := float64(expected)
 	r = row{Boundary: n + 1, Slots: expected, CPU: used(fedCPU, endCPU, ended.Sub(fed)) / slots, Rate: slots / a.Last.Sub(a.First).Seconds(),
 		Wall: a.Last.Sub(fed.Add(-rest).Add(p.settle)).Seconds(), Dirtied: float64(endDirtied-fedDirtied) / slots, Peak: float64(h.peak()) / 1024,

@@ -79,7 +79,7 @@ func run() error {
 	flag.StringVar(&p.bin, "bin", "bin", "`DIRECTORY` of the built hosts")
 	flag.StringVar(&p.dir, "dir", "bin", "`DIRECTORY` on the disk that is measured")
 	flag.IntVar(&p.devices, "devices", 2000, "of the hub")
-	flag.IntVar(&p.batch, "batch", 50, "devices in a request of the feed")
+	flag.IntVar(&p.batch, "batch", 0, "devices in a request of the feed of OTLP; 0 is a 40th of all")
 	flag.DurationVar(&p.settle, "settle", 2*time.Second, "option of the host")
 	flag.DurationVar(&p.spread, "spread", 0, "option of the host")
 	flag.DurationVar(&p.latency, "latency", 60*time.Millisecond, "of the server in the scenario latency")
@@ -104,6 +104,9 @@ func run() error {
 		return serve()
 	case *bare != "":
 		return bareLoop(*bare, p.devices, p.boundaries)
+	}
+	if p.batch == 0 {
+		p.batch = max(p.devices/40, 1)
 	}
 	hosts, err := names(*hostList, []string{"exporter", "output"})
 	if err != nil {

@@ -122,7 +122,7 @@ func run() error {
 	}
 
 	var rows []row
-	begun := time.Now()
+	begun, wrong := time.Now(), 0
 	for _, s := range scenarios {
 		if !slices.Contains(chosen, s.name) {
 			continue
@@ -142,7 +142,10 @@ func run() error {
 				return err
 			}
 			for i := range measured {
-				measured[i].Ratio = 2 * measured[i].CPU / (before.CPU + after.CPU)
+				r := &measured[i]
+				r.Ratio = 2 * r.CPU / (before.CPU + after.CPU)
+				wrong += r.Wrong
+				log.Printf("%s, %s, boundary %d: %.0f µs a slot, %.2f x bare", r.Host, r.Scenario, r.Boundary, r.CPU, r.Ratio)
 			}
 			rows, before = append(append(rows, measured...), after), after
 		}
@@ -151,10 +154,15 @@ func run() error {
 	log.Printf("took %s", time.Since(begun).Round(time.Second))
 	if *raw != "" {
 		text, err := json.MarshalIndent(rows, "", "  ")
+		if err == nil {
+			err = os.WriteFile(*raw, append(text, '\n'), 0o644)
+		}
 		if err != nil {
 			return err
 		}
-		return os.WriteFile(*raw, append(text, '\n'), 0o644)
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d slots did not come within %s, came twice, or lack a parameter", wrong, patience)
 	}
 	return nil
 }

@@ -117,7 +117,7 @@ lint: bin/tools/staticcheck bin/tools/govulncheck ## staticcheck, and govulnchec
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/delivery ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
 
-# HUB="-devices 20000 -delay 10ms -scenarios worst" is the large hub on a slow disk; bin/hub -h lists the options.
+# HUB="-devices 20000 -delay 10ms -settle 5s -scenarios worst" is the large hub on a slow disk; bin/hub -h lists the options.
 HUB ?=
 .PHONY: bench-hub bench-growth
 bench-hub: build telegraf-external strace ## measure whole hosts with 2,000 devices against a bare loop; HUB="-devices 20000" is a large hub

@@ -65,6 +65,8 @@ type Delivery struct {
 	latency  latency
 	closing  bool
 	marked   bool // the store says that requests may be under way
+	done     done // written by the writer alone, which reads it without mu
+	inMemory int  // readings of waiting slots
 
 	unwritten bool // when all work ended, something was not on disk
 
@@ -225,7 +227,7 @@ func (d *Delivery) put(ctx context.Context, w *work) error {
 		return errors.New("the outbox is closed")
 	}
 	defer d.running.Done()
-	w.done = make(chan error, 1)
+	w.done, w.urgent = make(chan error, 1), true
 	select {
 	case d.work <- w:
 	case <-ctx.Done():

@@ -276,7 +276,8 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	if !d.marked || d.unwritten {
 		return nil
 	}
-	if err := d.cfg.Store.Batch(ctx, store.Op{Key: sendingKey}); err != nil {
+	ops, _ := d.done.leave(nil, true)
+	if err := d.cfg.Store.Batch(ctx, append(ops, store.Op{Key: sendingKey})...); err != nil {
 		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
 	}
 	return nil

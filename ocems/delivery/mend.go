@@ -83,6 +83,9 @@ func (a *attempt) takeOver() {
 	var ids []slotID
 	d.mu.Lock()
 	for _, s := range a.q.slots {
+		if s.leaving {
+			continue
+		}
 		ids = append(ids, slotID{a.q.device, s.stamp})
 	}
 	d.mu.Unlock()
@@ -103,12 +106,12 @@ func (a *attempt) takeOver() {
 			}
 			old, now = append(old, r), append(now, x)
 		}
-		w := &work{records: []payload.Record{a.target.record(now)}, whole: true, leaves: &id, settled: old, done: make(chan error, 1)}
+		w := &work{records: []payload.Record{a.target.record(now)}, whole: true, leaves: &id, settled: old, urgent: true}
 		if a.target.DeviceID != a.q.device {
 			w.with = []store.Op{{Key: memoryPrefix + a.q.device}}
 		}
 		moves = append(moves, w)
-		d.work <- w
+		d.hand(w)
 	}
 	for _, w := range moves {
 		select {

@@ -250,6 +250,7 @@ func (a *attempt) settle(dec decision, status *int) {
 	a.d.mu.Lock()
 	a.s.leaving = true
 	a.q.leaving++
+	w.urgent = a.q.leaving >= doubtful // the queue waits for it
 	a.d.mu.Unlock()
 	a.d.hand(w)
 }

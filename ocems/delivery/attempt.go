@@ -32,7 +32,8 @@ type attempt struct {
 	retries uint64        // Delivery.retries
 	target  Target
 	stored  []payload.Reading // what was read from the slot
-	left    int               // of these, what has no outcome
+	mended  bool              // some of it is sent in another unit
+	left    int               // of it, what has no outcome
 	version int               // of the slot, when it was read
 	held    *content          // what it held then, or nil: the store has it
 	place   bool              // counts against Delivery.limit
@@ -274,9 +275,13 @@ func (a *attempt) finish(w *work) {
 // remember stores what is known of the device now, where that has changed.
 func (a *attempt) remember() {
 	a.d.mu.Lock()
-	value := a.q.remember()
-	changed := string(value) != a.q.saved
-	a.q.saved = string(value)
+	var value []byte
+	changed := !a.d.postpone(a.q)
+	if changed {
+		value = a.q.remember()
+		changed = string(value) != a.q.saved
+		a.q.saved = string(value)
+	}
 	a.d.mu.Unlock()
 	if changed {
 		a.d.hand(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
@@ -439,15 +444,16 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	if err != nil {
 		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
+	if code, _, ok := readStatus(body); ok && code == int(spec.StatusSuccess) && resp.StatusCode/100 == 2 { // nothing of it is told
+		d.observe(resp.Header, sent, true, stamp)
+		return answer{verdict: delivered, status: &code}
+	}
 	for _, values := range resp.Header {
 		for i, v := range values {
 			values[i] = string(d.cfg.Hide([]byte(v)))
 		}
 	}
 	ans := judge(resp, d.cfg.Hide(body))
-	if ans.verdict != delivered {
-		stamp = time.Time{}
-	}
-	d.observe(resp.Header, sent, ans.status != nil, stamp)
+	d.observe(resp.Header, sent, ans.status != nil, time.Time{})
 	return ans
 }

@@ -27,9 +27,10 @@ const (
 
 // leaving is a change of done that is being written.
 type leaving struct {
-	fold  bool
-	key   string
-	slots []slotID
+	fold      bool
+	key       string
+	slots     []slotID
+	postponed []*queue // whose memories are written too
 }
 
 func (d *done) has(id slotID) bool { return d.slots[id] }

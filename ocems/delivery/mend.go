@@ -52,12 +52,15 @@ func (a *attempt) mend(rs []payload.Reading) []payload.Reading {
 			delete(m.suspended, u)
 		}
 	}
-	a.stored = rs
+	a.stored, a.mended = rs, !slices.EqualFunc(rs, mended, func(r, m payload.Reading) bool { return r.Unit == m.Unit })
 	return mended
 }
 
 // units says, for the trail, which readings have another unit than they were made with.
 func (a *attempt) units(rs []payload.Reading) string {
+	if !a.mended {
+		return ""
+	}
 	var notes []string
 	for _, r := range rs {
 		i := slices.IndexFunc(a.stored, func(x payload.Reading) bool { return sameParameter(x, r) })

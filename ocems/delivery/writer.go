@@ -409,6 +409,11 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		}
 	}
 	ops, left := t.d.done.leave(leave, fold)
+	if fold {
+		var memories []store.Op
+		memories, left.postponed = t.d.postponedOps()
+		ops = append(ops, memories...)
+	}
 	return slices.Concat(t.ops, ops, slots), left
 }
 
@@ -417,6 +422,7 @@ func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	d.done.left(left)
+	d.remembered(left.postponed)
 	now := time.Now()
 	for id, c := range slots {
 		if c.changed {

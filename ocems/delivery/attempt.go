@@ -3,6 +3,7 @@ package delivery
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -411,7 +412,9 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	if err != nil {
 		return answer{verdict: refusedDevice, detail: err.Error()}
 	}
-	req, err := http.NewRequestWithContext(d.ctx, http.MethodPost, d.cfg.Endpoint, bytes.NewReader(a.target.Sealer.Seal(text)))
+	ctx, giveUp := context.WithCancelCause(d.ctx)
+	defer giveUp(nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.cfg.Endpoint, bytes.NewReader(a.target.Sealer.Seal(text)))
 	if err != nil {
 		return answer{verdict: failed, detail: err.Error()}
 	}
@@ -419,9 +422,9 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("User-Agent", d.agent)
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
-	hangs := a.watch()
+	ended := a.watch(giveUp)
 	ans := d.exchange(req, sent, a.id.time())
-	hangs.Stop()
+	ended()
 	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
@@ -437,6 +440,9 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	}
 	resp, err := d.cfg.Client.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), &trace)))
 	if err != nil {
+		if cause := context.Cause(req.Context()); cause != nil {
+			err = cause
+		}
 		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: left.Load()}
 	}
 	defer resp.Body.Close()

@@ -3,6 +3,7 @@ package delivery
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -86,16 +87,39 @@ func (a *attempt) giveBack() {
 	}
 }
 
-// watch has the attempt give its place back when the request that begins now hangs, unless the timer is stopped.
-func (a *attempt) watch() *time.Timer {
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	return time.AfterFunc(a.d.patience(), func() {
-		a.d.mu.Lock()
-		defer a.d.mu.Unlock()
-		a.giveBack()
+// watch has the attempt give its place back when the request that begins now hangs. Later it gives the request up, if there
+// are so many that devices which were never asked have no room. The request's end is to call ended.
+func (a *attempt) watch(giveUp func(error)) (ended func()) {
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	patience := d.patience()
+	long := max(longHang, 2*patience)
+	over := false
+	var t *time.Timer
+	t = time.AfterFunc(patience, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		switch {
+		case over:
+		case a.place:
+			a.giveBack()
+			t.Reset(long - patience)
+		case d.admits(unasked):
+			t.Reset(time.Second)
+		default:
+			giveUp(fmt.Errorf("none for %s, and other devices wait", long))
+		}
 	})
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		over = true
+		t.Stop()
+	}
 }
+
+const longHang = 10 * time.Second
 
 // patience is how long a request keeps its place. One that was given up has lost it.
 func (d *Delivery) patience() time.Duration {

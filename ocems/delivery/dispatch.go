@@ -47,6 +47,10 @@ const maxInFlight = 8
 // admits reports whether a device of a standing may be asked now. Devices that hang begin without a place. They leave
 // room for all others, and those leave room for the devices that were answered.
 func (d *Delivery) admits(s standing) bool {
+	return d.hasRoom(s) && (!d.needsPlace(s) || d.places < d.limit())
+}
+
+func (d *Delivery) hasRoom(s standing) bool {
 	room := maxInFlight
 	switch s {
 	case hanging:
@@ -54,7 +58,7 @@ func (d *Delivery) admits(s standing) bool {
 	case unasked, failing:
 		room--
 	}
-	return d.inFlight < room*d.limit() && (!d.needsPlace(s) || d.places < d.limit())
+	return d.inFlight < room*d.limit()
 }
 
 // needsPlace reports whether a request of a device counts against limit from its start. While nobody is answered all
@@ -105,7 +109,7 @@ func (a *attempt) watch(giveUp func(error)) (ended func()) {
 		case a.place:
 			a.giveBack()
 			t.Reset(long - patience)
-		case d.admits(unasked):
+		case d.hasRoom(unasked):
 			t.Reset(time.Second)
 		default:
 			giveUp(fmt.Errorf("none for %s, and other devices wait", long))

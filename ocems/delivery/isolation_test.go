@@ -144,7 +144,7 @@ func TestHangingDevices(t *testing.T) {
 		{"10 of 100, time-out 45 s", 45 * time.Second, 32, 90, 10, 10 * time.Second, 0, 0},
 		{"10 of 100, at once", 45 * time.Second, 32, 90, 10, 0, time.Second, 0},
 		{"time-out shorter than the patience", 500 * time.Millisecond, 8, 90, 10, 0, 2 * time.Second, 1},
-		{"more than there are places", 45 * time.Second, 8, 50, 55, 0, 20 * time.Second, 1},
+		{"more than there are places", 45 * time.Second, 8, 50, 55, 0, 20 * time.Second, 0},
 		{"one of two, max_concurrency 1", 45 * time.Second, 1, 1, 1, 0, 2 * time.Second, 0},
 		{"more than may be in flight", 45 * time.Second, 1, 5, 40, 0, 90 * time.Second, 1},
 	} {

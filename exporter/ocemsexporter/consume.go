@@ -18,7 +18,7 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	if core == nil {
 		return errStopped
 	}
-	b := core.NewBatch()
+	b := core.NewBatch(md.DataPointCount())
 	points.Add(b, md)
 	return points.Commit(ctx, b)
 }

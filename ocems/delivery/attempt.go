@@ -3,6 +3,7 @@ package delivery
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"math/rand/v2"
 	"net/http"
@@ -32,13 +33,17 @@ type attempt struct {
 	retries uint64        // Delivery.retries
 	target  Target
 	stored  []payload.Reading // what was read from the slot
+	mended  bool              // some of it is sent in another unit
+	left    int               // of it, what has no outcome
+	version int               // of the slot, when it was read
+	held    *content          // what it held then, or nil: the store has it
 	place   bool              // counts against Delivery.limit
 }
 
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, shown: s.status == shown, retries: d.retries}
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, shown: s.status == shown, retries: d.retries, version: s.version, held: s.held}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
 	}
@@ -68,20 +73,27 @@ func (a *attempt) run() {
 
 // trySlot reads the slot and does what is to be done with it.
 func (a *attempt) trySlot() {
-	rs, made, value, err := a.d.load(a.d.ctx, a.id)
-	switch {
-	case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
-		a.finish(&work{leaves: &a.id}) // the writer sees why, says so, and takes the slot out
-		return
-	case err != nil:
-		a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
-		return
+	var rs []payload.Reading
+	if c := a.held; c != nil {
+		rs, a.made = c.readings, c.made
+	} else {
+		var value []byte
+		var err error
+		rs, a.made, value, err = a.d.load(a.d.ctx, a.id)
+		switch {
+		case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
+			a.finish(&work{leaves: &a.id}) // the writer sees why, says so, and takes the slot out
+			return
+		case err != nil:
+			a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
+			return
+		}
 	}
-	a.made = made
+	a.left = len(rs)
 	var known bool
 	a.target, known = a.d.cfg.Lookup(a.q.device)
 	switch {
-	case a.d.cfg.Clock.Expired(a.id.time(), made):
+	case a.d.cfg.Clock.Expired(a.id.time(), a.made):
 		a.expire(rs)
 	case !known:
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: notConfigured})
@@ -223,21 +235,38 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	return e
 }
 
-// settle takes readings out of the outbox with their outcome, and returns when that is on disk: until then the queue
-// must not look at the slot again. Many queues share one transaction.
+// settle takes readings out of the outbox with their outcome. Where these are all of the slot, the queue goes on while that
+// is on its way to the disk; else it returns when it is there. Many queues share one transaction.
 func (a *attempt) settle(dec decision, status *int) {
 	entry := audit.Entry{Outcome: dec.outcome, Station: a.target.StationID, Device: a.id.device, Stamp: a.id.stamp,
 		Readings: audit.Readings(dec.settled), Status: status, Detail: join(dec.note, a.units(dec.settled))}
 	if dec.outcome == audit.Rejected {
 		entry.Reason = "conflict"
 	}
-	a.finish(&work{leaves: &a.id, settled: dec.settled, entry: entry})
+	w := &work{leaves: &a.id, settled: dec.settled, entry: entry}
+	if a.left -= len(dec.settled); a.left > 0 {
+		a.finish(w)
+		return
+	}
+	w.version = a.version
+	a.d.mu.Lock()
+	a.s.leaving = true
+	a.q.leaving++
+	w.urgent = a.q.leaving >= doubtful // the queue waits for it
+	a.d.mu.Unlock()
+	a.d.hand(w)
+}
+
+// hand hands work to the writer.
+func (d *Delivery) hand(w *work) {
+	w.done = make(chan error, 1)
+	d.work <- w
 }
 
 // finish hands work to the writer and waits until it is on disk, or the outbox closes at once.
 func (a *attempt) finish(w *work) {
-	w.done = make(chan error, 1)
-	a.d.work <- w
+	w.urgent = true
+	a.d.hand(w)
 	select {
 	case <-w.done:
 	case <-a.d.ctx.Done():
@@ -247,12 +276,16 @@ func (a *attempt) finish(w *work) {
 // remember stores what is known of the device now, where that has changed.
 func (a *attempt) remember() {
 	a.d.mu.Lock()
-	value := a.q.remember()
-	changed := string(value) != a.q.saved
-	a.q.saved = string(value)
+	var value []byte
+	changed := !a.d.postpone(a.q)
+	if changed {
+		value = a.q.remember()
+		changed = string(value) != a.q.saved
+		a.q.saved = string(value)
+	}
 	a.d.mu.Unlock()
 	if changed {
-		a.finish(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
+		a.d.hand(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
 	}
 }
 
@@ -307,6 +340,9 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 			a.s.before = a.q.delivered
 		}
 		a.s.failures++
+	}
+	if dec.state != ready || dec.park {
+		d.release(a.s)
 	}
 	if dec.park {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
@@ -376,7 +412,9 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	if err != nil {
 		return answer{verdict: refusedDevice, detail: err.Error()}
 	}
-	req, err := http.NewRequestWithContext(d.ctx, http.MethodPost, d.cfg.Endpoint, bytes.NewReader(a.target.Sealer.Seal(text)))
+	ctx, giveUp := context.WithCancelCause(d.ctx)
+	defer giveUp(nil)
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, d.cfg.Endpoint, bytes.NewReader(a.target.Sealer.Seal(text)))
 	if err != nil {
 		return answer{verdict: failed, detail: err.Error()}
 	}
@@ -384,9 +422,9 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	req.Header.Set("User-Agent", d.agent)
 	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
-	hangs := a.watch()
+	ended := a.watch(giveUp)
 	ans := d.exchange(req, sent, a.id.time())
-	hangs.Stop()
+	ended()
 	d.noteAnswer(a.q, ans, sent)
 	if d.cfg.OnTry != nil {
 		d.cfg.OnTry(time.Since(sent), ans.verdict == delivered)
@@ -402,6 +440,9 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	}
 	resp, err := d.cfg.Client.Do(req.WithContext(httptrace.WithClientTrace(req.Context(), &trace)))
 	if err != nil {
+		if cause := context.Cause(req.Context()); cause != nil {
+			err = cause
+		}
 		return answer{verdict: failed, detail: "no answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: left.Load()}
 	}
 	defer resp.Body.Close()
@@ -409,15 +450,16 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	if err != nil {
 		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
+	if code, _, ok := readStatus(body); ok && code == int(spec.StatusSuccess) && resp.StatusCode/100 == 2 { // nothing of it is told
+		d.observe(resp.Header, sent, true, stamp)
+		return answer{verdict: delivered, status: &code}
+	}
 	for _, values := range resp.Header {
 		for i, v := range values {
 			values[i] = string(d.cfg.Hide([]byte(v)))
 		}
 	}
 	ans := judge(resp, d.cfg.Hide(body))
-	if ans.verdict != delivered {
-		stamp = time.Time{}
-	}
-	d.observe(resp.Header, sent, ans.status != nil, stamp)
+	d.observe(resp.Header, sent, ans.status != nil, time.Time{})
 	return ans
 }

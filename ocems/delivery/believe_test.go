@@ -148,7 +148,7 @@ func TestWhatIsInDoubt(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "a kill while the board stores", calibrating, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = disk }, func(p *plant) {
 		p.put("a", at(0), cod(1))
-		time.Sleep(time.Minute)
+		time.Sleep(2 * time.Minute)
 		p.fault(`{"count":1,"latency":"20s","after_store":true}`)
 		z := bod(0)
 		z.Flag = 'Z'

@@ -85,6 +85,9 @@ const mostSearched = 24
 // has waited longest. Of the suspects one is refused, so that they go in two halves, unless the search for it pauses.
 // Without a request the slot has to be parked.
 func plan(rs []payload.Reading, m *memory, parked, pausing bool) (todo []request) {
+	if len(m.suspended)+len(m.suspects) == 0 {
+		return requests(rs)
+	}
 	var good, suspects []payload.Reading
 	var oldest *suspension
 	var try payload.Reading
@@ -121,6 +124,9 @@ type unitOf struct{ parameter, unit string }
 // requests parts readings of one stamp so that a request names a parameter once: a calibration point and an average may
 // end together.
 func requests(rs []payload.Reading) []request {
+	if len(rs) > 0 && !slices.ContainsFunc(rs, func(r payload.Reading) bool { return r.Flag.Calibration() }) {
+		return []request{{readings: rs}}
+	}
 	points, averages := split(rs)
 	twice := slices.ContainsFunc(points, func(p payload.Reading) bool {
 		return slices.ContainsFunc(averages, func(r payload.Reading) bool {

@@ -65,6 +65,10 @@ type Delivery struct {
 	latency  latency
 	closing  bool
 	marked   bool // the store says that requests may be under way
+	done     done // written by the writer alone, which reads it without mu
+	inMemory int  // readings of waiting slots
+
+	postponed map[*queue]bool // whose memories are to be stored some time
 
 	unwritten bool // when all work ended, something was not on disk
 
@@ -116,7 +120,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
-	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, agent: userAgent(),
+	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, postponed: map[*queue]bool{}, agent: userAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
@@ -225,7 +229,7 @@ func (d *Delivery) put(ctx context.Context, w *work) error {
 		return errors.New("the outbox is closed")
 	}
 	defer d.running.Done()
-	w.done = make(chan error, 1)
+	w.done, w.urgent = make(chan error, 1), true
 	select {
 	case d.work <- w:
 	case <-ctx.Done():

@@ -3,6 +3,7 @@ package delivery
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -46,6 +47,10 @@ const maxInFlight = 8
 // admits reports whether a device of a standing may be asked now. Devices that hang begin without a place. They leave
 // room for all others, and those leave room for the devices that were answered.
 func (d *Delivery) admits(s standing) bool {
+	return d.hasRoom(s) && (!d.needsPlace(s) || d.places < d.limit())
+}
+
+func (d *Delivery) hasRoom(s standing) bool {
 	room := maxInFlight
 	switch s {
 	case hanging:
@@ -53,7 +58,7 @@ func (d *Delivery) admits(s standing) bool {
 	case unasked, failing:
 		room--
 	}
-	return d.inFlight < room*d.limit() && (!d.needsPlace(s) || d.places < d.limit())
+	return d.inFlight < room*d.limit()
 }
 
 // needsPlace reports whether a request of a device counts against limit from its start. While nobody is answered all
@@ -86,16 +91,39 @@ func (a *attempt) giveBack() {
 	}
 }
 
-// watch has the attempt give its place back when the request that begins now hangs, unless the timer is stopped.
-func (a *attempt) watch() *time.Timer {
-	a.d.mu.Lock()
-	defer a.d.mu.Unlock()
-	return time.AfterFunc(a.d.patience(), func() {
-		a.d.mu.Lock()
-		defer a.d.mu.Unlock()
-		a.giveBack()
+// watch has the attempt give its place back when the request that begins now hangs. Later it gives the request up, if there
+// are so many that devices which were never asked have no room. The request's end is to call ended.
+func (a *attempt) watch(giveUp func(error)) (ended func()) {
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	patience := d.patience()
+	long := max(longHang, 2*patience)
+	over := false
+	var t *time.Timer
+	t = time.AfterFunc(patience, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		switch {
+		case over:
+		case a.place:
+			a.giveBack()
+			t.Reset(long - patience)
+		case d.hasRoom(unasked):
+			t.Reset(time.Second)
+		default:
+			giveUp(fmt.Errorf("none for %s, and other devices wait", long))
+		}
 	})
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		over = true
+		t.Stop()
+	}
 }
+
+const longHang = 10 * time.Second
 
 // patience is how long a request keeps its place. One that was given up has lost it.
 func (d *Delivery) patience() time.Duration {

@@ -152,6 +152,50 @@ func (q *queue) remember() []byte {
 	return e.Seal()
 }
 
+// plain is the memory of a device of which only is known that the server has taken something.
+var plain = string((&queue{memory: memory{accepted: true}}).remember())
+
+func (q *queue) isPlain() bool {
+	m := &q.memory
+	return m.accepted && !m.unexplained && m.reason == "" && len(m.suspended)+len(m.suspects)+len(m.replaced) == 0 &&
+		!slices.ContainsFunc(q.slots, func(s *slot) bool { return s.status == parked || len(s.doubts) > 0 })
+}
+
+// postpone reports that what is known of a queue is stored, or will be with the next slots that come: at the first slots of
+// a hub, each memory alone would write a page of others anew. Delivery.mu is held.
+func (d *Delivery) postpone(q *queue) bool {
+	if !q.isPlain() || q.saved != "" && q.saved != plain {
+		return false
+	}
+	if q.saved == "" {
+		d.postponed[q] = true
+	}
+	return true
+}
+
+// postponedOps are the operations that store what was postponed.
+func (d *Delivery) postponedOps() (ops []store.Op, queues []*queue) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for q := range d.postponed {
+		queues = append(queues, q)
+		if q.saved == "" {
+			ops = append(ops, store.Op{Key: memoryPrefix + q.device, Value: []byte(plain)})
+		}
+	}
+	return ops, queues
+}
+
+// remembered notes that this is stored. Delivery.mu is held.
+func (d *Delivery) remembered(queues []*queue) {
+	for _, q := range queues {
+		if q.saved == "" {
+			q.saved = plain
+		}
+		delete(d.postponed, q)
+	}
+}
+
 func sortedUnits[V any](units map[unitOf]V) []unitOf {
 	return slices.SortedFunc(maps.Keys(units), func(a, b unitOf) int {
 		if c := strings.Compare(a.parameter, b.parameter); c != 0 {
@@ -276,7 +320,9 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	if !d.marked || d.unwritten {
 		return nil
 	}
-	if err := d.cfg.Store.Batch(ctx, store.Op{Key: sendingKey}); err != nil {
+	ops, _ := d.done.leave(nil, true)
+	memories, _ := d.postponedOps()
+	if err := d.cfg.Store.Batch(ctx, slices.Concat(ops, memories, []store.Op{{Key: sendingKey}})...); err != nil {
 		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
 	}
 	return nil

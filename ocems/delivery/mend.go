@@ -52,12 +52,15 @@ func (a *attempt) mend(rs []payload.Reading) []payload.Reading {
 			delete(m.suspended, u)
 		}
 	}
-	a.stored = rs
+	a.stored, a.mended = rs, !slices.EqualFunc(rs, mended, func(r, m payload.Reading) bool { return r.Unit == m.Unit })
 	return mended
 }
 
 // units says, for the trail, which readings have another unit than they were made with.
 func (a *attempt) units(rs []payload.Reading) string {
+	if !a.mended {
+		return ""
+	}
 	var notes []string
 	for _, r := range rs {
 		i := slices.IndexFunc(a.stored, func(x payload.Reading) bool { return sameParameter(x, r) })
@@ -83,6 +86,9 @@ func (a *attempt) takeOver() {
 	var ids []slotID
 	d.mu.Lock()
 	for _, s := range a.q.slots {
+		if s.leaving {
+			continue
+		}
 		ids = append(ids, slotID{a.q.device, s.stamp})
 	}
 	d.mu.Unlock()
@@ -103,12 +109,12 @@ func (a *attempt) takeOver() {
 			}
 			old, now = append(old, r), append(now, x)
 		}
-		w := &work{records: []payload.Record{a.target.record(now)}, whole: true, leaves: &id, settled: old, done: make(chan error, 1)}
+		w := &work{records: []payload.Record{a.target.record(now)}, whole: true, leaves: &id, settled: old, urgent: true}
 		if a.target.DeviceID != a.q.device {
 			w.with = []store.Op{{Key: memoryPrefix + a.q.device}}
 		}
 		moves = append(moves, w)
-		d.work <- w
+		d.hand(w)
 	}
 	for _, w := range moves {
 		select {

@@ -254,7 +254,7 @@ func TestTakenOverWhileWithdrawn(t *testing.T) {
 // TestKilledWhileTakingOver ends the store's life at each of its writes, before it is on disk or after.
 func TestKilledWhileTakingOver(t *testing.T) {
 	for _, written := range []bool{false, true} {
-		for n := 0; n < 6; n++ {
+		for n := 0; n < 5; n++ {
 			disk := newOpenStore()
 			former(t, fmt.Sprintf("write %d, written %v", n, written), disk, func(p *plant, _ *mending) {
 				p.net.unplug(false)

@@ -64,6 +64,7 @@ type queue struct {
 	standing    standing
 	answered    time.Time // the last answer, zero before the first
 	delivered   int       // requests, in this run
+	leaving     int       // slots whose outcome is not on disk yet
 	due         time.Time
 	in          *byDue // of the schedule, nil outside
 	index       int    // in it
@@ -80,6 +81,9 @@ type slot struct {
 	stamp    int64
 	ready    time.Time // its parameters are complete
 	status   slotStatus
+	leaving  bool      // its outcome is on the way to the disk
+	version  int       // counts what was added
+	held     *content  // what it holds, while it is in memory too
 	failures int       // answered, without success
 	before   int       // queue.delivered at the first of them
 	tried    time.Time // while parked
@@ -103,16 +107,33 @@ func (q *queue) find(stamp int64) (int, bool) {
 	return slices.BinarySearchFunc(q.slots, stamp, func(s *slot, t int64) int { return int(max(-1, min(1, s.stamp-t))) })
 }
 
-// update adds, keeps or removes a slot, whose readings have changed. What was added to a parked one is tried at once.
-func (q *queue) update(stamp int64, holds, added bool, ready time.Time) {
+// update adds, keeps or removes a slot, whose readings have changed. What was added to a parked one is tried at once. It
+// returns the slot, or nil when it is not there any more.
+func (q *queue) update(stamp int64, holds, added bool, ready time.Time) *slot {
 	i, found := q.find(stamp)
 	switch {
 	case found && !holds:
+		if q.slots[i].leaving {
+			q.leaving--
+		}
 		q.slots = slices.Delete(q.slots, i, i+1)
-	case found && added:
-		q.slots[i].status = queued
-	case !found && holds:
+		return nil
+	case !holds:
+		return nil
+	case !found:
 		q.slots = slices.Insert(q.slots, i, &slot{stamp: stamp, ready: ready})
+	case added:
+		q.slots[i].status = queued
+		q.slots[i].version++
+	}
+	return q.slots[i]
+}
+
+// stay notes that the outcome of a part of a slot is on disk, and the rest is to be sent.
+func (q *queue) stay(s *slot) {
+	if s.leaving {
+		s.leaving = false
+		q.leaving--
 	}
 }
 
@@ -120,9 +141,13 @@ func (q *queue) update(stamp int64, holds, added bool, ready time.Time) {
 // one that has waited longest since its last try, or is too old, when its time is nearer. It returns nil when none is to be
 // sent.
 func (q *queue) pick() (s *slot, due time.Time) {
+	if q.leaving >= doubtful {
+		return nil, time.Time{}
+	}
 	var p *slot
 	for _, o := range q.slots {
 		switch {
+		case o.leaving:
 		case o.status == queued && (s == nil || o.failures/maxSlotFailures < s.failures/maxSlotFailures):
 			s, due = o, later(o.ready, q.condition.until)
 		case o.status == parked && (p == nil || o.tried.Before(p.tried)):
@@ -130,7 +155,7 @@ func (q *queue) pick() (s *slot, due time.Time) {
 		}
 	}
 	at := later(q.parkedUntil, q.condition.until)
-	if len(q.slots) > 0 && q.slots[0].status != queued {
+	if len(q.slots) > 0 && q.slots[0].status != queued && !q.slots[0].leaving {
 		tooOld := time.UnixMilli(q.slots[0].stamp).Add(spec.MaxAge)
 		if p == nil || time.Now().After(tooOld) {
 			p, at = q.slots[0], later(at, tooOld)

@@ -23,9 +23,15 @@ type repair struct {
 // restore finds what waits. It writes nothing, so that another version's state stays as it is.
 func (d *Delivery) restore(ctx context.Context) error {
 	now := time.Now()
-	err := d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
+	var err error
+	d.done, err = readDone(ctx, d.cfg.Store, func(key string, value []byte) { d.keep(key, slotID{}, slices.Clone(value)) })
+	if err != nil {
+		return err
+	}
+	err = d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
 		id, err := parseValue(key, value)
 		switch {
+		case d.done.has(id):
 		case errors.Is(err, frame.ErrDamaged):
 			d.keep(key, id, append([]byte{}, value...))
 		case err != nil:

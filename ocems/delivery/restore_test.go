@@ -153,8 +153,8 @@ func TestDamagedSlotIsKeptAndTheRestGoesOn(t *testing.T) {
 			got := p.received()
 			slices.Sort(got)
 			p.want("received", got, []string{"a/cod@00:15:00=1U", "a/cod@00:45:00=3U", "b/so2@00:15:30=0Z", "b/so2@00:30:00=2U"}) // Z is not scheduled
-			p.want("left in the store", len(s.keys("outbox/")), 0)
 			p.stop()
+			p.want("left in the store", len(s.keys("outbox/")), 0)
 			p.start()
 			p.want("waiting after all", p.d.Stats().Slots, 0)
 		})
@@ -234,6 +234,7 @@ func TestDamageInTheRunningStore(t *testing.T) {
 		slices.Sort(got)
 		p.want("received", got, []string{"a/bod@00:45:00=7U", "a/cod@00:30:00=2U", "b/so2@00:15:30=0Z", "b/so2@00:30:00=2U"})
 		p.want("kept", len(s.keys("damaged/outbox/")), 2)
+		p.stop()
 		p.want("left in the store", len(s.keys("outbox/")), 0)
 		p.want("notes in the log", strings.Count(p.log.String(), "a slot of the outbox cannot be read"), 2)
 		p.want("notes in the trail", p.recovered(), 2)
@@ -329,6 +330,7 @@ func TestPutWithOperations(t *testing.T) {
 			t.Error(err)
 		}
 		time.Sleep(time.Minute)
+		p.stop()
 		p.want("keys once it is delivered", disk.keys(""), []string{"device/a", "open/1"})
 	})
 }

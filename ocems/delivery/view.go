@@ -27,8 +27,15 @@ type Queue struct {
 // Delivery finds that out anew after each start.
 func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 	found := map[string]*Queue{}
-	err := stored.Range(ctx, prefix, func(key string, value []byte) error {
+	done, err := readDone(ctx, stored, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the outbox: %w", err)
+	}
+	err = stored.Range(ctx, prefix, func(key string, value []byte) error {
 		id, err := parseValue(key, value)
+		if done.has(id) {
+			return nil
+		}
 		if err != nil && !errors.Is(err, frame.ErrDamaged) {
 			return err
 		}
@@ -57,11 +64,15 @@ func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 // average of one parameter end together. It has the suspended parameters too, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
+	done, err := readDone(ctx, stored, nil)
+	if err != nil {
+		return nil, fmt.Errorf("reading the outbox: %w", err)
+	}
 	value, err := stored.Get(ctx, id.key())
 	if err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
-	if value == nil {
+	if value == nil || done.has(id) {
 		return nil, fmt.Errorf("reading the outbox: device %q has no slot %s there", device, spec.ISTString(stamp))
 	}
 	rs, _, err := decodeReadings(value, id.stamp)

@@ -28,7 +28,7 @@ func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, er
 	var list []Withdrawn
 	err := d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
 		id, ok := parseKey(key)
-		if !ok {
+		if !ok || d.hasLeft(id) {
 			return nil
 		}
 		rs, _, err := decodeReadings(value, id.stamp)
@@ -46,6 +46,12 @@ func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, er
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
 	return &Withdrawal{Readings: list}, nil
+}
+
+func (d *Delivery) hasLeft(id slotID) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.done.has(id)
 }
 
 // names are x and what it is called where it was taken over since it was found.

@@ -29,12 +29,18 @@ type work struct {
 	entry   audit.Entry       // what became of them
 	logged  bool              // the entry is in the trail
 	memory  *store.Op         // what is known of a device
+	version int               // of the slot, all of which leaves
+	urgent  bool              // somebody waits for it
 
 	taken atomic.Bool // by the writer, or by the Put that gave up waiting
 	done  chan error
 }
 
-const maxGathered = 512 // works in one transaction
+// What may wait for others is gathered for so long, or until there are so many.
+const (
+	maxGathered = 512
+	gatherFor   = 1500 * time.Millisecond
+)
 
 const (
 	firstRewrite = 100 * time.Millisecond
@@ -67,18 +73,31 @@ func (d *Delivery) writeLoop() {
 	d.unwritten = len(unwritten) > 0 // it is sent again after the restart, and answered 111
 }
 
-// gather waits for work or for the time of a retry, and takes all there is. open is false once the outbox is closed.
+// gather waits for work or for the time of a retry. It takes all there is, and waits for more while nobody waits for it.
+// open is false once the outbox is closed.
 func (d *Delivery) gather(retry <-chan time.Time) (list []*work, open bool) {
-	select {
-	case w, open := <-d.work:
-		if !open {
-			return nil, false
+	var enough <-chan time.Time
+	urgent := false
+	for len(list) < maxGathered {
+		if urgent && len(d.work) == 0 {
+			return list, true
 		}
-		list = w.take(list)
-	case <-retry:
-	}
-	for range min(len(d.work), maxGathered) { // nobody else takes from it
-		list = (<-d.work).take(list)
+		select {
+		case w, open := <-d.work:
+			if !open {
+				return list, false
+			}
+			list, urgent = w.take(list), urgent || w.urgent
+			if enough == nil {
+				timer := time.NewTimer(gatherFor)
+				defer timer.Stop()
+				enough = timer.C
+			}
+		case <-enough:
+			return list, true
+		case <-retry:
+			return list, true
+		}
 	}
 	return list, true
 }
@@ -125,7 +144,7 @@ func (d *Delivery) commit(list ...*work) error {
 		return fmt.Errorf("writing the outbox: the audit trail: %w", err)
 	}
 	t.logged(list)
-	ops := t.operations()
+	ops, left := t.operations(list)
 	ops = append(ops, d.marks()...)
 	if len(ops) > 0 {
 		if err := d.cfg.Store.Batch(context.WithoutCancel(d.ctx), ops...); err != nil {
@@ -138,7 +157,7 @@ func (d *Delivery) commit(list ...*work) error {
 	clear(d.told)
 	d.repairs = nil
 	d.mark()
-	d.update(t.slots)
+	d.update(t.slots, left)
 	for _, w := range list {
 		w.done <- nil
 	}
@@ -165,6 +184,7 @@ type content struct {
 	changed  bool
 	added    bool
 	whole    bool
+	left     bool // an outcome took readings out
 }
 
 // apply changes the slots as a work asks for.
@@ -203,7 +223,7 @@ func (t *transaction) apply(w *work) error {
 		}
 	}
 	if w.leaves != nil {
-		if err := t.remove(*w.leaves, w.settled); err != nil {
+		if err := t.leave(w); err != nil {
 			return err
 		}
 		if w.entry.Outcome != "" {
@@ -255,6 +275,28 @@ func (t *transaction) keepAge(from slotID, to payload.Record) error {
 	return nil
 }
 
+// leave takes out what a work settles. A slot of which all leaves is not read.
+func (t *transaction) leave(w *work) error {
+	id := *w.leaves
+	if t.slots[id] == nil && t.d.leavesWhole(id, w.version) {
+		t.slots[id] = &content{changed: true, left: true}
+		return nil
+	}
+	if err := t.remove(id, w.settled); err != nil {
+		return err
+	}
+	t.slots[id].left = true
+	return nil
+}
+
+// leavesWhole reports that all of a slot leaves, and nothing was added since it was read.
+func (d *Delivery) leavesWhole(id slotID, version int) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := d.slot(id)
+	return s != nil && s.leaving && s.version == version
+}
+
 func (t *transaction) remove(id slotID, settled []payload.Reading) error {
 	c, err := t.at(id)
 	if err != nil {
@@ -282,7 +324,9 @@ func (t *transaction) at(id slotID) (*content, error) {
 		return c, nil
 	}
 	c := &content{made: t.d.cfg.Clock.Running()}
-	if t.d.waits(id) {
+	if held, waits := t.d.waits(id); held != nil {
+		c.readings, c.made = slices.Clone(held.readings), held.made
+	} else if waits {
 		rs, made, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
 		switch {
 		case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
@@ -299,15 +343,25 @@ func (t *transaction) at(id slotID) (*content, error) {
 	return c, nil
 }
 
-func (d *Delivery) waits(id slotID) bool {
+// waits reports that a slot waits, with what it holds where that is in memory.
+func (d *Delivery) waits(id slotID) (held *content, waits bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	q := d.queues[id.device]
-	if q == nil {
-		return false
+	s := d.slot(id)
+	if s == nil {
+		return nil, false
 	}
-	_, found := q.find(id.stamp)
-	return found
+	return s.held, true
+}
+
+// slot is one that waits, or nil. Delivery.mu is held.
+func (d *Delivery) slot(id slotID) *slot {
+	if q := d.queues[id.device]; q != nil {
+		if i, found := q.find(id.stamp); found {
+			return q.slots[i]
+		}
+	}
+	return nil
 }
 
 // load reads a slot's readings, the running time at which it was made, and the value for the case that it is damaged.
@@ -336,24 +390,39 @@ func (t *transaction) logged(list []*work) {
 	}
 }
 
-// operations are the store's writes, those of the slots last: a new slot may be where a damaged value was.
-func (t *transaction) operations() []store.Op {
+// operations are the store's writes, those of the slots last: a new slot may be where a damaged value was, or one that has
+// left.
+func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
+	var leave []slotID
+	var slots []store.Op
+	fold := t.d.done.due(list)
 	for id, c := range t.slots {
-		op := store.Op{Key: id.key()}
-		if len(c.readings) > 0 {
-			op.Value = encodeReadings(c.made, c.readings)
-		}
-		if c.changed {
-			t.ops = append(t.ops, op)
+		switch {
+		case !c.changed:
+		case len(c.readings) > 0:
+			slots = append(slots, store.Op{Key: id.key(), Value: encodeReadings(c.made, c.readings)})
+			fold = fold || t.d.done.has(id)
+		case c.left:
+			leave = append(leave, id)
+		default:
+			slots = append(slots, store.Op{Key: id.key()})
 		}
 	}
-	return t.ops
+	ops, left := t.d.done.leave(leave, fold)
+	if fold {
+		var memories []store.Op
+		memories, left.postponed = t.d.postponedOps()
+		ops = append(ops, memories...)
+	}
+	return slices.Concat(t.ops, ops, slots), left
 }
 
 // update brings the queues to what the store now holds.
-func (d *Delivery) update(slots map[slotID]*content) {
+func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	d.done.left(left)
+	d.remembered(left.postponed)
 	now := time.Now()
 	for id, c := range slots {
 		if c.changed {
@@ -362,7 +431,14 @@ func (d *Delivery) update(slots map[slotID]*content) {
 			if !c.whole {
 				ready = ready.Add(d.cfg.Coalesce.Duration)
 			}
-			q.update(id.stamp, len(c.readings) > 0, c.added, ready)
+			s := d.slot(id)
+			d.release(s)
+			if s = q.update(id.stamp, len(c.readings) > 0, c.added, ready); s != nil {
+				if c.left {
+					q.stay(s)
+				}
+				d.hold(s, c)
+			}
 			d.reschedule(q)
 		}
 	}

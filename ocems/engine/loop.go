@@ -130,7 +130,11 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 	}
 	now, _ := e.clock.Now()
 	e.believe(now)
-	v := frame.New(formatVersion)
+	size := 16
+	for _, t := range list {
+		size += 1 + len(t.value)
+	}
+	v := frame.Sized(formatVersion, size)
 	trust := make([]clock.Trust, len(list)) // is stored, so that a restart does the same
 	for i, t := range list {
 		trust[i] = e.clock.Trust(t.era)

@@ -62,8 +62,16 @@ type Batch struct {
 	ignored uint64
 }
 
-// NewBatch begins a batch.
-func (e *Engine) NewBatch() *Batch { return &Batch{e: e, before: e.clock.Before(), moment: e.moment()} }
+// NewBatch begins a batch of about so many readings.
+func (e *Engine) NewBatch(readings int) *Batch {
+	b := &Batch{e: e, before: e.clock.Before(), moment: e.moment()}
+	if e.aligns {
+		b.samples = make([]sample, 0, min(readings, mostExpected))
+	}
+	return b
+}
+
+const mostExpected = 10_000 // readings that a batch has room for from its start
 
 // Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {

@@ -45,7 +45,7 @@ const formatVersion = 2
 // encodeSamples returns the samples of one batch: when they arrived, what many have in common once each, and the samples.
 func encodeSamples(m moment, samples []sample) []byte {
 	index := make(map[head]uint64, 16)
-	heads, body := frame.New(formatVersion), frame.New(formatVersion)
+	heads, body := frame.New(formatVersion), frame.Sized(formatVersion, 24*len(samples))
 	last := int64(0)
 	for i := range samples {
 		x := &samples[i]
@@ -68,7 +68,7 @@ func encodeSamples(m moment, samples []sample) []byte {
 		body.Float(x.Value)
 		last = at
 	}
-	e := frame.New(formatVersion)
+	e := frame.Sized(formatVersion, len(heads.Body())+len(body.Body())+64)
 	e.Int(m.now.UnixNano())
 	e.Uint(m.era)
 	e.Int(int64(m.skew / time.Second))

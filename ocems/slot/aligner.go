@@ -101,6 +101,7 @@ type Aligner struct {
 type shard struct {
 	devices []*device
 	mark    mark
+	bytes   int // of its last entry
 }
 
 // parameter names a series within its device.
@@ -113,7 +114,15 @@ type device struct {
 	id         string
 	shard, pos int32
 	series     map[parameter]*series
+	sorted     []*series // of them, where known
 	windows    []*window // by start and kind
+}
+
+func (d *device) inOrder() []*series {
+	if len(d.sorted) != len(d.series) {
+		d.sorted = slices.SortedFunc(maps.Values(d.series), func(s, o *series) int { return s.compare(o.Series) })
+	}
+	return d.sorted
 }
 
 type series struct {
@@ -315,7 +324,7 @@ func (a *Aligner) install(s *series) *series {
 		sh.devices = append(sh.devices, d)
 		a.devices[d.id] = d
 	}
-	d.series[parameter{s.Parameter, s.Diagnostic}] = s
+	d.series[parameter{s.Parameter, s.Diagnostic}], d.sorted = s, nil
 	a.series++
 	return s
 }
@@ -340,6 +349,7 @@ func (a *Aligner) evict(elapsed int64) {
 			if len(d.series) == before {
 				continue
 			}
+			d.sorted = nil
 			a.series -= before - len(d.series)
 			sh.mark.dirty = true
 			if len(d.series) == 0 {

@@ -70,6 +70,7 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 		return renamed
 	}
 	delete(d.series, parameter{s.Parameter, s.Diagnostic})
+	d.sorted = nil
 	a.series--
 	if len(d.series) == 0 {
 		a.remove(d)

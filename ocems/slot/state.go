@@ -44,11 +44,12 @@ func (a *Aligner) Save() map[string][]byte {
 		}
 		entries[shardKey(i)] = nil
 		if len(sh.devices) > 0 {
-			e := frame.New(version)
+			e := frame.Sized(version, sh.bytes+sh.bytes/8)
 			for _, d := range sh.devices {
 				a.encodeDevice(e, d)
 			}
 			entries[shardKey(i)] = e.Seal()
+			sh.bytes = len(entries[shardKey(i)])
 		}
 	}
 	return entries
@@ -143,7 +144,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Int(base + w.arrival)
 	}
 	e.Uint(uint64(len(d.series)))
-	for _, s := range slices.SortedFunc(maps.Values(d.series), func(s, o *series) int { return s.compare(o.Series) }) {
+	for _, s := range d.inOrder() {
 		e.Text(s.Parameter)
 		e.Bool(s.Diagnostic)
 		e.Int(base + s.seen)

@@ -300,7 +300,7 @@ func (f *File) apply(batches ...*batch) error {
 	return f.update(func(tx *bolt.Tx) error {
 		bucket := tx.Bucket(entriesBucket)
 		for _, b := range batches {
-			for _, op := range b.ops {
+			for _, op := range inOrder(b.ops) {
 				var err error
 				if op.Value == nil {
 					err = bucket.Delete([]byte(op.Key))
@@ -314,6 +314,17 @@ func (f *File) apply(batches ...*batch) error {
 		}
 		return nil
 	})
+}
+
+// inOrder sorts operations by key, those of one key as they were: bbolt then finds the place of each beside the last one.
+func inOrder(ops []Op) []Op {
+	byKey := func(a, b Op) int { return cmp.Compare(a.Key, b.Key) }
+	if slices.IsSortedFunc(ops, byKey) {
+		return ops
+	}
+	ops = slices.Clone(ops)
+	slices.SortStableFunc(ops, byKey)
+	return ops
 }
 
 // update is bbolt's own, but for what it does after a panic: it would read the whole file, damaged as it is, in a

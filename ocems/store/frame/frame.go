@@ -24,7 +24,10 @@ const sumSize = 4
 type Encoder struct{ b []byte }
 
 // New begins a value of a version.
-func New(version byte) *Encoder { return &Encoder{append(make([]byte, 0, 256), version)} }
+func New(version byte) *Encoder { return Sized(version, 256) }
+
+// Sized is New for a value of about so many bytes.
+func Sized(version byte, size int) *Encoder { return &Encoder{append(make([]byte, 0, size), version)} }
 
 // Uint appends a number of one byte or more.
 func (e *Encoder) Uint(v uint64) { e.b = binary.AppendUvarint(e.b, v) }

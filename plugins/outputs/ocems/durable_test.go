@@ -132,8 +132,14 @@ func TestKilledWhileTaking(t *testing.T) {
 func TestKilledOnTheWayOut(t *testing.T) {
 	t.Parallel()
 	b := startBoard(t)
-	b.down.Store(true)
 	o, _ := open(t, settings(b, t.TempDir())+oneDevice)
+	write(t, o, hoursAgo(4), 1) // the board knows the device
+	require.Eventually(t, func() bool {
+		s := o.engine.Stats()
+		return b.received(t).Accepted == 1 && s.Open+s.Pending+s.Outbox.Slots == 0
+	}, 15*time.Second, 20*time.Millisecond)
+	before := b.words(t)
+	b.down.Store(true)
 	at := hoursAgo(2)
 	write(t, o, at, 1, 2, 6)
 	var killed []string
@@ -144,16 +150,16 @@ func TestKilledOnTheWayOut(t *testing.T) {
 	require.Equal(t, 1, o.engine.Stats().Outbox.Slots)
 	b.down.Store(false)
 	want := []string{"cod 3 mg/L U " + clock(at.Add(spec.SlotLength))}
-	assert.Equal(t, want, b.await(t, 1))
+	assert.Equal(t, append(before, want...), b.await(t, 2))
 	sent := len(killed)
 	killed = append(killed, asKilled(t, o)) // perhaps before the outcome is stored
 	require.NoError(t, o.Close())
 	killed = append(killed, asKilled(t, o))
 	for i, dir := range killed {
 		t.Run(fmt.Sprint(i), func(t *testing.T) {
-			b := b
+			b, want := b, append(before, want...)
 			if i < sent {
-				b = startBoard(t)
+				b, want = startBoard(t), want[1:]
 			}
 			o, logs := open(t, settings(b, dir)+oneDevice)
 			require.Eventually(t, func() bool {
@@ -169,7 +175,7 @@ func TestKilledOnTheWayOut(t *testing.T) {
 			assert.Empty(t, logs.text("E"))
 		})
 	}
-	assert.Equal(t, 1, b.received(t).Accepted)
+	assert.Equal(t, 2, b.received(t).Accepted)
 }
 
 // TestRestarts goes on with an open window through ordinary restarts, crashes and failed starts.

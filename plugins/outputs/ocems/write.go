@@ -24,7 +24,11 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	if o.engine == nil {
 		return fmt.Errorf("%w; the readings stay with Telegraf", cmp.Or(o.fault, errors.New("the output is not connected")))
 	}
-	b := o.engine.NewBatch()
+	fields := 0
+	for _, m := range metrics {
+		fields += len(m.FieldList())
+	}
+	b := o.engine.NewBatch(fields)
 	for _, m := range metrics {
 		o.add(b, m)
 	}

@@ -1,0 +1,151 @@
+package delivery
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+// done are slots that have left the outbox, and whose values are still in the store. To delete each at once would write its
+// whole page of other slots anew: many are named in one value instead, until all are deleted together.
+type done struct {
+	slots map[slotID]bool
+	keys  []string  // of the values that name them
+	next  uint64    // number of the next key
+	since time.Time // of the first
+}
+
+const (
+	donePrefix = "done/"
+	mostDone   = 1 << 14     // are named
+	foldAfter  = time.Minute // the next slots that come take them along
+)
+
+// leaving is a change of done that is being written.
+type leaving struct {
+	fold      bool
+	key       string
+	slots     []slotID
+	postponed []*queue // whose memories are written too
+}
+
+func (d *done) has(id slotID) bool { return d.slots[id] }
+
+// due reports that it is time to delete what is named.
+func (d *done) due(list []*work) bool {
+	puts := false
+	for _, w := range list {
+		puts = puts || w.leaves == nil && len(w.records) > 0
+	}
+	return len(d.slots) >= mostDone || puts && len(d.slots) > 0 && time.Since(d.since) >= foldAfter
+}
+
+// leave returns what writes that slots leave.
+func (d *done) leave(slots []slotID, fold bool) (ops []store.Op, l leaving) {
+	if fold {
+		for id := range d.slots {
+			ops = append(ops, store.Op{Key: id.key()})
+		}
+		for _, key := range d.keys {
+			ops = append(ops, store.Op{Key: key})
+		}
+		for _, id := range slots {
+			ops = append(ops, store.Op{Key: id.key()})
+		}
+		return ops, leaving{fold: true}
+	}
+	if len(slots) == 0 {
+		return nil, leaving{}
+	}
+	e := frame.New(formatVersion)
+	for _, id := range slots {
+		e.Int(id.stamp)
+		e.Text(id.device)
+	}
+	key := donePrefix + string(binary.BigEndian.AppendUint64(nil, d.next))
+	return []store.Op{{Key: key, Value: e.Seal()}}, leaving{key: key, slots: slots}
+}
+
+// left notes that it is written.
+func (d *done) left(l leaving) {
+	if l.fold {
+		d.slots, d.keys = nil, nil
+	}
+	if len(l.slots) > 0 {
+		if len(d.slots) == 0 {
+			d.since = time.Now()
+		}
+		d.add(l.key, l.slots)
+		d.next++
+	}
+}
+
+func (d *done) add(key string, slots []slotID) {
+	if d.slots == nil {
+		d.slots = map[slotID]bool{}
+	}
+	for _, id := range slots {
+		d.slots[id] = true
+	}
+	d.keys = append(d.keys, key)
+}
+
+// readDone reads what a store has of them. What is damaged goes to keep, which may be nil: its slots are sent again.
+func readDone(ctx context.Context, stored store.Store, keep func(key string, value []byte)) (d done, err error) {
+	err = stored.Range(ctx, donePrefix, func(key string, value []byte) error {
+		slots, err := decodeDone(value)
+		number := key[len(donePrefix):]
+		if len(number) != 8 {
+			err = errors.Join(err, frame.ErrDamaged)
+		}
+		if errors.Is(err, frame.ErrNewer) {
+			return err
+		}
+		if err != nil {
+			if keep != nil {
+				keep(key, value)
+			}
+			return nil
+		}
+		d.add(key, slots)
+		d.next = max(d.next, binary.BigEndian.Uint64([]byte(number))+1)
+		return nil
+	})
+	return d, err
+}
+
+func decodeDone(value []byte) (slots []slotID, err error) {
+	d, err := frame.Open(value, formatVersion)
+	if err != nil {
+		return nil, err
+	}
+	for d.Left() > 0 && d.Err() == nil {
+		id := slotID{stamp: d.Int()}
+		id.device = d.Text()
+		slots = append(slots, id)
+	}
+	return slots, d.Err()
+}
+
+// mostHeld is how many readings of waiting slots stay in memory until they leave; of the others the store is read.
+const mostHeld = 1 << 18
+
+// hold keeps what a new slot holds in memory. Delivery.mu is held.
+func (d *Delivery) hold(s *slot, c *content) {
+	if n := len(c.readings); d.inMemory+n <= mostHeld {
+		s.held = &content{readings: c.readings, made: c.made}
+		d.inMemory += n
+	}
+}
+
+// release forgets it. Delivery.mu is held.
+func (d *Delivery) release(s *slot) {
+	if s != nil && s.held != nil {
+		d.inMemory -= len(s.held.readings)
+		s.held = nil
+	}
+}

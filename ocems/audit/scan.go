@@ -213,17 +213,18 @@ func (c *chain) next(line []byte) (*Entry, error) {
 	return e, nil
 }
 
-// Follows says why a file does not go on from the one before it in a set, or is "".
-func (f *File) Follows(before *File) string {
+// Follows says why a file does not go on from the one before it in a set, or is "". Its own lines are whole all the same where
+// only others are missing. Of what is behind damage in the file before it is not known.
+func (f *File) Follows(before *File) (fault string, whole bool) {
 	switch {
-	case f.First == 0 || before.Last == 0: // it says so itself
-		return ""
+	case f.First == 0 || before.Last == 0 || before.Fault != "":
+		return "", true
 	case f.First > before.Last+1:
-		return fmt.Sprintf("lines %d to %d of the trail are missing: they were in a file between %s and this one, or at its end", before.Last+1, f.First-1, before.Name)
+		return fmt.Sprintf("lines %d to %d of the trail are missing: a file between %s and this one is not here, or its end was cut", before.Last+1, f.First-1, before.Name), true
 	case f.First != before.Last+1 || f.Previous != before.Sum:
-		return fmt.Sprintf("it does not go on from the last line of %s: that one, or this one, was altered or cut", before.Name)
+		return fmt.Sprintf("it does not go on from the last line of %s: that one, or this one, was altered or cut", before.Name), false
 	}
-	return ""
+	return "", true
 }
 
 // ScanSummary reads of a closed file the lines that sum it up, and checks their chain. It is false where there are none, or

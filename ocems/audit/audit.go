@@ -178,6 +178,9 @@ func openOrReplace(path string) (*Trail, error) {
 	return fresh, nil
 }
 
+// Path is where the trail is, absolute.
+func (t *Trail) Path() string { return t.name }
+
 // Damage says what Open found damaged and where that is kept, or "".
 func (t *Trail) Damage() string { return t.damage }
 

@@ -65,14 +65,13 @@ func (q *query) lines(file *os.File, end int64) (over bool, err error) {
 		block = append(block, rest...)
 		begin := 0
 		if at > 0 {
-			begin = bytes.IndexByte(block, '\n') + 1
-			rest = bytes.TrimLeft(block[:begin], "\x00")
-			if begin == 0 {
+			if begin = bytes.IndexByte(block[:n], '\n') + 1; begin == 0 {
 				if rest = bytes.TrimLeft(block, "\x00"); len(rest) > longestSought {
-					rest = rest[len(rest)-longestSought:]
+					rest = nil
 				}
 				continue
 			}
+			rest = bytes.TrimLeft(block[:begin], "\x00")
 		}
 		if q.search(block[begin:]); q.before(block[begin:]) {
 			return true, nil

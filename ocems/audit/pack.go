@@ -101,7 +101,7 @@ func readBlocks(f *os.File) (list []block, err error) {
 
 // nextHead looks for the mark of a head.
 func nextHead(f *os.File, at, end int64) (int64, error) {
-	chunk := make([]byte, 1<<20)
+	chunk, least := make([]byte, 1<<20), at
 	for at < end {
 		n, err := f.ReadAt(chunk, at)
 		if err != nil && err != io.EOF {
@@ -115,11 +115,13 @@ func nextHead(f *os.File, at, end int64) (int64, error) {
 			}
 			from += i + 1
 			start := at + int64(from-1) - 8
+			if start < least {
+				continue
+			}
 			head := make([]byte, headSize)
-			if n, _ := f.ReadAt(head, max(start, 0)); start >= 0 {
-				if _, ok := readHead(head[:n]); ok {
-					return start, nil
-				}
+			n, _ := f.ReadAt(head, start)
+			if _, ok := readHead(head[:n]); ok {
+				return start, nil
 			}
 		}
 		if n < len(chunk) {

@@ -86,7 +86,7 @@ func (t *Trail) turnIfDue(now time.Time) {
 // due reports that the file is full, or of another month. A file with no line but that it goes on is as good as a new one.
 func (t *Trail) due(now time.Time) bool {
 	by, month := t.turns.by, func(at time.Time) string { return at.In(spec.IST).Format("2006-01") }
-	return t.last > t.first && (t.ended || by.Size > 0 && t.size >= by.Size || by.Monthly && !t.begun.IsZero() && month(t.begun) != month(now))
+	return (t.last > t.first || t.first == 1) && (t.ended || by.Size > 0 && t.size >= by.Size || by.Monthly && !t.begun.IsZero() && month(t.begun) != month(now))
 }
 
 // turn closes the file if it is due and compresses what is closed. Each step leaves a set of files that is one chain:
@@ -138,8 +138,9 @@ func (t *Trail) close(ctx context.Context) (old *os.File, err error) {
 		if _, err := io.Copy(struct{ io.Writer }{s}, io.NewSectionReader(file, end, t.size-end)); err != nil {
 			return nil, err
 		}
+		f := s.end()
 		entries := tally.summary(t.first)
-		if f := s.end(); f.Fault != "" { // nothing vouches for the sums: a report has to read the lines
+		if f.Fault != "" { // nothing vouches for the sums: a report has to read the lines
 			entries = []Entry{{Outcome: Closed, Detail: "the next line is in another file; this one has no summary: " + f.Fault}}
 		}
 		if err := t.append(entries...); err != nil {

@@ -1,6 +1,7 @@
 package audit
 
 import (
+	"bufio"
 	"bytes"
 	"cmp"
 	"context"
@@ -262,6 +263,69 @@ func closedFiles(name string) (list []closedFile, err error) {
 		return cmp.Or(cmp.Compare(a.number, b.number), cmp.Compare(b.path, a.path))
 	})
 	return list, nil
+}
+
+// Look says what is wrong with the closed files of the trail at path, without reading their lines, and how many they are.
+func Look(path string) (closed int, faults []string, err error) {
+	files, err := Files(path)
+	if err != nil {
+		return 0, nil, err
+	}
+	var before File
+	for _, name := range files {
+		f := File{Name: name}
+		if f.Last, f.Sum = endOf(name); name == path || !isPacked(name) {
+			f.First, f.Previous = beginOf(name)
+		} else if f.First, f.Previous, f.Fault = lookPacked(name); f.Fault != "" {
+			faults = append(faults, name+": "+f.Fault)
+		}
+		if name != path {
+			closed++
+		}
+		if fault, _ := f.Follows(&before); fault != "" {
+			faults = append(faults, name+": "+fault)
+		}
+		before = f
+	}
+	return closed, faults, nil
+}
+
+func beginOf(path string) (number uint64, previous string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, ""
+	}
+	defer f.Close()
+	line, _ := bufio.NewReader(f).ReadBytes('\n')
+	e, _ := entry(line)
+	return e.Number, e.Previous
+}
+
+func lookPacked(path string) (number uint64, previous, fault string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, "", err.Error()
+	}
+	defer f.Close()
+	blocks, err := readBlocks(f)
+	if err != nil {
+		return 0, "", err.Error()
+	}
+	for i, b := range blocks {
+		if b.damage {
+			return 0, "", fmt.Sprintf("%d bytes from byte %d on are damaged: restore the file from a copy", b.length, b.at)
+		}
+		if i == 0 {
+			text, err := b.text(f)
+			if err != nil {
+				return 0, "", err.Error()
+			}
+			line, _, _ := bytes.Cut(text, []byte("\n"))
+			e, _ := entry(line)
+			number, previous = e.Number, e.Previous
+		}
+	}
+	return number, previous, ""
 }
 
 // Files lists the files of the trail at path in the order of their lines: the closed ones beside it, and itself last.

@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // place is one value at the board.
@@ -209,11 +212,39 @@ type entry struct {
 	Count     int    `json:"count"`
 }
 
-// trail reads an audit file and checks that each line carries the hash of the line before.
-func trail(path string) (out []entry, faults []string) {
-	text, err := os.ReadFile(path)
+// trailText is what the files of a trail hold, the closed ones first.
+func trailText(path string) (text []byte, err error) {
+	files, err := filepath.Glob(path + ".[0-9]*")
 	if err != nil {
-		return nil, nil // nothing had an outcome yet
+		return nil, err
+	}
+	for i, name := range files { // sorted, and so is what is compressed behind what was to be removed
+		if filepath.Ext(name) == ".anew" || i+1 < len(files) && files[i+1] == name+".zst" {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err == nil && filepath.Ext(name) == ".zst" {
+			b, err = unpacker.DecodeAll(b, nil)
+		}
+		if err != nil {
+			return nil, err
+		}
+		text = append(text, b...)
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // nothing had an outcome yet
+	}
+	return append(text, b...), err
+}
+
+var unpacker, _ = zstd.NewReader(nil) // fails for wrong options only
+
+// trail reads an audit trail and checks that each line carries the hash of the line before.
+func trail(path string) (out []entry, faults []string) {
+	text, err := trailText(path)
+	if err != nil {
+		return nil, []string{err.Error()}
 	}
 	lines := bytes.Split(text, []byte("\n"))
 	before := ""

@@ -25,6 +25,9 @@ var formats = map[string]func(*report.Report, io.Writer) error{
 	"text": (*report.Report).Text, "json": (*report.Report).JSON, "csv": (*report.Report).CSV, "html": (*report.Report).HTML,
 }
 
+// readAtOnce is how many lines are read for the values of a page that nobody asked to verify, in some 20 s.
+const readAtOnce = 2_000_000
+
 var formatNames = []string{"text", "json", "csv", "html"}
 
 func reportSlots(_ context.Context, s std, args []string) error {
@@ -43,7 +46,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if !ok {
 		return usageError{fmt.Errorf("--format: %q is unknown: nearest %s", *format, spec.Nearest(*format, formatNames)[0])}
 	}
-	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Verify: *verify, Readings: *format == "html"}
+	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Verify: *verify && *format != "html"}
 	var err error
 	if options.From, err = readDay("from", *from); err != nil {
 		return err
@@ -60,9 +63,17 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	}
 	bar := newProgress(s.err)
 	result, err := readTrails(options, trails, bar)
-	if err == nil && *format == "html" && !*verify && tooFewForSums(result) { // which have no values
-		options.Verify = true
-		result, err = readTrails(options, trails, bar)
+	if err == nil && *format == "html" {
+		few, lines := len(result.Devices) <= report.OnePage, 0
+		for _, t := range result.Trails {
+			lines += t.Lines
+		}
+		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
+		case options.Verify:
+			result, err = readTrails(options, trails, bar)
+		case few:
+			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
+		}
 	}
 	if err != nil {
 		return err
@@ -170,17 +181,6 @@ func readTrails(o report.Options, trails [][]string, bar *progress) (*report.Rep
 		return nil, usageError{err}
 	}
 	return r, nil
-}
-
-// readAtOnce is how many lines are read for the values of a page that nobody asked to verify, in some 20 s.
-const readAtOnce = 2_000_000
-
-func tooFewForSums(r *report.Report) bool {
-	lines, summed := 0, false
-	for _, t := range r.Trails {
-		lines, summed = lines+t.Lines, summed || t.Summed
-	}
-	return summed && lines <= readAtOnce && len(r.Devices) <= report.OnePage
 }
 
 // progress is a line on a terminal.

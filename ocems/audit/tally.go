@@ -175,7 +175,7 @@ type Totals struct {
 
 // Tally sums up lines.
 type Tally struct {
-	Values     bool // keep them
+	Values     bool // keep those of what is added next
 	Recovered  int
 	Unreadable int
 	days       map[dayKey]*Day

@@ -84,13 +84,14 @@ func (b *Builder) sumUp(path string) (x sums) {
 			return x
 		}
 	}
-	verified, unverified := audit.Tally{Values: b.o.Readings}, audit.Tally{Values: b.o.Readings}
+	var verified, unverified audit.Tally
 	x.file, x.err = audit.Scan(path, func(e *audit.Entry, whole bool) {
-		if whole {
-			verified.Add(e)
-		} else {
-			unverified.Add(e)
+		to := &verified
+		if !whole {
+			to = &unverified
 		}
+		to.Values = b.o.Readings && (b.o.Device == "" || b.o.Device == e.Device)
+		to.Add(e)
 	})
 	x.verified, x.unverified = verified.Days(), unverified.Days()
 	x.recovered, x.unreadable = verified.Recovered+unverified.Recovered, verified.Unreadable+unverified.Unreadable

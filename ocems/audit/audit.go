@@ -468,8 +468,8 @@ func withSum(line []byte) []byte {
 }
 
 func withoutSum(line []byte) (text []byte, ok bool) {
-	at := len(line) - len(sumKey) - 2*sha256.Size - len(`"}`)
-	if at < 1 || !bytes.HasPrefix(line[at:], []byte(sumKey)) {
+	at := sumOf(line)
+	if at < 1 {
 		return nil, false
 	}
 	return append(slices.Clone(line[:at]), '}'), true

@@ -134,7 +134,7 @@ func (q *query) closed(path string) (over bool, err error) {
 		if q.stamp < b.low || q.stamp > b.high || b.summary {
 			continue
 		}
-		text, err := b.text(f)
+		text, err := b.packed(f)
 		if errors.Is(err, errDamaged) {
 			continue
 		}

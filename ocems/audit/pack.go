@@ -24,6 +24,7 @@ import (
 
 // A compressed file is a zstd file (RFC 8878) of many frames, so that damage costs one of them and a look-up reads few. Before
 // each stands a skippable frame that says what is in it; the lines that sum up the file are in frames of their own at the end.
+// But for the first of a frame the lines have no "prev", which is the hash of the line before and takes a quarter of the space.
 
 const (
 	packed    = ".zst"
@@ -37,6 +38,7 @@ const (
 type block struct {
 	at, length int64 // in the file; without its head
 	summary    bool
+	short      bool  // without the hashes of the lines before
 	low, high  int64 // stamps, in milliseconds since the Unix epoch
 	latest     int64 // time of a line, in the same
 	damage     bool  // no block at all, but bytes that cannot be read
@@ -48,7 +50,10 @@ func (b *block) head() []byte {
 	h = append(h, headMark...)
 	h = append(h, 0)
 	if b.summary {
-		h[len(h)-1] = 1
+		h[len(h)-1] |= 1
+	}
+	if b.short {
+		h[len(h)-1] |= 2
 	}
 	h = binary.LittleEndian.AppendUint32(h, uint32(b.length))
 	for _, v := range []int64{b.low, b.high, b.latest} {
@@ -63,7 +68,7 @@ func readHead(h []byte) (b block, ok bool) {
 		return b, false
 	}
 	v := h[8+len(headMark):]
-	b.summary, b.length = v[0] == 1, int64(binary.LittleEndian.Uint32(v[1:]))
+	b.summary, b.short, b.length = v[0]&1 > 0, v[0]&2 > 0, int64(binary.LittleEndian.Uint32(v[1:]))
 	for i, to := range []*int64{&b.low, &b.high, &b.latest} {
 		*to = int64(binary.LittleEndian.Uint64(v[5+8*i:]))
 	}
@@ -132,8 +137,17 @@ func nextHead(f *os.File, at, end int64) (int64, error) {
 	return end, nil
 }
 
-// text is what a block holds, or errDamaged.
+// text is the lines of a block, or errDamaged.
 func (b *block) text(f *os.File) ([]byte, error) {
+	text, err := b.packed(f)
+	if err == nil && b.short {
+		text = lengthen(text)
+	}
+	return text, err
+}
+
+// packed is what a block holds, or errDamaged.
+func (b *block) packed(f *os.File) ([]byte, error) {
 	if b.damage {
 		return nil, errDamaged
 	}
@@ -227,7 +241,11 @@ func packLines(to io.Writer, from io.Reader, summary uint64) error {
 		if len(text) == 0 {
 			return nil
 		}
-		frame = level.EncodeAll(text, frame[:0])
+		short := shorten(text)
+		if b.short = bytes.Equal(lengthen(short), text); !b.short { // of damage all is kept
+			short = text
+		}
+		frame = level.EncodeAll(short, frame[:0])
 		b.length = int64(len(frame))
 		if _, err := out.Write(b.head()); err != nil {
 			return err
@@ -255,6 +273,55 @@ func packLines(to io.Writer, from io.Reader, summary uint64) error {
 			return errors.Join(flush(), out.Flush())
 		}
 	}
+}
+
+// prevSize is how long a hash of the line before is in a line.
+const prevSize = len(`,"prev":""`) + 2*sha256.Size
+
+// sumOf is where a line has its sum, or -1.
+func sumOf(line []byte) int {
+	at := len(line) - len(sumKey) - 2*sha256.Size - len(`"}`)
+	if at < 0 || !bytes.HasPrefix(line[at:], []byte(sumKey)) {
+		return -1
+	}
+	return at
+}
+
+// shorten takes out of lines the hashes of the lines before.
+func shorten(text []byte) []byte {
+	out := make([]byte, 0, len(text))
+	prev := ""
+	for whole := range bytes.Lines(text) {
+		line := bytes.TrimSuffix(whole, []byte("\n"))
+		at := sumOf(line)
+		if prev != "" && at >= prevSize && string(line[at-prevSize:at]) == `,"prev":"`+prev+`"` {
+			out = append(append(out, line[:at-prevSize]...), whole[at:]...)
+		} else {
+			out = append(out, whole...)
+		}
+		prev = hash(line)
+	}
+	return out
+}
+
+// lengthen puts them in again.
+func lengthen(text []byte) []byte {
+	out := make([]byte, 0, len(text)*6/5)
+	prev := ""
+	for whole := range bytes.Lines(text) {
+		begin, line := len(out), bytes.TrimSuffix(whole, []byte("\n"))
+		at := sumOf(line)
+		if prev != "" && at >= 0 && (at < prevSize || !bytes.HasPrefix(line[at-prevSize:], []byte(`,"prev":"`))) {
+			out = append(out, line[:at]...)
+			out = append(append(append(out, `,"prev":"`...), prev...), '"')
+			out = append(out, line[at:]...)
+		} else {
+			out = append(out, line...)
+		}
+		prev = hash(out[begin:])
+		out = append(out, whole[len(line):]...)
+	}
+	return out
 }
 
 // widen takes in what a line says, without reading all of it.

@@ -2,6 +2,7 @@ package audit_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
@@ -20,18 +21,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// day is an outcome of 7 parameters a slot.
+// day is an outcome of 7 parameters a slot, with values of as many digits as there are.
 func day(device string, from, slots int) (list []audit.Entry) {
 	status := 1
 	for i := from; i < from+slots; i++ {
 		stamp := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * 15 * time.Minute)
 		e := audit.Entry{Time: stamp.Add(40 * time.Second), Outcome: audit.Delivered, Station: "station_1", Device: device, Stamp: stamp.UnixMilli(), Status: &status}
 		for k, p := range []string{"cod", "bod", "tss", "ph", "flow", "so2", "no2"} {
-			sum := 0.0
-			for range 15 {
-				sum += float64(int(100*(20*float64(k)+3*rand.NormFloat64()))) / 100
-			}
-			e.Readings = append(e.Readings, audit.Reading{Parameter: p, Value: sum / 15, Unit: "mg/L", Flag: "U"})
+			e.Readings = append(e.Readings, audit.Reading{Parameter: p, Value: 20*float64(k) + 3*rand.NormFloat64(), Unit: "mg/L", Flag: "U"})
 		}
 		list = append(list, e)
 	}
@@ -290,7 +287,19 @@ func unpacked(t *testing.T, path string) []byte {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return text
+	return withPrevious(text)
+}
+
+// withPrevious gives the lines of a compressed file the hash of the line before.
+func withPrevious(text []byte) (out []byte) {
+	previous := ""
+	for line := range strings.Lines(string(text)) {
+		if !strings.Contains(line, `,"prev":"`) {
+			line = strings.Replace(line, `,"sum":"`, `,"prev":"`+previous+`","sum":"`, 1)
+		}
+		out, previous = append(out, line...), fmt.Sprintf("%x", sha256.Sum256([]byte(strings.TrimSuffix(line, "\n"))))
+	}
+	return out
 }
 
 // A process that is killed while it appends and rotates, again and again, loses no line that it has appended.

@@ -225,6 +225,7 @@ func trailText(path string) (text []byte, err error) {
 		b, err := os.ReadFile(name)
 		if err == nil && filepath.Ext(name) == ".zst" {
 			b, err = unpacker.DecodeAll(b, nil)
+			b = withPrevious(b)
 		}
 		if err != nil {
 			return nil, err
@@ -236,6 +237,19 @@ func trailText(path string) (text []byte, err error) {
 		err = nil // nothing had an outcome yet
 	}
 	return append(text, b...), err
+}
+
+// withPrevious gives the lines of a compressed file the hash of the line before, which only the first of a block has.
+func withPrevious(text []byte) (out []byte) {
+	previous := ""
+	for line := range bytes.Lines(text) {
+		if !bytes.Contains(line, []byte(`,"prev":"`)) {
+			line = bytes.Replace(line, []byte(`,"sum":"`), []byte(`,"prev":"`+previous+`","sum":"`), 1)
+		}
+		sum := sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
+		out, previous = append(out, line...), hex.EncodeToString(sum[:])
+	}
+	return out
 }
 
 var unpacker, _ = zstd.NewReader(nil) // fails for wrong options only

@@ -302,22 +302,35 @@ func withPrevious(text []byte) (out []byte) {
 	return out
 }
 
-// A process that is killed while it appends and rotates, again and again, loses no line that it has appended.
+// A process that is killed while it appends and rotates, again and again, loses no line that it has appended. No other one gets its
+// trail meanwhile.
 func TestRotationOfAProcessThatIsKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	appended := 0
 	for life := range 8 {
 		p := exec.Command(os.Args[0])
 		p.Env = append(os.Environ(), holder+"="+path, rotator+"=1")
-		var out bytes.Buffer
-		p.Stdout = &out
+		out, err := os.Create(filepath.Join(t.TempDir(), "out"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		p.Stdout = out
 		if err := p.Start(); err != nil {
 			t.Fatal(err)
 		}
-		time.Sleep(time.Duration(100+37*life) * time.Millisecond)
+		for end := time.Now().Add(20 * time.Second); len(get(t, filepath.Dir(out.Name()), "out")) == 0 && time.Now().Before(end); {
+			time.Sleep(time.Millisecond)
+		}
+		for end := time.Now().Add(time.Duration(50+37*life) * time.Millisecond); time.Now().Before(end); {
+			if other, err := audit.Open(path); err == nil || !strings.Contains(err.Error(), "in use by another process") {
+				p.Process.Kill()
+				t.Fatalf("a second process: %v, %v", other, err)
+			}
+		}
 		p.Process.Kill()
 		p.Wait()
-		appended += strings.Count(out.String(), "\n")
+		appended += bytes.Count(get(t, filepath.Dir(out.Name()), "out"), []byte("\n"))
+		out.Close()
 	}
 	trail := open(t, path)
 	turn(t, trail)
@@ -556,7 +569,7 @@ func TestDeliveredOverDamage(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			const hole = 128 << 20
+			const hole = 64 << 20
 			if fill[0] == 0 {
 				info, _ := f.Stat()
 				err = f.Truncate(info.Size() + hole)

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"regexp"
@@ -145,6 +146,9 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 		var trail []string
 		for _, f := range files {
 			info, err := os.Stat(f)
+			if errors.Is(err, fs.ErrNotExist) { // compressed meanwhile
+				info, err = os.Stat(f + ".zst")
+			}
 			if err != nil {
 				return nil, fmt.Errorf("reading the audit trail: %w", err)
 			}

@@ -108,12 +108,20 @@ func (q *query) search(text []byte) {
 	}
 }
 
+// openClosed opens a file, which may have been compressed since it was listed.
+func openClosed(path string) (*os.File, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) && !isPacked(path) {
+		if f, err := os.Open(path + packed); err == nil {
+			return f, nil
+		}
+	}
+	return f, err
+}
+
 // closed looks into a closed file. What is damaged in it is not found: the slot waits.
 func (q *query) closed(path string) (over bool, err error) {
-	f, err := os.Open(path)
-	if errors.Is(err, fs.ErrNotExist) && !isPacked(path) { // compressed meanwhile
-		f, err = os.Open(path + packed)
-	}
+	f, err := openClosed(path)
 	if err != nil {
 		return false, err
 	}

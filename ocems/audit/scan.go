@@ -36,12 +36,12 @@ func Scan(path string, visit func(e *Entry, verified bool)) (File, error) {
 }
 
 func scanFile(path string, s *scanner) error {
-	f, err := os.Open(path)
+	f, err := openClosed(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	if !isPacked(path) {
+	if !isPacked(f.Name()) {
 		_, err = io.CopyBuffer(struct{ io.Writer }{s}, struct{ io.Reader }{f}, make([]byte, 256<<10))
 		return err
 	}

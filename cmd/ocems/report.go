@@ -11,6 +11,7 @@ import (
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -58,12 +59,8 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if _, err := report.New(options); err != nil {
 		return usageError{err}
 	}
-	trails, err := findTrails(flags.Args(), *out)
-	if err != nil {
-		return err
-	}
 	bar := newProgress(s.err)
-	result, err := readTrails(options, trails, bar)
+	result, err := readTrails(options, flags.Args(), *out, bar)
 	if err == nil && *format == "html" {
 		few, lines := len(result.Devices) <= report.OnePage, 0
 		for _, t := range result.Trails {
@@ -71,7 +68,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 		}
 		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
 		case options.Verify:
-			result, err = readTrails(options, trails, bar)
+			result, err = readTrails(options, flags.Args(), *out, bar)
 		case few:
 			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
 		}
@@ -166,7 +163,32 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 	return trails, nil
 }
 
-func readTrails(o report.Options, trails [][]string, bar *progress) (*report.Report, error) {
+// readTrails reads all files again where the host has begun a new one meanwhile: the lines between would be missing. It
+// does so twice where a last line is unfinished, which the host may be writing.
+func readTrails(o report.Options, paths []string, out string, bar *progress) (*report.Report, error) {
+	trails, err := findTrails(paths, out)
+	if err != nil {
+		return nil, err
+	}
+	for n := 0; ; n++ {
+		r, err := readFiles(o, trails, bar)
+		if err != nil {
+			return nil, err
+		}
+		now, err := findTrails(paths, out)
+		if err != nil {
+			return nil, err
+		}
+		same := slices.EqualFunc(trails, now, func(a, b []string) bool { return len(a) == len(b) })
+		unfinished := slices.ContainsFunc(r.Trails, func(t report.Trail) bool { return strings.HasSuffix(t.Fault, ": unfinished") })
+		if same && (!unfinished || n > 1) {
+			return r, nil
+		}
+		trails = now
+	}
+}
+
+func readFiles(o report.Options, trails [][]string, bar *progress) (*report.Report, error) {
 	builder, err := report.New(o)
 	if err != nil {
 		return nil, usageError{err}

@@ -3,11 +3,13 @@ package main
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -374,6 +376,63 @@ func TestReportOfClosedFiles(t *testing.T) {
 	report(0, "--format", "html", "--device", "d59", "--out", "d59.html", "many.jsonl")
 	if page, err := os.ReadFile("d59.html"); err != nil || !strings.Contains(string(page), "5.25 mg/L") {
 		t.Error(err, string(page))
+	}
+}
+
+// A report of a trail that its host appends to and closes meanwhile has all lines of when it began.
+func TestReportOfARunningHost(t *testing.T) {
+	t.Chdir(t.TempDir())
+	file, err := audit.Open("audit.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Rotate(audit.Rotation{Size: 30_000})
+	var appended atomic.Int64
+	first := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
+	stop, stopped := make(chan bool), make(chan error)
+	go func() {
+		for n := int64(0); ; n++ {
+			select {
+			case <-stop:
+				stopped <- file.Close()
+				return
+			default:
+			}
+			stamp := first.Add(time.Duration(n) * spec.SlotLength)
+			err := file.Append(entry(audit.Delivered, "d", stamp, audit.Reading{Parameter: "cod", Unit: "mg/L", Flag: "U"}))
+			if err := errors.Join(err, file.Check()); err != nil {
+				stopped <- err
+				return
+			}
+			appended.Store(n + 1)
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	files := 0
+	for end := time.Now().Add(20 * time.Second); files < 8 && time.Now().Before(end); {
+		list, err := audit.Files("audit.jsonl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = len(list)
+		least := appended.Load()
+		code, out, errs := ocems("", "report", "--format", "json", "audit.jsonl")
+		var r struct {
+			Devices []struct{ Parameters []row }
+		}
+		if err := json.Unmarshal([]byte(out), &r); code != 0 || err != nil {
+			t.Fatal(code, errs, err)
+		}
+		if len(r.Devices) == 1 && int64(r.Devices[0].Parameters[0].Delivered) < least || len(r.Devices) == 0 && least > 0 {
+			t.Fatalf("%+v of %d", r.Devices, least)
+		}
+	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if files < 8 {
+		t.Errorf("%d files", files)
 	}
 }
 

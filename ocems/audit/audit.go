@@ -2,8 +2,8 @@
 // SHA-256 of the line before it and of its own beginning, so that a change or a gap shows, in the last line too.
 //
 // A trail is a set of files and one chain over all of them. Lines are appended to the file that the trail is named after.
-// When that is large or its month is over it is closed: it gets a line a device and day that sums it up, and a name with the number
-// of its first line behind; then it is compressed. The next file begins with the hash of its last line.
+// When that is large or its month is over it is closed: it gets a line a device and day that sums it up, and a name with
+// the number of its first line behind; then it is compressed. The next file begins with the hash of its last line.
 package audit
 
 import (

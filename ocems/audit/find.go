@@ -13,8 +13,8 @@ import (
 // clockMargin is by how much the clock may have been behind a slot when it was delivered.
 const clockMargin = time.Hour
 
-// Delivered returns the readings of a device and stamp that the trail has as delivered or already stored. It reads from the end back to an
-// hour before the stamp. Of a compressed file it reads the blocks that have the stamp.
+// Delivered returns the readings of a device and stamp that the trail has as delivered or already stored. It reads from the
+// end back to an hour before the stamp. Of a compressed file it reads the blocks that have the stamp.
 func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err error) {
 	t.mu.Lock()
 	file, end := t.file, t.size

@@ -302,8 +302,8 @@ func withPrevious(text []byte) (out []byte) {
 	return out
 }
 
-// A process that is killed while it appends and rotates, again and again, loses no line that it has appended. No other one gets its
-// trail meanwhile.
+// A process that is killed while it appends and rotates, again and again, loses no line that it has appended. No other one
+// gets its trail meanwhile.
 func TestRotationOfAProcessThatIsKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	appended := 0

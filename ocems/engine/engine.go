@@ -168,6 +168,9 @@ func (e *Engine) openTrail() (err error) {
 	if damage := e.trail.Damage(); damage != "" {
 		e.log.Error(damage)
 	}
+	e.trail.Rotate(e.cfg.Slots.Rotation(func(err error) {
+		e.log.Error("the audit_file goes on as it is, and this is tried again: free space or mend its directory", "error", err)
+	}))
 	return nil
 }
 

@@ -66,6 +66,7 @@ type Engine struct {
 	replayed slot.Stats // what a life before has counted; guarded by counts.mu
 	once     once
 
+	lived     lived
 	sourcesMu sync.RWMutex
 	sources   map[uint64]string
 	restoring bool // in Open

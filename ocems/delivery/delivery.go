@@ -64,9 +64,12 @@ type Delivery struct {
 	server   reachability
 	latency  latency
 	closing  bool
-	marked   bool // the store says that requests may be under way
-	done     done // written by the writer alone, which reads it without mu
-	inMemory int  // readings of waiting slots
+	marked   bool  // the store says that requests may be under way
+	done     done  // written by the writer alone, which reads it without mu
+	index    index // the writer's
+	waiting  int   // slots
+	oldest   int64 // stamp of the oldest of them, 0 where it is to be looked for
+	inMemory int   // readings of waiting slots
 
 	postponed map[*queue]bool // whose memories are to be stored some time
 
@@ -175,14 +178,9 @@ type Stats struct {
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
-	for _, q := range d.queues {
-		s.Slots += len(q.slots)
-		if len(q.slots) > 0 {
-			if at := time.UnixMilli(q.slots[0].stamp); s.Oldest.IsZero() || at.Before(s.Oldest) {
-				s.Oldest = at
-			}
-		}
+	s := Stats{Slots: d.waiting, Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
+	if d.waiting > 0 {
+		s.Oldest = time.UnixMilli(d.findOldest())
 	}
 	for _, q := range d.held {
 		reason, detail := q.waitsFor()

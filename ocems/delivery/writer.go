@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -130,6 +132,11 @@ func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
 
 // commit carries out a list in one transaction, in this order: audit trail, store, queues.
 func (d *Delivery) commit(list ...*work) error {
+	if len(list) > 0 && d.isToMend(indexPrefix) { // all else builds on it
+		if err := d.commit(); err != nil {
+			return err
+		}
+	}
 	t := transaction{d: d, slots: map[slotID]*content{}}
 	for _, w := range list {
 		if err := t.apply(w); err != nil {
@@ -182,6 +189,7 @@ type content struct {
 	readings []payload.Reading
 	made     time.Duration // running time
 	changed  bool
+	waited   bool // before
 	added    bool
 	whole    bool
 	left     bool // an outcome took readings out
@@ -279,7 +287,7 @@ func (t *transaction) keepAge(from slotID, to payload.Record) error {
 func (t *transaction) leave(w *work) error {
 	id := *w.leaves
 	if t.slots[id] == nil && t.d.leavesWhole(id, w.version) {
-		t.slots[id] = &content{changed: true, left: true}
+		t.slots[id] = &content{changed: true, waited: true, left: true}
 		return nil
 	}
 	if err := t.remove(id, w.settled); err != nil {
@@ -324,7 +332,9 @@ func (t *transaction) at(id slotID) (*content, error) {
 		return c, nil
 	}
 	c := &content{made: t.d.cfg.Clock.Running()}
-	if held, waits := t.d.waits(id); held != nil {
+	held, waits := t.d.waits(id)
+	c.waited = waits
+	if held != nil {
 		c.readings, c.made = slices.Clone(held.readings), held.made
 	} else if waits {
 		rs, made, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
@@ -347,19 +357,19 @@ func (t *transaction) at(id slotID) (*content, error) {
 func (d *Delivery) waits(id slotID) (held *content, waits bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.slot(id)
-	if s == nil {
-		return nil, false
+	if s := d.slot(id); s != nil {
+		held = s.held
 	}
-	return s.held, true
+	if q := d.queues[id.device]; q != nil {
+		_, waits = q.stamps.status(id.stamp)
+	}
+	return held, waits
 }
 
-// slot is one that waits, or nil. Delivery.mu is held.
+// slot is what is known of one that waits, or nil. Delivery.mu is held.
 func (d *Delivery) slot(id slotID) *slot {
 	if q := d.queues[id.device]; q != nil {
-		if i, found := q.find(id.stamp); found {
-			return q.slots[i]
-		}
+		return q.find(id.stamp)
 	}
 	return nil
 }
@@ -395,6 +405,7 @@ func (t *transaction) logged(list []*work) {
 func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 	var leave []slotID
 	var slots []store.Op
+	come := map[int64][]string{}
 	fold := t.d.done.due(list)
 	for id, c := range t.slots {
 		switch {
@@ -402,18 +413,25 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		case len(c.readings) > 0:
 			slots = append(slots, store.Op{Key: id.key(), Value: encodeReadings(c.made, c.readings)})
 			fold = fold || t.d.done.has(id)
-		case c.left:
+			if !c.waited {
+				come[id.stamp] = append(come[id.stamp], id.device)
+			}
+		case c.waited:
 			leave = append(leave, id)
-		default:
-			slots = append(slots, store.Op{Key: id.key()})
 		}
 	}
 	ops, left := t.d.done.leave(leave, fold)
+	var gone map[slotID]bool
 	if fold {
+		gone = maps.Clone(t.d.done.slots)
+		for _, id := range leave {
+			gone[id] = true
+		}
 		var memories []store.Op
 		memories, left.postponed = t.d.postponedOps()
 		ops = append(ops, memories...)
 	}
+	ops = append(ops, t.d.index.write(context.WithoutCancel(t.d.ctx), t.d.cfg.Store, come, gone)...)
 	return slices.Concat(t.ops, ops, slots), left
 }
 
@@ -431,18 +449,65 @@ func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 			if !c.whole {
 				ready = ready.Add(d.cfg.Coalesce.Duration)
 			}
-			s := d.slot(id)
+			s := q.find(id.stamp)
 			d.release(s)
-			if s = q.update(id.stamp, len(c.readings) > 0, c.added, ready); s != nil {
-				if c.left {
+			switch {
+			case len(c.readings) == 0:
+				d.remove(q, id.stamp)
+			case d.add(q, id.stamp):
+				q.slot(id.stamp).ready = ready
+			default:
+				if c.added { // to a parked one it is tried at once
+					q.stamps.set(id.stamp, queued)
+				}
+				if s != nil && c.added {
+					s.version++
+				}
+				if s != nil && c.left {
 					q.stay(s)
 				}
-				d.hold(s, c)
+			}
+			if len(c.readings) > 0 {
+				d.hold(q, id.stamp, c)
 			}
 			d.reschedule(q)
 		}
 	}
 	d.wake.send()
+}
+
+// add has a slot wait, and reports whether it is new. Delivery.mu is held.
+func (d *Delivery) add(q *queue, stamp int64) bool {
+	if !q.stamps.add(stamp) {
+		return false
+	}
+	if d.waiting++; d.waiting == 1 || stamp < d.oldest {
+		d.oldest = stamp
+	}
+	return true
+}
+
+// remove takes a slot out. Delivery.mu is held.
+func (d *Delivery) remove(q *queue, stamp int64) {
+	if !q.remove(stamp) {
+		return
+	}
+	if d.waiting--; stamp == d.oldest {
+		d.oldest = 0
+	}
+}
+
+// findOldest is the stamp of the oldest slot, where there is one. Delivery.mu is held.
+func (d *Delivery) findOldest() int64 {
+	if d.oldest == 0 {
+		d.oldest = math.MaxInt64
+		for _, q := range d.queues {
+			if first, ok := q.stamps.next(everBefore, (*word).waiting); ok {
+				d.oldest = min(d.oldest, first)
+			}
+		}
+	}
+	return d.oldest
 }
 
 // audit writes to the trail, or to the log where there is none.

@@ -203,6 +203,9 @@ func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
 	places := 0
 	var first error
 	whole := read(path, func(bucket, k, v []byte) {
+		if bytes.HasPrefix(k, []byte(Derived)) {
+			return
+		}
 		if k != nil && !isFormat(bucket, k) {
 			copied++
 		}

@@ -179,11 +179,12 @@ func metaPages(file *os.File) (newest, before *meta, err error) {
 
 // page reads a page with its overflow, which nothing else may be part of.
 func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err error) {
-	head := make([]byte, pageHeader)
 	if id < 2 || id >= r.pages {
 		return nil, 0, 0, fmt.Errorf("page %d is not one of %d", id, r.pages)
 	}
-	if _, err := r.file.ReadAt(head, int64(id*r.pageSize)); err != nil {
+	head := make([]byte, r.pageSize) // mostly all of it
+	n, err := r.file.ReadAt(head, int64(id*r.pageSize))
+	if n < pageHeader {
 		return nil, 0, 0, ended(id, err)
 	}
 	if r.began[id] {
@@ -203,8 +204,11 @@ func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err erro
 			r.fault(fmt.Errorf("page %d is in use and free", n))
 		}
 	}
-	text = make([]byte, (overflow+1)*r.pageSize)
-	if n, err := r.file.ReadAt(text, int64(id*r.pageSize)); err != nil {
+	if text = head; overflow > 0 {
+		text = make([]byte, (overflow+1)*r.pageSize)
+		n, err = r.file.ReadAt(text, int64(id*r.pageSize))
+	}
+	if err != nil {
 		r.fault(ended(id, err))
 		text = text[:n]
 	}
@@ -284,7 +288,7 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s spa
 		count = room
 	}
 	type item struct{ head, key, rest []byte }
-	var items []item
+	items := make([]item, 0, count)
 	var last []byte
 	for i := range count {
 		head, pos, size := place(i)

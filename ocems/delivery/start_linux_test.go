@@ -1,7 +1,6 @@
 package delivery_test
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -14,6 +13,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -44,9 +44,6 @@ func BenchmarkStart(b *testing.B) {
 				return last
 			}
 			child(fmt.Sprintf("%d %d", c.devices, c.slots))
-			if info, err := os.Stat(path); err == nil {
-				b.ReportMetric(float64(info.Size())/1e6, "file-MB")
-			}
 			for b.Loop() {
 				var m map[string]float64
 				if err := json.Unmarshal(child(""), &m); err != nil {
@@ -70,8 +67,8 @@ func start(b *testing.B, path string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	opened := time.Now()
-	atOpen := anonymous(b)
+	opened, openBusy := time.Now(), busy(b)
+	openMemory := anonymous(b)
 	cfg := delivery.Config{
 		Delivery: options.DefaultDelivery(), Store: file, Logger: slog.New(slog.DiscardHandler), Client: &http.Client{Timeout: time.Second},
 		Lookup: func(string) (delivery.Target, bool) { return delivery.Target{}, false },
@@ -82,7 +79,7 @@ func start(b *testing.B, path string) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	took := time.Since(opened)
+	took, startBusy := time.Since(opened), busy(b)-openBusy
 	if fill := os.Getenv("OCEMS_FILL"); fill != "" {
 		var devices, slots int
 		if _, err := fmt.Sscan(fill, &devices, &slots); err != nil {
@@ -102,33 +99,37 @@ func start(b *testing.B, path string) {
 		}
 		os.Exit(0)
 	}
-	peak := anonymous(b)
+	startMemory := anonymous(b)
 	runtime.GC()
 	var m runtime.MemStats
 	runtime.ReadMemStats(&m)
 	fmt.Print("\x00")
 	_ = json.NewEncoder(os.Stdout).Encode(map[string]float64{
-		"open-s": opened.Sub(begin).Seconds(), "start-s": took.Seconds(), "open-MB": atOpen, "start-MB": peak,
+		"open-s": opened.Sub(begin).Seconds(), "start-s": took.Seconds(), "open-cpu-s": openBusy.Seconds(), "start-cpu-s": startBusy.Seconds(), "open-MB": openMemory, "start-MB": startMemory,
 		"heap-MB": float64(m.HeapAlloc) / 1e6, "sys-MB": float64(m.HeapSys) / 1e6, "slots": float64(d.Stats().Slots),
 	})
 	os.Exit(0)
 }
 
-// anonymous is the memory of this process without the pages of files, in MB; 0 where the system does not tell.
+// anonymous is the memory of this process without the pages of files, in MB.
 func anonymous(b *testing.B) float64 {
-	f, err := os.Open("/proc/self/status")
+	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
-		return 0
+		b.Fatal(err)
 	}
-	defer f.Close()
-	for s := bufio.NewScanner(f); s.Scan(); {
-		if text, ok := strings.CutPrefix(s.Text(), "RssAnon:"); ok {
-			kB, err := strconv.Atoi(strings.Fields(text)[0])
-			if err != nil {
-				b.Fatal(err)
-			}
-			return float64(kB) * 1024 / 1e6
-		}
+	_, rest, _ := strings.Cut(string(text), "RssAnon:")
+	kB, err := strconv.Atoi(strings.Fields(rest)[0])
+	if err != nil {
+		b.Fatal(err)
 	}
-	return 0
+	return float64(kB) * 1024 / 1e6
+}
+
+// busy is the time of processors that this process has taken: the wall's time says little on a machine with others.
+func busy(b *testing.B) time.Duration {
+	var use syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {
+		b.Fatal(err)
+	}
+	return time.Duration(use.Utime.Nano() + use.Stime.Nano())
 }

@@ -152,6 +152,7 @@ func (a *attempt) deliver(rs []payload.Reading) {
 	if len(todo) == 0 {
 		a.d.mu.Lock()
 		defer a.d.mu.Unlock()
+		a.d.release(a.s)
 		a.q.park(a.s, time.Now(), a.d.cfg.HoldInterval.Duration)
 		return
 	}

@@ -199,7 +199,7 @@ func TestIndexIsMadeAnew(t *testing.T) {
 			p.start()
 			p.want("waiting", delivery.Waiting(p.d), want)
 			s.fill(false)
-			p.put("c", at(45), cod(3)) // the index is made before
+			p.put("c", at(45), cod(3)) // the index is made with it
 			p.stop()
 			p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
 			want["c"] = []time.Time{at(45).Local()}
@@ -300,5 +300,20 @@ func TestBacklogIsSentEvenly(t *testing.T) {
 				p.t.Fatalf("of one device %d slots are stored, of another %d", most, least)
 			}
 		}
+	})
+}
+
+// Slots that wait apart for one refused parameter cost nothing but their bits, and are tried in turn.
+func TestParkedSlotsCostBits(t *testing.T) {
+	run(t, "", registry, noWait, func(p *plant) {
+		for i := range 20 {
+			r := cod(1)
+			r.Parameter = "unheard_of"
+			p.put("a", at(15*i).Add(-24*time.Hour), r)
+		}
+		time.Sleep(time.Hour + time.Minute)
+		synctest.Wait()
+		p.want("waiting", p.d.Stats().Slots, 20)
+		p.want("known", delivery.Known(p.d), 0)
 	})
 }

@@ -63,14 +63,10 @@ func parseValue(key string, value []byte) (id slotID, err error) {
 	return id, nil
 }
 
-func (d *Delivery) isToMend(key string) bool {
-	return slices.ContainsFunc(d.repairs, func(r repair) bool { return r.key == key })
-}
-
 // keep has the writer move a damaged value to a key under which nothing overwrites it; nil is a value that is missing.
 // The log names the key and never the content.
 func (d *Delivery) keep(key string, id slotID, value []byte) {
-	if d.isToMend(key) {
+	if slices.ContainsFunc(d.repairs, func(r repair) bool { return r.key == key }) {
 		return // found again, since the transaction that was to keep it has failed
 	}
 	r, detail := repair{key: key}, "the slot is missing in the outbox"

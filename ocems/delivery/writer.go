@@ -132,11 +132,6 @@ func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
 
 // commit carries out a list in one transaction, in this order: audit trail, store, queues.
 func (d *Delivery) commit(list ...*work) error {
-	if len(list) > 0 && d.isToMend(indexPrefix) { // all else builds on it
-		if err := d.commit(); err != nil {
-			return err
-		}
-	}
 	t := transaction{d: d, slots: map[slotID]*content{}}
 	for _, w := range list {
 		if err := t.apply(w); err != nil {

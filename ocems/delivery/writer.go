@@ -422,6 +422,8 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		for _, id := range leave {
 			gone[id] = true
 		}
+	}
+	if fold || len(come) > 0 {
 		var memories []store.Op
 		memories, left.postponed = t.d.postponedOps()
 		ops = append(ops, memories...)

@@ -43,7 +43,7 @@ func look(path string) (*contents, error) {
 		if k == nil {
 			found.buckets[string(bucket)] = true
 		} else if isFormat(bucket, k) {
-			found.format = v
+			found.format = bytes.Clone(v)
 		}
 	}, func(fault error) { found.damage = cmp.Or(found.damage, fault) })
 	found.damage = cmp.Or(found.damage, err)
@@ -209,7 +209,7 @@ func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
 		if k != nil && !isFormat(bucket, k) {
 			copied++
 		}
-		if list, size = append(list, [3][]byte{bucket, k, v}), size+len(k)+len(v); size > most {
+		if list, size = append(list, [3][]byte{bucket, bytes.Clone(k), bytes.Clone(v)}), size+len(k)+len(v); size > most {
 			flush()
 		}
 	}, func(fault error) {

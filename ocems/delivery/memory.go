@@ -330,15 +330,17 @@ func (d *Delivery) mark() {
 	d.wake.send()
 }
 
-// unmark notes an orderly end: all is known in the store of what was sent.
+// unmark notes an orderly end: all is known in the store of what was sent. Else it stores what it can.
 func (d *Delivery) unmark(ctx context.Context) error {
-	if !d.marked || d.unwritten {
+	if !d.marked {
 		return nil
 	}
-	ops, _ := d.done.leave(nil, true)
-	ops = append(ops, d.index.write(ctx, d.cfg.Store, nil, d.done.slots)...)
-	memories, _ := d.postponedOps()
-	if err := d.cfg.Store.Batch(ctx, slices.Concat(ops, memories, []store.Op{{Key: sendingKey}})...); err != nil {
+	ops, _ := d.postponedOps()
+	if !d.unwritten {
+		leave, _ := d.done.leave(nil, true)
+		ops = slices.Concat(ops, leave, d.index.write(ctx, d.cfg.Store, nil, d.done.slots), []store.Op{{Key: sendingKey}})
+	}
+	if err := d.cfg.Store.Batch(ctx, ops...); err != nil {
 		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
 	}
 	return nil

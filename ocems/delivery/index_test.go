@@ -13,6 +13,7 @@ import (
 	"reflect"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -39,6 +40,13 @@ func (s *recorder) Batch(ctx context.Context, ops ...store.Op) error {
 	err := s.openStore.Batch(ctx, ops...)
 	s.after = append(s.after, s.copy())
 	return err
+}
+
+// kill has all further writes fail.
+func (s *recorder) kill() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.fails = func() bool { return true }
 }
 
 func memoryOf(content map[string][]byte) *openStore {
@@ -71,13 +79,14 @@ func TestIndexAgreesWithTheOutbox(t *testing.T) {
 		run(t, fmt.Sprint(seed), registry, nil, func(p *plant) {
 			r := rand.New(rand.NewPCG(seed, 0))
 			var mu sync.Mutex
-			chance := func(n int) bool {
+			pick := func(n int) int {
 				mu.Lock()
 				defer mu.Unlock()
-				return r.IntN(n) == 0
+				return r.IntN(n)
 			}
-			full := false
-			p.server = http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
+			chance := func(n int) bool { return pick(n) == 0 }
+			var full atomic.Bool
+			board := http.HandlerFunc(func(w http.ResponseWriter, req *http.Request) {
 				_, _ = io.Copy(io.Discard, req.Body)
 				text := `{"status":1}`
 				switch {
@@ -92,47 +101,49 @@ func TestIndexAgreesWithTheOutbox(t *testing.T) {
 				}
 				_, _ = io.WriteString(w, text)
 			})
-			disk := &recorder{openStore: newOpenStore()}
-			disk.fails = func() bool { return full && chance(2) }
-			begin := func(s *recorder) {
-				disk, p.cfg.Store = s, s
+			p.mu.Lock()
+			p.server = board
+			p.mu.Unlock()
+			var disk *recorder
+			begin := func(s *openStore) {
+				disk = &recorder{openStore: s, fails: func() bool { return full.Load() && chance(2) }}
+				p.cfg.Store = disk
 				p.start()
 			}
 			p.stop()
 			noWait(&p.cfg)
-			begin(disk)
+			begin(newOpenStore())
 			var all []map[string][]byte
 			for range 150 {
-				full = chance(5)
+				full.Store(chance(5))
 				now := time.Now().Truncate(15 * time.Minute)
 				var records []payload.Record
-				for range 1 + r.IntN(6) {
-					rs := []payload.Reading{cod(1), bod(2)}[r.IntN(2):]
-					stamp := now.Add(-15 * time.Minute * time.Duration(r.IntN(8)))
+				for range 1 + pick(6) {
+					rs := []payload.Reading{cod(1), bod(2)}[pick(2):]
+					stamp := now.Add(-15 * time.Minute * time.Duration(pick(8)))
 					if chance(4) {
 						rs = rs[:1]
-						rs[0].Flag, stamp = 'Z', stamp.Add(30*time.Second*time.Duration(r.IntN(30)))
+						rs[0].Flag, stamp = 'Z', stamp.Add(30*time.Second*time.Duration(pick(30)))
 					}
 					for i := range rs {
 						rs[i].Stamp = stamp
 					}
-					device := string(rune('a' + r.IntN(4)))
+					device := string(rune('a' + pick(4)))
 					records = append(records, payload.Record{StationID: "s-" + device, DeviceID: device, Readings: rs})
 				}
 				_ = p.d.Put(context.Background(), records)
-				time.Sleep(time.Duration(r.IntN(40)) * time.Second)
+				time.Sleep(time.Duration(pick(40)) * time.Second)
 				switch synctest.Wait(); {
 				case chance(10): // a kill
+					disk.kill()
 					all = append(all, disk.after...)
 					old := p.d
-					next := &recorder{openStore: memoryOf(disk.copy()), fails: disk.fails}
-					disk.fails = func() bool { return true }
-					begin(next)
+					begin(memoryOf(disk.copy()))
 					old.Close(context.Background())
 				case chance(20):
 					p.stop()
 					all = append(all, disk.after...)
-					begin(&recorder{openStore: memoryOf(disk.copy()), fails: disk.fails})
+					begin(memoryOf(disk.copy()))
 				}
 				synctest.Wait()
 				want, count, oldest := stored(p.t, disk), 0, time.Time{}
@@ -148,7 +159,7 @@ func TestIndexAgreesWithTheOutbox(t *testing.T) {
 					p.t.Fatalf("%d slots since %s, want %d since %s", s.Slots, s.Oldest, count, oldest)
 				}
 			}
-			full = false
+			full.Store(false)
 			cfg := p.cfg
 			cfg.Logger, cfg.Trail, cfg.DryRun = slog.New(slog.DiscardHandler), nil, true
 			for i, content := range append(all, disk.after...) {

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -228,6 +229,7 @@ func TestEveryAlteredByteOfTheStore(t *testing.T) {
 func TestDamageInTheRunningStore(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		p.start()
+		synctest.Wait() // the oldest was tried
 		keys := s.slots("a")
 		s.set(keys[0], []byte("garbage"))
 		s.set(keys[2], []byte("garbage"))
@@ -311,6 +313,7 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 func TestSlotThatTheStoreLost(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		p.start()
+		synctest.Wait()
 		s.set(s.slots("a")[0], nil)
 		p.net.unplug(false)
 		time.Sleep(10 * time.Minute)

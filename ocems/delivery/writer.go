@@ -282,7 +282,7 @@ func (t *transaction) keepAge(from slotID, to payload.Record) error {
 func (t *transaction) leave(w *work) error {
 	id := *w.leaves
 	if t.slots[id] == nil && t.d.leavesWhole(id, w.version) {
-		t.slots[id] = &content{changed: true, waited: true, left: true}
+		t.slots[id] = &content{made: t.d.cfg.Clock.Running(), changed: true, waited: true, left: true}
 		return nil
 	}
 	if err := t.remove(id, w.settled); err != nil {

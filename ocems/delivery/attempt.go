@@ -42,12 +42,14 @@ type attempt struct {
 
 // attempt begins one. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
-	s, _ := q.pick()
-	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, s.stamp}, parked: s.status == parked, shown: s.status == shown, retries: d.retries, version: s.version, held: s.held}
+	stamp, _, _ := q.pick()
+	s := q.slot(stamp)
+	status, _ := q.stamps.status(stamp)
+	a := &attempt{d: d, q: q, s: s, id: slotID{q.device, stamp}, parked: status == parked, shown: status == shown, retries: d.retries, version: s.version, held: s.held}
 	if q.condition.state == held {
 		a.heldFor = q.condition.detail
 	}
-	q.busy = true
+	q.trying = s
 	d.takePlace(a)
 	return a
 }
@@ -58,13 +60,13 @@ func (a *attempt) run() {
 	d, now := a.d, time.Now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if a.parked && a.s.status == parked {
-		a.s.tried, a.q.parkedUntil = now, now.Add(d.cfg.HoldInterval.Duration)
+	if status, _ := a.q.stamps.status(a.id.stamp); a.parked && status == parked {
+		a.q.parkedTried, a.q.parkedUntil = a.id.stamp, now.Add(d.cfg.HoldInterval.Duration)
 	}
 	if a.retries != d.retries { // what was sent was made with what was before
 		a.q.retryAt(now)
 	}
-	a.q.busy = false
+	a.q.trying, a.q.tried = nil, now
 	d.inFlight--
 	a.giveBack()
 	d.reschedule(a.q)
@@ -121,7 +123,8 @@ func (a *attempt) show(rs []payload.Reading) {
 	}
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
-	a.s.status, a.q.parkedUntil = shown, time.Now().Add(a.d.cfg.HoldInterval.Duration)
+	a.q.set(a.s, shown)
+	a.q.parkedUntil = time.Now().Add(a.d.cfg.HoldInterval.Duration)
 }
 
 // expire takes out what was not delivered within 7 days, with what kept it.
@@ -137,7 +140,7 @@ func (a *attempt) expire(rs []payload.Reading) {
 		why = ": " + why
 	}
 	a.d.mu.Lock()
-	a.s.status = queued // an expiry is no try, after which what is parked would pause
+	a.q.set(a.s, queued) // an expiry is no try, after which what is parked would pause
 	a.d.mu.Unlock()
 	a.settle(outcome(rs, audit.Expired, note+why), a.s.refusal.status)
 }
@@ -149,6 +152,7 @@ func (a *attempt) deliver(rs []payload.Reading) {
 	if len(todo) == 0 {
 		a.d.mu.Lock()
 		defer a.d.mu.Unlock()
+		a.d.release(a.s)
 		a.q.park(a.s, time.Now(), a.d.cfg.HoldInterval.Duration)
 		return
 	}
@@ -222,10 +226,10 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && a.q.memory.accepted, searched: a.q.search.requests, jitter: rand.Float64()}
 	d := a.d
 	d.mu.Lock()
-	e.inDoubt = a.s.inDoubt(r.readings)
-	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, len(a.q.slots) == 1
+	e.inDoubt = a.q.inDoubt(a.s, r.readings)
+	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.stamps.n == 1
 	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
-	e.untested = !a.q.memory.accepted && a.s.perhapsSent()
+	e.untested = !a.q.memory.accepted && a.q.perhapsSent(a.s)
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
 	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
@@ -250,8 +254,7 @@ func (a *attempt) settle(dec decision, status *int) {
 	}
 	w.version = a.version
 	a.d.mu.Lock()
-	a.s.leaving = true
-	a.q.leaving++
+	a.q.leave(a.s)
 	w.urgent = a.q.leaving >= doubtful // the queue waits for it
 	a.d.mu.Unlock()
 	a.d.hand(w)
@@ -375,11 +378,11 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	case dec.state == held && ans.detail == notConfigured:
 		if before.detail != now.detail {
 			logger.Error("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now",
-				"device", a.q.device, "waiting_slots", len(a.q.slots))
+				"device", a.q.device, "waiting_slots", a.q.stamps.n)
 		}
 	case dec.state == held && (before.state != held || before.detail != now.detail):
 		logger.Error("the server refuses the device: its readings wait; check station id, device id, token and key",
-			"device", a.q.device, "waiting_slots", len(a.q.slots), "reason", ans.detail, "next_try_in", dec.pause.String())
+			"device", a.q.device, "waiting_slots", a.q.stamps.n, "reason", ans.detail, "next_try_in", dec.pause.String())
 	case ans.verdict == notScheduled && !dec.trouble && !a.parked:
 		logger.Info("no calibration is scheduled with the board: the point waits apart, in case the board schedules one", "device", a.q.device,
 			"slot", spec.ISTString(a.id.time()), "reason", ans.detail)

@@ -64,9 +64,12 @@ type Delivery struct {
 	server   reachability
 	latency  latency
 	closing  bool
-	marked   bool // the store says that requests may be under way
-	done     done // written by the writer alone, which reads it without mu
-	inMemory int  // readings of waiting slots
+	marked   bool  // the store says that requests may be under way
+	done     done  // written by the writer alone, which reads it without mu
+	index    index // the writer's
+	waiting  int   // slots
+	oldest   int64 // stamp of the oldest of them, 0 where it is to be looked for
+	inMemory int   // readings of waiting slots
 
 	postponed map[*queue]bool // whose memories are to be stored some time
 
@@ -165,29 +168,23 @@ func (d *Delivery) Close(ctx context.Context) error {
 
 // Stats is a picture of the outbox.
 type Stats struct {
-	Slots   int               // waiting slots, of all devices
-	Oldest  time.Time         // stamp of the oldest, zero when there is none
-	Held    map[string]string // devices that wait for a person, with the reason
-	HeldFor map[string]int    // how many of them for each of HoldReasons
-	Skew    time.Duration     // the server's clock less ours, as last measured
+	Slots   int            // waiting slots, of all devices
+	Oldest  time.Time      // stamp of the oldest, zero when there is none
+	Held    int            // devices that wait for a person
+	HeldFor map[string]int // how many of them for each of HoldReasons
+	Skew    time.Duration  // the server's clock less ours, as last measured
 }
 
 // Stats returns the present state.
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Held: map[string]string{}, HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
-	for _, q := range d.queues {
-		s.Slots += len(q.slots)
-		if len(q.slots) > 0 {
-			if at := time.UnixMilli(q.slots[0].stamp); s.Oldest.IsZero() || at.Before(s.Oldest) {
-				s.Oldest = at
-			}
-		}
+	s := Stats{Slots: d.waiting, Held: len(d.held), HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
+	if d.waiting > 0 {
+		s.Oldest = time.UnixMilli(d.findOldest())
 	}
 	for _, q := range d.held {
-		reason, detail := q.waitsFor()
-		s.Held[q.device] = detail
+		reason, _ := q.waitsFor()
 		s.HeldFor[reason]++
 	}
 	return s

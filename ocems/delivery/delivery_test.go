@@ -541,7 +541,7 @@ func TestWrongTokenHoldsOneDevice(t *testing.T) {
 		p.put("b", at(15), so2(2))
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"b/so2@00:15:00=2U"})
-		p.want("held", len(p.d.Stats().Held), 1)
+		p.want("held", p.d.Stats().Held, 1)
 		p.mu.Lock()
 		delete(p.tokens, "a")
 		p.mu.Unlock()
@@ -606,7 +606,7 @@ func TestUnknownDeviceWaits(t *testing.T) {
 	run(t, "", registry, nil, func(p *plant) {
 		p.put("gone", at(15), cod(1))
 		time.Sleep(time.Minute)
-		p.want("held", len(p.d.Stats().Held), 1)
+		p.want("held", p.d.Stats().Held, 1)
 	})
 }
 

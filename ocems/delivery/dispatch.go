@@ -231,8 +231,9 @@ func (d *Delivery) queue(device string) *queue {
 
 // reschedule schedules a queue, or removes it when it is empty and its standing tells nothing. Delivery.mu is held.
 func (d *Delivery) reschedule(q *queue) {
+	q.tidy(time.Now())
 	d.schedule.set(q)
-	if len(q.slots) == 0 && !q.busy {
+	if q.stamps.n == 0 && !q.busy() {
 		d.setCondition(q, condition{})
 		if q.standing != answering && q.memory.empty() && q.saved == "" {
 			delete(d.queues, q.device)
@@ -244,14 +245,14 @@ func (d *Delivery) reschedule(q *queue) {
 // Delivery.mu is held.
 func (d *Delivery) forget(now time.Time) {
 	maps.DeleteFunc(d.queues, func(_ string, q *queue) bool {
-		return len(q.slots) == 0 && !q.busy && q.memory.empty() && q.saved == "" && now.Sub(q.answered) >= lately
+		return q.stamps.n == 0 && !q.busy() && q.memory.empty() && q.saved == "" && now.Sub(q.answered) >= lately
 	})
 }
 
 // setCondition sets a queue's condition and keeps the list of those for which a person is needed. Delivery.mu is held.
 func (d *Delivery) setCondition(q *queue, c condition) {
 	q.condition = c
-	if len(q.slots) == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
+	if q.stamps.n == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
 		if q.memory.reason != "" {
 			d.cfg.Logger.Info("nothing of the device waits apart any more", "device", q.device)
 		}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"testing"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 func TestReachability(t *testing.T) {
@@ -106,8 +108,8 @@ func TestForget(t *testing.T) {
 	d := &Delivery{queues: map[string]*queue{}}
 	d.queue("well").answered = now.Add(-15 * time.Minute)
 	d.queue("gone").answered = now.Add(-time.Hour)
-	d.queue("waits").update(now.UnixMilli(), true, true, now)
-	d.queue("asks").busy = true
+	d.add(d.queue("waits"), now.Truncate(spec.SlotLength).UnixMilli())
+	d.queue("asks").trying = &slot{}
 	d.forget(now)
 	if got := slices.Sorted(maps.Keys(d.queues)); !slices.Equal(got, []string{"asks", "waits", "well"}) {
 		t.Errorf("%q are left", got)

@@ -136,9 +136,9 @@ func decodeDone(value []byte) (slots map[slotID]bool, err error) {
 const mostHeld = 1 << 18
 
 // hold keeps what a new slot holds in memory. Delivery.mu is held.
-func (d *Delivery) hold(s *slot, c *content) {
+func (d *Delivery) hold(q *queue, stamp int64, c *content) {
 	if n := len(c.readings); d.inMemory+n <= mostHeld {
-		s.held = &content{readings: c.readings, made: c.made}
+		q.slot(stamp).held = &content{readings: c.readings, made: c.made}
 		d.inMemory += n
 	}
 }

@@ -45,7 +45,7 @@ func (d *Delivery) trouble() string {
 			what = "is held"
 		}
 		if q.trouble == notConfigured {
-			what = fmt.Sprintf("is held (waiting slots: %d)", len(q.slots))
+			what = fmt.Sprintf("is held (waiting slots: %d)", q.stamps.n)
 		}
 		text = append(text, fmt.Sprintf("device %q %s: %s", q.device, what, q.trouble))
 	}

@@ -73,19 +73,21 @@ func (d doubt) covers(request doubt) bool {
 	return slices.Equal(d, request)
 }
 
-func (s *slot) inDoubt(rs []payload.Reading) bool {
-	if len(s.doubts) == 0 {
+func (q *queue) inDoubt(s *slot, rs []payload.Reading) bool {
+	doubts := s.doubts
+	if q.stamps.doubted(s.stamp) {
+		doubts = append(slices.Clone(doubts), doubt{})
+	}
+	if len(doubts) == 0 {
 		return false
 	}
 	asked := newDoubt(rs)
-	return slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.covers(asked) }) &&
-		!slices.ContainsFunc(s.doubts, func(d doubt) bool { return d.touches(asked) })
+	return slices.ContainsFunc(doubts, func(d doubt) bool { return d.covers(asked) }) &&
+		!slices.ContainsFunc(doubts, func(d doubt) bool { return d.touches(asked) })
 }
 
 // perhapsSent reports that the slot is in doubt only because a run ended in no order, which may have sent nothing at all.
-func (s *slot) perhapsSent() bool {
-	return len(s.doubts) > 0 && !slices.ContainsFunc(s.doubts, func(d doubt) bool { return len(d) > 0 })
-}
+func (q *queue) perhapsSent(s *slot) bool { return q.stamps.doubted(s.stamp) && len(s.doubts) == 0 }
 
 // touches reports whether the server may have stored a part of the request by the doubtful one, and not all of it: it then
 // calls the whole stored.
@@ -111,13 +113,22 @@ func (m *memory) empty() bool {
 
 // remember encodes the queue's memory and its slots' doubts, nil where there is none.
 func (q *queue) remember() []byte {
-	doubts := 0
+	type doubtOf struct {
+		stamp int64
+		doubt doubt
+	}
+	var doubts []doubtOf
+	for t, ok := q.stamps.next(everBefore, (*word).doubted); ok; t, ok = q.stamps.next(t+1, (*word).doubted) {
+		doubts = append(doubts, doubtOf{stamp: t})
+	}
 	for _, s := range q.slots {
-		doubts += len(s.doubts)
+		for _, d := range s.doubts {
+			doubts = append(doubts, doubtOf{s.stamp, d})
+		}
 	}
 	m := &q.memory
 	m.aside = q.parked()
-	if m.empty() && doubts == 0 {
+	if m.empty() && len(doubts) == 0 {
 		return nil
 	}
 	e := frame.New(formatVersion)
@@ -139,14 +150,12 @@ func (q *queue) remember() []byte {
 			e.Text(u.unit)
 		}
 	}
-	e.Uint(uint64(doubts))
-	for _, s := range q.slots {
-		for _, d := range s.doubts {
-			e.Int(s.stamp)
-			e.Uint(uint64(len(d)))
-			for _, h := range d {
-				e.Fixed(h)
-			}
+	e.Uint(uint64(len(doubts)))
+	for _, of := range doubts {
+		e.Int(of.stamp)
+		e.Uint(uint64(len(of.doubt)))
+		for _, h := range of.doubt {
+			e.Fixed(h)
 		}
 	}
 	return e.Seal()
@@ -158,7 +167,7 @@ var plain = string((&queue{memory: memory{accepted: true}}).remember())
 func (q *queue) isPlain() bool {
 	m := &q.memory
 	return m.accepted && !m.unexplained && m.reason == "" && len(m.suspended)+len(m.suspects)+len(m.replaced) == 0 &&
-		!slices.ContainsFunc(q.slots, func(s *slot) bool { return s.status == parked || len(s.doubts) > 0 })
+		q.parked() == 0 && q.stamps.newest((*word).doubted) == 0 && !slices.ContainsFunc(q.slots, func(s *slot) bool { return len(s.doubts) > 0 })
 }
 
 // postpone reports that what is known of a queue is stored, or will be with the next slots that come: at the first slots of
@@ -250,11 +259,20 @@ func (d *Delivery) recall(key string, value []byte) error {
 		return nil
 	}
 	q.memory, q.saved = m, string(value)
-	for _, s := range q.slots {
-		s.doubts = doubts[s.stamp]
-		if s.stamp <= m.aside {
-			s.status = parked
+	for stamp, list := range doubts {
+		if _, waits := q.stamps.status(stamp); !waits {
+			continue
 		}
+		for _, one := range list {
+			if len(one) == 0 {
+				q.stamps.doubt(stamp)
+			} else {
+				q.slot(stamp).note(one)
+			}
+		}
+	}
+	for t, ok := q.stamps.next(everBefore, (*word).queued); ok && t <= m.aside; t, ok = q.stamps.next(t+1, (*word).queued) {
+		q.stamps.set(t, parked)
 	}
 	return nil
 }
@@ -271,14 +289,11 @@ func (d *Delivery) doubtAll(ctx context.Context) error {
 		return err
 	}
 	for _, q := range d.queues {
+		q.stamps.each(func(w *word) { w.unsure |= w.of[parked] })
 		n := 0
-		for _, s := range q.slots {
-			if s.status != parked {
-				n++
-			}
-			if s.status == parked || n <= doubtful {
-				s.note(doubt{})
-			}
+		for t, ok := q.stamps.next(everBefore, (*word).queued); ok && n < doubtful; t, ok = q.stamps.next(t+1, (*word).queued) {
+			q.stamps.doubt(t)
+			n++
 		}
 	}
 	return nil
@@ -315,14 +330,17 @@ func (d *Delivery) mark() {
 	d.wake.send()
 }
 
-// unmark notes an orderly end: all is known in the store of what was sent.
+// unmark notes an orderly end: all is known in the store of what was sent. Else it stores what it can.
 func (d *Delivery) unmark(ctx context.Context) error {
-	if !d.marked || d.unwritten {
+	if !d.marked {
 		return nil
 	}
-	ops, _ := d.done.leave(nil, true)
-	memories, _ := d.postponedOps()
-	if err := d.cfg.Store.Batch(ctx, slices.Concat(ops, memories, []store.Op{{Key: sendingKey}})...); err != nil {
+	ops, _ := d.postponedOps()
+	if !d.unwritten {
+		leave, _ := d.done.leave(nil, true)
+		ops = slices.Concat(ops, leave, d.index.write(ctx, d.cfg.Store, nil, d.done.slots), []store.Op{{Key: sendingKey}})
+	}
+	if err := d.cfg.Store.Batch(ctx, ops...); err != nil {
 		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
 	}
 	return nil

@@ -85,11 +85,10 @@ func (a *attempt) takeOver() {
 	d := a.d
 	var ids []slotID
 	d.mu.Lock()
-	for _, s := range a.q.slots {
-		if s.leaving {
-			continue
+	for t, ok := a.q.stamps.next(everBefore, (*word).waiting); ok; t, ok = a.q.stamps.next(t+1, (*word).waiting) {
+		if !a.q.isLeaving(t) {
+			ids = append(ids, slotID{a.q.device, t})
 		}
-		ids = append(ids, slotID{a.q.device, s.stamp})
 	}
 	d.mu.Unlock()
 	var moves []*work

@@ -1,6 +1,8 @@
 package delivery
 
 import (
+	"cmp"
+	"math"
 	"slices"
 	"strings"
 	"time"
@@ -53,16 +55,19 @@ func (c condition) after(d decision, a answer, now time.Time) condition {
 // for its reason and detail, and search.
 type queue struct {
 	device      string
-	slots       []*slot // oldest first
-	busy        bool    // an attempt is under way
+	stamps      stamps  // of its slots
+	slots       []*slot // those that have more to tell, oldest first
+	trying      *slot   // by the attempt that is under way
 	condition   condition
 	parkedUntil time.Time // no attempt of what is parked before
+	parkedTried int64     // stamp of the one that was tried last
 	memory      memory
 	saved       string // the memory as it is in the store
 	trouble     string // as it was told
 	search      search
 	standing    standing
 	answered    time.Time // the last answer, zero before the first
+	tried       time.Time // end of the last attempt
 	delivered   int       // requests, in this run
 	leaving     int       // slots whose outcome is not on disk yet
 	due         time.Time
@@ -76,17 +81,15 @@ type search struct {
 	requests int
 }
 
-// slot is one stamp's readings in the outbox.
+// slot is what a queue knows of one of its slots beside its stamp and its status.
 type slot struct {
 	stamp    int64
 	ready    time.Time // its parameters are complete
-	status   slotStatus
 	leaving  bool      // its outcome is on the way to the disk
-	version  int       // counts what was added
+	version  int       // counts what was added while somebody looks
 	held     *content  // what it holds, while it is in memory too
 	failures int       // answered, without success
 	before   int       // queue.delivered at the first of them
-	tried    time.Time // while parked
 	refusal  answer    // why it was parked, if the server said so
 	doubts   []doubt
 }
@@ -103,33 +106,67 @@ func newQueue(device string) *queue {
 	return &queue{device: device, memory: newMemory()}
 }
 
-func (q *queue) find(stamp int64) (int, bool) {
-	return slices.BinarySearchFunc(q.slots, stamp, func(s *slot, t int64) int { return int(max(-1, min(1, s.stamp-t))) })
+func (q *queue) busy() bool { return q.trying != nil }
+
+func (q *queue) place(stamp int64) (int, bool) {
+	return slices.BinarySearchFunc(q.slots, stamp, func(s *slot, t int64) int { return cmp.Compare(s.stamp, t) })
 }
 
-// update adds, keeps or removes a slot, whose readings have changed. What was added to a parked one is tried at once. It
-// returns the slot, or nil when it is not there any more.
-func (q *queue) update(stamp int64, holds, added bool, ready time.Time) *slot {
-	i, found := q.find(stamp)
-	switch {
-	case found && !holds:
-		if q.slots[i].leaving {
-			q.leaving--
-		}
-		q.slots = slices.Delete(q.slots, i, i+1)
-		return nil
-	case !holds:
-		return nil
-	case !found:
-		q.slots = slices.Insert(q.slots, i, &slot{stamp: stamp, ready: ready})
-	case added:
-		q.slots[i].status = queued
-		q.slots[i].version++
+// find returns what is known of a slot, or nil.
+func (q *queue) find(stamp int64) *slot {
+	if i, found := q.place(stamp); found {
+		return q.slots[i]
+	}
+	return nil
+}
+
+// slot is what is known of a waiting slot, to which more may be added.
+func (q *queue) slot(stamp int64) *slot {
+	i, found := q.place(stamp)
+	if !found {
+		q.slots = slices.Insert(q.slots, i, &slot{stamp: stamp})
 	}
 	return q.slots[i]
 }
 
-// stay notes that the outcome of a part of a slot is on disk, and the rest is to be sent.
+// tidy forgets the slots of which nothing more is known than that they wait.
+func (q *queue) tidy(now time.Time) {
+	q.slots = slices.DeleteFunc(q.slots, func(s *slot) bool {
+		return s != q.trying && !s.leaving && s.held == nil && s.failures == 0 && s.refusal == (answer{}) && len(s.doubts) == 0 && !s.ready.After(now)
+	})
+	if len(q.slots) == 0 {
+		q.slots = nil
+	}
+}
+
+// has reports that a slot is the one that waits, and not one of before with its stamp.
+func (q *queue) has(s *slot) bool { return q.find(s.stamp) == s }
+
+// remove takes a slot out. It reports whether it was there.
+func (q *queue) remove(stamp int64) bool {
+	if i, found := q.place(stamp); found {
+		q.stay(q.slots[i])
+		q.slots = slices.Delete(q.slots, i, i+1)
+	}
+	return q.stamps.remove(stamp)
+}
+
+// set gives a slot a status.
+func (q *queue) set(s *slot, status slotStatus) {
+	if q.has(s) {
+		q.stamps.set(s.stamp, status)
+	}
+}
+
+// leave notes that the outcome of all of a slot is on the way to the disk.
+func (q *queue) leave(s *slot) {
+	if q.has(s) {
+		s.leaving = true
+		q.leaving++
+	}
+}
+
+// stay notes that the outcome is on disk.
 func (q *queue) stay(s *slot) {
 	if s.leaving {
 		s.leaving = false
@@ -138,38 +175,72 @@ func (q *queue) stay(s *slot) {
 }
 
 // pick returns the slot to try next and when: the oldest that is queued, where none failed often, or of the parked ones the
-// one that has waited longest since its last try, or is too old, when its time is nearer. It returns nil when none is to be
-// sent.
-func (q *queue) pick() (s *slot, due time.Time) {
-	if q.leaving >= doubtful {
-		return nil, time.Time{}
+// one that has waited longest since its last try, or is too old, when its time is nearer. It returns false when none is to
+// be sent.
+func (q *queue) pick() (stamp int64, due time.Time, ok bool) {
+	if q.leaving >= doubtful || q.stamps.n == 0 {
+		return 0, time.Time{}, false
 	}
-	var p *slot
-	for _, o := range q.slots {
-		switch {
-		case o.leaving:
-		case o.status == queued && (s == nil || o.failures/maxSlotFailures < s.failures/maxSlotFailures):
-			s, due = o, later(o.ready, q.condition.until)
-		case o.status == parked && (p == nil || o.tried.Before(p.tried)):
-			p = o
+	stamp, due, ok = q.pickQueued()
+	p, at, found := q.pickParked()
+	if found && (!ok || at.Before(due)) {
+		return p, at, true
+	}
+	return stamp, due, ok
+}
+
+func (q *queue) pickQueued() (stamp int64, due time.Time, ok bool) {
+	often := 0 // the one picked has failed
+	for t, more := q.stamps.next(everBefore, (*word).queued); more; t, more = q.stamps.next(t+1, (*word).queued) {
+		var ready time.Time
+		failed := 0
+		if s := q.find(t); s != nil {
+			if s.leaving {
+				continue
+			}
+			ready, failed = s.ready, s.failures/maxSlotFailures
+		}
+		if !ok || failed < often {
+			stamp, due, ok, often = t, later(later(ready, q.tried), q.condition.until), true, failed
+		}
+		if often == 0 {
+			break
 		}
 	}
-	at := later(q.parkedUntil, q.condition.until)
-	if len(q.slots) > 0 && q.slots[0].status != queued && !q.slots[0].leaving {
-		tooOld := time.UnixMilli(q.slots[0].stamp).Add(spec.MaxAge)
-		if p == nil || time.Now().After(tooOld) {
-			p, at = q.slots[0], later(at, tooOld)
+	return stamp, due, ok
+}
+
+func (q *queue) pickParked() (stamp int64, at time.Time, ok bool) {
+	stamp, ok = q.nextParked(q.parkedTried+1, math.MaxInt64)
+	if !ok {
+		stamp, ok = q.nextParked(everBefore, q.parkedTried)
+	}
+	at = later(q.parkedUntil, q.condition.until)
+	first, _ := q.stamps.next(everBefore, (*word).waiting)
+	if status, _ := q.stamps.status(first); status != queued && !q.isLeaving(first) {
+		tooOld := time.UnixMilli(first).Add(spec.MaxAge)
+		if !ok || time.Now().After(tooOld) {
+			stamp, at, ok = first, later(at, tooOld), true
 		}
 	}
-	if p != nil && (s == nil || at.Before(due)) {
-		return p, at
+	return stamp, at, ok
+}
+
+func (q *queue) nextParked(from, to int64) (stamp int64, ok bool) {
+	for stamp, ok = q.stamps.next(from, (*word).parked); ok && q.isLeaving(stamp); {
+		stamp, ok = q.stamps.next(stamp+1, (*word).parked)
 	}
-	return s, due
+	return stamp, ok && stamp <= to
+}
+
+func (q *queue) isLeaving(stamp int64) bool {
+	s := q.find(stamp)
+	return s != nil && s.leaving
 }
 
 // park keeps a slot apart and says when it is tried again, at the latest.
 func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
-	s.status, s.tried = parked, now
+	q.set(s, parked)
 	if !q.parkedUntil.After(now) {
 		q.parkedUntil = now.Add(interval)
 	}
@@ -179,30 +250,24 @@ func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
 func (q *queue) unpark() {
 	for _, s := range q.slots {
 		s.failures = 0
-		if s.status == parked {
-			s.status = queued
-		}
 	}
+	q.stamps.each(func(w *word) {
+		w.of[queued] |= w.of[parked]
+		w.of[parked] = 0
+	})
 }
 
 // retryPerhapsSent brings back the slots that waited for the first that the server calls delivered.
 func (q *queue) retryPerhapsSent() {
 	for _, s := range q.slots {
-		if s.status == parked && s.perhapsSent() && s.refusal.verdict == stored {
-			s.status = queued
+		if status, _ := q.stamps.status(s.stamp); status == parked && q.perhapsSent(s) && s.refusal.verdict == stored {
+			q.set(s, queued)
 		}
 	}
 }
 
 // parked returns the stamp of the newest slot that is parked, or 0.
-func (q *queue) parked() (newest int64) {
-	for _, s := range q.slots {
-		if s.status == parked {
-			newest = s.stamp
-		}
-	}
-	return newest
-}
+func (q *queue) parked() int64 { return q.stamps.newest((*word).parked) }
 
 // waitsFor is why a person must look at the device, or "".
 func (q *queue) waitsFor() (reason, detail string) {

@@ -227,6 +227,6 @@ func TestHealthNamesFewDevices(t *testing.T) {
 		time.Sleep(9 * 24 * time.Hour) // until all has expired
 		texts, _ = h.all()
 		p.want("at the end", texts[len(texts)-1], "well")
-		p.want("held", len(p.d.Stats().Held), 0)
+		p.want("held", p.d.Stats().Held, 0)
 	})
 }

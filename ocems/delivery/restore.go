@@ -2,7 +2,6 @@ package delivery
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -22,25 +21,20 @@ type repair struct {
 
 // restore finds what waits. It writes nothing, so that another version's state stays as it is.
 func (d *Delivery) restore(ctx context.Context) error {
-	now := time.Now()
 	var err error
 	d.done, err = readDone(ctx, d.cfg.Store, func(key string, value []byte) { d.keep(key, slotID{}, slices.Clone(value)) })
 	if err != nil {
 		return err
 	}
-	err = d.cfg.Store.Range(ctx, prefix, func(key string, value []byte) error {
-		id, err := parseValue(key, value)
-		switch {
-		case d.done.has(id):
-		case errors.Is(err, frame.ErrDamaged):
-			d.keep(key, id, append([]byte{}, value...))
-		case err != nil:
-			return err
-		default:
-			d.queue(id.device).update(id.stamp, true, true, now)
+	fault, err := d.readIndex(ctx)
+	if err == nil && fault != nil {
+		err = d.makeIndex(ctx, fault)
+	}
+	for id := range d.done.slots {
+		if q := d.queues[id.device]; q != nil {
+			d.remove(q, id.stamp)
 		}
-		return ctx.Err()
-	})
+	}
 	if err == nil {
 		err = d.cfg.Store.Range(ctx, memoryPrefix, d.recall)
 	}
@@ -55,7 +49,7 @@ func (d *Delivery) restore(ctx context.Context) error {
 	}
 	for _, q := range d.queues {
 		d.setCondition(q, q.condition)
-		d.schedule.set(q)
+		d.reschedule(q)
 	}
 	if text := d.trouble(); text != "" {
 		d.cfg.Logger.Warn("slots wait apart since before the start: " + text)
@@ -66,7 +60,7 @@ func (d *Delivery) restore(ctx context.Context) error {
 // parseValue reads a key and checks its value.
 func parseValue(key string, value []byte) (id slotID, err error) {
 	id, ok := parseKey(key)
-	if !ok {
+	if !ok || !onGrid(id.stamp) {
 		return slotID{}, fmt.Errorf("key %q: %w", key, frame.ErrDamaged)
 	}
 	if _, _, err := decodeReadings(value, id.stamp); err != nil {

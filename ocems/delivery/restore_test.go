@@ -13,6 +13,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -83,6 +84,12 @@ func (s *openStore) keys(prefix string) (out []string) {
 	return slices.DeleteFunc(out, func(key string) bool { return key == "sending" }) // but for the mark of a run
 }
 
+func (s *openStore) drop(prefix string) {
+	for _, key := range s.keys(prefix) {
+		s.set(key, nil)
+	}
+}
+
 // slots returns the keys of a device's slots, oldest first.
 func (s *openStore) slots(device string) []string {
 	return slices.DeleteFunc(s.keys("outbox/"), func(key string) bool { return !strings.HasSuffix(key, "/"+device) })
@@ -131,8 +138,10 @@ func TestDamagedSlotIsKeptAndTheRestGoesOn(t *testing.T) {
 			damaged := c.value(s.copy()[key])
 			s.set(key, damaged)
 			p.log.Reset()
+			p.net.unplug(false)
 			p.start()
-			p.want("waiting", p.d.Stats().Slots, 4)
+			time.Sleep(time.Minute)
+			p.want("waiting", p.d.Stats().Slots, 0)
 			copies := s.keys("damaged/outbox/20000101T003000.000/a/")
 			if len(copies) != 1 || !bytes.Equal(s.copy()[copies[0]], damaged) {
 				t.Errorf("kept as %q", s.keys("damaged/"))
@@ -144,7 +153,6 @@ func TestDamagedSlotIsKeptAndTheRestGoesOn(t *testing.T) {
 			p.want("notes in the trail", p.recovered(), 1)
 			p.stop()
 			p.log.Reset()
-			p.net.unplug(false)
 			p.start()
 			time.Sleep(time.Minute)
 			if strings.Contains(p.log.String(), "damaged") {
@@ -154,9 +162,7 @@ func TestDamagedSlotIsKeptAndTheRestGoesOn(t *testing.T) {
 			slices.Sort(got)
 			p.want("received", got, []string{"a/cod@00:15:00=1U", "a/cod@00:45:00=3U", "b/so2@00:15:30=0Z", "b/so2@00:30:00=2U"}) // Z is not scheduled
 			p.stop()
-			p.want("left in the store", len(s.keys("outbox/")), 0)
-			p.start()
-			p.want("waiting after all", p.d.Stats().Slots, 0)
+			p.want("left in the store", len(s.keys("outbox/"))+len(s.keys("index/")), 0)
 		})
 	}
 }
@@ -164,6 +170,7 @@ func TestDamagedSlotIsKeptAndTheRestGoesOn(t *testing.T) {
 func TestForeignKeyIsKept(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		s.set("outbox/x", []byte("garbage"))
+		s.drop("index/")
 		p.start()
 		p.want("waiting", p.d.Stats().Slots, 5)
 		p.want("kept", len(s.keys(`damaged/"outbox/x"/`)), 1)
@@ -189,22 +196,29 @@ func (p *plant) trailOf(visit func(audit.Entry)) {
 // Whatever byte of the store changes: the start goes on, and no slot is lost but the one that was hit.
 func TestEveryAlteredByteOfTheStore(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
-		for key, value := range s.copy() {
+		before := s.copy()
+		for key, value := range before {
 			for i := range value {
 				for _, change := range []byte{0x01, 0x10, 0xff} {
 					damaged := slices.Clone(value)
 					damaged[i] ^= change
 					s.set(key, damaged)
+					waiting, kept := 5, 0
+					if !strings.HasPrefix(key, "index/") {
+						s.drop("index/") // so that all is read
+						waiting, kept = 4, 1
+					}
 					p.log.Reset()
 					p.start()
-					p.want("waiting", p.d.Stats().Slots, 4)
-					copies := s.keys("damaged/")
-					if len(copies) != 1 {
-						t.Fatalf("byte %d of %q: the value is not kept", i, key)
+					p.want("waiting", p.d.Stats().Slots, waiting)
+					if n := len(s.keys("damaged/")); n != kept {
+						t.Fatalf("byte %d of %q: values kept: %d", i, key, n)
 					}
 					p.stop()
-					s.set(copies[0], nil)
-					s.set(key, value)
+					s.drop("")
+					for key, value := range before {
+						s.set(key, value)
+					}
 				}
 			}
 		}
@@ -215,6 +229,7 @@ func TestEveryAlteredByteOfTheStore(t *testing.T) {
 func TestDamageInTheRunningStore(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		p.start()
+		synctest.Wait() // the oldest was tried
 		keys := s.slots("a")
 		s.set(keys[0], []byte("garbage"))
 		s.set(keys[2], []byte("garbage"))
@@ -247,7 +262,7 @@ func TestDamageInAFullStore(t *testing.T) {
 		s.set(key, []byte("garbage"))
 		s.fill(true)
 		p.start()
-		p.want("waiting", p.d.Stats().Slots, 4)
+		p.want("waiting", p.d.Stats().Slots, 5)
 		p.want("the damaged value stays where it is", string(s.copy()[key]), "garbage")
 		s.fill(false)
 		p.put("a", at(15), bod(1)) // in its place
@@ -271,7 +286,11 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 		name, want string
 		set        func(*openStore)
 	}{
-		{"newer", "newer version", func(s *openStore) { s.set(s.slots("b")[0], framed(4)) }},
+		{"newer", "newer version", func(s *openStore) { s.set(s.keys("index/")[1], framed(4)) }},
+		{"newer, without an index", "newer version", func(s *openStore) {
+			s.set(s.slots("b")[0], framed(4))
+			s.drop("index/")
+		}},
 	} {
 		kept(t, c.name, func(p *plant, s *openStore) {
 			s.set(s.slots("a")[0], []byte("garbage")) // found first, and left alone like the rest
@@ -294,6 +313,7 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 func TestSlotThatTheStoreLost(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		p.start()
+		synctest.Wait()
 		s.set(s.slots("a")[0], nil)
 		p.net.unplug(false)
 		time.Sleep(10 * time.Minute)
@@ -324,7 +344,7 @@ func TestPutWithOperations(t *testing.T) {
 		if err := p.d.Put(context.Background(), []payload.Record{record}, with...); err != nil {
 			t.Error(err)
 		}
-		p.want("keys", disk.keys("")[0], "open/0")
+		p.want("keys", disk.keys("open/"), []string{"open/0"})
 		p.want("slots", len(disk.slots("a")), 1)
 		if err := p.d.Put(context.Background(), nil, store.Op{Key: "open/0"}, store.Op{Key: "open/1", Value: []byte("x")}); err != nil {
 			t.Error(err)

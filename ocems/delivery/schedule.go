@@ -27,7 +27,7 @@ func (s *schedule) set(q *queue) {
 	if q.in != nil {
 		heap.Remove(q.in, q.index)
 	}
-	if slot, due := q.pick(); !q.busy && slot != nil {
+	if _, due, ok := q.pick(); !q.busy() && ok {
 		q.due = due
 		s.waiting.add(q)
 	}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -182,6 +183,7 @@ type content struct {
 	readings []payload.Reading
 	made     time.Duration // running time
 	changed  bool
+	waited   bool // before
 	added    bool
 	whole    bool
 	left     bool // an outcome took readings out
@@ -281,7 +283,7 @@ func (t *transaction) keepAge(from slotID, to payload.Record) error {
 func (t *transaction) leave(w *work) error {
 	id := *w.leaves
 	if t.slots[id] == nil && t.d.leavesWhole(id, w.version) {
-		t.slots[id] = &content{changed: true, left: true, delivered: w.entry.Outcome == audit.Delivered}
+		t.slots[id] = &content{made: t.d.cfg.Clock.Running(), changed: true, waited: true, left: true, delivered: w.entry.Outcome == audit.Delivered}
 		return nil
 	}
 	if err := t.remove(id, w.settled); err != nil {
@@ -326,7 +328,9 @@ func (t *transaction) at(id slotID) (*content, error) {
 		return c, nil
 	}
 	c := &content{made: t.d.cfg.Clock.Running()}
-	if held, waits := t.d.waits(id); held != nil {
+	held, waits := t.d.waits(id)
+	c.waited = waits
+	if held != nil {
 		c.readings, c.made = slices.Clone(held.readings), held.made
 	} else if waits {
 		rs, made, value, err := t.d.load(context.WithoutCancel(t.d.ctx), id)
@@ -349,19 +353,19 @@ func (t *transaction) at(id slotID) (*content, error) {
 func (d *Delivery) waits(id slotID) (held *content, waits bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := d.slot(id)
-	if s == nil {
-		return nil, false
+	if s := d.slot(id); s != nil {
+		held = s.held
 	}
-	return s.held, true
+	if q := d.queues[id.device]; q != nil {
+		_, waits = q.stamps.status(id.stamp)
+	}
+	return held, waits
 }
 
-// slot is one that waits, or nil. Delivery.mu is held.
+// slot is what is known of one that waits, or nil. Delivery.mu is held.
 func (d *Delivery) slot(id slotID) *slot {
 	if q := d.queues[id.device]; q != nil {
-		if i, found := q.find(id.stamp); found {
-			return q.slots[i]
-		}
+		return q.find(id.stamp)
 	}
 	return nil
 }
@@ -397,6 +401,7 @@ func (t *transaction) logged(list []*work) {
 func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 	leave := map[slotID]bool{}
 	var slots []store.Op
+	come := map[int64][]string{}
 	fold := t.d.done.due(list)
 	for id, c := range t.slots {
 		switch {
@@ -404,18 +409,29 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		case len(c.readings) > 0:
 			slots = append(slots, store.Op{Key: id.key(), Value: encodeReadings(c.made, c.readings)})
 			fold = fold || t.d.done.has(id)
-		case c.left:
+			if !c.waited {
+				come[id.stamp] = append(come[id.stamp], id.device)
+			}
+		case c.waited:
 			leave[id] = c.delivered
-		default:
-			slots = append(slots, store.Op{Key: id.key()})
 		}
 	}
 	ops, left := t.d.done.leave(leave, fold)
+	var gone map[slotID]bool
 	if fold {
+		gone = map[slotID]bool{}
+		for _, left := range []map[slotID]bool{t.d.done.slots, leave} {
+			for id := range left {
+				gone[id] = true
+			}
+		}
+	}
+	if fold || len(come) > 0 {
 		var memories []store.Op
 		memories, left.postponed = t.d.postponedOps()
 		ops = append(ops, memories...)
 	}
+	ops = append(ops, t.d.index.write(context.WithoutCancel(t.d.ctx), t.d.cfg.Store, come, gone)...)
 	return slices.Concat(t.ops, ops, slots), left
 }
 
@@ -433,18 +449,65 @@ func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 			if !c.whole {
 				ready = ready.Add(d.cfg.Coalesce.Duration)
 			}
-			s := d.slot(id)
+			s := q.find(id.stamp)
 			d.release(s)
-			if s = q.update(id.stamp, len(c.readings) > 0, c.added, ready); s != nil {
-				if c.left {
+			switch {
+			case len(c.readings) == 0:
+				d.remove(q, id.stamp)
+			case d.add(q, id.stamp):
+				q.slot(id.stamp).ready = ready
+			default:
+				if c.added { // to a parked one it is tried at once
+					q.stamps.set(id.stamp, queued)
+				}
+				if s != nil && c.added {
+					s.version++
+				}
+				if s != nil && c.left {
 					q.stay(s)
 				}
-				d.hold(s, c)
+			}
+			if len(c.readings) > 0 {
+				d.hold(q, id.stamp, c)
 			}
 			d.reschedule(q)
 		}
 	}
 	d.wake.send()
+}
+
+// add has a slot wait, and reports whether it is new. Delivery.mu is held.
+func (d *Delivery) add(q *queue, stamp int64) bool {
+	if !q.stamps.add(stamp) {
+		return false
+	}
+	if d.waiting++; d.waiting == 1 || stamp < d.oldest {
+		d.oldest = stamp
+	}
+	return true
+}
+
+// remove takes a slot out. Delivery.mu is held.
+func (d *Delivery) remove(q *queue, stamp int64) {
+	if !q.remove(stamp) {
+		return
+	}
+	if d.waiting--; stamp == d.oldest {
+		d.oldest = 0
+	}
+}
+
+// findOldest is the stamp of the oldest slot, where there is one. Delivery.mu is held.
+func (d *Delivery) findOldest() int64 {
+	if d.oldest == 0 {
+		d.oldest = math.MaxInt64
+		for _, q := range d.queues {
+			if first, ok := q.stamps.next(everBefore, (*word).waiting); ok {
+				d.oldest = min(d.oldest, first)
+			}
+		}
+	}
+	return d.oldest
 }
 
 // audit writes to the trail, or to the log where there is none.

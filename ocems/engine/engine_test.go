@@ -523,7 +523,7 @@ func TestNewerFormat(t *testing.T) {
 	for _, tt := range []struct {
 		prefix string
 		change func([]byte) []byte
-	}{{"samples/", newer}, {"open/", newer}, {"outbox/", newer}} {
+	}{{"samples/", newer}, {"open/", newer}, {"index/", newer}} {
 		run(t, tt.prefix, nil, func(p *plant) {
 			p.net.unplug(true)
 			p.mustTake(finished("a", "cod", clock(0, 45, 0), 1), reading("a", "cod", clock(1, 0, 0), 1))

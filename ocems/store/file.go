@@ -161,13 +161,19 @@ const sumSize = 4
 // sealed is a value with the sum of key and value behind it: bbolt has none, and a key that is damaged would pass for
 // another.
 func sealed(key, value []byte) []byte {
-	sum := crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
-	return binary.BigEndian.AppendUint32(slices.Clone(value), sum)
+	return binary.BigEndian.AppendUint32(slices.Clone(value), sum(key, value))
+}
+
+func sum(key, value []byte) uint32 {
+	return crc32.Update(crc32.Checksum(key, castagnoli), castagnoli, value)
 }
 
 func unsealed(value []byte) []byte { return value[:max(len(value)-sumSize, 0)] }
 
-func sound(key, value []byte) bool { return bytes.Equal(sealed(key, unsealed(value)), value) }
+func sound(key, value []byte) bool {
+	n := len(value) - sumSize
+	return n >= 0 && binary.BigEndian.Uint32(value[n:]) == sum(key, value[:n])
+}
 
 // Get implements [Store].
 func (f *File) Get(_ context.Context, key string) (value []byte, err error) {

@@ -37,11 +37,16 @@ type reader struct {
 	used     map[uint64]bool // by a page that was read, or its overflow
 	began    map[uint64]bool // pages that were read
 	free     map[uint64]bool
-	entry    func(bucket, k, v []byte)
+	entry    func(bucket, k, v []byte) // which are valid until it returns
 	fault    func(error)
+	buffer   []byte       // for the page that is read
+	items    []item       // of the last page without others below
 	lost     []span       // where something cannot be read
 	leaves   map[int]bool // depths at which entries stand: all leaves of a tree have the same
 }
+
+// item is what a page has of an entry, or of a page below it.
+type item struct{ head, key, rest []byte }
 
 // span is a range of the keys of a bucket, or of the buckets' names where bucket is nil. Without high it has no end.
 type span struct {
@@ -177,13 +182,17 @@ func metaPages(file *os.File) (newest, before *meta, err error) {
 	return newest, before, err
 }
 
-// page reads a page with its overflow, which nothing else may be part of.
+// page reads a page with its overflow, which nothing else may be part of. The text is valid until the next page is read.
 func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err error) {
-	head := make([]byte, pageHeader)
 	if id < 2 || id >= r.pages {
 		return nil, 0, 0, fmt.Errorf("page %d is not one of %d", id, r.pages)
 	}
-	if _, err := r.file.ReadAt(head, int64(id*r.pageSize)); err != nil {
+	if r.buffer == nil {
+		r.buffer = make([]byte, r.pageSize)
+	}
+	head := r.buffer // mostly all of it
+	n, err := r.file.ReadAt(head, int64(id*r.pageSize))
+	if n < pageHeader {
 		return nil, 0, 0, ended(id, err)
 	}
 	if r.began[id] {
@@ -203,8 +212,11 @@ func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err erro
 			r.fault(fmt.Errorf("page %d is in use and free", n))
 		}
 	}
-	text = make([]byte, (overflow+1)*r.pageSize)
-	if n, err := r.file.ReadAt(text, int64(id*r.pageSize)); err != nil {
+	if text = head; overflow > 0 {
+		text = make([]byte, (overflow+1)*r.pageSize)
+		n, err = r.file.ReadAt(text, int64(id*r.pageSize))
+	}
+	if err != nil {
 		r.fault(ended(id, err))
 		text = text[:n]
 	}
@@ -248,6 +260,9 @@ func (r *reader) tree(id uint64, s span) {
 		r.lost = append(r.lost, s)
 		return
 	}
+	if s.bucket == nil || flags != leafPage { // others are below it
+		text = bytes.Clone(text)
+	}
 	r.elements(id, text, flags, count, s)
 }
 
@@ -283,8 +298,10 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s spa
 		damage()
 		count = room
 	}
-	type item struct{ head, key, rest []byte }
 	var items []item
+	if s.bucket != nil && flags == leafPage {
+		items = r.items[:0]
+	}
 	var last []byte
 	for i := range count {
 		head, pos, size := place(i)
@@ -318,6 +335,9 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s spa
 	}
 	if !damaged && bytes.Equal(s.bucket, entriesBucket) {
 		r.leaves[s.depth] = true
+	}
+	if s.bucket != nil {
+		r.items = items
 	}
 	for _, x := range items {
 		size, isBucket := uint64(order.Uint32(x.head[12:])), order.Uint32(x.head)&bucketEntry != 0

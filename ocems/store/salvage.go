@@ -43,7 +43,7 @@ func look(path string) (*contents, error) {
 		if k == nil {
 			found.buckets[string(bucket)] = true
 		} else if isFormat(bucket, k) {
-			found.format = v
+			found.format = bytes.Clone(v)
 		}
 	}, func(fault error) { found.damage = cmp.Or(found.damage, fault) })
 	found.damage = cmp.Or(found.damage, err)
@@ -203,10 +203,13 @@ func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
 	places := 0
 	var first error
 	whole := read(path, func(bucket, k, v []byte) {
+		if bytes.HasPrefix(k, []byte(Derived)) {
+			return
+		}
 		if k != nil && !isFormat(bucket, k) {
 			copied++
 		}
-		if list, size = append(list, [3][]byte{bucket, k, v}), size+len(k)+len(v); size > most {
+		if list, size = append(list, [3][]byte{bucket, bytes.Clone(k), bytes.Clone(v)}), size+len(k)+len(v); size > most {
 			flush()
 		}
 	}, func(fault error) {

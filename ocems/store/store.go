@@ -29,6 +29,10 @@ type Store interface {
 	Check() error
 }
 
+// Derived begins the keys of what can be made anew from other entries. It is left out of what is recovered of a damaged file,
+// since it may not agree with the rest.
+const Derived = "index/"
+
 // Op sets a key, or deletes it when Value is nil. A key has 1 to 32768 bytes.
 type Op struct {
 	Key   string

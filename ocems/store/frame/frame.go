@@ -178,4 +178,7 @@ func (d *Decoder) Bool() bool {
 }
 
 // Text reads what Encoder.Text wrote.
-func (d *Decoder) Text() string { return string(d.take(d.Uint())) }
+func (d *Decoder) Text() string { return string(d.Bytes()) }
+
+// Bytes reads it as a part of the value.
+func (d *Decoder) Bytes() []byte { return d.take(d.Uint()) }

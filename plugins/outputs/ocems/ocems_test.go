@@ -312,7 +312,7 @@ func TestCalibration(t *testing.T) {
 		"cod 2 mg/L U " + clock(unscheduled.Add(spec.SlotLength)),
 	}, b.await(t, 6))
 	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 1 }, 15*time.Second, 20*time.Millisecond)
-	assert.Empty(t, o.engine.Stats().Outbox.Held)
+	assert.Zero(t, o.engine.Stats().Outbox.Held)
 	require.NoError(t, o.Close())
 }
 

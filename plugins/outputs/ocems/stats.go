@@ -30,7 +30,7 @@ var observed = map[string]func(engine.Stats) uint64{
 	"slots_pending":        func(s engine.Stats) uint64 { return uint64(s.Pending) },
 	"outbox_slots":         func(s engine.Stats) uint64 { return uint64(s.Outbox.Slots) },
 	"outbox_oldest_age_ns": func(s engine.Stats) uint64 { return uint64(s.OldestAge()) },
-	"devices_held":         func(s engine.Stats) uint64 { return uint64(len(s.Outbox.Held)) },
+	"devices_held":         func(s engine.Stats) uint64 { return uint64(s.Outbox.Held) },
 	"clock_skew_ns":        func(s engine.Stats) uint64 { return uint64(s.Outbox.Skew) },
 }
 

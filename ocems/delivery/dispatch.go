@@ -114,7 +114,7 @@ func (a *attempt) watch(giveUp func(error)) (ended func()) {
 	d := a.d
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	patience := d.patience()
+	sent, patience := time.Now(), d.patience()
 	long := max(longHang, 2*patience)
 	over := false
 	var t *time.Timer
@@ -126,7 +126,7 @@ func (a *attempt) watch(giveUp func(error)) (ended func()) {
 		case a.place:
 			a.giveBack()
 			t.Reset(long - patience)
-		case d.hasRoom(unasked):
+		case d.hasRoom(unasked), d.slowForAll(sent, long):
 			t.Reset(time.Second)
 		default:
 			giveUp(fmt.Errorf("none for %s, and other devices wait", long))
@@ -138,6 +138,15 @@ func (a *attempt) watch(giveUp func(error)) (ended func()) {
 		over = true
 		t.Stop()
 	}
+}
+
+// slowForAll reports that nobody was answered lately; before the first answer, that not even a slow one can be expected of a
+// request yet.
+func (d *Delivery) slowForAll(sent time.Time, long time.Duration) bool {
+	if d.server.answeredAt.IsZero() {
+		return time.Since(sent) < 2*long
+	}
+	return time.Since(d.server.answeredAt) > 2*long
 }
 
 const longHang = 10 * time.Second

@@ -34,7 +34,7 @@ type leaving struct {
 	postponed []*queue // whose memories are written too
 }
 
-func (d *done) has(id slotID) bool { _, found := d.slots[id]; return found }
+func (d *done) has(id slotID) bool { return has(d.slots, id) }
 
 // due reports that it is time to delete what is named.
 func (d *done) due(list []*work) bool {

@@ -88,7 +88,7 @@ func (x *index) write(ctx context.Context, s store.Store, come map[int64][]strin
 		err := s.Range(ctx, indexOf(id.stamp), func(key string, value []byte) error {
 			ops = append(ops, store.Op{Key: key})
 			return decodeIndex(value, func(device []byte) {
-				if other := (slotID{string(device), id.stamp}); !gone[other] {
+				if other := (slotID{string(device), id.stamp}); !has(gone, other) {
 					devices = append(devices, other.device)
 				}
 			})
@@ -187,3 +187,5 @@ func (d *Delivery) makeIndex(ctx context.Context, fault error) error {
 	d.cfg.Logger.Warn("the index of the outbox is made anew from the slots that are there", "reason", fault, "slots", d.waiting)
 	return nil
 }
+
+func has(slots map[slotID]bool, id slotID) bool { _, found := slots[id]; return found }

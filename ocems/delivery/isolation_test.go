@@ -146,7 +146,7 @@ func TestHangingDevices(t *testing.T) {
 		{"time-out shorter than the patience", 500 * time.Millisecond, 8, 90, 10, 0, 2 * time.Second, 1},
 		{"more than there are places", 45 * time.Second, 8, 50, 55, 0, 20 * time.Second, 0},
 		{"one of two, max_concurrency 1", 45 * time.Second, 1, 1, 1, 0, 2 * time.Second, 0},
-		{"more than may be in flight", 45 * time.Second, 1, 5, 40, 0, 90 * time.Second, 1},
+		{"more than may be in flight", 45 * time.Second, 1, 5, 40, 0, 3 * time.Minute, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			want := delays(t, c.timeout, c.concurrency, c.good, 0, c.spread, 0)

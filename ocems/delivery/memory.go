@@ -26,6 +26,7 @@ type memory struct {
 	accepted    bool                   // the server has once called something of the device delivered
 	unexplained bool                   // a 111 came for which there is no evidence, and no status 1 since
 	aside       int64                  // stamp of the newest slot that was parked when it was stored, 0 for none
+	passed      bool                   // newer slots came before such as failed often, when it was stored
 	reason      string                 // of HoldReasons: why a person must look at what is parked, or ""
 	detail      string                 // what the server answered
 	suspended   map[unitOf]*suspension // refused parameters
@@ -108,7 +109,7 @@ func (s *slot) note(d doubt) {
 const memoryPrefix = "device/"
 
 func (m *memory) empty() bool {
-	return !m.accepted && !m.unexplained && m.aside == 0 && len(m.suspended) == 0 && len(m.suspects) == 0 && len(m.replaced) == 0
+	return !m.accepted && !m.unexplained && m.aside == 0 && !m.passed && len(m.suspended) == 0 && len(m.suspects) == 0 && len(m.replaced) == 0
 }
 
 // remember encodes the queue's memory and its slots' doubts, nil where there is none.
@@ -127,7 +128,7 @@ func (q *queue) remember() []byte {
 		}
 	}
 	m := &q.memory
-	m.aside = q.parked()
+	m.aside, m.passed = q.parked(), q.passesOver()
 	if m.empty() && len(doubts) == 0 {
 		return nil
 	}
@@ -135,6 +136,7 @@ func (q *queue) remember() []byte {
 	e.Bool(m.accepted)
 	e.Bool(m.unexplained)
 	e.Int(m.aside)
+	e.Bool(m.passed)
 	e.Text(m.reason)
 	e.Text(m.detail)
 	e.Uint(uint64(len(m.suspended)))
@@ -166,7 +168,7 @@ var plain = string((&queue{memory: memory{accepted: true}}).remember())
 
 func (q *queue) isPlain() bool {
 	m := &q.memory
-	return m.accepted && !m.unexplained && m.reason == "" && len(m.suspended)+len(m.suspects)+len(m.replaced) == 0 &&
+	return m.accepted && !m.unexplained && m.reason == "" && !q.passesOver() && len(m.suspended)+len(m.suspects)+len(m.replaced) == 0 &&
 		q.parked() == 0 && q.stamps.newest((*word).doubted) == 0 && !slices.ContainsFunc(q.slots, func(s *slot) bool { return len(s.doubts) > 0 })
 }
 
@@ -221,7 +223,7 @@ func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) 
 		return memory{}, nil, err
 	}
 	m = newMemory()
-	m.accepted, m.unexplained, m.aside, m.reason, m.detail = d.Bool(), d.Bool(), d.Int(), d.Text(), d.Text()
+	m.accepted, m.unexplained, m.aside, m.passed, m.reason, m.detail = d.Bool(), d.Bool(), d.Int(), d.Bool(), d.Text(), d.Text()
 	for n := d.Count(3); n > 0 && d.Err() == nil; n-- {
 		m.suspended[unitOf{d.Text(), d.Text()}] = &suspension{reason: d.Text()}
 	}
@@ -282,7 +284,7 @@ func (d *Delivery) recall(key string, value []byte) error {
 const sendingKey = "sending"
 
 // doubtAll casts doubt on the slots of each device that may have been at the server when the last run ended in no order: the
-// oldest, and any of those that were parked.
+// oldest, and any of those that were parked; where newer ones came before such as failed often, any.
 func (d *Delivery) doubtAll(ctx context.Context) error {
 	found, err := d.cfg.Store.Get(ctx, sendingKey)
 	if err != nil || found == nil {
@@ -291,7 +293,7 @@ func (d *Delivery) doubtAll(ctx context.Context) error {
 	for _, q := range d.queues {
 		q.stamps.each(func(w *word) { w.unsure |= w.of[parked] })
 		n := 0
-		for t, ok := q.stamps.next(everBefore, (*word).queued); ok && n < doubtful; t, ok = q.stamps.next(t+1, (*word).queued) {
+		for t, ok := q.stamps.next(everBefore, (*word).queued); ok && (n < doubtful || q.memory.passed); t, ok = q.stamps.next(t+1, (*word).queued) {
 			q.stamps.doubt(t)
 			n++
 		}

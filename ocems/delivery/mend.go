@@ -133,6 +133,7 @@ func (a *attempt) forget(keys map[string]string) {
 	m := &a.q.memory
 	if a.target.DeviceID != a.q.device {
 		*m, a.q.saved = newMemory(), ""
+		delete(a.d.postponed, a.q)
 	}
 	maps.DeleteFunc(m.suspended, func(u unitOf, _ *suspension) bool { return keys[u.parameter] != "" })
 	maps.DeleteFunc(m.suspects, func(u unitOf, _ bool) bool { return keys[u.parameter] != "" })

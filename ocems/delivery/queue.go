@@ -233,6 +233,11 @@ func (q *queue) nextParked(from, to int64) (stamp int64, ok bool) {
 	return stamp, ok && stamp <= to
 }
 
+// passesOver reports that newer slots come before one that failed often.
+func (q *queue) passesOver() bool {
+	return slices.ContainsFunc(q.slots, func(s *slot) bool { return s.failures >= maxSlotFailures })
+}
+
 func (q *queue) isLeaving(stamp int64) bool {
 	s := q.find(stamp)
 	return s != nil && s.leaving

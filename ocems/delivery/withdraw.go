@@ -48,10 +48,12 @@ func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, er
 	return &Withdrawal{Readings: list}, nil
 }
 
+// hasLeft reports that a slot is not to be withdrawn: its outcome is known.
 func (d *Delivery) hasLeft(id slotID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	return d.done.has(id)
+	s := d.slot(id)
+	return d.done.has(id) || s != nil && s.leaving
 }
 
 // names are x and what it is called where it was taken over since it was found.

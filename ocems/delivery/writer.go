@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -116,17 +117,47 @@ func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
 	if d.commit(list...) == nil {
 		return nil, nil
 	}
-	for _, w := range list { // one by one, so that nothing waits for a slot that cannot be read, or for a trail that it does not need
+	var failed []*work
+	for _, w := range apart(list) { // so that nothing waits for a slot that cannot be read, or for a trail that it does not need
+		if len(failed) >= mostFailed { // it is the disk
+			unwritten = append(unwritten, w)
+			continue
+		}
 		fault := d.commit(w)
 		switch {
 		case fault == nil:
-		case w.leaves == nil && w.memory == nil:
+		case w.isPut():
 			w.done <- fault
 		default:
-			unwritten, err = append(unwritten, w), fault
+			failed, err = append(failed, w), fault
 		}
 	}
-	return unwritten, err
+	return append(unwritten, failed...), err
+}
+
+const mostFailed = 8 // outcomes, in one pass
+
+func (w *work) isPut() bool { return w.leaves == nil && w.memory == nil }
+
+// apart is the order in which works are tried alone: first those that a host waits for, and of the memories of a device the
+// newest alone.
+func apart(list []*work) (puts []*work) {
+	newest := map[string]*work{}
+	for _, w := range list {
+		if w.memory != nil {
+			newest[w.memory.Key] = w
+		}
+	}
+	var rest []*work
+	for _, w := range list {
+		switch {
+		case w.isPut():
+			puts = append(puts, w)
+		case w.memory == nil || newest[w.memory.Key] == w:
+			rest = append(rest, w)
+		}
+	}
+	return append(puts, rest...)
 }
 
 // commit carries out a list in one transaction, in this order: audit trail, store, queues.
@@ -200,12 +231,17 @@ func (t *transaction) apply(w *work) error {
 	var entries []audit.Entry
 	if w.withdrawn != nil {
 		for _, x := range w.withdrawn.Readings {
+			removed := false
 			for _, now := range x.names(t.d) {
-				if err := t.remove(slotID{now.Device, now.Reading.Stamp.UnixMilli()}, []payload.Reading{now.Reading}); err != nil {
+				one, err := t.remove(slotID{now.Device, now.Reading.Stamp.UnixMilli()}, func(r payload.Reading) bool {
+					return r.Era == now.Reading.Era && sameReading(r, now.Reading)
+				})
+				if err != nil {
 					return err
 				}
+				removed = removed || one
 			}
-			if !w.withdrawn.logged {
+			if removed && !w.withdrawn.logged {
 				entries = append(entries, x.entry(t.d))
 			}
 		}
@@ -286,7 +322,10 @@ func (t *transaction) leave(w *work) error {
 		t.slots[id] = &content{made: t.d.cfg.Clock.Running(), changed: true, waited: true, left: true, delivered: w.entry.Outcome == audit.Delivered}
 		return nil
 	}
-	if err := t.remove(id, w.settled); err != nil {
+	_, err := t.remove(id, func(r payload.Reading) bool { // another value has come since, for one that was taken back
+		return slices.ContainsFunc(w.settled, func(s payload.Reading) bool { return sameReading(r, s) })
+	})
+	if err != nil {
 		return err
 	}
 	t.slots[id].left = true
@@ -301,18 +340,18 @@ func (d *Delivery) leavesWhole(id slotID, version int) bool {
 	return s != nil && s.leaving && s.version == version
 }
 
-func (t *transaction) remove(id slotID, settled []payload.Reading) error {
+func (t *transaction) remove(id slotID, which func(payload.Reading) bool) (removed bool, err error) {
 	c, err := t.at(id)
 	if err != nil {
-		return err
+		return false, err
 	}
-	c.changed = true
-	c.readings = slices.DeleteFunc(c.readings, func(x payload.Reading) bool {
-		return slices.ContainsFunc(settled, func(r payload.Reading) bool { // another value has come since, for one that was taken back
-			return sameParameter(x, r) && x.Value == r.Value && x.Flag == r.Flag
-		})
-	})
-	return nil
+	before := len(c.readings)
+	c.changed, c.readings = true, slices.DeleteFunc(c.readings, which)
+	return len(c.readings) < before, nil
+}
+
+func sameReading(a, b payload.Reading) bool {
+	return sameParameter(a, b) && a.Value == b.Value && a.Flag == b.Flag
 }
 
 // sameParameter reports whether two readings of one stamp are of one parameter. A calibration point is apart from the
@@ -421,9 +460,7 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 	if fold {
 		gone = map[slotID]bool{}
 		for _, left := range []map[slotID]bool{t.d.done.slots, leave} {
-			for id := range left {
-				gone[id] = true
-			}
+			maps.Copy(gone, left)
 		}
 	}
 	if fold || len(come) > 0 {

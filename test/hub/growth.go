@@ -324,7 +324,7 @@ func growHeld(dir string, n, _ int) (time.Duration, error) {
 			return 0, err
 		}
 	}
-	held := len(h.Stats().Outbox.Held)
+	held := h.Stats().Outbox.Held
 	if err := h.close(); err != nil {
 		return 0, err
 	}

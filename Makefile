@@ -117,6 +117,10 @@ lint: bin/tools/staticcheck bin/tools/govulncheck ## staticcheck, and govulnchec
 bench: ## run the benchmarks
 	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/delivery ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
 
+.PHONY: bench-intake
+bench-intake: ## compare the CPU time of taking readings with Telegraf's influxdb_v2 and the collector's interval processor
+	cd test/intake && $(GO) test -run '^$$' -bench . -benchtime 20x -timeout 30m .
+
 # Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
 bin/tools/prometheus:
 	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus and promtool into bin/tools" >&2; exit 1; }

@@ -58,19 +58,30 @@ type loop struct {
 	checked time.Time // when a check last found anything
 }
 
-// take is one batch of samples on its way to the disk.
+// take is one batch of samples on its way to the disk. When it is done its room is used again.
 type take struct {
 	moment
 	samples []sample
-	value   []byte
+	coder   coder
+	value   []byte // the coder's
 	done    chan error
 }
 
 var errClosed = errors.New("it is shut down")
 
+// newTake returns one with no samples.
+func (e *Engine) newTake() *take {
+	t, _ := e.room.Get().(*take)
+	if t == nil {
+		t = &take{done: make(chan error, 1)}
+	}
+	t.moment = e.moment()
+	return t
+}
+
 // take returns when the samples are on disk.
-func (e *Engine) take(ctx context.Context, m moment, samples []sample) error {
-	t := &take{m, samples, encodeSamples(m, samples), make(chan error, 1)}
+func (e *Engine) take(ctx context.Context, t *take) error {
+	t.value = t.coder.encode(t.moment, t.samples)
 	select {
 	case e.takes <- t:
 	case <-e.stopped:
@@ -80,17 +91,26 @@ func (e *Engine) take(ctx context.Context, m moment, samples []sample) error {
 	}
 	select {
 	case err := <-t.done:
-		return err
+		return e.taken(t, err)
 	case <-e.stopped:
 		select {
 		case err := <-t.done:
-			return err
+			return e.taken(t, err)
 		default:
 			return errClosed
 		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// taken gives back the room of a take that is done.
+func (e *Engine) taken(t *take, err error) error {
+	if cap(t.samples) <= mostExpected {
+		t.samples, t.value = t.samples[:0], nil
+		e.room.Put(t)
+	}
+	return err
 }
 
 // run carries out one step after the other: a batch that was taken, or the closing of windows.
@@ -171,7 +191,7 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		if err == nil {
 			e.place(t.moment, t.samples, trust[i], len(t.value))
 		}
-		t.done <- err
+		t.done <- err // from here on it is the sender's again
 	}
 }
 
@@ -222,8 +242,9 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 // untimely reports that a sample with its sender's time would be refused by this machine's clock, where a server may soon
 // tell a better time.
 func (e *Engine) untimely(m moment, x sample) bool {
-	x.Skew = m.skew
-	return e.cfg.Board != nil && e.aligner.Untimely(x.Sample, m.now)
+	var s slot.Sample
+	x.fill(&s, m.skew)
+	return e.cfg.Board != nil && e.aligner.Untimely(s, m.now)
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window
@@ -255,20 +276,34 @@ func (e *Engine) rested() {
 
 // align adds samples to their windows.
 func (e *Engine) align(m moment, samples []sample) {
-	now := m.now
-	for _, x := range samples {
-		if !x.live {
-			x.Skew = m.skew
+	for len(samples) > 0 {
+		good := 0
+		for good < len(samples) && samples[good].reason == slot.Taken {
+			good++
 		}
-		if x.reason != slot.Taken {
-			e.refuse(x, x.reason, func() string { return e.why(x) }, now)
-			continue
+		e.add(m, samples[:good])
+		if samples = samples[good:]; len(samples) > 0 {
+			x := samples[0]
+			e.refuse(x, x.reason, func() string { return e.why(x) }, m.now)
+			samples = samples[1:]
 		}
-		switch r := e.aligner.Add(x.Sample, now); r.Reason {
+	}
+}
+
+// add adds samples that have no fault.
+func (e *Engine) add(m moment, samples []sample) {
+	type told struct {
+		x sample
+		slot.Result
+	}
+	var list []told
+	e.aligner.AddAll(m.now, len(samples), func(i int, s *slot.Sample) { samples[i].fill(s, m.skew) },
+		func(i int, r slot.Result) { list = append(list, told{samples[i], r}) })
+	for _, t := range list {
+		x, r := t.x, t.Result
+		switch r.Reason {
 		case slot.Taken:
-			if r.Other != 0 {
-				e.mixed(x, r.Other)
-			}
+			e.mixed(x, r.Other)
 		case slot.Duplicate:
 		case slot.Conflict:
 			e.refuse(x, r.Reason, func() string {
@@ -276,9 +311,9 @@ func (e *Engine) align(m moment, samples []sample) {
 					return "another value for this time came first, from the same source: " + e.source(x.Source)
 				}
 				return fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
-			}, now)
+			}, m.now)
 		default:
-			e.refuse(x, r.Reason, func() string { return detail(x, r.Reason) }, now)
+			e.refuse(x, r.Reason, func() string { return detail(x, r.Reason) }, m.now)
 		}
 	}
 }
@@ -396,8 +431,7 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 		r := payload.Reading{Parameter: s.Parameter, Unit: s.Unit, Value: s.Value, Flag: s.Flag}
 		err := r.Check()
 		if err != nil {
-			x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}}
-			e.refuse(x, slot.BadUnit, err.Error, now)
+			e.refuse(sampleOf(s), slot.BadUnit, err.Error, now)
 		}
 		return err != nil
 	})

@@ -41,6 +41,15 @@ type Sample struct {
 
 	Skew  time.Duration // of another clock from the machine's: too old, or in the future, is what is so by both
 	Doubt bool          // it was taken by a clock that nobody has confirmed
+
+	Place *Place // of its series, where the sender of the sample keeps one
+}
+
+// Place remembers where an Aligner has a series, so that the next sample of it need not look. It begins empty, and is of one
+// series and one Aligner.
+type Place struct {
+	series *series
+	era    uint64
 }
 
 // Slot is the value of a closed window.
@@ -89,10 +98,12 @@ type Aligner struct {
 	devices  map[string]*device
 	shards   [shardCount]shard
 	series   int
-	open     int   // cells
-	next     int64 // no window ends and has its grace before, Unix ns
-	settle   bool  // some window only waits to settle
-	evictAt  int64 // no series is idle for long enough before, ns since base
+	sample   Sample // that is being added
+	era      uint64 // of places: no series has gone since it began
+	open     int    // cells
+	next     int64  // no window ends and has its grace before, Unix ns
+	settle   bool   // some window only waits to settle
+	evictAt  int64  // no series is idle for long enough before, ns since base
 	taken    uint64
 	closed   uint64
 	refused  map[Reason]uint64
@@ -127,6 +138,7 @@ func (d *device) inOrder() []*series {
 
 type series struct {
 	Series
+	device      *device
 	seen        int64   // last arrival, ns since Aligner.base
 	open        []*cell // by start and kind of their windows
 	closed      ring
@@ -196,33 +208,47 @@ func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 }
 
 // Add takes a sample that arrived now. A window's unit and statistic are those of its first sample.
-func (a *Aligner) Add(x Sample, now time.Time) Result {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	r := a.add(x, now)
-	if r.Reason == Taken {
-		a.taken++
-	} else {
-		a.refused[r.Reason]++
-	}
+func (a *Aligner) Add(x Sample, now time.Time) (r Result) {
+	a.AddAll(now, 1, func(_ int, s *Sample) { *s = x }, func(_ int, told Result) { r = told })
 	return r
 }
 
-func (a *Aligner) add(x Sample, now time.Time) Result {
-	x.Time = x.Time.Round(0) // event time: wall clocks are compared
+// AddAll takes as many samples as n, which arrived together, in their order. fill writes the i-th over the one before; result
+// hears of those that were not simply taken. Both are called while no other sample is taken.
+func (a *Aligner) AddAll(now time.Time, n int, fill func(i int, x *Sample), result func(i int, r Result)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	arrival := a.since(now)
+	now = now.Round(0) // event time: wall clocks are compared
+	x := &a.sample
+	for i := range n {
+		fill(i, x)
+		x.Time = x.Time.Round(0)
+		r := a.add(x, now, arrival)
+		if r.Reason == Taken {
+			a.taken++
+		} else {
+			a.refused[r.Reason]++
+		}
+		if r != (Result{}) {
+			result(i, r)
+		}
+	}
+}
+
+func (a *Aligner) add(x *Sample, now time.Time, arrival int64) Result {
 	k := kindOf(x.Flag)
-	if reason := a.check(&x, k, now); reason != Taken {
+	if reason := a.check(x, k, now); reason != Taken {
 		return Result{Reason: reason}
 	}
 	start := x.Time.Unix() - (x.Time.Unix()%k.seconds()+k.seconds())%k.seconds()
-	arrival := a.since(now)
-	s := a.find(x.Series, arrival)
+	s := a.find(x.Series, x.Place, arrival)
 	if s.isClosed(start, k) {
 		return Result{Reason: Late}
 	}
-	c := a.cell(s, start, k, &x)
+	c := a.cell(s, start, k, x)
 	returns := s.returns(x.Source, c)
-	r := c.take(&x)
+	r := c.take(x)
 	if r.Reason != Taken {
 		return r
 	}
@@ -233,17 +259,22 @@ func (a *Aligner) add(x Sample, now time.Time) Result {
 	c.doubt = c.doubt || x.Doubt
 	c.window.arrival, s.seen = arrival, arrival
 	a.restored = a.restored || arrival < 0 // it was taken before the start
-	a.shards[a.devices[x.Device].shard].mark.dirty = true
+	a.shards[s.device.shard].mark.dirty = true
 	return r
 }
 
 func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
-	late, early := now.Add(max(x.Skew, 0)), now.Add(min(x.Skew, 0))
 	switch {
 	case !(math.Abs(x.Value) <= maxValue):
 		return NotANumber
 	case !x.Flag.Valid():
 		return BadFlag
+	}
+	if age := now.Sub(x.Time); age >= 0 && age < spec.MaxAge-spec.SlotLength { // whatever the skew and the stamp
+		return Taken
+	}
+	late, early := now.Add(max(x.Skew, 0)), now.Add(min(x.Skew, 0))
+	switch {
 	case x.Time.Sub(late) > a.opt.MaxSkew:
 		return Future
 	case early.Sub(x.Time) > spec.MaxAge+spec.SlotLength, early.Sub(a.opt.StampOf(x.Time, x.Flag)) > spec.MaxAge:
@@ -254,18 +285,26 @@ func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
 
 // Untimely reports that a sample would be refused for its time alone.
 func (a *Aligner) Untimely(x Sample, now time.Time) bool {
-	r := a.check(&x, kindOf(x.Flag), now)
+	x.Time = x.Time.Round(0)
+	r := a.check(&x, kindOf(x.Flag), now.Round(0))
 	return r == Future || r == TooOld
 }
 
 // find finds a series, or makes it. There are as many as the configuration names: no sender can invent one.
-func (a *Aligner) find(name Series, arrival int64) *series {
-	if d := a.devices[name.Device]; d != nil {
-		if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil {
-			return s
-		}
+func (a *Aligner) find(name Series, p *Place, arrival int64) (s *series) {
+	if p != nil && p.series != nil && p.era == a.era {
+		return p.series
 	}
-	return a.install(&series{Series: name, seen: arrival})
+	if d := a.devices[name.Device]; d != nil {
+		s = d.series[parameter{name.Parameter, name.Diagnostic}]
+	}
+	if s == nil {
+		s = a.install(&series{Series: name, seen: arrival})
+	}
+	if p != nil {
+		*p = Place{s, a.era}
+	}
+	return s
 }
 
 // cell finds the open window of a series, or opens it.
@@ -277,7 +316,7 @@ func (a *Aligner) cell(s *series, start int64, k kind, x *Sample) *cell {
 	if found {
 		return s.open[i]
 	}
-	c := &cell{window: a.window(a.devices[s.Device], bounds{start, k}), series: s, unit: x.Unit, stat: x.Statistic, exit: x.Exit}
+	c := &cell{window: a.window(s.device, bounds{start, k}), series: s, unit: x.Unit, stat: x.Statistic, exit: x.Exit}
 	a.attach(c, i)
 	return c
 }
@@ -324,7 +363,7 @@ func (a *Aligner) install(s *series) *series {
 		sh.devices = append(sh.devices, d)
 		a.devices[d.id] = d
 	}
-	d.series[parameter{s.Parameter, s.Diagnostic}], d.sorted = s, nil
+	d.series[parameter{s.Parameter, s.Diagnostic}], d.sorted, s.device = s, nil, d
 	a.series++
 	return s
 }
@@ -350,6 +389,7 @@ func (a *Aligner) evict(elapsed int64) {
 				continue
 			}
 			d.sorted = nil
+			a.era++
 			a.series -= before - len(d.series)
 			sh.mark.dirty = true
 			if len(d.series) == 0 {

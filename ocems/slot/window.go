@@ -149,7 +149,11 @@ func (c *cell) take(x *Sample) Result {
 	if place == len(c.sources) {
 		c.sources = append(c.sources, x.Source)
 	}
-	c.marks = slices.Insert(c.marks, i, m)
+	if i == len(c.marks) {
+		c.marks = append(c.marks, m)
+	} else {
+		c.marks = slices.Insert(c.marks, i, m)
+	}
 	acc := c.accumulator(x.Flag)
 	acc.add(x.Time.UnixNano(), x.Value, c.stat == Median)
 	return Result{}

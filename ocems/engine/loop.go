@@ -210,26 +210,31 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	h := held{moment: m, oldest: m.now, bytes: bytes, restored: e.restoring}
 	untimely := h
 	untimely.own = true
-	var own []sample
+	own := samples[:0]
 	late := slices.ContainsFunc(e.loop.held, func(h held) bool { return h.own }) // what comes after them stays behind them
-	for _, x := range samples {
+	wait := func(h *held, x *sample) {
+		h.samples = append(h.samples, *x)
+		if x.Time.Before(h.oldest) {
+			h.oldest = x.Time
+		}
+	}
+	for i := range samples {
+		x := &samples[i]
 		switch {
 		case !x.live && x.reason == slot.Taken && (late || e.untimely(m, x)):
-			untimely.samples = append(untimely.samples, x)
-			if x.Time.Before(untimely.oldest) {
-				untimely.oldest = x.Time
-			}
+			wait(&untimely, x)
+			continue
 		case !x.live:
-			own = append(own, x)
 		case trust == clock.Wrong:
 			x.fault = fault{reason: slot.WrongClock, detail: wrongClock}
-			own = append(own, x)
 		default:
-			h.samples = append(h.samples, x)
-			if x.Time.Before(h.oldest) {
-				h.oldest = x.Time
-			}
+			wait(&h, x)
+			continue
 		}
+		if len(own) < i {
+			samples[len(own)] = *x
+		}
+		own = samples[:len(own)+1]
 	}
 	e.align(m, own)
 	for _, h := range []held{h, untimely} {
@@ -241,10 +246,13 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 
 // untimely reports that a sample with its sender's time would be refused by this machine's clock, where a server may soon
 // tell a better time.
-func (e *Engine) untimely(m moment, x sample) bool {
+func (e *Engine) untimely(m moment, x *sample) bool {
+	if e.cfg.Board == nil {
+		return false
+	}
 	var s slot.Sample
 	x.fill(&s, m.skew)
-	return e.cfg.Board != nil && e.aligner.Untimely(s, m.now)
+	return e.aligner.Untimely(s, m.now)
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window

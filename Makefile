@@ -121,6 +121,18 @@ bench: ## run the benchmarks
 bench-intake: ## compare the CPU time of taking readings with Telegraf's influxdb_v2 and the collector's interval processor
 	cd test/intake && $(GO) test -run '^$$' -bench . -benchtime 20x -timeout 30m .
 
+# HUB="-devices 20000 -delay 10ms -settle 5s -scenarios worst" is the large hub on a slow disk; bin/hub -h lists the options.
+HUB ?=
+.PHONY: bench-hub bench-growth
+bench-hub: build telegraf-external strace ## measure whole hosts with 2,000 devices against a bare loop; HUB="-devices 20000" is a large hub
+	$(GO) build -o bin/hub ./test/hub
+	bin/hub $(HUB)
+
+GROWTH ?= 2000
+bench-growth: ## fail where twice the devices, series, waiting slots or trail costs over 2.3 times; GROWTH=10000 is a long run
+	$(GO) build -o bin/hub ./test/hub
+	bin/hub -growth -from $(GROWTH)
+
 # Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
 bin/tools/prometheus:
 	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus and promtool into bin/tools" >&2; exit 1; }

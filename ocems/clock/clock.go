@@ -31,6 +31,9 @@ const (
 	// that says nothing: it may not answer a GET at all.
 	patience = 6 * time.Hour
 	unheard  = 10 * time.Minute
+
+	mostAccused = 16   // what ends beyond them is wrong at once
+	mostWrong   = 1000 // ended eras that are remembered; more come while a disk is full, which takes nothing of them
 )
 
 // Config is what a Clock needs to know.
@@ -39,6 +42,18 @@ type Config struct {
 	Wall    func() time.Time // nil is time.Now
 	Alone   bool             // no server is ever asked: what is trusted by the time that has passed is confirmed
 	AtOnce  bool             // after a start no time has to pass, since nothing is sent
+	// Boot tells one boot of the machine from others, and the time since then, suspend included. An id of "" is not known.
+	// nil is [KernelBoot].
+	Boot func() (id string, since time.Duration)
+}
+
+// era is a time in which the wall clock did not step.
+type era struct {
+	id      uint64
+	offset  time.Duration // of the wall clock from the start's and the running time
+	from    time.Duration // when it began
+	wall    time.Time     // and its wall time then
+	stepped bool          // it began with a step
 }
 
 // Clock is this machine's clock. It is safe for concurrent use. Times without a date are running time of this life.
@@ -47,21 +62,23 @@ type Clock struct {
 	start time.Time // by the monotonic clock
 
 	mu      sync.Mutex
-	begun   time.Time     // wall time at the start
-	offset  time.Duration // of the wall clock from begun and the running time
+	begun   time.Time // wall time at the start
+	boot    string    // of the machine, and its age then
+	booted  time.Duration
 	lives   time.Duration // running time of all lives before
 	last    time.Time     // last wall time of the life before, or zero
 	savedAt time.Duration
 
-	era       uint64
+	era       era
+	newest    uint64 // id of an era
 	confirmed bool
-	from      time.Duration  // when the era began
-	fromWall  time.Time      // and its wall time then
-	stepped   bool           // it began with a step
 	right     *time.Duration // offset that was confirmed, in this life
+	accused   []era          // ended with a step, and nobody has confirmed them yet or will soon
 	wrong     []uint64       // eras of which something may be left to be put right
 	past      []uint64       // eras of this life, and of the store, that were wrong
-	before    *span          // wall time of the last era that was wrong
+	doubted   uint64         // the last that was trusted before anybody confirmed it
+	ended     era            // with the last step
+	steppedAt time.Duration  // when that was
 
 	heard    word
 	against  time.Duration // since when there was a Date that differs, and none that agrees
@@ -83,25 +100,29 @@ const (
 	agrees
 )
 
-type span struct{ from, to time.Time }
-
 // New makes a Clock that starts now.
 func New(cfg Config) *Clock {
 	if cfg.Wall == nil {
 		cfg.Wall = time.Now
 	}
 	cfg.MaxSkew = max(cfg.MaxSkew, leastSkew)
-	c := &Clock{cfg: cfg, start: time.Now(), era: 1, asked: -AskEvery, savedAt: -saveEvery}
+	if cfg.Boot == nil {
+		cfg.Boot = KernelBoot
+	}
+	c := &Clock{cfg: cfg, start: time.Now(), newest: 1, asked: -AskEvery, savedAt: -saveEvery}
+	c.boot, c.booted = cfg.Boot()
 	c.begun = cfg.Wall().Round(0)
-	c.fromWall = c.begun
+	c.era = era{id: 1, wall: c.begun}
 	return c
 }
 
 // formatVersion is that of the stored value, see [frame].
-const formatVersion = 1
+const formatVersion = 2
 
 // Restore reads what an earlier life has saved, once and before any other use. It reports whether nothing of that life is
-// in doubt. The error wraps [frame.ErrNewer] or [frame.ErrDamaged].
+// in doubt. In the same boot of the machine, the wall clock must have moved as the time since the boot, or it has stepped
+// between the lives. Of another boot, or where none is known, it has stepped if it is behind the last one saved: that it was
+// set forward nothing tells from a pause. The error wraps [frame.ErrNewer] or [frame.ErrDamaged].
 func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,33 +130,93 @@ func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 	if err != nil {
 		return false, err
 	}
-	last, lives, era := time.Unix(d.Int(), 0), time.Duration(d.Uint())*time.Second, d.Uint()
-	next, odd := d.Bool(), time.Duration(d.Int()%(1<<33))*time.Second
+	last, lives, present := time.Unix(d.Int(), 0), time.Duration(d.Uint())*time.Second, d.Uint()
+	next, odd, doubted := d.Bool(), seconds(d), d.Uint()
+	boot, booted := d.Text(), seconds(d)
+	newest := max(present, doubted)
 	var wrong []uint64
 	for n := d.Count(1); n > 0; n-- {
 		wrong = append(wrong, d.Uint())
+		newest = max(newest, wrong[len(wrong)-1])
+	}
+	// off is the last life's clock less this one's.
+	same, off := boot != "" && boot == c.boot, time.Duration(0)
+	if same {
+		off = last.Add(c.booted - booted).Sub(c.begun)
+	}
+	accused := make([]era, 0, mostAccused)
+	for n := d.Count(2); n > 0; n-- {
+		accused = append(accused, c.earlier(d.Uint(), seconds(d)+off))
+		newest = max(newest, accused[len(accused)-1].id)
 	}
 	if d.Err() != nil {
 		return false, d.Err()
 	}
-	confirmed = next && len(wrong) == 0
-	c.last, c.lives, c.era, c.wrong, c.past, c.odd = last, lives, era, wrong, slices.Clone(wrong), odd
-	if c.begun.Before(last.Add(-c.cfg.MaxSkew)) {
-		c.stepped = true
+	confirmed = next && len(wrong) == 0 && len(accused) == 0
+	c.last, c.lives, c.odd, c.doubted, c.newest = last, lives, odd, doubted, newest
+	c.accused, c.wrong, c.past = accused, wrong, slices.Clone(wrong)
+	switch stepped := same && off.Abs() > c.cfg.MaxSkew || !same && c.begun.Before(last.Add(-c.cfg.MaxSkew)); {
+	case stepped:
 		if !next {
-			c.condemn()
+			c.accuse(c.earlier(present, off))
 		}
-		next = true
-	}
-	if next { // nobody has confirmed it in this life
-		c.era++
+		if !same { // by how much, nobody knows
+			c.condemn(func(era) bool { return true })
+		}
+		c.enter(era{wall: c.begun, stepped: true})
+	case next: // nobody has confirmed it in this life
+		c.newest++
+		c.era.id = c.newest
+	default:
+		c.era.id = present
 	}
 	return confirmed, nil
 }
 
-func (c *Clock) condemn() {
-	c.wrong, c.past = append(c.wrong, c.era), append(c.past, c.era)
+func seconds(d *frame.Decoder) time.Duration { return time.Duration(d.Int()%(1<<33)) * time.Second }
+
+// earlier is an era of an earlier life.
+func (c *Clock) earlier(id uint64, offset time.Duration) era {
+	return era{id: id, offset: offset, wall: c.begun.Add(offset), stepped: true}
 }
+
+// accuse notes that an era has ended with a step, and that nobody has confirmed it.
+func (c *Clock) accuse(e era) {
+	if c.accused = append(c.accused, e); len(c.accused) > mostAccused {
+		c.condemn(func(a era) bool { return a.id == e.id })
+	}
+}
+
+// condemn ends the accusation of eras that are wrong.
+func (c *Clock) condemn(wrong func(era) bool) {
+	c.accused = slices.DeleteFunc(c.accused, func(e era) bool {
+		if !wrong(e) {
+			return false
+		}
+		if len(c.wrong) < mostWrong {
+			c.wrong = append(c.wrong, e.id)
+		}
+		c.past = append(c.past[max(0, len(c.past)+1-mostWrong):], e.id)
+		return true
+	})
+}
+
+// enter begins an era, or goes on with one that was accused and had the same clock.
+func (c *Clock) enter(e era) {
+	i := slices.IndexFunc(c.accused, func(a era) bool { return c.near(a.offset, e.offset) })
+	if i < 0 {
+		c.newest++
+		e.id = c.newest
+	} else {
+		offset := e.offset
+		e = c.accused[i]
+		e.offset = offset
+		c.accused = slices.Delete(c.accused, i, i+1)
+	}
+	c.era, c.confirmed, c.heard = e, false, nothing
+}
+
+func (c *Clock) near(a, b time.Duration) bool { return (a - b).Abs() <= c.cfg.MaxSkew }
 
 // SaveDue reports that it is time to write what Save returns, if nothing else is written.
 func (c *Clock) SaveDue() bool {
@@ -154,13 +235,25 @@ func (c *Clock) Save(righted ...uint64) []byte {
 	e := frame.New(formatVersion)
 	e.Int(c.wall().Unix())
 	e.Uint(uint64((c.lives + c.running()) / time.Second))
-	e.Uint(c.era)
+	e.Uint(c.era.id)
 	e.Bool(c.confirmed)
 	e.Int(int64(c.odd / time.Second))
+	e.Uint(c.doubted)
+	boot, since := c.cfg.Boot()
+	if since-c.booted < c.running()-leastSkew { // a clock that stands is no witness
+		boot = ""
+	}
+	e.Text(boot)
+	e.Int(int64(since / time.Second))
 	left := slices.DeleteFunc(slices.Clone(c.wrong), func(era uint64) bool { return slices.Contains(righted, era) })
 	e.Uint(uint64(len(left)))
 	for _, era := range left {
 		e.Uint(era)
+	}
+	e.Uint(uint64(len(c.accused)))
+	for _, a := range c.accused {
+		e.Uint(a.id)
+		e.Int(int64((a.offset - c.era.offset) / time.Second))
 	}
 	return e.Seal()
 }
@@ -168,7 +261,7 @@ func (c *Clock) Save(righted ...uint64) []byte {
 func (c *Clock) running() time.Duration { return time.Since(c.start) }
 
 // wall is the wall time as of the last tick.
-func (c *Clock) wall() time.Time { return c.begun.Add(c.running() + c.offset) }
+func (c *Clock) wall() time.Time { return c.begun.Add(c.running() + c.era.offset) }
 
 // tick looks whether the wall clock has stepped, and returns its time.
 func (c *Clock) tick() time.Time {
@@ -182,40 +275,50 @@ func (c *Clock) tick() time.Time {
 		}
 	}
 	offset := now.Round(0).Sub(c.begun) - at
-	moved := offset - c.offset
-	was := c.wall()
-	c.offset = offset
-	switch {
-	case moved.Abs() <= c.cfg.MaxSkew: // it is slewed
+	if moved := offset - c.era.offset; c.near(moved, 0) { // it is slewed
+		c.era.offset = offset
 		if c.right != nil {
 			*c.right += moved
 		}
-	default:
-		if !c.confirmed {
-			c.condemn()
-			c.before = &span{c.fromWall, was}
+		for i := range c.accused {
+			c.accused[i].offset += moved
 		}
-		c.era++
-		c.stepped, c.from, c.fromWall, c.heard, c.confirmed = true, at, now.Round(0), nothing, false
-		if c.right != nil && (offset-*c.right).Abs() <= c.cfg.MaxSkew {
+	} else {
+		c.ended, c.steppedAt = c.era, at
+		c.savedAt = at - saveEvery // no reading of an era is stored before the era is
+		if !c.confirmed {
+			c.accuse(c.era)
+		}
+		c.enter(era{offset: offset, from: at, wall: now.Round(0), stepped: true})
+		if c.right != nil && c.near(offset, *c.right) {
 			c.confirm()
 		}
 	}
-	if c.cfg.Alone && !c.confirmed && c.waited() {
+	switch {
+	case c.confirmed || !c.waited():
+	case c.cfg.Alone:
 		c.confirm()
+	default:
+		c.condemn(func(era) bool { return true })
+		if len(c.wrong) == 0 && c.doubted != c.era.id {
+			c.doubted, c.savedAt = c.era.id, at-saveEvery
+		}
 	}
 	return now
 }
 
+// confirm also acquits the accused eras of the same clock. The others were wrong.
 func (c *Clock) confirm() {
-	offset := c.offset
+	offset := c.era.offset
 	c.confirmed, c.right = true, &offset
+	c.condemn(func(e era) bool { return !c.near(e.offset, offset) })
+	c.accused = nil
 }
 
 // waited reports that the time has passed after which the clock is trusted though nobody has confirmed it.
 func (c *Clock) waited() bool {
-	if c.stepped {
-		return c.running()-c.from >= trustAfterStep
+	if c.era.stepped {
+		return c.running()-c.era.from >= trustAfterStep
 	}
 	return c.cfg.AtOnce || c.running() >= trustAfterStart
 }
@@ -225,7 +328,7 @@ func (c *Clock) Now() (now time.Time, era uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	now = c.tick()
-	return now, c.era
+	return now, c.era.id
 }
 
 // Running is for how long the host has run, all its lives together.
@@ -243,20 +346,22 @@ const (
 	Confirmed Trust = iota
 	Trusted         // by the time that has passed, and nobody has confirmed it
 	Untrusted       // yet
-	Wrong           // it ended with a step, and nobody had confirmed it
+	Wrong           // it ended with a step, and another clock was confirmed or trusted
 )
 
-// Trust returns that of an era. While eras are wrong and not put right, nothing newer is trusted.
-func (c *Clock) Trust(era uint64) Trust {
+// Trust returns that of an era. While eras are accused, or wrong and not put right, nothing newer is trusted.
+func (c *Clock) Trust(id uint64) Trust {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.tick()
 	switch {
-	case slices.Contains(c.past, era):
+	case slices.Contains(c.past, id):
 		return Wrong
-	case era != c.era:
+	case slices.ContainsFunc(c.accused, func(e era) bool { return e.id == id }):
+		return Untrusted
+	case id != c.era.id:
 		return Confirmed
-	case len(c.wrong) > 0:
+	case len(c.wrong)+len(c.accused) > 0:
 		return Untrusted
 	case c.confirmed:
 		return Confirmed
@@ -274,6 +379,15 @@ func (c *Clock) Wrong() []uint64 {
 	return slices.Clone(c.wrong)
 }
 
+// Doubted is the last era that was trusted before anybody confirmed it, or 0. It stays that while it is accused, or wrong and
+// not put right.
+func (c *Clock) Doubted() uint64 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.tick()
+	return c.doubted
+}
+
 // PutRight notes that nothing of these eras is left.
 func (c *Clock) PutRight(eras []uint64) {
 	c.mu.Lock()
@@ -281,13 +395,34 @@ func (c *Clock) PutRight(eras []uint64) {
 	c.wrong = slices.DeleteFunc(c.wrong, func(era uint64) bool { return slices.Contains(eras, era) })
 }
 
-// BeforeStep reports that a reading was taken by the clock of before a step, which nobody had confirmed, and comes shortly
-// after it.
-func (c *Clock) BeforeStep(at time.Time) bool {
+// Before is the clock of before a step, shortly after it: what its senders had kept comes now.
+type Before struct {
+	Now time.Time // by that clock
+	Era uint64
+
+	from, to       time.Time // of that clock
+	since, present time.Time // of the clock of after the step
+}
+
+// Before returns the clock of before the last step, or nil where that was not in the last minutes.
+func (c *Clock) Before() *Before {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	b := c.before
-	return b != nil && c.running()-c.from < trustAfterStep && !at.Before(b.from.Add(-LiveWithin)) && !at.After(b.to.Add(LiveWithin))
+	now := c.tick()
+	ago := c.running() - c.steppedAt
+	if c.ended.id == 0 || ago >= trustAfterStep {
+		return nil
+	}
+	then := now.Round(0).Add(c.ended.offset - c.era.offset)
+	return &Before{Now: then, Era: c.ended.id, from: c.ended.wall, to: then.Add(-ago), since: now.Add(-ago), present: now}
+}
+
+// Took reports that a reading's time is of that clock, and not of the present one.
+func (b *Before) Took(at time.Time) bool {
+	if b == nil || !at.Before(b.since.Add(-leastSkew)) && !at.After(b.present.Add(leastSkew)) {
+		return false
+	}
+	return !at.Before(b.from.Add(-LiveWithin)) && !at.After(b.to.Add(leastSkew))
 }
 
 // Observe takes the header of an answer that came just now and took so long. sure says that the body had a status of the
@@ -308,6 +443,8 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 	at, now := at.Add(500*time.Millisecond+took/2), c.running()
 	skew, within := at.Sub(c.wall()), c.cfg.MaxSkew+time.Second+took/2
 	agreed := skew.Abs() <= within
+	// By its Date the server could not have taken the slot: the Date is wrong.
+	refuted := !accepted.IsZero() && (at.Before(accepted.Add(-within)) || at.Sub(accepted) > spec.MaxAge+within)
 	if agreed || sure {
 		before := time.Duration(0)
 		if c.known {
@@ -316,12 +453,15 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 		c.known, c.server, c.serverAt = true, at, now
 		warn = (skew - before).Abs() > 30*time.Second
 	}
+	if !agreed && !refuted {
+		c.acquit(c.era.offset+skew, within)
+	}
 	switch {
 	case agreed:
 		c.heard = agrees
 		c.confirm()
-	case !accepted.IsZero() && (at.Before(accepted.Add(-within)) || at.Sub(accepted) > spec.MaxAge+within):
-		c.heard = neutral // by its Date the server could not have taken the slot: the Date is wrong
+	case refuted:
+		c.heard = neutral
 	case skew.Abs() <= max(contradiction, within), c.odd != 0 && (skew-c.odd).Abs() <= within:
 		if c.heard != agrees {
 			c.heard = neutral
@@ -332,6 +472,17 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 		c.differs(disagrees, skew)
 	}
 	return warn
+}
+
+// acquit confirms the accused eras whose clock a server's agrees with.
+func (c *Clock) acquit(offset, within time.Duration) {
+	c.accused = slices.DeleteFunc(c.accused, func(e era) bool {
+		agreed := (e.offset - offset).Abs() <= within
+		if agreed {
+			c.right = &e.offset
+		}
+		return agreed
+	})
 }
 
 func (c *Clock) differs(w word, skew time.Duration) {
@@ -366,7 +517,7 @@ func (c *Clock) contradicted() bool {
 	return c.heard == contradicts && c.running()-c.against < patience
 }
 
-// Hold reports that no slot may be sent: eras are to be put right, the server contradicts, or nobody has confirmed the
+// Hold reports that no slot may be sent: eras are accused or to be put right, the server contradicts, or nobody has confirmed the
 // clock since the start or the last step and the server was not heard or disagrees.
 func (c *Clock) Hold() bool {
 	c.mu.Lock()
@@ -377,7 +528,7 @@ func (c *Clock) Hold() bool {
 
 func (c *Clock) hold() bool {
 	switch {
-	case len(c.wrong) > 0:
+	case len(c.wrong)+len(c.accused) > 0:
 		return true
 	case c.cfg.Alone:
 		return false
@@ -388,7 +539,7 @@ func (c *Clock) hold() bool {
 	case c.confirmed:
 		return false
 	}
-	return c.heard == nothing && c.running()-c.from < unheard
+	return c.heard == nothing && c.running()-c.era.from < unheard
 }
 
 // Ask reports that the server is to be asked for its time now.
@@ -426,16 +577,19 @@ func (c *Clock) Closing() time.Time {
 	defer c.mu.Unlock()
 	now := c.tick()
 	ahead := time.Duration(0)
-	switch trusted := len(c.wrong) == 0 && (c.confirmed || c.waited()); {
+	switch trusted := len(c.wrong)+len(c.accused) == 0 && (c.confirmed || c.waited()); {
 	case c.contradicted() || !trusted && c.known:
 		ahead = -c.skew()
 	case trusted:
 	case c.right != nil:
-		ahead = c.offset - *c.right
+		ahead = c.era.offset - *c.right
 	case !c.last.IsZero():
 		ahead = c.wall().Sub(c.last.Add(c.running()))
 	default:
 		ahead = time.Hour // of readings that come by another clock, most are history
+	}
+	for _, e := range c.accused {
+		ahead = max(ahead, c.era.offset-e.offset)
 	}
 	return now.Add(-max(ahead, 0))
 }

@@ -19,17 +19,42 @@ type machine struct {
 	*clock.Clock
 	offset time.Duration
 	saved  []byte
+	boot   string
+	stands bool // the boot's clock
+}
+
+// bootClock is the kernel's, where it is known.
+func (m *machine) bootClock() (string, time.Duration) {
+	if m.stands {
+		return m.boot, 0
+	}
+	return m.boot, time.Since(time.Unix(0, 0))
 }
 
 func (m *machine) wall() time.Time { return time.Now().Add(m.offset) }
 
 // start begins a life, with what was saved of the last one.
 func (m *machine) start(t *testing.T, alone bool) {
-	m.Clock = clock.New(clock.Config{MaxSkew: time.Minute, Wall: m.wall, Alone: alone})
+	m.Clock = clock.New(clock.Config{MaxSkew: time.Minute, Wall: m.wall, Alone: alone, Boot: m.bootClock})
 	if m.saved != nil {
 		_, err := m.Restore(m.saved)
 		require.NoError(t, err)
 	}
+}
+
+// set sets the clock, and each time lets 4 seconds pass.
+func (m *machine) set(offsets ...time.Duration) {
+	for _, m.offset = range offsets {
+		m.Now()
+		time.Sleep(4 * time.Second)
+	}
+}
+
+// off is a day in which the host is off, and the machine is not.
+func (m *machine) off(t *testing.T, offset time.Duration) {
+	m.saved, m.offset = m.Save(), offset
+	time.Sleep(day)
+	m.start(t, false)
 }
 
 // hears is an answer whose Date is off the true time.
@@ -85,7 +110,7 @@ func TestTrust(t *testing.T) {
 			m.Now()
 			time.Sleep(5 * time.Minute)
 		}, clock.Trusted, true, 0},
-		{"a step after a start that nobody has confirmed", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 1},
+		{"a step after a start that nobody has confirmed", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 0},
 		{"and back to what was confirmed", func(_ *testing.T, m *machine) {
 			m.hears(0, false)
 			m.offset = 9 * day
@@ -139,6 +164,93 @@ func TestTrust(t *testing.T) {
 			assert.Equal(t, c.trust, m.trust())
 			assert.Equal(t, c.hold, m.Hold())
 			assert.Len(t, m.Wrong(), c.wrong)
+		})
+	}
+}
+
+// What nobody had confirmed when it ended with a step is wrong once another clock is confirmed, or trusted by the time that
+// has passed. Until then it is not lost, and the slots wait.
+func TestAccused(t *testing.T) {
+	for _, c := range []struct {
+		name    string
+		happens func(t *testing.T, m *machine) // after an hour in which nobody confirmed the clock
+		first   clock.Trust                    // in that hour's clock
+		now     clock.Trust                    // and once all is put right
+		wrong   int
+	}{
+		{"set", func(_ *testing.T, m *machine) { m.set(9 * day) }, clock.Untrusted, clock.Untrusted, 0},
+		{"set, and an answer without a Date", func(_ *testing.T, m *machine) { m.set(9 * day); m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, clock.Untrusted, 0},
+		{"set, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9 * day); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},
+		{"set, and confirmed", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(9*day, false) }, clock.Wrong, clock.Confirmed, 1},
+		{"set, and a server's clock is that of before", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
+		{"set back", func(_ *testing.T, m *machine) { m.set(9*day, 0) }, clock.Trusted, clock.Trusted, 1},
+		{"set back, and confirmed", func(_ *testing.T, m *machine) { m.set(-3*time.Hour, 20*time.Second); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
+		{"set twice, and slewed, and set back", func(_ *testing.T, m *machine) {
+			m.set(9 * day)
+			m.set(9*day + 40*time.Second)
+			m.set(-9*day, time.Minute)
+			m.hears(40*time.Second, false)
+		}, clock.Confirmed, clock.Confirmed, 2},
+		{"set by less than max_skew from the other clock", func(_ *testing.T, m *machine) { m.set(9*day, 50*time.Second) }, clock.Trusted, clock.Trusted, 1},
+		{"set while the host is off", func(t *testing.T, m *machine) { m.off(t, 9*day) }, clock.Untrusted, clock.Untrusted, 0},
+		{"set forward while the host is off, and confirmed", func(t *testing.T, m *machine) { m.off(t, 3*time.Hour); m.hears(3*time.Hour, false) }, clock.Wrong, clock.Confirmed, 1},
+		{"set while the host is off, and trusted after 5 minutes", func(t *testing.T, m *machine) { m.off(t, -3*time.Hour); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},
+		{"set while the host is off, and back", func(t *testing.T, m *machine) { m.off(t, 9*day); m.set(0); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
+		{"set, and back while the host is off", func(t *testing.T, m *machine) { m.set(9 * day); m.off(t, 0); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
+		{"off for a day", func(t *testing.T, m *machine) { m.off(t, 0); time.Sleep(2 * time.Minute) }, clock.Trusted, clock.Trusted, 0},
+		{"set forward while the machine boots: nothing tells", func(t *testing.T, m *machine) {
+			m.saved, m.boot = m.Save(), "another"
+			m.set(9 * day)
+			m.start(t, false)
+			m.hears(9*day, false)
+		}, clock.Confirmed, clock.Confirmed, 0},
+		{"off for a day, and the boot's clock stands", func(t *testing.T, m *machine) {
+			m.stands = true
+			m.start(t, false)
+			time.Sleep(time.Hour)
+			m.off(t, 0)
+			time.Sleep(2 * time.Minute)
+		}, clock.Trusted, clock.Trusted, 0},
+		{"set back while the machine boots", func(t *testing.T, m *machine) {
+			m.saved, m.boot, m.offset = m.Save(), "another", -9*day
+			m.start(t, false)
+		}, clock.Wrong, clock.Untrusted, 1},
+		{"set each 4 seconds for 4 hours, back and forth", func(t *testing.T, m *machine) {
+			for i := range 3600 {
+				m.set(time.Duration(i%2) * 9 * day)
+				assert.Less(t, len(m.Save()), 1000)
+				m.PutRight(m.Wrong())
+			}
+			m.set(0)
+			m.hears(0, false)
+		}, clock.Confirmed, clock.Confirmed, 1},
+		{"set each 4 seconds for 4 hours, and the disk is full", func(t *testing.T, m *machine) {
+			for i := range 3600 {
+				m.set(time.Duration(i) * time.Hour)
+			}
+			assert.Less(t, len(m.Save()), 3000)
+			m.set(0)
+			m.hears(0, false)
+		}, clock.Confirmed, clock.Confirmed, 1000},
+	} {
+		inBubble(t, c.name, func(t *testing.T, m *machine) {
+			m.boot = "one"
+			m.start(t, false)
+			_, first := m.Now()
+			time.Sleep(time.Hour)
+			m.Now()
+			c.happens(t, m)
+			wrong := m.Wrong()
+			assert.Len(t, wrong, c.wrong)
+			if c.wrong > 0 || c.first == clock.Untrusted {
+				assert.True(t, m.Hold())
+			}
+			m.PutRight(wrong)
+			assert.Equal(t, c.first, m.Trust(first))
+			assert.Equal(t, c.now, m.trust())
+			if c.first == clock.Trusted || c.first == clock.Untrusted {
+				assert.Equal(t, first, m.Doubted())
+			}
 		})
 	}
 }
@@ -246,6 +358,18 @@ func TestSave(t *testing.T) {
 		}
 		assert.Equal(t, 10, n)
 	})
+	inBubble(t, "at once where it is trusted, and after a step", func(t *testing.T, m *machine) {
+		time.Sleep(90 * time.Second)
+		m.Save()
+		time.Sleep(30 * time.Second)
+		m.Now()
+		assert.True(t, m.SaveDue())
+		m.Save()
+		assert.False(t, m.SaveDue())
+		m.offset = time.Hour
+		m.Now()
+		assert.True(t, m.SaveDue())
+	})
 	inBubble(t, "confirmed", func(t *testing.T, m *machine) {
 		_, doubtful := m.Now()
 		c := clock.New(clock.Config{})
@@ -265,20 +389,35 @@ func TestSave(t *testing.T) {
 }
 
 // What comes just after a step from a sender's buffer was taken before it.
-func TestBeforeStep(t *testing.T) {
+func TestBefore(t *testing.T) {
 	inBubble(t, "3 h behind for 8 s", func(t *testing.T, m *machine) {
 		m.offset = -3 * time.Hour
 		m.start(t, false)
 		time.Sleep(8 * time.Second)
 		m.offset = 0
 		m.Now()
-		assert.True(t, m.BeforeStep(time.Now().Add(-3*time.Hour-time.Second)))
-		assert.True(t, m.BeforeStep(time.Now().Add(-3*time.Hour-9*time.Second)))
-		assert.False(t, m.BeforeStep(time.Now().Add(-2*time.Hour)))
-		assert.False(t, m.BeforeStep(time.Now().Add(-4*time.Hour)))
+		assert.True(t, m.Before().Took(time.Now().Add(-3*time.Hour-time.Second)))
+		assert.True(t, m.Before().Took(time.Now().Add(-3*time.Hour-9*time.Second)))
+		assert.False(t, m.Before().Took(time.Now().Add(-2*time.Hour)))
+		assert.False(t, m.Before().Took(time.Now().Add(-4*time.Hour)))
 		time.Sleep(6 * time.Minute)
-		assert.False(t, m.BeforeStep(time.Now().Add(-3*time.Hour-6*time.Minute)), "long after it, that is history")
+		assert.False(t, m.Before().Took(time.Now().Add(-3*time.Hour-6*time.Minute)), "long after it, that is history")
 	})
+	for _, step := range []time.Duration{70 * time.Second, -70 * time.Second} {
+		inBubble(t, "a step of "+step.String(), func(t *testing.T, m *machine) {
+			time.Sleep(time.Hour)
+			m.Now()
+			before := m.wall()
+			m.offset = step
+			m.Now()
+			time.Sleep(10 * time.Second)
+			assert.True(t, m.Before().Took(before.Add(-time.Second)))
+			for age := range 10 {
+				assert.False(t, m.Before().Took(m.wall().Add(-time.Duration(age)*time.Second)), "of the present clock")
+			}
+			assert.Equal(t, before.Add(10*time.Second), m.Before().Now)
+		})
+	}
 }
 
 // A server that cannot be asked, or whose clock is always wrong, delays slots once and for a bounded time.

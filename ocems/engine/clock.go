@@ -45,20 +45,22 @@ func (e *Engine) moment() moment {
 	return moment{now, era, e.clock.Skew()}
 }
 
-// timed says whose clock a reading's time is of. What comes just after a step, and was taken before it by a clock that was
-// wrong, has no slot.
-func (e *Engine) timed(x *sample, d *registry.Device, m moment) {
-	kind := e.cfg.Slots.Timestamps
+// timed says whose clock a reading's time is of. What a sender had kept, and comes just after a step, is of the clock of
+// before.
+func (b *Batch) timed(x *sample, d *registry.Device) (before bool) {
+	kind := b.e.cfg.Slots.Timestamps
 	if d != nil && d.Timestamps != "" {
 		kind = d.Timestamps
 	}
 	switch {
 	case kind == registry.TimestampsSource || x.reason != slot.Taken:
-	case x.Time.Sub(m.now).Abs() <= clock.LiveWithin:
+	case b.before.Took(x.Time):
 		x.live = true
-	case e.clock.BeforeStep(x.Time):
-		x.fault = fault{reason: slot.WrongClock, detail: wrongClock}
+		return true
+	default:
+		x.live = x.Time.Sub(b.now).Abs() <= clock.LiveWithin
 	}
+	return false
 }
 
 const wrongClock = "this machine's clock was wrong then, and was set"
@@ -70,6 +72,7 @@ func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []by
 		return false, nil, err
 	}
 	confirmed, err = e.clock.Restore(value)
+	e.loop.era = e.clock.Doubted()
 	if errors.Is(err, frame.ErrDamaged) {
 		return false, value, nil
 	}
@@ -90,23 +93,24 @@ func (e *Engine) closesBy() time.Time {
 // believe brings the readings that wait for the clock to where its trust takes them. The next checkpoint stores that.
 func (e *Engine) believe(now time.Time) {
 	if wrong := e.clock.Wrong(); len(wrong) > len(e.loop.wrong) {
-		e.log.Error("this machine's clock was set: what it took before that and nobody had confirmed is in no slot, but in the audit trail")
+		e.log.Error("this machine's clock was wrong, and was set: what it took meanwhile is in no slot, but in the audit trail")
 		e.loop.wrong, e.loop.withdrawal = wrong, nil
 		e.takeBack(now)
 	}
 	if len(e.loop.wrong) > 0 {
 		return
 	}
-	_, era := e.clock.Now()
-	confirmed := e.clock.Trust(era) == clock.Confirmed
-	if confirmed && (era != e.loop.era || !e.loop.confirmed) {
+	doubted := e.clock.Doubted() // another only once the one before is confirmed, or put right
+	confirmed := e.clock.Trust(doubted) == clock.Confirmed
+	if confirmed && !e.loop.confirmed || doubted != e.loop.era {
 		e.aligner.Confirm()
 		for i := range e.loop.closed {
 			e.loop.closed[i].Doubt = false
 		}
 		e.loop.changed = true
 	}
-	e.loop.era, e.loop.confirmed = era, confirmed
+	e.loop.era, e.loop.confirmed = doubted, confirmed
+	_, era := e.clock.Now()
 	if trust := e.clock.Trust(era); trust == clock.Confirmed || trust == clock.Trusted {
 		e.release(e.moment(), trust)
 	}
@@ -166,30 +170,34 @@ func (e *Engine) alignAll(m moment, samples []sample, trust clock.Trust) {
 
 // takeBack takes out of windows and closed slots what a wrong clock has put there.
 func (e *Engine) takeBack(now time.Time) {
-	for _, s := range e.aligner.Withdraw() {
-		e.takeBackSlot(s, now)
-	}
-	e.loop.closed = slices.DeleteFunc(e.loop.closed, func(s slot.Slot) bool {
-		if s.Doubt {
+	if slices.Contains(e.loop.wrong, e.loop.era) {
+		for _, s := range e.aligner.Withdraw() {
 			e.takeBackSlot(s, now)
-			e.aligner.Reopen(s.Series, s.Stamp, s.Flag)
 		}
-		return s.Doubt
-	})
-	kept := e.loop.held[:0]
-	for _, h := range e.loop.held {
-		if h.own || !slices.Contains(e.loop.wrong, h.era) {
-			kept = append(kept, h)
-			continue
+		e.loop.closed = slices.DeleteFunc(e.loop.closed, func(s slot.Slot) bool {
+			if s.Doubt {
+				e.takeBackSlot(s, now)
+				e.aligner.Reopen(s.Series, s.Stamp, s.Flag)
+			}
+			return s.Doubt
+		})
+	}
+	e.refuseHeld(func(h held) bool { return !h.own && slices.Contains(e.loop.wrong, h.era) }, wrongClock, now)
+}
+
+// refuseHeld refuses readings that wait.
+func (e *Engine) refuseHeld(which func(held) bool, why string, now time.Time) {
+	e.loop.held = slices.DeleteFunc(e.loop.held, func(h held) bool {
+		if !which(h) {
+			return false
 		}
 		e.loop.again = h.restored
 		for _, x := range h.samples {
-			e.refuse(x, slot.WrongClock, func() string { return wrongClock }, now)
+			e.refuse(x, slot.WrongClock, func() string { return why }, now)
 		}
 		e.loop.again = false
-	}
-	clear(e.loop.held[len(kept):])
-	e.loop.held = kept
+		return true
+	})
 }
 
 func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {

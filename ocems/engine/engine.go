@@ -32,6 +32,8 @@ type Config struct {
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
 	// Wall is the wall clock, which may step; nil is time.Now.
 	Wall func() time.Time
+	// Boot tells one boot of the machine from others, and its age; nil is [clock.KernelBoot].
+	Boot func() (id string, since time.Duration)
 
 	// Board is where slots go; nil in a processor, which has Next.
 	Board *Board
@@ -137,7 +139,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	if err := e.openTrail(); err != nil {
 		return e, err
 	}
-	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Alone: cfg.Board == nil || cfg.Board.DryRun, AtOnce: cfg.Board != nil && cfg.Board.DryRun})
+	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Boot: cfg.Boot, Alone: cfg.Board == nil || cfg.Board.DryRun, AtOnce: cfg.Board != nil && cfg.Board.DryRun})
 	e.aligns, e.aligner = cfg.Board == nil || cfg.Board.Align, slot.New(e.rules)
 	if err := e.restore(ctx); err != nil { // before the exit, so that nothing is sent from a state that is refused
 		return e, err
@@ -244,6 +246,9 @@ func (e *Engine) close(ctx context.Context) error {
 	e.running.Wait()
 	if e.loop.restored {
 		e.check(time.Now())
+		if _, forgets := e.cfg.Store.(interface{ Forgets() }); forgets {
+			e.refuseHeld(func(held) bool { return true }, "the host was stopped before this machine's clock was trusted, and keeps no state on disk", time.Now())
+		}
 		e.noteSaved(e.loop.refusals.all(), time.Now())
 		errs = append(errs, e.checkpoint(context.WithoutCancel(ctx), nil, nil))
 	}

@@ -49,7 +49,7 @@ type loop struct {
 	wrong      []uint64             // eras of the clock, taken back and not yet put right
 	withdrawal *delivery.Withdrawal // of these eras, which is not stored yet
 
-	era                     uint64 // of what is aligned in doubt
+	era                     uint64 // of all that is aligned in doubt
 	confirmed, contradicted bool
 
 	damaged []store.Op // which keep what is damaged under another key
@@ -70,12 +70,12 @@ type take struct {
 var errClosed = errors.New("it is shut down")
 
 // newTake returns one with no samples.
-func (e *Engine) newTake() *take {
+func (e *Engine) newTake(m moment) *take {
 	t, _ := e.room.Get().(*take)
 	if t == nil {
 		t = &take{done: make(chan error, 1)}
 	}
-	t.moment = e.moment()
+	t.moment = m
 	return t
 }
 
@@ -207,7 +207,7 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 		e.alignAll(m, samples, trust)
 		return
 	}
-	h := held{moment: m, oldest: m.now, bytes: bytes, restored: e.restoring}
+	h := held{moment: m, oldest: m.now, restored: e.restoring}
 	untimely := h
 	untimely.own = true
 	own := samples[:0]
@@ -239,6 +239,7 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	e.align(m, own)
 	for _, h := range []held{h, untimely} {
 		if h.samples != nil {
+			h.bytes = bytes * len(h.samples) / len(samples)
 			e.loop.held = append(e.loop.held, h)
 		}
 	}
@@ -571,11 +572,11 @@ func (e *Engine) replay(key string, value []byte) error {
 	}
 	d, err := frame.Open(value, formatVersion)
 	for err == nil && d.Left() > 0 {
-		trust := clock.Trust(d.Byte())
+		trust, left := clock.Trust(d.Byte()), d.Left()
 		m, samples, wrong := decodeSamples(d)
 		if err = wrong; err == nil {
 			e.renameSamples(samples)
-			e.place(m, samples, trust, 0)
+			e.place(m, samples, trust, left-d.Left())
 		}
 	}
 	return err

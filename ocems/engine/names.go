@@ -53,6 +53,8 @@ const (
 type Batch struct {
 	e *Engine
 	*take
+	before  *clock.Before
+	kept    []sample             // which that clock has taken
 	records []payload.Record     // slots that were made upstream
 	index   map[string]int       // of records, by device
 	foreign map[slot.Series]bool // of refused slots that no device or parameter is known for
@@ -66,7 +68,9 @@ type Batch struct {
 }
 
 // NewBatch begins a batch.
-func (e *Engine) NewBatch() *Batch { return &Batch{e: e, take: e.newTake()} }
+func (e *Engine) NewBatch() *Batch {
+	return &Batch{e: e, before: e.clock.Before(), take: e.newTake(e.moment())}
+}
 
 const mostExpected = 10_000 // readings of a batch whose room is kept for the next
 
@@ -116,10 +120,11 @@ func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, ex
 	if wrong != "" {
 		x.fault = fault{reason: slot.NotANumber, detail: wrong}
 	}
-	if b.e.aligns {
-		b.e.timed(&x, m.device, b.moment)
+	if b.e.aligns && b.timed(&x, m.device) {
+		b.kept = append(b.kept, x)
+	} else {
+		b.add(&x)
 	}
-	b.add(x)
 }
 
 // Ignore counts what can be no parameter at all, for which a word is enough.
@@ -156,7 +161,7 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 		f = &registry.ResolveError{}
 	}
 	x.head = newHead(slot.Series{Device: f.Device, Parameter: f.Parameter}, f.Unit, slot.Mean, r.Source.ID)
-	b.add(x)
+	b.add(&x)
 	return true
 }
 
@@ -185,12 +190,12 @@ func (e *Engine) fault(err error) fault {
 }
 
 // add puts a named reading where it belongs: into a window, or, where nothing is aligned here, into the outbox.
-func (b *Batch) add(x sample) {
+func (b *Batch) add(x *sample) {
 	if b.e.aligns {
-		b.samples = append(b.samples, x)
+		b.samples = append(b.samples, *x)
 		return
 	}
-	b.put(x, 0, ": set align to true, or make the slots upstream")
+	b.put(*x, 0, ": set align to true, or make the slots upstream")
 }
 
 // offGrid is why a slot that was made upstream is refused, besides the aligner's reasons; unknown is that it names no
@@ -336,7 +341,15 @@ func (b *Batch) Commit(ctx context.Context) error {
 		}
 		e.counts.finished.Add(uint64(n))
 	}
-	if len(b.samples) > 0 { // after the records, which may come again and still count once
+	// After the records, which may come again and still count once.
+	if len(b.kept) > 0 {
+		t := e.newTake(moment{now: b.before.Now, era: b.before.Era})
+		t.samples = append(t.samples, b.kept...)
+		if err := e.take(ctx, t); err != nil {
+			return err
+		}
+	}
+	if len(b.samples) > 0 {
 		if err := e.take(ctx, b.take); err != nil {
 			return err
 		}

@@ -192,6 +192,7 @@ func newPlant(t *testing.T, change func(*engine.Config)) *plant {
 	names := registry.Config{PublicKeyFile: "../seal/testdata/industry_test_public.pem", Words: registry.Telegraf, Devices: []registry.DeviceConfig{
 		{StationID: "s-a", DeviceID: "a", TokenID: tokenA}, {StationID: "s-b", DeviceID: "b", TokenID: tokenB}}}
 	p.cfg = engine.Config{Slots: options.DefaultSlots(), Names: names, Store: p.disk,
+		Boot:   func() (string, time.Duration) { return "", 0 }, // the bubble's time is not the kernel's
 		Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Board:  &engine.Board{Delivery: options.DefaultDelivery(), Client: p.board}}
 	p.cfg.Slots.AuditFile = filepath.Join(p.dir, "audit.jsonl")

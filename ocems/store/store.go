@@ -103,3 +103,6 @@ func (s *Memory) Batch(_ context.Context, ops ...Op) error {
 
 // Check implements [Store].
 func (s *Memory) Check() error { return nil }
+
+// Forgets tells a Memory from a [Store] that another process finds again.
+func (s *Memory) Forgets() {}

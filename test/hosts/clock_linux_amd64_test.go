@@ -68,9 +68,7 @@ func TestClocks(t *testing.T) {
 			running.Go(func() { r.carryOut(child, c.phases, c.waiting) })
 			judges = append(judges, func() {
 				t.Run(name+"/"+c.name, func(t *testing.T) {
-					// There the step is in the first 2 minutes, and takes back what was before it too.
-					all := r.alone && c.waiting > 0
-					r.judge(t, readTrail(t, at.trail()), c.waiting, all)
+					r.judge(t, readTrail(t, at.trail()), c.waiting)
 				})
 			})
 		}
@@ -120,7 +118,7 @@ func (r *clockRun) carryOut(child *exec.Cmd, phases []phase, waiting int) {
 	r.said = said.Bytes()
 }
 
-func (r *clockRun) judge(t *testing.T, trail []audit.Entry, waiting int, all bool) {
+func (r *clockRun) judge(t *testing.T, trail []audit.Entry, waiting int) {
 	live, readings := 0, board.Received(t, r.board).Readings
 	for _, x := range readings {
 		if x.Value == "7" {
@@ -144,9 +142,10 @@ func (r *clockRun) judge(t *testing.T, trail []audit.Entry, waiting int, all boo
 		}
 	}
 	assert.NotZero(t, wrong)
-	if !all {
-		assert.Equal(t, wrong, refused)
+	if r.alone { // what nobody has confirmed still waits
+		wrong = 0
 	}
+	assert.Equal(t, wrong, refused)
 }
 
 func (r *clockRun) fault(text string) {

@@ -35,7 +35,7 @@ func main() {
 	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of every choice")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directory of the run")
 	only := flag.String("hosts", "telegraf,external,exporter,edge", "hosts to run, separated by commas")
-	flag.DurationVar(&o.settle, "drain", 90*time.Second, "how long the slots may take after the last fault")
+	flag.DurationVar(&o.settle, "drain", 7*time.Minute, "how long the slots may take after the last fault: a processor believes no clock within 5 minutes of a step")
 	flag.Parse()
 	ok, err := run(o, strings.Split(*only, ","))
 	if err != nil {

@@ -16,6 +16,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"time"
+
+	bolt "go.etcd.io/bbolt"
 )
 
 // device is one of the plant's. The tokens are for tests only.
@@ -537,7 +539,7 @@ func (v *victim) damage() error {
 	}
 	if v.choices.IntN(2) == 0 {
 		log.Printf("%s: %s is cut in half", v.host.name, filepath.Base(name))
-		if name != told {
+		if name != told && used(name) > info.Size()/2 { // else only what it had grown by is gone
 			v.cut = name
 		}
 		return os.Truncate(name, info.Size()/2)
@@ -554,6 +556,17 @@ func (v *victim) damage() error {
 	}
 	_, err = f.WriteAt(noise[:min(int64(len(noise)), info.Size())], v.choices.Int64N(max(info.Size()-4096, 1)))
 	return err
+}
+
+// used is how many bytes of a bbolt file have held anything.
+func used(name string) (n int64) {
+	db, err := bolt.Open(name, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
+	if err != nil {
+		return 0
+	}
+	defer db.Close()
+	_ = db.View(func(tx *bolt.Tx) error { n = tx.Size(); return nil })
+	return n
 }
 
 // tally is counts by their kinds, and their sum.

@@ -1,0 +1,376 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime/pprof"
+	"slices"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/report"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+const (
+	mostGrowth = 2.3 // of the CPU, where what is worked on doubles
+	sizes      = 4
+	fewRounds  = 3
+	mostRounds = 9 // where a median is beyond mostGrowth
+)
+
+// growth is something that may grow. run works on n of it in a directory, with state and trail on the disk, and returns
+// the CPU of what is measured. from is the smallest n of the series.
+type growth struct {
+	name string
+	what string // of the first size, in units of from
+	unit float64
+	run  func(dir string, n, from int) (time.Duration, error)
+}
+
+var growths = []growth{
+	{"devices", "devices, a slot of each delivered", 1, growDevices},
+	{"series", "series of a fixed number of devices, a slot of each delivered", 4, growSeries},
+	{"waiting", "slots that wait while the server is down, with a restart", 4, growWaiting},
+	{"recovery", "waiting slots that are delivered after a restart", 2, growRecovery},
+	{"held", "devices that the server holds, two slots of each", 1, growHeld},
+	{"trail", "trail lines, reported of", 20, growTrail},
+}
+
+// grow runs each case at each size, and fails where a doubling costs too much.
+func grow(dir string, from int) error {
+	fmt.Printf("CPU of one process in seconds: the median of %d rounds or more, each of all sizes; a doubling may cost %.1f times.\n\n| what grows |", fewRounds, mostGrowth)
+	for i := range sizes {
+		fmt.Printf(" x%d |", 1<<i)
+	}
+	fmt.Printf(" worst doubling | rounds |\n|---|%s\n", strings.Repeat("---|", sizes+2))
+	var bad []string
+	for _, g := range growths {
+		var costs, doublings [sizes][]float64
+		worst, rounds := math.Inf(1), 0
+		for ; rounds < fewRounds || worst > mostGrowth && rounds < mostRounds; rounds++ {
+			for i := range sizes {
+				cost, err := g.cost(dir, from, i)
+				if err != nil {
+					return fmt.Errorf("%s, x%d: %w", g.name, 1<<i, err)
+				}
+				costs[i] = append(costs[i], cost)
+				if i > 0 { // of one round, since the machine's speed drifts
+					doublings[i] = append(doublings[i], cost/costs[i-1][rounds])
+				}
+			}
+			worst = 0
+			for _, d := range doublings[1:] {
+				worst = max(worst, median(d))
+			}
+		}
+		fmt.Printf("| %s: %.0f %s |", g.name, g.unit*float64(from), g.what)
+		for _, c := range costs {
+			fmt.Printf(" %.2f |", median(c))
+		}
+		fmt.Printf(" %.2f | %d |\n", worst, rounds)
+		if worst > mostGrowth {
+			bad = append(bad, fmt.Sprintf("%s: a doubling costs %.2f times", g.name, worst))
+		}
+	}
+	if bad != nil {
+		return errors.New(strings.Join(bad, "; "))
+	}
+	return nil
+}
+
+func median(list []float64) float64 {
+	sorted := slices.Sorted(slices.Values(list))
+	return sorted[len(sorted)/2]
+}
+
+// cost is the CPU in seconds of a process of its own, after so many doublings.
+func (g growth) cost(dir string, from, doublings int) (seconds float64, err error) {
+	out, err := exec.Command(os.Args[0], "-grow", g.name, "-dir", dir, "-from", fmt.Sprint(from), "-devices", fmt.Sprint(from<<doublings)).Output()
+	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
+		err = fmt.Errorf("%w: %s", err, exit.Stderr)
+	}
+	if err == nil {
+		_, err = fmt.Sscan(string(out), &seconds)
+	}
+	return seconds, err
+}
+
+// growOnce is one run in its process. profile is the stem of the files for profiles, or "".
+func growOnce(name, under string, n, from int, profile string) error {
+	i := slices.IndexFunc(growths, func(g growth) bool { return g.name == name })
+	if i < 0 {
+		return fmt.Errorf("-grow: %q is unknown", name)
+	}
+	dir, err := os.MkdirTemp(under, "growth-*")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
+	if profile != "" {
+		f, err := os.Create(profile + ".cpu")
+		if err != nil {
+			return err
+		}
+		if err := pprof.StartCPUProfile(f); err != nil {
+			return err
+		}
+		defer func() {
+			pprof.StopCPUProfile()
+			f.Close()
+			if f, err := os.Create(profile + ".mem"); err == nil {
+				_ = pprof.Lookup("allocs").WriteTo(f, 0)
+				f.Close()
+			}
+		}()
+	}
+	cpu, err := growths[i].run(dir, n, from)
+	if err != nil {
+		return err
+	}
+	_, err = fmt.Println(cpu.Seconds())
+	return err
+}
+
+// board answers in the process, so that a measurement has no server in it.
+type board struct {
+	down, held atomic.Bool
+	posts      atomic.Int64
+	delivered  atomic.Int64 // readings
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (b *board) RoundTrip(r *http.Request) (*http.Response, error) {
+	if r.Body != nil {
+		_, _ = io.Copy(io.Discard, r.Body)
+		_ = r.Body.Close()
+	}
+	if b.down.Load() {
+		return nil, errors.New("connection refused")
+	}
+	text := `{"status":1,"msg":"success"}`
+	if r.Method == http.MethodPost {
+		b.posts.Add(1)
+		if b.held.Load() {
+			text = `{"status":102,"msg":"Invalid token"}`
+		}
+	}
+	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}},
+		Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
+}
+
+// hub is an engine in the process.
+type hub struct {
+	*engine.Engine
+	file *store.File
+}
+
+func (b *board) open(dir string, devices int) (*hub, error) {
+	list := filepath.Join(dir, "devices.csv")
+	if err := writeDevices(list, devices); err != nil {
+		return nil, err
+	}
+	file, err := store.Open(filepath.Join(dir, "state.db"))
+	if err != nil {
+		return nil, err
+	}
+	slots, delivery := options.DefaultSlots(), options.DefaultDelivery()
+	slots.AuditFile, slots.Timestamps, slots.Settle.Duration, slots.Grace.Duration = filepath.Join(dir, "audit.jsonl"), registry.TimestampsSource, 0, time.Millisecond
+	delivery.Endpoint, delivery.Spread.Duration, delivery.Coalesce.Duration = "http://board.example.org"+dataPath, 0, 0
+	e, err := engine.Open(context.Background(), engine.Config{Slots: slots, Store: file, Logger: slog.New(slog.DiscardHandler),
+		Names: registry.Config{PublicKeyFile: publicKey, DevicesFile: list, Words: registry.Collector},
+		Board: &engine.Board{Delivery: delivery, Client: &http.Client{Transport: b}, OnResult: func(o audit.Outcome, n int) {
+			if o == audit.Delivered {
+				b.delivered.Add(int64(n))
+			}
+		}}})
+	if err != nil {
+		return nil, errors.Join(err, file.Close())
+	}
+	return &hub{e, file}, nil
+}
+
+func (h *hub) close() error {
+	return errors.Join(h.Close(context.Background()), h.file.Close())
+}
+
+const growthBatch = 1000 // devices
+
+// take hands over one reading of each parameter, or a finished slot.
+func (h *hub) take(devices int, keys []spec.Parameter, at time.Time, finished bool) error {
+	for from := 0; from < devices; from += growthBatch {
+		b := h.NewBatch(len(parameters))
+		for i := from; i < min(from+growthBatch, devices); i++ {
+			id := deviceID(i)
+			attr := func(key string) (string, bool) { return id, key == "ocems.device.id" }
+			for j, k := range keys {
+				b.Add(engine.Reading{Metric: registry.Metric{Name: k.Key, Unit: "mg/L", Attr: attr}, Time: at, Value: value(i, j, at.Minute()), Finished: finished, Samples: minutes})
+			}
+		}
+		if err := b.Commit(context.Background()); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func until(n int64, count *atomic.Int64) error {
+	for end := time.Now().Add(5 * time.Minute); count.Load() < n; time.Sleep(10 * time.Millisecond) {
+		if time.Now().After(end) {
+			return fmt.Errorf("after 5 minutes there are %d of %d", count.Load(), n)
+		}
+	}
+	return nil
+}
+
+// deliverWindow lets devices report in one window, and waits until all is delivered.
+func deliverWindow(dir string, devices, series int) (time.Duration, error) {
+	b, begun := new(board), ownCPU()
+	h, err := b.open(dir, devices)
+	if err != nil {
+		return 0, err
+	}
+	keys := spec.Parameters()[:series]
+	if err := h.take(devices, keys, windowStart(0), false); err != nil {
+		return 0, err
+	}
+	err = errors.Join(until(int64(devices*series), &b.delivered), h.close())
+	return ownCPU() - begun, err
+}
+
+func growDevices(dir string, n, _ int) (time.Duration, error) { return deliverWindow(dir, n, 2) }
+
+func growSeries(dir string, n, from int) (time.Duration, error) {
+	return deliverWindow(dir, from/2, 8*n/from) // in the end 64 parameters of the 86
+}
+
+// fill puts n slots of a fixed number of devices into the outbox, while the server is down.
+func fill(b *board, dir string, n, from int) error {
+	b.down.Store(true)
+	devices := from / 2
+	h, err := b.open(dir, devices)
+	if err != nil {
+		return err
+	}
+	for w := range n / devices {
+		if err := h.take(devices, spec.Parameters()[:2], windowStart(w), true); err != nil {
+			return err
+		}
+	}
+	if waiting := h.Stats().Outbox.Slots; waiting != n {
+		return fmt.Errorf("%d slots wait, not %d", waiting, n)
+	}
+	return h.close()
+}
+
+// growWaiting, with four times n slots, fills the outbox, stops, and starts again.
+func growWaiting(dir string, n, from int) (time.Duration, error) {
+	b, begun := new(board), ownCPU()
+	if err := fill(b, dir, 4*n, from); err != nil {
+		return 0, err
+	}
+	h, err := b.open(dir, from/2)
+	if err != nil {
+		return 0, err
+	}
+	err = h.close()
+	return ownCPU() - begun, err
+}
+
+// growRecovery delivers twice n slots that wait.
+func growRecovery(dir string, n, from int) (time.Duration, error) {
+	b := new(board)
+	if err := fill(b, dir, 2*n, from); err != nil {
+		return 0, err
+	}
+	b.down.Store(false)
+	begun := ownCPU()
+	h, err := b.open(dir, from/2)
+	if err != nil {
+		return 0, err
+	}
+	err = errors.Join(until(int64(4*n), &b.delivered), h.close())
+	return ownCPU() - begun, err
+}
+
+// growHeld has the server refuse all devices.
+func growHeld(dir string, n, _ int) (time.Duration, error) {
+	b := new(board)
+	b.held.Store(true)
+	begun := ownCPU()
+	h, err := b.open(dir, n)
+	if err != nil {
+		return 0, err
+	}
+	for w := range 2 {
+		if err := h.take(n, spec.Parameters()[:2], windowStart(w), true); err != nil {
+			return 0, err
+		}
+		if err := until(int64(n), &b.posts); err != nil {
+			return 0, err
+		}
+	}
+	held := len(h.Stats().Outbox.Held)
+	if err := h.close(); err != nil {
+		return 0, err
+	}
+	if held < n*99/100 {
+		return 0, fmt.Errorf("%d devices are held, not %d", held, n)
+	}
+	return ownCPU() - begun, nil
+}
+
+// growTrail writes twenty lines for each of n, a slot of two readings in each, and reports of them.
+func growTrail(dir string, n, from int) (time.Duration, error) {
+	path := filepath.Join(dir, "audit.jsonl")
+	trail, err := audit.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	var entries []audit.Entry
+	devices := from / 8
+	for line := range 20 * n {
+		i := line % devices
+		entries = append(entries, audit.Entry{Outcome: audit.Delivered, Station: station(i), Device: deviceID(i),
+			Stamp:    windowStart(0).Add(-time.Duration(line/devices) * spec.SlotLength).UnixMilli(),
+			Readings: []audit.Reading{{Parameter: "cod", Value: value(i, 0, 0), Unit: "mg/L", Flag: "U"}, {Parameter: "bod", Value: value(i, 1, 0), Unit: "mg/L", Flag: "U"}}})
+		if len(entries) == growthBatch || line == 20*n-1 {
+			if err := trail.Append(entries...); err != nil {
+				return 0, err
+			}
+			entries = entries[:0]
+		}
+	}
+	if err := trail.Close(); err != nil {
+		return 0, err
+	}
+	begun := ownCPU()
+	b, err := report.New(report.Options{Now: time.Now()})
+	if err != nil {
+		return 0, err
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return 0, err
+	}
+	defer f.Close()
+	if err := b.Add(path, f); err != nil {
+		return 0, err
+	}
+	_, err = b.Report()
+	return ownCPU() - begun, err
+}

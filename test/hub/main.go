@@ -1,0 +1,177 @@
+// Command hub measures what closing and delivering the slots of a vendor's hub costs a whole host process: CPU, time,
+// syncs, bytes and memory. Before and after each host runs a bare loop, which makes and posts the same requests and keeps nothing.
+//
+// A boundary is one 15-minute window of the past: all devices report 15 readings a parameter, a reading a minute, and
+// the host closes the window of each device once nothing comes for it. See docs/performance.md.
+package main
+
+import (
+	"encoding/json"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"time"
+)
+
+// plan is what a run measures.
+type plan struct {
+	bin, dir   string
+	devices    int
+	batch      int
+	settle     time.Duration
+	spread     time.Duration
+	latency    time.Duration
+	delay      time.Duration
+	boundaries int
+}
+
+// scenario is what is wrong, or slow, around the host.
+type scenario struct {
+	name          string
+	slow          bool // the server answers after plan.latency
+	held, hanging bool // one device in 20
+	traced        bool // syncs are counted
+	delayed       bool // and each takes plan.delay longer
+}
+
+var scenarios = []scenario{
+	{name: "plain"},
+	{name: "latency", slow: true, traced: true},
+	{name: "held", held: true},
+	{name: "hanging", hanging: true},
+	{name: "syncs", traced: true},
+	{name: "disk", traced: true, delayed: true},
+	{name: "worst", hanging: true, traced: true, delayed: true},
+}
+
+// conduct is that of the server in a scenario.
+func (p *plan) conduct(s scenario) (c conduct) {
+	c.Held, c.Hanging = s.held, s.hanging
+	if s.slow {
+		c.Latency = p.latency
+	}
+	return c
+}
+
+func names(list string, known []string) ([]string, error) {
+	chosen := strings.Split(list, ",")
+	for _, n := range chosen {
+		if !slices.Contains(known, n) {
+			return nil, fmt.Errorf("%q is not one of %s", n, strings.Join(known, ", "))
+		}
+	}
+	return chosen, nil
+}
+
+func main() {
+	log.SetFlags(0)
+	log.SetPrefix("hub: ")
+	if err := run(); err != nil {
+		log.Fatal(err)
+	}
+}
+
+func run() error {
+	var p plan
+	flag.StringVar(&p.bin, "bin", "bin", "`DIRECTORY` of the built hosts")
+	flag.StringVar(&p.dir, "dir", "bin", "`DIRECTORY` on the disk that is measured")
+	flag.IntVar(&p.devices, "devices", 2000, "of the hub")
+	flag.IntVar(&p.batch, "batch", 0, "devices in a request of the feed of OTLP; 0 is a 40th of all")
+	flag.DurationVar(&p.settle, "settle", 2*time.Second, "option of the host")
+	flag.DurationVar(&p.spread, "spread", 0, "option of the host")
+	flag.DurationVar(&p.latency, "latency", 60*time.Millisecond, "of the server in the scenario latency")
+	flag.DurationVar(&p.delay, "delay", 5*time.Millisecond, "added to each sync in the scenarios disk and worst")
+	flag.IntVar(&p.boundaries, "boundaries", 2, "of each scenario")
+	hostList := flag.String("hosts", "exporter,output", "to measure")
+	list := flag.String("scenarios", "plain,latency,held,hanging,syncs,disk", "to measure; there is worst too, disk and hanging at once")
+	raw := flag.String("json", "", "`FILE` for the raw figures")
+	sink := flag.Bool("sink", false, "be the server, for a run of this program")
+	bare := flag.String("bare", "", "be the bare loop against the server at `URL`, for a run of this program")
+	growing := flag.Bool("growth", false, "instead, double what may grow, and fail where a doubling costs more than "+fmt.Sprint(mostGrowth)+" times")
+	from := flag.Int("from", 2000, "the smallest size of -growth, doubled three times")
+	one := flag.String("grow", "", "be one run of -growth, for a run of this program, of -devices")
+	profile := flag.String("profile", "", "`STEM` of the files for the profiles of -grow")
+	flag.Parse()
+	switch {
+	case *growing:
+		return grow(p.dir, *from)
+	case *one != "":
+		return growOnce(*one, p.dir, p.devices, *from, *profile)
+	case *sink:
+		return serve()
+	case *bare != "":
+		return bareLoop(*bare, p.devices, p.boundaries)
+	}
+	if p.batch == 0 {
+		p.batch = max(p.devices/40, 1)
+	}
+	hosts, err := names(*hostList, []string{"exporter", "output"})
+	if err != nil {
+		return fmt.Errorf("-hosts: %w", err)
+	}
+	var known []string
+	for _, s := range scenarios {
+		known = append(known, s.name)
+	}
+	chosen, err := names(*list, known)
+	if err != nil {
+		return fmt.Errorf("-scenarios: %w", err)
+	}
+
+	_, noTracer := exec.LookPath("strace")
+	var rows []row
+	begun, wrong := time.Now(), 0
+	for _, s := range scenarios {
+		if !slices.Contains(chosen, s.name) {
+			continue
+		}
+		if s.traced && noTracer != nil {
+			if s.delayed {
+				log.Printf("left out: %s, since there is no strace here", s.name)
+				continue
+			}
+			s.traced = false
+		}
+		before, err := p.bare(s)
+		if err != nil {
+			return err
+		}
+		rows = append(rows, before)
+		for _, h := range hosts {
+			measured, err := p.measure(h, s)
+			if err != nil {
+				return fmt.Errorf("%s, %s: %w", h, s.name, err)
+			}
+			after, err := p.bare(s)
+			if err != nil {
+				return err
+			}
+			for i := range measured {
+				r := &measured[i]
+				r.Ratio = 2 * r.CPU / (before.CPU + after.CPU)
+				wrong += r.Wrong
+				log.Printf("%s, %s, boundary %d: %.0f µs a slot, %.2f x bare", r.Host, r.Scenario, r.Boundary, r.CPU, r.Ratio)
+			}
+			rows, before = append(append(rows, measured...), after), after
+		}
+	}
+	table(os.Stdout, p, rows)
+	log.Printf("took %s", time.Since(begun).Round(time.Second))
+	if *raw != "" {
+		text, err := json.MarshalIndent(rows, "", "  ")
+		if err == nil {
+			err = os.WriteFile(*raw, append(text, '\n'), 0o644)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	if wrong > 0 {
+		return fmt.Errorf("%d slots did not come within %s, came twice, or lack a parameter", wrong, patience)
+	}
+	return nil
+}

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"bytes"
 	"sync"
 	"time"
 
@@ -27,7 +28,7 @@ type entry struct {
 
 // match is one parameter that a reading is of.
 type match struct {
-	*head
+	head
 	device *registry.Device
 	flag   spec.Flag
 }
@@ -87,15 +88,18 @@ func (b *Batch) Asks(key string) bool { return b.of.Asks(key) }
 
 // Metric says what the readings that are added next have in common: two of the same key here and in AddAs are named alike.
 // The key must stay as it is until the next one.
-func (b *Batch) Metric(key []byte) { b.points, b.metric = b.known[string(key)], key }
+func (b *Batch) Metric(key []byte) { b.points, b.metric, b.last = b.known[string(key)], key, entry{} }
 
 // AddAs is Add where a reading of the same metric and key may be known. name is what it is otherwise; its time, value, fault
 // and exit are of no account.
 func (b *Batch) AddAs(key []byte, at time.Time, value float64, fault string, exit uint8, name func() Reading) (named bool) {
 	sources := b.e.sourcesEra.Load()
-	if x, ok := b.points[string(key)]; ok && x.sources == sources {
-		for i := range x.matches {
-			b.addMatch(&x.matches[i], at, value, fault, exit)
+	if !bytes.Equal(key, b.point) || b.last.matches == nil {
+		b.point, b.last = append(b.point[:0], key...), b.points[string(key)]
+	}
+	if b.last.matches != nil && b.last.sources == sources {
+		for i := range b.last.matches {
+			b.addMatch(&b.last.matches[i], at, value, fault, exit)
 		}
 		return true
 	}
@@ -103,7 +107,8 @@ func (b *Batch) AddAs(key []byte, at time.Time, value float64, fault string, exi
 	r.Time, r.Value, r.Fault, r.Exit = at, value, fault, exit
 	matches, named := b.name(r)
 	if len(matches) > 0 {
-		b.fresh = append(b.fresh, fresh{string(b.metric), string(key), entry{matches, sources}})
+		b.last = entry{matches, sources}
+		b.fresh = append(b.fresh, fresh{string(b.metric), string(key), b.last})
 	}
 	return named
 }

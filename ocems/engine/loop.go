@@ -248,12 +248,7 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 // untimely reports that a sample with its sender's time would be refused by this machine's clock, where a server may soon
 // tell a better time.
 func (e *Engine) untimely(m moment, x *sample) bool {
-	if e.cfg.Board == nil {
-		return false
-	}
-	var s slot.Sample
-	x.fill(&s, m.skew)
-	return e.aligner.Untimely(s, m.now)
+	return e.cfg.Board != nil && e.aligner.Untimely(x.seenFrom(m.skew), m.now)
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window
@@ -306,7 +301,7 @@ func (e *Engine) add(m moment, samples []sample) {
 		slot.Result
 	}
 	var list []told
-	e.aligner.AddAll(m.now, len(samples), func(i int, s *slot.Sample) { samples[i].fill(s, m.skew) },
+	e.aligner.AddAll(m.now, len(samples), func(i int) (*slot.Head, slot.Reading) { return samples[i].head, samples[i].seenFrom(m.skew) },
 		func(i int, r slot.Result) { list = append(list, told{samples[i], r}) })
 	for _, t := range list {
 		x, r := t.x, t.Result

@@ -64,6 +64,8 @@ type Batch struct {
 	known  map[string]points
 	points points // of metric
 	metric []byte
+	last   entry // of point
+	point  []byte
 	fresh  []fresh
 }
 
@@ -97,9 +99,10 @@ func (b *Batch) name(r Reading) (matches []match, named bool) {
 	if len(found) > 0 {
 		b.e.know(r.Source)
 	}
+	matches = make([]match, 0, len(found)) // samples point into it
 	for _, m := range found {
 		s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
-		matches = append(matches, match{newHead(s, m.Unit, m.Statistic, r.Source.ID), m.Device, m.Flag})
+		matches = append(matches, match{head{Series: s, Unit: m.Unit, Statistic: m.Statistic, Source: r.Source.ID}, m.Device, m.Flag})
 		b.addMatch(&matches[len(matches)-1], r.Time, r.Value, r.Fault, r.Exit)
 		named = true
 	}
@@ -116,7 +119,7 @@ func (b *Batch) name(r Reading) (matches []match, named bool) {
 }
 
 func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, exit uint8) {
-	x := sample{head: m.head, Time: at, Value: value, Flag: m.flag, Exit: exit}
+	x := sample{head: &m.head, Reading: slot.Reading{Time: at, Value: value, Flag: m.flag, Exit: exit}}
 	if wrong != "" {
 		x.fault = fault{reason: slot.NotANumber, detail: wrong}
 	}
@@ -154,13 +157,13 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 		}
 		return false
 	}
-	x := sample{Time: r.Time, Value: r.Value, Exit: r.Exit, fault: b.e.fault(err)}
+	x := sample{Reading: slot.Reading{Time: r.Time, Value: r.Value, Exit: r.Exit}, fault: b.e.fault(err)}
 	x.Flag, _ = r.Flag()
 	f := (*registry.ResolveError)(nil)
 	if !errors.As(err, &f) {
 		f = &registry.ResolveError{}
 	}
-	x.head = newHead(slot.Series{Device: f.Device, Parameter: f.Parameter}, f.Unit, slot.Mean, r.Source.ID)
+	x.head = &head{Series: slot.Series{Device: f.Device, Parameter: f.Parameter}, Unit: f.Unit, Source: r.Source.ID}
 	b.add(&x)
 	return true
 }
@@ -209,7 +212,8 @@ const (
 func (b *Batch) finished(r Reading) {
 	m, err := b.e.names.Finished(r.Metric)
 	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
-	x := sample{head: newHead(s, m.Unit, r.Statistic, max(r.Source.ID, 1)), Time: r.Time, Value: r.Value, Flag: m.Flag}
+	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: max(r.Source.ID, 1)},
+		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
 	if err != nil {
 		x.fault = b.e.fault(err)
 	}
@@ -226,7 +230,7 @@ func (b *Batch) refuse(x sample) {
 		if len(b.foreign) < mostForeign {
 			b.foreign[x.Series] = true
 		} else {
-			x.head, x.detail = newHead(slot.Series{}, "", x.Statistic, 0), ""
+			x.head, x.detail = &head{Statistic: x.Statistic}, ""
 		}
 	}
 	b.samples = append(b.samples, x)
@@ -291,7 +295,7 @@ func (e *Engine) renameSamples(samples []sample) {
 			continue
 		}
 		if series, unit := e.names.Current(x.Series, x.Unit); series != x.Series || unit != x.Unit {
-			x.head = newHead(series, unit, x.Statistic, x.Source)
+			x.head = &head{Series: series, Unit: unit, Statistic: x.Statistic, Source: x.Source}
 		}
 	}
 }

@@ -3,7 +3,6 @@ package engine
 import (
 	"encoding/binary"
 	"math"
-	"slices"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -15,50 +14,26 @@ import (
 type sample struct {
 	*head // which others share
 	fault
-	Time  time.Time
-	Value float64
-	count int // of readings that it stands for in the trail; 0 is one
-	Flag  spec.Flag
-	Exit  uint8
-	Doubt bool
+	slot.Reading
+	count int  // of readings that it stands for in the trail; 0 is one
 	live  bool // its time is of this machine's clock
 }
 
-// head is what many samples have in common. It does not change.
-type head struct {
-	slot.Series
-	Unit      string
-	Statistic slot.Statistic
-	Source    uint64
-	place     slot.Place
-	text      []byte // as it is stored
-}
-
-func newHead(s slot.Series, unit string, statistic slot.Statistic, source uint64) *head {
-	h := &head{Series: s, Unit: unit, Statistic: statistic, Source: source}
-	e := frame.New(formatVersion)
-	e.Text(h.Device)
-	e.Text(h.Parameter)
-	e.Text(h.Unit)
-	e.Bool(h.Diagnostic)
-	e.Byte(byte(h.Statistic))
-	e.Fixed(h.Source)
-	h.text = slices.Clone(e.Body())
-	return h
-}
+// head is what many samples have in common. The aligner alone changes it.
+type head = slot.Head
 
 // sampleOf is what a slot stands for that does not leave.
 func sampleOf(s slot.Slot) sample {
-	return sample{head: newHead(s.Series, s.Unit, s.Statistic, 0), Time: s.Start, Value: s.Value, Flag: s.Flag}
+	return sample{head: &head{Series: s.Series, Unit: s.Unit, Statistic: s.Statistic}, Reading: slot.Reading{Time: s.Start, Value: s.Value, Flag: s.Flag}}
 }
 
-// fill makes the aligner's sample.
-func (x *sample) fill(s *slot.Sample, skew time.Duration) {
-	if x.live {
-		skew = 0
+// seenFrom is the reading beside a server's clock. A time of this machine's clock has none beside it.
+func (x *sample) seenFrom(skew time.Duration) slot.Reading {
+	r := x.Reading
+	if r.Skew = skew; x.live {
+		r.Skew = 0
 	}
-	*s = slot.Sample{Series: x.Series, Unit: x.Unit, Statistic: x.Statistic, Time: x.Time, Value: x.Value, Flag: x.Flag, Source: x.Source,
-		Exit: x.Exit, Skew: skew, Doubt: x.Doubt, Place: &x.place}
+	return r
 }
 
 // fault is why a reading can be in no slot: one word of few, and what that and the reading do not tell.
@@ -128,6 +103,7 @@ func (c *coder) encode(m moment, samples []sample) []byte {
 	b = binary.AppendUvarint(b, uint64(len(samples)))
 	var (
 		last   *head
+		newest = &head{} // of those that came so far
 		number uint64
 		how    = manner{flag: byte(spec.FlagNormal)}
 		at     = m.now.Unix()
@@ -144,7 +120,8 @@ func (c *coder) encode(m moment, samples []sample) []byte {
 			case !known:
 				control, n = headNew, uint64(len(c.heads))
 				c.heads[x.head] = n
-				b = append(b, x.text...)
+				b = appendHead(b, x.head, newest)
+				newest = x.head
 			case n == number+1:
 				control = headNext
 			default:
@@ -219,15 +196,72 @@ func (c *coder) manner(b []byte, m manner) []byte {
 	return append(b, e.Body()...)
 }
 
-func decodeHead(d *frame.Decoder) *head {
-	s := slot.Series{Device: d.Text(), Parameter: d.Text()}
-	unit := d.Text()
-	s.Diagnostic = d.Bool()
-	statistic := slot.Statistic(d.Byte())
-	if statistic > slot.Median {
+// What a head has as the one before it.
+const (
+	sameDevice = 1 << iota
+	sameParameter
+	sameUnit
+	sameSource
+	isDiagnostic
+	statisticBits // the statistic is above
+)
+
+// appendHead writes a head as what is not as in the one before. Of a device's id it is what is behind their common beginning.
+func appendHead(b []byte, h, before *head) []byte {
+	control := byte(h.Statistic) * statisticBits
+	if h.Diagnostic {
+		control |= isDiagnostic
+	}
+	at := len(b)
+	b = append(b, 0)
+	text := func(bit byte, text, before string) {
+		if text == before {
+			control |= bit
+			return
+		}
+		common := 0
+		for common < min(len(text), len(before)) && text[common] == before[common] {
+			common++
+		}
+		b = binary.AppendUvarint(b, uint64(common))
+		b = binary.AppendUvarint(b, uint64(len(text)-common))
+		b = append(b, text[common:]...)
+	}
+	text(sameDevice, h.Device, before.Device)
+	text(sameParameter, h.Parameter, before.Parameter)
+	text(sameUnit, h.Unit, before.Unit)
+	if h.Source == before.Source {
+		control |= sameSource
+	} else {
+		b = binary.LittleEndian.AppendUint64(b, h.Source)
+	}
+	b[at] = control
+	return b
+}
+
+func decodeHead(d *frame.Decoder, before *head) *head {
+	control := d.Byte()
+	text := func(bit byte, before string) string {
+		if control&bit != 0 {
+			return before
+		}
+		common := d.Uint()
+		if common > uint64(len(before)) {
+			d.Fail("a text that begins as no other")
+			return ""
+		}
+		return before[:common] + d.Text()
+	}
+	h := &head{Series: slot.Series{Device: text(sameDevice, before.Device), Parameter: text(sameParameter, before.Parameter)}}
+	h.Unit = text(sameUnit, before.Unit)
+	if h.Source = before.Source; control&sameSource == 0 {
+		h.Source = d.Fixed()
+	}
+	h.Diagnostic, h.Statistic = control&isDiagnostic != 0, slot.Statistic(control/statisticBits)
+	if h.Statistic > slot.Median {
 		d.Fail("an unknown statistic")
 	}
-	return newHead(s, unit, statistic, d.Fixed())
+	return h
 }
 
 // decoder is what decodeSamples has met.
@@ -256,7 +290,11 @@ func (d *decoder) number(control byte, last int) int {
 	n := uint64(last)
 	switch control & 3 {
 	case headNew:
-		d.heads = append(d.heads, decodeHead(d.Decoder))
+		before := &head{}
+		if len(d.heads) > 0 {
+			before = d.heads[len(d.heads)-1]
+		}
+		d.heads = append(d.heads, decodeHead(d.Decoder, before))
 		return len(d.heads) - 1
 	case headNext:
 		n++
@@ -274,7 +312,7 @@ func (d *decoder) number(control byte, last int) int {
 func decodeSamples(frames *frame.Decoder) (m moment, samples []sample, err error) {
 	d := decoder{Decoder: frames}
 	m = moment{time.Unix(0, d.Int()), d.Uint(), time.Duration(d.Int()%(1<<33)) * time.Second}
-	x := sample{Flag: spec.FlagNormal}
+	x := sample{Reading: slot.Reading{Flag: spec.FlagNormal}}
 	number, at, nanos := -1, m.now.Unix(), uint64(0)
 	for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
 		control := d.Byte()

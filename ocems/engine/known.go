@@ -1,8 +1,8 @@
 package engine
 
 import (
-	"bytes"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/registry"
@@ -19,11 +19,15 @@ type known struct {
 }
 
 // points are the readings of one metric, by what they do not have in common.
-type points map[string]entry
+type points map[string]*entry
 
+// entry is what one reading is.
 type entry struct {
+	key     string // in its points
 	matches []match
-	sources uint64 // Engine.sourcesEra, when the reading's source was known
+	next    atomic.Pointer[entry] // that came after it, which comes after it again: most senders keep an order
+	sources atomic.Uint64         // Engine.sourcesEra, when the reading's source was known
+	one     [1]match              // of matches, where there is one: beside the rest, since there are many entries
 }
 
 // match is one parameter that a reading is of.
@@ -35,8 +39,8 @@ type match struct {
 
 // fresh is an entry that a batch has found.
 type fresh struct {
-	metric, point string
-	entry
+	metric string
+	*entry
 }
 
 // Fill lets a host add many readings by AddAs.
@@ -54,7 +58,7 @@ func (b *Batch) Fill(add func()) {
 	if len(b.fresh) > 0 {
 		k.put(b.of, b.e.names, b.fresh)
 	}
-	b.known, b.points, b.fresh = nil, nil, nil
+	b.known, b.points, b.last, b.fresh = nil, nil, nil, nil
 }
 
 // put remembers entries, if the registry is still as it was when they were found.
@@ -66,6 +70,9 @@ func (k *known) put(of registry.Version, names *registry.Registry, list []fresh)
 	}
 	if k.of != of || k.entries+len(list) > most(names) {
 		k.of, k.metrics, k.entries = of, map[string]points{}, 0
+		for _, f := range list {
+			f.next.Store(nil) // it would hold those of before
+		}
 	}
 	for _, f := range list {
 		p := k.metrics[f.metric]
@@ -73,9 +80,10 @@ func (k *known) put(of registry.Version, names *registry.Registry, list []fresh)
 			p = points{}
 			k.metrics[f.metric] = p
 		}
-		before := len(p)
-		p[f.point] = f.entry
-		k.entries += len(p) - before
+		if p[f.key] == nil {
+			p[f.key] = f.entry
+			k.entries++
+		}
 	}
 }
 
@@ -88,27 +96,56 @@ func (b *Batch) Asks(key string) bool { return b.of.Asks(key) }
 
 // Metric says what the readings that are added next have in common: two of the same key here and in AddAs are named alike.
 // The key must stay as it is until the next one.
-func (b *Batch) Metric(key []byte) { b.points, b.metric, b.last = b.known[string(key)], key, entry{} }
+func (b *Batch) Metric(key []byte) { b.points, b.metric, b.last = b.known[string(key)], key, nil }
 
 // AddAs is Add where a reading of the same metric and key may be known. name is what it is otherwise; its time, value, fault
 // and exit are of no account.
 func (b *Batch) AddAs(key []byte, at time.Time, value float64, fault string, exit uint8, name func() Reading) (named bool) {
-	sources := b.e.sourcesEra.Load()
-	if !bytes.Equal(key, b.point) || b.last.matches == nil {
-		b.point, b.last = append(b.point[:0], key...), b.points[string(key)]
-	}
-	if b.last.matches != nil && b.last.sources == sources {
-		for i := range b.last.matches {
-			b.addMatch(&b.last.matches[i], at, value, fault, exit)
+	x := b.find(key)
+	if x == nil {
+		r := name()
+		r.Time, r.Value, r.Fault, r.Exit = at, value, fault, exit
+		x = &entry{key: string(key)}
+		x.sources.Store(b.e.sourcesEra.Load())
+		x.matches, named = b.name(r, x.one[:0])
+		if len(x.matches) > 0 {
+			b.fresh = append(b.fresh, fresh{string(b.metric), x})
+			b.follow(x)
 		}
-		return true
+		return named
 	}
-	r := name()
-	r.Time, r.Value, r.Fault, r.Exit = at, value, fault, exit
-	matches, named := b.name(r)
-	if len(matches) > 0 {
-		b.last = entry{matches, sources}
-		b.fresh = append(b.fresh, fresh{string(b.metric), string(key), b.last})
+	if era := b.e.sourcesEra.Load(); x.sources.Load() != era {
+		b.e.know(name().Source.some())
+		x.sources.Store(era)
 	}
-	return named
+	for i := range x.matches {
+		b.addMatch(&x.matches[i], at, value, fault, exit)
+	}
+	return true
+}
+
+// find finds an entry, first where it was the last time.
+func (b *Batch) find(key []byte) *entry {
+	if b.last != nil {
+		if b.last.key == string(key) {
+			return b.last
+		}
+		if x := b.last.next.Load(); x != nil && x.key == string(key) {
+			b.last = x
+			return x
+		}
+	}
+	x := b.points[string(key)]
+	if x != nil {
+		b.follow(x)
+	}
+	return x
+}
+
+// follow notes that an entry has come after the one before.
+func (b *Batch) follow(x *entry) {
+	if b.last != nil {
+		b.last.next.Store(x)
+	}
+	b.last = x
 }

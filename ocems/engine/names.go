@@ -36,6 +36,12 @@ type Source struct {
 	Text func() string // for a person, as key=value pairs parted by blanks
 }
 
+// some is the source with an ID that is not 0, which is none.
+func (s Source) some() Source {
+	s.ID = max(s.ID, 1)
+	return s
+}
+
 // SourcePart is what one attribute adds to a Source's ID, in any order, the same in every process.
 func SourcePart(key, value string) uint64 {
 	return xxhash.Sum64String(key)*0x9E3779B97F4A7C15 ^ xxhash.Sum64String(value)
@@ -64,8 +70,7 @@ type Batch struct {
 	known  map[string]points
 	points points // of metric
 	metric []byte
-	last   entry // of point
-	point  []byte
+	last   *entry // of a reading of this metric
 	fresh  []fresh
 }
 
@@ -85,13 +90,13 @@ func (b *Batch) Add(r Reading) (named bool) {
 		b.finished(r)
 		return true
 	}
-	_, named = b.name(r)
+	_, named = b.name(r, nil)
 	return named
 }
 
-// name names a reading and adds it. It returns what a later reading with the same name is too.
-func (b *Batch) name(r Reading) (matches []match, named bool) {
-	r.Source.ID = max(r.Source.ID, 1) // 0 is none
+// name names a reading and adds it. It returns what a later reading with the same name is too, in room if that is enough.
+func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
+	r.Source = r.Source.some()
 	found, err := b.e.names.Resolve(r.Metric)
 	for _, err := range flatten(err) {
 		named = b.unresolved(r, err) || named
@@ -99,7 +104,7 @@ func (b *Batch) name(r Reading) (matches []match, named bool) {
 	if len(found) > 0 {
 		b.e.know(r.Source)
 	}
-	matches = make([]match, 0, len(found)) // samples point into it
+	matches = slices.Grow(room, len(found)) // now: samples point into it
 	for _, m := range found {
 		s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
 		matches = append(matches, match{head{Series: s, Unit: m.Unit, Statistic: m.Statistic, Source: r.Source.ID}, m.Device, m.Flag})
@@ -212,7 +217,7 @@ const (
 func (b *Batch) finished(r Reading) {
 	m, err := b.e.names.Finished(r.Metric)
 	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
-	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: max(r.Source.ID, 1)},
+	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: r.Source.some().ID},
 		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
 	if err != nil {
 		x.fault = b.e.fault(err)

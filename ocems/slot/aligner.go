@@ -167,6 +167,16 @@ func (s *series) isClosed(start int64, k kind) bool {
 	return s.ring(k).has(start/k.seconds(), k)
 }
 
+// startOf is the start of the window that a time is in: most often that of the last sample.
+func (s *series) startOf(at int64, k kind) int64 {
+	if n := len(s.open); n > 0 {
+		if w := s.open[n-1].window; w.kind == k && at >= w.start && at-w.start < k.seconds() {
+			return w.start
+		}
+	}
+	return at - (at%k.seconds()+k.seconds())%k.seconds()
+}
+
 // returns reports that a source comes back after another one. A source that changes once is a sender that was restarted.
 func (s *series) returns(source uint64, c *cell) bool {
 	return source != s.source && (source == s.before || slices.Contains(c.sources, source))
@@ -249,8 +259,8 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	if reason := a.check(x, k, now); reason != Taken {
 		return Result{Reason: reason}
 	}
-	start := x.Time.Unix() - (x.Time.Unix()%k.seconds()+k.seconds())%k.seconds()
 	s := a.find(h, arrival)
+	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
 		return Result{Reason: Late}
 	}

@@ -25,7 +25,7 @@ const (
 	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
 	mostTakes   = 512             // that share one write
 	showFiles   = time.Minute     // of what was found, in the health
-	mostBytes   = 32 << 20        // of samples beside the saved aligner, beyond which a restart would take long
+	mostBytes   = 32 << 20        // of samples beside the saved aligner, or as many as it has itself: beyond, a restart would take long
 	samplesKeys = "samples/"
 	openKeys    = "open/"
 )
@@ -37,6 +37,7 @@ type loop struct {
 	next       uint64   // number of the next batch of samples
 	batches    []string // keys of those that the saved aligner does not have
 	bytes      int      // of them
+	weight     int      // bytes of the aligner when it was last saved
 	closed     []slot.Slot
 	waiting    atomic.Int64 // len(closed)
 	refusals   refusals
@@ -390,7 +391,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
 	switch {
-	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
+	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > max(mostBytes, e.loop.weight) ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
 		err = e.save(ctx)
 	case e.clock.SaveDue() && e.loop.fault == nil:
@@ -446,8 +447,10 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *delivery.Withdrawal) error {
 	entries := e.aligner.Save()
 	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
+	weight := 0
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
 		ops = append(ops, store.Op{Key: openKeys + key, Value: entries[key]})
+		weight += len(entries[key])
 	}
 	for _, key := range e.loop.batches {
 		ops = append(ops, store.Op{Key: key})
@@ -462,7 +465,7 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *de
 	}
 	e.writable()
 	e.aligner.Saved()
-	e.loop.saved = time.Now()
+	e.loop.saved, e.loop.weight = time.Now(), weight
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged, e.loop.changed = nil, nil, 0, false, nil, false
 	if waiting != "" {
 		e.loop.next++

@@ -7,6 +7,7 @@ require (
 	github.com/compose-spec/compose-go v1.20.2
 	github.com/influxdata/telegraf v1.38.3
 	github.com/influxdata/toml v0.0.0-20251106153700-c381e153d076
+	github.com/klauspost/compress v1.18.5
 	github.com/simonvetter/modbus v1.6.4
 	github.com/stretchr/testify v1.12.0
 	go.etcd.io/bbolt v1.4.3
@@ -68,7 +69,6 @@ require (
 	github.com/jedib0t/go-pretty/v6 v6.7.9 // indirect
 	github.com/json-iterator/go v1.1.12 // indirect
 	github.com/kballard/go-shellquote v0.0.0-20180428030007-95032a82bc51 // indirect
-	github.com/klauspost/compress v1.18.5 // indirect
 	github.com/klauspost/pgzip v1.2.6 // indirect
 	github.com/knadh/koanf/maps v0.1.2 // indirect
 	github.com/knadh/koanf/providers/confmap v1.0.0 // indirect

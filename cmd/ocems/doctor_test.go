@@ -498,12 +498,40 @@ func TestDoctorTrail(t *testing.T) {
 	}
 	checks, _ = diagnose(t, "--offline", "--config", config)
 	wants(t, checks, "audit trail", "ok", "2000 lines, the last of 2026-11-23 11:45:00 IST: expired")
+	trail.Rotate(audit.Rotation{Size: 1})
+	packed := path + ".000000000001.zst"
+	for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+		if err := trail.Check(); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := os.Stat(packed); err == nil {
+			break
+		}
+	}
+	trail.Rotate(audit.Rotation{})
+	if err := trail.Append(audit.Entry{Time: at, Outcome: audit.Expired}); err != nil {
+		t.Fatal(err)
+	}
+	checks, _ = diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "ok", "with 1 closed file: 2004 lines, the last of 2026-11-23 11:45:00 IST: expired")
+	whole, err := os.ReadFile(packed)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(packed, whole[:len(whole)-5], 0o600); err != nil {
+		t.Fatal(err)
+	}
+	checks, _ = diagnose(t, "--offline", "--config", config)
+	wants(t, checks, "audit trail", "warning", packed, "are damaged: restore the file from a copy")
+	if err := os.WriteFile(packed, whole, 0o600); err != nil {
+		t.Fatal(err)
+	}
 	before, _ := os.ReadFile(path)
 	f, _ := os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	fmt.Fprint(f, `{"half a line`)
 	f.Close()
 	checks, _ = diagnose(t, "--offline", "--config", config)
-	wants(t, checks, "audit trail", "ok", "2000 lines")
+	wants(t, checks, "audit trail", "ok", "2004 lines")
 	f, _ = os.OpenFile(path, os.O_APPEND|os.O_WRONLY, 0)
 	fmt.Fprint(f, "\nhunter2 is no line\n")
 	f.Close()

@@ -7,13 +7,17 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
 	"math"
 	"os"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/report"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -23,6 +27,9 @@ var formats = map[string]func(*report.Report, io.Writer) error{
 	"text": (*report.Report).Text, "json": (*report.Report).JSON, "csv": (*report.Report).CSV, "html": (*report.Report).HTML,
 }
 
+// readAtOnce is how many lines are read for the values of a page that nobody asked to verify, in some 20 s.
+const readAtOnce = 2_000_000
+
 var formatNames = []string{"text", "json", "csv", "html"}
 
 func reportSlots(_ context.Context, s std, args []string) error {
@@ -30,9 +37,10 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	from := flags.String("from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
 	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot")
 	device := flags.String("device", "", "report this device `id` only")
-	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file")
+	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file, or with more than 50 devices an index and a page for each")
 	out := flags.String("out", "", "`file` to write; without it standard output")
 	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the agent is configured")
+	verify := flags.Bool("verify", false, "read every line of the closed files too, and not only the lines that sum them up")
 	if err := parse(flags, s, args, math.MaxInt); err != nil {
 		return err
 	}
@@ -40,7 +48,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if !ok {
 		return usageError{fmt.Errorf("--format: %q is unknown: nearest %s", *format, spec.Nearest(*format, formatNames)[0])}
 	}
-	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Readings: *format == "html"}
+	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Verify: *verify && *format != "html"}
 	var err error
 	if options.From, err = readDay("from", *from); err != nil {
 		return err
@@ -48,49 +56,39 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if options.To, err = readDay("to", *to); err != nil {
 		return err
 	}
-	builder, err := report.New(options)
-	if err != nil {
+	if _, err := report.New(options); err != nil {
 		return usageError{err}
 	}
-	if flags.NArg() == 0 {
-		return usageError{errors.New("no audit trail: give one file or more after the flags")}
-	}
-	var trails []os.FileInfo
-	for i, path := range flags.Args() {
-		if strings.HasPrefix(path, "-") {
-			return usageError{fmt.Errorf("unexpected argument %q: flags come first, then the files", path)}
+	bar := newProgress(s.err)
+	result, err := readTrails(options, flags.Args(), *out, bar)
+	if err == nil && *format == "html" {
+		few, lines := len(result.Devices) <= report.OnePage, 0
+		for _, t := range result.Trails {
+			lines += t.Lines
 		}
-		info, err := os.Stat(path)
+		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
+		case options.Verify:
+			result, err = readTrails(options, flags.Args(), *out, bar)
+		case few:
+			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
+		}
+	}
+	if err != nil {
+		return err
+	}
+	if *format == "html" && len(result.Devices) > report.OnePage {
+		if *out == "" {
+			return usageError{fmt.Errorf("--out: %d devices are too many for one page: give a file for the index, such as report.html", len(result.Devices))}
+		}
+		err = result.Site(*out, func(n int) { bar.show("page", n, len(result.Devices)) })
 		if err != nil {
-			return fmt.Errorf("reading the audit trail: %w", err)
+			err = fmt.Errorf("--out: %w", err)
 		}
-		if info.IsDir() {
-			return usageError{fmt.Errorf("%s is a folder: give the files in it", path)}
-		}
-		for k, other := range trails {
-			if os.SameFile(info, other) {
-				return usageError{fmt.Errorf("%s and %s are the same file, whose samples would count twice", flags.Arg(k), flags.Arg(i))}
-			}
-		}
-		trails = append(trails, info)
+	} else {
+		err = writeReport(s.out, *out, func(w io.Writer) error { return write(result, w) })
 	}
-	if info, err := os.Stat(*out); *out != "" && err == nil {
-		for k, trail := range trails {
-			if os.SameFile(info, trail) {
-				return usageError{fmt.Errorf("--out: %s is the audit trail %s, and is not overwritten", *out, flags.Arg(k))}
-			}
-		}
-	}
-	for _, path := range flags.Args() {
-		if err := addTrail(builder, path); err != nil {
-			return err
-		}
-	}
-	result, err := builder.Report()
+	bar.clear()
 	if err != nil {
-		return usageError{err}
-	}
-	if err := writeReport(s.out, *out, func(w io.Writer) error { return write(result, w) }); err != nil {
 		return err
 	}
 	var faults []string
@@ -105,13 +103,142 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	return nil
 }
 
-func addTrail(b *report.Builder, path string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return fmt.Errorf("reading the audit trail: %w", err)
+// findTrails lists the files of each trail: of one that goes on, those that were closed too.
+func findTrails(paths []string, out string) (trails [][]string, err error) {
+	if len(paths) == 0 {
+		return nil, usageError{errors.New("no audit trail: give one file or more after the flags")}
 	}
-	defer f.Close()
-	return b.Add(path, f)
+	type known struct {
+		path string
+		info os.FileInfo
+	}
+	var given, all []known
+	same := func(list []known, info os.FileInfo) string {
+		for _, k := range list {
+			if os.SameFile(k.info, info) {
+				return k.path
+			}
+		}
+		return ""
+	}
+	for _, path := range paths {
+		if strings.HasPrefix(path, "-") {
+			return nil, usageError{fmt.Errorf("unexpected argument %q: flags come first, then the files", path)}
+		}
+		files, err := audit.Files(path)
+		if err != nil {
+			return nil, err
+		}
+		info, err := os.Stat(files[len(files)-1])
+		if err != nil {
+			return nil, fmt.Errorf("reading the audit trail: %w", err)
+		}
+		if info.IsDir() {
+			return nil, usageError{fmt.Errorf("%s is a folder: give the files in it", path)}
+		}
+		if other := same(given, info); other != "" {
+			return nil, usageError{fmt.Errorf("%s and %s are the same file, whose samples would count twice", other, path)}
+		}
+		given = append(given, known{path, info})
+		var trail []string
+		for _, f := range files {
+			info, err := os.Stat(f)
+			if errors.Is(err, fs.ErrNotExist) { // compressed meanwhile
+				info, err = os.Stat(f + ".zst")
+			}
+			if err != nil {
+				return nil, fmt.Errorf("reading the audit trail: %w", err)
+			}
+			if same(all, info) == "" {
+				all, trail = append(all, known{f, info}), append(trail, f)
+			}
+		}
+		trails = append(trails, trail)
+	}
+	if info, err := os.Stat(out); out != "" && err == nil {
+		if trail := same(all, info); trail != "" {
+			return nil, usageError{fmt.Errorf("--out: %s is the audit trail %s, and is not overwritten", out, trail)}
+		}
+	}
+	return trails, nil
+}
+
+// readTrails reads all files again where the host has begun a new one meanwhile: the lines between would be missing. It
+// does so twice where a last line is unfinished, which the host may be writing.
+func readTrails(o report.Options, paths []string, out string, bar *progress) (*report.Report, error) {
+	trails, err := findTrails(paths, out)
+	if err != nil {
+		return nil, err
+	}
+	for n := 0; ; n++ {
+		r, err := readFiles(o, trails, bar)
+		if err != nil {
+			return nil, err
+		}
+		now, err := findTrails(paths, out)
+		if err != nil {
+			return nil, err
+		}
+		same := slices.EqualFunc(trails, now, func(a, b []string) bool { return len(a) == len(b) })
+		unfinished := slices.ContainsFunc(r.Trails, func(t report.Trail) bool { return strings.HasSuffix(t.Fault, ": unfinished") })
+		if same && (!unfinished || n > 1) {
+			return r, nil
+		}
+		trails = now
+	}
+}
+
+func readFiles(o report.Options, trails [][]string, bar *progress) (*report.Report, error) {
+	builder, err := report.New(o)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	all := 0
+	for _, files := range trails {
+		all += len(files)
+	}
+	err = builder.Add(trails, func(n int) { bar.show("file", n, all) })
+	bar.clear()
+	if err != nil {
+		return nil, err
+	}
+	r, err := builder.Report()
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return r, nil
+}
+
+// progress is a line on a terminal.
+type progress struct {
+	mu    sync.Mutex
+	out   io.Writer // nil where there is none
+	shown time.Time
+}
+
+func newProgress(out io.Writer) *progress {
+	if f, ok := out.(*os.File); ok {
+		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
+			return &progress{out: f, shown: time.Now()}
+		}
+	}
+	return &progress{}
+}
+
+// show writes at most every 200 ms, and nothing of what takes no longer.
+func (p *progress) show(what string, n, all int) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.out != nil && time.Since(p.shown) > 200*time.Millisecond {
+		fmt.Fprintf(p.out, "\r%s %d of %d\x1b[K", what, n, all)
+		p.shown = time.Now()
+	}
+}
+
+func (p *progress) clear() {
+	if p.out != nil {
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
 }
 
 func writeReport(standard io.Writer, path string, write func(io.Writer) error) error {

@@ -3,11 +3,13 @@ package main
 import (
 	"encoding/csv"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -299,6 +301,138 @@ func TestReportCounts(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// A trail of several files is one report. A page of few devices has the values of closed files too; of many there is an index.
+func TestReportOfClosedFiles(t *testing.T) {
+	t.Chdir(t.TempDir())
+	list := twoDays()
+	for i, part := range [][]audit.Entry{list[:200], list[200:]} {
+		trail(t, "audit.jsonl", part)
+		if i > 0 {
+			break
+		}
+		file, err := audit.Open("audit.jsonl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		file.Rotate(audit.Rotation{Size: 1})
+		for end := time.Now().Add(20 * time.Second); time.Now().Before(end); time.Sleep(time.Millisecond) {
+			if err := file.Check(); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := os.Stat("audit.jsonl.000000000001.zst"); err == nil {
+				break
+			}
+		}
+		file.Close()
+	}
+	trail(t, "one.jsonl", list)
+	many := []audit.Entry{}
+	for n := range 60 {
+		many = append(many, entry(audit.Delivered, fmt.Sprintf("d%d", n), time.UnixMilli(1795132800000), audit.Reading{Parameter: "cod", Value: 5.25, Unit: "mg/L", Flag: "U"}))
+	}
+	trail(t, "many.jsonl", many)
+	report := func(code int, args ...string) string {
+		t.Helper()
+		got, out, errs := ocems("", append([]string{"report"}, args...)...)
+		if got != code {
+			t.Fatalf("%v: exit %d: %s", args, got, errs)
+		}
+		return out + errs
+	}
+	for _, format := range []string{"csv", "html"} {
+		of := func(name string) string {
+			out := report(0, "--format", format, name)
+			if _, rest, ok := strings.Cut(out, `<p>Samples that name`); ok {
+				return rest
+			}
+			return out
+		}
+		if got, want := of("audit.jsonl"), of("one.jsonl"); got != want {
+			t.Errorf("%s of two files differs from that of one:\n%s", format, got)
+		}
+	}
+	text := report(0, "audit.jsonl")
+	for _, want := range []string{"audit.jsonl.000000000001.zst: its sums are verified, 203 lines (--verify reads them all)", "audit.jsonl: verified, "} {
+		if !strings.Contains(text, want) {
+			t.Errorf("no %q in\n%s", want, text)
+		}
+	}
+	if text := report(0, "--verify", "audit.jsonl"); !strings.Contains(text, ".zst: verified, 203 lines") {
+		t.Error(text)
+	}
+	if text := report(0, "audit.jsonl", "audit.jsonl.000000000001.zst"); strings.Count(text, ".zst: ") != 1 {
+		t.Errorf("a closed file counts twice:\n%s", text)
+	}
+	if text := report(2, "--format", "html", "many.jsonl"); !strings.Contains(text, "--out: 60 devices are too many for one page: give a file for the index") {
+		t.Error(text)
+	}
+	report(0, "--format", "html", "--out", "many.html", "many.jsonl")
+	if page, err := os.ReadFile("many/d59.html"); err != nil || strings.Contains(string(page), "5.25") {
+		t.Error(err, string(page))
+	}
+	report(0, "--format", "html", "--device", "d59", "--out", "d59.html", "many.jsonl")
+	if page, err := os.ReadFile("d59.html"); err != nil || !strings.Contains(string(page), "5.25 mg/L") {
+		t.Error(err, string(page))
+	}
+}
+
+// A report of a trail that its host appends to and closes meanwhile has all lines of when it began.
+func TestReportOfARunningHost(t *testing.T) {
+	t.Chdir(t.TempDir())
+	file, err := audit.Open("audit.jsonl")
+	if err != nil {
+		t.Fatal(err)
+	}
+	file.Rotate(audit.Rotation{Size: 30_000})
+	var appended atomic.Int64
+	first := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
+	stop, stopped := make(chan bool), make(chan error)
+	go func() {
+		for n := int64(0); ; n++ {
+			select {
+			case <-stop:
+				stopped <- file.Close()
+				return
+			default:
+			}
+			stamp := first.Add(time.Duration(n) * spec.SlotLength)
+			err := file.Append(entry(audit.Delivered, "d", stamp, audit.Reading{Parameter: "cod", Unit: "mg/L", Flag: "U"}))
+			if err := errors.Join(err, file.Check()); err != nil {
+				stopped <- err
+				return
+			}
+			appended.Store(n + 1)
+			time.Sleep(time.Millisecond)
+		}
+	}()
+	files := 0
+	for end := time.Now().Add(20 * time.Second); files < 8 && time.Now().Before(end); {
+		list, err := audit.Files("audit.jsonl")
+		if err != nil {
+			t.Fatal(err)
+		}
+		files = len(list)
+		least := appended.Load()
+		code, out, errs := ocems("", "report", "--format", "json", "audit.jsonl")
+		var r struct {
+			Devices []struct{ Parameters []row }
+		}
+		if err := json.Unmarshal([]byte(out), &r); code != 0 || err != nil {
+			t.Fatal(code, errs, err)
+		}
+		if len(r.Devices) == 1 && int64(r.Devices[0].Parameters[0].Delivered) < least || len(r.Devices) == 0 && least > 0 {
+			t.Fatalf("%+v of %d", r.Devices, least)
+		}
+	}
+	close(stop)
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if files < 8 {
+		t.Errorf("%d files", files)
 	}
 }
 

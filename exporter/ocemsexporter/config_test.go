@@ -41,6 +41,7 @@ func TestLoadConfig(t *testing.T) {
 	minutes, seconds := func(n time.Duration) options.Duration { return options.Duration{Duration: n * time.Minute} },
 		func(n time.Duration) options.Duration { return options.Duration{Duration: n * time.Second} }
 	all.DevicesFileInterval, all.Storage, all.AuditFile = minutes(1), &storage, "/var/lib/ocems/audit.jsonl"
+	all.AuditRotateMB, all.AuditRotateMonthly = 200, false
 	all.Align, all.Stamp, all.MinSamples = false, "start", 3
 	all.Grace, all.CalibrationGrace, all.Settle, all.MaxSkew = minutes(1), seconds(5), seconds(1), minutes(2)
 	all.Coalesce, all.Spread, all.InitialBackoff, all.MaxBackoff = seconds(0), seconds(20), seconds(1), minutes(1)

@@ -56,7 +56,9 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if httpCfg.MaxIdleConnsPerHost == 0 {
 		httpCfg.MaxIdleConnsPerHost = e.cfg.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
 	}
-	client, err := httpCfg.ToClient(ctx, host.GetExtensions(), e.set.TelemetrySettings)
+	telemetry := e.set.TelemetrySettings
+	telemetry.TracerProvider, telemetry.MeterProvider = nil, nil // no span and no trace header for each request: the board wants exact headers
+	client, err := httpCfg.ToClient(ctx, host.GetExtensions(), telemetry)
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}

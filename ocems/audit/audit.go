@@ -1,6 +1,9 @@
-// Package audit keeps the trail of what became of every reading: an append-only file of JSON lines, one line a final
-// outcome, each line with the SHA-256 of the line before it and of its own beginning, so that a change or a gap shows, in
-// the last line too.
+// Package audit keeps the trail of what became of every reading: JSON lines, one line a final outcome, each line with the
+// SHA-256 of the line before it and of its own beginning, so that a change or a gap shows, in the last line too.
+//
+// A trail is a set of files and one chain over all of them. Lines are appended to the file that the trail is named after.
+// When that is large or its month is over it is closed: it gets a line a device and day that sums it up, and a name with
+// the number of its first line behind; then it is compressed. The next file begins with the hash of its last line.
 package audit
 
 import (
@@ -29,7 +32,9 @@ import (
 // Outcome is what became of readings.
 type Outcome string
 
-// The outcomes. Recovered is a note of the trail about itself: a line that a crash cut short was removed.
+// The outcomes. The last four are notes of the trail about itself: damage that was mended; a file that goes on from the
+// one before it, whose last hash is its Previous; and at the end of a file that was closed what it says, a line a device
+// and day, and how many these are.
 const (
 	Delivered     Outcome = "delivered"
 	AlreadyStored Outcome = "already_stored"
@@ -38,6 +43,9 @@ const (
 	Refused       Outcome = "refused"
 	Late          Outcome = "late"
 	Recovered     Outcome = "recovered"
+	Continued     Outcome = "continued"
+	Summary       Outcome = "day"
+	Closed        Outcome = "closed"
 )
 
 // Reading is one value in a line.
@@ -70,26 +78,33 @@ type Entry struct {
 	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
 	// Of readings that are in no slot: their parameter, why, and how many they are. Readings has the first of them, where it
 	// is a number.
-	Parameter string `json:"parameter,omitempty"`
-	Reason    string `json:"reason,omitempty"`
-	Count     int    `json:"count,omitempty"`
-	Detail    string `json:"detail,omitempty"`
-	Previous  string `json:"prev"` // SHA-256 of the line before, without its line break
+	Parameter string  `json:"parameter,omitempty"`
+	Reason    string  `json:"reason,omitempty"`
+	Count     int     `json:"count,omitempty"`
+	Detail    string  `json:"detail,omitempty"`
+	Day       *Day    `json:"day,omitempty"`    // of a Summary
+	Totals    *Totals `json:"totals,omitempty"` // of Closed; without them the file has no summary
+	Previous  string  `json:"prev"`             // SHA-256 of the line before, without its line break
 }
 
-// Trail appends to one file. It is safe for concurrent use. The file is locked, since two writers would break its chain;
-// within a process there is one Trail a path.
+// Trail appends to one file, and closes it by its [Rotation]. It is safe for concurrent use. The file is locked, since two
+// writers would break its chain; within a process there is one Trail a path.
 type Trail struct {
 	users int // guarded by opened.mu
+	turns turns
 
-	mu    sync.Mutex
-	file  *os.File
-	name  string
-	size  int64
-	last  uint64
-	prev  string
-	lost  error // why Append is refused
-	found error // what Append has mended, for the next Check
+	mu     sync.Mutex
+	file   *os.File
+	name   string
+	size   int64
+	first  uint64    // number of the file's first line
+	begun  time.Time // when that was written
+	last   uint64
+	prev   string
+	ended  bool    // the last line is Closed
+	totals *Totals // what findEnd read in it
+	lost   error   // why Append is refused
+	found  error   // what Append has mended, for the next Check
 
 	damage string
 }
@@ -126,7 +141,7 @@ func Open(path string) (*Trail, error) {
 }
 
 func openOrReplace(path string) (*Trail, error) {
-	t, err := open(path)
+	t, err := open(path, path)
 	if !errors.Is(err, errDamaged) {
 		return t, err
 	}
@@ -140,9 +155,8 @@ func openOrReplace(path string) (*Trail, error) {
 	if err := os.Remove(anew); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a crash
 		return nil, err
 	}
-	fresh, err := open(anew)
+	fresh, err := open(anew, path)
 	if err == nil {
-		fresh.name = path
 		err = fresh.Append(Entry{Outcome: Recovered, Detail: damage})
 		if runtime.GOOS == "windows" {
 			fresh.file.Close()
@@ -151,7 +165,7 @@ func openOrReplace(path string) (*Trail, error) {
 			err = place.Put(anew, path, kept)
 		}
 		if err == nil && runtime.GOOS == "windows" {
-			fresh, err = open(path)
+			fresh, err = open(path, path)
 		}
 		if err != nil && fresh != nil {
 			fresh.file.Close()
@@ -164,13 +178,16 @@ func openOrReplace(path string) (*Trail, error) {
 	return fresh, nil
 }
 
+// Path is where the trail is, absolute.
+func (t *Trail) Path() string { return t.name }
+
 // Damage says what Open found damaged and where that is kept, or "".
 func (t *Trail) Damage() string { return t.damage }
 
 var errDamaged = errors.New("is damaged")
 
-// open leaves a damaged trail open, and locked, beside the error.
-func open(path string) (*Trail, error) {
+// open leaves a damaged trail open, and locked, beside the error. The file is or gets the trail's name.
+func open(path, name string) (*Trail, error) {
 	if err := place.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
@@ -178,7 +195,7 @@ func open(path string) (*Trail, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
 	}
-	t := &Trail{file: file, name: path}
+	t := &Trail{file: file, name: name}
 	info, err := file.Stat()
 	if err == nil && (place.Lock(file) || place.Lost(info, path) != nil) {
 		err = errInUse
@@ -188,8 +205,14 @@ func open(path string) (*Trail, error) {
 		cut, err = t.findEnd(info.Size())
 	}
 	if err == nil && cut > 0 {
-		if err = file.Truncate(t.size); err == nil {
-			err = t.Append(Entry{Outcome: Recovered, Detail: fmt.Sprintf("removed an unfinished last line of %d bytes", cut)})
+		err = file.Truncate(t.size)
+	}
+	if err == nil && t.size == 0 {
+		err = t.resume()
+	}
+	if err == nil {
+		if cut > 0 {
+			err = t.append(Entry{Outcome: Recovered, Detail: fmt.Sprintf("removed an unfinished last line of %d bytes", cut)})
 		}
 	}
 	if errors.Is(err, errDamaged) {
@@ -228,15 +251,18 @@ func (t *Trail) findEnd(end int64) (cut int64, err error) {
 			return 0, t.whatItIs("the last line of the audit trail %s %w")
 		}
 		t.size, t.last, t.prev = end-int64(len(tail)-lastBreak-1), e.Number, hash(tail[before+1:lastBreak])
+		t.ended, t.totals = e.Outcome == Closed, e.Totals
 		break
 	}
 	first, err := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, t.size), 64<<10).ReadSlice('\n')
 	if err != nil && !errors.Is(err, bufio.ErrBufferFull) {
 		return 0, err
 	}
-	if begun := []byte(`{"n":1,`); !bytes.HasPrefix(first, begun) {
+	e, _ := entry(first)
+	if begun := []byte(`{"n":1,`); !bytes.HasPrefix(first, begun) && e.Outcome != Continued {
 		return 0, t.whatItIs("the first line of the audit trail %s %w: another program, such as logrotate, may have cut the file")
 	}
+	t.first, t.begun = max(e.Number, 1), e.Time
 	return end - t.size, nil
 }
 
@@ -282,12 +308,15 @@ func entry(line []byte) (e Entry, ok bool) {
 // Check sees that the trail is at its path, where its readers and the next start look for it. One that was removed, renamed
 // or replaced while the host ran is written there anew, from the open file. In place of one that was cut a new one begins.
 // The error says what was found and done. As long as it cannot be mended, Append is refused. It is to be called every
-// second or so.
+// second or so, and begins a new file when it is time.
 func (t *Trail) Check() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	err := cmp.Or(t.look(), t.found)
 	t.found = nil
+	if t.lost == nil {
+		t.turnIfDue(time.Now())
+	}
 	if err != nil {
 		err = fmt.Errorf("looking for the audit trail %s: %w", t.name, err)
 	}
@@ -312,10 +341,10 @@ func (t *Trail) look() error {
 
 // renew puts a new file at the path, with the first so many bytes of the open one.
 func (t *Trail) renew(why error, lines int64) (err error) {
-	fresh := &Trail{name: t.name, size: lines, last: t.last, prev: t.prev}
+	fresh := &Trail{name: t.name, size: lines, first: t.first, begun: t.begun, last: t.last, prev: t.prev, ended: t.ended}
 	detail := fmt.Sprintf("%v; all of it is written there anew", why)
 	if lines == 0 {
-		fresh.last, fresh.prev, detail = 0, "", fmt.Sprintf("%v; a new one is begun", why)
+		fresh.last, fresh.prev, fresh.ended, detail = 0, "", false, fmt.Sprintf("%v; a new one is begun", why)
 	}
 	defer func() {
 		if err != nil {
@@ -335,6 +364,9 @@ func (t *Trail) renew(why error, lines int64) (err error) {
 	if err == nil && place.Lock(fresh.file) {
 		err = errInUse
 	}
+	if err == nil && lines == 0 {
+		err = fresh.resume()
+	}
 	if err == nil {
 		kept, err = t.give(fresh.file.Name())
 	}
@@ -345,9 +377,15 @@ func (t *Trail) renew(why error, lines int64) (err error) {
 		detail += "; the file that was there is kept as " + kept
 	}
 	_ = t.file.Close() // it is nobody's any more
-	t.file, t.size, t.last, t.prev, t.found = fresh.file, fresh.size, fresh.last, fresh.prev, place.Mended(detail)
+	t.replace(fresh)
+	t.found = place.Mended(detail)
 	_ = t.append(Entry{Outcome: Recovered, Detail: detail}) // the log has it too
 	return nil
+}
+
+// replace goes on in another file.
+func (t *Trail) replace(fresh *Trail) {
+	t.file, t.size, t.first, t.begun, t.last, t.prev, t.ended = fresh.file, fresh.size, fresh.first, fresh.begun, fresh.last, fresh.prev, fresh.ended
 }
 
 // give gives a new file the trail's name, which may be that of the open one.
@@ -379,11 +417,12 @@ func (t *Trail) Append(entries ...Entry) error {
 func (t *Trail) append(entries ...Entry) error {
 	var text []byte
 	n, prev := t.last, t.prev
+	now := time.Now()
 	for _, e := range entries {
 		n++
 		e.Number, e.Previous = n, prev
 		if e.Time.IsZero() {
-			e.Time = time.Now()
+			e.Time = now
 		}
 		e.Time = e.Time.UTC().Truncate(time.Millisecond)
 		line, err := json.Marshal(e)
@@ -401,11 +440,15 @@ func (t *Trail) append(entries ...Entry) error {
 	if err != nil {
 		return errors.Join(fmt.Errorf("writing the audit trail: %w", err), t.file.Truncate(t.size))
 	}
+	if t.size == 0 {
+		t.first, t.begun = t.last+1, cmp.Or(entries[0].Time, now)
+	}
 	t.size, t.last, t.prev = t.size+int64(len(text)), n, prev
+	t.ended = entries[len(entries)-1].Outcome == Closed
 	return nil
 }
 
-// Close closes the file, once all who opened it have.
+// Close closes the file, once all who opened it have. A file that is being closed or compressed is left to the next start.
 func (t *Trail) Close() error {
 	opened.mu.Lock()
 	defer opened.mu.Unlock()
@@ -413,44 +456,8 @@ func (t *Trail) Close() error {
 		return nil
 	}
 	delete(opened.trails, t.name)
+	t.turns.end()
 	return t.file.Close()
-}
-
-// Verify reads a trail, checks its chain and calls visit for each line. The error names the first line that was
-// altered, removed or put in.
-func Verify(r io.Reader, visit func(Entry)) error {
-	lines := bufio.NewReaderSize(r, 64<<10)
-	prev, summed := "", false
-	for n := uint64(1); ; n++ {
-		line, err := lines.ReadBytes('\n')
-		if err == io.EOF && len(line) == 0 {
-			return nil
-		}
-		if err == io.EOF {
-			return fmt.Errorf("line %d: unfinished", n)
-		}
-		if err != nil {
-			return fmt.Errorf("line %d: %w", n, err)
-		}
-		line = line[:len(line)-1]
-		var e Entry
-		if err := json.Unmarshal(line, &e); err != nil {
-			return fmt.Errorf("line %d: not an audit line: %w", n, err)
-		}
-		if e.Previous != prev || e.Number != n {
-			return fmt.Errorf("line %d: the chain is broken: the line before it, or this one, was altered, removed or put in", n)
-		}
-		switch text, ok := withoutSum(line); {
-		case ok && bytes.Equal(withSum(text), line):
-			summed = true
-		case summed || !bytes.HasSuffix(line, []byte(`"prev":"`+prev+`"}`)): // the first trails had no sums
-			return fmt.Errorf("line %d: it was altered: it does not have the sum that it carries", n)
-		}
-		prev = hash(line)
-		if visit != nil {
-			visit(e)
-		}
-	}
 }
 
 const sumKey = `,"sum":"`
@@ -461,8 +468,8 @@ func withSum(line []byte) []byte {
 }
 
 func withoutSum(line []byte) (text []byte, ok bool) {
-	at := len(line) - len(sumKey) - 2*sha256.Size - len(`"}`)
-	if at < 1 || !bytes.HasPrefix(line[at:], []byte(sumKey)) {
+	at := sumOf(line)
+	if at < 1 {
 		return nil, false
 	}
 	return append(slices.Clone(line[:at]), '}'), true

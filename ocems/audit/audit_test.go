@@ -206,6 +206,9 @@ func TestMain(m *testing.M) {
 		fmt.Println(err)
 		os.Exit(1)
 	}
+	if os.Getenv(rotator) != "" {
+		rotate(trail)
+	}
 	fmt.Println("open")
 	io.Copy(io.Discard, os.Stdin) // until it is killed
 	runtime.KeepAlive(trail)

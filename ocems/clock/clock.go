@@ -207,10 +207,8 @@ func (c *Clock) enter(e era) {
 	if i < 0 {
 		c.newest++
 		e.id = c.newest
-	} else {
-		offset := e.offset
-		e = c.accused[i]
-		e.offset = offset
+	} else { // it waits anew: else an instant of it would condemn the clock in between
+		e.id, e.wall = c.accused[i].id, c.accused[i].wall
 		c.accused = slices.Delete(c.accused, i, i+1)
 	}
 	c.era, c.confirmed, c.heard = e, false, nothing

@@ -183,7 +183,14 @@ func TestAccused(t *testing.T) {
 		{"set, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9 * day); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},
 		{"set, and confirmed", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(9*day, false) }, clock.Wrong, clock.Confirmed, 1},
 		{"set, and a server's clock is that of before", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
-		{"set back", func(_ *testing.T, m *machine) { m.set(9*day, 0) }, clock.Trusted, clock.Trusted, 1},
+		{"set back", func(_ *testing.T, m *machine) { m.set(9*day, 0) }, clock.Untrusted, clock.Untrusted, 0},
+		{"set back, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9*day, 0); time.Sleep(5 * time.Minute) }, clock.Trusted, clock.Trusted, 1},
+		{"set right for minutes, and wrong for an instant", func(_ *testing.T, m *machine) {
+			m.set(3 * time.Hour)
+			time.Sleep(4 * time.Minute)
+			m.set(0, 3*time.Hour)
+			m.hears(3*time.Hour, false)
+		}, clock.Wrong, clock.Confirmed, 1},
 		{"set back, and confirmed", func(_ *testing.T, m *machine) { m.set(-3*time.Hour, 20*time.Second); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
 		{"set twice, and slewed, and set back", func(_ *testing.T, m *machine) {
 			m.set(9 * day)
@@ -191,7 +198,7 @@ func TestAccused(t *testing.T) {
 			m.set(-9*day, time.Minute)
 			m.hears(40*time.Second, false)
 		}, clock.Confirmed, clock.Confirmed, 2},
-		{"set by less than max_skew from the other clock", func(_ *testing.T, m *machine) { m.set(9*day, 50*time.Second) }, clock.Trusted, clock.Trusted, 1},
+		{"set by less than max_skew from the other clock", func(_ *testing.T, m *machine) { m.set(9*day, 50*time.Second); time.Sleep(5 * time.Minute) }, clock.Trusted, clock.Trusted, 1},
 		{"set while the host is off", func(t *testing.T, m *machine) { m.off(t, 9*day) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set forward while the host is off, and confirmed", func(t *testing.T, m *machine) { m.off(t, 3*time.Hour); m.hears(3*time.Hour, false) }, clock.Wrong, clock.Confirmed, 1},
 		{"set while the host is off, and trusted after 5 minutes", func(t *testing.T, m *machine) { m.off(t, -3*time.Hour); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},

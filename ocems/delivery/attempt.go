@@ -460,6 +460,8 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 		}
 	}
 	ans := judge(resp, d.cfg.Hide(body))
-	d.observe(resp.Header, sent, ans.status != nil, time.Time{})
+	if ans.status != nil || speaks(resp) {
+		d.observe(resp.Header, sent, ans.status != nil, time.Time{})
+	}
 	return ans
 }

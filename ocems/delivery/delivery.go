@@ -79,6 +79,7 @@ type Delivery struct {
 	wake    signal // the dispatcher's
 	changed signal // what OnHealth is told may have changed
 	work    chan *work
+	idle    chan *attempt // taken by a worker that has none
 	stop    chan struct{}
 	writing sync.WaitGroup
 	running sync.WaitGroup // the dispatcher and the attempts
@@ -121,7 +122,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, postponed: map[*queue]bool{}, agent: userAgent(),
-		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), stop: make(chan struct{})}
+		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}

@@ -36,9 +36,26 @@ func (d *Delivery) startDue() (wait time.Duration) {
 		if q, wait = d.schedule.next(time.Now(), d.admits); q == nil {
 			return wait
 		}
-		d.running.Go(d.attempt(q).run)
+		a := d.attempt(q)
+		select {
+		case d.idle <- a:
+		default:
+			d.running.Go(func() { d.worker(a) })
+		}
 	}
 	return forever
+}
+
+// worker runs attempts until the end: a goroutine's stack has to grow for each anew.
+func (d *Delivery) worker(a *attempt) {
+	for {
+		a.run()
+		select {
+		case a = <-d.idle:
+		case <-d.stop:
+			return
+		}
+	}
 }
 
 // maxInFlight is how many requests may be in flight in all, as a multiple of limit. Those beyond limit hang.

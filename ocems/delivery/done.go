@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"maps"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/store"
@@ -13,10 +14,10 @@ import (
 // done are slots that have left the outbox, and whose values are still in the store. To delete each at once would write its
 // whole page of other slots anew: many are named in one value instead, until all are deleted together.
 type done struct {
-	slots map[slotID]bool
-	keys  []string  // of the values that name them
-	next  uint64    // number of the next key
-	since time.Time // of the first
+	slots map[slotID]bool // whether the server has called it delivered
+	keys  []string        // of the values that name them
+	next  uint64          // number of the next key
+	since time.Time       // of the first
 }
 
 const (
@@ -29,11 +30,11 @@ const (
 type leaving struct {
 	fold      bool
 	key       string
-	slots     []slotID
+	slots     map[slotID]bool
 	postponed []*queue // whose memories are written too
 }
 
-func (d *done) has(id slotID) bool { return d.slots[id] }
+func (d *done) has(id slotID) bool { _, found := d.slots[id]; return found }
 
 // due reports that it is time to delete what is named.
 func (d *done) due(list []*work) bool {
@@ -45,7 +46,7 @@ func (d *done) due(list []*work) bool {
 }
 
 // leave returns what writes that slots leave.
-func (d *done) leave(slots []slotID, fold bool) (ops []store.Op, l leaving) {
+func (d *done) leave(slots map[slotID]bool, fold bool) (ops []store.Op, l leaving) {
 	if fold {
 		for id := range d.slots {
 			ops = append(ops, store.Op{Key: id.key()})
@@ -53,7 +54,7 @@ func (d *done) leave(slots []slotID, fold bool) (ops []store.Op, l leaving) {
 		for _, key := range d.keys {
 			ops = append(ops, store.Op{Key: key})
 		}
-		for _, id := range slots {
+		for id := range slots {
 			ops = append(ops, store.Op{Key: id.key()})
 		}
 		return ops, leaving{fold: true}
@@ -62,9 +63,10 @@ func (d *done) leave(slots []slotID, fold bool) (ops []store.Op, l leaving) {
 		return nil, leaving{}
 	}
 	e := frame.New(formatVersion)
-	for _, id := range slots {
+	for id, delivered := range slots {
 		e.Int(id.stamp)
 		e.Text(id.device)
+		e.Bool(delivered)
 	}
 	key := donePrefix + string(binary.BigEndian.AppendUint64(nil, d.next))
 	return []store.Op{{Key: key, Value: e.Seal()}}, leaving{key: key, slots: slots}
@@ -84,13 +86,11 @@ func (d *done) left(l leaving) {
 	}
 }
 
-func (d *done) add(key string, slots []slotID) {
+func (d *done) add(key string, slots map[slotID]bool) {
 	if d.slots == nil {
 		d.slots = map[slotID]bool{}
 	}
-	for _, id := range slots {
-		d.slots[id] = true
-	}
+	maps.Copy(d.slots, slots)
 	d.keys = append(d.keys, key)
 }
 
@@ -118,15 +118,16 @@ func readDone(ctx context.Context, stored store.Store, keep func(key string, val
 	return d, err
 }
 
-func decodeDone(value []byte) (slots []slotID, err error) {
+func decodeDone(value []byte) (slots map[slotID]bool, err error) {
 	d, err := frame.Open(value, formatVersion)
 	if err != nil {
 		return nil, err
 	}
+	slots = map[slotID]bool{}
 	for d.Left() > 0 && d.Err() == nil {
 		id := slotID{stamp: d.Int()}
 		id.device = d.Text()
-		slots = append(slots, id)
+		slots[id] = d.Bool()
 	}
 	return slots, d.Err()
 }

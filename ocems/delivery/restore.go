@@ -44,6 +44,12 @@ func (d *Delivery) restore(ctx context.Context) error {
 	if err == nil {
 		err = d.cfg.Store.Range(ctx, memoryPrefix, d.recall)
 	}
+	for id, delivered := range d.done.slots {
+		if q := d.queue(id.device); delivered && !q.memory.accepted {
+			q.memory.accepted = true
+			d.postpone(q)
+		}
+	}
 	if err == nil {
 		err = d.doubtAll(ctx)
 	}

@@ -3,6 +3,7 @@ package delivery
 import (
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
@@ -66,10 +67,22 @@ func (d *Delivery) ask() error {
 	}
 	_, _ = readAnswer(resp.Body)
 	_ = resp.Body.Close()
-	d.observe(resp.Header, sent, false, time.Time{})
-	d.noteAnswer(nil, answer{}, sent)
+	ans := answer{}
+	if speaks(resp) {
+		d.observe(resp.Header, sent, false, time.Time{})
+	} else {
+		ans = answer{unanswered: true, detail: fmt.Sprintf("HTTP %d to a GET", resp.StatusCode)}
+		err = errors.New(ans.detail)
+	}
+	d.noteAnswer(nil, ans, sent)
 	d.wake.send()
-	return nil
+	return err
+}
+
+// speaks reports that an answer without a status of the document may be the server's own. An error page may be of a proxy on
+// this very machine, whose Date is no second witness of this machine's clock.
+func speaks(resp *http.Response) bool {
+	return resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusProxyAuthRequired
 }
 
 // observe tells the clock of an answer. sure says that it had a status of the document; accepted is the slot that it says is

@@ -185,6 +185,8 @@ type content struct {
 	added    bool
 	whole    bool
 	left     bool // an outcome took readings out
+
+	delivered bool // that one
 }
 
 // apply changes the slots as a work asks for.
@@ -279,7 +281,7 @@ func (t *transaction) keepAge(from slotID, to payload.Record) error {
 func (t *transaction) leave(w *work) error {
 	id := *w.leaves
 	if t.slots[id] == nil && t.d.leavesWhole(id, w.version) {
-		t.slots[id] = &content{changed: true, left: true}
+		t.slots[id] = &content{changed: true, left: true, delivered: w.entry.Outcome == audit.Delivered}
 		return nil
 	}
 	if err := t.remove(id, w.settled); err != nil {
@@ -393,7 +395,7 @@ func (t *transaction) logged(list []*work) {
 // operations are the store's writes, those of the slots last: a new slot may be where a damaged value was, or one that has
 // left.
 func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
-	var leave []slotID
+	leave := map[slotID]bool{}
 	var slots []store.Op
 	fold := t.d.done.due(list)
 	for id, c := range t.slots {
@@ -403,7 +405,7 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 			slots = append(slots, store.Op{Key: id.key(), Value: encodeReadings(c.made, c.readings)})
 			fold = fold || t.d.done.has(id)
 		case c.left:
-			leave = append(leave, id)
+			leave[id] = c.delivered
 		default:
 			slots = append(slots, store.Op{Key: id.key()})
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/clock"
@@ -54,13 +55,45 @@ func (b *Batch) timed(x *sample, d *registry.Device) (before bool) {
 	}
 	switch {
 	case kind == registry.TimestampsSource || x.reason != slot.Taken:
-	case b.before.Took(x.Time):
+	case b.before.Took(x.Time) && b.e.lived.in(x.Device, b.before.Era):
 		x.live = true
 		return true
 	default:
-		x.live = x.Time.Sub(b.now).Abs() <= clock.LiveWithin
+		if x.live = x.Time.Sub(b.now).Abs() <= clock.LiveWithin; x.live {
+			b.e.lived.note(x.Device, b.era)
+		}
 	}
 	return false
+}
+
+// lived are the last two eras of the clock in which a device had live readings. One that had none, and sends what is older
+// than a step, sends history.
+type lived struct {
+	mu    sync.RWMutex
+	first uint64 // era that is of this life alone
+	eras  map[string][2]uint64
+}
+
+func (l *lived) note(device string, era uint64) {
+	l.mu.RLock()
+	known := l.eras[device][0] == era
+	l.mu.RUnlock()
+	if !known {
+		l.mu.Lock()
+		if l.eras == nil {
+			l.eras = map[string][2]uint64{}
+		}
+		l.eras[device] = [2]uint64{era, l.eras[device][0]}
+		l.mu.Unlock()
+	}
+}
+
+// in is true for eras of lives before, of which it is not known.
+func (l *lived) in(device string, era uint64) bool {
+	l.mu.RLock()
+	defer l.mu.RUnlock()
+	eras := l.eras[device]
+	return era < l.first || eras[0] == era || eras[1] == era
 }
 
 const wrongClock = "this machine's clock was wrong then, and was set"
@@ -68,10 +101,14 @@ const wrongClock = "this machine's clock was wrong then, and was set"
 // restoreClock reads what the last life knew of the clock.
 func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []byte, err error) {
 	value, err := e.cfg.Store.Get(ctx, clockKey)
+	_, e.lived.first = e.clock.Now()
 	if err != nil || value == nil {
 		return false, nil, err
 	}
 	confirmed, err = e.clock.Restore(value)
+	if _, e.lived.first = e.clock.Now(); !confirmed { // it may go on with an era of the life before
+		e.lived.first++
+	}
 	e.loop.era = e.clock.Doubted()
 	if errors.Is(err, frame.ErrDamaged) {
 		return false, value, nil

@@ -3,6 +3,7 @@ package engine_test
 import (
 	"context"
 	"fmt"
+	"io"
 	"net/http"
 	"slices"
 	"strings"
@@ -447,4 +448,58 @@ func TestClockThatTheBoardContradicts(t *testing.T) {
 		assert.Equal(t, []string{"b/cod@00:45=1U", "b/cod@01:00=2U"}, s.received())
 		assert.Equal(t, "<nil>", health.Load())
 	})
+}
+
+// What comes just after a clock was set right: a logger's history keeps its slots, though their times lie in the wrong era.
+func TestHistoryAfterAStep(t *testing.T) {
+	runSteps(t, "", -3*time.Hour, nil, func(s *steps) {
+		s.net.unplug(true)
+		s.live(clock(2, 0, 0), 9)
+		s.set(0)
+		s.net.unplug(false)
+		time.Sleep(20 * time.Second)
+		for i := range 15 {
+			s.mustTake(reading("b", "cod", clock(0, 0, 0).Add(time.Duration(i-90)*time.Minute), 5))
+		}
+		s.live(clock(3, 0, 0), 1)
+		for _, r := range s.received() {
+			assert.NotContains(t, r, "=9U")
+		}
+		assert.Contains(t, s.received(), "b/cod@22:45=5U")
+	})
+}
+
+// A proxy on this machine answers with this machine's time, while the board cannot be reached.
+func TestErrorPageIsNoWitnessOfTheClock(t *testing.T) {
+	runSteps(t, "", -3*time.Hour, func(c *engine.Config) {
+		client := *c.Board.Client
+		client.Transport = &localProxy{client.Transport, c.Wall}
+		c.Board.Client = &client
+	}, func(s *steps) {
+		s.net.unplug(true)
+		s.live(clock(2, 0, 0), 9)
+		s.set(0)
+		s.net.unplug(false)
+		s.live(clock(3, 0, 0), 1)
+		got := s.received()
+		assert.Contains(t, got, "a/cod@02:15=1U")
+		for _, r := range got {
+			assert.NotContains(t, r, "=9U")
+		}
+	})
+}
+
+type localProxy struct {
+	http.RoundTripper
+	wall func() time.Time
+}
+
+// RoundTrip implements [http.RoundTripper].
+func (l *localProxy) RoundTrip(r *http.Request) (*http.Response, error) {
+	resp, err := l.RoundTripper.RoundTrip(r)
+	if err != nil {
+		return &http.Response{StatusCode: http.StatusBadGateway, Request: r,
+			Header: http.Header{"Date": {l.wall().UTC().Format(http.TimeFormat)}}, Body: io.NopCloser(strings.NewReader("bad gateway"))}, nil
+	}
+	return resp, nil
 }

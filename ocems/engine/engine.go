@@ -66,6 +66,7 @@ type Engine struct {
 	replayed slot.Stats // what a life before has counted; guarded by counts.mu
 	once     once
 
+	lived      lived
 	sourcesMu  sync.RWMutex
 	sources    map[uint64]string
 	sourcesEra atomic.Uint64 // counts when they were forgotten
@@ -171,6 +172,9 @@ func (e *Engine) openTrail() (err error) {
 	if damage := e.trail.Damage(); damage != "" {
 		e.log.Error(damage)
 	}
+	e.trail.Rotate(e.cfg.Slots.Rotation(func(err error) {
+		e.log.Error("the audit_file goes on as it is, and this is tried again: free space or mend its directory", "error", err)
+	}))
 	return nil
 }
 

@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -25,6 +26,10 @@ const DefaultEndpoint = "https://cems.cpcb.gov.in/v1.0/industry/data"
 type Slots struct {
 	// AuditFile is the file of final outcomes and of readings that are in no slot.
 	AuditFile string `mapstructure:"audit_file" toml:"audit_file"`
+	// AuditRotateMB is how many MB of lines a file of the trail has at most: a larger one is closed and compressed.
+	AuditRotateMB int `mapstructure:"audit_rotate_mb" toml:"audit_rotate_mb"`
+	// AuditRotateMonthly closes it when a month of IST ends, too.
+	AuditRotateMonthly bool `mapstructure:"audit_rotate_monthly" toml:"audit_rotate_monthly"`
 	// DevicesFileInterval is how often the devices_file is looked at.
 	DevicesFileInterval Duration `mapstructure:"devices_file_interval" toml:"devices_file_interval"`
 	// Stamp is which bound of its window stamps a slot: end or start.
@@ -48,6 +53,7 @@ type Slots struct {
 func DefaultSlots() Slots {
 	d := slot.Defaults()
 	return Slots{
+		AuditRotateMB: 1000, AuditRotateMonthly: true,
 		DevicesFileInterval: Duration{10 * time.Second}, Stamp: d.Stamp, Grace: Duration{d.Grace},
 		CalibrationGrace: Duration{d.CalibrationGrace}, Settle: Duration{d.Settle}, MaxSkew: Duration{d.MaxSkew},
 		Timestamps: registry.TimestampsAuto, MinSamples: d.MinSamples,
@@ -58,6 +64,11 @@ func DefaultSlots() Slots {
 func (o Slots) Rules() slot.Options {
 	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
 		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples}
+}
+
+// Rotation is the trail's.
+func (o Slots) Rotation(failed func(error)) audit.Rotation {
+	return audit.Rotation{Size: int64(o.AuditRotateMB) * 1e6, Monthly: o.AuditRotateMonthly, Failed: failed}
 }
 
 // Check returns every mistake, each beginning with its key.
@@ -74,6 +85,7 @@ func (o Slots) Check() error {
 	c.duration("calibration_grace", o.CalibrationGrace, time.Millisecond, spec.MaxAge)
 	c.duration("settle", o.Settle, 0, spec.MaxAge)
 	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
+	c.number("audit_rotate_mb", o.AuditRotateMB, 1)
 	c.number("min_samples", o.MinSamples, 1)
 	return c.err()
 }

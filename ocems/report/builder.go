@@ -14,13 +14,12 @@ import (
 const (
 	slotMillis  = int64(spec.SlotLength / time.Millisecond)
 	pointMillis = int64(spec.CalibrationLength / time.Millisecond)
-	slotsADay   = int64(24 * time.Hour / spec.SlotLength)
+	slotsADay   = int64(audit.SlotsADay)
 	istSlots    = 22 // IST is 22 slots before UTC
 	allPoints   = uint32(1)<<(slotMillis/pointMillis) - 1
 
 	// maxDays keeps a senseless stamp in an altered trail from asking for centuries of slots.
-	maxDays  = 3660
-	maxStamp = 253402281000000 // the last slot of the year 9999 in IST
+	maxDays = 3660
 )
 
 // Options choose what is reported. The period is one for all devices, so that a device that fell silent is missing.
@@ -29,7 +28,8 @@ type Options struct {
 	Device   string    // only this one; empty is all
 	Stamp    string    // the bound of its window that stamps a slot: "end" (default) or "start"
 	Now      time.Time // no slot is expected after it
-	Readings bool      // keep the readings too, for HTML
+	Readings bool      // keep the readings too, for HTML: of files whose lines are read
+	Verify   bool      // read every line, and not the sums of closed files
 }
 
 // Builder takes in trails.
@@ -43,10 +43,12 @@ type Builder struct {
 	offGrid     int
 	units       map[string]uint16
 	unitNames   []string
+	shapes      map[ranksOfDay]*ranksOfDay
 }
 
 type device struct {
 	station, id string
+	named       audit.Date // of the day that named the station
 	series      map[seriesKey]*series
 	other       Samples // that name no parameter
 }
@@ -57,18 +59,23 @@ type seriesKey struct {
 }
 
 type series struct {
-	days                          map[int64]*day // by IST day
+	days                          []day            // in their order
+	points                        map[int64]points // by slot
 	unit                          string
-	closed                        bool    // it had a slot, of whatever time
-	samples                       Samples // in no slot
+	named                         audit.Date // of the day that named the unit
+	closed                        bool       // it had a slot, of whatever time
+	samples                       Samples    // in no slot
 	rejectedPoints, expiredPoints int
 }
 
+// day is one IST day. Days that are alike share their ranks.
 type day struct {
-	rank     [slotsADay]rank
+	n        int64
+	ranks    *ranksOfDay
 	readings *[slotsADay]reading
-	points   *[slotsADay]points
 }
+
+type ranksOfDay [slotsADay]rank
 
 // reading is the value that a slot was delivered, or refused, with.
 type reading struct {
@@ -84,23 +91,23 @@ type points struct{ all, verified uint32 }
 type rank uint8
 
 const (
-	missing rank = iota
-	expired
-	rejected
-	stored
-	delivered
-	ranks
-	verifiedRank = ranks - 1 // is added to one of the above
+	missing   = rank(audit.RankMissing)
+	expired   = rank(audit.RankExpired)
+	rejected  = rank(audit.RankRejected)
+	stored    = rank(audit.RankStored)
+	delivered = rank(audit.RankDelivered)
+
+	verifiedRank = delivered // is added to one of the above
 )
 
 func (r rank) outcome() rank {
-	if r >= ranks {
+	if r > delivered {
 		return r - verifiedRank
 	}
 	return r
 }
 
-func (r rank) verified() bool { return r >= ranks }
+func (r rank) verified() bool { return r > delivered }
 
 // New prepares a report.
 func New(o Options) (*Builder, error) {
@@ -111,7 +118,8 @@ func New(o Options) (*Builder, error) {
 	default:
 		return nil, fmt.Errorf("--stamp: %q is neither end nor start: nearest %s", o.Stamp, spec.Nearest(o.Stamp, []string{"end", "start"})[0])
 	}
-	b := &Builder{o: o, first: math.MinInt64, last: math.MaxInt64, devices: map[string]*device{}, units: map[string]uint16{"": 0}, unitNames: []string{""}}
+	b := &Builder{o: o, first: math.MinInt64, last: math.MaxInt64, devices: map[string]*device{}, units: map[string]uint16{"": 0}, unitNames: []string{""},
+		shapes: map[ranksOfDay]*ranksOfDay{}}
 	if !o.From.IsZero() {
 		b.first = floor(o.From.UnixMilli(), slotMillis)
 	}
@@ -130,68 +138,92 @@ func New(o Options) (*Builder, error) {
 	return b, nil
 }
 
-// take counts one line.
-func (b *Builder) take(t *Trail, e *audit.Entry, verified bool) {
-	var r rank
-	switch e.Outcome {
-	case audit.Delivered:
-		r = delivered
-	case audit.AlreadyStored:
-		r = stored
-	case audit.Rejected:
-		r = rejected
-	case audit.Expired:
-		r = expired
-	case audit.Late, audit.Refused:
-		b.samples(e)
-		return
-	case audit.Recovered:
-		t.Recovered++
-		return
-	default:
-		t.Unreadable++
+// take counts what a file says of one day of a device.
+func (b *Builder) take(x *audit.Day, verified bool) {
+	from := int64(x.Date)*slotsADay - istSlots
+	due := from >= b.first && from <= b.last // which begin and end with a day
+	if !due && !x.Slots() {
 		return
 	}
-	if e.Stamp < 0 || e.Stamp > maxStamp {
-		t.Unreadable++
-		return
+	d := b.device(x)
+	if due {
+		d.other.add(x.Late, x.Refused)
 	}
-	if verified {
-		r += verifiedRank
-	}
-	d := b.device(e)
-	for i := range e.Readings {
-		x := &e.Readings[i]
-		s := d.of(x)
-		s.closed = true
-		if x.Flag == "C" || x.Flag == "Z" {
-			b.point(s, e.Stamp, r)
-			continue
-		}
-		if mod(e.Stamp, slotMillis) != 0 {
-			b.offGrid++
-			continue
-		}
-		slot := floor(e.Stamp, slotMillis)
-		if !b.within(slot) || b.o.Device != "" && d.id != b.o.Device {
-			continue
-		}
-		day, at := s.day(slot)
-		if r <= day.rank[at] {
-			continue
-		}
-		day.rank[at] = r
-		if b.o.Readings {
-			if day.readings == nil {
-				day.readings = new([slotsADay]reading)
+	for _, y := range x.Series {
+		b.offGrid += y.OffGrid
+		if b.o.Device != "" && b.o.Device != d.id { // the period is that of all devices: it may be the one that fell silent
+			for at, r := range y.Slots {
+				if r != audit.RankMissing {
+					b.within(from + int64(at))
+				}
 			}
-			flag := byte(spec.FlagNormal)
-			if x.Flag != "" {
-				flag = x.Flag[0]
+			for at := range y.Points {
+				slot, _ := b.slotOf(x.Date, at)
+				b.within(slot)
 			}
-			day.readings[at] = reading{x.Value, b.unit(x.Unit), flag}
+			continue
+		}
+		if !due && !y.Closed() {
+			continue
+		}
+		s := d.of(x.Date, y)
+		s.closed = s.closed || y.Closed()
+		if due {
+			s.samples.add(y.Late, y.Refused)
+		}
+		b.slots(s, int64(x.Date), y, verified)
+		for at, r := range y.Points {
+			b.point(s, x.Date, at, rank(r), verified)
 		}
 	}
+}
+
+// slots takes those of one day of a series.
+func (b *Builder) slots(s *series, n int64, x *audit.Series, verified bool) {
+	if x.Slots == (audit.Slots{}) {
+		return
+	}
+	i, found := slices.BinarySearchFunc(s.days, n, func(d day, n int64) int { return cmp.Compare(d.n, n) })
+	var ranks ranksOfDay
+	var readings *[slotsADay]reading
+	if found {
+		ranks, readings = *s.days[i].ranks, s.days[i].readings
+	}
+	for at := range x.Slots {
+		r := rank(x.Slots[at])
+		if r == missing || !b.within(n*slotsADay-istSlots+int64(at)) {
+			continue
+		}
+		if verified {
+			r += verifiedRank
+		}
+		if r <= ranks[at] {
+			continue
+		}
+		ranks[at] = r
+		if b.o.Readings && x.Values != nil {
+			if readings == nil {
+				readings = new([slotsADay]reading)
+			}
+			v, flag := &x.Values[at], byte(spec.FlagNormal)
+			if v.Flag != "" {
+				flag = v.Flag[0]
+			}
+			readings[at] = reading{v.Value, b.unit(v.Unit), flag}
+		}
+	}
+	if ranks == (ranksOfDay{}) {
+		return
+	}
+	if !found {
+		s.days = slices.Insert(s.days, i, day{})
+	}
+	shared := b.shapes[ranks]
+	if shared == nil {
+		shared = &ranks
+		b.shapes[ranks] = shared
+	}
+	s.days[i] = day{n, shared, readings}
 }
 
 // within tells whether a slot is in the period, and widens by it what the trails name. All devices widen it, also for
@@ -204,21 +236,23 @@ func (b *Builder) within(slot int64) bool {
 	return b.first <= slot && slot <= b.last
 }
 
-// point takes a 30-second point of a calibration.
-func (b *Builder) point(s *series, stamp int64, r rank) {
-	if mod(stamp, pointMillis) != 0 {
-		b.offGrid++
-		return
-	}
+// slotOf is the slot of a point of a day, and the point's bit in it.
+func (b *Builder) slotOf(date audit.Date, at int) (slot int64, bit uint32) {
+	stamp := date.Millis() + int64(at)*pointMillis
 	slot, start := floor(stamp, slotMillis), int64(0)
 	if b.o.Stamp == "end" { // the point stamped with the slot's end is its last one
 		slot, start = floor(stamp-1, slotMillis)+1, pointMillis-slotMillis
 	}
-	bit := uint32(1) << ((stamp - slot*slotMillis - start) / pointMillis)
+	return slot, uint32(1) << ((stamp - slot*slotMillis - start) / pointMillis)
+}
+
+// point takes a 30-second point of a calibration.
+func (b *Builder) point(s *series, date audit.Date, at int, r rank, verified bool) {
+	slot, bit := b.slotOf(date, at)
 	if !b.within(slot) {
 		return
 	}
-	switch r.outcome() {
+	switch r {
 	case rejected:
 		s.rejectedPoints++
 		return
@@ -226,71 +260,54 @@ func (b *Builder) point(s *series, stamp int64, r rank) {
 		s.expiredPoints++
 		return
 	}
-	day, at := s.day(slot)
-	if day.points == nil {
-		day.points = new([slotsADay]points)
+	if s.points == nil {
+		s.points = map[int64]points{}
 	}
-	p := &day.points[at]
+	p := s.points[slot]
 	p.all |= bit
-	if r.verified() {
+	if verified {
 		p.verified |= bit
 	}
+	s.points[slot] = p
 }
 
-// samples counts those that came too late or were refused.
-func (b *Builder) samples(e *audit.Entry) {
-	if slot := floor(cmp.Or(e.Stamp, e.Time.UnixMilli()), slotMillis); slot < b.first || slot > b.last {
-		return
-	}
-	d := b.device(e)
-	r := audit.Reading{Parameter: e.Parameter}
-	if len(e.Readings) > 0 {
-		r = e.Readings[0]
-	}
-	to := &d.other
-	if r.Parameter != "" {
-		to = &d.of(&r).samples
-	}
-	if n := max(e.Count, 1); e.Outcome == audit.Late {
-		to.Late += n
-	} else {
-		to.Refused += n
-	}
+func (s *Samples) add(late, refused int) {
+	s.Late += late
+	s.Refused += refused
 }
 
-func (b *Builder) device(e *audit.Entry) *device {
-	d := b.devices[e.Device]
+func (b *Builder) device(x *audit.Day) *device {
+	d := b.devices[x.Device]
 	if d == nil {
-		d = &device{id: e.Device, series: map[seriesKey]*series{}}
-		b.devices[e.Device] = d
+		d = &device{id: x.Device, series: map[seriesKey]*series{}, named: math.MinInt64}
+		b.devices[x.Device] = d
 	}
-	if e.Station != "" {
-		d.station = e.Station
+	if x.Station != "" && x.Date >= d.named {
+		d.station, d.named = x.Station, x.Date
 	}
 	return d
 }
 
-func (d *device) of(r *audit.Reading) *series {
-	key := seriesKey{r.Parameter, r.Diagnostic}
+func (d *device) of(date audit.Date, x *audit.Series) *series {
+	key := seriesKey{x.Parameter, x.Diagnostic}
 	s := d.series[key]
 	if s == nil {
-		s = &series{days: map[int64]*day{}}
+		s = &series{named: math.MinInt64}
 		d.series[key] = s
 	}
-	if r.Unit != "" {
-		s.unit = r.Unit
+	if x.Unit != "" && date >= s.named {
+		s.unit, s.named = x.Unit, date
 	}
 	return s
 }
 
-func (s *series) day(slot int64) (*day, int) {
-	n, at := split(slot)
-	d := s.days[n]
-	if d == nil {
-		d = &day{}
-		s.days[n] = d
+// day is nil where no line speaks of it.
+func (s *series) day(n int64) *day {
+	i, found := slices.BinarySearchFunc(s.days, n, func(d day, n int64) int { return cmp.Compare(d.n, n) })
+	if !found {
+		return nil
 	}
-	return d, at
+	return &s.days[i]
 }
 
 func (b *Builder) unit(name string) uint16 {

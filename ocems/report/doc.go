@@ -1,7 +1,8 @@
 // Package report reads audit trails and says what became of each 15-minute slot of each device and parameter. It counts
 // what the trail says and nothing else: a slot that no line of it names as delivered is missing. A trail is checked
-// first; what comes after the place where it was altered or cut is read too, and marked as not verified.
+// first; what comes after the place where it was altered or cut is read too, and marked as not verified. Of a closed file it
+// reads the lines that sum it up, unless it is to verify every line.
 //
-// It keeps a byte a slot and parameter, and the readings only where they are shown, so that months of trail need
-// little memory.
+// It keeps a byte a slot and parameter, once for days that are alike, and the readings only where they are shown, so that
+// months of trail need little memory.
 package report

@@ -2,23 +2,95 @@ package report
 
 import (
 	"bufio"
+	"cmp"
 	_ "embed"
+	"errors"
 	"fmt"
 	"html/template"
 	"io"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"sync/atomic"
+	"unicode"
+	"unicode/utf8"
 )
 
 //go:embed report.html
 var page string
 
-var pageTemplate = template.Must(template.New("report").Parse(page))
+var pages = template.Must(template.New("report").Parse(page))
+
+// OnePage is how many devices are shown on one page.
+const OnePage = 50
 
 // HTML writes one page that needs nothing else: no script, no other host. The cells' titles have the readings if the
 // Builder was told to keep them.
 func (r *Report) HTML(w io.Writer) error {
+	v := r.view()
+	for i := range r.Devices {
+		v.Devices = append(v.Devices, deviceView{&r.Devices[i], r})
+	}
+	return write(w, v)
+}
+
+// Site writes an index at path, and a page for each device into the folder that is named like it, without .html. After each
+// page it calls done, which may be nil.
+func (r *Report) Site(path string, done func(pages int)) error {
+	v := r.view()
+	folder := strings.TrimSuffix(path, filepath.Ext(path))
+	if folder == path {
+		return fmt.Errorf("%s: the name of an index ends with .html", path)
+	}
+	if err := os.MkdirAll(folder, 0o777); err != nil {
+		return err
+	}
+	names := map[string]bool{}
+	for i := range r.Devices {
+		d := &r.Devices[i]
+		name := strings.Map(func(c rune) rune {
+			if c < utf8.RuneSelf && (unicode.IsLetter(c) || unicode.IsDigit(c) || strings.ContainsRune("-_.", c)) {
+				return c
+			}
+			return '_'
+		}, d.ID)
+		for n, given := 2, name; names[strings.ToLower(name)]; n++ { // file systems may not tell a from A
+			name = fmt.Sprintf("%s-%d", given, n)
+		}
+		names[strings.ToLower(name)] = true
+		v.Index = append(v.Index, indexView{deviceView{d, r}, filepath.Base(folder) + "/" + name + ".html"})
+	}
+	errs := make([]error, len(v.Index))
+	var written atomic.Int64
+	inParallel(len(v.Index), func(i int) {
+		one := r.view()
+		one.Trails, one.Notes, one.Devices, one.Up = nil, nil, []deviceView{v.Index[i].deviceView}, "../"+filepath.Base(path)
+		errs[i] = writeFile(filepath.Join(filepath.Dir(path), filepath.FromSlash(v.Index[i].Link)), one)
+		if n := written.Add(1); done != nil {
+			done(int(n))
+		}
+	})
+	return cmp.Or(errors.Join(errs...), writeFile(path, v))
+}
+
+func writeFile(path string, v view) error {
+	f, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(write(f, v), f.Close())
+}
+
+func write(w io.Writer, v view) error {
 	out := bufio.NewWriterSize(w, 64<<10)
+	if err := pages.Execute(out, v); err != nil {
+		return fmt.Errorf("writing HTML: %w", err)
+	}
+	return out.Flush()
+}
+
+func (r *Report) view() view {
 	v := view{Report: r, Headline: r.headline(), Notes: r.notes()}
 	for hour := range 24 {
 		v.Hours = append(v.Hours, fmt.Sprintf("%02d", hour))
@@ -30,13 +102,7 @@ func (r *Report) HTML(w io.Writer) error {
 		t := &r.Trails[i]
 		v.Trails = append(v.Trails, trailView{t.Name, t.verdict(), t.Last, t.Fault == ""})
 	}
-	for i := range r.Devices {
-		v.Devices = append(v.Devices, deviceView{&r.Devices[i], r})
-	}
-	if err := pageTemplate.Execute(out, v); err != nil {
-		return fmt.Errorf("writing HTML: %w", err)
-	}
-	return out.Flush()
+	return v
 }
 
 type view struct {
@@ -47,6 +113,13 @@ type view struct {
 	Legend   []cellView
 	Trails   []trailView
 	Devices  []deviceView
+	Index    []indexView // of many devices, which have pages of their own
+	Up       string      // where that is
+}
+
+type indexView struct {
+	deviceView
+	Link string
 }
 
 type trailView struct {
@@ -75,19 +148,39 @@ func letter(c byte) string {
 func (d deviceView) Title() string   { return d.title() }
 func (d deviceView) Notes() []string { return d.notes() }
 
-// Summary is one sentence on all of the device's parameters.
-func (d deviceView) Summary() string {
-	reached, due, lost := 0, 0, 0
+// Share is how much of what was due reached the board, of all of the device's parameters.
+func (d deviceView) Share() string {
+	share, _, _ := d.sum()
+	return percent(share)
+}
+
+// Lost is how many values did not.
+func (d deviceView) Lost() int {
+	_, lost, _ := d.sum()
+	return lost
+}
+
+func (d deviceView) sum() (share *float64, lost, due int) {
+	reached := 0
 	for _, p := range d.Parameters {
 		reached += p.Delivered + p.AlreadyStored
 		due += p.Expected - p.Calibration
 		lost += p.Rejected + p.Expired + p.Missing
 	}
+	if due > 0 {
+		all := float64(reached*10000/due) / 100
+		share = &all
+	}
+	return share, lost, due
+}
+
+// Summary is one sentence on all of the device's parameters.
+func (d deviceView) Summary() string {
+	share, lost, due := d.sum()
 	if due == 0 {
 		return "no slot"
 	}
-	share := float64(reached*10000/due) / 100
-	return fmt.Sprintf("%s delivered, %d of %d values missing, rejected or expired", percent(&share), lost, due)
+	return fmt.Sprintf("%s delivered, %d of %d values missing, rejected or expired", percent(share), lost, due)
 }
 
 type field struct {
@@ -119,17 +212,18 @@ func (d deviceView) Rows() (rows []struct {
 	return rows
 }
 
-// Cells are those of one day.
-func (d deviceView) Cells(day Day) []cellView {
-	out := make([]cellView, len(day.Slots))
-	for i := range out {
+// Cells are those of one day. A page of a month has thousands, and the template is slow.
+func (d deviceView) Cells(day Day) template.HTML {
+	var b strings.Builder
+	for i := range len(day.Slots) {
 		c := day.Slots[i]
-		out[i] = cellView{Class: classes[c], Letter: letter(c)}
-		if c != cellOutside {
-			out[i].Title = d.says(day, i)
+		b.WriteString(`<td class="` + classes[c] + `"`)
+		if c != cellOutside && (d.r.Readings || c != cellDelivered) {
+			b.WriteString(` title="` + template.HTMLEscapeString(d.says(day, i)) + `"`)
 		}
+		b.WriteString(">" + letter(c) + "</td>")
 	}
-	return out
+	return template.HTML(b.String())
 }
 
 var outcomeNames = [...]string{missing: "missing", expired: "expired", rejected: "rejected", stored: "already stored", delivered: "delivered"}
@@ -141,14 +235,15 @@ func (d deviceView) says(day Day, at int) string {
 		if !s.closed {
 			continue
 		}
-		outcome, calibration, verified := s.state(day.day, at)
+		today := s.day(day.day)
+		outcome, calibration, verified := s.state(today, day.day, at)
 		b.WriteString("\n" + d.Parameters[i].name() + " ")
 		name := outcomeNames[outcome]
 		if calibration {
 			name = "calibration"
 		}
-		if s := s.days[day.day]; outcome != missing && s.readings != nil {
-			x := s.readings[at]
+		if outcome != missing && today.readings != nil && today.readings[at] != (reading{}) {
+			x := today.readings[at]
 			b.WriteString(strconv.FormatFloat(x.value, 'f', -1, 64) + " " + d.r.unitNames[x.unit])
 			if x.flag != 'U' {
 				b.WriteString(" flag " + string(rune(x.flag)))

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
+	"math"
 	"math/bits"
 	"slices"
 	"strings"
@@ -22,6 +23,7 @@ type Report struct {
 	Unnamed  Samples  `json:"samples_of_no_device"`
 	Devices  []Device `json:"devices"`
 
+	Readings  bool `json:"-"` // are kept
 	unitNames []string
 }
 
@@ -130,7 +132,8 @@ var cells = []struct {
 
 // Report counts.
 func (b *Builder) Report() (*Report, error) {
-	if names := b.named(); b.o.Device != "" && b.devices[b.o.Device] == nil {
+	if b.o.Device != "" && b.devices[b.o.Device] == nil {
+		names := b.named()
 		if len(names) == 0 {
 			return nil, fmt.Errorf("--device: %q is not in the trails, which name no device", b.o.Device)
 		}
@@ -140,7 +143,7 @@ func (b *Builder) Report() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Verified: true, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Devices: []Device{}}
+	r := &Report{Verified: true, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
 	for _, t := range b.trails {
 		r.Verified = r.Verified && t.Fault == ""
 	}
@@ -154,11 +157,12 @@ func (b *Builder) Report() (*Report, error) {
 			r.Unnamed.Refused += s.samples.Refused
 		}
 	}
-	for _, name := range b.named() {
-		if b.o.Device == "" || b.o.Device == name {
-			r.Devices = append(r.Devices, b.devices[name].report(first, last))
-		}
+	names := b.named()
+	if b.o.Device != "" {
+		names = []string{b.o.Device}
 	}
+	r.Devices = make([]Device, len(names))
+	inParallel(len(names), func(i int) { r.Devices[i] = b.devices[names[i]].report(first, last) })
 	slices.SortStableFunc(r.Devices, func(a, b Device) int { return cmp.Compare(a.Station, b.Station) })
 	return r, nil
 }
@@ -181,12 +185,17 @@ func (d *device) report(first, last int64) Device {
 	}
 	from, _ := split(first)
 	to, _ := split(last)
+	shown := slices.DeleteFunc(slices.Clone(out.series), func(s *series) bool { return !s.closed })
+	days := make([]*day, len(shown))
 	for n := from; n <= to; n++ {
+		for i, s := range shown {
+			days[i] = s.day(n)
+		}
 		row := make([]byte, slotsADay)
 		for i := range row {
 			row[i] = cellOutside
 			if slot := n*slotsADay - istSlots + int64(i); first <= slot && slot <= last {
-				row[i] = out.cell(n, i)
+				row[i] = letterOf(shown, days, n, i)
 			}
 		}
 		out.Days = append(out.Days, Day{Date: date(n*slotsADay - istSlots), Slots: string(row), day: n})
@@ -194,41 +203,40 @@ func (d *device) report(first, last int64) Device {
 	return out
 }
 
-// state is what is known of one slot of one parameter.
-func (s *series) state(day int64, at int) (outcome rank, calibration, verified bool) {
-	d := s.days[day]
-	if d == nil {
-		return missing, false, true
+// state is what is known of one slot of one parameter, of the day n.
+func (s *series) state(d *day, n int64, at int) (outcome rank, calibration, verified bool) {
+	if d != nil {
+		if r := d.ranks[at]; r != missing {
+			return r.outcome(), false, r.verified()
+		}
 	}
-	if r := d.rank[at]; r != missing {
-		return r.outcome(), false, r.verified()
-	}
-	if d.points != nil && d.points[at].all == allPoints {
-		return missing, true, d.points[at].verified == allPoints
+	if s.points != nil {
+		if p := s.points[n*slotsADay-istSlots+int64(at)]; p.all == allPoints {
+			return missing, true, p.verified == allPoints
+		}
 	}
 	return missing, false, true
 }
 
 func (s *series) count(first, last int64) (p Parameter) {
 	p.Points = Points{Rejected: s.rejectedPoints, Expired: s.expiredPoints}
-	for n, d := range s.days {
-		if d.points == nil {
-			continue
-		}
-		for i, x := range d.points {
-			if slot := n*slotsADay - istSlots + int64(i); first <= slot && slot <= last {
-				p.Points.Delivered += bits.OnesCount32(x.all)
-			}
+	for slot, x := range s.points {
+		if first <= slot && slot <= last {
+			p.Points.Delivered += bits.OnesCount32(x.all)
 		}
 	}
 	if !s.closed {
 		return p
 	}
 	var gap, longest, longestEnd int64
-	for slot := first; slot <= last; slot++ {
+	var today *day
+	for slot, n := first, int64(math.MinInt64); slot <= last; slot++ {
 		p.Expected++
-		day, at := split(slot)
-		outcome, calibration, verified := s.state(day, at)
+		on, at := split(slot)
+		if on != n {
+			n, today = on, s.day(on)
+		}
+		outcome, calibration, verified := s.state(today, n, at)
 		if !verified {
 			p.Unverified++
 		}
@@ -264,17 +272,14 @@ func (s *series) count(first, last int64) (p Parameter) {
 	return p
 }
 
-func (d *Device) cell(day int64, at int) byte {
-	var n, reached, calibrated, refused, old int
-	for _, s := range d.series {
-		if !s.closed {
-			continue
-		}
-		outcome, calibration, verified := s.state(day, at)
+// letterOf speaks for all parameters that have slots.
+func letterOf(all []*series, days []*day, n int64, at int) byte {
+	var reached, calibrated, refused, old int
+	for i, s := range all {
+		outcome, calibration, verified := s.state(days[i], n, at)
 		if !verified {
 			return cellUnverified
 		}
-		n++
 		switch {
 		case calibration:
 			calibrated++
@@ -287,9 +292,9 @@ func (d *Device) cell(day int64, at int) byte {
 		}
 	}
 	switch {
-	case calibrated == n:
+	case calibrated == len(all):
 		return cellCalibration
-	case reached+calibrated == n:
+	case reached+calibrated == len(all):
 		return cellDelivered
 	case reached+calibrated > 0:
 		return cellPartly

@@ -93,25 +93,6 @@ func (r *Report) headline() string {
 	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", r.Period.First.Format("2006-01-02 15:04"), r.Period.Last.Format("2006-01-02 15:04"), r.Period.Slots)
 }
 
-func (t *Trail) verdict() string {
-	var b strings.Builder
-	switch {
-	case t.Fault != "":
-		fmt.Fprintf(&b, "NOT VERIFIED: %s. Of its %s, the first %d are verified", t.Fault, count(t.Lines, "line"), t.Verified)
-	case t.Lines == 0:
-		return "empty"
-	default:
-		fmt.Fprintf(&b, "verified, %s", count(t.Lines, "line"))
-	}
-	if t.Unreadable > 0 {
-		fmt.Fprintf(&b, "; %d cannot be read", t.Unreadable)
-	}
-	if t.Recovered > 0 {
-		fmt.Fprintf(&b, "; %s of mended damage", count(t.Recovered, "note"))
-	}
-	return b.String()
-}
-
 func (r *Report) notes() []string {
 	var list []string
 	if r.OffGrid > 0 {

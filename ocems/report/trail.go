@@ -1,124 +1,168 @@
 package report
 
 import (
-	"bufio"
-	"bytes"
-	"crypto/sha256"
-	"encoding/hex"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
+	"runtime"
+	"sync"
+	"sync/atomic"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// Trail is one file and what its chain says of it.
+// Trail is one file of a trail and what its chain says of it.
 type Trail struct {
 	Name       string `json:"name"`
 	Lines      int    `json:"lines"`
 	Verified   int    `json:"verified_lines"`
+	Summed     bool   `json:"summed_up,omitempty"` // a closed file of which the lines that sum it up were read, and verified
 	Unreadable int    `json:"unreadable_lines"`
-	Recovered  int    `json:"recovered_lines"` // notes of the trail about damage that was mended
-	Fault      string `json:"fault,omitempty"` // the first line that was altered, removed or put in
+	Recovered  int    `json:"recovered_lines"`        // notes of the trail about damage that was mended
+	Fault      string `json:"fault,omitempty"`        // the first line that was altered, removed or put in
+	Before     uint64 `json:"lines_before,omitempty"` // lines of the trail that are in a file before the first one
 	// Last is the SHA-256 of the last line. No chain shows that its end was taken away; a report from before does, by
 	// a hash that the trail no longer has.
 	Last string `json:"last_line_sha256,omitempty"`
 }
 
-// Add reads one trail. Its error is one of reading; a broken chain is no error here, and the Report has it.
-func (b *Builder) Add(name string, file io.ReadSeeker) error {
-	t := Trail{Name: name}
-	var held audit.Entry
-	var end lastLine
-	source := &source{Reader: file}
-	err := audit.Verify(io.TeeReader(source, &end), func(e audit.Entry) {
-		if t.Lines > 0 {
-			b.take(&t, &held, true)
+// sums are what one file says.
+type sums struct {
+	file       audit.File
+	verified   []*audit.Day
+	unverified []*audit.Day
+	recovered  int
+	unreadable int
+	err        error
+}
+
+// Add reads trails, each with its files in order, several files at once. Its error is one of reading; a broken chain is no
+// error here, and the Report has it. After each file it calls read, which may be nil.
+func (b *Builder) Add(trails [][]string, read func(files int)) error {
+	var paths []string
+	for _, files := range trails {
+		paths = append(paths, files...)
+	}
+	results := make([]chan sums, len(paths))
+	for i := range results {
+		results[i] = make(chan sums, 1)
+	}
+	ahead := make(chan struct{}, 2*runtime.GOMAXPROCS(0)) // what is read is in memory until its turn
+	stop := make(chan struct{})
+	defer close(stop)
+	go func() {
+		for i, path := range paths {
+			select {
+			case ahead <- struct{}{}:
+			case <-stop:
+				return
+			}
+			go func() { results[i] <- b.sumUp(path) }()
 		}
-		held = e
-		t.Lines++
-	})
-	if source.err != nil {
-		return fmt.Errorf("reading %s: %w", name, source.err)
-	}
-	t.Verified = t.Lines
-	if err == nil {
-		if t.Lines > 0 {
-			b.take(&t, &held, true)
-			t.Last = end.hash()
+	}()
+	i := 0
+	for _, files := range trails {
+		var before *audit.File
+		for range files {
+			x := <-results[i]
+			<-ahead
+			if i++; x.err != nil {
+				return x.err
+			}
+			b.add(&x, before)
+			before = &x.file
+			if read != nil {
+				read(i)
+			}
 		}
-		b.trails = append(b.trails, t)
-		return nil
 	}
-	// A broken chain can be the fault of the line before it, so that this one is not verified either.
-	t.Fault, t.Verified = err.Error(), max(0, t.Lines-1)
-	if err := b.addUnverified(&t, file); err != nil {
-		return fmt.Errorf("reading %s: %w", name, err)
-	}
-	b.trails = append(b.trails, t)
 	return nil
 }
 
-// addUnverified reads on behind the lines that were verified.
-func (b *Builder) addUnverified(t *Trail, file io.ReadSeeker) error {
-	if _, err := file.Seek(0, io.SeekStart); err != nil {
-		return err
-	}
-	lines := bufio.NewReaderSize(file, 64<<10)
-	for n := 1; ; n++ {
-		line, err := lines.ReadBytes('\n')
-		if err != nil && !errors.Is(err, io.EOF) {
-			return err
+func (b *Builder) sumUp(path string) (x sums) {
+	if !b.o.Verify {
+		var ok bool
+		if x.file, x.verified, ok, x.err = audit.ScanSummary(path); x.err != nil || ok {
+			return x
 		}
-		if len(line) > 0 {
-			t.Lines = n
-			var e audit.Entry
-			switch {
-			case n <= t.Verified:
-			case json.Unmarshal(line, &e) != nil:
-				t.Unreadable++
-			default:
-				b.take(t, &e, false)
+	}
+	var verified, unverified audit.Tally
+	x.file, x.err = audit.Scan(path, func(e *audit.Entry, whole bool) {
+		to := &verified
+		if !whole {
+			to = &unverified
+		}
+		to.Values = b.o.Readings && (b.o.Device == "" || b.o.Device == e.Device)
+		to.Add(e)
+	})
+	x.verified, x.unverified = verified.Days(), unverified.Days()
+	x.recovered, x.unreadable = verified.Recovered+unverified.Recovered, verified.Unreadable+unverified.Unreadable
+	return x
+}
+
+func (b *Builder) add(x *sums, before *audit.File) {
+	f := &x.file
+	t := Trail{Name: f.Name, Lines: f.Lines, Verified: f.Verified, Summed: f.Summed, Unreadable: f.Unreadable + x.unreadable, Recovered: x.recovered, Fault: f.Fault}
+	if f.Summed {
+		t.Recovered, t.Unreadable = f.Totals.Recovered, f.Totals.Unreadable
+	}
+	switch {
+	case before != nil:
+		fault, whole := f.Follows(before)
+		if fault != "" && t.Fault == "" {
+			t.Fault, t.Summed = "line 1: "+fault, false
+		}
+		if !whole {
+			t.Verified, x.unverified, x.verified = 0, append(x.unverified, x.verified...), nil
+		}
+	case f.First > 1 && t.Fault == "":
+		t.Before = f.First - 1
+	}
+	if t.Fault == "" {
+		t.Last = f.Sum
+	}
+	b.trails = append(b.trails, t)
+	for _, d := range x.verified {
+		b.take(d, true)
+	}
+	for _, d := range x.unverified {
+		b.take(d, false)
+	}
+}
+
+// inParallel calls do with each of n numbers.
+func inParallel(n int, do func(i int)) {
+	var next atomic.Int64
+	var all sync.WaitGroup
+	for range min(n, runtime.GOMAXPROCS(0)) {
+		all.Go(func() {
+			for i := int(next.Add(1)) - 1; i < n; i = int(next.Add(1)) - 1 {
+				do(i)
 			}
-		}
-		if err != nil {
-			return nil
-		}
+		})
 	}
+	all.Wait()
 }
 
-// source keeps the error of a file apart from those of its content.
-type source struct {
-	io.Reader
-	err error
-}
-
-func (s *source) Read(p []byte) (int, error) {
-	n, err := s.Reader.Read(p)
-	if err != nil && !errors.Is(err, io.EOF) {
-		s.err = err
+// verdict is what is shown of a file.
+func (t *Trail) verdict() string {
+	text := ""
+	switch {
+	case t.Fault != "":
+		text = fmt.Sprintf("NOT VERIFIED: %s. Of its %s, the first %d are verified", t.Fault, count(t.Lines, "line"), t.Verified)
+	case t.Lines == 0:
+		return "empty"
+	case t.Summed:
+		text = fmt.Sprintf("its sums are verified, %s (--verify reads them all)", count(t.Lines, "line"))
+	default:
+		text = "verified, " + count(t.Lines, "line")
 	}
-	return n, err
-}
-
-// lastLine keeps the last whole line of what is written to it.
-type lastLine struct{ part, whole []byte }
-
-func (l *lastLine) Write(p []byte) (int, error) {
-	n := len(p)
-	for {
-		i := bytes.IndexByte(p, '\n')
-		if i < 0 {
-			l.part = append(l.part, p...)
-			return n, nil
-		}
-		l.part, l.whole = l.whole[:0], append(l.part, p[:i]...)
-		p = p[i+1:]
+	if t.Before > 0 {
+		text += fmt.Sprintf("; %s of the trail before it are not here", count(int(t.Before), "line"))
 	}
-}
-
-func (l *lastLine) hash() string {
-	sum := sha256.Sum256(l.whole)
-	return hex.EncodeToString(sum[:])
+	if t.Unreadable > 0 {
+		text += fmt.Sprintf("; %d cannot be read", t.Unreadable)
+	}
+	if t.Recovered > 0 {
+		text += fmt.Sprintf("; %s of mended damage", count(t.Recovered, "note"))
+	}
+	return text
 }

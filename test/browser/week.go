@@ -181,17 +181,14 @@ func (w *week) report(trail, page string) error {
 	if err != nil {
 		return err
 	}
-	text, err := os.ReadFile(trail)
-	if err != nil {
-		return err
-	}
-	if err := b.Add(filepath.Base(trail), bytes.NewReader(text)); err != nil {
+	if err := b.Add([][]string{{trail}}, nil); err != nil {
 		return err
 	}
 	r, err := b.Report()
 	if err != nil {
 		return err
 	}
+	r.Trails[0].Name = filepath.Base(trail)
 	var out bytes.Buffer
 	if err := r.HTML(&out); err != nil {
 		return err

@@ -363,12 +363,7 @@ func growTrail(dir string, n, from int) (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	f, err := os.Open(path)
-	if err != nil {
-		return 0, err
-	}
-	defer f.Close()
-	if err := b.Add(path, f); err != nil {
+	if err := b.Add([][]string{{path}}, nil); err != nil {
 		return 0, err
 	}
 	_, err = b.Report()

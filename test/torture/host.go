@@ -75,6 +75,7 @@ var outputBlock = `[[outputs.ocems]]
   tls_ca = "@DIR@/ca.pem"
   state_directory = "@STATE@"
   audit_file = "@DISK@/audit.jsonl"
+  audit_rotate_mb = 1
   public_key_file = "@DIR@/keys/public.pem"
   timeout = "5s"
   grace = "` + grace + `"
@@ -168,6 +169,7 @@ var hosts = map[string]*host{
 
 const aligning = `    storage: ocems_storage
     audit_file: @DISK@/audit.jsonl
+    audit_rotate_mb: 1
     grace: ` + grace + `
     calibration_grace: ` + grace + `
     settle: ` + settle + `

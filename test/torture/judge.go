@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/hex"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io/fs"
 	"math"
@@ -14,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // place is one value at the board.
@@ -209,11 +212,53 @@ type entry struct {
 	Count     int    `json:"count"`
 }
 
-// trail reads an audit file and checks that each line carries the hash of the line before.
-func trail(path string) (out []entry, faults []string) {
-	text, err := os.ReadFile(path)
+// trailText is what the files of a trail hold, the closed ones first.
+func trailText(path string) (text []byte, err error) {
+	files, err := filepath.Glob(path + ".[0-9]*")
 	if err != nil {
-		return nil, nil // nothing had an outcome yet
+		return nil, err
+	}
+	for i, name := range files { // sorted, and so is what is compressed behind what was to be removed
+		if filepath.Ext(name) == ".anew" || i+1 < len(files) && files[i+1] == name+".zst" {
+			continue
+		}
+		b, err := os.ReadFile(name)
+		if err == nil && filepath.Ext(name) == ".zst" {
+			b, err = unpacker.DecodeAll(b, nil)
+			b = withPrevious(b)
+		}
+		if err != nil {
+			return nil, err
+		}
+		text = append(text, b...)
+	}
+	b, err := os.ReadFile(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		err = nil // nothing had an outcome yet
+	}
+	return append(text, b...), err
+}
+
+// withPrevious gives the lines of a compressed file the hash of the line before, which only the first of a block has.
+func withPrevious(text []byte) (out []byte) {
+	previous := ""
+	for line := range bytes.Lines(text) {
+		if !bytes.Contains(line, []byte(`,"prev":"`)) {
+			line = bytes.Replace(line, []byte(`,"sum":"`), []byte(`,"prev":"`+previous+`","sum":"`), 1)
+		}
+		sum := sha256.Sum256(bytes.TrimSuffix(line, []byte("\n")))
+		out, previous = append(out, line...), hex.EncodeToString(sum[:])
+	}
+	return out
+}
+
+var unpacker, _ = zstd.NewReader(nil) // fails for wrong options only
+
+// trail reads an audit trail and checks that each line carries the hash of the line before.
+func trail(path string) (out []entry, faults []string) {
+	text, err := trailText(path)
+	if err != nil {
+		return nil, []string{err.Error()}
 	}
 	lines := bytes.Split(text, []byte("\n"))
 	before := ""

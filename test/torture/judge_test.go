@@ -10,12 +10,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/klauspost/compress/zstd"
 )
 
 // account is what a run left behind: one slot of one device, fed four samples and delivered in the host's second life.
 type account struct {
-	v     *victim
-	lines []map[string]any // of the trail
+	closed bool // half of the trail is in a closed file
+	v      *victim
+	lines  []map[string]any // of the trail
 }
 
 func newAccount(t *testing.T) *account {
@@ -83,7 +86,17 @@ func (a *account) withoutCOD() (stamp int64) {
 func (a *account) write(t *testing.T) {
 	var text strings.Builder
 	before := ""
-	for _, l := range a.lines {
+	for i, l := range a.lines {
+		if a.closed && i == len(a.lines)/2 {
+			z, err := zstd.NewWriter(nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(filepath.Join(a.v.disk, "audit.jsonl.000000000001.zst"), z.EncodeAll([]byte(text.String()), nil), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			text.Reset()
+		}
 		if l["prev"] == nil {
 			l["prev"] = before
 		}
@@ -271,6 +284,8 @@ func TestJudge(t *testing.T) {
 			a.v.lives++
 			a.line("already_stored", a.stamp(), "cod", 1.75)
 		}, 0, 1, 0, 0},
+		{"a trail of two files", func(_ *testing.T, a *account) { a.closed = true }, 0, 0, 0, 0},
+		{"a line of a closed file altered", func(_ *testing.T, a *account) { a.closed, a.lines[1]["prev"] = true, "0" }, 0, 1, 0, 0},
 		{"a line of the trail altered", func(_ *testing.T, a *account) { a.lines[1]["prev"] = "0" }, 0, 1, 0, 0},
 		{"a slot of before a damage was altered", func(_ *testing.T, a *account) {
 			a.v.last.Readings[1].Value, a.v.broken = 2, len(a.v.fed)

@@ -1,6 +1,7 @@
 package doctor
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -204,7 +205,18 @@ func (e *examination) trail(o *hostconfig.Output) {
 		return
 	}
 	last, err := lastLine(o.AuditFile)
+	closed, faults, wrong := audit.Look(o.AuditFile)
+	err = cmp.Or(err, wrong)
+	in := ""
 	switch {
+	case closed == 1:
+		in = ", with 1 closed file"
+	case closed > 1:
+		in = fmt.Sprintf(", with %d closed files", closed)
+	}
+	switch {
+	case errors.Is(err, fs.ErrNotExist) && closed > 0:
+		e.add("audit trail", OK, "", "%s: not there; the host goes on from what is closed%s", o.AuditFile, in)
 	case errors.Is(err, fs.ErrNotExist):
 		e.add("audit trail", OK, "", "%s: not begun yet", o.AuditFile)
 	case errors.Is(err, errEmpty):
@@ -213,8 +225,10 @@ func (e *examination) trail(o *hostconfig.Output) {
 		e.add("audit trail", Failed, "run this as the service's user; the file must be its own", "%v", err)
 	case err != nil:
 		e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v", o.AuditFile, err)
+	case len(faults) > 0:
+		e.add("audit trail", Warning, "keep the files: ocems report --verify reads what is whole of them", "%s", strings.Join(faults, "; "))
 	default:
-		e.add("audit trail", OK, "", "%s: %d lines, the last of %s: %s (ocems report verifies it)", o.AuditFile, last.Number,
+		e.add("audit trail", OK, "", "%s%s: %d lines, the last of %s: %s (ocems report verifies it)", o.AuditFile, in, last.Number,
 			spec.ISTString(last.Time.Truncate(time.Second)), last.Outcome)
 	}
 }

@@ -1,0 +1,315 @@
+package audit
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// The grids of a day in IST, which begins 22 slots before that of UTC.
+const (
+	SlotsADay  = int(24 * time.Hour / spec.SlotLength)
+	PointsADay = int(24 * time.Hour / spec.CalibrationLength)
+
+	slotMillis  = int64(spec.SlotLength / time.Millisecond)
+	pointMillis = int64(spec.CalibrationLength / time.Millisecond)
+	dayMillis   = int64(24 * time.Hour / time.Millisecond)
+	istMillis   = 22 * slotMillis
+	maxStamp    = 253402281000000 // the last slot of the year 9999 in IST
+)
+
+// Rank is what became of a slot, the best last: several lines may speak of one.
+type Rank uint8
+
+// The ranks. A slot that no line speaks of is missing.
+const (
+	RankMissing Rank = iota
+	RankExpired
+	RankRejected
+	RankStored
+	RankDelivered
+)
+
+const rankLetters = "MERSD"
+
+// Day is what the lines of a file say of one device and day, in IST. It is all that a report needs, but for the values.
+type Day struct {
+	Station string          `json:"-"` // the line has it
+	Device  string          `json:"-"`
+	Date    Date            `json:"date"`
+	Lines   map[Outcome]int `json:"lines"`
+	Late    int             `json:"late,omitempty"` // samples that name no parameter
+	Refused int             `json:"refused,omitempty"`
+	Series  []*Series       `json:"series,omitempty"`
+}
+
+// Slots reports that the day has outcomes of slots, and not only of samples.
+func (d *Day) Slots() bool { return len(d.Lines)-d.count(Late)-d.count(Refused) > 0 }
+
+func (d *Day) count(o Outcome) int { return min(d.Lines[o], 1) }
+
+// Series is one parameter of a device and day.
+type Series struct {
+	Parameter  string `json:"parameter"`
+	Diagnostic bool   `json:"diagnostic,omitempty"`
+	Unit       string `json:"unit,omitempty"`
+	Slots      Slots  `json:"slots,omitzero"`
+	Points     Points `json:"points,omitempty"`
+	OffGrid    int    `json:"off_grid,omitempty"` // readings in no slot
+	Late       int    `json:"late,omitempty"`     // samples
+	Refused    int    `json:"refused,omitempty"`
+
+	Values *[SlotsADay]Reading `json:"-"` // what the slots were delivered or refused with, where a Tally keeps it
+}
+
+// Closed reports that there are readings of it that left for the board, and not only samples.
+func (s *Series) Closed() bool { return s.Slots != Slots{} || len(s.Points) > 0 || s.OffGrid > 0 }
+
+// Slots are the 15-minute slots of a day by their stamps.
+type Slots [SlotsADay]Rank
+
+// Points are the 30-second points of calibrations of a day by their stamps, without those that no line speaks of.
+type Points map[int]Rank
+
+// MarshalText writes runs, such as "94D2M".
+func (s Slots) MarshalText() ([]byte, error) {
+	return runs(len(s), func(i int) Rank { return s[i] }), nil
+}
+
+// UnmarshalText reads runs.
+func (s *Slots) UnmarshalText(text []byte) error {
+	return readRuns(text, len(s), func(i int, r Rank) { s[i] = r })
+}
+
+// MarshalText writes runs.
+func (p Points) MarshalText() ([]byte, error) {
+	return runs(PointsADay, func(i int) Rank { return p[i] }), nil
+}
+
+// UnmarshalText reads runs.
+func (p *Points) UnmarshalText(text []byte) error {
+	*p = Points{}
+	return readRuns(text, PointsADay, func(i int, r Rank) { (*p)[i] = r })
+}
+
+func runs(n int, at func(int) Rank) (text []byte) {
+	for i := 0; i < n; {
+		from, r := i, at(i)
+		for i < n && at(i) == r {
+			i++
+		}
+		if i == n && r == RankMissing {
+			break
+		}
+		text = append(strconv.AppendInt(text, int64(i-from), 10), rankLetters[r])
+	}
+	return text
+}
+
+var errRuns = errors.New("not runs of outcomes such as 94D2M")
+
+func readRuns(text []byte, n int, set func(int, Rank)) error {
+	at, length := 0, 0
+	for _, c := range text {
+		if '0' <= c && c <= '9' {
+			if length = 10*length + int(c-'0'); length > n {
+				return errRuns
+			}
+			continue
+		}
+		r := strings.IndexByte(rankLetters, c)
+		if r < 0 || length == 0 || at+length > n {
+			return errRuns
+		}
+		for range length {
+			if r > 0 {
+				set(at, Rank(r))
+			}
+			at++
+		}
+		length = 0
+	}
+	if length > 0 {
+		return errRuns
+	}
+	return nil
+}
+
+// Date is a day in IST, counted from 1970-01-01.
+type Date int64
+
+// DateOf is the day of a time in milliseconds since the Unix epoch, and how many milliseconds of it were over then.
+func DateOf(millis int64) (d Date, rest int64) {
+	rest = ((millis+istMillis)%dayMillis + dayMillis) % dayMillis
+	return Date((millis + istMillis - rest) / dayMillis), rest
+}
+
+// Millis is when the day begins, in milliseconds since the Unix epoch.
+func (d Date) Millis() int64 { return int64(d)*dayMillis - istMillis }
+
+// MarshalText writes 2026-11-23.
+func (d Date) MarshalText() ([]byte, error) {
+	return time.UnixMilli(d.Millis()).In(spec.IST).AppendFormat(nil, time.DateOnly), nil
+}
+
+// UnmarshalText reads 2026-11-23.
+func (d *Date) UnmarshalText(text []byte) error {
+	t, err := time.ParseInLocation(time.DateOnly, string(text), spec.IST)
+	*d, _ = DateOf(t.UnixMilli())
+	return err
+}
+
+// Totals are of a whole file.
+type Totals struct {
+	First      uint64 `json:"first"` // number of the file's first line
+	Days       int    `json:"days"`  // lines of a device and day, which stand before this one
+	Recovered  int    `json:"recovered,omitempty"`
+	Unreadable int    `json:"unreadable,omitempty"` // lines that say nothing known
+}
+
+// Tally sums up lines.
+type Tally struct {
+	Values     bool // keep those of what is added next
+	Recovered  int
+	Unreadable int
+	days       map[dayKey]*Day
+}
+
+type dayKey struct {
+	device string
+	date   Date
+}
+
+// Add takes one line. It keeps its readings' texts.
+func (t *Tally) Add(e *Entry) {
+	var r Rank
+	at := e.Stamp
+	switch e.Outcome {
+	case Delivered:
+		r = RankDelivered
+	case AlreadyStored:
+		r = RankStored
+	case Rejected:
+		r = RankRejected
+	case Expired:
+		r = RankExpired
+	case Late, Refused:
+		at = cmp.Or(e.Stamp, e.Time.UnixMilli())
+	case Recovered:
+		t.Recovered++
+		return
+	case Continued, Summary, Closed:
+		return
+	default:
+		t.Unreadable++
+		return
+	}
+	if at < 0 || at > maxStamp {
+		t.Unreadable++
+		return
+	}
+	date, rest := DateOf(at)
+	d := t.day(e, date)
+	d.Lines[e.Outcome]++
+	if r == RankMissing {
+		d.samples(e)
+		return
+	}
+	for i := range e.Readings {
+		x := &e.Readings[i]
+		s := d.of(x)
+		switch calibration := x.Flag == "C" || x.Flag == "Z"; {
+		case calibration && rest%pointMillis == 0:
+			if s.Points == nil {
+				s.Points = Points{}
+			}
+			point := int(rest / pointMillis)
+			s.Points[point] = max(s.Points[point], r)
+		case calibration || rest%slotMillis != 0:
+			s.OffGrid++
+		default:
+			slot := rest / slotMillis
+			if r <= s.Slots[slot] {
+				continue
+			}
+			s.Slots[slot] = r
+			if t.Values {
+				if s.Values == nil {
+					s.Values = new([SlotsADay]Reading)
+				}
+				s.Values[slot] = *x
+			}
+		}
+	}
+}
+
+func (t *Tally) day(e *Entry, date Date) *Day {
+	key := dayKey{e.Device, date}
+	d := t.days[key]
+	if d == nil {
+		if t.days == nil {
+			t.days = map[dayKey]*Day{}
+		}
+		d = &Day{Device: e.Device, Date: date, Lines: map[Outcome]int{}}
+		t.days[key] = d
+	}
+	d.Station = cmp.Or(e.Station, d.Station)
+	return d
+}
+
+func (d *Day) of(x *Reading) *Series {
+	for _, s := range d.Series {
+		if s.Parameter == x.Parameter && s.Diagnostic == x.Diagnostic {
+			s.Unit = cmp.Or(x.Unit, s.Unit)
+			return s
+		}
+	}
+	s := &Series{Parameter: x.Parameter, Diagnostic: x.Diagnostic, Unit: x.Unit}
+	d.Series = append(d.Series, s)
+	return s
+}
+
+// samples counts those that came too late or were refused.
+func (d *Day) samples(e *Entry) {
+	x := Reading{Parameter: e.Parameter}
+	if len(e.Readings) > 0 {
+		x = e.Readings[0]
+	}
+	late, refused := &d.Late, &d.Refused
+	if x.Parameter != "" {
+		s := d.of(&x)
+		late, refused = &s.Late, &s.Refused
+	}
+	if n := max(e.Count, 1); e.Outcome == Late {
+		*late += n
+	} else {
+		*refused += n
+	}
+}
+
+// Days returns them in order of date and device.
+func (t *Tally) Days() []*Day {
+	days := make([]*Day, 0, len(t.days))
+	for _, d := range t.days {
+		days = append(days, d)
+	}
+	slices.SortFunc(days, func(a, b *Day) int { return cmp.Or(cmp.Compare(a.Date, b.Date), cmp.Compare(a.Device, b.Device)) })
+	return days
+}
+
+// summary are the lines that sum up a file.
+func (t *Tally) summary(first uint64) []Entry {
+	days := t.Days()
+	entries := make([]Entry, 0, len(days)+1)
+	for _, d := range days {
+		entries = append(entries, Entry{Outcome: Summary, Station: d.Station, Device: d.Device, Day: d})
+	}
+	return append(entries, Entry{Outcome: Closed, Detail: fmt.Sprintf("the next line is in another file; %d lines before this one sum up the file", len(days)),
+		Totals: &Totals{First: first, Days: len(days), Recovered: t.Recovered, Unreadable: t.Unreadable}})
+}

@@ -115,7 +115,11 @@ lint: bin/tools/staticcheck bin/tools/govulncheck ## staticcheck, and govulnchec
 
 .PHONY: bench
 bench: ## run the benchmarks
-	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/delivery ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./processor/... ./plugins/...
+	$(GO) test -run '^$$' -bench . ./ocems/slot ./ocems/delivery ./ocems/payload ./ocems/seal ./ocems/report ./exporter/... ./plugins/...
+
+.PHONY: bench-intake
+bench-intake: ## compare the CPU time of taking readings with Telegraf's influxdb_v2 and the collector's interval processor
+	cd test/intake && $(GO) vet . && $(GO) test -v -run TestPlant -bench . -benchtime 20x -timeout 30m .
 
 # HUB="-devices 20000 -delay 10ms -settle 5s -scenarios worst" is the large hub on a slow disk; bin/hub -h lists the options.
 HUB ?=

@@ -145,7 +145,7 @@ service:
 	}
 	defer e.Close(t.Context())
 	start, end := spec.Window(time.Now(), spec.SlotLength)
-	batch := e.NewBatch(1)
+	batch := e.NewBatch()
 	for i := range 3 {
 		batch.Add(engine.Reading{Metric: registry.Metric{Name: "m", Attr: func(string) (string, bool) { return "", false }}, Time: start.Add(time.Duration(i) * time.Millisecond), Value: 1})
 	}

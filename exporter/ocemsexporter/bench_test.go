@@ -122,27 +122,3 @@ func BenchmarkExporter(b *testing.B) {
 
 // client keeps as many connections as the exporter's.
 var client = &http.Client{Transport: &http.Transport{MaxIdleConns: 100, MaxIdleConnsPerHost: 32}}
-
-// BenchmarkConsume takes readings of one device in batches of 1,000, of as many resources: what naming and taking cost,
-// with the state in memory.
-func BenchmarkConsume(b *testing.B) {
-	const batch = 1000
-	cfg := testConfig()
-	e, err := NewFactory().CreateMetrics(b.Context(), exportertest.NewNopSettings(metadata.Type), cfg)
-	require.NoError(b, err)
-	require.NoError(b, e.Start(b.Context(), componenttest.NewNopHost()))
-	defer func() { require.NoError(b, e.Shutdown(context.Background())) }()
-	md := pmetric.NewMetrics()
-	for range batch {
-		raw(md, "dev_1", "ph", "pH", 7.25, time.Now())
-	}
-	at := time.Now().Add(-6 * 24 * time.Hour) // a new time for each, or they would be duplicates
-	for b.Loop() {
-		for _, rm := range md.ResourceMetrics().All() {
-			at = at.Add(50 * time.Millisecond)
-			rm.ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints().At(0).SetTimestamp(pcommon.NewTimestampFromTime(at))
-		}
-		require.NoError(b, e.ConsumeMetrics(b.Context(), md))
-	}
-	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*batch), "ns/reading")
-}

@@ -18,7 +18,7 @@ func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	if core == nil {
 		return errStopped
 	}
-	b := core.NewBatch(md.DataPointCount())
+	b := core.NewBatch()
 	points.Add(b, md)
 	return points.Commit(ctx, b)
 }

@@ -3,6 +3,7 @@ package ocemsstorage
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"go.opentelemetry.io/collector/extension/xextension/storage"
 
@@ -30,8 +31,17 @@ func (c *client) Delete(ctx context.Context, key string) error {
 // Batch implements storage.Client. A get finds what the operations before it have written. Without a set or a delete
 // nothing is synced.
 func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
-	var writes []store.Op
-	written := map[string][]byte{}
+	writes := make([]store.Op, 0, len(ops))
+	var written map[string][]byte // where there is a get to find it
+	if slices.ContainsFunc(ops, func(op *storage.Operation) bool { return op.Type == storage.Get }) {
+		written = map[string][]byte{}
+	}
+	write := func(key string, value []byte) {
+		if written != nil {
+			written[key] = slices.Clone(value)
+		}
+		writes = append(writes, store.Op{Key: key, Value: value})
+	}
 	for _, op := range ops {
 		switch op.Type {
 		case storage.Get:
@@ -44,12 +54,13 @@ func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
 			}
 			op.Value = value
 		case storage.Set:
-			value := append([]byte{}, op.Value...) // nil would delete
-			written[op.Key] = value
-			writes = append(writes, store.Op{Key: op.Key, Value: value})
+			value := op.Value
+			if value == nil { // which would delete
+				value = []byte{}
+			}
+			write(op.Key, value)
 		case storage.Delete:
-			written[op.Key] = nil
-			writes = append(writes, store.Op{Key: op.Key})
+			write(op.Key, nil)
 		default:
 			return fmt.Errorf("key %q: there is no operation of type %d", op.Key, op.Type)
 		}

@@ -238,7 +238,8 @@ func (e *Engine) refuseHeld(which func(held) bool, why string, now time.Time) {
 }
 
 func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
-	x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}, count: s.Samples}
+	x := sampleOf(s)
+	x.count = s.Samples
 	e.refuse(x, slot.WrongClock, func() string { return wrongClock + "; the value is that of all of them" }, now)
 }
 
@@ -276,7 +277,7 @@ func (e *Engine) saveHeld() (key string, ops []store.Op) {
 	for i := range e.loop.held {
 		h := &e.loop.held[i]
 		v.Byte(byte(clock.Untrusted))
-		v.Append(encodeSamples(h.moment, h.samples))
+		v.Append(new(coder).encode(h.moment, h.samples))
 	}
 	key = e.nextBatch()
 	return key, []store.Op{{Key: key, Value: v.Seal()}}

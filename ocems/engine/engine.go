@@ -66,15 +66,18 @@ type Engine struct {
 	replayed slot.Stats // what a life before has counted; guarded by counts.mu
 	once     once
 
-	lived     lived
-	sourcesMu sync.RWMutex
-	sources   map[uint64]string
-	restoring bool // in Open
-	looks     bool // only, and takes nothing
+	lived      lived
+	sourcesMu  sync.RWMutex
+	sources    map[uint64]string
+	sourcesEra atomic.Uint64 // counts when they were forgotten
+	restoring  bool          // in Open
+	looks      bool          // only, and takes nothing
 
 	patience atomic.Int64 // running time before which no window closes
 	refusing atomic.Bool  // readings, for want of a disk
 	takes    chan *take
+	room     sync.Pool // of takes that are done
+	known    known
 	stop     context.CancelFunc
 	stopped  chan struct{} // closed when no take is carried out any more
 	running  sync.WaitGroup

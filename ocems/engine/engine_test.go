@@ -646,7 +646,7 @@ func TestCommitThatGivesUp(t *testing.T) {
 		p.disk.set(func(int, []store.Op) error { <-held; return nil })
 		ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 		defer cancel()
-		b := p.e.NewBatch(1)
+		b := p.e.NewBatch()
 		b.Add(reading("a", "cod", clock(1, 0, 0), 1))
 		require.ErrorIs(t, b.Commit(ctx), context.DeadlineExceeded)
 		close(held)

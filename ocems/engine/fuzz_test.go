@@ -14,18 +14,26 @@ import (
 )
 
 func someSamples() []sample {
-	one := slot.Sample{Series: slot.Series{Device: "dev_1", Parameter: "cod"}, Unit: "mg/L", Time: time.Unix(1_700_000_000, 5), Value: 1.5, Flag: spec.FlagNormal, Source: 7}
-	two := slot.Sample{Series: slot.Series{Device: "dev_2", Parameter: "temperature", Diagnostic: true}, Unit: "°C", Statistic: slot.Last,
-		Time: time.Unix(1_600_000_000, 0), Value: math.NaN(), Flag: spec.FlagNormal}
+	one := sample{head: &head{Series: slot.Series{Device: "dev_1", Parameter: "cod"}, Unit: "mg/L", Source: 7},
+		Reading: slot.Reading{Time: time.Unix(1_700_000_000, 5), Value: 1.5, Flag: spec.FlagNormal}}
+	two := sample{head: &head{Series: slot.Series{Device: "dev_2", Parameter: "temperature", Diagnostic: true}, Unit: "°C", Statistic: slot.Last},
+		Reading: slot.Reading{Time: time.Unix(1_600_000_000, 0), Value: math.NaN(), Flag: spec.FlagNormal}, live: true}
+	two.fault = fault{reason: slot.NotANumber, detail: "the value is NaN", stamped: true}
 	far := one
-	far.Statistic, far.Time, far.Value = slot.Median, time.Unix(math.MinInt64/4, 999), math.MaxFloat64
-	return []sample{{Sample: one}, {Sample: two, fault: fault{reason: slot.NotANumber, detail: "the value is NaN", stamped: true}, live: true}, {Sample: far}, {Sample: one}}
+	far.head = &head{Series: one.Series, Unit: one.Unit, Statistic: slot.Median, Source: 7}
+	far.Time, far.Value = time.Unix(math.MinInt64/4, 999), math.MaxFloat64
+	list := []sample{one, two, far, one, two, far}
+	for i, v := range []float64{0, math.Copysign(0, -1), 1, -2.5, 0.1, 31.27, 1e-7, 1e12, 1e300, math.Inf(-1), 0.1 + 0.2, 123456.123456} {
+		one.Value, one.Time = v, one.Time.Add(time.Duration(i%4)*1500*time.Millisecond)
+		list = append(list, one)
+	}
+	return list
 }
 
 func TestSamplesComeBack(t *testing.T) {
 	now := moment{time.Unix(1_700_000_001, 7), 3, -time.Hour}
 	for _, want := range [][]sample{nil, someSamples()} {
-		d, err := frame.Open(sealed(append(encodeSamples(now, want), "next"...)), formatVersion)
+		d, err := frame.Open(sealed(append(new(coder).encode(now, want), "next"...)), formatVersion)
 		require.NoError(t, err)
 		at, got, err := decodeSamples(d)
 		require.NoError(t, err)
@@ -35,7 +43,8 @@ func TestSamplesComeBack(t *testing.T) {
 		assert.Equal(t, now, at)
 		require.Len(t, got, len(want))
 		for i := range want {
-			assert.Equal(t, want[i].head(), got[i].head())
+			assert.Equal(t, *want[i].head, *got[i].head)
+			assert.Equal(t, want[i].fault, got[i].fault)
 			assert.Equal(t, want[i].Flag, got[i].Flag)
 			assert.Equal(t, want[i].live, got[i].live)
 			assert.True(t, want[i].Time.Equal(got[i].Time))
@@ -45,8 +54,8 @@ func TestSamplesComeBack(t *testing.T) {
 }
 
 func FuzzDecodeSamples(f *testing.F) {
-	f.Add(encodeSamples(moment{now: time.Unix(0, 0)}, someSamples()))
-	f.Add(encodeSamples(moment{now: time.Unix(0, 0)}, nil))
+	f.Add(new(coder).encode(moment{now: time.Unix(0, 0)}, someSamples()))
+	f.Add(new(coder).encode(moment{now: time.Unix(0, 0)}, nil))
 	f.Add([]byte{0, 0xff, 0xff, 0xff, 0xff, 0x0f})
 	f.Fuzz(func(t *testing.T, b []byte) {
 		d, _ := frame.Open(sealed(b), formatVersion)
@@ -57,13 +66,13 @@ func FuzzDecodeSamples(f *testing.F) {
 		if d.Left() >= len(b) {
 			t.Fatal("nothing was read, and a replay would not end")
 		}
-		d, _ = frame.Open(sealed(encodeSamples(now, samples)), formatVersion)
+		d, _ = frame.Open(sealed(new(coder).encode(now, samples)), formatVersion)
 		again, back, err := decodeSamples(d)
 		if err != nil || len(back) != len(samples) || !again.now.Equal(now.now) || again.skew != now.skew {
 			t.Fatalf("%d samples came back as %d: %v", len(samples), len(back), err)
 		}
 		for i, x := range samples {
-			if y := back[i]; x.head() != y.head() || !x.Time.Equal(y.Time) || x.Flag != y.Flag || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
+			if y := back[i]; *x.head != *y.head || x.fault != y.fault || !x.Time.Equal(y.Time) || x.Flag != y.Flag || math.Float64bits(x.Value) != math.Float64bits(y.Value) {
 				t.Fatalf("%+v came back as %+v", x, y)
 			}
 		}

@@ -25,7 +25,7 @@ const (
 	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
 	mostTakes   = 512             // that share one write
 	showFiles   = time.Minute     // of what was found, in the health
-	mostBytes   = 32 << 20        // of samples beside the saved aligner, beyond which a restart would take long
+	mostBytes   = 32 << 20        // of samples beside the saved aligner, or as many as it has itself: beyond, a restart would take long
 	samplesKeys = "samples/"
 	openKeys    = "open/"
 )
@@ -37,6 +37,7 @@ type loop struct {
 	next       uint64   // number of the next batch of samples
 	batches    []string // keys of those that the saved aligner does not have
 	bytes      int      // of them
+	weight     int      // bytes of the aligner when it was last saved
 	closed     []slot.Slot
 	waiting    atomic.Int64 // len(closed)
 	refusals   refusals
@@ -58,19 +59,30 @@ type loop struct {
 	checked time.Time // when a check last found anything
 }
 
-// take is one batch of samples on its way to the disk.
+// take is one batch of samples on its way to the disk. When it is done its room is used again.
 type take struct {
 	moment
 	samples []sample
-	value   []byte
+	coder   coder
+	value   []byte // the coder's
 	done    chan error
 }
 
 var errClosed = errors.New("it is shut down")
 
+// newTake returns one with no samples.
+func (e *Engine) newTake(m moment) *take {
+	t, _ := e.room.Get().(*take)
+	if t == nil {
+		t = &take{done: make(chan error, 1)}
+	}
+	t.moment = m
+	return t
+}
+
 // take returns when the samples are on disk.
-func (e *Engine) take(ctx context.Context, m moment, samples []sample) error {
-	t := &take{m, samples, encodeSamples(m, samples), make(chan error, 1)}
+func (e *Engine) take(ctx context.Context, t *take) error {
+	t.value = t.coder.encode(t.moment, t.samples)
 	select {
 	case e.takes <- t:
 	case <-e.stopped:
@@ -80,17 +92,26 @@ func (e *Engine) take(ctx context.Context, m moment, samples []sample) error {
 	}
 	select {
 	case err := <-t.done:
-		return err
+		return e.taken(t, err)
 	case <-e.stopped:
 		select {
 		case err := <-t.done:
-			return err
+			return e.taken(t, err)
 		default:
 			return errClosed
 		}
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// taken gives back the room of a take that is done.
+func (e *Engine) taken(t *take, err error) error {
+	if cap(t.samples) <= mostExpected {
+		t.samples, t.value = t.samples[:0], nil
+		e.room.Put(t)
+	}
+	return err
 }
 
 // run carries out one step after the other: a batch that was taken, or the closing of windows.
@@ -171,7 +192,7 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		if err == nil {
 			e.place(t.moment, t.samples, trust[i], len(t.value))
 		}
-		t.done <- err
+		t.done <- err // from here on it is the sender's again
 	}
 }
 
@@ -190,26 +211,31 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	h := held{moment: m, oldest: m.now, restored: e.restoring}
 	untimely := h
 	untimely.own = true
-	var own []sample
+	own := samples[:0]
 	late := slices.ContainsFunc(e.loop.held, func(h held) bool { return h.own }) // what comes after them stays behind them
-	for _, x := range samples {
+	wait := func(h *held, x *sample) {
+		h.samples = append(h.samples, *x)
+		if x.Time.Before(h.oldest) {
+			h.oldest = x.Time
+		}
+	}
+	for i := range samples {
+		x := &samples[i]
 		switch {
 		case !x.live && x.reason == slot.Taken && (late || e.untimely(m, x)):
-			untimely.samples = append(untimely.samples, x)
-			if x.Time.Before(untimely.oldest) {
-				untimely.oldest = x.Time
-			}
+			wait(&untimely, x)
+			continue
 		case !x.live:
-			own = append(own, x)
 		case trust == clock.Wrong:
 			x.fault = fault{reason: slot.WrongClock, detail: wrongClock}
-			own = append(own, x)
 		default:
-			h.samples = append(h.samples, x)
-			if x.Time.Before(h.oldest) {
-				h.oldest = x.Time
-			}
+			wait(&h, x)
+			continue
 		}
+		if len(own) < i {
+			samples[len(own)] = *x
+		}
+		own = samples[:len(own)+1]
 	}
 	e.align(m, own)
 	for _, h := range []held{h, untimely} {
@@ -222,9 +248,8 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 
 // untimely reports that a sample with its sender's time would be refused by this machine's clock, where a server may soon
 // tell a better time.
-func (e *Engine) untimely(m moment, x sample) bool {
-	x.Skew = m.skew
-	return e.cfg.Board != nil && e.aligner.Untimely(x.Sample, m.now)
+func (e *Engine) untimely(m moment, x *sample) bool {
+	return e.cfg.Board != nil && e.aligner.Untimely(x.seenFrom(m.skew), m.now)
 }
 
 // full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window
@@ -256,20 +281,34 @@ func (e *Engine) rested() {
 
 // align adds samples to their windows.
 func (e *Engine) align(m moment, samples []sample) {
-	now := m.now
-	for _, x := range samples {
-		if !x.live {
-			x.Skew = m.skew
+	for len(samples) > 0 {
+		good := 0
+		for good < len(samples) && samples[good].reason == slot.Taken {
+			good++
 		}
-		if x.reason != slot.Taken {
-			e.refuse(x, x.reason, func() string { return e.why(x) }, now)
-			continue
+		e.add(m, samples[:good])
+		if samples = samples[good:]; len(samples) > 0 {
+			x := samples[0]
+			e.refuse(x, x.reason, func() string { return e.why(x) }, m.now)
+			samples = samples[1:]
 		}
-		switch r := e.aligner.Add(x.Sample, now); r.Reason {
+	}
+}
+
+// add adds samples that have no fault.
+func (e *Engine) add(m moment, samples []sample) {
+	type told struct {
+		x sample
+		slot.Result
+	}
+	var list []told
+	e.aligner.AddAll(m.now, len(samples), func(i int) (*slot.Head, slot.Reading) { return samples[i].head, samples[i].seenFrom(m.skew) },
+		func(i int, r slot.Result) { list = append(list, told{samples[i], r}) })
+	for _, t := range list {
+		x, r := t.x, t.Result
+		switch r.Reason {
 		case slot.Taken:
-			if r.Other != 0 {
-				e.mixed(x, r.Other)
-			}
+			e.mixed(x, r.Other)
 		case slot.Duplicate:
 		case slot.Conflict:
 			e.refuse(x, r.Reason, func() string {
@@ -277,9 +316,9 @@ func (e *Engine) align(m moment, samples []sample) {
 					return "another value for this time came first, from the same source: " + e.source(x.Source)
 				}
 				return fmt.Sprintf("another value for this time came first; this one is from %s, the first from %s", e.source(x.Source), e.source(r.Other))
-			}, now)
+			}, m.now)
 		default:
-			e.refuse(x, r.Reason, func() string { return detail(x, r.Reason) }, now)
+			e.refuse(x, r.Reason, func() string { return detail(x, r.Reason) }, m.now)
 		}
 	}
 }
@@ -352,7 +391,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
 	switch {
-	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > mostBytes ||
+	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > max(mostBytes, e.loop.weight) ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
 		err = e.save(ctx)
 	case e.clock.SaveDue() && e.loop.fault == nil:
@@ -397,8 +436,7 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 		r := payload.Reading{Parameter: s.Parameter, Unit: s.Unit, Value: s.Value, Flag: s.Flag}
 		err := r.Check()
 		if err != nil {
-			x := sample{Sample: slot.Sample{Series: s.Series, Unit: s.Unit, Time: s.Start, Value: s.Value, Flag: s.Flag}}
-			e.refuse(x, slot.BadUnit, err.Error, now)
+			e.refuse(sampleOf(s), slot.BadUnit, err.Error, now)
 		}
 		return err != nil
 	})
@@ -409,8 +447,10 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *delivery.Withdrawal) error {
 	entries := e.aligner.Save()
 	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
+	weight := 0
 	for _, key := range slices.Sorted(maps.Keys(entries)) {
 		ops = append(ops, store.Op{Key: openKeys + key, Value: entries[key]})
+		weight += len(entries[key])
 	}
 	for _, key := range e.loop.batches {
 		ops = append(ops, store.Op{Key: key})
@@ -425,7 +465,7 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *de
 	}
 	e.writable()
 	e.aligner.Saved()
-	e.loop.saved = time.Now()
+	e.loop.saved, e.loop.weight = time.Now(), weight
 	e.loop.closed, e.loop.batches, e.loop.bytes, e.loop.refusals.changed, e.loop.damaged, e.loop.changed = nil, nil, 0, false, nil, false
 	if waiting != "" {
 		e.loop.next++

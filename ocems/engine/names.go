@@ -36,6 +36,12 @@ type Source struct {
 	Text func() string // for a person, as key=value pairs parted by blanks
 }
 
+// some is the source with an ID that is not 0, which is none.
+func (s Source) some() Source {
+	s.ID = max(s.ID, 1)
+	return s
+}
+
 // SourcePart is what one attribute adds to a Source's ID, in any order, the same in every process.
 func SourcePart(key, value string) uint64 {
 	return xxhash.Sum64String(key)*0x9E3779B97F4A7C15 ^ xxhash.Sum64String(value)
@@ -45,37 +51,38 @@ func SourcePart(key, value string) uint64 {
 func SourceWord(key, value string) string { return registry.Short(key) + "=" + registry.Short(value) }
 
 const (
-	mostSources   = 10_000  // texts that are remembered
+	mostSources   = 10_000  // texts that are remembered at least
 	longestSource = 1 << 10 // bytes of one
 )
 
-// Batch is what a host hands over at once: all of it is taken, or none.
+// Batch is what a host hands over at once: all of it is taken, or none. It is of no use after Commit.
 type Batch struct {
 	e *Engine
-	moment
-	samples []sample
+	*take
 	before  *clock.Before
 	kept    []sample             // which that clock has taken
 	records []payload.Record     // slots that were made upstream
 	index   map[string]int       // of records, by device
 	foreign map[slot.Series]bool // of refused slots that no device or parameter is known for
 	ignored uint64
+
+	of     registry.Version // of known, within Fill
+	known  map[string]points
+	points points // of metric
+	metric []byte
+	last   *entry // of a reading of this metric
+	fresh  []fresh
 }
 
-// NewBatch begins a batch of about so many readings.
-func (e *Engine) NewBatch(readings int) *Batch {
-	b := &Batch{e: e, before: e.clock.Before(), moment: e.moment()}
-	if e.aligns {
-		b.samples = make([]sample, 0, min(readings, mostExpected))
-	}
-	return b
+// NewBatch begins a batch.
+func (e *Engine) NewBatch() *Batch {
+	return &Batch{e: e, before: e.clock.Before(), take: e.newTake(e.moment())}
 }
 
-const mostExpected = 10_000 // readings that a batch has room for from its start
+const mostExpected = 10_000 // readings of a batch whose room is kept for the next
 
 // Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
 func (b *Batch) Add(r Reading) (named bool) {
-	r.Source.ID = max(r.Source.ID, 1) // 0 is none
 	if r.Finished {
 		if b.e.outbox == nil {
 			return false
@@ -83,25 +90,25 @@ func (b *Batch) Add(r Reading) (named bool) {
 		b.finished(r)
 		return true
 	}
-	matches, err := b.e.names.Resolve(r.Metric)
+	_, named = b.name(r, nil)
+	return named
+}
+
+// name names a reading and adds it. It returns what a later reading with the same name is too, in room if that is enough.
+func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
+	r.Source = r.Source.some()
+	found, err := b.e.names.Resolve(r.Metric)
 	for _, err := range flatten(err) {
 		named = b.unresolved(r, err) || named
 	}
-	if len(matches) > 0 {
+	if len(found) > 0 {
 		b.e.know(r.Source)
 	}
-	for _, m := range matches {
-		x := sample{Sample: slot.Sample{
-			Series: slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic},
-			Unit:   m.Unit, Statistic: m.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID, Exit: r.Exit}}
-		if r.Fault != "" {
-			x.fault = fault{reason: slot.NotANumber, detail: r.Fault}
-		}
-		if b.e.aligns && b.timed(&x, m.Device) {
-			b.kept = append(b.kept, x)
-		} else {
-			b.take(x)
-		}
+	matches = slices.Grow(room, len(found)) // now: samples point into it
+	for _, m := range found {
+		s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
+		matches = append(matches, match{head{Series: s, Unit: m.Unit, Statistic: m.Statistic, Source: r.Source.ID}, m.Device, m.Flag})
+		b.addMatch(&matches[len(matches)-1], r.Time, r.Value, r.Fault, r.Exit)
 		named = true
 	}
 	if !named && err == nil {
@@ -110,7 +117,22 @@ func (b *Batch) Add(r Reading) (named bool) {
 			b.e.log.Debug("ignored: it is no parameter of any device", "metric", registry.Short(r.Name), "field", registry.Short(r.Field))
 		}
 	}
-	return named
+	if err != nil {
+		return nil, named
+	}
+	return matches, named
+}
+
+func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, exit uint8) {
+	x := sample{head: &m.head, Reading: slot.Reading{Time: at, Value: value, Flag: m.flag, Exit: exit}}
+	if wrong != "" {
+		x.fault = fault{reason: slot.NotANumber, detail: wrong}
+	}
+	if b.e.aligns && b.timed(&x, m.device) {
+		b.kept = append(b.kept, x)
+	} else {
+		b.add(&x)
+	}
 }
 
 // Ignore counts what can be no parameter at all, for which a word is enough.
@@ -140,12 +162,14 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 		}
 		return false
 	}
-	x := sample{Sample: slot.Sample{Time: r.Time, Value: r.Value, Source: r.Source.ID, Exit: r.Exit}, fault: b.e.fault(err)}
+	x := sample{Reading: slot.Reading{Time: r.Time, Value: r.Value, Exit: r.Exit}, fault: b.e.fault(err)}
 	x.Flag, _ = r.Flag()
-	if f := (*registry.ResolveError)(nil); errors.As(err, &f) {
-		x.Device, x.Parameter, x.Unit = f.Device, f.Parameter, f.Unit
+	f := (*registry.ResolveError)(nil)
+	if !errors.As(err, &f) {
+		f = &registry.ResolveError{}
 	}
-	b.take(x)
+	x.head = &head{Series: slot.Series{Device: f.Device, Parameter: f.Parameter}, Unit: f.Unit, Source: r.Source.ID}
+	b.add(&x)
 	return true
 }
 
@@ -173,13 +197,13 @@ func (e *Engine) fault(err error) fault {
 	return fault{reason: slot.BadUnit}
 }
 
-// take puts a named reading where it belongs: into a window, or, where nothing is aligned here, into the outbox.
-func (b *Batch) take(x sample) {
+// add puts a named reading where it belongs: into a window, or, where nothing is aligned here, into the outbox.
+func (b *Batch) add(x *sample) {
 	if b.e.aligns {
-		b.samples = append(b.samples, x)
+		b.samples = append(b.samples, *x)
 		return
 	}
-	b.put(x, 0, ": set align to true, or make the slots upstream")
+	b.put(*x, 0, ": set align to true, or make the slots upstream")
 }
 
 // offGrid is why a slot that was made upstream is refused, besides the aligner's reasons; unknown is that it names no
@@ -192,9 +216,9 @@ const (
 // finished takes a slot of the processor.
 func (b *Batch) finished(r Reading) {
 	m, err := b.e.names.Finished(r.Metric)
-	x := sample{Sample: slot.Sample{
-		Series: slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic},
-		Unit:   m.Unit, Statistic: r.Statistic, Time: r.Time, Value: r.Value, Flag: m.Flag, Source: r.Source.ID}}
+	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
+	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: r.Source.some().ID},
+		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
 	if err != nil {
 		x.fault = b.e.fault(err)
 	}
@@ -211,7 +235,7 @@ func (b *Batch) refuse(x sample) {
 		if len(b.foreign) < mostForeign {
 			b.foreign[x.Series] = true
 		} else {
-			x.Series, x.Unit, x.Source, x.detail = slot.Series{}, "", 0, ""
+			x.head, x.detail = &head{Statistic: x.Statistic}, ""
 		}
 	}
 	b.samples = append(b.samples, x)
@@ -272,8 +296,11 @@ func (e *Engine) renameOpen() {
 func (e *Engine) renameSamples(samples []sample) {
 	for i := range samples {
 		x := &samples[i]
-		if e.names != nil {
-			x.Series, x.Unit = e.names.Current(x.Series, x.Unit)
+		if e.names == nil {
+			continue
+		}
+		if series, unit := e.names.Current(x.Series, x.Unit); series != x.Series || unit != x.Unit {
+			x.head = &head{Series: series, Unit: unit, Statistic: x.Statistic, Source: x.Source}
 		}
 	}
 }
@@ -325,12 +352,14 @@ func (b *Batch) Commit(ctx context.Context) error {
 	}
 	// After the records, which may come again and still count once.
 	if len(b.kept) > 0 {
-		if err := e.take(ctx, moment{now: b.before.Now, era: b.before.Era}, b.kept); err != nil {
+		t := e.newTake(moment{now: b.before.Now, era: b.before.Era})
+		t.samples = append(t.samples, b.kept...)
+		if err := e.take(ctx, t); err != nil {
 			return err
 		}
 	}
 	if len(b.samples) > 0 {
-		if err := e.take(ctx, b.moment, b.samples); err != nil {
+		if err := e.take(ctx, b.take); err != nil {
 			return err
 		}
 	}
@@ -352,8 +381,9 @@ func (e *Engine) know(s Source) {
 	}
 	e.sourcesMu.Lock()
 	defer e.sourcesMu.Unlock()
-	if len(e.sources) >= mostSources {
+	if len(e.sources) >= max(mostSources, most(e.names)) {
 		clear(e.sources)
+		e.sourcesEra.Add(1)
 	}
 	e.sources[s.ID] = text
 }

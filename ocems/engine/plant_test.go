@@ -253,7 +253,7 @@ func (p *plant) kill() {
 }
 
 func (p *plant) take(readings ...engine.Reading) error {
-	b := p.e.NewBatch(1)
+	b := p.e.NewBatch()
 	for _, r := range readings {
 		b.Add(r)
 	}

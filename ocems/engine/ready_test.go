@@ -82,7 +82,7 @@ func TestProcessor(t *testing.T) {
 	run(t, "by the exit of a window's first sample, in order", n.processor, func(p *plant) {
 		p.mustTake(exits(reading("b", "cod", clock(1, 0, 0), 1), 2), exits(reading("a", "cod", clock(1, 0, 0), 2), 1))
 		p.mustTake(exits(reading("a", "cod", clock(1, 1, 0), 4), 2))
-		assert.False(t, p.e.NewBatch(1).Add(finished("a", "cod", clock(0, 45, 0), 1)), "it passes on")
+		assert.False(t, p.e.NewBatch().Add(finished("a", "cod", clock(0, 45, 0), 1)), "it passes on")
 		until(clock(1, 17, 0))
 		got, _, _ := n.all()
 		assert.Equal(t, []string{"1:a/cod@01:15=3 2x", "2:b/cod@01:15=1 1x"}, got)

@@ -19,7 +19,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 	now := time.Unix(1_700_000_000, 0)
 	const foreign, stamps, series = 50_000, 30_000, 500
 	add := func(device string, stamp int, reason slot.Reason) {
-		x := sample{Sample: slot.Sample{Series: slot.Series{Device: device, Parameter: "cod"}, Time: now, Value: 1}}
+		x := sample{head: &head{Series: slot.Series{Device: device, Parameter: "cod"}}, Reading: slot.Reading{Time: now, Value: 1}}
 		r.add(refusal{x.Series, int64(stamp), reason}, x, func() string { return "" }, now)
 	}
 	for i := range foreign {

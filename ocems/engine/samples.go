@@ -1,6 +1,8 @@
 package engine
 
 import (
+	"encoding/binary"
+	"math"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -10,14 +12,29 @@ import (
 
 // sample is a reading that has its name, or a fault for which it cannot be in any slot.
 type sample struct {
-	slot.Sample
+	*head // which others share
 	fault
-	live  bool // its time is of this machine's clock
+	slot.Reading
 	count int  // of readings that it stands for in the trail; 0 is one
+	live  bool // its time is of this machine's clock
 }
 
-// liveBit is set beside a flag, which is a letter.
-const liveBit = 0x80
+// head is what many samples have in common. The aligner alone changes it.
+type head = slot.Head
+
+// sampleOf is what a slot stands for that does not leave.
+func sampleOf(s slot.Slot) sample {
+	return sample{head: &head{Series: s.Series, Unit: s.Unit, Statistic: s.Statistic}, Reading: slot.Reading{Time: s.Start, Value: s.Value, Flag: s.Flag}}
+}
+
+// seenFrom is the reading beside a server's clock. A time of this machine's clock has none beside it.
+func (x *sample) seenFrom(skew time.Duration) slot.Reading {
+	r := x.Reading
+	if r.Skew = skew; x.live {
+		r.Skew = 0
+	}
+	return r
+}
 
 // fault is why a reading can be in no slot: one word of few, and what that and the reading do not tell.
 type fault struct {
@@ -26,102 +43,309 @@ type fault struct {
 	stamped bool // the reading's time is its slot's stamp
 }
 
-// head is what many samples of a batch have in common.
-type head struct {
-	slot.Series
-	unit      string
-	statistic slot.Statistic
-	source    uint64
-	fault
-}
-
-func (x *sample) head() head {
-	return head{x.Series, x.Unit, x.Statistic, x.Source, x.fault}
-}
-
 // formatVersion is that of the engine's values, see [frame].
-const formatVersion = 2
+const formatVersion = 3
 
-// encodeSamples returns the samples of one batch: when they arrived, what many have in common once each, and the samples.
-func encodeSamples(m moment, samples []sample) []byte {
-	index := make(map[head]uint64, 16)
-	heads, body := frame.New(formatVersion), frame.Sized(formatVersion, 24*len(samples))
-	last := int64(0)
+// What a sample's first byte says: whose it is, whether its manner is that of the one before, how its time is written, and
+// its value, which is 8 bytes, or a whole number of units of its last decimal place.
+const (
+	headSame  = iota // as the one before
+	headNext         // the one after that, in the order in which they came
+	headNamed        // by its number
+	headNew
+
+	mannerNew = 1 << 2 // flag, liveness and fault follow
+
+	timeSame   = 0 << 3
+	timeSecond = 1 << 3 // seconds follow, from the one before
+	timeFull   = 2 << 3 // and then what is beyond the second
+
+	valueRaw = 0 << 5
+	decimals = 7 // places and the bits of valueRaw: 1 is a whole number, 2 has one place
+)
+
+var powers = [decimals]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6}
+
+// liveBit is set beside a flag, which is a letter.
+const liveBit = 0x80
+
+// coder writes samples. It may be used again.
+type coder struct {
+	b      []byte
+	heads  map[*head]uint64
+	faults map[fault]uint64
+}
+
+// manner is what few samples of a batch have different.
+type manner struct {
+	fault
+	flag byte
+}
+
+func (x *sample) manner() manner {
+	m := manner{x.fault, byte(x.Flag)}
+	if x.live {
+		m.flag |= liveBit
+	}
+	return m
+}
+
+// encode returns the samples of one batch: when they arrived, and each as what is not as in the one before.
+func (c *coder) encode(m moment, samples []sample) []byte {
+	if c.heads == nil {
+		c.heads = map[*head]uint64{}
+	}
+	clear(c.heads)
+	clear(c.faults)
+	b := binary.AppendVarint(c.b[:0], m.now.UnixNano())
+	b = binary.AppendUvarint(b, m.era)
+	b = binary.AppendVarint(b, int64(m.skew/time.Second))
+	b = binary.AppendUvarint(b, uint64(len(samples)))
+	var (
+		last   *head
+		newest = &head{} // of those that came so far
+		number uint64
+		how    = manner{flag: byte(spec.FlagNormal)}
+		at     = m.now.Unix()
+		nanos  int
+	)
 	for i := range samples {
 		x := &samples[i]
-		h := x.head()
-		n, known := index[h]
-		if !known {
-			n = uint64(len(index))
-			index[h] = n
-			h.encode(heads)
+		first := len(b)
+		b = append(b, 0)
+		control := byte(headSame)
+		if x.head != last {
+			n, known := c.heads[x.head]
+			switch {
+			case !known:
+				control, n = headNew, uint64(len(c.heads))
+				c.heads[x.head] = n
+				b = appendHead(b, x.head, newest)
+				newest = x.head
+			case n == number+1:
+				control = headNext
+			default:
+				control = headNamed
+				b = binary.AppendUvarint(b, n)
+			}
+			last, number = x.head, n
 		}
-		at := x.Time.Unix() // and its nanoseconds apart: a wrong time may be too far away to count them
-		body.Uint(n)
-		flag := byte(x.Flag)
-		if x.live {
-			flag |= liveBit
+		if m := x.manner(); m != how {
+			control |= mannerNew
+			b, how = c.manner(b, m), m
 		}
-		body.Byte(flag)
-		body.Int(at - last)
-		body.Uint(uint64(x.Time.Nanosecond()))
-		body.Float(x.Value)
-		last = at
+		second, beyond := x.Time.Unix(), x.Time.Nanosecond()
+		switch {
+		case beyond != nanos:
+			control |= timeFull
+			b = binary.AppendVarint(b, second-at) // which may wrap: a wrong time may be too far away
+			if beyond%int(time.Millisecond) == 0 {
+				b = binary.AppendUvarint(b, uint64(beyond)/uint64(time.Millisecond)<<1)
+			} else {
+				b = binary.AppendUvarint(b, uint64(beyond)<<1|1)
+			}
+		case second != at:
+			control |= timeSecond
+			b = binary.AppendVarint(b, second-at)
+		}
+		at, nanos = second, beyond
+		if units, places, ok := decimal(x.Value); ok {
+			control |= byte(places+1) << 5
+			b = binary.AppendVarint(b, units)
+		} else {
+			b = binary.LittleEndian.AppendUint64(b, math.Float64bits(x.Value))
+		}
+		b[first] = control
 	}
-	e := frame.Sized(formatVersion, len(heads.Body())+len(body.Body())+64)
-	e.Int(m.now.UnixNano())
-	e.Uint(m.era)
-	e.Int(int64(m.skew / time.Second))
-	e.Uint(uint64(len(index)))
-	e.Append(heads.Body())
-	e.Uint(uint64(len(samples)))
-	e.Append(body.Body())
-	return e.Body()
+	c.b = b
+	return b
 }
 
-func (h *head) encode(e *frame.Encoder) {
-	for _, text := range []string{h.Device, h.Parameter, h.unit, string(h.reason), h.detail} {
-		e.Text(text)
+// decimal is a value in units of its last decimal place, where that is less to write and exactly the value.
+func decimal(v float64) (units int64, places int, ok bool) {
+	for places, power := range powers {
+		x := v * power
+		if !(math.Abs(x) < 1<<40) {
+			break
+		}
+		if units := int64(x); float64(units) == x && x/power == v && (units != 0 || !math.Signbit(v)) {
+			return units, places, true
+		}
 	}
-	e.Bool(h.Diagnostic)
-	e.Bool(h.stamped)
-	e.Byte(byte(h.statistic))
-	e.Fixed(h.source)
+	return 0, 0, false
 }
 
-func decodeHead(d *frame.Decoder) head {
-	h := head{Series: slot.Series{Device: d.Text(), Parameter: d.Text()}, unit: d.Text(), fault: fault{reason: slot.Reason(d.Text()), detail: d.Text()}}
-	h.Diagnostic, h.stamped, h.statistic, h.source = d.Bool(), d.Bool(), slot.Statistic(d.Byte()), d.Fixed()
-	if h.statistic > slot.Median {
+func (c *coder) manner(b []byte, m manner) []byte {
+	b = append(b, m.flag)
+	if m.fault == (fault{}) {
+		return append(b, 0)
+	}
+	n, known := c.faults[m.fault]
+	if known {
+		return binary.AppendUvarint(b, n+2)
+	}
+	if c.faults == nil {
+		c.faults = map[fault]uint64{}
+	}
+	c.faults[m.fault] = uint64(len(c.faults))
+	e := frame.New(formatVersion)
+	e.Byte(1)
+	e.Text(string(m.reason))
+	e.Text(m.detail)
+	e.Bool(m.stamped)
+	return append(b, e.Body()...)
+}
+
+// What a head has as the one before it.
+const (
+	sameDevice = 1 << iota
+	sameParameter
+	sameUnit
+	sameSource
+	isDiagnostic
+	statisticBits // the statistic is above
+)
+
+// appendHead writes a head as what is not as in the one before. Of a device's id it is what is behind their common beginning.
+func appendHead(b []byte, h, before *head) []byte {
+	control := byte(h.Statistic) * statisticBits
+	if h.Diagnostic {
+		control |= isDiagnostic
+	}
+	at := len(b)
+	b = append(b, 0)
+	text := func(bit byte, text, before string) {
+		if text == before {
+			control |= bit
+			return
+		}
+		common := 0
+		for common < min(len(text), len(before)) && text[common] == before[common] {
+			common++
+		}
+		b = binary.AppendUvarint(b, uint64(common))
+		b = binary.AppendUvarint(b, uint64(len(text)-common))
+		b = append(b, text[common:]...)
+	}
+	text(sameDevice, h.Device, before.Device)
+	text(sameParameter, h.Parameter, before.Parameter)
+	text(sameUnit, h.Unit, before.Unit)
+	if h.Source == before.Source {
+		control |= sameSource
+	} else {
+		b = binary.LittleEndian.AppendUint64(b, h.Source)
+	}
+	b[at] = control
+	return b
+}
+
+func decodeHead(d *frame.Decoder, before *head) *head {
+	control := d.Byte()
+	text := func(bit byte, before string) string {
+		if control&bit != 0 {
+			return before
+		}
+		common := d.Uint()
+		if common > uint64(len(before)) {
+			d.Fail("a text that begins as no other")
+			return ""
+		}
+		return before[:common] + d.Text()
+	}
+	h := &head{Series: slot.Series{Device: text(sameDevice, before.Device), Parameter: text(sameParameter, before.Parameter)}}
+	h.Unit = text(sameUnit, before.Unit)
+	if h.Source = before.Source; control&sameSource == 0 {
+		h.Source = d.Fixed()
+	}
+	h.Diagnostic, h.Statistic = control&isDiagnostic != 0, slot.Statistic(control/statisticBits)
+	if h.Statistic > slot.Median {
 		d.Fail("an unknown statistic")
 	}
 	return h
 }
 
-// decodeSamples reads the next batch.
-func decodeSamples(d *frame.Decoder) (m moment, samples []sample, err error) {
-	m = moment{time.Unix(0, d.Int()), d.Uint(), time.Duration(d.Int()%(1<<33)) * time.Second}
-	heads := make([]head, d.Count(1))
-	for i := range heads {
-		heads[i] = decodeHead(d)
+// decoder is what decodeSamples has met.
+type decoder struct {
+	*frame.Decoder
+	heads  []*head
+	faults []fault
+}
+
+func (d *decoder) fault() (f fault) {
+	switch n := d.Uint(); {
+	case n == 0:
+	case n == 1:
+		f = fault{slot.Reason(d.Text()), d.Text(), d.Bool()}
+		d.faults = append(d.faults, f)
+	case n-2 < uint64(len(d.faults)):
+		f = d.faults[n-2]
+	default:
+		d.Fail("a fault that was not named")
 	}
-	last := int64(0)
-	for n := d.Count(12); n > 0 && d.Err() == nil; n-- {
-		place := d.Uint()
-		if place >= uint64(len(heads)) {
-			d.Fail("a sample of no series")
+	return f
+}
+
+// number is that of a sample's head.
+func (d *decoder) number(control byte, last int) int {
+	n := uint64(last)
+	switch control & 3 {
+	case headNew:
+		before := &head{}
+		if len(d.heads) > 0 {
+			before = d.heads[len(d.heads)-1]
+		}
+		d.heads = append(d.heads, decodeHead(d.Decoder, before))
+		return len(d.heads) - 1
+	case headNext:
+		n++
+	case headNamed:
+		n = d.Uint()
+	}
+	if n >= uint64(len(d.heads)) {
+		d.Fail("a sample of no series")
+		return -1
+	}
+	return int(n)
+}
+
+// decodeSamples reads the next batch.
+func decodeSamples(frames *frame.Decoder) (m moment, samples []sample, err error) {
+	d := decoder{Decoder: frames}
+	m = moment{time.Unix(0, d.Int()), d.Uint(), time.Duration(d.Int()%(1<<33)) * time.Second}
+	x := sample{Reading: slot.Reading{Flag: spec.FlagNormal}}
+	number, at, nanos := -1, m.now.Unix(), uint64(0)
+	for n := d.Count(2); n > 0 && d.Err() == nil; n-- {
+		control := d.Byte()
+		if number = d.number(control, number); number < 0 {
 			break
 		}
-		h := &heads[place]
-		x := sample{Sample: slot.Sample{Series: h.Series, Unit: h.unit, Statistic: h.statistic, Source: h.source}, fault: h.fault}
-		flag := d.Byte()
-		x.Flag, x.live = spec.Flag(flag&^liveBit), flag&liveBit != 0
-		last += d.Int()
-		nanos := d.Uint()
-		if nanos >= uint64(time.Second) {
-			d.Fail("no time")
+		x.head = d.heads[number]
+		if control&mannerNew != 0 {
+			flag := d.Byte()
+			x.Flag, x.live = spec.Flag(flag&^liveBit), flag&liveBit != 0
+			x.fault = d.fault()
 		}
-		x.Time, x.Value = time.Unix(last, int64(nanos)), d.Float()
+		switch control & (3 << 3) {
+		case timeSame:
+		case timeSecond:
+			at += d.Int()
+		case timeFull:
+			at += d.Int()
+			if nanos = d.Uint(); nanos&1 == 0 {
+				nanos *= uint64(time.Millisecond)
+			}
+			if nanos >>= 1; nanos >= uint64(time.Second) {
+				d.Fail("no time")
+			}
+		default:
+			d.Fail("a time that is not known how")
+		}
+		x.Time = time.Unix(at, int64(nanos))
+		if places := control >> 5; places == 0 {
+			x.Value = d.Float()
+		} else {
+			x.Value = float64(d.Int()) / powers[places-1]
+		}
 		samples = append(samples, x)
 	}
 	return m, samples, d.Err()

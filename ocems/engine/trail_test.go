@@ -44,7 +44,7 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 				cfg.Slots.AuditFile = filepath.Join(t.TempDir(), "audit.jsonl")
 				e, err := Open(t.Context(), cfg)
 				require.NoError(t, err)
-				b := e.NewBatch(1)
+				b := e.NewBatch()
 				attr := func(key string) (string, bool) { return "dev", key == "ocems.device.id" }
 				for i, value := range []float64{1, math.NaN(), math.Inf(1)} {
 					b.Add(Reading{Metric: registry.Metric{Name: "cod", Unit: "mg/L", Attr: attr}, Time: time.Now().Add(time.Duration(i) * time.Second), Value: value})

@@ -75,6 +75,8 @@ type snapshot struct {
 	formerly map[string]*Device // by former ids
 	ids      []string           // sorted
 	index    map[selector]*group
+	asked    map[string]bool          // attributes that the mappings ask for
+	series   int                      // that are named, about
 	hide     func(text []byte) []byte // a closure, as a Device's
 }
 
@@ -124,6 +126,24 @@ func (r *Registry) Devices() []*Device {
 	return list
 }
 
+// Version is what a Registry is until its devices change. It can be compared.
+type Version struct{ s *snapshot }
+
+// Version is another one after each [Registry.Reload] that changed the devices.
+func (r *Registry) Version() Version { return Version{r.now.Load()} }
+
+// Asks reports whether an attribute may say what a metric is. Of all others, Resolve is independent.
+func (v Version) Asks(key string) bool {
+	switch key {
+	case "ocems.device.id", "ocems_device_id", "ocems.flag", "ocems_flag", "ocems.unit", "ocems_unit":
+		return true
+	}
+	return v.s.asked[key]
+}
+
+// Series is how many series the configuration names, about: of a device without parameters, as many as one has.
+func (r *Registry) Series() int { return r.now.Load().series }
+
 // source is a device's configuration and where each of its keys is written, in which words.
 type source struct {
 	DeviceConfig
@@ -156,6 +176,8 @@ func load(cfg Config) look {
 	}
 	return look{b.snapshot, v, nil}
 }
+
+const perDevice = 10 // parameters, where none is named
 
 type builder struct {
 	*snapshot
@@ -329,7 +351,17 @@ func (b *builder) addAll(cfg Config, list []source) {
 		b.fault("public_key", "missing; give public_key or public_key_file (devices without their own: %d, the first %s)", len(keyless), keyless[0])
 	}
 	slices.Sort(b.ids)
-	b.index = newIndex(mappings)
+	b.index, b.asked = newIndex(mappings), map[string]bool{}
+	for _, m := range mappings {
+		for _, a := range m.attributes {
+			b.asked[a.key] = true
+		}
+	}
+	for _, d := range b.devices {
+		if b.series += len(d.parameters); len(d.parameters) == 0 {
+			b.series += perDevice
+		}
+	}
 }
 
 // variableName is a token of which nobody has put in what it stands for: ${NAME}, ${env:NAME} or, in Telegraf, $NAME. A

@@ -28,19 +28,31 @@ func (s Series) compare(t Series) int {
 	return -1
 }
 
-// Sample is one reading of a series.
-type Sample struct {
+// Head is what samples of one series from one sender have in common. It begins with no place, and is for one Aligner.
+type Head struct {
 	Series
 	Unit      string
 	Statistic Statistic
-	Time      time.Time
-	Value     float64
-	Flag      spec.Flag
 	Source    uint64 // tells its sender from others of the same series
-	Exit      uint8  // by which way the slot leaves, if this is the first sample of its window since the start; 0 is any
 
+	place *series
+	era   uint64 // of Aligner.era, for which the place is right
+}
+
+// Reading is what one sample has alone.
+type Reading struct {
+	Time  time.Time
+	Value float64
 	Skew  time.Duration // of another clock from the machine's: too old, or in the future, is what is so by both
-	Doubt bool          // it was taken by a clock that nobody has confirmed
+	Flag  spec.Flag
+	Exit  uint8 // by which way the slot leaves, if this is the first sample of its window since the start; 0 is any
+	Doubt bool  // it was taken by a clock that nobody has confirmed
+}
+
+// Sample is one reading of a series.
+type Sample struct {
+	Head
+	Reading
 }
 
 // Slot is the value of a closed window.
@@ -89,10 +101,11 @@ type Aligner struct {
 	devices  map[string]*device
 	shards   [shardCount]shard
 	series   int
-	open     int   // cells
-	next     int64 // no window ends and has its grace before, Unix ns
-	settle   bool  // some window only waits to settle
-	evictAt  int64 // no series is idle for long enough before, ns since base
+	era      uint64 // counts when series have gone
+	open     int    // cells
+	next     int64  // no window ends and has its grace before, Unix ns
+	settle   bool   // some window only waits to settle
+	evictAt  int64  // no series is idle for long enough before, ns since base
 	taken    uint64
 	closed   uint64
 	refused  map[Reason]uint64
@@ -127,6 +140,8 @@ func (d *device) inOrder() []*series {
 
 type series struct {
 	Series
+	device      *device
+	shard       int32   // the device's
 	seen        int64   // last arrival, ns since Aligner.base
 	open        []*cell // by start and kind of their windows
 	closed      ring
@@ -150,6 +165,16 @@ func (s *series) isClosed(start int64, k kind) bool {
 		return false
 	}
 	return s.ring(k).has(start/k.seconds(), k)
+}
+
+// startOf is the start of the window that a time is in: most often that of the last sample.
+func (s *series) startOf(at int64, k kind) int64 {
+	if n := len(s.open); n > 0 {
+		if w := s.open[n-1].window; w.kind == k && at >= w.start && at-w.start < k.seconds() {
+			return w.start
+		}
+	}
+	return at - (at%k.seconds()+k.seconds())%k.seconds()
 }
 
 // returns reports that a source comes back after another one. A source that changes once is a sender that was restarted.
@@ -199,7 +224,28 @@ func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 func (a *Aligner) Add(x Sample, now time.Time) Result {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	r := a.add(x, now)
+	return a.count(&x.Head, &x.Reading, now.Round(0), a.since(now))
+}
+
+// AddAll takes n samples that arrived together, in their order. result hears of those that were not simply taken. Both
+// functions are called while no other sample is taken.
+func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Reading), result func(i int, r Result)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	arrival := a.since(now)
+	now = now.Round(0)
+	for i := range n {
+		h, x := sample(i)
+		if r := a.count(h, &x, now, arrival); r != (Result{}) {
+			result(i, r)
+		}
+	}
+}
+
+// count adds a sample. Event time is compared with the wall clock, arrivals are counted by the monotonic one.
+func (a *Aligner) count(h *Head, x *Reading, now time.Time, arrival int64) Result {
+	x.Time = x.Time.Round(0)
+	r := a.add(h, x, now, arrival)
 	if r.Reason == Taken {
 		a.taken++
 	} else {
@@ -208,42 +254,45 @@ func (a *Aligner) Add(x Sample, now time.Time) Result {
 	return r
 }
 
-func (a *Aligner) add(x Sample, now time.Time) Result {
-	x.Time = x.Time.Round(0) // event time: wall clocks are compared
+func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result {
 	k := kindOf(x.Flag)
-	if reason := a.check(&x, k, now); reason != Taken {
+	if reason := a.check(x, k, now); reason != Taken {
 		return Result{Reason: reason}
 	}
-	start := x.Time.Unix() - (x.Time.Unix()%k.seconds()+k.seconds())%k.seconds()
-	arrival := a.since(now)
-	s := a.find(x.Series, arrival)
+	s := a.find(h, arrival)
+	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
 		return Result{Reason: Late}
 	}
-	c := a.cell(s, start, k, &x)
-	returns := s.returns(x.Source, c)
-	r := c.take(&x)
+	c := a.cell(s, start, k, h, x.Exit)
+	returns := s.returns(h.Source, c)
+	r := c.take(h, x)
 	if r.Reason != Taken {
 		return r
 	}
 	if returns {
 		r.Other = s.source
 	}
-	s.from(x.Source)
+	s.from(h.Source)
 	c.doubt = c.doubt || x.Doubt
 	c.window.arrival, s.seen = arrival, arrival
 	a.restored = a.restored || arrival < 0 // it was taken before the start
-	a.shards[a.devices[x.Device].shard].mark.dirty = true
+	a.shards[s.shard].mark.dirty = true
 	return r
 }
 
-func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
-	late, early := now.Add(max(x.Skew, 0)), now.Add(min(x.Skew, 0))
+func (a *Aligner) check(x *Reading, k kind, now time.Time) Reason {
 	switch {
 	case !(math.Abs(x.Value) <= maxValue):
 		return NotANumber
 	case !x.Flag.Valid():
 		return BadFlag
+	}
+	if age := now.Sub(x.Time); age >= 0 && age < spec.MaxAge-spec.SlotLength { // whatever the skew and the stamp
+		return Taken
+	}
+	late, early := now.Add(max(x.Skew, 0)), now.Add(min(x.Skew, 0))
+	switch {
 	case x.Time.Sub(late) > a.opt.MaxSkew:
 		return Future
 	case early.Sub(x.Time) > spec.MaxAge+spec.SlotLength, early.Sub(a.opt.StampOf(x.Time, x.Flag)) > spec.MaxAge:
@@ -253,23 +302,29 @@ func (a *Aligner) check(x *Sample, k kind, now time.Time) Reason {
 }
 
 // Untimely reports that a sample would be refused for its time alone.
-func (a *Aligner) Untimely(x Sample, now time.Time) bool {
-	r := a.check(&x, kindOf(x.Flag), now)
+func (a *Aligner) Untimely(x Reading, now time.Time) bool {
+	x.Time = x.Time.Round(0)
+	r := a.check(&x, kindOf(x.Flag), now.Round(0))
 	return r == Future || r == TooOld
 }
 
 // find finds a series, or makes it. There are as many as the configuration names: no sender can invent one.
-func (a *Aligner) find(name Series, arrival int64) *series {
-	if d := a.devices[name.Device]; d != nil {
-		if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil {
-			return s
-		}
+func (a *Aligner) find(h *Head, arrival int64) (s *series) {
+	if h.place != nil && h.era == a.era {
+		return h.place
 	}
-	return a.install(&series{Series: name, seen: arrival})
+	if d := a.devices[h.Device]; d != nil {
+		s = d.series[parameter{h.Parameter, h.Diagnostic}]
+	}
+	if s == nil {
+		s = a.install(&series{Series: h.Series, seen: arrival})
+	}
+	h.place, h.era = s, a.era
+	return s
 }
 
 // cell finds the open window of a series, or opens it.
-func (a *Aligner) cell(s *series, start int64, k kind, x *Sample) *cell {
+func (a *Aligner) cell(s *series, start int64, k kind, h *Head, exit uint8) *cell {
 	if n := len(s.open); n > 0 && s.open[n-1].window.start == start && s.open[n-1].window.kind == k {
 		return s.open[n-1]
 	}
@@ -277,7 +332,8 @@ func (a *Aligner) cell(s *series, start int64, k kind, x *Sample) *cell {
 	if found {
 		return s.open[i]
 	}
-	c := &cell{window: a.window(a.devices[s.Device], bounds{start, k}), series: s, unit: x.Unit, stat: x.Statistic, exit: x.Exit}
+	c := &cell{window: a.window(s.device, bounds{start, k}), series: s, unit: h.Unit, stat: h.Statistic, exit: exit}
+	c.flags, c.sources = c.flag[:0], c.source[:0]
 	a.attach(c, i)
 	return c
 }
@@ -324,7 +380,7 @@ func (a *Aligner) install(s *series) *series {
 		sh.devices = append(sh.devices, d)
 		a.devices[d.id] = d
 	}
-	d.series[parameter{s.Parameter, s.Diagnostic}], d.sorted = s, nil
+	d.series[parameter{s.Parameter, s.Diagnostic}], d.sorted, s.device, s.shard = s, nil, d, d.shard
 	a.series++
 	return s
 }
@@ -350,6 +406,7 @@ func (a *Aligner) evict(elapsed int64) {
 				continue
 			}
 			d.sorted = nil
+			a.era++
 			a.series -= before - len(d.series)
 			sh.mark.dirty = true
 			if len(d.series) == 0 {

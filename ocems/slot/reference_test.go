@@ -211,9 +211,9 @@ func elapse(r *rand.Rand) time.Duration {
 
 func reading(r *rand.Rand, now time.Time) Sample {
 	p := r.IntN(4)
-	x := Sample{Series: Series{fmt.Sprint("device ", r.IntN(3)), fmt.Sprint(p), p == 0 && r.IntN(2) == 0}, Unit: "mg/l",
-		Statistic: Statistic((p + r.IntN(8)/7*r.IntN(6)) % 6), Value: float64(r.IntN(2000)-1000) / 4, Flag: 'U', Source: r.Uint64N(3),
-		Exit: 1}
+	x := Sample{Head{Series: Series{fmt.Sprint("device ", r.IntN(3)), fmt.Sprint(p), p == 0 && r.IntN(2) == 0}, Unit: "mg/l",
+		Statistic: Statistic((p + r.IntN(8)/7*r.IntN(6)) % 6)}, Reading{Value: float64(r.IntN(2000)-1000) / 4, Flag: 'U', Exit: 1}}
+	x.Source = r.Uint64N(3)
 	if p == 3 {
 		x.Statistic = Statistic(3 + r.IntN(3))
 	}

@@ -71,6 +71,7 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 	}
 	delete(d.series, parameter{s.Parameter, s.Diagnostic})
 	d.sorted = nil
+	a.era++
 	a.series--
 	if len(d.series) == 0 {
 		a.remove(d)

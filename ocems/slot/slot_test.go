@@ -27,7 +27,7 @@ func aligner(change ...func(*Options)) *Aligner {
 
 // of is a reading of a parameter of the device "d", from the source 1.
 func of(parameter string, at time.Time, v float64, f spec.Flag) Sample {
-	return Sample{Series: Series{Device: "d", Parameter: parameter}, Unit: "mg/l", Time: at, Value: v, Flag: f, Source: 1}
+	return Sample{Head{Series: Series{Device: "d", Parameter: parameter}, Unit: "mg/l", Source: 1}, Reading{Time: at, Value: v, Flag: f}}
 }
 
 func with(stat Statistic, x Sample) Sample {

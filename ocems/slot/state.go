@@ -176,7 +176,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 		x.windows = append(x.windows, w)
 	}
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
-		s := &series{Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
+		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {
 			d.Fail("a series that is there twice")

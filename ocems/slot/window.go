@@ -83,6 +83,9 @@ type cell struct {
 	sources []uint64 // that samples came from, at most maxSources
 	flags   []accumulator
 	doubt   bool // a sample was taken by a clock that nobody has confirmed
+
+	flag   [1]accumulator // of flags, where one is enough: beside the rest, since there are many cells
+	source [1]uint64      // of sources
 }
 
 // mark64 is what a window keeps of a sample to know it again: microseconds since the window's start (30 bits), the place
@@ -101,11 +104,11 @@ func (m mark64) source() uint64 { return uint64(m) >> hashBits & (maxSources - 1
 func (m mark64) hash() uint64   { return uint64(m) & (1<<hashBits - 1) }
 
 // markOf is the mark of a sample from the cell's source at the given place.
-func (c *cell) markOf(x *Sample, place int) mark64 {
+func (c *cell) markOf(source uint64, x *Reading, place int) mark64 {
 	us := uint64(x.Time.UnixMicro() - c.window.start*1e6)
 	h := math.Float64bits(x.Value+0) ^ uint64(x.Flag)<<56 // + 0: the two zeros are one value
 	if c.stat == Sum {
-		h ^= bits.RotateLeft64(x.Source*0xD6E8FEB86659FD93, 32)
+		h ^= bits.RotateLeft64(source*0xD6E8FEB86659FD93, 32)
 	}
 	h = (h ^ h>>32) * 0x9E3779B97F4A7C15
 	return mark64(us<<(hashBits+sourceBits) | uint64(place)<<hashBits | h>>(64-hashBits))
@@ -120,15 +123,15 @@ func (c *cell) place(source uint64) int {
 }
 
 // take adds a sample, unless the cell has one of its time. Of a sum, each source has one a time.
-func (c *cell) take(x *Sample) Result {
-	if x.Unit != c.unit {
+func (c *cell) take(h *Head, x *Reading) Result {
+	if h.Unit != c.unit {
 		return Result{Reason: BadUnit}
 	}
 	if c.exit == 0 { // a restart forgets it
 		c.exit = x.Exit
 	}
-	place := c.place(x.Source)
-	m := c.markOf(x, place)
+	place := c.place(h.Source)
+	m := c.markOf(h.Source, x, place)
 	i := len(c.marks)
 	if i > 0 && c.marks[i-1].time() >= m.time() {
 		i, _ = slices.BinarySearchFunc(c.marks, m.time(), func(o mark64, t uint64) int { return cmp.Compare(o.time(), t) })
@@ -147,9 +150,13 @@ func (c *cell) take(x *Sample) Result {
 		return Result{Reason: MaxSamples}
 	}
 	if place == len(c.sources) {
-		c.sources = append(c.sources, x.Source)
+		c.sources = append(c.sources, h.Source)
 	}
-	c.marks = slices.Insert(c.marks, i, m)
+	if i == len(c.marks) {
+		c.marks = append(c.marks, m)
+	} else {
+		c.marks = slices.Insert(c.marks, i, m)
+	}
 	acc := c.accumulator(x.Flag)
 	acc.add(x.Time.UnixNano(), x.Value, c.stat == Median)
 	return Result{}

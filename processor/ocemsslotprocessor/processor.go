@@ -44,7 +44,7 @@ func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) 
 	if e == nil {
 		return errStopped
 	}
-	b := e.NewBatch(md.DataPointCount())
+	b := e.NewBatch()
 	rest, some := points.Split(b, md, p.exit)
 	if err := points.Commit(ctx, b); err != nil {
 		return err

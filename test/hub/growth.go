@@ -213,7 +213,7 @@ const growthBatch = 1000 // devices
 // take hands over one reading of each parameter, or a finished slot.
 func (h *hub) take(devices int, keys []spec.Parameter, at time.Time, finished bool) error {
 	for from := 0; from < devices; from += growthBatch {
-		b := h.NewBatch(len(parameters))
+		b := h.NewBatch()
 		for i := from; i < min(from+growthBatch, devices); i++ {
 			id := deviceID(i)
 			attr := func(key string) (string, bool) { return id, key == "ocems.device.id" }

@@ -4,6 +4,7 @@ package points
 
 import (
 	"context"
+	"encoding/binary"
 	"fmt"
 	"slices"
 	"strings"
@@ -56,14 +57,16 @@ func Commit(ctx context.Context, b *engine.Batch) error {
 	return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
 }
 
-func (a *adder) all(md pmetric.Metrics) {
+func (a *adder) all(md pmetric.Metrics) { a.b.Fill(func() { a.fill(md) }) }
+
+func (a *adder) fill(md pmetric.Metrics) {
 	for _, rm := range md.ResourceMetrics().All() {
-		a.resource, a.resourceID = rm.Resource().Attributes(), 0
-		for k, v := range a.resource.All() {
-			a.resourceID += part(k, v)
-		}
+		a.resource = rm.Resource().Attributes()
+		a.key, _ = appendAll(a.key[:0], a.resource)
+		end := len(a.key)
 		for _, sm := range rm.ScopeMetrics().All() {
 			for _, m := range sm.Metrics().All() {
+				a.key = a.key[:end]
 				a.metric(m)
 			}
 		}
@@ -71,13 +74,14 @@ func (a *adder) all(md pmetric.Metrics) {
 }
 
 type adder struct {
-	b          *engine.Batch
-	exit       uint8
-	slots      bool
-	resource   pcommon.Map
-	resourceID uint64
-	named      []bool // of each point of gauges and sums, in order
-	others     bool   // there are metrics that are neither
+	b        *engine.Batch
+	exit     uint8
+	slots    bool
+	resource pcommon.Map
+	key      []byte // of the metric, with its resource
+	point    []byte // key of the point
+	named    []bool // of each point of gauges and sums, in order
+	others   bool   // there are metrics that are neither
 }
 
 func (a *adder) metric(m pmetric.Metric) {
@@ -87,21 +91,45 @@ func (a *adder) metric(m pmetric.Metric) {
 		a.b.Ignore(max(countPoints(m), 1), m.Name(), "only gauges and sums can be a device's parameter")
 		return
 	}
-	for _, p := range points.All() {
-		a.named = append(a.named, a.point(m, p, stat))
+	a.key = appendText(appendText(append(a.key, byte(stat)), m.Name()), m.Unit())
+	a.b.Metric(a.key)
+	a.named = slices.Grow(a.named, points.Len())
+	for i := range points.Len() {
+		a.named = append(a.named, a.add(m, points.At(i), stat))
 	}
 }
 
-func (a *adder) point(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Statistic) (named bool) {
+func (a *adder) add(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Statistic) (named bool) {
 	if p.ValueType() == pmetric.NumberDataPointValueTypeEmpty || p.Flags().NoRecordedValue() {
 		a.b.Ignore(1, m.Name(), "it has no value")
 		return false
 	}
-	attributes, resource := p.Attributes(), a.resource
-	samples, finished := attributes.Get(Samples)
-	if finished && !a.slots {
+	var finished bool
+	a.point, finished = appendAll(a.point[:0], p.Attributes())
+	value := p.DoubleValue()
+	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
+		value = float64(p.IntValue())
+	}
+	if !finished {
+		return a.b.AddAs(a.point, p.Timestamp().AsTime(), value, "", a.exit, func() engine.Reading { return a.reading(m, p.Attributes(), stat) })
+	}
+	if !a.slots {
 		return false
 	}
+	r := a.reading(m, p.Attributes(), stat)
+	r.Time, r.Value, r.Finished = p.Timestamp().AsTime(), value, true
+	if samples, ok := p.Attributes().Get(Samples); ok {
+		r.Samples = int(samples.Int())
+	}
+	if s, ok := p.Attributes().Get(Statistic); ok {
+		r.Statistic, _ = slot.ParseStatistic(s.AsString()) // for the record only
+	}
+	return a.b.Add(r)
+}
+
+// reading is what a point says of itself besides time and value.
+func (a *adder) reading(m pmetric.Metric, attributes pcommon.Map, stat slot.Statistic) engine.Reading {
+	resource := a.resource
 	r := engine.Reading{
 		Metric: registry.Metric{Name: m.Name(), Unit: m.Unit(), Statistic: stat, Attr: func(key string) (string, bool) {
 			v, ok := attributes.Get(key)
@@ -112,22 +140,28 @@ func (a *adder) point(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Sta
 			}
 			return v.AsString(), true
 		}},
-		Time: p.Timestamp().AsTime(), Value: p.DoubleValue(), Finished: finished, Exit: a.exit,
-		Source: engine.Source{ID: a.resourceID, Text: func() string { return text(resource, attributes) }},
+		Source: engine.Source{Text: func() string { return text(resource, attributes) }},
 	}
-	if p.ValueType() == pmetric.NumberDataPointValueTypeInt {
-		r.Value = float64(p.IntValue())
-	}
-	if finished {
-		r.Samples = int(samples.Int())
-		if s, ok := attributes.Get(Statistic); ok {
-			r.Statistic, _ = slot.ParseStatistic(s.AsString()) // for the record only
+	for _, all := range []pcommon.Map{resource, attributes} {
+		for k, v := range all.All() {
+			r.Source.ID += part(k, v)
 		}
 	}
+	return r
+}
+
+// appendAll adds attributes to a key, and reports whether they are a finished slot's.
+func appendAll(key []byte, attributes pcommon.Map) (_ []byte, finished bool) {
+	key = binary.AppendUvarint(key, uint64(attributes.Len()))
 	for k, v := range attributes.All() {
-		r.Source.ID += part(k, v)
+		finished = finished || k == Samples
+		key = appendText(appendText(key, k), v.AsString())
 	}
-	return a.b.Add(r)
+	return key, finished
+}
+
+func appendText(key []byte, text string) []byte {
+	return append(binary.AppendUvarint(key, uint64(len(text))), text...)
 }
 
 // numbers are the points of a gauge or a sum, and the statistic that its kind suggests.

@@ -3,6 +3,7 @@ package ocems
 import (
 	"cmp"
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math"
@@ -24,14 +25,13 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	if o.engine == nil {
 		return fmt.Errorf("%w; the readings stay with Telegraf", cmp.Or(o.fault, errors.New("the output is not connected")))
 	}
-	fields := 0
-	for _, m := range metrics {
-		fields += len(m.FieldList())
-	}
-	b := o.engine.NewBatch(fields)
-	for _, m := range metrics {
-		o.add(b, m)
-	}
+	b := o.engine.NewBatch()
+	b.Fill(func() {
+		var key []byte
+		for _, m := range metrics {
+			key = o.add(b, m, key[:0])
+		}
+	})
 	if err := b.Commit(context.Background()); err != nil {
 		return fmt.Errorf("%w; the readings stay with Telegraf: see that the state_directory %q can be written and has free space", err, o.StateDirectory)
 	}
@@ -39,7 +39,41 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 }
 
 // add hands the fields of a metric to the engine.
-func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric) {
+func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric, key []byte) []byte {
+	fields := m.FieldList()
+	key = appendText(append(key, byte(m.Type())), m.Name())
+	key = binary.AppendUvarint(key, uint64(len(m.TagList())))
+	for _, t := range m.TagList() {
+		key = appendText(appendText(key, t.Key), t.Value)
+	}
+	for _, f := range fields {
+		if text, ok := f.Value.(string); ok && b.Asks(f.Key) {
+			key = appendText(appendText(key, f.Key), text)
+		}
+	}
+	b.Metric(key)
+	end := len(key)
+	for _, f := range fields {
+		if ours(f.Key) {
+			continue
+		}
+		value, err := o.number(f.Value)
+		fault := ""
+		if err != nil {
+			fault = err.Error()
+		}
+		key = append(key[:end], f.Key...)
+		b.AddAs(key[end:], m.Time(), value, fault, 0, func() engine.Reading { return reading(m, f.Key) })
+	}
+	return key
+}
+
+func appendText(key []byte, text string) []byte {
+	return append(binary.AppendUvarint(key, uint64(len(text))), text...)
+}
+
+// reading is what a field says of itself besides time and value.
+func reading(m telegraf.Metric, field string) engine.Reading {
 	attr := func(key string) (string, bool) {
 		if v, ok := m.GetTag(key); ok {
 			return v, true
@@ -48,21 +82,11 @@ func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric) {
 		text, ok := v.(string)
 		return text, ok
 	}
-	r := engine.Reading{Metric: registry.Metric{Name: m.Name(), Attr: attr}, Time: m.Time(), Source: source(m)}
+	r := engine.Reading{Metric: registry.Metric{Name: m.Name(), Field: field, Attr: attr}, Source: source(m)}
 	if m.Type() == telegraf.Counter {
 		r.Statistic = slot.Last
 	}
-	for _, f := range m.FieldList() {
-		if ours(f.Key) {
-			continue
-		}
-		r.Field, r.Fault = f.Key, ""
-		var err error
-		if r.Value, err = o.number(f.Value); err != nil {
-			r.Fault = err.Error()
-		}
-		b.Add(r)
-	}
+	return r
 }
 
 // ours are the tags or fields that say something of a metric's readings.

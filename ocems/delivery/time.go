@@ -3,7 +3,6 @@ package delivery
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"time"
 
@@ -65,13 +64,13 @@ func (d *Delivery) ask() error {
 		d.wake.send()
 		return errors.New(ans.detail)
 	}
-	_, _ = readAnswer(resp.Body)
+	body, _ := readAnswer(resp.Body)
 	_ = resp.Body.Close()
 	ans := answer{}
 	if speaks(resp) {
 		d.observe(resp.Header, sent, false, time.Time{})
 	} else {
-		ans = answer{unanswered: true, detail: fmt.Sprintf("HTTP %d to a GET", resp.StatusCode)}
+		ans = answer{unanswered: true, detail: judge(resp, d.cfg.Hide(body)).detail}
 		err = errors.New(ans.detail)
 	}
 	d.noteAnswer(nil, ans, sent)

@@ -21,6 +21,7 @@ const (
 	trustAfterStart = 2 * time.Minute
 	trustAfterStep  = 5 * time.Minute
 	saveEvery       = time.Minute
+	saveQuiet       = 15 * time.Minute // while no reading comes
 	leastSkew       = 5 * time.Second // a Date has whole seconds, and an answer takes its time
 
 	// contradiction is by how much a Date contradicts. Between MaxSkew and this it neither confirms nor contradicts.
@@ -109,7 +110,7 @@ func New(cfg Config) *Clock {
 	if cfg.Boot == nil {
 		cfg.Boot = KernelBoot
 	}
-	c := &Clock{cfg: cfg, start: time.Now(), newest: 1, asked: -AskEvery, savedAt: -saveEvery}
+	c := &Clock{cfg: cfg, start: time.Now(), newest: 1, asked: -AskEvery, savedAt: -saveQuiet}
 	c.boot, c.booted = cfg.Boot()
 	c.begun = cfg.Wall().Round(0)
 	c.era = era{id: 1, wall: c.begun}
@@ -216,11 +217,15 @@ func (c *Clock) enter(e era) {
 
 func (c *Clock) near(a, b time.Duration) bool { return (a - b).Abs() <= c.cfg.MaxSkew }
 
-// SaveDue reports that it is time to write what Save returns, if nothing else is written.
-func (c *Clock) SaveDue() bool {
+// SaveDue reports that it is time to write what Save returns, if nothing else is written. quiet: no reading came since.
+func (c *Clock) SaveDue(quiet bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.running()-c.savedAt >= saveEvery
+	every := saveEvery
+	if quiet {
+		every = saveQuiet
+	}
+	return c.running()-c.savedAt >= every
 }
 
 // Save returns what belongs into the store: the wall time, and the running time of all lives. What is wrong in the eras of
@@ -283,7 +288,7 @@ func (c *Clock) tick() time.Time {
 		}
 	} else {
 		c.ended, c.steppedAt = c.era, at
-		c.savedAt = at - saveEvery // no reading of an era is stored before the era is
+		c.savedAt = at - saveQuiet // no reading of an era is stored before the era is
 		if !c.confirmed {
 			c.accuse(c.era)
 		}
@@ -299,7 +304,7 @@ func (c *Clock) tick() time.Time {
 	default:
 		c.condemn(func(era) bool { return true })
 		if len(c.wrong) == 0 && c.doubted != c.era.id {
-			c.doubted, c.savedAt = c.era.id, at-saveEvery
+			c.doubted, c.savedAt = c.era.id, at-saveQuiet
 		}
 	}
 	return now

@@ -357,7 +357,7 @@ func TestSave(t *testing.T) {
 	inBubble(t, "at most once a minute", func(t *testing.T, m *machine) {
 		n := 0
 		for range 600 {
-			if m.SaveDue() {
+			if m.SaveDue(false) {
 				n++
 				m.Save()
 			}
@@ -370,12 +370,12 @@ func TestSave(t *testing.T) {
 		m.Save()
 		time.Sleep(30 * time.Second)
 		m.Now()
-		assert.True(t, m.SaveDue())
+		assert.True(t, m.SaveDue(false))
 		m.Save()
-		assert.False(t, m.SaveDue())
+		assert.False(t, m.SaveDue(false))
 		m.offset = time.Hour
 		m.Now()
-		assert.True(t, m.SaveDue())
+		assert.True(t, m.SaveDue(false))
 	})
 	inBubble(t, "confirmed", func(t *testing.T, m *machine) {
 		_, doubtful := m.Now()

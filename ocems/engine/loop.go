@@ -174,7 +174,7 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		err = errors.New("too many readings wait until this machine's clock is trusted")
 	default:
 		ops := []store.Op{{Key: key, Value: value}}
-		if e.clock.SaveDue() {
+		if e.clock.SaveDue(false) {
 			ops = append(ops, store.Op{Key: clockKey, Value: e.clock.Save()})
 		}
 		err = e.cfg.Store.Batch(ctx, ops...)
@@ -394,8 +394,8 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > max(mostBytes, e.loop.weight) ||
 		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
 		err = e.save(ctx)
-	case e.clock.SaveDue() && e.loop.fault == nil:
-		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // a minute less is known
+	case e.clock.SaveDue(e.loop.bytes == 0) && e.loop.fault == nil:
+		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // some minutes less are known
 	}
 	e.loop.waiting.Store(int64(len(e.loop.closed)))
 	if ctx.Err() != nil {

@@ -169,8 +169,8 @@ func cell(body, row string) string {
 
 func device(i int) string { return fmt.Sprintf("device_%d", 1000+i) }
 
-// holdInterval is long enough to tell what waited for it.
-const holdInterval = 2 * time.Second
+// holdInterval is long enough to tell what waited for it from an outcome that was gathered with others.
+const holdInterval = 6 * time.Second
 
 // report lets one process report two readings of a device for each answer, and returns the lines of log and trail by
 // device and by section.

@@ -181,7 +181,16 @@ func TestHalfADevicesFile(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		assert.NotContains(t, strings.ToLower(h.log()), "the devices_file was read again")
-		board.Until(t, "the file is taken", func() bool { return strings.Contains(strings.ToLower(h.log()), "the devices_file was read again") })
+		board.Until(t, "each component takes the file", func() bool {
+			log := strings.ToLower(h.log())
+			readers := 0
+			for _, began := range []string{"reporting", "making slots"} {
+				if strings.Contains(log, began) {
+					readers++
+				}
+			}
+			return strings.Count(log, "the devices_file was read again") >= readers
+		})
 		send(4)
 		b.Arrive(4)
 		h.stop()

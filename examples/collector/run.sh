@@ -61,6 +61,6 @@ await "http://$health/" "${pids[1]}" collector
 
 # In the background, so that a signal is taken at once.
 "$work/plant" --otlp "http://127.0.0.1:$OCEMS_OTLP_PORT/v1/metrics" --received "http://$board/received" \
-	--live "${OCEMS_LIVE:-30s}" --deadline 50s &
+	--live "${OCEMS_LIVE:-30s}" --deadline 3m &
 pids+=($!)
 wait "${pids[2]}"

@@ -22,7 +22,7 @@ const (
 	trustAfterStep  = 5 * time.Minute
 	saveEvery       = time.Minute
 	saveQuiet       = 15 * time.Minute // while no reading comes
-	leastSkew       = 5 * time.Second // a Date has whole seconds, and an answer takes its time
+	leastSkew       = 5 * time.Second  // a Date has whole seconds, and an answer takes its time
 
 	// contradiction is by how much a Date contradicts. Between MaxSkew and this it neither confirms nor contradicts.
 	contradiction = 5 * time.Minute

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -62,6 +63,23 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.net.unplug(false)
 		time.Sleep(10 * time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:45:00=9U"})
+	})
+	again := newOpenStore()
+	run(t, "another value comes for a slot that was in doubt", registry, func(c *delivery.Config) { noWait(c); c.Store = again }, func(p *plant) {
+		p.net.unplug(true)
+		p.put("a", at(15), cod(1))
+		p.killed(again, again.copy())
+		p.net.unplug(false)
+		time.Sleep(300 * time.Millisecond)
+		p.put("a", at(15), bod(2))
+		p.put("b", at(15), so2(1))
+		time.Sleep(300 * time.Millisecond)
+		p.put("a", at(15), cod(3))
+		time.Sleep(10 * time.Minute)
+		got := p.received()
+		slices.Sort(got)
+		p.want("received", got, []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "b/so2@00:15:00=1U"})
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 3, audit.Rejected: 1})
 	})
 	disk := newOpenStore()
 	run(t, "a kill after the first that a shared device has delivered", registry, func(c *delivery.Config) {

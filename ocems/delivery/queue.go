@@ -166,6 +166,16 @@ func (q *queue) leave(s *slot) {
 	}
 }
 
+// rest notes that the outcome of a slot is on disk, and that something was added to it meanwhile: of that, nothing was sent
+// before, where the outcome was that of all else.
+func (q *queue) rest(s *slot) {
+	if s.leaving {
+		s.doubts = nil
+		q.stamps.believe(s.stamp)
+	}
+	q.stay(s)
+}
+
 // stay notes that the outcome is on disk.
 func (q *queue) stay(s *slot) {
 	if s.leaving {

@@ -122,6 +122,13 @@ func (s *stamps) doubt(stamp int64) {
 	}
 }
 
+// believe ends that doubt.
+func (s *stamps) believe(stamp int64) {
+	if grid, i, found, _, bit := s.locate(stamp); found {
+		(*grid)[i].unsure &^= bit
+	}
+}
+
 func (s *stamps) doubted(stamp int64) bool {
 	grid, i, found, _, bit := s.locate(stamp)
 	return found && (*grid)[i].unsure&bit != 0

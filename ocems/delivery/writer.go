@@ -501,7 +501,7 @@ func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 					s.version++
 				}
 				if s != nil && c.left {
-					q.stay(s)
+					q.rest(s)
 				}
 			}
 			if len(c.readings) > 0 {

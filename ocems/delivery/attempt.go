@@ -233,7 +233,7 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
 	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
-	if ans.verdict == stored && !e.shared && !(e.inDoubt && !e.unexplained && !e.untested) {
+	if ans.verdict == stored && !e.shared && !e.sentBefore() {
 		e.recorded, e.conflict, e.unread = d.recorded(a.id, r.readings)
 	}
 	return e
@@ -278,18 +278,21 @@ func (a *attempt) finish(w *work) {
 
 // remember stores what is known of the device now, where that has changed.
 func (a *attempt) remember() {
-	a.d.mu.Lock()
-	var value []byte
-	changed := !a.d.postpone(a.q)
-	if changed {
-		value = a.q.remember()
-		changed = string(value) != a.q.saved
-		a.q.saved = string(value)
-	}
-	a.d.mu.Unlock()
-	if changed {
+	if value, changed := a.changedMemory(); changed {
 		a.d.hand(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
 	}
+}
+
+func (a *attempt) changedMemory() (value []byte, changed bool) {
+	a.d.mu.Lock()
+	defer a.d.mu.Unlock()
+	if a.d.postpone(a.q) {
+		return nil, false
+	}
+	value = a.q.remember()
+	changed = string(value) != a.q.saved
+	a.q.saved = string(value)
+	return value, changed
 }
 
 func (a *attempt) suspend(r payload.Reading, ans answer) {

@@ -51,6 +51,9 @@ type evidence struct {
 	jitter       float64           // from 0 to 1, so that devices which failed together do not come back together
 }
 
+// sentBefore reports that a 111 is believed to be the answer to a request that was sent before.
+func (e evidence) sentBefore() bool { return e.inDoubt && !e.unexplained && !e.untested }
+
 // decision is what follows from an answer.
 type decision struct {
 	settled []payload.Reading // leave the outbox
@@ -213,7 +216,7 @@ func outcome(rs []payload.Reading, o audit.Outcome, note string) decision {
 // believe that the server has the readings.
 func alreadyStored(r request, a answer, e evidence) decision {
 	switch {
-	case e.inDoubt && !e.unexplained && !e.untested:
+	case e.sentBefore():
 		return outcome(r.readings, audit.AlreadyStored, "sent before, and the answer was lost")
 	case e.conflict != "":
 		return outcome(r.readings, audit.Rejected, e.conflict)

@@ -458,10 +458,8 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 	ops, left := t.d.done.leave(leave, fold)
 	var gone map[slotID]bool
 	if fold {
-		gone = map[slotID]bool{}
-		for _, left := range []map[slotID]bool{t.d.done.slots, leave} {
-			maps.Copy(gone, left)
-		}
+		gone = maps.Clone(leave)
+		maps.Copy(gone, t.d.done.slots)
 	}
 	if fold || len(come) > 0 {
 		var memories []store.Op

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"encoding/binary"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -97,6 +98,11 @@ func (b *Batch) Asks(key string) bool { return b.of.Asks(key) }
 // Metric says what the readings that are added next have in common: two of the same key here and in AddAs are named alike.
 // The key must stay as it is until the next one.
 func (b *Batch) Metric(key []byte) { b.points, b.metric, b.last = b.known[string(key)], key, nil }
+
+// AppendText adds a text to a key of Metric or AddAs, so that it is not taken for another with what follows.
+func AppendText(key []byte, text string) []byte {
+	return append(binary.AppendUvarint(key, uint64(len(text))), text...)
+}
 
 // AddAs is Add where a reading of the same metric and key may be known. name is what it is otherwise; its time, value, fault
 // and exit are of no account.

@@ -91,7 +91,7 @@ func (a *adder) metric(m pmetric.Metric) {
 		a.b.Ignore(max(countPoints(m), 1), m.Name(), "only gauges and sums can be a device's parameter")
 		return
 	}
-	a.key = appendText(appendText(append(a.key, byte(stat)), m.Name()), m.Unit())
+	a.key = engine.AppendText(engine.AppendText(append(a.key, byte(stat)), m.Name()), m.Unit())
 	a.b.Metric(a.key)
 	a.named = slices.Grow(a.named, points.Len())
 	for i := range points.Len() {
@@ -155,13 +155,9 @@ func appendAll(key []byte, attributes pcommon.Map) (_ []byte, finished bool) {
 	key = binary.AppendUvarint(key, uint64(attributes.Len()))
 	for k, v := range attributes.All() {
 		finished = finished || k == Samples
-		key = appendText(appendText(key, k), v.AsString())
+		key = engine.AppendText(engine.AppendText(key, k), v.AsString())
 	}
 	return key, finished
-}
-
-func appendText(key []byte, text string) []byte {
-	return append(binary.AppendUvarint(key, uint64(len(text))), text...)
 }
 
 // numbers are the points of a gauge or a sum, and the statistic that its kind suggests.

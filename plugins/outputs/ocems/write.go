@@ -41,14 +41,14 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 // add hands the fields of a metric to the engine.
 func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric, key []byte) []byte {
 	fields := m.FieldList()
-	key = appendText(append(key, byte(m.Type())), m.Name())
+	key = engine.AppendText(append(key, byte(m.Type())), m.Name())
 	key = binary.AppendUvarint(key, uint64(len(m.TagList())))
 	for _, t := range m.TagList() {
-		key = appendText(appendText(key, t.Key), t.Value)
+		key = engine.AppendText(engine.AppendText(key, t.Key), t.Value)
 	}
 	for _, f := range fields {
 		if text, ok := f.Value.(string); ok && b.Asks(f.Key) {
-			key = appendText(appendText(key, f.Key), text)
+			key = engine.AppendText(engine.AppendText(key, f.Key), text)
 		}
 	}
 	b.Metric(key)
@@ -66,10 +66,6 @@ func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric, key []byte) []byte {
 		b.AddAs(key[end:], m.Time(), value, fault, 0, func() engine.Reading { return reading(m, f.Key) })
 	}
 	return key
-}
-
-func appendText(key []byte, text string) []byte {
-	return append(binary.AppendUvarint(key, uint64(len(text))), text...)
 }
 
 // reading is what a field says of itself besides time and value.

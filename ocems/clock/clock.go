@@ -69,6 +69,7 @@ type Clock struct {
 	lives   time.Duration // running time of all lives before
 	last    time.Time     // last wall time of the life before, or zero
 	savedAt time.Duration
+	witness bool // what was saved last names a boot clock that had gone with the running time
 
 	era       era
 	newest    uint64 // id of an era
@@ -217,12 +218,13 @@ func (c *Clock) enter(e era) {
 
 func (c *Clock) near(a, b time.Duration) bool { return (a - b).Abs() <= c.cfg.MaxSkew }
 
-// SaveDue reports that it is time to write what Save returns, if nothing else is written. quiet: no reading came since.
+// SaveDue reports that it is time to write what Save returns, if nothing else is written. quiet: no reading came since. That
+// is seldom only where the next life can tell by the boot clock how far the wall clock must have moved meanwhile.
 func (c *Clock) SaveDue(quiet bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	every := saveEvery
-	if quiet {
+	if quiet && c.witness {
 		every = saveQuiet
 	}
 	return c.running()-c.savedAt >= every
@@ -246,6 +248,7 @@ func (c *Clock) Save(righted ...uint64) []byte {
 	if since-c.booted < c.running()-leastSkew { // a clock that stands is no witness
 		boot = ""
 	}
+	c.witness = boot != "" && c.running() > 2*leastSkew
 	e.Text(boot)
 	e.Int(int64(since / time.Second))
 	left := slices.DeleteFunc(slices.Clone(c.wrong), func(era uint64) bool { return slices.Contains(righted, era) })
@@ -313,6 +316,9 @@ func (c *Clock) tick() time.Time {
 // confirm also acquits the accused eras of the same clock. The others were wrong.
 func (c *Clock) confirm() {
 	offset := c.era.offset
+	if !c.confirmed {
+		c.savedAt = c.running() - saveQuiet // a kill must not put it in doubt again
+	}
 	c.confirmed, c.right = true, &offset
 	c.condemn(func(e era) bool { return !c.near(e.offset, offset) })
 	c.accused = nil

@@ -1,6 +1,7 @@
 package clock_test
 
 import (
+	"fmt"
 	"net/http"
 	"testing"
 	"testing/synctest"
@@ -364,6 +365,39 @@ func TestSave(t *testing.T) {
 			time.Sleep(time.Second)
 		}
 		assert.Equal(t, 10, n)
+	})
+	for _, x := range []struct {
+		boot   string
+		stands bool
+		saves  int
+	}{{"a", false, 5}, {"", false, 60}, {"a", true, 60}} {
+		inBubble(t, fmt.Sprintf("while no reading comes, boot %q stands %t", x.boot, x.stands), func(t *testing.T, m *machine) {
+			m.boot, m.stands = x.boot, x.stands
+			m.start(t, false)
+			n := 0
+			for range 60 * 60 {
+				if m.SaveDue(true) {
+					n++
+					m.Save()
+				}
+				time.Sleep(time.Second)
+				m.Now()
+			}
+			assert.InDelta(t, x.saves, n, 2)
+		})
+	}
+	inBubble(t, "at once where it is confirmed", func(t *testing.T, m *machine) {
+		m.boot = "a"
+		m.start(t, false)
+		time.Sleep(time.Minute)
+		m.Save()
+		time.Sleep(time.Second)
+		assert.False(t, m.SaveDue(true))
+		m.hears(0, true)
+		assert.True(t, m.SaveDue(true), "a kill must not put it in doubt again")
+		m.Save()
+		m.hears(0, true)
+		assert.False(t, m.SaveDue(true))
 	})
 	inBubble(t, "at once where it is trusted, and after a step", func(t *testing.T, m *machine) {
 		time.Sleep(90 * time.Second)

@@ -55,13 +55,17 @@ type Reading struct {
 	Unit       string  `json:"unit"`
 	Flag       string  `json:"flag"`
 	Diagnostic bool    `json:"diagnostic,omitempty"`
+	Samples    int     `json:"samples,omitempty"` // that the value was made of, where that is known
+	// The least and the greatest of them, where they differ: one that is left out beside the other is 0.
+	Min float64 `json:"min,omitempty"`
+	Max float64 `json:"max,omitempty"`
 }
 
 // Readings takes over the readings of a record.
 func Readings(rs []payload.Reading) []Reading {
 	out := make([]Reading, len(rs))
 	for i, r := range rs {
-		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic}
+		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic, r.Samples, r.Min, r.Max}
 	}
 	return out
 }

@@ -61,6 +61,11 @@ type Reading struct {
 	Max float64 `json:"max,omitempty"`
 }
 
+// String is the reading as a log has it.
+func (r Reading) String() string {
+	return fmt.Sprintf("{%s %v %s %s %t}", r.Parameter, r.Value, r.Unit, r.Flag, r.Diagnostic)
+}
+
 // Readings takes over the readings of a record.
 func Readings(rs []payload.Reading) []Reading {
 	out := make([]Reading, len(rs))

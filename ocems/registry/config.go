@@ -18,7 +18,7 @@ type Config struct {
 	Devices []DeviceConfig `mapstructure:"devices" toml:"device" yaml:"devices"`
 	// DevicesFile is a CSV or YAML file of further devices. Reload reads it again.
 	DevicesFile string `mapstructure:"devices_file" toml:"devices_file" yaml:"devices_file"`
-	Defaults    `mapstructure:",squash" yaml:",inline"`
+	Common      `mapstructure:",squash" yaml:",inline"`
 	// Words are the host's.
 	Words Words `mapstructure:"-" toml:"-" yaml:"-"`
 	// NamesOnly reads neither tokens nor keys: the devices can then name metrics, and not seal.
@@ -49,7 +49,7 @@ type DeviceConfig struct {
 	Formerly []string `mapstructure:"formerly" toml:"formerly" yaml:"formerly"`
 	// Timestamps is whose clock its readings' times are of: auto or source; by default what the host's options say.
 	Timestamps string `mapstructure:"timestamps" toml:"timestamps" yaml:"timestamps"`
-	// ReadingStamp is which bound of its own period stamps a reading of this device; by default what Defaults say.
+	// ReadingStamp is which bound of its own period stamps a reading of this device; by default what Common says.
 	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
 	// Parameters says which metrics are this device's parameters.
 	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameter" yaml:"parameters"`

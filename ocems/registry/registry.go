@@ -266,7 +266,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		owner    = map[string]int{}    // selector with attributes: device
 		mappings []*mapping
 		renamed  []renaming
-		defaults = b.defaults(cfg.Defaults)
+		forAll   = b.common(cfg.Common)
 	)
 	for i, src := range list {
 		src.StationID, src.DeviceID = strings.TrimSpace(src.StationID), strings.TrimSpace(src.DeviceID)
@@ -300,7 +300,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("longitude", src.Longitude, 180)
 
 		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps,
-			parameters: map[string]*mapping{}, formerly: map[string]string{}, rules: b.rules(src.at, defaults, &Validity{ReadingStamp: strings.TrimSpace(src.ReadingStamp)})}
+			parameters: map[string]*mapping{}, formerly: map[string]string{}, rules: b.rules(src.at, forAll, &Validity{ReadingStamp: strings.TrimSpace(src.ReadingStamp)})}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))

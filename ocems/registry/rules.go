@@ -10,8 +10,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Defaults are keys of a parameter that a whole configuration may give for all.
-type Defaults struct {
+// Common are keys of a parameter that a whole configuration may give for all.
+type Common struct {
 	// ReadingStamp is which bound of its own period stamps a reading: start or end. One stamped end, and on the boundary of
 	// two slots, is of the slot that ends there.
 	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
@@ -21,12 +21,15 @@ type Defaults struct {
 	FlatLineAfter Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
 }
 
+// DefaultCommon returns the defaults.
+func DefaultCommon() Common { return Common{ReadingStamp: ReadingStamps[0]} }
+
 // ReadingStamps are the values of that key.
 var ReadingStamps = []string{"start", "end"}
 
 // Validity are the keys of a parameter that say which of its readings and values are to be believed.
 type Validity struct {
-	// ReadingStamp is as in Defaults.
+	// ReadingStamp is as in Common.
 	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
 	// ValidMin and ValidMax are bounds of a reading's value, which may be equal to them.
 	ValidMin *Number `mapstructure:"valid_min" toml:"valid_min" yaml:"valid_min"`
@@ -35,9 +38,9 @@ type Validity struct {
 	InvalidValues Numbers `mapstructure:"invalid_values" toml:"invalid_values" yaml:"invalid_values"`
 	// MaxStep is the most that a value may change a minute.
 	MaxStep *Number `mapstructure:"max_step" toml:"max_step" yaml:"max_step"`
-	// MinCoverage is as in Defaults.
+	// MinCoverage is as in Common.
 	MinCoverage *Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
-	// FlatLineAfter is as in Defaults.
+	// FlatLineAfter is as in Common.
 	FlatLineAfter *Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
 	// LimitLow and LimitHigh are bounds of a 15-minute value, beyond which it is told. They change no data.
 	LimitLow  *Number `mapstructure:"limit_low" toml:"limit_low" yaml:"limit_low"`
@@ -83,8 +86,8 @@ func (d *Device) Rules(parameter string) *Rules {
 	return d.rules
 }
 
-// defaults checks the keys that hold for all.
-func (b *builder) defaults(d Defaults) *Rules {
+// common checks the keys that hold for all.
+func (b *builder) common(d Common) *Rules {
 	at := func(key string) string { return key }
 	r := &Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1)}
 	r.EndStamped = b.readingStamp(at, d.ReadingStamp, false)

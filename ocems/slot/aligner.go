@@ -496,8 +496,7 @@ func (a *Aligner) close(c *cell) Slot {
 	c.series.ring(c.window.kind).set(c.window.start/c.window.kind.seconds(), c.window.kind)
 	x := a.take(c)
 	if c.stat == TimeWeighted && c.window.kind == normal {
-		m := c.series.remember()
-		m.held, m.unit = c.latest(), c.unit
+		c.series.remember().hold(held{c.latest(), c.unit})
 	}
 	return x
 }
@@ -580,8 +579,8 @@ func (a *Aligner) Reopen(name Series, stamp time.Time, flag spec.Flag) {
 	}
 	if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil && s.isClosed(start, k) {
 		s.ring(k).clear(start/k.seconds(), k)
-		if s.memory != nil && s.memory.held.in(start) {
-			s.memory.held = point{}
+		if s.memory != nil {
+			s.memory.forget(start)
 		}
 		a.shards[d.shard].mark.dirty = true
 	}

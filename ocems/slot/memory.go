@@ -26,8 +26,27 @@ func (p point) in(start int64) bool {
 // memory is what a series keeps beyond its windows, for samples with a MaxStep and for the statistic TimeWeighted.
 type memory struct {
 	step point  // the last sample taken
-	held point  // the last of the 15-minute window that closed last
-	unit string // of held
+	held []held // the last samples of the 15-minute windows that closed last, in that order
+}
+
+type held struct {
+	point
+	unit string
+}
+
+// mostHeld is for how many windows: live ones and history may close in turns.
+const mostHeld = 16
+
+func (m *memory) hold(h held) {
+	if len(m.held) >= mostHeld {
+		m.held = slices.Delete(m.held, 0, 1)
+	}
+	m.held = append(m.held, h)
+}
+
+// forget lets go of what is held of a window.
+func (m *memory) forget(start int64) {
+	m.held = slices.DeleteFunc(m.held, func(h held) bool { return h.in(start) })
 }
 
 func (s *series) remember() *memory {
@@ -67,8 +86,10 @@ func (c *cell) before() point {
 	if o := c.series.at(bounds{start, normal}); o != nil && o.unit == c.unit {
 		return o.latest()
 	}
-	if m := c.series.memory; m != nil && m.unit == c.unit && m.held.in(start) {
-		return m.held
+	if m := c.series.memory; m != nil {
+		if i := slices.IndexFunc(m.held, func(h held) bool { return h.in(start) && h.unit == c.unit }); i >= 0 {
+			return m.held[i].point
+		}
 	}
 	return point{}
 }
@@ -112,23 +133,23 @@ func (c *cell) value(acc *accumulator) (value float64, minutes int) {
 // weighted is the mean over the time in which samples of one flag hold: each until the next one of any flag, and before from
 // the window's start.
 func (c *cell) weighted(acc *accumulator, before point) float64 {
-	type held struct {
+	type since struct {
 		from  float64 // microseconds since the window's start
 		value float64
 		flag  spec.Flag
 	}
-	list := make([]held, 0, len(c.marks)+2)
+	list := make([]since, 0, len(c.marks)+2)
 	if before.flag != 0 {
-		list = append(list, held{0, before.value, before.flag})
+		list = append(list, since{0, before.value, before.flag})
 	}
 	for i := range c.flags {
 		f := &c.flags[i]
 		for j := 0; j < len(f.values); j += 2 {
-			list = append(list, held{f.values[j], f.values[j+1], f.flag})
+			list = append(list, since{f.values[j], f.values[j+1], f.flag})
 		}
 	}
-	slices.SortStableFunc(list, func(a, b held) int { return cmp.Compare(a.from, b.from) })
-	list = append(list, held{from: float64(c.window.kind.length() / time.Microsecond)})
+	slices.SortStableFunc(list, func(a, b since) int { return cmp.Compare(a.from, b.from) })
+	list = append(list, since{from: float64(c.window.kind.length() / time.Microsecond)})
 	sum, total, low, high := 0.0, 0.0, math.Inf(1), math.Inf(-1)
 	for i, x := range list[:len(list)-1] {
 		weight := (list[i+1].from - x.from) / (1 << 30) // exact, and small enough for every sum to be finite
@@ -149,25 +170,39 @@ func encodeMemory(e *frame.Encoder, m *memory) {
 	if m == nil {
 		return
 	}
-	for _, p := range []point{m.step, m.held} {
-		e.Int(p.at)
-		e.Float(p.value)
-		e.Byte(byte(p.flag))
+	m.step.encode(e)
+	e.Uint(uint64(len(m.held)))
+	for _, h := range m.held {
+		h.encode(e)
+		e.Text(h.unit)
 	}
-	e.Text(m.unit)
+}
+
+func (p point) encode(e *frame.Encoder) {
+	e.Int(p.at)
+	e.Float(p.value)
+	e.Byte(byte(p.flag))
 }
 
 func decodeMemory(d *frame.Decoder) *memory {
 	if !d.Bool() {
 		return nil
 	}
-	m := new(memory)
-	for _, p := range []*point{&m.step, &m.held} {
-		*p = point{decodeTime(d), decodeFloat(d), spec.Flag(d.Byte())}
-		if p.flag != 0 && !p.flag.Valid() {
-			d.Fail("an unknown flag")
-		}
+	m := &memory{step: decodePoint(d)}
+	n := d.Uint()
+	if n > mostHeld {
+		d.Fail("too many windows")
 	}
-	m.unit = d.Text()
+	for ; n > 0 && d.Err() == nil; n-- {
+		m.held = append(m.held, held{decodePoint(d), d.Text()})
+	}
 	return m
+}
+
+func decodePoint(d *frame.Decoder) point {
+	p := point{decodeTime(d), decodeFloat(d), spec.Flag(d.Byte())}
+	if p.flag != 0 && !p.flag.Valid() {
+		d.Fail("an unknown flag")
+	}
+	return p
 }

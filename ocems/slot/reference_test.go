@@ -21,8 +21,8 @@ type reference struct {
 	done      map[span]bool
 	due       map[span]time.Time // when a window of a device was first seen to be due
 	restarted time.Time
-	kept      map[Series]Sample    // the last one taken, of those with a MaxStep
-	held      map[Series][]arrived // the 15-minute window that closed last
+	kept      map[Series]Sample      // the last one taken, of those with a MaxStep
+	held      map[Series][][]arrived // the 15-minute windows that closed last
 }
 
 // span is a window of a series, or of a device where the parameter is empty.
@@ -116,16 +116,21 @@ func (r *reference) close(now time.Time) (out []Slot) {
 		readings := closing[s]
 		r.done[s] = true
 		delete(r.due, s.device())
-		before := r.held[s.Series]
+		before := []arrived(nil)
+		for _, w := range r.held[s.Series][max(0, len(r.held[s.Series])-mostHeld):] {
+			if w[0].span == s.earlier() {
+				before = w
+			}
+		}
 		if of := slices.DeleteFunc(slices.Clone(r.readings), func(x arrived) bool { return x.span != s.earlier() }); len(of) > 0 {
 			before = of
 		}
-		if len(before) > 0 && (before[0].span != s.earlier() || before[0].Unit != readings[0].Unit) {
+		if before != nil && before[0].Unit != readings[0].Unit {
 			before = nil
 		}
 		out = append(out, r.slot(s, readings, before))
 		if readings[0].Statistic == TimeWeighted && s.kind == 0 {
-			r.held[s.Series] = readings
+			r.held[s.Series] = append(r.held[s.Series], readings)
 		}
 	}
 	slices.SortFunc(out, Slot.Compare)
@@ -197,7 +202,7 @@ func TestAgainstReference(t *testing.T) {
 		opt := Defaults()
 		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
 		a, entries := New(opt), store{}
-		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, kept: map[Series]Sample{}, held: map[Series][]arrived{}}
+		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
 		now := t0.Add(time.Duration(r.IntN(900)) * time.Second)
 		var sent []Sample
 		for step := range 100 {

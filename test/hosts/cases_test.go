@@ -182,7 +182,7 @@ func (x row) judge(t *testing.T, got []string, trail []audit.Entry, log []string
 		}
 		assert.True(t, slices.ContainsFunc(trail, func(e audit.Entry) bool {
 			return e.Outcome == audit.Delivered && e.Device == w.device && e.Stamp == w.stamp.UnixMilli() && slices.ContainsFunc(e.Readings, func(r audit.Reading) bool {
-				return r.Parameter == w.parameter && fmt.Sprintf("%d %v..%v", r.Samples, r.Min, r.Max) == w.of
+				return r.Parameter == w.parameter && fmt.Sprintf("%d %v..%v", r.Samples, r.Range[0], r.Range[1]) == w.of
 			})
 		}), "a line of the trail with a value of %s", w.of)
 	}

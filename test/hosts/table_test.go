@@ -372,7 +372,7 @@ func validity() []row {
 	bounds := ruled(map[string]any{"valid_min": 0, "valid_max": 500.5, "invalid_values": []any{0, -9999.9, 65535, 6553.5, 250.0}})
 	slow := ruled(map[string]any{"max_step": 50})
 	covered := ruled(map[string]any{"min_coverage": 0.2})
-	single := float64(float32(-9999.9))
+	single, two := float64(float32(-9999.9)), 2
 	return []row{
 		{name: "sentinel", devices: bounds, before: batches(each(0, 100, -9999.9, single, 200, 65535, 6553.5, 0, -1, 501, math.NaN(), math.Inf(1), 250)),
 			want: []want{{value: 150, of: "2 100..200"}}, refused: []refused{{reason: "invalid_value", count: 6, lines: 1, detail: []string{"invalid_values"}},
@@ -393,6 +393,8 @@ func validity() []row {
 		{name: "trail-of-one", before: batches(each(3, 7)), want: []want{{value: 7, of: "1 0..0"}}},
 		{name: "trail-of-the-same", before: batches(each(3, 7, 7)), want: []want{{value: 7, of: "2 0..0"}}},
 		{name: "trail-of-nought", before: batches(each(3, 0, 7)), want: []want{{value: 3.5, of: "2 0..7"}}},
+		{name: "trail-of-many-digits", before: batches(each(3, 100.0625, 101.03125, 107.53125)), want: []want{{value: 102.875, of: "3 100..108"}}},
+		{name: "trail-of-few-digits", devices: cod(func(p *parameter) { p.decimals = &two }), before: batches(each(3, 100.0625, 101.03125, 107.53125)), want: []want{{value: 102.88, of: "3 100.06..107.53"}}},
 	}
 }
 

@@ -26,6 +26,7 @@ type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 	Check() error
+	Path() string
 }
 
 // Open opens the state of a component in the extension that its key `storage` names.

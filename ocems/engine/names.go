@@ -103,6 +103,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 	}
 	if len(found) > 0 {
 		b.e.know(r.Source)
+		b.e.account.came.ours(r)
 	}
 	matches = slices.Grow(room, len(found)) // now: samples point into it
 	for _, m := range found {
@@ -114,6 +115,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 	if !named && err == nil {
 		b.ignored++
 		if name := r.Name + "\x00" + r.Field; b.e.once.first(foreignName, name) {
+			b.e.account.came.foreign(r)
 			b.e.log.Debug("ignored: it is no parameter of any device", "metric", registry.Short(r.Name), "field", registry.Short(r.Field))
 		}
 	}
@@ -266,6 +268,16 @@ func (b *Batch) put(x sample, samples int, cure string) {
 		Samples: samples, Statistic: x.Statistic})
 }
 
+// slotsOf are the slots of a record.
+func slotsOf(r payload.Record) []slot.Slot {
+	slots := make([]slot.Slot, len(r.Readings))
+	for i, x := range r.Readings {
+		slots[i] = slot.Slot{Series: slot.Series{Device: r.DeviceID, Parameter: x.Parameter, Diagnostic: x.Diagnostic},
+			Unit: x.Unit, Stamp: x.Stamp, Flag: x.Flag, Value: x.Value, Samples: x.Samples}
+	}
+	return slots
+}
+
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // rename gives slots their present names, and reports whether that has changed any.
@@ -347,6 +359,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 		n := 0
 		for _, r := range b.records {
 			n += len(r.Readings)
+			e.account.made(slotsOf(r))
 		}
 		e.counts.finished.Add(uint64(n))
 	}

@@ -26,7 +26,6 @@ type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 	Check() error
-	Path() string
 }
 
 // Open opens the state of a component in the extension that its key `storage` names.
@@ -86,6 +85,14 @@ func (a adapter) Batch(ctx context.Context, ops ...store.Op) error {
 }
 
 // Close implements io.Closer.
+// Path is where the state is, or "".
+func (a adapter) Path() string {
+	if p, ok := a.ranger.(interface{ Path() string }); ok {
+		return p.Path()
+	}
+	return ""
+}
+
 func (a adapter) Close() error { return a.ranger.Close(context.Background()) }
 
 // OpenOrMemory is [Open] for a component whose `storage` may not be set: it then forgets everything at a restart, and

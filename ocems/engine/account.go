@@ -105,7 +105,7 @@ func openAccount(e *Engine, path string) *account {
 }
 
 func statusPath(s store.Store) string {
-	if f, ok := s.(interface{ Path() string }); ok {
+	if f, ok := s.(interface{ Path() string }); ok && f.Path() != "" {
 		return status.Path(f.Path())
 	}
 	return ""
@@ -456,7 +456,7 @@ func (e *Engine) begin() {
 	h := a.describe(a.now(), false)
 	devices := len(a.ids)
 	a.mu.Unlock()
-	stamp, leaves := h.Next(a.now())
+	stamp, leaves := h.NextSlot(a.now())
 	args := []any{"devices", devices, "parameters", parameters}
 	if h.Slots {
 		e.log.Info("making slots", append(args, "first_slot", status.Time(stamp, a.now()))...)

@@ -96,12 +96,12 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		p.close()
 		h := p.status()
 		assert.True(t, h.Stopped)
-		assert.Equal(t, "The host was stopped at 08:05.", h.Overall(clock(2, 36, 0)).Text)
+		assert.Equal(t, "The host was stopped at 08:05.", h.JudgeAll(clock(2, 36, 0)).Text)
 	})
 	run(t, "nothing comes", seven, func(p *plant) {
 		until(clock(1, 17, 0))
 		h := p.status()
 		assert.Equal(t, `failed never: no reading ever came: nothing came that no entry names, and no metric "modbus"`, verdicts(h, clock(1, 17, 0))["cod"])
-		assert.Contains(t, h.Overall(clock(1, 17, 0)).Text, "7 of 7 parameters need a person")
+		assert.Contains(t, h.JudgeAll(clock(1, 17, 0)).Text, "7 of 7 parameters need a person")
 	})
 }

@@ -13,15 +13,20 @@ import (
 )
 
 const (
-	mostLines = 10  // devices that have a line each a slot; of more there is one line for all
-	mostNamed = 20  // warnings after one slot
-	linesStay = 700 // slots of which the log may still say that they were delivered later
+	lateTogether = 10 * time.Second
+	mostLines    = 10  // devices that have a line each a slot; of more there is one line for all
+	mostNamed    = 20  // warnings after one slot
+	linesStay    = 700 // slots of which the log may still say that they were delivered later
 )
 
 // slotLines are the slots of which the log is to say, or has said, how many parameters were delivered.
 type slotLines struct {
 	by   map[int64]*slotLine
 	last int64 // the newest whose time is over
+
+	older                  int // slots of devices, delivered late and not told yet
+	oldestLate, newestLate int64
+	lateAt                 time.Time // when the last of them was
 }
 
 // slotLine is one slot.
@@ -57,10 +62,29 @@ func (a *account) delivered(device string, stamp int64, parameters int) {
 		return
 	}
 	x.devices[device] += parameters
-	if due := d.due(stamp, a.e.windowOf(stamp)); x.devices[device] >= due && !x.told[device] {
+	due := d.due(stamp, a.e.windowOf(stamp))
+	switch l := &a.slots; {
+	case x.devices[device] < due || x.told[device]:
+	case stamp > l.last:
 		x.told[device] = true
 		a.sayDelivered(stamp, d, x.devices[device], max(due, x.devices[device]), nil)
+	default: // after an outage there are many
+		x.told[device] = true
+		if l.older++; l.older == 1 {
+			l.oldestLate, l.newestLate = stamp, stamp
+		}
+		l.oldestLate, l.newestLate, l.lateAt = min(l.oldestLate, stamp), max(l.newestLate, stamp), time.Now()
 	}
+}
+
+// sayLate tells in one line what was delivered late.
+func (a *account) sayLate() {
+	l := &a.slots
+	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
+		return
+	}
+	a.e.log.Info(fmt.Sprintf("delivered late: %s, from %s to %s", counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate)))
+	l.older = 0
 }
 
 // due is how many parameters the slot of a window is to have.
@@ -94,6 +118,7 @@ func (e *Engine) windowOf(stamp int64) time.Time {
 
 // tell logs what is known once the time of a slot is over.
 func (a *account) tell(now time.Time) {
+	a.sayLate()
 	h := status.Host{Stamp: a.e.rules.Stamp, Within: a.within().Seconds()}
 	stamp := h.Expected(now).UnixMilli()
 	if a.slots.last == 0 {

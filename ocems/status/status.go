@@ -41,6 +41,9 @@ type Host struct {
 	Waiting int      `json:"slots_waiting"`
 	Files   int      `json:"files,omitempty"` // that have the devices; 0: they are in this one
 	Devices []Device `json:"devices,omitempty"`
+	// Of [Host.JudgeAll].
+	Verdict *Verdict `json:"verdict,omitempty"`
+	Next    *Next    `json:"next,omitempty"`
 }
 
 // Clock is the machine's clock.
@@ -85,7 +88,14 @@ type Parameter struct {
 	Excluded   []Excluded `json:"excluded,omitempty"`  // readings that are in no slot, the last of each reason in a day
 	Never      string     `json:"never,omitempty"`     // no reading ever came, and what came instead
 	Flat       *Flat      `json:"flat,omitempty"`
-	Beyond     string     `json:"beyond,omitempty"` // the last slot is beyond a limit: which
+	Beyond     string     `json:"beyond,omitempty"`  // the last slot is beyond a limit: which
+	Verdict    *Verdict   `json:"verdict,omitempty"` // of [Host.JudgeAll]
+}
+
+// Next is the slot that is measured now.
+type Next struct {
+	Stamp  time.Time `json:"stamp"`
+	Leaves time.Time `json:"leaves"` // when it is made
 }
 
 // Reading is the last one of a parameter.
@@ -208,11 +218,15 @@ func read(path string, v any) error {
 	return nil
 }
 
-// Find lists the hosts' files in a directory.
+// Find lists the hosts' files in a directory and in those right below it.
 func Find(directory string) (paths []string, err error) {
-	all, err := filepath.Glob(filepath.Join(directory, "*"+suffix))
-	if err != nil {
-		return nil, fmt.Errorf("looking for the status: %w", err)
+	var all []string
+	for _, pattern := range []string{"*" + suffix, filepath.Join("*", "*"+suffix)} {
+		found, err := filepath.Glob(filepath.Join(directory, pattern))
+		if err != nil {
+			return nil, fmt.Errorf("looking for the status: %w", err)
+		}
+		all = append(all, found...)
 	}
 	for _, path := range all {
 		name := strings.TrimSuffix(path, suffix)

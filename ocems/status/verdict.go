@@ -70,8 +70,8 @@ func (h *Host) stampOf(start time.Time) time.Time {
 	return start.Add(spec.SlotLength)
 }
 
-// Next is the stamp of the slot that is measured now, and when it goes.
-func (h *Host) Next(now time.Time) (stamp, leaves time.Time) {
+// NextSlot is the stamp of the slot that is measured now, and when it is made.
+func (h *Host) NextSlot(now time.Time) (stamp, leaves time.Time) {
 	start := now.Add(-time.Duration(h.Grace * float64(time.Second))).Truncate(spec.SlotLength)
 	return h.stampOf(start), start.Add(spec.SlotLength + time.Duration(h.Grace*float64(time.Second)))
 }
@@ -197,14 +197,16 @@ func (p *Parameter) lastSeen() time.Time {
 	return p.Due
 }
 
-// Overall says in one sentence whether the host reports.
-func (h *Host) Overall(now time.Time) Verdict {
+// JudgeAll fills in what each parameter is doing, and says in one sentence whether the host reports.
+func (h *Host) JudgeAll(now time.Time) Verdict {
 	all, wrong, look := 0, 0, 0
 	for i := range h.Devices {
 		d := &h.Devices[i]
 		for j := range d.Parameters {
+			v := h.Judge(d, &d.Parameters[j], now)
+			d.Parameters[j].Verdict = &v
 			all++
-			switch h.Judge(d, &d.Parameters[j], now).Level {
+			switch v.Level {
 			case Failed:
 				wrong++
 			case Warning:
@@ -212,8 +214,15 @@ func (h *Host) Overall(now time.Time) Verdict {
 			}
 		}
 	}
-	stamp, leaves := h.Next(now)
-	next := fmt.Sprintf("the next slot, %s, goes at %s", clockTime(stamp, now), clockTime(leaves, now))
+	v := h.overall(all, wrong, look, now)
+	h.Verdict = &v
+	return v
+}
+
+func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
+	stamp, leaves := h.NextSlot(now)
+	h.Next = &Next{stamp, leaves}
+	next := fmt.Sprintf("the next slot, %s, is made at %s", clockTime(stamp, now), leaves.In(spec.IST).Format(time.TimeOnly))
 	switch {
 	case h.Stopped:
 		return Verdict{Failed, Silent, "The host was stopped at " + clockTime(h.Written, now) + ".", "start it"}

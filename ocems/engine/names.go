@@ -137,6 +137,9 @@ func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, ex
 	}
 }
 
+// Bare is a metric that has no reading at all, and perhaps a flag or a unit that was meant for others.
+func (b *Batch) Bare(r Reading) { b.e.account.came.bare(r) }
+
 // Ignore counts what can be no parameter at all, for which a word is enough.
 func (b *Batch) Ignore(n int, metric, why string) {
 	b.ignored += uint64(n)

@@ -57,6 +57,8 @@ var rows = []struct {
 	so2, pm, load, total float64
 }{
 	{name: "normal", so2: 200, pm: 187.5, load: 5, total: 3000},
+	{name: "one outlet", missing: "total_2", so2: 200, pm: 187.5, load: 5, total: left},
+	{name: "the other outlet", missing: "total_1", so2: 200, pm: 187.5, load: 5, total: left},
 	{name: "no oxygen", missing: "o2", so2: left, pm: left, load: 5, total: 3000},
 	{name: "oxygen of the standard", differs: map[string]reading{"o2": {6, ""}}, so2: 100, pm: 93.75, load: 5, total: 3000},
 	{name: "less oxygen than that", differs: map[string]reading{"o2": {5.9999, ""}}, so2: 100 * 14.9 / 14.9001, pm: 93.75 * 14.9 / 14.9001, load: 5, total: 3000},
@@ -78,8 +80,6 @@ var rows = []struct {
 	{name: "SO2 of unknown status", differs: map[string]reading{"so2": {100, "none"}}, so2: left, pm: 187.5, load: left, total: 3000},
 	{name: "no flow", missing: "flow", so2: 200, pm: 187.5, load: left, total: 3000},
 	{name: "stack at rest", differs: map[string]reading{"flow": {0, ""}}, so2: 200, pm: 187.5, load: 0, total: 3000},
-	{name: "one outlet", missing: "total_2", so2: 200, pm: 187.5, load: 5, total: left},
-	{name: "the other outlet", missing: "total_1", so2: 200, pm: 187.5, load: 5, total: left},
 	{name: "end", differs: map[string]reading{"total_1": {1001.5, ""}}, so2: 200, pm: 187.5, load: 5, total: 3001.5},
 	{name: "outlet in calibration", differs: map[string]reading{"total_1": {1500, "C"}}, so2: 200, pm: 187.5, load: 5, total: left},
 }
@@ -192,7 +192,7 @@ func newTelegraf(t *testing.T) *plant {
 	}
 	address := board.FreeAddr(t)
 	config := board.Config(t, "telegraf.conf", p.dir, append(pairs, "127.0.0.1:8186", address, "/etc/telegraf/computed.star", script,
-		`flush_interval = "1s"`, `flush_interval = "200ms"`, "[[outputs.ocems]]",
+		`ZERO = "Z"`, "ZERO = \"Z\"\n      MAINT = \"M\"", `flush_interval = "1s"`, `flush_interval = "200ms"`, "[[outputs.ocems]]",
 		"[[outputs.ocems]]\n  spread = \"0s\"\n  coalesce = \"1s\"\n  settle = \"6s\"\n  endpoint = \""+p.URL+`"`)...)
 	p.start = func() *board.Program {
 		program := board.Start(t, p.dir, nil, binary, "--debug", "--config", config)
@@ -201,7 +201,7 @@ func newTelegraf(t *testing.T) *plant {
 	}
 	metrics := map[string]string{"so2": "so2_analyser so2", "o2": "o2_analyser o2", "pm": "dust_monitor pm", "temperature": "stack temperature",
 		"pressure": "stack pressure", "moisture": "stack moisture", "flow": "stack flow", "total_1": "outlet_1 total", "total_2": "outlet_2 total"}
-	status := map[string]string{"": "OK", "C": "CAL", "Z": "ZERO", "none": "FAULT"}
+	status := map[string]string{"": "OK", "C": "CAL", "Z": "ZERO", "M": "MAINT", "none": "FAULT"}
 	p.feed = func(all []sample) {
 		t.Helper()
 		var lines bytes.Buffer
@@ -291,8 +291,10 @@ func (p *plant) compare(want map[string]float64) {
 	}
 }
 
+var hosts = map[string]func(*testing.T) *plant{"telegraf": newTelegraf, "collector": newCollector}
+
 func TestComputed(t *testing.T) {
-	for name, host := range map[string]func(*testing.T) *plant{"telegraf": newTelegraf, "collector": newCollector} {
+	for name, host := range hosts {
 		t.Run(name, func(t *testing.T) {
 			p := host(t)
 			start := time.Now().Truncate(quarter).Add(-2 * quarter)
@@ -302,8 +304,21 @@ func TestComputed(t *testing.T) {
 			values := want(start)
 			p.Arrive(len(values))
 			p.compare(values)
+			for _, parameter := range []string{"so2", "pm", "so2_load", "flow_totalizer"} {
+				if !strings.Contains(p.trail(), `"parameter":"`+parameter+`","reason":"not_a_number"`) {
+					t.Errorf("the audit file does not tell of the values of %s that are left out", parameter)
+				}
+			}
+			if name == "telegraf" {
+				for _, text := range []string{"so2: no o2 in the same step of 10 s", "pm: no temperature in", "so2: o2 is not within 0 and 19.0",
+					"so2: o2 has the flag C", "so2_load: so2 is not within -10 and 3000", "so2: computed again"} {
+					if !strings.Contains(program.Log(), text) {
+						t.Errorf("the log does not say %q", text)
+					}
+				}
+			}
 
-			// The next day's replay of a backup, after a kill, has the same values at the same times: they are late, and none conflicts.
+			// A replay after a kill has the same values at the same times: they are late, and none is in conflict.
 			program.Kill()
 			p.start()
 			p.feed(samples(start))
@@ -312,7 +327,53 @@ func TestComputed(t *testing.T) {
 			if trail := p.trail(); strings.Contains(trail, `"conflict"`) {
 				t.Errorf("the replay has other values:\n%s", trail)
 			}
-			t.Log(p.trail())
+		})
+	}
+}
+
+// step is what all instruments show in one step, with a flag of the SO2 analyser.
+func step(start time.Time, flag string) (all []sample) {
+	for what, r := range normal {
+		if what == "so2" {
+			r.flag = flag
+		}
+		all = append(all, sample{what, start.Add(offsets[what]), r})
+	}
+	return all
+}
+
+func TestOtherFlagIsKept(t *testing.T) {
+	for name, host := range hosts {
+		t.Run(name, func(t *testing.T) {
+			p := host(t)
+			start := time.Now().Truncate(quarter).Add(-2 * quarter)
+			end := start.Add(quarter)
+			p.start()
+			p.feed(step(start, "M"))
+			p.Arrive(3)
+			p.compare(map[string]float64{board.Key("so2", end, "M"): 200, board.Key("pm", end, "U"): 187.5, board.Key("flow_totalizer", end, "U"): 3000})
+		})
+	}
+}
+
+// Telegraf's script waits for the other readings of a step. The collector knows those of one request.
+func TestReadingsApart(t *testing.T) {
+	for name, host := range hosts {
+		t.Run(name, func(t *testing.T) {
+			p := host(t)
+			start := time.Now().Truncate(quarter).Add(-2 * quarter)
+			end := start.Add(quarter)
+			p.start()
+			all := step(start, "")
+			oxygen := slices.IndexFunc(all, func(s sample) bool { return s.what == "o2" })
+			p.feed(slices.Concat(all[:oxygen], all[oxygen+1:]))
+			p.feed(all[oxygen : oxygen+1])
+			values := map[string]float64{board.Key("so2_load", end, "U"): 5, board.Key("flow_totalizer", end, "U"): 3000}
+			if name == "telegraf" {
+				values[board.Key("so2", end, "U")], values[board.Key("pm", end, "U")] = 200, 187.5
+			}
+			p.Arrive(len(values))
+			p.compare(values)
 		})
 	}
 }

@@ -318,6 +318,10 @@ func TestComputed(t *testing.T) {
 				}
 			}
 
+			if log := program.Log(); strings.Contains(log, "failed to execute statement") || strings.Contains(log, "E! ") {
+				t.Errorf("a formula fails:\n%s", log)
+			}
+
 			// A replay after a kill has the same values at the same times: they are late, and none is in conflict.
 			program.Kill()
 			p.start()

@@ -195,6 +195,12 @@ func (c *cell) chosen(minSamples int) *accumulator {
 	return best
 }
 
+// last is the last sample of all flags.
+func (c *cell) last() (at time.Time, value float64) {
+	p := c.latest()
+	return time.Unix(0, p.at).UTC(), p.value
+}
+
 // accumulator holds what the samples of one window and flag amount to.
 type accumulator struct {
 	flag     spec.Flag

@@ -22,8 +22,9 @@ import (
 )
 
 const (
-	writeAtOnce  = 5 * time.Second  // after something that matters
-	writeLater   = time.Minute      // after anything
+	writeAtOnce  = 5 * time.Second // after something that matters
+	writeLater   = time.Minute     // after anything
+	writeSettled = 20 * time.Second
 	writeAlways  = 5 * time.Minute  // so that a reader knows that the host runs
 	begins       = 10 * time.Minute // while a person waits for the first readings, changes are written at once
 	forgetSilent = spec.MaxAge      // a series that no entry names
@@ -74,13 +75,18 @@ type parameterAccount struct {
 // statusFile is when a file is to be written.
 type statusFile struct {
 	written time.Time
-	changed bool // something
-	matters bool // for a person
+	changed bool      // something
+	matters bool      // for a person
+	since   time.Time // nothing had changed before
 }
 
 func (f *statusFile) due(now time.Time, always bool) bool {
 	ago := now.Sub(f.written).Abs()
-	return f.matters && ago >= writeAtOnce || f.changed && ago >= writeLater || always && ago >= writeAlways
+	if !f.changed {
+		f.since = now
+	}
+	// What changes with each slot is waited for: a hub's devices report one after the other.
+	return f.matters && ago >= writeAtOnce || f.changed && ago >= writeLater && now.Sub(f.since).Abs() >= writeSettled || always && ago >= writeAlways
 }
 
 // openAccount goes on with what the last life wrote, where that can be read.

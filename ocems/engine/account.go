@@ -319,6 +319,7 @@ func reasonOf(x *audit.Entry) string {
 
 // exclude keeps the newest of each reason.
 func (p *parameterAccount) exclude(x status.Excluded) {
+	p.Excluded = slices.Clone(p.Excluded) // a status that is being written has the list of before
 	i := slices.IndexFunc(p.Excluded, func(o status.Excluded) bool { return o.Reason == x.Reason })
 	switch {
 	case i < 0:

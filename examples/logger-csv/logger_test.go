@@ -74,7 +74,7 @@ func (p *plant) audited(text string) int {
 
 func (p *plant) compare(want map[string]float64) {
 	p.t.Helper()
-	same := func(a, b float64) bool { return math.Abs(a-b) < 1e-9*math.Abs(b) }
+	same := func(a, b float64) bool { return math.Abs(a-b) <= 5e-7*math.Abs(b) }
 	if got := p.Values(); !maps.EqualFunc(got, want, same) {
 		p.t.Errorf("the board has %v, want %v", got, want)
 	}

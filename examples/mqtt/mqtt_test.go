@@ -93,7 +93,7 @@ func TestMessagesWaitForAKilledTelegraf(t *testing.T) {
 	for begin, sum := range sums {
 		want[board.Key("cod", begin.Add(quarter), "U")], want[board.Key("ph", begin.Add(quarter), "U")] = sum/counts[begin], 7.5
 	}
-	same := func(x, y float64) bool { return math.Abs(x-y) < 1e-9*y }
+	same := func(x, y float64) bool { return math.Abs(x-y) <= 5e-7*y }
 	if got := server.Values(); !maps.EqualFunc(got, want, same) {
 		t.Errorf("the board has %v, want %v", got, want)
 	}

@@ -477,8 +477,9 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *de
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delivery.Withdrawal, ops []store.Op) error {
 	e.rename(slots)
+	slots = e.rounded(slots)
 	if e.ready != nil {
-		return e.ready.put(ctx, e.rounded(slots), ops)
+		return e.ready.put(ctx, slots, ops)
 	}
 	var records []payload.Record
 	index := map[string]int{}

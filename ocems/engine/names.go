@@ -203,6 +203,7 @@ func (b *Batch) add(x *sample) {
 		b.samples = append(b.samples, *x)
 		return
 	}
+	x.Value = registry.Round(x.Value, b.e.decimals(x.Series))
 	b.put(*x, 0, ": set align to true, or make the slots upstream")
 }
 
@@ -219,6 +220,9 @@ func (b *Batch) finished(r Reading) {
 	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
 	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: r.Source.some().ID},
 		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
+	if n := b.e.decimals(s); n >= 0 { // the processor has rounded
+		x.Value = registry.Round(x.Value, n)
+	}
 	if err != nil {
 		x.fault = b.e.fault(err)
 	}
@@ -307,9 +311,9 @@ func (e *Engine) renameSamples(samples []sample) {
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox
+	station := "unknown"                       // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
-		value, station = d.Round(s.Parameter, value), d.StationID
+		station = d.StationID
 	}
 	i, ok := index[s.Device]
 	if !ok {
@@ -318,7 +322,7 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 		records = append(records, payload.Record{StationID: station, DeviceID: s.Device})
 	}
 	records[i].Readings = append(records[i].Readings, payload.Reading{
-		Parameter: s.Parameter, Value: value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
+		Parameter: s.Parameter, Value: s.Value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
 		Statistic: s.Statistic.String(), Samples: s.Samples})
 	if s.Doubt {
 		readings := records[i].Readings

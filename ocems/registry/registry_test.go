@@ -266,9 +266,17 @@ func TestRound(t *testing.T) {
 		{"device_1", "cod", 1.005, 1}, // less than 1.005 in binary
 		{"device_1", "cod", -0.001, 0},
 		{"device_1", "ph", 7.123456, 7.123456},
+		{"device_1", "ph", float64(float32(7.42)), 7.42},
+		{"device_1", "ph", 1.0 / 3, 0.3333333},
+		{"device_1", "tss", float64(float32(110.1)), 110.1},
+		{"device_1", "tss", 9999.99951, 10000},
+		{"device_1", "tss", 1.23456789e-9, 1.234568e-9},
+		{"device_1", "totalizer", 1000000064, 1000000064},
+		{"device_1", "totalizer", 120031456.789, 120031456.789},
+		{"device_1", "totalizer", float64(float32(12345.67)), 12345.67},
 	} {
 		d, _ := r.Device(tt.device)
-		if got := d.Round(tt.parameter, tt.value); got != tt.want {
+		if got := Round(tt.value, d.Decimals(tt.parameter)); got != tt.want {
 			t.Errorf("%s of %s: %v becomes %v, want %v", tt.parameter, tt.device, tt.value, got, tt.want)
 		}
 	}

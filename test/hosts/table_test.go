@@ -347,7 +347,8 @@ func values() (list []row) {
 	}
 	return append(list,
 		row{name: "decimals", devices: cod(func(p *parameter) { p.decimals = &two }), before: batches(each(0, 1, 0, 0)), want: one(0.33)},
-		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(1.0 / 3)},
+		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(0.3333333)},
+		row{name: "decimals-of-32-bits", before: batches(each(0, float64(float32(110.1)))), want: one(110.1)},
 		row{name: "diagnostic", devices: cod(func(p *parameter) { p.diagnostic = true }), before: batches(each(0, 10, 20)), want: []want{{value: 15, diagnostic: true}}},
 		row{name: "nan", before: batches(each(0, 10, math.NaN(), 20, math.Inf(1))), want: one(15), refused: []refused{{reason: "not_a_number", count: 2}}},
 		row{name: "nan-flood", after: batches(each(0, times(10, math.NaN())...), floodOfNaN()), want: nil, refused: []refused{{reason: "not_a_number", count: 1210, lines: 2}}},

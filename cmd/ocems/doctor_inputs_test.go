@@ -1,7 +1,9 @@
 package main
 
 import (
+	"encoding/pem"
 	"fmt"
+	"os"
 	"strings"
 	"testing"
 )
@@ -81,6 +83,46 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 			}
 			if !strings.Contains(out, c.do) {
 				t.Errorf("no %q in %s", c.do, out)
+			}
+		})
+	}
+}
+
+// Files as Windows and spreadsheets save them: what is unambiguous is taken, and all else is named.
+func TestDoctorNamesWhatAFileIs(t *testing.T) {
+	public, err := os.ReadFile(publicPath)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, _ := pem.Decode(public)
+	table := "station_id,device_id,token_id\nstation_1,dev_2," + token + "\n"
+	semicolons := strings.ReplaceAll(table, ",", ";")
+	utf16 := func(text string) string { return "\xff\xfe" + strings.Join(strings.Split(text, ""), "\x00") + "\x00" }
+	for _, c := range []struct{ name, file, text, want string }{
+		{"a table of semicolons", "devices.csv", "sep=;\r\n" + semicolons + ";;\r\n", ""},
+		{"a table of UTF-16", "devices.csv", utf16(strings.ReplaceAll(table, ",", "\t")), ""},
+		{"a table in capitals with a comma at the end", "devices.csv", strings.ToUpper(strings.SplitN(table, "\n", 2)[0]) + ",\n" + strings.SplitN(table, "\n", 2)[1], ""},
+		{"a workbook", "devices.csv", "PK\x03\x04\x14", "save it as CSV UTF-8"},
+		{"a token of a spreadsheet", "devices.csv", strings.Replace(table, token, "8.97E+31", 1), "a spreadsheet has made a number of it"},
+		{"a short token", "devices.csv", strings.Replace(table, token, token[1:], 1), "dev_2 (a character is missing)"},
+		{"a key as DER", "key", string(block.Bytes), ""},
+		{"a key of UTF-16", "key", utf16(string(public)), ""},
+		{"a key of SSH", "key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp\n", "this is a key of SSH"},
+		{"a key that is cut", "key", string(public[:200]), "it is cut"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text, path := telegrafText(t), write(t, c.file, c.text)
+			if c.file == "key" {
+				text = strings.Replace(text, publicPath, path, 1)
+			} else {
+				text = strings.Replace(text, "public_key_file", fmt.Sprintf("devices_file = %q\n  public_key_file", path), 1)
+			}
+			code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", text))
+			if good := c.want == "" || strings.Contains(c.want, "dev_2"); good != (code == 0) || !strings.Contains(out, c.want) || c.want == "" && strings.Contains(out, "tokens ") {
+				t.Errorf("exit %d, want %q: %s%s", code, c.want, out, errs)
+			}
+			if strings.Contains(out, token[1:]) {
+				t.Errorf("the token is shown: %s", out)
 			}
 		})
 	}

@@ -676,6 +676,12 @@ func TestDoctorTokens(t *testing.T) {
 		{"${OCEMS_NOT_SET}", "configuration", "failed", "not set in the environment"},
 		{"", "configuration", "failed", "give it in "},
 		{token[:len(token)-1] + "?", "tokens", "warning", "compare"},
+		{token[1:], "tokens", "warning", "dev_1 (a character is missing)"},
+		{"0123456789", "tokens", "warning", "too short"},
+		{token + token, "tokens", "warning", "too long"},
+		{"token=" + token, "configuration", "failed", "begins with a name"},
+		{"1.23E+31", "configuration", "failed", "a spreadsheet has made a number of it"},
+		{token[:7] + "\u200b" + token[7:], "configuration", "failed", "cannot be seen"},
 	} {
 		text := strings.Replace(telegrafText(t), token, c.text, 1)
 		checks, _ := diagnose(t, "--offline", "--host", "telegraf", "--config", write(t, "telegraf.conf", text))

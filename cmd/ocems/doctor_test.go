@@ -852,6 +852,11 @@ func TestDoctorExamples(t *testing.T) {
 		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
 		}
+		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument's"} {
+			if strings.Contains(out, spoilt) {
+				t.Errorf("%s: %q in %s", file, spoilt, out)
+			}
+		}
 		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlp_http") {
 			t.Errorf("%s: %s", file, out)
 		}

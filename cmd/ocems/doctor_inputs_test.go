@@ -88,6 +88,44 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 	}
 }
 
+// An external plugin gets its readings when outputs.execd flushes, and those that its tagpass lets through.
+func TestDoctorWarnsOfInputsBeforeAnExternalPlugin(t *testing.T) {
+	own := write(t, "ocems.conf", strings.Replace(telegrafText(t), "[agent]\n", "", 1))
+	text := func(flush, pass string) string {
+		return fmt.Sprintf(`[agent]
+flush_interval = "10s"
+[[processors.enum]]
+[[processors.enum.mapping]]
+tags = ["status"]
+dest = "ocems_flag"
+[processors.enum.mapping.value_mappings]
+OK = "U"
+[[outputs.execd]]
+command = ["/bin/cat"]
+data_format = "influx"
+[[outputs.execd]]
+command = ["/usr/bin/ocems-telegraf", "--config", %q]
+data_format = "influx"
+use_batch_format = true
+restart_delay = "10s"
+%s
+%s
+`, own, flush, pass)
+	}
+	for _, c := range []struct {
+		flush, pass string
+		late, open  bool
+	}{
+		{"", "", false, true},
+		{`flush_jitter = "20s"`, "[outputs.execd.tagpass]\nocems_flag = [\"U\"]", true, false},
+	} {
+		code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", text(c.flush, c.pass)))
+		if code != 0 || strings.Contains(out, "together are longer than grace") != c.late || strings.Contains(out, "count as U") != c.open {
+			t.Errorf("%+v: exit %d: %s%s", c, code, out, errs)
+		}
+	}
+}
+
 // Files as Windows and spreadsheets save them: what is unambiguous is taken, and all else is named.
 func TestDoctorNamesWhatAFileIs(t *testing.T) {
 	public, err := os.ReadFile(publicPath)

@@ -206,7 +206,8 @@ func (t *telegrafReader) reported() func(field string) bool {
 func (t *telegrafReader) guarded() bool {
 	some := false
 	for _, p := range t.all("outputs") {
-		if p.name != "outputs.ocems" && p.name != "outputs.execd" || t.isOwnFile(p) {
+		external := p.name == "outputs.execd" && strings.Contains(text(p.Table, "command"), "ocems-telegraf")
+		if p.name != "outputs.ocems" && !external || t.isOwnFile(p) {
 			continue
 		}
 		pass := tablesOf(p.Table, "tagpass")

@@ -28,6 +28,7 @@ var commands = []command{
 	{"decode", "decrypt a request body and list its faults", decode},
 	{"report", "say from audit trails what became of each slot", reportSlots},
 	{"doctor", "say what would keep a host's slots from the board", examine},
+	{"status", "say whether a host reports, and each parameter of its devices", showStatus},
 	{"preview", "show the next request of each device as it waits on disk", preview},
 }
 
@@ -36,6 +37,11 @@ type std struct {
 	in       io.Reader
 	out, err io.Writer
 }
+
+// exitCode ends the program with that code, after all that is to be said was printed.
+type exitCode int
+
+func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
 
 // usageError is a mistake in the command line.
 type usageError struct{ error }
@@ -54,7 +60,10 @@ func main() {
 func run(ctx context.Context, s std, args []string) int {
 	err := dispatch(ctx, s, args)
 	var usage usageError
+	var code exitCode
 	switch {
+	case errors.As(err, &code):
+		return int(code)
 	case err == nil, errors.Is(err, flag.ErrHelp):
 		return 0
 	case errors.Is(err, errFaults):

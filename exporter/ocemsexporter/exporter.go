@@ -75,8 +75,6 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 		return err
 	}
 	e.engine.Store(core)
-	log.Info("reporting", zap.String("endpoint", options.Shown(e.cfg.Endpoint)), zap.Int("devices", len(core.Devices())),
-		zap.Int("slots_waiting", core.Stats().Outbox.Slots))
 	return e.telemetry.Observe(core.Stats)
 }
 

@@ -76,5 +76,8 @@ func (c *client) Range(ctx context.Context, prefix string, visit func(key string
 // Check looks after the file; see [store.Store].
 func (c *client) Check() error { return c.file.Check() }
 
+// Path is where the file is.
+func (c *client) Path() string { return c.file.Path() }
+
 // Close implements storage.Client.
 func (c *client) Close(context.Context) error { return c.file.Close() }

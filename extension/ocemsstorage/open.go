@@ -85,6 +85,14 @@ func (a adapter) Batch(ctx context.Context, ops ...store.Op) error {
 }
 
 // Close implements io.Closer.
+// Path is where the state is, or "".
+func (a adapter) Path() string {
+	if p, ok := a.ranger.(interface{ Path() string }); ok {
+		return p.Path()
+	}
+	return ""
+}
+
 func (a adapter) Close() error { return a.ranger.Close(context.Background()) }
 
 // OpenOrMemory is [Open] for a component whose `storage` may not be set: it then forgets everything at a restart, and

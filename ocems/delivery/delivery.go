@@ -46,6 +46,10 @@ type Config struct {
 	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
 	OnHealth func(err error)                     // called when trouble begins (not nil) and ends (nil); may be nil
+	// OnEntries hears of final outcomes, and OnTrouble of a device that begins or ceases to wait for a person. OnTrouble must
+	// not call back. Both may be nil.
+	OnEntries func(list []audit.Entry)
+	OnTrouble func(device string)
 }
 
 // Delivery is an outbox with its dispatcher.
@@ -90,8 +94,8 @@ type Delivery struct {
 	ctx     context.Context
 }
 
-// userAgent names this software and its version to the server.
-func userAgent() string {
+// UserAgent names this software and its version to the server.
+func UserAgent() string {
 	version := "devel"
 	if info, ok := debug.ReadBuildInfo(); ok {
 		for _, m := range append(info.Deps, &info.Main) {
@@ -124,7 +128,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
-	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, postponed: map[*queue]bool{}, agent: userAgent(),
+	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, postponed: map[*queue]bool{}, agent: UserAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)

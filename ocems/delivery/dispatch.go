@@ -272,6 +272,9 @@ func (d *Delivery) setCondition(q *queue, c condition) {
 		return
 	}
 	q.trouble = trouble
+	if d.cfg.OnTrouble != nil {
+		d.cfg.OnTrouble(q.device)
+	}
 	i, found := slices.BinarySearchFunc(d.held, q.device, byDevice)
 	switch {
 	case trouble != "" && !found:

@@ -89,13 +89,22 @@ func (l *latency) note(took time.Duration) {
 	l.n++
 }
 
+// median is 0 before any answer.
+func (l *latency) median() time.Duration {
+	n := min(l.n, len(l.took))
+	if n == 0 {
+		return 0
+	}
+	took := slices.Clone(l.took[:n])
+	slices.Sort(took)
+	return took[n/2]
+}
+
 // patience follows the median, so that some slow devices do not change it.
 func (l *latency) patience() time.Duration {
-	usual := firstLatency
-	if n := min(l.n, len(l.took)); n > 0 {
-		took := slices.Clone(l.took[:n])
-		slices.Sort(took)
-		usual = took[n/2]
+	usual := l.median()
+	if l.n == 0 {
+		usual = firstLatency
 	}
 	return min(max(patienceTimes*usual, minPatience), maxPatience)
 }

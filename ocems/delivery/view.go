@@ -95,3 +95,58 @@ func Requests(ctx context.Context, stored store.Store, device string, stamp time
 	}
 	return records, nil
 }
+
+// State is what a Delivery knows of one device.
+type State struct {
+	Slots     int               // that wait
+	Oldest    time.Time         // stamp of the oldest of them, zero for none
+	Answered  time.Time         // when the server answered it last, zero before
+	Held      string            // of HoldReasons: why a person must look at all of it, or ""
+	Detail    string            // what the server answered
+	Suspended map[string]string // of HoldReasons: why a parameter waits
+}
+
+// State returns that of a device, or nothing for one that has sent nothing.
+func (d *Delivery) State(device string) (s State) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	q := d.queues[device]
+	if q == nil {
+		return s
+	}
+	s = State{Slots: q.stamps.n, Answered: q.answered}
+	if stamp, ok := q.stamps.next(everBefore, (*word).waiting); ok {
+		s.Oldest = time.UnixMilli(stamp)
+	}
+	if q.condition.state == held {
+		s.Held, s.Detail = q.condition.reason, q.condition.detail
+	}
+	if q.saved != "" && q.saved != plain { // the memory itself is the attempt's
+		if m, _, err := decodeMemory([]byte(q.saved)); err == nil && len(m.suspended) > 0 {
+			s.Suspended = map[string]string{}
+			for u, why := range m.suspended {
+				s.Suspended[u.parameter] = why.reason
+			}
+		}
+	}
+	return s
+}
+
+// Server is what a Delivery knows of the server.
+type Server struct {
+	Reachable bool
+	Reason    string        // why not, or ""
+	Answered  time.Time     // the last answer, zero before
+	Latency   time.Duration // median of the last answers, 0 before
+}
+
+// Server returns the present state.
+func (d *Delivery) Server() Server {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s := Server{Reachable: !d.server.unreachable, Answered: d.server.answeredAt, Latency: d.latency.median()}
+	if !s.Reachable {
+		s.Reason = d.server.reason
+	}
+	return s
+}

@@ -552,6 +552,9 @@ func (d *Delivery) audit(entries []audit.Entry) error {
 			return err
 		}
 	}
+	if d.cfg.OnEntries != nil && len(entries) > 0 {
+		d.cfg.OnEntries(entries)
+	}
 	for _, e := range entries {
 		if d.cfg.OnResult != nil {
 			d.cfg.OnResult(e.Outcome, len(e.Readings))

@@ -25,10 +25,11 @@ import (
 type Config struct {
 	Slots options.Slots
 	Names registry.Config
-	Store store.Store // the host closes it after the Engine
+	Store store.Store // the host closes it after the Engine; beside one that has a Path is the status
 	// Patience is how long a sender may take to send again what was refused for want of a disk: no window closes meanwhile.
 	Patience time.Duration
 	Logger   *slog.Logger
+	Status   string          // file that tells the tools of each parameter, see [status.Path]; "" for none
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
 	// Wall is the wall clock, which may step; nil is time.Now.
 	Wall func() time.Time
@@ -84,6 +85,7 @@ type Engine struct {
 	closing  sync.Once
 	loop     loop
 	health   health
+	account  *account
 }
 
 // counts are what a host shows.
@@ -146,6 +148,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 		return e, err
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
+	e.account = openAccount(e, statusPath(cfg.Store))
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
@@ -158,6 +161,8 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	}
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
 	e.running.Go(func() { e.watch(run) })
+	e.running.Go(func() { e.account.run(run.Done()) })
+	e.begin()
 	return e, nil
 }
 
@@ -186,7 +191,8 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	b := e.cfg.Board
 	e.outbox, err = delivery.New(ctx, delivery.Config{
 		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log, Clock: e.clock,
-		Words:    delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
+		Words:     delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
+		OnEntries: e.account.note, OnTrouble: e.account.trouble,
 		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 	})
 	return err
@@ -262,6 +268,9 @@ func (e *Engine) close(ctx context.Context) error {
 	if e.outbox != nil {
 		errs = append(errs, e.outbox.Close(ctx))
 	}
+	if e.account != nil && e.loop.restored {
+		e.account.step(true)
+	}
 	if e.trail != nil {
 		errs = append(errs, e.trail.Close())
 	}
@@ -293,11 +302,25 @@ type health struct {
 	told                                     bool
 }
 
+// text is what is wrong for a person, or "".
+func (h *health) text() string {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if err := h.all(); err != nil {
+		return err.Error()
+	}
+	return ""
+}
+
+func (h *health) all() error {
+	return errors.Join(h.intake, h.files, h.state, h.next, h.board, h.clock)
+}
+
 func (h *health) set(part *error, err error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	*part = err
-	all := errors.Join(h.intake, h.files, h.state, h.next, h.board, h.clock)
+	all := h.all()
 	if h.tell == nil || h.told == (all != nil) {
 		return
 	}

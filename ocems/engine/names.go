@@ -103,6 +103,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 	}
 	if len(found) > 0 {
 		b.e.know(r.Source)
+		b.e.account.came.ours(r)
 	}
 	matches = slices.Grow(room, len(found)) // now: samples point into it
 	for _, m := range found {
@@ -114,6 +115,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 	if !named && err == nil {
 		b.ignored++
 		if name := r.Name + "\x00" + r.Field; b.e.once.first(foreignName, name) {
+			b.e.account.came.foreign(r)
 			b.e.log.Debug("ignored: it is no parameter of any device", "metric", registry.Short(r.Name), "field", registry.Short(r.Field))
 		}
 	}
@@ -134,6 +136,9 @@ func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, ex
 		b.add(&x)
 	}
 }
+
+// Bare is a metric that has no reading at all, and perhaps a flag or a unit that was meant for others.
+func (b *Batch) Bare(r Reading) { b.e.account.came.bare(r) }
 
 // Ignore counts what can be no parameter at all, for which a word is enough.
 func (b *Batch) Ignore(n int, metric, why string) {
@@ -270,6 +275,16 @@ func (b *Batch) put(x sample, samples int, cure string) {
 		Samples: samples, Statistic: x.Statistic})
 }
 
+// slotsOf are the slots of a record.
+func slotsOf(r payload.Record) []slot.Slot {
+	slots := make([]slot.Slot, len(r.Readings))
+	for i, x := range r.Readings {
+		slots[i] = slot.Slot{Series: slot.Series{Device: r.DeviceID, Parameter: x.Parameter, Diagnostic: x.Diagnostic},
+			Unit: x.Unit, Stamp: x.Stamp, Flag: x.Flag, Value: x.Value, Samples: x.Samples}
+	}
+	return slots
+}
+
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
 // rename gives slots their present names, and reports whether that has changed any.
@@ -351,6 +366,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 		n := 0
 		for _, r := range b.records {
 			n += len(r.Readings)
+			e.account.made(slotsOf(r))
 		}
 		e.counts.finished.Add(uint64(n))
 	}

@@ -44,6 +44,8 @@ stations:
     devices: [{id: a, token: ` + tokenA + `}]
   - id: s-b
     devices: [{id: b, token: ` + tokenB + `}]
+  - id: s-seven
+    devices: [{id: seven, token: token-of-device-seven, parameters: {cod: [], bod: [], tss: [], toc: [], do: [], no3-n: []}}]
 `
 
 // pipes is a listener and dialer in memory, so that a real server and a real client run in a synctest bubble.
@@ -138,6 +140,8 @@ func (f *faulty) Batch(ctx context.Context, ops ...store.Op) error {
 	}
 	return err
 }
+
+func (f *faulty) Path() string { return f.Store.(*store.File).Path() }
 
 func (f *faulty) set(before func(n int, ops []store.Op) error) {
 	f.mu.Lock()

@@ -190,6 +190,7 @@ func (r *ready) send(ctx context.Context) error {
 			failed[b.exit] = err
 			continue
 		}
+		r.e.account.handed(b.slots)
 		r.taken(ctx, b)
 	}
 	var errs []error

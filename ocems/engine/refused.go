@@ -253,6 +253,7 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 		return false
 	}
 	e.loop.unnoted = false
+	e.account.note(entries)
 	e.loop.refusals.written(lines, now)
 	return true
 }

@@ -68,6 +68,9 @@ type Slot struct {
 	Statistic  Statistic
 	Exit       uint8
 	Doubt      bool `json:",omitempty"` // a sample of it was in doubt
+
+	Last      time.Time `json:"-"` // event time of its last sample; zero after a restart
+	LastValue float64   `json:"-"`
 }
 
 // Compare orders slots by stamp, device and parameter.
@@ -503,7 +506,24 @@ func (a *Aligner) take(c *cell) Slot {
 	if a.opt.Stamp == "end" {
 		x.Stamp = x.End
 	}
+	x.Last, x.LastValue = c.last()
 	return x
+}
+
+// Latest calls visit with the last sample of each series of a device that has an open window.
+func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64)) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d := a.devices[device]
+	if d == nil {
+		return
+	}
+	for _, s := range d.series {
+		if n := len(s.open); n > 0 {
+			at, value := s.open[n-1].last()
+			visit(s.Series, at, value)
+		}
+	}
 }
 
 // Confirm ends all doubt.

@@ -189,6 +189,17 @@ func (c *cell) chosen(minSamples int) *accumulator {
 	return best
 }
 
+// last is the last sample of all flags.
+func (c *cell) last() (at time.Time, value float64) {
+	newest := int64(math.MinInt64)
+	for i := range c.flags {
+		if f := &c.flags[i]; f.lastTime > newest {
+			newest, value = f.lastTime, f.last
+		}
+	}
+	return time.Unix(0, newest).UTC(), value
+}
+
 // accumulator holds what the samples of one window and flag amount to.
 type accumulator struct {
 	flag     spec.Flag

@@ -154,6 +154,9 @@ func (f *File) begin() error {
 // for a sound file.
 func (f *File) Damage() string { return f.damage }
 
+// Path is where the file is.
+func (f *File) Path() string { return f.path }
+
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const sumSize = 4

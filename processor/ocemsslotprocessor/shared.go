@@ -16,7 +16,6 @@ import (
 	"go.opentelemetry.io/collector/processor"
 	"go.opentelemetry.io/otel/attribute"
 	"go.opentelemetry.io/otel/metric"
-	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
@@ -105,7 +104,6 @@ func (s *shared) start(ctx context.Context, host component.Host, p *slotProcesso
 		return err
 	}
 	s.engine.Store(e)
-	log.Info("making slots", zap.Int("devices", len(e.Devices())))
 	s.gauges, err = points.Observe(s.settings.MeterProvider.Meter(metadata.ScopeName), metadata.Prefix,
 		attribute.String("processor", s.settings.ID.String()), e.Stats)
 	return err

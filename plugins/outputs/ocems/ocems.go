@@ -180,7 +180,6 @@ func (o *OCEMS) open(ctx context.Context) (err error) {
 	o.mu.Lock()
 	o.engine = e
 	o.mu.Unlock()
-	o.Log.Infof("Reporting to %s: devices: %d, slots waiting: %d", shown, len(e.Devices()), e.Stats().Outbox.Slots)
 	o.running.Go(func() { o.observe(ctx, e) })
 	return nil
 }

@@ -1,0 +1,302 @@
+package main
+
+import (
+	"bytes"
+	"cmp"
+	"context"
+	"encoding/json"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
+)
+
+// unknownStatus is the exit code where nothing is known, as monitoring plug-ins have it; warning is 1 and failed 2.
+const unknownStatus exitCode = 3
+
+const (
+	allDevices  = 20 // a host with more shows those that need a person
+	mostDevices = 50
+	watchEvery  = 2 * time.Second
+)
+
+func showStatus(ctx context.Context, s std, args []string) error {
+	flags := flag.NewFlagSet("status", flag.ContinueOnError)
+	host := newHostFlags(flags)
+	device := flags.String("device", "", "show this device `id` only")
+	all := flags.Bool("all", false, fmt.Sprintf("show all devices; by default a host with more than %d shows those that need a person", allDevices))
+	asJSON := flags.Bool("json", false, "print JSON")
+	watch := flags.Bool("watch", false, "print it again each 2 seconds, until interrupted")
+	if len(args) > 0 && isHelp(args[0]) {
+		fmt.Fprint(s.out, `ocems status says whether a host reports now, when the next slot goes, and what each parameter of its devices is doing: its last
+value and slot, what waits and why, what to do. It reads the files *.status.json that the host writes beside its state, at
+least each 5 minutes. Name the state directory, or the host's configuration:
+
+  ocems status /var/lib/ocems
+  sudo -u telegraf ocems status --config /etc/telegraf/telegraf.conf --watch
+
+Exit code, as monitoring plug-ins have it: 0 it reports, 1 something is worth a look, 2 slots are missing or the host does not
+run, 3 nothing is known.
+
+`)
+	}
+	if err := parse(flags, s, args, 1); err != nil {
+		if errors.Is(err, flag.ErrHelp) {
+			return err
+		}
+		return unknown(s, err)
+	}
+	v := &statusView{device: *device, all: *all, json: *asJSON}
+	find := func() ([]namedFile, error) { return host.statusFiles(flags.Arg(0)) }
+	if !*watch {
+		level, err := v.show(s.out, find, time.Now())
+		switch {
+		case err != nil:
+			return unknown(s, err)
+		case level != status.OK:
+			return exitCode(level)
+		}
+		return nil
+	}
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	for {
+		var text bytes.Buffer
+		if _, err := v.show(&text, find, time.Now()); err != nil {
+			fmt.Fprintln(&text, err)
+		}
+		if !v.json {
+			fmt.Fprint(s.out, "\x1b[H\x1b[2J")
+		}
+		if _, err := s.out.Write(text.Bytes()); err != nil {
+			return unknown(s, err)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func unknown(s std, err error) error {
+	fmt.Fprintln(s.err, "ocems: status:", err)
+	return unknownStatus
+}
+
+// namedFile is a host's file, and what the host is called.
+type namedFile struct {
+	name, path string // path "": the host keeps its state in memory
+}
+
+// statusFiles are those of a directory, a file, or of the configuration.
+func (h *hostFlags) statusFiles(place string) (files []namedFile, err error) {
+	if place != "" {
+		if len(h.configs) > 0 {
+			return nil, errors.New("both --config and a directory are given; keep one")
+		}
+		info, err := os.Stat(place)
+		if err != nil {
+			return nil, err
+		}
+		if !info.IsDir() {
+			return []namedFile{{place, place}}, nil
+		}
+		paths, err := status.Find(place)
+		if err == nil && len(paths) == 0 {
+			err = fmt.Errorf("%s has no *.status.json: give the directory of a host's state, and see that the host runs", place)
+		}
+		for _, path := range paths {
+			files = append(files, namedFile{path, path})
+		}
+		return files, err
+	}
+	if len(h.configs) == 0 {
+		return nil, errors.New("give the state directory, or --config")
+	}
+	cfg, _, err := h.load()
+	if err != nil {
+		return nil, err
+	}
+	for _, o := range cfg.Outputs {
+		f := namedFile{name: fmt.Sprintf("%s (%s)", o.Name, o.Where)}
+		if o.State != nil {
+			f.path = status.Path(o.State.File)
+		}
+		files = append(files, f)
+	}
+	if len(files) == 0 {
+		return nil, errors.New("the configuration has no output of OCEMS")
+	}
+	return files, nil
+}
+
+// statusView shows hosts.
+type statusView struct {
+	device    string
+	all, json bool
+}
+
+// hostStatus is a host in JSON.
+type hostStatus struct {
+	Name string `json:"name"`
+	*status.Host
+	Fault string `json:"fault,omitempty"` // why nothing is known
+}
+
+// show returns the level of the worst host.
+func (v *statusView) show(out io.Writer, find func() ([]namedFile, error), now time.Time) (worst status.Level, err error) {
+	files, err := find()
+	if err != nil {
+		return 0, err
+	}
+	var list []hostStatus
+	var devices []string
+	for _, f := range files {
+		x := hostStatus{Name: f.name}
+		if x.Host, err = read(f); err != nil {
+			x.Fault, worst = err.Error(), status.Failed
+		} else {
+			devices = append(devices, v.keep(x.Host)...)
+			worst = max(worst, x.JudgeAll(now).Level)
+		}
+		list = append(list, x)
+	}
+	if v.device != "" && !slices.ContainsFunc(list, func(x hostStatus) bool { return x.Host != nil && len(x.Devices) > 0 }) {
+		text := fmt.Sprintf("--device: there is no device %q", v.device)
+		if near := spec.Nearest(v.device, devices); len(near) > 0 {
+			text += ": nearest " + strings.Join(near, ", ")
+		}
+		return 0, errors.New(text)
+	}
+	if v.json {
+		e := json.NewEncoder(out)
+		e.SetIndent("", "  ")
+		return worst, e.Encode(list)
+	}
+	for i, x := range list {
+		if i > 0 {
+			fmt.Fprintln(out)
+		}
+		v.host(out, x, now)
+	}
+	return worst, nil
+}
+
+func read(f namedFile) (*status.Host, error) {
+	if f.path == "" {
+		return nil, errors.New("it keeps its state in memory, and writes no status: give it a place on disk")
+	}
+	h, err := status.Read(f.path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("it has not run yet: there is no %s", f.path)
+	}
+	return h, err
+}
+
+// keep leaves the devices that are wanted, and returns the ids of all.
+func (v *statusView) keep(h *status.Host) (ids []string) {
+	for _, d := range h.Devices {
+		ids = append(ids, d.ID)
+	}
+	if v.device != "" {
+		h.Devices = slices.DeleteFunc(h.Devices, func(d status.Device) bool { return d.ID != v.device })
+	}
+	return ids
+}
+
+func (v *statusView) host(out io.Writer, x hostStatus, now time.Time) {
+	fmt.Fprintln(out, x.Name)
+	if x.Fault != "" {
+		fmt.Fprintf(out, "FAILED  %s\n", x.Fault)
+		return
+	}
+	fmt.Fprintf(out, "%-7s %s\n", strings.ToUpper(x.Verdict.Level.String()), x.Verdict.Text)
+	if x.Verdict.Cure != "" {
+		fmt.Fprintf(out, "        do: %s\n", x.Verdict.Cure)
+	}
+	if x.Trouble != "" && x.Trouble != x.Verdict.Text {
+		fmt.Fprintf(out, "        %s\n", x.Trouble)
+	}
+	fmt.Fprintln(out, facts(x.Host, now))
+	many := len(x.Devices) > allDevices && !v.all && v.device == ""
+	shown, well, more := 0, 0, 0
+	for _, d := range x.Devices {
+		wrong := d.Held != "" || slices.ContainsFunc(d.Parameters, func(p status.Parameter) bool { return p.Verdict.Level != status.OK })
+		switch {
+		case many && !wrong:
+			well++
+		case many && shown == mostDevices:
+			more++
+		default:
+			shown++
+			writeDevice(out, d, now)
+		}
+	}
+	if more > 0 {
+		fmt.Fprintf(out, "\nother devices that need a person: %d (--all shows them)\n", more)
+	}
+	if well > 0 {
+		fmt.Fprintf(out, "\ndevices that report: %d (--all shows them)\n", well)
+	}
+}
+
+// facts is a line on clock and board.
+func facts(h *status.Host, now time.Time) string {
+	var parts []string
+	if h.Clock.Trusted {
+		parts = append(parts, "clock trusted")
+	} else {
+		parts = append(parts, "clock not trusted yet")
+	}
+	if h.Slots {
+		return strings.Join(append(parts, "hands slots on to exporters", fmt.Sprintf("slots waiting: %d", h.Waiting)), "; ")
+	}
+	if h.Board.Answered != nil {
+		parts = append(parts, fmt.Sprintf("board answered %s, usually in %s", status.Time(*h.Board.Answered, now), time.Duration(h.Board.Latency*float64(time.Second)).Round(time.Millisecond)))
+	} else {
+		parts = append(parts, "the board has not answered yet")
+	}
+	return strings.Join(append(parts, fmt.Sprintf("slots waiting: %d", h.Waiting), "to "+h.Endpoint), "; ")
+}
+
+func shortValue(v float64) string { return strconv.FormatFloat(v, 'g', 7, 64) }
+
+func writeDevice(out io.Writer, d status.Device, now time.Time) {
+	line := fmt.Sprintf("\n%s at %s", d.ID, d.Station)
+	if d.Waiting > 0 {
+		line += fmt.Sprintf("; slots waiting: %d, from %s", d.Waiting, status.Time(*d.Oldest, now))
+	}
+	if d.Held != "" {
+		line += "; held: " + cmp.Or(d.Detail, d.Held)
+	}
+	fmt.Fprintln(out, line)
+	w := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	for _, p := range d.Parameters {
+		name, value, at := p.Parameter, "-", "-"
+		if p.Diagnostic {
+			name += " (diagnostic)"
+		}
+		switch {
+		case p.Reading != nil:
+			value, at = shortValue(p.Reading.Value)+" "+p.Unit, status.Time(p.Reading.At, now)
+		case p.Slot != nil:
+			value, at = shortValue(p.Slot.Value)+" "+p.Unit, status.Time(p.Slot.Stamp, now)
+		}
+		fmt.Fprintf(w, "  %s\t%s\t%s\t%s\t%s\n", p.Verdict.Level, name, value, at, p.Verdict.Text)
+		if p.Verdict.Cure != "" {
+			fmt.Fprintf(w, "  \t\t\t\tdo: %s\n", p.Verdict.Cure)
+		}
+	}
+	_ = w.Flush()
+}

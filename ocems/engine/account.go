@@ -1,0 +1,591 @@
+package engine
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/clock"
+	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
+	"github.com/ocems-io/ocems/ocems/store"
+)
+
+const (
+	writeAtOnce  = 5 * time.Second // after something that matters
+	writeLater   = time.Minute     // after anything
+	writeSettled = 20 * time.Second
+	writeAlways  = 5 * time.Minute  // so that a reader knows that the host runs
+	begins       = 10 * time.Minute // while a person waits for the first readings, changes are written at once
+	forgetSilent = spec.MaxAge      // a series that no entry names
+	excludedFor  = 24 * time.Hour
+	reachWithin  = time.Minute // from the closing of a window to the board
+)
+
+// account is what became of each parameter that a device is to report.
+type account struct {
+	e       *Engine
+	path    string // of the status; "" for none
+	started time.Time
+	came    came
+
+	mu      sync.Mutex
+	names   registry.Version // that the devices are of
+	devices map[string]*deviceAccount
+	ids     []string // sorted
+	files   []statusFile
+	host    statusFile
+	health  string // as of the last step
+	taken   uint64 // readings, by then
+	slots   slotLines
+
+	troubledMu sync.Mutex // apart from mu, since the outbox calls while it holds its own
+	troubled   map[string]bool
+
+	failed bool // the status could not be written; of run alone
+}
+
+// deviceAccount is what became of a device's parameters.
+type deviceAccount struct {
+	*registry.Device
+	file       int
+	parameters []*parameterAccount // by key
+	named      int                 // of parameters, how many the configuration names
+	held       string
+	heldSince  time.Time
+	delivered  map[int64]int // parameters by stamp, where the log has a line a device
+}
+
+type parameterAccount struct {
+	status.Parameter
+	mapped registry.Mapped
+	told   status.Class // what the log has said that a person must see to, or ""
+}
+
+// statusFile is when a file is to be written.
+type statusFile struct {
+	written time.Time
+	changed bool      // something
+	matters bool      // for a person
+	since   time.Time // nothing had changed before
+}
+
+func (f *statusFile) due(now time.Time, always bool) bool {
+	ago := now.Sub(f.written).Abs()
+	if !f.changed {
+		f.since = now
+	}
+	// What changes with each slot is waited for: a hub's devices report one after the other.
+	return f.matters && ago >= writeAtOnce || f.changed && ago >= writeLater && now.Sub(f.since).Abs() >= writeSettled || always && ago >= writeAlways
+}
+
+// openAccount goes on with what the last life wrote, where that can be read.
+func openAccount(e *Engine, path string) *account {
+	a := &account{e: e, path: path, started: time.Now().UTC().Round(0), devices: map[string]*deviceAccount{}}
+	a.slots.by = map[int64]*slotLine{}
+	a.host.matters = true
+	before := map[string]*status.Device{}
+	if path != "" {
+		h, err := status.Read(path)
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			e.log.Warn("what the last run wrote of each parameter cannot be read: it begins anew", "error", err)
+		}
+		if err == nil {
+			for i := range h.Devices {
+				before[h.Devices[i].ID] = &h.Devices[i]
+			}
+		}
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refresh(before)
+	return a
+}
+
+func statusPath(s store.Store) string {
+	if f, ok := s.(interface{ Path() string }); ok && f.Path() != "" {
+		return status.Path(f.Path())
+	}
+	return ""
+}
+
+// refresh brings the devices to those of the configuration.
+func (a *account) refresh(before map[string]*status.Device) {
+	version := a.e.names.Version()
+	if version == a.names {
+		return
+	}
+	a.names = version
+	list := a.e.names.Devices()
+	files := max(status.Files(len(list)), 1)
+	devices := make(map[string]*deviceAccount, len(list))
+	a.ids = make([]string, len(list))
+	for i, d := range list {
+		old := a.devices[d.DeviceID]
+		x := &deviceAccount{Device: d, file: status.FileOf(d.DeviceID, files)}
+		if old != nil {
+			x.held, x.heldSince, x.delivered = old.held, old.heldSince, old.delivered
+		}
+		for _, m := range d.Mapped() {
+			p := &parameterAccount{mapped: m, Parameter: status.Parameter{Parameter: m.Parameter, Diagnostic: m.Diagnostic, Unit: m.Unit, Due: firstWindow(a.now())}}
+			if known := old.find(m.Parameter, m.Diagnostic); known != nil {
+				known.mapped, p = m, known
+			} else if b := before[d.DeviceID]; b != nil {
+				if i := slices.IndexFunc(b.Parameters, func(q status.Parameter) bool { return q.Parameter == m.Parameter && q.Diagnostic == m.Diagnostic }); i >= 0 {
+					p.Parameter = b.Parameters[i]
+				}
+			}
+			p.Unit = cmp.Or(m.Unit, p.Unit)
+			x.parameters = append(x.parameters, p)
+		}
+		if x.named = len(x.parameters); x.named == 0 {
+			if old != nil {
+				x.parameters = old.parameters
+			} else if b := before[d.DeviceID]; b != nil {
+				for _, p := range b.Parameters {
+					x.parameters = append(x.parameters, &parameterAccount{Parameter: p})
+				}
+			}
+		}
+		devices[d.DeviceID], a.ids[i] = x, d.DeviceID
+	}
+	a.devices = devices
+	a.files = make([]statusFile, files)
+	for i := range a.files {
+		a.files[i].matters = true
+	}
+	a.host.matters = true
+}
+
+// firstWindow is the start of the first whole window from now on.
+func firstWindow(now time.Time) time.Time {
+	start, end := spec.Window(now, spec.SlotLength)
+	if start.Equal(now) {
+		return start.UTC()
+	}
+	return end.UTC()
+}
+
+func (a *account) now() time.Time {
+	now, _ := a.e.clock.Now()
+	return now.UTC().Round(0)
+}
+
+func (d *deviceAccount) find(parameter string, diagnostic bool) *parameterAccount {
+	if d == nil {
+		return nil
+	}
+	for _, p := range d.parameters {
+		if p.Parameter.Parameter == parameter && p.Diagnostic == diagnostic {
+			return p
+		}
+	}
+	return nil
+}
+
+// of is a parameter's account. One that no entry names, of a device without entries, is made.
+func (a *account) of(device, parameter string, diagnostic bool) (*deviceAccount, *parameterAccount) {
+	d := a.devices[device]
+	if d == nil {
+		return nil, nil
+	}
+	p := d.find(parameter, diagnostic)
+	if p == nil && d.named == 0 && parameter != "" {
+		p = &parameterAccount{Parameter: status.Parameter{Parameter: parameter, Diagnostic: diagnostic, Due: firstWindow(a.now())}}
+		d.parameters = append(d.parameters, p)
+		slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
+	}
+	return d, p
+}
+
+func (a *account) change(d *deviceAccount, matters bool) {
+	f := &a.files[d.file]
+	f.changed, f.matters = true, f.matters || matters
+}
+
+// made notes slots that were closed, or made upstream.
+func (a *account) made(slots []slot.Slot) {
+	if len(slots) == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range slots {
+		s := &slots[i]
+		d, p := a.of(s.Device, s.Parameter, s.Diagnostic)
+		if p == nil || s.Flag.Calibration() || p.Slot != nil && s.Stamp.Before(p.Slot.Stamp) {
+			continue
+		}
+		p.noteFlat(s)
+		p.Slot = &status.Slot{Stamp: s.Stamp.UTC(), Value: s.Value, Flag: s.Flag.String(), Samples: s.Samples}
+		p.Unit = s.Unit
+		if !s.Last.IsZero() {
+			p.read(s.Last, s.LastValue)
+		}
+		p.Never = ""
+		a.change(d, false)
+	}
+}
+
+func (p *parameterAccount) read(at time.Time, value float64) {
+	if p.Reading == nil || !at.Before(p.Reading.At) {
+		p.Reading = &status.Reading{At: at.UTC(), Value: value}
+	}
+}
+
+// noteFlat keeps since when all readings are equal.
+func (p *parameterAccount) noteFlat(s *slot.Slot) {
+	even := s.Samples == 0 || s.Min == s.Max // a slot that was made upstream says nothing of its readings
+	start := s.Stamp.UTC()
+	if !s.Start.IsZero() {
+		start = s.Start.UTC()
+	}
+	switch {
+	case !even:
+		p.Flat = nil
+	case p.Flat != nil && p.Slot != nil && p.Slot.Value == s.Value:
+		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1}
+	default:
+		p.Flat = &status.Flat{Since: start, Slots: 1}
+	}
+}
+
+// note notes what the trail has.
+func (a *account) note(entries []audit.Entry) {
+	if len(entries) == 0 {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range entries {
+		x := &entries[i]
+		stamp := time.UnixMilli(x.Stamp).UTC()
+		switch x.Outcome {
+		case audit.Delivered, audit.AlreadyStored:
+			n := 0
+			for _, r := range x.Readings {
+				if flag, err := spec.ParseFlag(r.Flag); err != nil || flag.Calibration() {
+					continue
+				}
+				n++
+				if d, p := a.of(x.Device, r.Parameter, r.Diagnostic); p != nil {
+					if p.Delivered == nil || stamp.After(*p.Delivered) {
+						p.Delivered = &stamp
+					}
+					p.Refused = nil
+					if p.Rejected != nil && p.Rejected.Since.Before(stamp) {
+						p.Rejected = nil
+					}
+					a.change(d, false)
+				}
+			}
+			a.delivered(x.Device, x.Stamp, n)
+		case audit.Rejected:
+			for _, r := range x.Readings {
+				if d, p := a.of(x.Device, r.Parameter, r.Diagnostic); p != nil {
+					p.Rejected = &status.Refusal{Reason: reasonOf(x), Detail: x.Detail, Since: stamp}
+					a.change(d, true)
+				}
+			}
+		case audit.Refused, audit.Late:
+			if x.Parameter == "" || x.Reason == string(slot.Duplicate) {
+				continue
+			}
+			diagnostic := len(x.Readings) > 0 && x.Readings[0].Diagnostic
+			if d, p := a.of(x.Device, x.Parameter, diagnostic); p != nil {
+				p.exclude(status.Excluded{Reason: cmp.Or(x.Reason, string(x.Outcome)), Count: x.Count, Stamp: stamp, Detail: x.Detail})
+				a.change(d, false)
+			}
+		}
+	}
+}
+
+func reasonOf(x *audit.Entry) string {
+	if x.Status != nil {
+		return fmt.Sprint(*x.Status)
+	}
+	return "other"
+}
+
+// exclude keeps the newest of each reason.
+func (p *parameterAccount) exclude(x status.Excluded) {
+	i := slices.IndexFunc(p.Excluded, func(o status.Excluded) bool { return o.Reason == x.Reason })
+	switch {
+	case i < 0:
+		p.Excluded = append(p.Excluded, x)
+	case p.Excluded[i].Stamp.Equal(x.Stamp):
+		x.Count += p.Excluded[i].Count
+		p.Excluded[i] = x
+	case x.Stamp.After(p.Excluded[i].Stamp):
+		p.Excluded[i] = x
+	}
+}
+
+// run writes the status and the log's lines until done is closed, and then once more.
+func (a *account) run(done <-chan struct{}) {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-done:
+			return
+		case <-ticker.C:
+			a.step(false)
+		}
+	}
+}
+
+// step does what is due. At the end of the host all is written.
+func (a *account) step(end bool) {
+	if err := a.write(a.take(end)); (err != nil) != a.failed {
+		if a.failed = err != nil; a.failed {
+			a.e.log.Warn("cannot write the status of each parameter: it is tried again, and nothing else depends on it", "error", err)
+		}
+	}
+}
+
+// written is what a step writes.
+type written struct {
+	host  *status.Host
+	files map[int][]status.Device
+}
+
+func (a *account) write(w written) error {
+	for i, devices := range w.files {
+		if err := status.WriteDevices(a.path, i, devices); err != nil {
+			return err
+		}
+	}
+	if w.host == nil {
+		return nil
+	}
+	return w.host.Write(a.path)
+}
+
+// take is what is to be written now: of the files of devices one at a time, since a hub has many.
+func (a *account) take(end bool) (w written) {
+	health := fmt.Sprint(a.e.health.text(), a.e.reachable())
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.refresh(nil)
+	now := a.now()
+	a.tell(now)
+	if a.path == "" {
+		return w
+	}
+	a.host.matters = a.host.matters || health != a.health
+	a.health = health
+	a.troubledMu.Lock()
+	for device := range a.troubled {
+		if d := a.devices[device]; d != nil {
+			a.change(d, true)
+		}
+	}
+	clear(a.troubled)
+	a.troubledMu.Unlock()
+
+	files, wall := status.Files(len(a.ids)), time.Now()
+	if files == 0 {
+		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // of a hub, new slots are enough
+			a.taken, a.host.changed = taken, true
+			a.host.matters = a.host.matters || wall.Sub(a.started) < begins
+		}
+		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
+	}
+	if a.host.due(wall, true) || end {
+		w.host = a.describe(now, end)
+		if w.host.Files = files; files == 0 {
+			w.host.Devices, a.files[0] = a.describeAll(0, now), statusFile{}
+		}
+		a.host = statusFile{written: wall}
+	}
+	for i := range files {
+		f := &a.files[i]
+		if f.due(wall, false) || end && (f.changed || f.matters) {
+			if w.files == nil {
+				w.files = map[int][]status.Device{}
+			}
+			w.files[i], *f = a.describeAll(i, now), statusFile{written: wall}
+			if !end {
+				break
+			}
+		}
+	}
+	return w
+}
+
+// trouble notes that a device begins or ceases to wait for a person.
+func (a *account) trouble(device string) {
+	a.troubledMu.Lock()
+	defer a.troubledMu.Unlock()
+	if a.troubled == nil {
+		a.troubled = map[string]bool{}
+	}
+	a.troubled[device] = true
+}
+
+// describe is the host without its devices.
+func (a *account) describe(now time.Time, end bool) *status.Host {
+	e := a.e
+	h := &status.Host{
+		Written: time.Now().UTC().Round(0), Started: a.started, Stopped: end, Software: delivery.UserAgent(), Process: os.Getpid(),
+		Slots: e.cfg.Board == nil, Stamp: e.rules.Stamp, Grace: (e.rules.Grace + e.rules.Settle).Seconds(), Within: a.within().Seconds(),
+		Trouble: e.health.text(), Clock: status.Clock{Trouble: e.clock.Trouble(), Skew: e.clock.Skew().Seconds()},
+	}
+	h.Clock.Trusted = e.trustsClock()
+	if e.trail != nil {
+		h.Trail = e.trail.Path()
+	}
+	if b := e.cfg.Board; b != nil {
+		h.Endpoint, h.DryRun = options.Shown(b.Endpoint), b.DryRun
+		s := e.outbox.Server()
+		h.Board = status.Board{Reachable: s.Reachable, Reason: s.Reason, Answered: timeOf(s.Answered), Latency: s.Latency.Seconds()}
+		h.Waiting = e.outbox.Stats().Slots
+	} else {
+		h.Waiting = e.ready.waiting()
+	}
+	return h
+}
+
+// begin says what the host is about to do.
+func (e *Engine) begin() {
+	a := e.account
+	a.mu.Lock()
+	parameters := 0
+	for _, d := range a.devices {
+		parameters += d.named
+	}
+	h := a.describe(a.now(), false)
+	devices := len(a.ids)
+	a.mu.Unlock()
+	stamp, leaves := h.NextSlot(a.now())
+	args := []any{"devices", devices, "parameters", parameters}
+	if h.Slots {
+		e.log.Info("making slots", append(args, "first_slot", status.Time(stamp, a.now()))...)
+		return
+	}
+	if h.DryRun {
+		args = append(args, "dry_run", "nothing is sent")
+	}
+	e.log.Info("reporting", append(args, "to", h.Endpoint, "slots_waiting", h.Waiting, "first_slot", status.Time(stamp, a.now()), "goes_at", leaves.In(spec.IST).Format(time.TimeOnly))...)
+}
+
+// trustsClock reports whether windows close by the present clock.
+func (e *Engine) trustsClock() bool {
+	_, era := e.clock.Now()
+	trust := e.clock.Trust(era)
+	return trust == clock.Confirmed || trust == clock.Trusted
+}
+
+// reachable is why the server does not answer, or "".
+func (e *Engine) reachable() string {
+	if e.outbox == nil {
+		return ""
+	}
+	return e.outbox.Server().Reason
+}
+
+// handed notes slots that the next consumer has taken.
+func (a *account) handed(slots []slot.Slot) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i := range slots {
+		s := &slots[i]
+		d, p := a.of(s.Device, s.Parameter, s.Diagnostic)
+		if p == nil || s.Flag.Calibration() {
+			continue
+		}
+		if stamp := s.Stamp.UTC(); p.Delivered == nil || stamp.After(*p.Delivered) {
+			p.Delivered = &stamp
+		}
+		a.change(d, false)
+	}
+}
+
+// within is after the end of a window when its slot is expected at the board.
+func (a *account) within() time.Duration {
+	d := a.e.rules.Grace + a.e.rules.Settle + reachWithin
+	if b := a.e.cfg.Board; b != nil {
+		d += b.Spread.Duration
+	}
+	return d
+}
+
+func timeOf(t time.Time) *time.Time {
+	if t.IsZero() {
+		return nil
+	}
+	t = t.UTC().Round(0)
+	return &t
+}
+
+// describeAll are the devices of a file.
+func (a *account) describeAll(file int, now time.Time) []status.Device {
+	var list []status.Device
+	for _, id := range a.ids {
+		if d := a.devices[id]; d.file == file {
+			list = append(list, a.describeDevice(d, now))
+		}
+	}
+	return list
+}
+
+func (a *account) describeDevice(d *deviceAccount, now time.Time) status.Device {
+	x := status.Device{Station: d.StationID, ID: d.DeviceID, Parameters: make([]status.Parameter, 0, len(d.parameters))}
+	a.e.aligner.Latest(d.DeviceID, func(s slot.Series, at time.Time, value float64) {
+		if _, p := a.of(s.Device, s.Parameter, s.Diagnostic); p != nil {
+			p.read(at, value)
+		}
+	})
+	if a.e.outbox != nil {
+		q := a.e.outbox.State(d.DeviceID)
+		x.Waiting, x.Oldest, x.Answered, x.Held, x.Detail = q.Slots, timeOf(q.Oldest), timeOf(q.Answered), q.Held, q.Detail
+		if d.held != q.Held {
+			d.held, d.heldSince = q.Held, now
+		}
+		if d.held != "" {
+			x.Since = timeOf(d.heldSince)
+		}
+		for _, p := range d.parameters {
+			reason, refused := q.Suspended[p.Parameter.Parameter]
+			switch {
+			case !refused:
+				p.Refused = nil
+			case p.Refused == nil || p.Refused.Reason != reason:
+				p.Refused = &status.Refusal{Reason: reason, Since: now}
+			}
+		}
+	}
+	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool {
+		return d.named == 0 && now.Sub(p.lastSeen()) > forgetSilent
+	})
+	for _, p := range d.parameters {
+		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Stamp) > excludedFor })
+		if p.Never = ""; p.Reading == nil && p.Slot == nil && d.named > 0 {
+			p.Never = a.came.instead(p.mapped, d)
+		}
+		x.Parameters = append(x.Parameters, p.Parameter)
+	}
+	return x
+}
+
+func (p *parameterAccount) lastSeen() time.Time {
+	at := p.Due
+	if p.Reading != nil && p.Reading.At.After(at) {
+		at = p.Reading.At
+	}
+	if p.Slot != nil && p.Slot.Stamp.After(at) {
+		at = p.Slot.Stamp
+	}
+	return at
+}

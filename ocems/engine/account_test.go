@@ -1,0 +1,125 @@
+package engine_test
+
+import (
+	"fmt"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+	"github.com/stretchr/testify/require"
+
+	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/status"
+)
+
+// seven is a plant of seven parameters, of which some are in trouble.
+func seven(c *engine.Config) {
+	d := registry.DeviceConfig{StationID: "s-seven", DeviceID: "seven", TokenID: "token-of-device-seven"}
+	for _, p := range []struct{ field, parameter string }{{"cod", "cod"}, {"bodd", "bod"}, {"ph", "ph"}, {"tss", "tss"}, {"toc", "toc"}, {"do", "do"}, {"no3-n", "no3-n"}} {
+		d.Parameters = append(d.Parameters, registry.ParameterConfig{Metric: "modbus", Field: p.field, Parameter: p.parameter, Unit: "mg/L"})
+	}
+	d.Parameters[5].Attributes = map[string]string{"slave": "7"}
+	c.Names.Devices = []registry.DeviceConfig{d}
+}
+
+// field is a field of a Telegraf metric.
+func field(name string, at time.Time, value float64, attributes ...string) engine.Reading {
+	r := reading("", "modbus", at, value, attributes...)
+	r.Field = name
+	r.Source = engine.Source{ID: 1, Text: func() string { return "host=plc slave=1" }}
+	return r
+}
+
+func (p *plant) status() *status.Host {
+	p.t.Helper()
+	h, err := status.Read(status.Path(filepath.Join(p.dir, "state.db")))
+	require.NoError(p.t, err)
+	return h
+}
+
+// verdicts are what the status says of each parameter.
+func verdicts(h *status.Host, now time.Time) map[string]string {
+	out := map[string]string{}
+	for i := range h.Devices {
+		for j := range h.Devices[i].Parameters {
+			v := h.Judge(&h.Devices[i], &h.Devices[i].Parameters[j], now)
+			out[h.Devices[i].Parameters[j].Parameter] = fmt.Sprintf("%s %s: %s", v.Level, v.Class, v.Text)
+		}
+	}
+	return out
+}
+
+// Of each parameter that is in trouble the log and the status say so, from the first whole slot on.
+func TestEachParameterIsAccountedFor(t *testing.T) {
+	run(t, "seven parameters", seven, func(p *plant) {
+		feed := func(from, to time.Time) {
+			for at := from; at.Before(to); at = at.Add(time.Minute) {
+				until(at)
+				n := float64(at.Minute())
+				p.mustTake(field("cod", at, n), field("bod", at, n), field("ph", at, 7+n/100), field("toc", at, n), field("do", at, n), field("no3-n", at, n),
+					field("status", at, 1, "ocems.flag", "U"))
+				if at.Before(clock(2, 0, 0)) {
+					p.mustTake(field("tss", at, n))
+				}
+			}
+		}
+		until(clock(1, 0, 10))
+		feed(clock(1, 1, 0), clock(1, 7, 0))
+		assert.Equal(t, "ok begins: its first slot is 06:45", verdicts(p.status(), clock(1, 7, 0))["bod"])
+		feed(clock(1, 7, 0), clock(1, 20, 0))
+		assert.Equal(t, map[string]string{
+			"cod": "ok reporting: 06:45 delivered", "tss": "ok reporting: 06:45 delivered", "toc": "ok reporting: 06:45 delivered", "no3-n": "ok reporting: 06:45 delivered",
+			"bod": `failed never: no reading ever came: modbus has the fields bod, cod, do, no3-n, ph, status, toc, tss; "bodd" is not among them; nearest: bod`,
+			"do":  `failed never: no reading ever came: modbus do came with "host=plc slave=1", and its entry asks for "slave=7"`,
+			"ph":  "failed refused: the board refuses it since 06:45: 119 invalid parameter; its slots wait",
+		}, verdicts(p.status(), clock(1, 20, 0)))
+		assert.Len(t, p.log.lines("06:45 delivered 4 of 7 parameters of seven; never: bod, do; refused: ph"), 1)
+		assert.Len(t, p.log.lines("a parameter needs a person: no reading ever came: modbus has the fields"), 1)
+		assert.Len(t, p.log.lines("a parameter needs a person"), 3)
+
+		feed(clock(1, 20, 0), clock(2, 20, 0))
+		assert.Equal(t, "failed silent: no reading since 07:29", verdicts(p.status(), clock(2, 20, 0))["tss"])
+		assert.Len(t, p.log.lines("a parameter needs a person: no reading since 07:29"), 1)
+		assert.Len(t, p.log.lines("06:45 delivered"), 1)
+		assert.Len(t, p.log.lines("07:45 delivered 3 of 7 parameters of seven; never: bod, do; refused: ph; silent: tss"), 1)
+
+		p.mustTake(field("tss", clock(2, 20, 0), 1))
+		feed(clock(2, 21, 0), clock(2, 35, 0))
+		assert.Len(t, p.log.lines("a parameter reports again"), 1)
+
+		before := p.status()
+		p.restart()
+		until(clock(2, 35, 10))
+		assert.Equal(t, before.Devices[0].Parameters[0].Due, p.status().Devices[0].Parameters[0].Due, "a restart begins nothing anew")
+		p.close()
+		h := p.status()
+		assert.True(t, h.Stopped)
+		assert.Equal(t, "The host was stopped at 08:05.", h.JudgeAll(clock(2, 36, 0)).Text)
+	})
+	run(t, "a flag beside nothing", seven, func(p *plant) {
+		for minute := range 15 {
+			at := clock(1, minute, 0)
+			until(at)
+			coil := field("maintenance", at, 1, "ocems_flag", "M")
+			coil.Source = engine.Source{ID: 2, Text: func() string { return "host=plc type=coil" }}
+			p.mustTake(field("cod", at, 1), coil)
+		}
+		until(clock(1, 17, 0))
+		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		assert.Len(t, lines, 1)
+		assert.Contains(t, lines[0], `metric=modbus attribute=ocems_flag of="host=plc type=coil"`)
+	})
+	run(t, "a flag beside a reading", seven, func(p *plant) {
+		p.mustTake(field("cod", clock(1, 0, 0), 1, "ocems_flag", "U"), field("status", clock(1, 0, 0), 1, "ocems_flag", "U"))
+		until(clock(1, 32, 0))
+		assert.Empty(t, p.log.lines("a flag or unit stands"))
+	})
+	run(t, "nothing comes", seven, func(p *plant) {
+		until(clock(1, 17, 0))
+		h := p.status()
+		assert.Equal(t, `failed never: no reading ever came: nothing came that no entry names, and no metric "modbus"`, verdicts(h, clock(1, 17, 0))["cod"])
+		assert.Contains(t, h.JudgeAll(clock(1, 17, 0)).Text, "7 of 7 parameters need a person")
+	})
+}

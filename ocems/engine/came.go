@@ -1,0 +1,161 @@
+package engine
+
+import (
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+
+	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// A sender may invent any number of names: so many metrics are remembered, and so many fields of each.
+const (
+	mostCameMetrics = 200
+	mostCameFields  = 50
+	mostFlagged     = 1000
+)
+
+// came are the names of readings that are no parameter of any device: what an entry was perhaps meant for.
+type came struct {
+	mu      sync.Mutex
+	metrics map[string]map[string]string // what else the first reading of each field said of itself, by metric and field
+	flagged map[string]flagged           // metrics with a flag or a unit of which a reading is none, by name and source
+	spoken  map[string]bool              // those of which a reading is one
+}
+
+// flagged is a flag or a unit beside readings that are no parameter.
+type flagged struct {
+	metric, word, source string
+	told                 bool
+}
+
+func (c *came) foreign(r Reading) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flag(r)
+	fields := c.metrics[r.Name]
+	if fields == nil {
+		if len(c.metrics) >= mostCameMetrics {
+			return
+		}
+		if c.metrics == nil {
+			c.metrics = map[string]map[string]string{}
+		}
+		fields = map[string]string{}
+		c.metrics[strings.Clone(registry.Short(r.Name))] = fields
+	}
+	if _, known := fields[r.Field]; !known && len(fields) < mostCameFields {
+		fields[strings.Clone(registry.Short(r.Field))] = r.text()
+	}
+}
+
+func (c *came) bare(r Reading) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flag(r)
+}
+
+func (r Reading) text() string {
+	if r.Source.Text == nil {
+		return ""
+	}
+	return registry.Short(r.Source.Text())
+}
+
+func (r Reading) from() string {
+	return fmt.Sprintf("%s\x00%016x", registry.Short(r.Name), r.Source.some().ID)
+}
+
+// flag notes a flag or a unit of which no reading may be one.
+func (c *came) flag(r Reading) {
+	word, key := r.Word(), r.from()
+	if _, known := c.flagged[key]; word == "" || known || len(c.flagged) >= mostFlagged {
+		return
+	}
+	if c.flagged == nil {
+		c.flagged = map[string]flagged{}
+	}
+	c.flagged[key] = flagged{metric: registry.Short(r.Name), word: word, source: r.text()}
+}
+
+// ours notes that a reading beside a flag or a unit is a parameter.
+func (c *came) ours(r Reading) {
+	if r.Word() == "" {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.spoken == nil || len(c.spoken) >= mostFlagged {
+		c.spoken = map[string]bool{}
+	}
+	c.spoken[r.from()] = true
+}
+
+// lost are the flags and units that say nothing of any parameter, each once.
+func (c *came) lost() (list []flagged) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, key := range slices.Sorted(maps.Keys(c.flagged)) {
+		if f := c.flagged[key]; !f.told && !c.spoken[key] {
+			list = append(list, f)
+			f.told = true
+			c.flagged[key] = f
+		}
+	}
+	return list
+}
+
+// instead says what came where an entry's readings did not.
+func (c *came) instead(m registry.Mapped, d *deviceAccount) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	entry := m.Metric
+	if m.Field != "" {
+		entry += " " + m.Field
+	}
+	fields := maps.Clone(c.metrics[m.Metric])
+	if source, same := fields[m.Field]; same && m.Attributes != "" {
+		return fmt.Sprintf("%s came with %q, and its entry asks for %q", entry, source, m.Attributes)
+	}
+	for _, p := range d.parameters { // what other entries read of the same metric
+		if o := p.mapped; o.Metric == m.Metric && o.Field != m.Field && (p.Reading != nil || p.Slot != nil) {
+			if fields == nil {
+				fields = map[string]string{}
+			}
+			fields[o.Field] = ""
+		}
+	}
+	delete(fields, "")
+	if names := slices.Sorted(maps.Keys(fields)); len(names) > 0 && m.Field != "" {
+		text := fmt.Sprintf("%s has the %s; %q is not among them", m.Metric, fewOf("field", names), m.Field)
+		if near := spec.Nearest(m.Field, names); len(near) > 0 {
+			text += "; nearest: " + near[0]
+		}
+		return text
+	}
+	names := slices.Sorted(maps.Keys(c.metrics))
+	if len(names) == 0 {
+		return fmt.Sprintf("nothing came that no entry names, and no metric %q", m.Metric)
+	}
+	text := fmt.Sprintf("no metric %q came; no entry names %s", m.Metric, fewOf("metric", names))
+	if near := spec.Nearest(m.Metric, names); len(near) > 0 {
+		text += "; nearest: " + near[0]
+	}
+	return text
+}
+
+// fewOf lists names, and says how many more there are.
+func fewOf(what string, names []string) string {
+	const most = 10
+	if len(names) == 1 {
+		return what + " " + names[0]
+	}
+	shown := strings.Join(names[:min(most, len(names))], ", ")
+	if more := len(names) - most; more > 0 {
+		shown += fmt.Sprintf(" and %d more", more)
+	}
+	return what + "s " + shown
+}

@@ -1,0 +1,195 @@
+package engine
+
+import (
+	"cmp"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
+)
+
+const (
+	lateTogether = 10 * time.Second
+	mostLines    = 10  // devices that have a line each a slot; of more there is one line for all
+	mostNamed    = 20  // warnings after one slot
+	linesStay    = 700 // slots of which the log may still say that they were delivered later
+)
+
+// slotLines are the slots of which the log is to say, or has said, how many parameters were delivered.
+type slotLines struct {
+	by   map[int64]*slotLine
+	last int64 // the newest whose time is over
+
+	older                  int // slots of devices, delivered late and not told yet
+	oldestLate, newestLate int64
+	lateAt                 time.Time // when the last of them was
+}
+
+// slotLine is one slot.
+type slotLine struct {
+	delivered int
+	devices   map[string]int // delivered parameters by device, of a plant
+	told      map[string]bool
+}
+
+func (l *slotLines) of(stamp int64) *slotLine {
+	x := l.by[stamp]
+	if x == nil {
+		if len(l.by) >= linesStay {
+			delete(l.by, slices.Min(slices.Collect(maps.Keys(l.by))))
+		}
+		x = &slotLine{devices: map[string]int{}, told: map[string]bool{}}
+		l.by[stamp] = x
+	}
+	return x
+}
+
+func (a *account) perDevice() bool { return len(a.ids) <= mostLines }
+
+// delivered notes that the board has parameters of a slot.
+func (a *account) delivered(device string, stamp int64, parameters int) {
+	d := a.devices[device]
+	if d == nil || parameters == 0 {
+		return
+	}
+	x := a.slots.of(stamp)
+	x.delivered += parameters
+	if !a.perDevice() {
+		return
+	}
+	x.devices[device] += parameters
+	due := d.due(stamp, a.e.windowOf(stamp))
+	switch l := &a.slots; {
+	case x.devices[device] < due || x.told[device]:
+	case stamp > l.last:
+		x.told[device] = true
+		a.sayDelivered(stamp, d, x.devices[device], max(due, x.devices[device]), nil)
+	default: // after an outage there are many
+		x.told[device] = true
+		if l.older++; l.older == 1 {
+			l.oldestLate, l.newestLate = stamp, stamp
+		}
+		l.oldestLate, l.newestLate, l.lateAt = min(l.oldestLate, stamp), max(l.newestLate, stamp), time.Now()
+	}
+}
+
+// sayLate tells in one line what was delivered late.
+func (a *account) sayLate() {
+	l := &a.slots
+	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
+		return
+	}
+	a.e.log.Info(fmt.Sprintf("delivered late: %s, from %s to %s", counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate)))
+	l.older = 0
+}
+
+// due is how many parameters the slot of a window is to have, or has all the same, as after a start in mid-window.
+func (d *deviceAccount) due(stamp int64, window time.Time) (n int) {
+	for _, p := range d.parameters {
+		if !window.Before(p.Due) || p.Slot != nil && p.Slot.Stamp.UnixMilli() == stamp {
+			n++
+		}
+	}
+	return n
+}
+
+func (a *account) sayDelivered(stamp int64, d *deviceAccount, n, due int, missing []string) {
+	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), n, counted(due, "parameter"), d.DeviceID)
+	if len(missing) > 0 {
+		text += "; " + strings.Join(missing, "; ")
+	}
+	a.e.log.Info(text)
+}
+
+func (a *account) clock(stamp int64) string { return status.Time(time.UnixMilli(stamp), a.now()) }
+
+// windowOf is the start of the window of a stamp.
+func (e *Engine) windowOf(stamp int64) time.Time {
+	t := time.UnixMilli(stamp).UTC()
+	if e.rules.Stamp == "end" {
+		t = t.Add(-spec.SlotLength)
+	}
+	return t
+}
+
+// tell logs what is known once the time of a slot is over.
+func (a *account) tell(now time.Time) {
+	a.sayLate()
+	h := status.Host{Stamp: a.e.rules.Stamp, Within: a.within().Seconds()}
+	stamp := h.Expected(now).UnixMilli()
+	if a.slots.last == 0 {
+		a.slots.last = stamp // of before the start
+	}
+	if stamp <= a.slots.last || !a.e.trustsClock() || a.e.loop.waiting.Load() > 0 {
+		return
+	}
+	a.slots.last, h = stamp, *a.describe(now, false)
+	for _, f := range a.came.lost() {
+		a.e.log.Warn("a flag or unit stands on a metric of which no field is reported, so that it says nothing of any reading: join it with the readings by a processor",
+			"metric", f.metric, "attribute", f.word, "of", f.source)
+	}
+	window, due, warned := a.e.windowOf(stamp), 0, 0
+	x := a.slots.of(stamp)
+	for _, id := range a.ids {
+		d := a.devices[id]
+		n := d.due(stamp, window)
+		due += n
+		if n == 0 {
+			continue
+		}
+		device := a.describeDevice(d, now)
+		missing := map[status.Class][]string{}
+		for i, p := range d.parameters {
+			v := h.Judge(&device, &device.Parameters[i], now)
+			if v.Level == status.Failed || v.Class == status.Waits {
+				missing[v.Class] = append(missing[v.Class], p.Parameter.Parameter)
+			}
+			warned += a.warn(p, id, v, warned < mostNamed)
+		}
+		if a.perDevice() && !x.told[id] && !h.Slots {
+			var parts []string
+			for _, class := range slices.Sorted(maps.Keys(missing)) {
+				parts = append(parts, fmt.Sprintf("%s: %s", class, strings.Join(missing[class], ", ")))
+			}
+			a.sayDelivered(stamp, d, x.devices[id], n, parts)
+		}
+	}
+	if warned > mostNamed {
+		a.e.log.Warn("more parameters need a person: see `ocems status`", "parameters", warned-mostNamed)
+	}
+	if !a.perDevice() && !h.Slots && due > 0 {
+		a.e.log.Info(fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.delivered, counted(due, "parameter"), counted(len(a.ids), "device")))
+	}
+}
+
+// warn says once that a parameter needs a person, and once that it no longer does. It returns 1 for what it says or would say.
+func (a *account) warn(p *parameterAccount, device string, v status.Verdict, say bool) int {
+	class := status.Class("")
+	if v.Level != status.OK && v.Class != status.Waits {
+		class = v.Class
+	}
+	before := p.told
+	if p.told = class; class == before {
+		return 0
+	}
+	switch {
+	case !say:
+	case class == "":
+		a.e.log.Info("a parameter reports again", "device", device, "parameter", p.Parameter.Parameter)
+		return 0
+	default:
+		a.e.log.Warn("a parameter needs a person: "+v.Text, "device", device, "parameter", p.Parameter.Parameter, "do", cmp.Or(v.Cure, "see `ocems status`"))
+	}
+	return 1
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

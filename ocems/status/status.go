@@ -1,0 +1,239 @@
+// Package status is what a host tells about itself and about each parameter that it is to report. The host writes it into
+// files beside its state; the tools read them and leave the state alone. A file may lag behind the state by a minute, and a
+// power cut may cost it: nothing but the tools depends on it.
+package status
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"hash/fnv"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Version is that of the files.
+const Version = 1
+
+// Host is a host and its devices. Times are UTC.
+type Host struct {
+	Version  int       `json:"version"`
+	Written  time.Time `json:"written"`
+	Started  time.Time `json:"started"`
+	Stopped  bool      `json:"stopped,omitempty"` // in order; Written is when
+	Software string    `json:"software"`          // name and version
+	Process  int       `json:"process"`           // its id
+	Endpoint string    `json:"endpoint,omitempty"`
+	Slots    bool      `json:"slots,omitempty"` // a processor: it hands slots on, and delivers to no board itself
+	DryRun   bool      `json:"dry_run,omitempty"`
+	Trail    string    `json:"audit_file,omitempty"` // absolute
+
+	Stamp   string   `json:"stamp"`                  // which bound of its window stamps a slot: start or end
+	Grace   float64  `json:"grace_seconds"`          // a slot is made so long after the end of its window, about
+	Within  float64  `json:"expected_after_seconds"` // and is expected at the board so long after it
+	Clock   Clock    `json:"clock"`
+	Board   Board    `json:"board"`
+	Trouble string   `json:"trouble,omitempty"` // of the host as a whole, for a person
+	Waiting int      `json:"slots_waiting"`
+	Files   int      `json:"files,omitempty"` // that have the devices; 0: they are in this one
+	Devices []Device `json:"devices,omitempty"`
+	// Of [Host.JudgeAll].
+	Verdict *Verdict `json:"verdict,omitempty"`
+	Next    *Next    `json:"next,omitempty"`
+}
+
+// Clock is the machine's clock.
+type Clock struct {
+	Trusted bool    `json:"trusted"`
+	Skew    float64 `json:"server_ahead_seconds"` // as last measured
+	Trouble string  `json:"trouble,omitempty"`
+}
+
+// Board is the server.
+type Board struct {
+	Reachable bool       `json:"reachable"`
+	Reason    string     `json:"reason,omitempty"`          // why it is not
+	Answered  *time.Time `json:"answered,omitempty"`        // the last answer
+	Latency   float64    `json:"latency_seconds,omitempty"` // median of the last answers
+}
+
+// Device is one configured device.
+type Device struct {
+	Station    string      `json:"station"`
+	ID         string      `json:"device"`
+	Waiting    int         `json:"slots_waiting,omitempty"`
+	Oldest     *time.Time  `json:"oldest_waiting,omitempty"` // stamp
+	Held       string      `json:"held,omitempty"`           // why all its slots wait: a status of the board, or another hold reason
+	Detail     string      `json:"detail,omitempty"`         // what the board answered
+	Since      *time.Time  `json:"held_since,omitempty"`
+	Answered   *time.Time  `json:"answered,omitempty"` // the last answer of the board
+	Parameters []Parameter `json:"parameters"`
+}
+
+// Parameter is one parameter that a device is to report.
+type Parameter struct {
+	Parameter  string     `json:"parameter"`
+	Diagnostic bool       `json:"diagnostic,omitempty"`
+	Unit       string     `json:"unit,omitempty"`
+	Due        time.Time  `json:"due_since"` // the first window of which a slot is due begins here
+	Reading    *Reading   `json:"reading,omitempty"`
+	Slot       *Slot      `json:"slot,omitempty"`      // the last one made
+	Delivered  *time.Time `json:"delivered,omitempty"` // newest stamp that the board has
+	Refused    *Refusal   `json:"refused,omitempty"`   // its slots wait for this
+	Rejected   *Refusal   `json:"rejected,omitempty"`  // the last slot that was given up
+	Excluded   []Excluded `json:"excluded,omitempty"`  // readings that are in no slot, the last of each reason in a day
+	Never      string     `json:"never,omitempty"`     // no reading ever came, and what came instead
+	Flat       *Flat      `json:"flat,omitempty"`
+	Beyond     string     `json:"beyond,omitempty"`  // the last slot is beyond a limit: which
+	Verdict    *Verdict   `json:"verdict,omitempty"` // of [Host.JudgeAll]
+}
+
+// Next is the slot that is measured now.
+type Next struct {
+	Stamp  time.Time `json:"stamp"`
+	Leaves time.Time `json:"leaves"` // when it is made
+}
+
+// Reading is the last one of a parameter.
+type Reading struct {
+	At    time.Time `json:"at"`
+	Value float64   `json:"value"`
+}
+
+// Slot is the last slot of a parameter.
+type Slot struct {
+	Stamp   time.Time `json:"stamp"`
+	Value   float64   `json:"value"`
+	Flag    string    `json:"flag"`
+	Samples int       `json:"samples,omitempty"`
+}
+
+// Refusal is what the board said, for how long.
+type Refusal struct {
+	Reason string    `json:"reason"` // a status, or another hold reason
+	Detail string    `json:"detail,omitempty"`
+	Since  time.Time `json:"since"`
+}
+
+// Excluded are readings of one slot.
+type Excluded struct {
+	Reason string    `json:"reason"`
+	Count  int       `json:"count"`
+	Stamp  time.Time `json:"stamp"`
+	Detail string    `json:"detail,omitempty"`
+}
+
+// Flat is how long all readings have been equal, to the last digit.
+type Flat struct {
+	Since time.Time `json:"since"`
+	Slots int       `json:"slots"`
+	Alert float64   `json:"alert_after_seconds"` // flat_line_after; 0: nobody asked
+}
+
+// perFile is how many devices one file has.
+const perFile = 500
+
+// Files is how many files the devices of a host take; 0 for those that are in the host's own.
+func Files(devices int) int {
+	if devices <= perFile {
+		return 0
+	}
+	return (devices + perFile - 1) / perFile
+}
+
+// FileOf is the place of a device's file among n.
+func FileOf(device string, n int) int {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(device))
+	return int(h.Sum32() % uint32(max(n, 1)))
+}
+
+const suffix = ".status.json"
+
+// Path is where the host with a state file writes.
+func Path(state string) string { return strings.TrimSuffix(state, ".db") + suffix }
+
+func part(path string, i int) string {
+	return fmt.Sprintf("%s.%02d%s", strings.TrimSuffix(path, suffix), i, suffix)
+}
+
+// Write replaces the host's own file.
+func (h *Host) Write(path string) error {
+	h.Version = Version
+	return replace(path, h)
+}
+
+// WriteDevices replaces the i-th file of devices.
+func WriteDevices(path string, i int, devices []Device) error { return replace(part(path, i), devices) }
+
+// replace is atomic for those that read, and not synced.
+func replace(path string, v any) error {
+	text, err := json.Marshal(v)
+	if err == nil {
+		err = os.WriteFile(path+".new", append(text, '\n'), 0o600)
+	}
+	if err == nil {
+		err = os.Rename(path+".new", path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing the status: %w", err)
+	}
+	return nil
+}
+
+// Read reads a host's files. The error wraps [fs.ErrNotExist] where no host has written any.
+func Read(path string) (*Host, error) {
+	h := &Host{}
+	if err := read(path, h); err != nil {
+		return nil, err
+	}
+	if h.Version != Version {
+		return nil, fmt.Errorf("reading the status: %s is of version %d, and this program reads %d", path, h.Version, Version)
+	}
+	for i := range h.Files {
+		var more []Device
+		if err := read(part(path, i), &more); errors.Is(err, fs.ErrNotExist) {
+			continue // not written yet
+		} else if err != nil {
+			return nil, err
+		}
+		h.Devices = append(h.Devices, more...)
+	}
+	slices.SortFunc(h.Devices, func(a, b Device) int { return strings.Compare(a.ID, b.ID) })
+	return h, nil
+}
+
+func read(path string, v any) error {
+	text, err := os.ReadFile(path)
+	if err == nil {
+		err = json.Unmarshal(text, v)
+	}
+	if err != nil {
+		return fmt.Errorf("reading the status: %w", err)
+	}
+	return nil
+}
+
+// Find lists the hosts' files in a directory and in those right below it.
+func Find(directory string) (paths []string, err error) {
+	var all []string
+	for _, pattern := range []string{"*" + suffix, filepath.Join("*", "*"+suffix)} {
+		found, err := filepath.Glob(filepath.Join(directory, pattern))
+		if err != nil {
+			return nil, fmt.Errorf("looking for the status: %w", err)
+		}
+		all = append(all, found...)
+	}
+	for _, path := range all {
+		name := strings.TrimSuffix(path, suffix)
+		if n := len(name); n > 3 && name[n-3] == '.' && name[n-2] >= '0' && name[n-2] <= '9' && name[n-1] >= '0' && name[n-1] <= '9' {
+			continue // devices
+		}
+		paths = append(paths, path)
+	}
+	return paths, nil
+}

@@ -1,0 +1,252 @@
+package status
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// Level is how much something needs a person.
+type Level int
+
+// The levels. Warning is worth a look, Failed means that the board lacks slots or soon will.
+const (
+	OK Level = iota
+	Warning
+	Failed
+)
+
+func (l Level) String() string { return [...]string{"ok", "warning", "failed"}[l] }
+
+// MarshalText is String.
+func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
+
+// Class is what a parameter is doing, in one word.
+type Class string
+
+// The classes.
+const (
+	Reporting Class = "reporting" // the board has its last slot
+	Begins    Class = "begins"    // its first slot is not due yet
+	Waits     Class = "waiting"   // its slots wait for the board
+	Refuses   Class = "refused"   // by the board
+	Excludes  Class = "excluded"  // all its readings are left out
+	Silent    Class = "silent"    // no reading comes any more
+	Never     Class = "never"     // no reading ever came
+	FlatLine  Class = "flat"      // all readings are equal
+	Limit     Class = "limit"     // the last value is beyond a limit
+	Partly    Class = "partly"    // some readings of the last slot were left out
+)
+
+// Verdict is what a person should know, and do.
+type Verdict struct {
+	Level Level  `json:"level"`
+	Class Class  `json:"class"`
+	Text  string `json:"text"`
+	Cure  string `json:"cure,omitempty"`
+}
+
+// quietFor is how old the files of a host that runs may be.
+const quietFor = 6 * time.Minute
+
+// Runs reports whether the host wrote lately.
+func (h *Host) Runs(now time.Time) bool { return !h.Stopped && now.Sub(h.Written) < quietFor }
+
+// window is the start of the newest window whose slot is expected at the board.
+func (h *Host) window(now time.Time) time.Time {
+	late := now.Add(-time.Duration(h.Within * float64(time.Second)))
+	return late.Truncate(spec.SlotLength).Add(-spec.SlotLength)
+}
+
+// Expected is the stamp of the newest slot that is expected at the board.
+func (h *Host) Expected(now time.Time) time.Time { return h.stampOf(h.window(now)) }
+
+func (h *Host) stampOf(start time.Time) time.Time {
+	if h.Stamp == "start" {
+		return start
+	}
+	return start.Add(spec.SlotLength)
+}
+
+// NextSlot is the stamp of the slot that is measured now, and when it is made.
+func (h *Host) NextSlot(now time.Time) (stamp, leaves time.Time) {
+	start := now.Add(-time.Duration(h.Grace * float64(time.Second))).Truncate(spec.SlotLength)
+	return h.stampOf(start), start.Add(spec.SlotLength + time.Duration(h.Grace*float64(time.Second)))
+}
+
+// Clock times and days as the board has them.
+func clockTime(t time.Time, now time.Time) string {
+	t, now = t.In(spec.IST), now.In(spec.IST)
+	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
+		return t.Format("15:04")
+	}
+	return t.Format("2006-01-02 15:04")
+}
+
+// Time is a time as a person reads it: in IST, with the day unless it is today.
+func Time(t, now time.Time) string { return clockTime(t, now) }
+
+// cures are what to do about a hold reason, in short. docs/status-codes.md has more.
+var cures = map[string]string{
+	"10":             "compare station_id, device_id, token and key with the board's e-mail",
+	"102":            "compare station_id with the board's e-mail, letter by letter",
+	"109":            "copy the device's token again from the newest e-mail of the board",
+	"110":            "ask the board which unit it has for this parameter, and set unit to it",
+	"111":            "compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, set shared_device",
+	"112":            "schedule the calibration with the board, or correct the flag",
+	"113":            "let the proxy pass all headers, or try signature_time = slot",
+	"114":            "let the proxy pass all headers",
+	"115":            "make a key on the board's page and set public_key",
+	"116":            "compare device_id with the board's e-mail; without one, write to the board",
+	"117":            "compare this machine's clock with the board's",
+	"118":            "set this machine's clock by NTP",
+	"119":            "ask the board which key of annexe 3.1 it has for this parameter, and set parameter to it",
+	"120":            "ask the board at which stations the device is registered",
+	"121":            "compare station_id and device_id with the board's e-mail",
+	"http_401":       "ask the operator of the gateway in between",
+	"http_403":       "ask the operator of the gateway in between",
+	"not_configured": "put the device back into the configuration, or name it in formerly",
+}
+
+// Cure is what to do about a hold reason.
+func Cure(reason string) string {
+	if cure, ok := cures[reason]; ok {
+		return cure
+	}
+	return "read the board's answer, and ask the board"
+}
+
+// meaning is a hold reason in words.
+func meaning(reason string) string {
+	code := 0
+	if _, err := fmt.Sscanf(reason, "%d", &code); err == nil {
+		return fmt.Sprintf("%s %s", reason, strings.ToLower(spec.Status(code).Description()))
+	}
+	return strings.ReplaceAll(reason, "_", " ")
+}
+
+// Judge says what a parameter of a device is doing.
+func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
+	window := h.window(now)
+	expected := h.stampOf(window)
+	due := !window.Before(p.Due)
+	missing := p.Slot == nil || p.Slot.Stamp.Before(expected)
+	switch {
+	case p.Slot == nil && !due:
+		return Verdict{OK, Begins, "its first slot is " + clockTime(h.stampOf(p.Due), now), ""}
+	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
+		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or look why the input does not have it"}
+	case p.Refused != nil:
+		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses it since %s: %s; its slots wait", clockTime(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
+	case d.Held != "":
+		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses the device: %s; its slots wait", meaning(d.Held)), Cure(d.Held)}
+	case due && missing:
+		for _, x := range p.Excluded {
+			if !x.Stamp.Before(expected) {
+				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", clockTime(expected, now), x.text()), "look at the instrument, or correct the limits of its entry"}
+			}
+		}
+		return Verdict{Failed, Silent, "no reading since " + clockTime(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
+	}
+	if !h.Slots && p.Slot != nil && !p.Slot.Stamp.After(expected) && (p.Delivered == nil || p.Delivered.Before(p.Slot.Stamp)) {
+		if p.Rejected != nil && !p.Rejected.Since.Before(p.Slot.Stamp) {
+			return Verdict{Failed, Refuses, fmt.Sprintf("the board rejects its slots: %s", meaning(p.Rejected.Reason)), Cure(p.Rejected.Reason)}
+		}
+		text := fmt.Sprintf("slots wait for the board: %d", d.Waiting)
+		if h.Board.Reason != "" && !h.Board.Reachable {
+			text += ": " + h.Board.Reason
+		}
+		return Verdict{Warning, Waits, text, "nothing is lost for 7 days: see the connection to the board"}
+	}
+	switch {
+	case p.Flat != nil && p.Flat.Alert > 0 && now.Sub(p.Flat.Since).Seconds() >= p.Flat.Alert:
+		return Verdict{Warning, FlatLine, "all readings are equal since " + clockTime(p.Flat.Since, now), "look whether the instrument measures"}
+	case p.Beyond != "":
+		return Verdict{Warning, Limit, p.Beyond, "see to the process"}
+	}
+	for _, x := range p.Excluded {
+		if p.Slot != nil && !x.Stamp.Before(p.Slot.Stamp) {
+			return Verdict{Warning, Partly, x.text(), "look at the instrument, or correct the limits of its entry"}
+		}
+	}
+	what := "delivered"
+	if h.Slots {
+		what = "handed on"
+	}
+	return Verdict{OK, Reporting, clockTime(p.Slot.Stamp, now) + " " + what, ""}
+}
+
+func (x Excluded) text() string {
+	text := fmt.Sprintf("readings left out: %d (%s)", x.Count, strings.ReplaceAll(x.Reason, "_", " "))
+	if x.Detail != "" {
+		text += ", " + x.Detail
+	}
+	return text
+}
+
+// lastSeen is when the last reading was taken, as far as it is known.
+func (p *Parameter) lastSeen() time.Time {
+	switch {
+	case p.Reading != nil:
+		return p.Reading.At
+	case p.Slot != nil:
+		return p.Slot.Stamp
+	}
+	return p.Due
+}
+
+// JudgeAll fills in what each parameter is doing, and says in one sentence whether the host reports.
+func (h *Host) JudgeAll(now time.Time) Verdict {
+	all, wrong, look := 0, 0, 0
+	for i := range h.Devices {
+		d := &h.Devices[i]
+		for j := range d.Parameters {
+			v := h.Judge(d, &d.Parameters[j], now)
+			d.Parameters[j].Verdict = &v
+			all++
+			switch v.Level {
+			case Failed:
+				wrong++
+			case Warning:
+				look++
+			}
+		}
+	}
+	v := h.overall(all, wrong, look, now)
+	h.Verdict = &v
+	return v
+}
+
+func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
+	stamp, leaves := h.NextSlot(now)
+	h.Next = &Next{stamp, leaves}
+	next := fmt.Sprintf("the next slot, %s, is made at %s", clockTime(stamp, now), leaves.In(spec.IST).Format(time.TimeOnly))
+	switch {
+	case h.Stopped:
+		return Verdict{Failed, Silent, "The host was stopped at " + clockTime(h.Written, now) + ".", "start it"}
+	case !h.Runs(now):
+		return Verdict{Failed, Silent, "The host does not run: it wrote last at " + clockTime(h.Written, now) + ".", "start it, and see its log"}
+	case h.Clock.Trouble != "":
+		return Verdict{Failed, Waits, "Not reporting: " + h.Clock.Trouble + ".", "set this machine's clock by NTP"}
+	case !h.Board.Reachable && h.Board.Reason != "":
+		return Verdict{Failed, Waits, fmt.Sprintf("Not reporting: the board does not answer; slots waiting: %d.", h.Waiting), "see the connection to the board: " + h.Board.Reason}
+	case h.DryRun:
+		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
+	case wrong > 0:
+		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, counted(all, "parameter"), next), ""}
+	case h.Trouble != "":
+		return Verdict{Failed, Partly, h.Trouble, ""}
+	case look > 0:
+		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, and %d of %s are worth a look; %s.", look, counted(all, "parameter"), next), ""}
+	}
+	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", counted(all, "parameter"), counted(len(h.Devices), "device"), next), ""}
+}
+
+func counted(n int, what string) string {
+	if n == 1 {
+		return "1 " + what
+	}
+	return fmt.Sprintf("%d %ss", n, what)
+}

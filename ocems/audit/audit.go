@@ -415,7 +415,7 @@ func (t *Trail) Append(entries ...Entry) error {
 }
 
 func (t *Trail) append(entries ...Entry) error {
-	var text []byte
+	text := make([]byte, 0, len(entries)<<10)
 	n, prev := t.last, t.prev
 	now := time.Now()
 	for _, e := range entries {

@@ -286,6 +286,9 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 	}
 	i := slices.IndexFunc(c.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
 	if i < 0 {
+		if c.readings == nil {
+			c.readings = make([]payload.Reading, 0, len(rec.Readings))
+		}
 		c.readings, c.changed, c.added, c.whole = append(c.readings, r), true, true, c.whole || whole
 		return nil, nil
 	}

@@ -190,10 +190,11 @@ func appendNumber(out []byte, v float64) []byte {
 	return strconv.AppendFloat(out, v, 'f', -1, 64)
 }
 
-// appendString writes a JSON string. Keys and identifiers are nearly always plain, and then cost no allocation.
+// appendString writes a JSON string of valid UTF-8. Keys and identifiers are nearly always plain, and then cost no
+// allocation. U+2028 and U+2029, which are escaped, begin with 0xE2.
 func appendString(out []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= 0x80 {
+		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c == 0xE2 {
 			return appendAnyString(out, s)
 		}
 	}

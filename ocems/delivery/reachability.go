@@ -80,22 +80,26 @@ const (
 
 // latency is how long the last answers took.
 type latency struct {
-	took [32]time.Duration
-	n    int // answers noted
+	took  [32]time.Duration
+	n     int           // answers noted
+	usual time.Duration // their median, as it was a few answers ago
 }
 
 func (l *latency) note(took time.Duration) {
 	l.took[l.n%len(l.took)] = took
 	l.n++
+	if n := min(l.n, len(l.took)); n < len(l.took) || l.n%8 == 0 {
+		sorted := slices.Clone(l.took[:n])
+		slices.Sort(sorted)
+		l.usual = sorted[n/2]
+	}
 }
 
 // patience follows the median, so that some slow devices do not change it.
 func (l *latency) patience() time.Duration {
 	usual := firstLatency
-	if n := min(l.n, len(l.took)); n > 0 {
-		took := slices.Clone(l.took[:n])
-		slices.Sort(took)
-		usual = took[n/2]
+	if l.n > 0 {
+		usual = l.usual
 	}
 	return min(max(patienceTimes*usual, minPatience), maxPatience)
 }

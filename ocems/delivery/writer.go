@@ -470,6 +470,7 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		ops = append(ops, memories...)
 	}
 	ops = append(ops, t.d.index.write(context.WithoutCancel(t.d.ctx), t.d.cfg.Store, come, gone)...)
+	slices.SortFunc(slots, func(a, b store.Op) int { return strings.Compare(a.Key, b.Key) }) // many: the store sorts them all the sooner
 	return slices.Concat(t.ops, ops, slots), left
 }
 

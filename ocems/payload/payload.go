@@ -86,14 +86,10 @@ func (r Record) Marshal() ([]byte, error) {
 		return nil, err
 	}
 	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
-	sorted := slices.Clone(r.Readings)
-	slices.SortStableFunc(sorted, func(a, b Reading) int {
-		return cmp.Or(
-			cmp.Compare(a.Stamp.UnixMilli(), b.Stamp.UnixMilli()),
-			cmp.Compare(strings.TrimSpace(a.Parameter), strings.TrimSpace(b.Parameter)),
-			compareBools(a.Diagnostic, b.Diagnostic),
-		)
-	})
+	sorted := r.Readings
+	if !slices.IsSortedFunc(sorted, Reading.compare) {
+		sorted = slices.SortedStableFunc(slices.Values(sorted), Reading.compare)
+	}
 	for i := 1; i < len(sorted); i++ {
 		a, b := &sorted[i-1], &sorted[i]
 		if a.Diagnostic == b.Diagnostic && a.Stamp.UnixMilli() == b.Stamp.UnixMilli() && strings.TrimSpace(a.Parameter) == strings.TrimSpace(b.Parameter) {
@@ -144,6 +140,14 @@ func (r *Reading) Check() error {
 		return fmt.Errorf("parameter %q: flag %q is not one of %s", r.Parameter, string(rune(r.Flag)), spec.Flags)
 	}
 	return nil
+}
+
+func (r Reading) compare(o Reading) int {
+	return cmp.Or(
+		cmp.Compare(r.Stamp.UnixMilli(), o.Stamp.UnixMilli()),
+		cmp.Compare(strings.TrimSpace(r.Parameter), strings.TrimSpace(o.Parameter)),
+		compareBools(r.Diagnostic, o.Diagnostic),
+	)
 }
 
 func compareBools(a, b bool) int {

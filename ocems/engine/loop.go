@@ -410,7 +410,10 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
 		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
 		e.account.made(closed)
-		e.loop.closed = append(e.loop.closed, closed...)
+		if len(e.loop.closed) > 0 {
+			closed = append(e.loop.closed, closed...)
+		}
+		e.loop.closed = closed
 	}
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error

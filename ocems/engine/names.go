@@ -349,7 +349,11 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 	if !ok {
 		i = len(records)
 		index[s.Device] = i
-		records = append(records, payload.Record{StationID: station, DeviceID: s.Device})
+		room := 0 // most devices have as many as the one before
+		if i > 0 {
+			room = len(records[i-1].Readings)
+		}
+		records = append(records, payload.Record{StationID: station, DeviceID: s.Device, Readings: make([]payload.Reading, 0, room)})
 	}
 	records[i].Readings = append(records[i].Readings, payload.Reading{
 		Parameter: s.Parameter, Value: s.Value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,

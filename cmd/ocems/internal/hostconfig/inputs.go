@@ -202,15 +202,21 @@ func (t *telegrafReader) reported() func(field string) bool {
 	return func(field string) bool { return mapped[field] || any && spec.IsParameter(field) }
 }
 
-// guarded says that nothing without a flag reaches the output.
+// guarded says that nothing without a flag reaches the output, as far as its filters tell. An output that takes only named
+// metrics behind a script may take only what the script makes, which nobody can know here.
 func (t *telegrafReader) guarded() bool {
 	some := false
+	script := slices.ContainsFunc(t.all("processors"), func(p plugin) bool { return p.name == "processors.starlark" })
 	for _, p := range t.all("outputs") {
 		external := p.name == "outputs.execd" && strings.Contains(text(p.Table, "command"), "ocems-telegraf")
 		if p.name != "outputs.ocems" && !external || t.isOwnFile(p) {
 			continue
 		}
 		pass := tablesOf(p.Table, "tagpass")
+		if script && p.Fields["namepass"] != nil {
+			some = true
+			continue
+		}
 		if !slices.ContainsFunc(pass, func(t *ast.Table) bool { return t.Fields["ocems_flag"] != nil }) && !strings.Contains(text(p.Table, "metricpass"), "ocems_flag") {
 			return false
 		}

@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -58,6 +59,7 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.net.unplug(true)
 		p.put("gone", at(45), wrong)
 		p.put("a", at(45), cod(9))
+		synctest.Wait() // else an attempt may meet the new name, and take the slot over before it is withdrawn
 		n.set(func(n *mending) { n.devices = map[string]string{"gone": "a"} })
 		withdraw(p, 1)
 		p.net.unplug(false)

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/report"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -32,15 +34,26 @@ const readAtOnce = 2_000_000
 
 var formatNames = []string{"text", "json", "csv", "html"}
 
-func reportSlots(_ context.Context, s std, args []string) error {
+func reportSlots(ctx context.Context, s std, args []string) error {
 	flags := flag.NewFlagSet("report", flag.ContinueOnError)
+	host := newHostFlags(flags)
 	from := flags.String("from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
-	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot")
+	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot, or with --config the last one that is due")
 	device := flags.String("device", "", "report this device `id` only")
 	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file, or with more than 50 devices an index and a page for each")
 	out := flags.String("out", "", "`file` to write; without it standard output")
-	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the agent is configured")
+	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the host is configured; --config knows it")
 	verify := flags.Bool("verify", false, "read every line of the closed files too, and not only the lines that sum them up")
+	if len(args) > 0 && isHelp(args[0]) {
+		fmt.Fprint(s.out, `ocems report says what became of each 15-minute slot of each parameter. Name the host's configuration, or its audit trails:
+
+  sudo -u telegraf ocems report --config /etc/telegraf/telegraf.conf
+  ocems report /var/lib/telegraf/ocems/audit.jsonl
+
+With a configuration each parameter in it has a row, the period goes on until now, and the state says what waits and why.
+
+`)
+	}
 	if err := parse(flags, s, args, math.MaxInt); err != nil {
 		return err
 	}
@@ -48,8 +61,12 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if !ok {
 		return usageError{fmt.Errorf("--format: %q is unknown: nearest %s", *format, spec.Nearest(*format, formatNames)[0])}
 	}
-	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Verify: *verify && *format != "html"}
-	var err error
+	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Software: delivery.UserAgent(), Verify: *verify && *format != "html"}
+	of, err := host.reported(flags.Args())
+	if err != nil {
+		return err
+	}
+	options.Stamp = cmp.Or(of.stamp, options.Stamp)
 	if options.From, err = readDay("from", *from); err != nil {
 		return err
 	}
@@ -60,7 +77,14 @@ func reportSlots(_ context.Context, s std, args []string) error {
 		return usageError{err}
 	}
 	bar := newProgress(s.err)
-	result, err := readTrails(options, flags.Args(), *out, bar)
+	found, err := of.look(options.Now, func(format string, args ...any) { fmt.Fprintf(s.err, "ocems: report: "+format+"\n", args...) })
+	if err != nil {
+		return err
+	}
+	defer found.close()
+	options.Host = found.host
+	add := func(b *report.Builder) error { return found.add(ctx, b) }
+	result, err := readTrails(options, of.trails, *out, bar, add)
 	if err == nil && *format == "html" {
 		few, lines := len(result.Devices) <= report.OnePage, 0
 		for _, t := range result.Trails {
@@ -68,7 +92,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 		}
 		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
 		case options.Verify:
-			result, err = readTrails(options, flags.Args(), *out, bar)
+			result, err = readTrails(options, of.trails, *out, bar, add)
 		case few:
 			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
 		}
@@ -106,7 +130,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 // findTrails lists the files of each trail: of one that goes on, those that were closed too.
 func findTrails(paths []string, out string) (trails [][]string, err error) {
 	if len(paths) == 0 {
-		return nil, usageError{errors.New("no audit trail: give one file or more after the flags")}
+		return nil, usageError{errors.New("no audit trail: give --config, or one file or more after the flags")}
 	}
 	type known struct {
 		path string
@@ -165,13 +189,13 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 
 // readTrails reads all files again where the host has begun a new one meanwhile: the lines between would be missing. It
 // does so twice where a last line is unfinished, which the host may be writing.
-func readTrails(o report.Options, paths []string, out string, bar *progress) (*report.Report, error) {
+func readTrails(o report.Options, paths []string, out string, bar *progress, add func(*report.Builder) error) (*report.Report, error) {
 	trails, err := findTrails(paths, out)
 	if err != nil {
 		return nil, err
 	}
 	for n := 0; ; n++ {
-		r, err := readFiles(o, trails, bar)
+		r, err := readFiles(o, trails, bar, add)
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +212,7 @@ func readTrails(o report.Options, paths []string, out string, bar *progress) (*r
 	}
 }
 
-func readFiles(o report.Options, trails [][]string, bar *progress) (*report.Report, error) {
+func readFiles(o report.Options, trails [][]string, bar *progress, add func(*report.Builder) error) (*report.Report, error) {
 	builder, err := report.New(o)
 	if err != nil {
 		return nil, usageError{err}
@@ -199,6 +223,9 @@ func readFiles(o report.Options, trails [][]string, bar *progress) (*report.Repo
 	}
 	err = builder.Add(trails, func(n int) { bar.show("file", n, all) })
 	bar.clear()
+	if err == nil {
+		err = add(builder)
+	}
 	if err != nil {
 		return nil, err
 	}

@@ -8,13 +8,18 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -131,6 +136,7 @@ func TestReportGolden(t *testing.T) {
 			if code != c.code || (code == 0) != (errs == "") {
 				t.Fatalf("exit %d, want %d: %s", code, c.code, errs)
 			}
+			out = made.ReplaceAllString(out, "${1}TIME${2}PROGRAM")
 			path := filepath.Join(golden, c.file)
 			if *update {
 				if err := os.MkdirAll(golden, 0o755); err != nil {
@@ -150,6 +156,9 @@ func TestReportGolden(t *testing.T) {
 		})
 	}
 }
+
+// made is when and by what a report was made.
+var made = regexp.MustCompile(`(Made |"made": "|,)\d[^,"<\n]*( IST by |",\s*"software": "|,)ocems/[^,"<\n]*`)
 
 // row is what the table tests look at of one parameter.
 type row struct {
@@ -471,6 +480,113 @@ func TestReportOut(t *testing.T) {
 	}
 }
 
+// With a configuration each parameter of it has a row, whatever the trail names: a slot that reached the board, waits, is
+// refused, was left out, or is missing, until now.
+func TestReportOfAConfiguration(t *testing.T) {
+	end := (&status.Host{Stamp: "end", Within: 95}).Expected(time.Now())
+	slot := func(n int) time.Time { return end.Add(time.Duration(n-9) * spec.SlotLength) } // of the ten slots 0 to 9
+	in := func(o audit.Outcome, written time.Duration, n int, parameter string) audit.Entry {
+		return audit.Entry{Time: slot(n).Add(written), Outcome: o, Station: "station_1", Device: "dev_1", Stamp: slot(n).UnixMilli(),
+			Readings: []audit.Reading{{Parameter: parameter, Value: 5, Unit: "mg/L", Flag: "U"}}}
+	}
+	left := func(n int, reason string) audit.Entry {
+		e := in(audit.Refused, time.Minute, n, "cod")
+		e.Parameter, e.Reason, e.Count = "cod", reason, 15
+		return e
+	}
+	host := func(o audit.Outcome, at time.Time) audit.Entry { return audit.Entry{Time: at, Outcome: o} }
+	for _, test := range []struct {
+		name   string
+		trail  []audit.Entry
+		waits  []payload.Reading
+		change func(h *status.Host, cod *status.Parameter)
+		want   string   // of cod
+		text   []string // parts of the text
+	}{
+		{name: "nothing ever came", want: "due 10: missing 10", text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10."}},
+		{name: "the first slot is due", change: func(_ *status.Host, cod *status.Parameter) { cod.Due = slot(8) }, want: "due 1: missing 1"},
+		{name: "silent since then", trail: []audit.Entry{in(audit.Delivered, time.Minute, 0, "cod")}, want: "due 10: delivered 1, missing 9"},
+		{name: "the trail is older than the status", trail: []audit.Entry{in(audit.Delivered, time.Minute, 0, "cod")},
+			change: func(_ *status.Host, cod *status.Parameter) { cod.Due = slot(8) }, want: "due 10: delivered 1, missing 9"},
+		{name: "late", trail: []audit.Entry{in(audit.Delivered, 31*time.Minute, 0, "cod"), in(audit.Delivered, 29*time.Minute, 1, "cod"), in(audit.AlreadyStored, time.Hour, 2, "cod")},
+			want: "due 10: delivered 2, late 1, already stored 1, missing 7"},
+		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
+			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
+		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
+			change: func(_ *status.Host, cod *status.Parameter) { cod.Refused = &status.Refusal{Reason: "119"} },
+			want:   "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it with 119, invalid parameter; its slots wait."}},
+		{name: "the device is refused", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
+			change: func(h *status.Host, _ *status.Parameter) { h.Devices[0].Held = "102" }, want: "due 10: refused 1, missing 9, code 102"},
+		{name: "left out", trail: []audit.Entry{left(3, "below_valid_min"), left(4, "below_valid_min"), left(5, "late"), in(audit.Delivered, time.Minute, 5, "cod")},
+			want: "due 10: delivered 1, excluded 2, missing 7", text: []string{"cod, readings in no slot: below valid min 30, late 15."}},
+		{name: "stopped", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(2)), host(audit.Started, slot(4)), in(audit.Delivered, time.Minute, 5, "cod")},
+			want: "due 10: delivered 1, missing 9, host off 2", text: []string{"The host was off from " + slot(2).In(spec.IST).Format("2006-01-02 15:04")}},
+		{name: "killed", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Started, slot(4))},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it wrote last at " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
+		{name: "off now", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(6))}, want: "due 10: missing 10, host off 3"},
+		{name: "killed and not started", trail: []audit.Entry{host(audit.Started, slot(0))}, change: func(h *status.Host, _ *status.Parameter) { h.Written = slot(6) },
+			want: "due 10: missing 10, host off 3"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "audit.jsonl")
+			text := telegrafText(t, fmt.Sprintf("audit_file = %q", path))
+			trail(t, path, test.trail)
+			require.NoError(t, os.MkdirAll(stateOf(text), 0o700))
+			if test.waits != nil {
+				outbox(t, text, payload.Record{StationID: "station_1", DeviceID: "dev_1", Readings: test.waits})
+			}
+			h := &status.Host{Written: time.Now(), Stamp: "end", Within: 95, Devices: []status.Device{{ID: "dev_1", Parameters: []status.Parameter{{Parameter: "cod", Due: slot(0).Add(-spec.SlotLength)}}}}}
+			if test.change != nil {
+				test.change(h, &h.Devices[0].Parameters[0])
+			}
+			require.NoError(t, h.Write(status.Path(filepath.Join(stateOf(text), "state.db"))))
+			config := write(t, "telegraf.conf", text)
+			code, out, errs := quiet(t, "report", "--format", "json", "--config", config)
+			require.Equal(t, 0, code, errs)
+			require.Empty(t, errs)
+			var r struct {
+				Devices []struct {
+					Parameters []struct {
+						Parameter     string
+						Expected      int
+						Delivered     int
+						Late          int `json:"delivered_late"`
+						AlreadyStored int `json:"already_stored"`
+						Waiting       int
+						Refused       int
+						Code          string `json:"refused_code"`
+						Excluded      int
+						Missing       int
+						HostOff       int `json:"missing_host_off"`
+					}
+				}
+			}
+			require.NoError(t, json.Unmarshal([]byte(out), &r))
+			p := r.Devices[0].Parameters[len(r.Devices[0].Parameters)-1]
+			require.Equal(t, "cod", p.Parameter)
+			var got []string
+			for _, x := range []struct {
+				name string
+				n    int
+			}{{"delivered", p.Delivered}, {"late", p.Late}, {"already stored", p.AlreadyStored}, {"waiting", p.Waiting}, {"refused", p.Refused},
+				{"excluded", p.Excluded}, {"missing", p.Missing}, {"host off", p.HostOff}} {
+				if x.n > 0 {
+					got = append(got, fmt.Sprint(x.name, " ", x.n))
+				}
+			}
+			if p.Code != "" {
+				got = append(got, "code "+p.Code)
+			}
+			require.Equal(t, test.want, fmt.Sprintf("due %d: %s", p.Expected, strings.Join(got, ", ")))
+			code, out, errs = quiet(t, "report", "--config", config)
+			require.Equal(t, 0, code, errs)
+			for _, want := range test.text {
+				require.Contains(t, out, want)
+			}
+		})
+	}
+}
+
 // What a trail names is neither markup nor a command to the terminal.
 func TestReportOfHostileNames(t *testing.T) {
 	t.Chdir(t.TempDir())
@@ -501,7 +617,7 @@ func TestReportMistakes(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", 2, "no audit trail: give one file or more after the flags"},
+		{"", 2, "no audit trail: give --config, or one file or more after the flags"},
 		{"--form json x", 2, "unknown flag --form: nearest --format"},
 		{"--format htlm audit.jsonl", 2, `--format: "htlm" is unknown: nearest html`},
 		{"--stamp begin audit.jsonl", 2, `--stamp: "begin" is neither end nor start: nearest`},

@@ -32,9 +32,9 @@ import (
 // Outcome is what became of readings.
 type Outcome string
 
-// The outcomes. The last four are notes of the trail about itself: damage that was mended; a file that goes on from the
-// one before it, whose last hash is its Previous; and at the end of a file that was closed what it says, a line a device
-// and day, and how many these are.
+// The outcomes. The last six are notes of the trail about itself: that its host was started, and stopped in order; damage
+// that was mended; a file that goes on from the one before it, whose last hash is its Previous; and at the end of a file
+// that was closed what it says, a line a device and day, and how many these are.
 const (
 	Delivered     Outcome = "delivered"
 	AlreadyStored Outcome = "already_stored"
@@ -42,6 +42,8 @@ const (
 	Expired       Outcome = "expired"
 	Refused       Outcome = "refused"
 	Late          Outcome = "late"
+	Started       Outcome = "started"
+	Stopped       Outcome = "stopped"
 	Recovered     Outcome = "recovered"
 	Continued     Outcome = "continued"
 	Summary       Outcome = "day"

@@ -148,6 +148,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 		return e, err
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
+	e.mark(audit.Started)
 	e.account = openAccount(e, statusPath(cfg.Store))
 	if err := e.openExit(run); err != nil {
 		return e, err
@@ -181,6 +182,21 @@ func (e *Engine) openTrail() (err error) {
 		e.log.Error("the audit_file goes on as it is, and this is tried again: free space or mend its directory", "error", err)
 	}))
 	return nil
+}
+
+// mark lets the trail tell when the host ran.
+func (e *Engine) mark(o audit.Outcome) {
+	if e.trail == nil {
+		return
+	}
+	devices, parameters := e.names.Devices(), 0
+	for _, d := range devices {
+		parameters += len(d.Mapped())
+	}
+	entry := audit.Entry{Outcome: o, Detail: fmt.Sprintf("%s: devices %d, parameters %d", delivery.UserAgent(), len(devices), parameters)}
+	if err := e.trail.Append(entry); err != nil {
+		e.log.Warn("cannot write to the audit_file that the host is "+string(o), "error", err)
+	}
 }
 
 func (e *Engine) openExit(ctx context.Context) (err error) {
@@ -270,6 +286,9 @@ func (e *Engine) close(ctx context.Context) error {
 	}
 	if e.account != nil && e.loop.restored {
 		e.account.step(true)
+	}
+	if e.loop.restored {
+		e.mark(audit.Stopped)
 	}
 	if e.trail != nil {
 		errs = append(errs, e.trail.Close())

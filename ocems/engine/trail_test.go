@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -67,4 +68,34 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The trail tells when the host ran.
+func TestTrailTellsWhenTheHostRan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		cfg := Config{
+			Slots: options.DefaultSlots(), Store: store.NewMemory(), Logger: slog.New(slog.DiscardHandler),
+			Names: registry.Config{Devices: []registry.DeviceConfig{{StationID: "station", DeviceID: "dev", Parameters: []registry.ParameterConfig{{Metric: "cod"}}}}, Words: registry.Collector, NamesOnly: true},
+			Next:  func(context.Context, uint8, []slot.Slot) error { return nil },
+		}
+		cfg.Slots.AuditFile = filepath.Join(t.TempDir(), "audit.jsonl")
+		for range 2 {
+			e, err := Open(t.Context(), cfg)
+			require.NoError(t, err)
+			time.Sleep(time.Hour)
+			require.NoError(t, e.Close(t.Context()))
+			require.NoError(t, e.Close(t.Context()))
+		}
+		cfg.Names.Devices = nil
+		_, err := Open(t.Context(), cfg)
+		require.Error(t, err, "and it has not run")
+		var got []string
+		_, err = audit.Scan(cfg.Slots.AuditFile, func(e *audit.Entry, verified bool) {
+			assert.True(t, verified)
+			got = append(got, e.Time.Format("15:04 ")+string(e.Outcome)+" "+e.Detail)
+		})
+		require.NoError(t, err)
+		const as = " ocems/devel: devices 1, parameters 1"
+		assert.Equal(t, []string{"00:00 started" + as, "01:00 stopped" + as, "01:00 started" + as, "02:00 stopped" + as}, got)
+	})
 }

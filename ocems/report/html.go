@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 //go:embed report.html
@@ -135,7 +137,7 @@ type deviceView struct {
 type cellView struct{ Class, Letter, Title string }
 
 var classes = map[byte]string{cellDelivered: "d", cellPartly: "p", cellMissing: "m", cellRejected: "r", cellExpired: "e",
-	cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
+	cellExcluded: "x", cellWaiting: "w", cellRefused: "b", cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
 
 // letter tells the cells apart where colours do not.
 func letter(c byte) string {
@@ -162,10 +164,11 @@ func (d deviceView) Lost() int {
 
 func (d deviceView) sum() (share *float64, lost, due int) {
 	reached := 0
-	for _, p := range d.Parameters {
+	for i := range d.Parameters {
+		p := &d.Parameters[i]
 		reached += p.Delivered + p.AlreadyStored
 		due += p.Expected - p.Calibration
-		lost += p.Rejected + p.Expired + p.Missing
+		lost += p.lost()
 	}
 	if due > 0 {
 		all := float64(reached*10000/due) / 100
@@ -180,7 +183,7 @@ func (d deviceView) Summary() string {
 	if due == 0 {
 		return "no slot"
 	}
-	return fmt.Sprintf("%s delivered, %d of %d values missing, rejected or expired", percent(share), lost, due)
+	return fmt.Sprintf("%s delivered, %d of %d values not at the board", percent(share), lost, due)
 }
 
 type field struct {
@@ -199,15 +202,15 @@ func (d deviceView) Rows() (rows []struct {
 	Fields []field
 }) {
 	for _, p := range d.Parameters {
-		n := func(label string, n int, bad bool) field { return field{label, strconv.Itoa(n), bad && n > 0} }
+		var fields []field
+		for _, c := range columns {
+			n := c.count(&p)
+			fields = append(fields, field{c.name, strconv.Itoa(n), c.bad && n > 0})
+		}
 		rows = append(rows, struct {
 			Name   string
 			Fields []field
-		}{p.name(), []field{
-			n("expected", p.Expected, false), n("delivered", p.Delivered, false), n("already stored", p.AlreadyStored, false),
-			n("rejected", p.Rejected, true), n("expired", p.Expired, true), n("missing", p.Missing, true), n("calibration", p.Calibration, false),
-			{"share", percent(p.Share), false}, n("late samples", p.Samples.Late, true), n("refused samples", p.Samples.Refused, true),
-			{"longest gap", p.LongestGap.String(), false}}})
+		}{p.name(), append(fields, field{"share", percent(p.Share), false}, field{"longest gap", p.LongestGap.String(), false})})
 	}
 	return rows
 }
@@ -226,8 +229,6 @@ func (d deviceView) Cells(day Day) template.HTML {
 	return template.HTML(b.String())
 }
 
-var outcomeNames = [...]string{missing: "missing", expired: "expired", rejected: "rejected", stored: "already stored", delivered: "delivered"}
-
 func (d deviceView) says(day Day, at int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %02d:%02d", day.Date, at/4, at%4*15)
@@ -236,27 +237,35 @@ func (d deviceView) says(day Day, at int) string {
 			continue
 		}
 		today := s.day(day.day)
-		outcome, calibration, verified := s.state(today, day.day, at)
-		b.WriteString("\n" + d.Parameters[i].name() + " ")
-		name := outcomeNames[outcome]
-		if calibration {
-			name = "calibration"
+		class, verified := s.state(today, day.day, at)
+		if class == isOutside {
+			continue
 		}
-		if outcome != missing && today.readings != nil && today.readings[at] != (reading{}) {
-			x := today.readings[at]
-			b.WriteString(strconv.FormatFloat(x.value, 'f', -1, 64) + " " + d.r.unitNames[x.unit])
-			if x.flag != 'U' {
-				b.WriteString(" flag " + string(rune(x.flag)))
-			}
-			if outcome != delivered {
-				b.WriteString(", " + name)
+		b.WriteString("\n" + d.Parameters[i].name() + " ")
+		if value := d.value(today, at); value != "" && class != isCalibration {
+			b.WriteString(value)
+			if class != isDelivered {
+				b.WriteString(", " + classNames[class])
 			}
 		} else {
-			b.WriteString(name)
+			b.WriteString(classNames[class])
 		}
 		if !verified {
 			b.WriteString(", not verified")
 		}
 	}
 	return b.String()
+}
+
+// value is what is known of a slot's value, or "".
+func (d deviceView) value(day *day, at int) string {
+	if day == nil || day.readings == nil || day.readings[at] == (reading{}) {
+		return ""
+	}
+	x := day.readings[at]
+	text := strconv.FormatFloat(x.value, 'f', -1, 64) + " " + d.r.unitNames[x.unit]
+	if x.flag != byte(spec.FlagNormal) {
+		text += " flag " + string(rune(x.flag))
+	}
+	return text
 }

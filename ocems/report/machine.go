@@ -18,9 +18,11 @@ func (r *Report) JSON(w io.Writer) error {
 }
 
 var csvHeader = []string{"station", "device", "parameter", "diagnostic", "unit", "period_first", "period_last",
-	"expected", "delivered", "already_stored", "rejected", "expired", "missing", "calibration", "delivered_percent", "unverified",
+	"expected", "delivered", "delivered_late", "already_stored", "waiting", "refused", "refused_code", "rejected", "expired", "excluded", "missing", "missing_host_off",
+	"calibration", "delivered_percent", "unverified",
 	"longest_gap_first", "longest_gap_last", "longest_gap_slots", "late_samples", "refused_samples",
-	"calibration_points_delivered", "calibration_points_rejected", "calibration_points_expired", "trails_verified"}
+	"calibration_points_delivered", "calibration_points_rejected", "calibration_points_expired",
+	"last_calibration", "readings_left_out", "trails_verified", "made", "software", "verdict"}
 
 // CSV writes a header and one line a device and parameter, times in IST.
 func (r *Report) CSV(w io.Writer) error {
@@ -39,11 +41,17 @@ func (r *Report) CSV(w io.Writer) error {
 			if g := p.LongestGap; g != nil {
 				gapFirst, gapLast, gapSlots = g.First.Format(time.RFC3339), g.Last.Format(time.RFC3339), g.Slots
 			}
+			calibrated := ""
+			if p.Calibrated != nil {
+				calibrated = p.Calibrated.Format(time.RFC3339)
+			}
 			n := strconv.Itoa
 			lines = append(lines, []string{cell(d.Station), cell(d.ID), cell(p.Parameter), strconv.FormatBool(p.Diagnostic), cell(p.Unit), first, last,
-				n(p.Expected), n(p.Delivered), n(p.AlreadyStored), n(p.Rejected), n(p.Expired), n(p.Missing), n(p.Calibration), share, n(p.Unverified),
+				n(p.Expected), n(p.Delivered), n(p.Late), n(p.AlreadyStored), n(p.Waiting), n(p.Refused), p.Code, n(p.Rejected), n(p.Expired), n(p.Excluded), n(p.Missing),
+				n(p.HostOff), n(p.Calibration), share, n(p.Unverified),
 				gapFirst, gapLast, n(gapSlots), n(p.Samples.Late), n(p.Samples.Refused),
-				n(p.Points.Delivered), n(p.Points.Rejected), n(p.Points.Expired), strconv.FormatBool(r.Verified)})
+				n(p.Points.Delivered), n(p.Points.Rejected), n(p.Points.Expired), calibrated, cell(p.leftOut()),
+				strconv.FormatBool(r.Verified), r.Made.Format(time.RFC3339), r.Software, r.Verdict})
 		}
 	}
 	return out.WriteAll(lines)

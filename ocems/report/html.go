@@ -67,7 +67,7 @@ func (r *Report) Site(path string, done func(pages int)) error {
 	var written atomic.Int64
 	inParallel(len(v.Index), func(i int) {
 		one := r.view()
-		one.Trails, one.Notes, one.Devices, one.Up = nil, nil, []deviceView{v.Index[i].deviceView}, "../"+filepath.Base(path)
+		one.Verdict, one.Trails, one.Notes, one.Devices, one.Up = v.Index[i].Summary(), nil, nil, []deviceView{v.Index[i].deviceView}, "../"+filepath.Base(path)
 		errs[i] = writeFile(filepath.Join(filepath.Dir(path), filepath.FromSlash(v.Index[i].Link)), one)
 		if n := written.Add(1); done != nil {
 			done(int(n))
@@ -93,7 +93,7 @@ func write(w io.Writer, v view) error {
 }
 
 func (r *Report) view() view {
-	v := view{Report: r, Headline: r.headline(), Notes: r.notes()}
+	v := view{Report: r, Verdict: r.Verdict, Headline: r.headline(), MadeBy: r.made(), Notes: r.notes()}
 	for hour := range 24 {
 		v.Hours = append(v.Hours, fmt.Sprintf("%02d", hour))
 	}
@@ -109,7 +109,9 @@ func (r *Report) view() view {
 
 type view struct {
 	*Report
+	Verdict  string
 	Headline string
+	MadeBy   string
 	Notes    []string
 	Hours    []string
 	Legend   []cellView
@@ -117,6 +119,11 @@ type view struct {
 	Devices  []deviceView
 	Index    []indexView // of many devices, which have pages of their own
 	Up       string      // where that is
+}
+
+// CalibrationColumns are those of [deviceView.Calibrations].
+func (v view) CalibrationColumns() []string {
+	return []string{"parameter", "unit", "zero", "zero drift", "span", "span drift", "stamps of the points"}
 }
 
 type indexView struct {
@@ -184,6 +191,28 @@ func (d deviceView) Summary() string {
 		return "no slot"
 	}
 	return fmt.Sprintf("%s delivered, %d of %d values not at the board", percent(share), lost, due)
+}
+
+// Calibrations are those of all parameters, the newest first of each.
+func (d deviceView) Calibrations() (rows [][]string) {
+	text := func(v *float64, points int) string {
+		if v == nil {
+			return "–"
+		}
+		return fmt.Sprintf("%s (%s)", number(*v), count(points, "point"))
+	}
+	drift := func(v *float64) string {
+		if v == nil {
+			return "–"
+		}
+		return signed(*v)
+	}
+	for _, p := range d.Parameters {
+		for _, c := range p.Calibrations {
+			rows = append(rows, []string{p.name(), p.Unit, text(c.Zero, c.ZeroPoints), drift(c.ZeroDrift), text(c.Span, c.SpanPoints), drift(c.SpanDrift), span(c.First, c.Last)})
+		}
+	}
+	return rows
 }
 
 type field struct {
@@ -255,6 +284,62 @@ func (d deviceView) says(day Day, at int) string {
 		}
 	}
 	return b.String()
+}
+
+// Values are the table of one day: four lines of 24 hours for each parameter.
+func (d deviceView) Values(day Day) template.HTML {
+	var b strings.Builder
+	for i, s := range d.series {
+		today := s.day(day.day)
+		from := day.day*slotsADay - istSlots
+		if !s.closed || from > s.last || from+slotsADay <= s.first {
+			continue
+		}
+		p := &d.Parameters[i]
+		b.WriteString(`<tbody>`)
+		for quarter := range 4 {
+			b.WriteString(`<tr>`)
+			if quarter == 0 {
+				fmt.Fprintf(&b, `<th scope="rowgroup" rowspan="4">%s<br>%s</th>`, template.HTMLEscapeString(p.name()), template.HTMLEscapeString(p.Unit))
+			}
+			fmt.Fprintf(&b, `<th scope="row">:%02d</th>`, quarter*15)
+			for hour := range 24 {
+				class, text := s.shown(today, day.day, hour*4+quarter)
+				b.WriteString(`<td class="` + class + `">` + text + `</td>`)
+			}
+			b.WriteString(`</tr>`)
+		}
+		b.WriteString(`</tbody>`)
+	}
+	return template.HTML(b.String())
+}
+
+// letterOfClass is that of one parameter's slot.
+var letterOfClass = [...]byte{isOutside: cellOutside, isMissing: cellMissing, isExcluded: cellExcluded, isWaiting: cellWaiting, isRefused: cellRefused,
+	isExpired: cellExpired, isRejected: cellRejected, isStored: cellDelivered, isLate: cellDelivered, isDelivered: cellDelivered, isCalibration: cellCalibration}
+
+// shown is a slot in the table of values: what reached the board has no letter. A reading that was left out is no value.
+func (s *series) shown(today *day, n int64, at int) (class, text string) {
+	c, verified := s.state(today, n, at)
+	l := letterOfClass[c]
+	if !verified {
+		l = cellUnverified
+	}
+	if class = classes[l]; l != cellDelivered {
+		text = letter(l)
+	}
+	if c == isOutside || c == isExcluded || c == isCalibration || today == nil || today.readings == nil || today.readings[at] == (reading{}) {
+		return class, text
+	}
+	x := today.readings[at]
+	if text != "" {
+		text += " "
+	}
+	text += strconv.FormatFloat(x.value, 'f', -1, 64)
+	if x.flag != byte(spec.FlagNormal) {
+		text += " " + template.HTMLEscapeString(string(rune(x.flag)))
+	}
+	return class, text
 }
 
 // value is what is known of a slot's value, or "".

@@ -43,6 +43,9 @@ func reportSlots(ctx context.Context, s std, args []string) error {
 	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file, or with more than 50 devices an index and a page for each")
 	out := flags.String("out", "", "`file` to write; without it standard output")
 	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the host is configured; --config knows it")
+	board := flags.String("board", "", "compare with this CSV `file` of the board's own page; its header names the columns device, parameter, time and value")
+	notice := flags.Bool("notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with each line of the trail that speaks of them")
+	flat := flags.Int("flat-slots", 8, "how many `slots` with an equal value are a flat line, for --notice")
 	verify := flags.Bool("verify", false, "read every line of the closed files too, and not only the lines that sum them up")
 	if len(args) > 0 && isHelp(args[0]) {
 		fmt.Fprint(s.out, `ocems report says what became of each 15-minute slot of each parameter. Name the host's configuration, or its audit trails:
@@ -84,15 +87,38 @@ With a configuration each parameter in it has a row, the period goes on until no
 	defer found.close()
 	options.Host = found.host
 	add := func(b *report.Builder) error { return found.add(ctx, b) }
-	result, err := readTrails(options, of.trails, *out, bar, add)
-	if err == nil && *format == "html" {
+	count := (*report.Builder).Report
+	if *board != "" {
+		if *notice {
+			return usageError{errors.New("both --board and --notice are given; keep one")}
+		}
+		export, err := readExport(*board)
+		if err != nil {
+			return err
+		}
+		options.Readings, options.Verify = true, true
+		count = func(b *report.Builder) (*report.Report, error) {
+			r, err := b.Report()
+			if err == nil {
+				if err = r.Compare(export); err != nil {
+					err = fmt.Errorf("--board: %s: %w", *board, err)
+				}
+			}
+			return r, err
+		}
+	}
+	if *notice {
+		return s.notice(options, of, *flat, *format, *out, bar, add)
+	}
+	result, err := readTrails(options, of.trails, *out, bar, add, count)
+	if err == nil && *format == "html" && !options.Readings {
 		few, lines := len(result.Devices) <= report.OnePage, 0
 		for _, t := range result.Trails {
 			lines += t.Lines
 		}
 		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
 		case options.Verify:
-			result, err = readTrails(options, of.trails, *out, bar, add)
+			result, err = readTrails(options, of.trails, *out, bar, add, count)
 		case few:
 			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
 		}
@@ -115,6 +141,51 @@ With a configuration each parameter in it has a row, the period goes on until no
 	if err != nil {
 		return err
 	}
+	return faultsOf(result)
+}
+
+func readExport(path string) (*report.Export, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--board: %w", err)
+	}
+	defer f.Close()
+	x, err := report.ReadExport(f)
+	if err != nil {
+		return nil, fmt.Errorf("--board: %s: %w", path, err)
+	}
+	return x, nil
+}
+
+// notices are what an answer to a notice can be written as.
+var notices = map[string]func(*report.Notice, io.Writer) error{"text": (*report.Notice).Text, "json": (*report.Notice).JSON, "html": (*report.Notice).HTML}
+
+func (s std) notice(o report.Options, of *reported, flat int, format, out string, bar *progress, add func(*report.Builder) error) error {
+	write, ok := notices[format]
+	if !ok {
+		return usageError{fmt.Errorf("--format: %s is no form of --notice: nearest text, json, html", format)}
+	}
+	if flat < 2 {
+		return usageError{fmt.Errorf("--flat-slots: %d slots are no line: nearest 2", flat)}
+	}
+	o.Readings, o.Verify = true, true
+	var result *report.Notice
+	_, err := readTrails(o, of.trails, out, bar, add, func(b *report.Builder) (_ *report.Report, err error) {
+		if result, err = b.Notice(flat); err != nil {
+			return nil, err
+		}
+		return result.Report, nil
+	})
+	if err == nil {
+		err = writeReport(s.out, out, func(w io.Writer) error { return write(result, w) })
+	}
+	if err != nil {
+		return err
+	}
+	return faultsOf(result.Report)
+}
+
+func faultsOf(result *report.Report) error {
 	var faults []string
 	for _, t := range result.Trails {
 		if t.Fault != "" {
@@ -189,13 +260,13 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 
 // readTrails reads all files again where the host has begun a new one meanwhile: the lines between would be missing. It
 // does so twice where a last line is unfinished, which the host may be writing.
-func readTrails(o report.Options, paths []string, out string, bar *progress, add func(*report.Builder) error) (*report.Report, error) {
+func readTrails(o report.Options, paths []string, out string, bar *progress, add func(*report.Builder) error, count func(*report.Builder) (*report.Report, error)) (*report.Report, error) {
 	trails, err := findTrails(paths, out)
 	if err != nil {
 		return nil, err
 	}
 	for n := 0; ; n++ {
-		r, err := readFiles(o, trails, bar, add)
+		r, err := readFiles(o, trails, bar, add, count)
 		if err != nil {
 			return nil, err
 		}
@@ -212,7 +283,7 @@ func readTrails(o report.Options, paths []string, out string, bar *progress, add
 	}
 }
 
-func readFiles(o report.Options, trails [][]string, bar *progress, add func(*report.Builder) error) (*report.Report, error) {
+func readFiles(o report.Options, trails [][]string, bar *progress, add func(*report.Builder) error, count func(*report.Builder) (*report.Report, error)) (*report.Report, error) {
 	builder, err := report.New(o)
 	if err != nil {
 		return nil, usageError{err}
@@ -229,7 +300,7 @@ func readFiles(o report.Options, trails [][]string, bar *progress, add func(*rep
 	if err != nil {
 		return nil, err
 	}
-	r, err := builder.Report()
+	r, err := count(builder)
 	if err != nil {
 		return nil, usageError{err}
 	}

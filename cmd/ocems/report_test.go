@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -128,6 +129,8 @@ func TestReportGolden(t *testing.T) {
 		{"days.csv", 0, "--format csv audit.jsonl"},
 		{"days.json", 0, "--format json audit.jsonl"},
 		{"days.html", 0, "--format html audit.jsonl"},
+		{"notice.txt", 0, "--notice --device dev_1 --to 2026-11-20 audit.jsonl"},
+		{"notice.html", 0, "--notice --format html --device dev_2 --from 2026-11-21 audit.jsonl"},
 		{"altered.txt", 1, "--device dev_1 altered.jsonl"},
 		{"altered.html", 1, "--format html --device dev_1 --from 2026-11-20 --to 2026-11-20 altered.jsonl"},
 	} {
@@ -587,6 +590,94 @@ func TestReportOfAConfiguration(t *testing.T) {
 	}
 }
 
+// An instrument's zero and span are the means of the points of each calibration; the drift is the difference to the one before,
+// also where that is in a closed file or before the period.
+func TestReportCalibrations(t *testing.T) {
+	day := time.Date(2026, 11, 20, 0, 0, 0, 0, spec.IST)
+	points := func(from time.Time, flag string, first float64, n int, o audit.Outcome) (list []audit.Entry) {
+		for i := range n {
+			list = append(list, entry(o, "d", from.Add(time.Duration(i+1)*spec.CalibrationLength), audit.Reading{Parameter: "so2", Value: first + float64(i%2), Unit: "mg/Nm3", Flag: flag}))
+		}
+		return list
+	}
+	late := day.Add(23*time.Hour + 50*time.Minute) // over midnight
+	list := slices.Concat(
+		points(day.Add(10*time.Hour), "Z", 0, 30, audit.Delivered), points(day.Add(10*time.Hour+15*time.Minute), "C", 80, 30, audit.Delivered),
+		points(late, "Z", 0.25, 60, audit.Delivered), points(late.Add(30*time.Minute), "C", 78, 10, audit.Rejected),
+		points(day.Add(40*time.Hour), "C", 79, 30, audit.Expired))
+	for _, test := range []struct {
+		flags string
+		want  []string
+	}{
+		{"", []string{
+			"2026-11-21 16:00 – 16:15; span 79.5, mean of 30 points, drift +1",
+			"2026-11-20 23:50 – 2026-11-21 00:25; zero 0.75, mean of 60 points, drift +0.25; span 78.5, mean of 10 points, drift -2",
+			"2026-11-20 10:00 – 10:30; zero 0.5, mean of 30 points; span 80.5, mean of 30 points"}},
+		{"--from 2026-11-21", []string{ // whose first slot is stamped 00:00
+			"2026-11-21 16:00 – 16:15; span 79.5, mean of 30 points, drift +1",
+			"2026-11-20 23:50 – 2026-11-21 00:25; zero 0.75, mean of 60 points, drift +0.25; span 78.5, mean of 10 points, drift -2"}},
+		{"--to 2026-11-20", []string{
+			"2026-11-20 10:00 – 10:30; zero 0.5, mean of 30 points; span 80.5, mean of 30 points"}},
+	} {
+		t.Run(test.flags, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			trail(t, "a.jsonl", list)
+			code, out, errs := ocems("", append(append([]string{"report"}, strings.Fields(test.flags)...), "a.jsonl")...)
+			require.Equal(t, 0, code, errs)
+			var got []string
+			for line := range strings.Lines(out) {
+				if _, text, ok := strings.Cut(line, "so2, calibration: "); ok {
+					got = append(got, strings.TrimSuffix(text, "\n"))
+				}
+			}
+			require.Equal(t, test.want, got)
+		})
+	}
+}
+
+// What the board's page shows is compared slot by slot, whatever the page calls its columns.
+func TestReportBoard(t *testing.T) {
+	t.Chdir(t.TempDir())
+	trail(t, "audit.jsonl", twoDays())
+	for _, test := range []struct {
+		name, flags, csv string
+		code             int
+		want             []string
+	}{
+		{name: "the same", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:00,12\ndev_1,bod,2026-11-20 00:15,12.1\n",
+			want: []string{"The board's page from 2026-11-20 00:00 – 00:15: same 2, only there 0, only here 0, other value 0. Not in the export: dev_1/cod, dev_2/ph."}},
+		{name: "another order, other names, Excel's separator and dates, rounded values", csv: "\ufeffAvg. Value;Date Time;Parameter Name;Unit;Device ID\n12.0;20-11-2026 00:00;B.O.D.;mg/L;dev_1\n12;20/11/2026 00:15;BOD;mg/L;dev_1\n\n",
+			want: []string{"same 2, only there 0"}},
+		{name: "differs", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:00,12.04\ndev_1,bod,2026-11-20 00:30,--\ndev_1,bod,2026-11-20 23:30,5\n",
+			want: []string{"same 0, only there 1, only here 88", "other value 1", "dev_1 bod 2026-11-20 00:00: other value; here 12 delivered, there 12.04",
+				"dev_1 bod 2026-11-20 00:15: only here; here 12.1 delivered, there nothing", "dev_1 bod 2026-11-20 00:30: only here",
+				"dev_1 bod 2026-11-20 23:30: only there; here missing, there 5"}},
+		{name: "no device", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", code: 2, want: []string{"no column is its device, and the report has 2: add one that is called deviceid, or name a --device"}},
+		{name: "no device, and one is named", flags: "--device dev_1", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", want: []string{"same 1, only there 0"}},
+		{name: "date and time apart", csv: "device,parameter,date,time,value\ndev_1,bod,2026-11-20,00:15,12.1\n", want: []string{"same 1, only there 0"}},
+		{name: "no value", csv: "device,parameter,time\n", code: 1, want: []string{"--board: board.csv: no column is its value: it has device, parameter, time; one must be called value"}},
+		{name: "a time that is none", csv: "device,parameter,time,value\ndev_1,bod,yesterday,1\n", code: 1, want: []string{`line 2: time "yesterday" is not a time such as 2026-11-23 10:15`}},
+		{name: "off the grid", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:10,1\n", code: 1, want: []string{"is not on the grid of 15 minutes"}},
+		{name: "no number", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:15,good\n", code: 1, want: []string{`line 2: value "good" is not a number`}},
+		{name: "empty", csv: "device,parameter,time,value\n", code: 1, want: []string{"it has no line but its header"}},
+		{name: "nothing", csv: "", code: 1, want: []string{"--board: board.csv: reading its header"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile("board.csv", []byte(test.csv), 0o600))
+			for _, format := range formatNames {
+				args := append([]string{"report", "--board", "board.csv", "--format", format}, strings.Fields(test.flags)...)
+				code, out, errs := ocems("", append(args, "audit.jsonl")...)
+				require.Equal(t, test.code, code, errs)
+				for _, want := range test.want {
+					if format == "text" || code != 0 {
+						require.Contains(t, out+errs, want)
+					}
+				}
+			}
+		})
+	}
+}
+
 // What a trail names is neither markup nor a command to the terminal.
 func TestReportOfHostileNames(t *testing.T) {
 	t.Chdir(t.TempDir())
@@ -625,6 +716,11 @@ func TestReportMistakes(t *testing.T) {
 		{"--to 2026-11-31 audit.jsonl", 2, `--to: "2026-11-31" is not a day such as 2026-11-23: nearest 2026-11-30`},
 		{"--to 2026/13/0 audit.jsonl", 2, "nearest 2026-12-01"},
 		{"--to yesterday audit.jsonl", 2, "nearest " + today},
+		{"--notice --format csv audit.jsonl", 2, "--format: csv is no form of --notice: nearest text, json, html"},
+		{"--notice --flat-slots 1 audit.jsonl", 2, "--flat-slots: 1 slots are no line: nearest 2"},
+		{"--notice --board x.csv audit.jsonl", 2, "both --board and --notice are given; keep one"},
+		{"--board no-such-file audit.jsonl", 1, "--board: open no-such-file"},
+		{"--config x.conf audit.jsonl", 2, "both --config and audit.jsonl are given; keep one"},
 		{"--from 2026-11-22 --to 2026-11-21 audit.jsonl", 2, "--from: 2026-11-22 is after --to 2026-11-21: nearest 2026-11-21"},
 		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", 2, "and a report has at most 3660: nearest 2000-01-08"},
 		{"long.jsonl", 2, "--from, --to: the trails name slots from 1970-01-01 05:30 to "},

@@ -236,6 +236,7 @@ type Tally struct {
 	Recovered  int
 	Unreadable int
 	Off        []Off
+	Marked     bool // by a line that the host was started
 	days       map[dayKey]*Day
 	first      time.Time // of the first line
 	last       time.Time // of the line before
@@ -255,6 +256,7 @@ func (t *Tally) First() time.Time { return t.first }
 
 // host notes when the host was off.
 func (t *Tally) host(e *Entry) {
+	t.Marked = t.Marked || e.Outcome == Started
 	if e.Outcome == Started && !t.last.IsZero() && e.Time.Sub(t.last) >= shortestOff {
 		t.Off = append(t.Off, Off{t.last, e.Time, !t.stopped})
 	}

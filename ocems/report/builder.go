@@ -57,6 +57,7 @@ type Builder struct {
 	any         bool
 	begun       time.Time // first line of the trails
 	trails      []Trail
+	marked      bool        // they tell when a host ran
 	hosts       []hostTimes // by trail
 	files       []string    // that each trail goes on in
 	devices     map[string]*device
@@ -93,7 +94,8 @@ type series struct {
 	closed                        bool       // it had a slot, of whatever time, or is due
 	low, high                     int64      // its first and last slot, of whatever time; low is after high where there is none
 	due                           *Due
-	first, last                   int64   // in the period, once that is known
+	first, last                   int64 // in the period, once that is known
+	hostOff                       map[int64]bool
 	samples                       Samples // in no slot
 	reasons                       map[string]int
 	calibrations                  []run

@@ -124,6 +124,9 @@ func signed(v float64) string {
 
 // span is a time from one to another, without the day where that is the same.
 func span(first, last time.Time) string {
+	if last.Equal(first) {
+		return first.Format("2006-01-02 15:04")
+	}
 	to := last.Format("2006-01-02 15:04")
 	if to[:10] == first.Format(time.DateOnly) {
 		to = to[11:]

@@ -117,6 +117,8 @@ type view struct {
 	Legend   []cellView
 	Trails   []trailView
 	Devices  []deviceView
+	Notice   *Notice
+	Whole    string
 	Index    []indexView // of many devices, which have pages of their own
 	Up       string      // where that is
 }

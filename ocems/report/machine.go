@@ -4,6 +4,7 @@ import (
 	"encoding/csv"
 	"encoding/json"
 	"io"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -28,6 +29,9 @@ var csvHeader = []string{"station", "device", "parameter", "diagnostic", "unit",
 func (r *Report) CSV(w io.Writer) error {
 	out := csv.NewWriter(w)
 	lines := [][]string{csvHeader}
+	if r.Board != nil {
+		lines[0] = append(slices.Clone(csvHeader), "board_same", "board_only_there", "board_only_here", "board_other_value")
+	}
 	first, last := "", ""
 	if r.Period != nil {
 		first, last = r.Period.First.Format(time.RFC3339), r.Period.Last.Format(time.RFC3339)
@@ -52,6 +56,13 @@ func (r *Report) CSV(w io.Writer) error {
 				gapFirst, gapLast, n(gapSlots), n(p.Samples.Late), n(p.Samples.Refused),
 				n(p.Points.Delivered), n(p.Points.Rejected), n(p.Points.Expired), calibrated, cell(p.leftOut()),
 				strconv.FormatBool(r.Verified), r.Made.Format(time.RFC3339), r.Software, r.Verdict})
+			if r.Board != nil {
+				var x BoardCounts
+				if i := slices.IndexFunc(r.Board.Parameters, func(x BoardCounts) bool { return x.Device == d.ID && x.Parameter == p.Parameter }); i >= 0 && !p.Diagnostic {
+					x = r.Board.Parameters[i]
+				}
+				lines[len(lines)-1] = append(lines[len(lines)-1], n(x.Same), n(x.OnlyThere), n(x.OnlyHere), n(x.Other))
+			}
 		}
 	}
 	return out.WriteAll(lines)

@@ -16,17 +16,18 @@ import (
 
 // Report is what the trails say of the period.
 type Report struct {
-	Verdict  string    `json:"verdict"`
-	Made     time.Time `json:"made"` // in IST
-	Software string    `json:"software"`
-	Verified bool      `json:"verified"` // every trail
-	Trails   []Trail   `json:"trails"`
-	Stamp    string    `json:"stamp"` // which bound of its window stamps a slot
-	Period   *Period   `json:"period"`
-	OffGrid  int       `json:"readings_off_the_grid"` // in no slot
-	Unnamed  Samples   `json:"samples_of_no_device"`
-	Off      []Off     `json:"host_off"` // in the period
-	Devices  []Device  `json:"devices"`
+	Verdict  string      `json:"verdict"`
+	Made     time.Time   `json:"made"` // in IST
+	Software string      `json:"software"`
+	Verified bool        `json:"verified"` // every trail
+	Trails   []Trail     `json:"trails"`
+	Stamp    string      `json:"stamp"` // which bound of its window stamps a slot
+	Period   *Period     `json:"period"`
+	OffGrid  int         `json:"readings_off_the_grid"` // in no slot
+	Unnamed  Samples     `json:"samples_of_no_device"`
+	Off      []Off       `json:"host_off"` // in the period
+	Devices  []Device    `json:"devices"`
+	Board    *Comparison `json:"board,omitempty"`
 
 	Readings  bool `json:"-"` // are kept
 	unitNames []string
@@ -255,13 +256,12 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 	for _, key := range keys {
 		s := d.series[key]
 		s.first, s.last = s.span(b, first, last)
-		var hostOff map[int64]bool
 		if d.trail >= 0 {
-			hostOff = off[d.trail]
+			s.hostOff = off[d.trail]
 		} else if d.trail == -1 && len(off) == 1 { // which says nothing of the device
-			hostOff = off[0]
+			s.hostOff = off[0]
 		}
-		p := s.count(first, last, hostOff)
+		p := s.count(first, last)
 		p.Parameter, p.Diagnostic, p.Unit, p.Configured = key.parameter, key.diagnostic, s.unit, s.due != nil
 		p.Samples, p.LeftOut = s.samples, s.reasons
 		p.Calibrations, p.Calibrated = s.compare(first, last)
@@ -310,7 +310,7 @@ func (s *series) state(d *day, n int64, at int) (c class, verified bool) {
 	return classOf[r], verified
 }
 
-func (s *series) count(first, last int64, hostOff map[int64]bool) (p Parameter) {
+func (s *series) count(first, last int64) (p Parameter) {
 	p.Points = Points{Rejected: s.rejectedPoints, Expired: s.expiredPoints}
 	for slot, x := range s.points {
 		if first <= slot && slot <= last {
@@ -344,7 +344,7 @@ func (s *series) count(first, last int64, hostOff map[int64]bool) (p Parameter) 
 			p.Delivered++
 		case isMissing:
 			p.Missing++
-			if hostOff[slot] {
+			if s.hostOff[slot] {
 				p.HostOff++
 			}
 		default:
@@ -368,8 +368,8 @@ func (s *series) count(first, last int64, hostOff map[int64]bool) (p Parameter) 
 	return p
 }
 
-// letters are those of slots of which no parameter has reached the board, what a person must see before the rest.
-var letters = []struct {
+// lostLetters are those of slots of which no parameter has reached the board, what a person must see before the rest.
+var lostLetters = []struct {
 	class  class
 	letter byte
 }{{isRefused, cellRefused}, {isRejected, cellRejected}, {isExpired, cellExpired}, {isWaiting, cellWaiting}, {isExcluded, cellExcluded}, {isMissing, cellMissing}}
@@ -396,7 +396,7 @@ func letterOf(all []*series, days []*day, n int64, at int) byte {
 	case reached > 0:
 		return cellPartly
 	}
-	for _, l := range letters {
+	for _, l := range lostLetters {
 		if counts[l.class] > 0 {
 			return l.letter
 		}

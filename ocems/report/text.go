@@ -17,16 +17,7 @@ import (
 // Text writes the report for a terminal, without colour, 110 columns wide.
 func (r *Report) Text(w io.Writer) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s\n%s\n%s\n", r.Verdict, r.headline(), r.made())
-	for _, t := range r.Trails {
-		fmt.Fprintf(out, "  %s: %s\n", plain(t.Name), plain(t.verdict()))
-		if t.Last != "" {
-			fmt.Fprintf(out, "    last line's SHA-256 %s\n", t.Last)
-		}
-	}
-	for _, note := range r.notes() {
-		fmt.Fprintln(out, note)
-	}
+	r.head(out)
 	for _, d := range r.Devices {
 		fmt.Fprintf(out, "\n%s\n", plain(d.title()))
 		d.table(out)
@@ -38,6 +29,15 @@ func (r *Report) Text(w io.Writer) error {
 			for _, line := range p.calibrated() {
 				fmt.Fprintf(out, "  %s, calibration: %s\n", plain(p.name()), line)
 			}
+		}
+	}
+	if c := r.Board; c != nil {
+		fmt.Fprintf(out, "\n%s\n", plain(c.Verdict()))
+		for _, d := range c.Shown() {
+			fmt.Fprintf(out, "  %s %s\n", plain(d.Device), plain(d.String()))
+		}
+		if n := c.More(); n > 0 {
+			fmt.Fprintf(out, "  and %d more: --format json has all\n", n)
 		}
 	}
 	if legend := r.legend(); legend != "" {
@@ -63,6 +63,20 @@ func (r *Report) Text(w io.Writer) error {
 		}
 	}
 	return out.Flush()
+}
+
+// head is what stands on top.
+func (r *Report) head(out io.Writer) {
+	fmt.Fprintf(out, "%s\n%s\n%s\n", r.Verdict, r.headline(), r.made())
+	for _, t := range r.Trails {
+		fmt.Fprintf(out, "  %s: %s\n", plain(t.Name), plain(t.verdict()))
+		if t.Last != "" {
+			fmt.Fprintf(out, "    last line's SHA-256 %s\n", t.Last)
+		}
+	}
+	for _, note := range r.notes() {
+		fmt.Fprintln(out, note)
+	}
 }
 
 // blocks are the cells of a terminal.

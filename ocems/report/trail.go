@@ -36,6 +36,7 @@ type sums struct {
 	unreadable int
 	times      hostTimes
 	first      time.Time
+	marked     bool
 	err        error
 }
 
@@ -107,6 +108,7 @@ func (b *Builder) sumUp(path string) (x sums) {
 	if !unverified.First().IsZero() {
 		x.times.stopped = unverified.Stopped()
 	}
+	x.marked = verified.Marked || unverified.Marked
 	x.recovered, x.unreadable = verified.Recovered+unverified.Recovered, verified.Unreadable+unverified.Unreadable
 	return x
 }
@@ -135,6 +137,7 @@ func (b *Builder) add(trail int, x *sums, before *audit.File) {
 	b.trails = append(b.trails, t)
 	h := &b.hosts[trail]
 	h.off, h.stopped = append(h.off, x.times.off...), x.times.stopped
+	b.marked = b.marked || x.marked
 	if b.begun.IsZero() || !x.first.IsZero() && x.first.Before(b.begun) {
 		b.begun = x.first
 	}

@@ -145,10 +145,10 @@ func (r *Report) verdict() string {
 		}
 	}
 	due, reached := all.Expected-all.Calibration, all.Delivered+all.AlreadyStored
-	text := "No slot is in the period."
+	text := "No slot was due in the period."
 	switch {
 	case due > 0 && reached == due:
-		text = fmt.Sprintf("All %d values that were due reached the board.", due)
+		text = fmt.Sprintf("All values that were due reached the board: %d.", due)
 	case due > 0:
 		part := float64(reached*10000/due) / 100
 		share = &part

@@ -133,14 +133,19 @@ bench-growth: ## fail where twice the devices, series, waiting slots or trail co
 	$(GO) build -o bin/hub ./test/hub
 	bin/hub -growth -from $(GROWTH)
 
-# Prometheus and promtool are taken out of Debian's package, since an installation would start a service.
-bin/tools/prometheus:
-	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus and promtool into bin/tools" >&2; exit 1; }
-	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download prometheus || { apt-get -q update && apt-get -q download prometheus; }; } && \
-		dpkg-deb -x prometheus_*.deb . && mkdir -p $(CURDIR)/bin/tools && install usr/bin/promtool usr/bin/prometheus $(CURDIR)/bin/tools
+# Prometheus and Alertmanager are taken out of Debian's packages, since an installation would start services. Alertmanager
+# finds its templates below /usr/share only: it runs where that is the package's.
+bin/tools/prometheus bin/tools/amtool &:
+	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus, promtool, prometheus-alertmanager and amtool into bin/tools" >&2; exit 1; }
+	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && p="prometheus prometheus-alertmanager" && \
+		{ apt-get -q download $$p || { apt-get -q update && apt-get -q download $$p; }; } && dpkg-deb -x prometheus_*.deb . && \
+		mkdir -p $(CURDIR)/bin/tools/alertmanager.d && dpkg-deb -x prometheus-alertmanager_*.deb $(CURDIR)/bin/tools/alertmanager.d && \
+		install usr/bin/promtool usr/bin/prometheus $(CURDIR)/bin/tools/alertmanager.d/usr/bin/amtool $(CURDIR)/bin/tools
+	@printf '#!/bin/sh\nexec unshare -rm sh -c '"'"'mount --bind "$$0/share" /usr/share && exec "$$0/bin/prometheus-alertmanager" "$$@"'"'"' "$$(dirname "$$0")/alertmanager.d/usr" "$$@"\n' >bin/tools/prometheus-alertmanager
+	@chmod 755 bin/tools/prometheus-alertmanager
 
 .PHONY: test-monitoring
-test-monitoring: build telegraf-small bin/tools/prometheus ## test the alerts and dashboards of examples/monitoring with a real Prometheus
+test-monitoring: build telegraf-small bin/tools/prometheus bin/tools/amtool ## test the alerts and dashboards of examples/monitoring with a real Prometheus and Alertmanager
 	OCEMS_PROMETHEUS=$(CURDIR)/bin/tools OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems \
 		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -race -count=1 ./examples/monitoring
 

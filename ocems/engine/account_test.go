@@ -98,6 +98,24 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		assert.True(t, h.Stopped)
 		assert.Equal(t, "The host was stopped at 08:05.", h.JudgeAll(clock(2, 36, 0)).Text)
 	})
+	run(t, "a flag beside nothing", seven, func(p *plant) {
+		for minute := range 15 {
+			at := clock(1, minute, 0)
+			until(at)
+			coil := field("maintenance", at, 1, "ocems_flag", "M")
+			coil.Source = engine.Source{ID: 2, Text: func() string { return "host=plc type=coil" }}
+			p.mustTake(field("cod", at, 1), coil)
+		}
+		until(clock(1, 17, 0))
+		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		assert.Len(t, lines, 1)
+		assert.Contains(t, lines[0], `metric=modbus attribute=ocems_flag of="host=plc type=coil"`)
+	})
+	run(t, "a flag beside a reading", seven, func(p *plant) {
+		p.mustTake(field("cod", clock(1, 0, 0), 1, "ocems_flag", "U"), field("status", clock(1, 0, 0), 1, "ocems_flag", "U"))
+		until(clock(1, 32, 0))
+		assert.Empty(t, p.log.lines("a flag or unit stands"))
+	})
 	run(t, "nothing comes", seven, func(p *plant) {
 		until(clock(1, 17, 0))
 		h := p.status()

@@ -52,6 +52,12 @@ func (c *came) foreign(r Reading) {
 	}
 }
 
+func (c *came) bare(r Reading) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.flag(r)
+}
+
 func (r Reading) text() string {
 	if r.Source.Text == nil {
 		return ""

@@ -216,7 +216,7 @@ func (f *Finding) Title() string {
 	return text
 }
 
-// Value is the reading of a line.
+// Value is the reading of a line, and what it was made of where that is known.
 func (l Line) Value() string {
 	if l.Reading == nil {
 		return ""
@@ -224,6 +224,12 @@ func (l Line) Value() string {
 	text := strings.TrimSpace(strconv.FormatFloat(l.Reading.Value, 'f', -1, 64) + " " + l.Reading.Unit)
 	if l.Reading.Flag != "U" && l.Reading.Flag != "" {
 		text += " flag " + l.Reading.Flag
+	}
+	if n := l.Reading.Samples; n > 0 {
+		text += ", of " + count(n, "reading")
+	}
+	if r := l.Reading.Range; r != [2]float64{} {
+		text += fmt.Sprintf(", %s to %s", strconv.FormatFloat(r[0], 'f', -1, 64), strconv.FormatFloat(r[1], 'f', -1, 64))
 	}
 	return text
 }

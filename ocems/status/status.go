@@ -174,7 +174,7 @@ func WriteDevices(path string, i int, devices []Device) error { return replace(p
 func replace(path string, v any) error {
 	text, err := json.Marshal(v)
 	if err == nil {
-		err = os.WriteFile(path+".new", append(text, '\n'), 0o644)
+		err = os.WriteFile(path+".new", append(text, '\n'), 0o600)
 	}
 	if err == nil {
 		err = os.Rename(path+".new", path)

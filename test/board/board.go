@@ -35,6 +35,12 @@ type Board struct {
 // New starts a server that knows the stations, and closes it at the end of the test.
 func New(t *testing.T, stations ...simulator.Station) *Board {
 	t.Helper()
+	return Of(t, &simulator.Registry{Stations: stations})
+}
+
+// Of is New for a board with keys of its own.
+func Of(t *testing.T, registry *simulator.Registry) *Board {
+	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
 	keys := filepath.Join(filepath.Dir(here), "../../ocems/seal/testdata/industry_test_")
 	text, err := os.ReadFile(keys + "private.pem")
@@ -45,7 +51,7 @@ func New(t *testing.T, stations ...simulator.Station) *Board {
 	if err != nil {
 		t.Fatal(err)
 	}
-	server, err := simulator.New(simulator.Config{PrivateKey: key, Registry: &simulator.Registry{Stations: stations}})
+	server, err := simulator.New(simulator.Config{PrivateKey: key, Registry: registry})
 	if err != nil {
 		t.Fatal(err)
 	}

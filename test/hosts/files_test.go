@@ -24,8 +24,7 @@ import (
 // stateFiles are the files that the hosts keep their state in.
 func (p place) stateFiles(t *testing.T) (list []string) {
 	require.NoError(t, filepath.WalkDir(p.state(), func(path string, d fs.DirEntry, err error) error {
-		if name := filepath.Base(path); err == nil && d.Type().IsRegular() && !strings.HasPrefix(name, "audit.jsonl") && !strings.Contains(name, ".replaced-") && !strings.HasSuffix(name, ".anew") &&
-			!strings.Contains(name, ".status.json") {
+		if name := filepath.Base(path); err == nil && d.Type().IsRegular() && !strings.HasPrefix(name, "audit.jsonl") && !strings.Contains(name, ".replaced-") && !strings.HasSuffix(name, ".anew") && !strings.Contains(name, ".status.json") {
 			list = append(list, path)
 		}
 		return err

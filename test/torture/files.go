@@ -52,10 +52,10 @@ func (v *victim) takeAway(p *process) error {
 	return nil
 }
 
-// stateFiles are the files that a host keeps its state in, without those that it has set aside.
+// stateFiles are the files that a host keeps its state in, without those that it has set aside, and what it writes for the tools.
 func stateFiles(dir string) (list []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
-		if err == nil && d.Type().IsRegular() && !strings.Contains(d.Name(), ".replaced-") {
+		if err == nil && d.Type().IsRegular() && !strings.Contains(d.Name(), ".replaced-") && !strings.Contains(d.Name(), ".status.json") {
 			list = append(list, path)
 		}
 		return err

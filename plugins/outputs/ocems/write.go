@@ -52,11 +52,12 @@ func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric, key []byte) []byte {
 		}
 	}
 	b.Metric(key)
-	end := len(key)
+	end, bare := len(key), true
 	for _, f := range fields {
 		if ours(f.Key) {
 			continue
 		}
+		bare = false
 		value, err := o.number(f.Value)
 		fault := ""
 		if err != nil {
@@ -64,6 +65,9 @@ func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric, key []byte) []byte {
 		}
 		key = append(key[:end], f.Key...)
 		b.AddAs(key[end:], m.Time(), value, fault, 0, func() engine.Reading { return reading(m, f.Key) })
+	}
+	if bare {
+		b.Bare(reading(m, ""))
 	}
 	return key
 }

@@ -54,6 +54,7 @@ func reportSlots(ctx context.Context, s std, args []string) error {
   ocems report /var/lib/telegraf/ocems/audit.jsonl
 
 With a configuration each parameter in it has a row, the period goes on until now, and the state says what waits and why.
+--notice answers a notice of the board, with each line of the trail that speaks of it. --board compares with the board's page.
 
 `)
 	}

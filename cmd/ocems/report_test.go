@@ -67,7 +67,7 @@ func twoDays() []audit.Entry {
 			list = append(list, entry(audit.Delivered, "dev_1", stamp, bod, cod))
 		}
 		if i < 120 {
-			list = append(list, entry(audit.Delivered, "dev_2", stamp, audit.Reading{Parameter: "ph", Value: 7.2, Unit: "pH", Flag: "U"}, volt))
+			list = append(list, entry(audit.Delivered, "dev_2", stamp, audit.Reading{Parameter: "ph", Value: 7.2, Unit: "pH", Flag: "U", Samples: 15, Range: [2]float64{7.1, 7.3}}, volt))
 		}
 		if i == 70 {
 			late := entry(audit.Late, "dev_1", stamp, cod)
@@ -525,7 +525,10 @@ func TestReportOfAConfiguration(t *testing.T) {
 		{name: "stopped", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(2)), host(audit.Started, slot(4)), in(audit.Delivered, time.Minute, 5, "cod")},
 			want: "due 10: delivered 1, missing 9, host off 2", text: []string{"The host was off from " + slot(2).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Started, slot(4))},
-			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it wrote last at " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it is known to have run until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
+		{name: "killed, and the status was newer than the trail", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"),
+			{Time: slot(6), Outcome: audit.Started, Stamp: slot(3).UnixMilli()}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it is known to have run until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "off now", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(6))}, want: "due 10: missing 10, host off 3"},
 		{name: "killed and not started", trail: []audit.Entry{host(audit.Started, slot(0))}, change: func(h *status.Host, _ *status.Parameter) { h.Written = slot(6) },
 			want: "due 10: missing 10, host off 3"},

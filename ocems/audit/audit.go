@@ -116,7 +116,7 @@ type Entry struct {
 	Outcome  Outcome   `json:"outcome"`
 	Station  string    `json:"station,omitempty"`
 	Device   string    `json:"device,omitempty"`
-	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch
+	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch; of Started, when the life before is known to have run
 	Readings []Reading `json:"readings,omitempty"`
 	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
 	// Of readings that are in no slot: their parameter, why, and how many they are. Readings has the first of them, where it

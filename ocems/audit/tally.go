@@ -221,7 +221,7 @@ type Totals struct {
 	Off        []Off  `json:"off,omitempty"`
 }
 
-// Off is a time when the host was off, of a minute or more. Where it was killed, From is the last line before.
+// Off is a time when the host was off, of a minute or more. Where it was killed, From is when it is known to have run last.
 type Off struct {
 	From   time.Time `json:"from"`
 	To     time.Time `json:"to"`
@@ -257,8 +257,13 @@ func (t *Tally) First() time.Time { return t.first }
 // host notes when the host was off.
 func (t *Tally) host(e *Entry) {
 	t.Marked = t.Marked || e.Outcome == Started
-	if e.Outcome == Started && !t.last.IsZero() && e.Time.Sub(t.last) >= shortestOff {
-		t.Off = append(t.Off, Off{t.last, e.Time, !t.stopped})
+	if from := t.last; e.Outcome == Started && !from.IsZero() {
+		if ran := time.UnixMilli(e.Stamp).UTC(); !t.stopped && ran.After(from) && ran.Before(e.Time) {
+			from = ran
+		}
+		if e.Time.Sub(from) >= shortestOff {
+			t.Off = append(t.Off, Off{from, e.Time, !t.stopped})
+		}
 	}
 	if t.first.IsZero() {
 		t.first = e.Time

@@ -148,8 +148,8 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 		return e, err
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
-	e.mark(audit.Started)
 	e.account = openAccount(e, statusPath(cfg.Store))
+	e.mark(audit.Started, e.account.ran)
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
@@ -184,8 +184,8 @@ func (e *Engine) openTrail() (err error) {
 	return nil
 }
 
-// mark lets the trail tell when the host ran.
-func (e *Engine) mark(o audit.Outcome) {
+// mark lets the trail tell when the host ran, and until when the life before is known to have run.
+func (e *Engine) mark(o audit.Outcome, ran time.Time) {
 	if e.trail == nil {
 		return
 	}
@@ -194,6 +194,9 @@ func (e *Engine) mark(o audit.Outcome) {
 		parameters += len(d.Mapped())
 	}
 	entry := audit.Entry{Outcome: o, Detail: fmt.Sprintf("%s: devices %d, parameters %d", delivery.UserAgent(), len(devices), parameters)}
+	if !ran.IsZero() {
+		entry.Stamp = ran.UnixMilli()
+	}
 	if err := e.trail.Append(entry); err != nil {
 		e.log.Warn("cannot write to the audit_file that the host is "+string(o), "error", err)
 	}
@@ -288,7 +291,7 @@ func (e *Engine) close(ctx context.Context) error {
 		e.account.step(true)
 	}
 	if e.loop.restored {
-		e.mark(audit.Stopped)
+		e.mark(audit.Stopped, time.Time{})
 	}
 	if e.trail != nil {
 		errs = append(errs, e.trail.Close())

@@ -155,7 +155,7 @@ func gapText(counts [isCalibration + 1]int, off int, known bool) string {
 		case off > 0:
 			text += fmt.Sprintf(", of which the host was off in %d", off)
 		case known:
-			text += ", and the host ran: no reading came"
+			text += ", and the host ran: it got no reading"
 		}
 		list = append(list, text)
 	}

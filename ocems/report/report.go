@@ -62,7 +62,7 @@ type Off struct {
 	Trail string    `json:"trail"`
 	From  time.Time `json:"from"`
 	To    time.Time `json:"to"`
-	// It ended without a word: From is when it wrote last.
+	// It ended without a word: From is when it is known to have run last.
 	Killed bool `json:"killed"`
 }
 

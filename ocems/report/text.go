@@ -221,7 +221,7 @@ func (x Off) text(several bool) string {
 		which += " of " + plain(x.Trail)
 	}
 	if x.Killed {
-		return fmt.Sprintf("%s was off: it wrote last at %s, and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+		return fmt.Sprintf("%s was off: it is known to have run until %s, and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
 	}
 	return fmt.Sprintf("%s was off from %s to %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
 }

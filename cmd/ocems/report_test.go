@@ -497,6 +497,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 		e.Parameter, e.Reason, e.Count = "cod", reason, 15
 		return e
 	}
+	point, point2 := reading("cod", 5, "mg/L", slot(5).Add(-time.Minute)), reading("cod", 5, "mg/L", slot(5).Add(spec.CalibrationLength))
+	point.Flag, point2.Flag = spec.FlagCalibration, spec.FlagCalibration
 	host := func(o audit.Outcome, at time.Time) audit.Entry { return audit.Entry{Time: at, Outcome: o} }
 	for _, test := range []struct {
 		name   string
@@ -515,6 +517,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 			want: "due 10: delivered 2, late 1, already stored 1, missing 7"},
 		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
+		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(_ *status.Host, cod *status.Parameter) { cod.Refused = &status.Refusal{Reason: "119"} },
 			want:   "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it with 119, invalid parameter; its slots wait."}},

@@ -247,7 +247,7 @@ func (c *Comparison) compare(r *Report, device, parameter string, s *series, x *
 		today := s.day(on)
 		class, _ := s.state(today, on, place)
 		diff := BoardDifference{Device: device, Parameter: parameter, Stamp: at(key.slot), Class: classNames[class]}
-		if today != nil && today.readings != nil && class > isExcluded && class != isCalibration {
+		if class > isExcluded && class != isCalibration && today.readings != nil && today.readings[place] != (reading{}) {
 			diff.Here = &today.readings[place].value
 		}
 		if has {

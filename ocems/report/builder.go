@@ -199,26 +199,26 @@ func (b *Builder) expect(h *Host) {
 	}
 }
 
-// Wait adds a reading that waits in the outbox. It is to be called after Add.
+// Wait adds a reading that waits in the outbox; a point of a calibration stands for its slot. It is to be called after Add.
 func (b *Builder) Wait(device string, r *payload.Reading) {
-	day, rest := audit.DateOf(r.Stamp.UnixMilli())
-	slot := day.Millis()/slotMillis + rest/slotMillis
-	if rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
+	stamp := r.Stamp.UnixMilli()
+	if date, rest := audit.DateOf(stamp); r.Flag.Calibration() {
+		slot, _ := b.slotOf(date, int(rest/pointMillis))
+		stamp = slot * slotMillis
+	}
+	date, rest := audit.DateOf(stamp)
+	if slot := floor(stamp, slotMillis); rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
 		return
 	}
-	x := &audit.Day{Device: device, Date: day}
-	y := &audit.Series{Parameter: r.Parameter, Diagnostic: r.Diagnostic, Unit: r.Unit}
-	if r.Flag.Calibration() { // they are counted as points, once they have an outcome
-		return
+	x := &audit.Series{Parameter: r.Parameter, Diagnostic: r.Diagnostic, Unit: r.Unit}
+	x.Slots[rest/slotMillis] = audit.RankWaiting
+	if b.o.Readings && !r.Flag.Calibration() {
+		x.Values = new([audit.SlotsADay]audit.Reading)
+		x.Values[rest/slotMillis] = audit.Readings([]payload.Reading{*r})[0]
 	}
-	y.Slots[rest/slotMillis] = audit.RankWaiting
-	if b.o.Readings {
-		y.Values = new([audit.SlotsADay]audit.Reading)
-		y.Values[rest/slotMillis] = audit.Readings([]payload.Reading{*r})[0]
-	}
-	s := b.device(x).of(day, y)
+	s := b.device(&audit.Day{Device: device, Date: date}).of(date, x)
 	s.closed = true
-	b.slots(s, int64(day), y, true)
+	b.slots(s, int64(date), x, true)
 }
 
 // Off adds a time when the host of a trail was off, as it is known from elsewhere.

@@ -34,7 +34,7 @@ type hostFlags struct {
 
 func newHostFlags(flags *flag.FlagSet) *hostFlags {
 	h := &hostFlags{}
-	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated (required)")
+	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated")
 	flags.Var(&h.sets, "set", "`key=value` as the collector is given it; may be repeated")
 	flags.Var(&h.environment, "env-file", "`file` with the environment of the service, lines of NAME=value; may be repeated")
 	h.host = flags.String("host", "", "the program that reads it, `telegraf|ocems-telegraf|collector`; by default told by the files")

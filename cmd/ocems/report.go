@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -18,6 +19,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/report"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
@@ -32,15 +34,30 @@ const readAtOnce = 2_000_000
 
 var formatNames = []string{"text", "json", "csv", "html"}
 
-func reportSlots(_ context.Context, s std, args []string) error {
+func reportSlots(ctx context.Context, s std, args []string) error {
 	flags := flag.NewFlagSet("report", flag.ContinueOnError)
+	host := newHostFlags(flags)
 	from := flags.String("from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
-	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot")
+	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot, or with --config the last one that is due")
 	device := flags.String("device", "", "report this device `id` only")
 	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file, or with more than 50 devices an index and a page for each")
 	out := flags.String("out", "", "`file` to write; without it standard output")
-	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the agent is configured")
+	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the host is configured; --config knows it")
+	board := flags.String("board", "", "compare with this CSV `file` of the board's own page; its header names the columns device, parameter, time and value")
+	notice := flags.Bool("notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with each line of the trail that speaks of them")
+	flat := flags.Int("flat-slots", 8, "how many `slots` with an equal value are a flat line, for --notice")
 	verify := flags.Bool("verify", false, "read every line of the closed files too, and not only the lines that sum them up")
+	if len(args) > 0 && isHelp(args[0]) {
+		fmt.Fprint(s.out, `ocems report says what became of each 15-minute slot of each parameter. Name the host's configuration, or its audit trails:
+
+  sudo -u telegraf ocems report --config /etc/telegraf/telegraf.conf
+  ocems report /var/lib/telegraf/ocems/audit.jsonl
+
+With a configuration each parameter in it has a row, the period goes on until now, and the state says what waits and why.
+--notice answers a notice of the board, with each line of the trail that speaks of it. --board compares with the board's page.
+
+`)
+	}
 	if err := parse(flags, s, args, math.MaxInt); err != nil {
 		return err
 	}
@@ -48,8 +65,12 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if !ok {
 		return usageError{fmt.Errorf("--format: %q is unknown: nearest %s", *format, spec.Nearest(*format, formatNames)[0])}
 	}
-	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Verify: *verify && *format != "html"}
-	var err error
+	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Software: delivery.UserAgent(), Verify: *verify && *format != "html"}
+	of, err := host.reported(flags.Args())
+	if err != nil {
+		return err
+	}
+	options.Stamp = cmp.Or(of.stamp, options.Stamp)
 	if options.From, err = readDay("from", *from); err != nil {
 		return err
 	}
@@ -60,15 +81,45 @@ func reportSlots(_ context.Context, s std, args []string) error {
 		return usageError{err}
 	}
 	bar := newProgress(s.err)
-	result, err := readTrails(options, flags.Args(), *out, bar)
-	if err == nil && *format == "html" {
+	found, err := of.look(options.Now, func(format string, args ...any) { fmt.Fprintf(s.err, "ocems: report: "+format+"\n", args...) })
+	if err != nil {
+		return err
+	}
+	defer found.close()
+	options.Host = found.host
+	add := func(b *report.Builder) error { return found.add(ctx, b) }
+	count := (*report.Builder).Report
+	if *board != "" {
+		if *notice {
+			return usageError{errors.New("both --board and --notice are given; keep one")}
+		}
+		export, err := readExport(*board)
+		if err != nil {
+			return err
+		}
+		options.Readings, options.Verify = true, true
+		count = func(b *report.Builder) (*report.Report, error) {
+			r, err := b.Report()
+			if err == nil {
+				if err = r.Compare(export); err != nil {
+					err = fmt.Errorf("--board: %s: %w", *board, err)
+				}
+			}
+			return r, err
+		}
+	}
+	if *notice {
+		return s.notice(options, of, *flat, *format, *out, bar, add)
+	}
+	result, err := readTrails(options, of.trails, *out, bar, add, count)
+	if err == nil && *format == "html" && !options.Readings {
 		few, lines := len(result.Devices) <= report.OnePage, 0
 		for _, t := range result.Trails {
 			lines += t.Lines
 		}
 		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
 		case options.Verify:
-			result, err = readTrails(options, flags.Args(), *out, bar)
+			result, err = readTrails(options, of.trails, *out, bar, add, count)
 		case few:
 			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
 		}
@@ -91,6 +142,51 @@ func reportSlots(_ context.Context, s std, args []string) error {
 	if err != nil {
 		return err
 	}
+	return faultsOf(result)
+}
+
+func readExport(path string) (*report.Export, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("--board: %w", err)
+	}
+	defer f.Close()
+	x, err := report.ReadExport(f)
+	if err != nil {
+		return nil, fmt.Errorf("--board: %s: %w", path, err)
+	}
+	return x, nil
+}
+
+// notices are what an answer to a notice can be written as.
+var notices = map[string]func(*report.Notice, io.Writer) error{"text": (*report.Notice).Text, "json": (*report.Notice).JSON, "html": (*report.Notice).HTML}
+
+func (s std) notice(o report.Options, of *reported, flat int, format, out string, bar *progress, add func(*report.Builder) error) error {
+	write, ok := notices[format]
+	if !ok {
+		return usageError{fmt.Errorf("--format: %s is no form of --notice: nearest text, json, html", format)}
+	}
+	if flat < 2 {
+		return usageError{fmt.Errorf("--flat-slots: %d slots are no line: nearest 2", flat)}
+	}
+	o.Readings, o.Verify = true, true
+	var result *report.Notice
+	_, err := readTrails(o, of.trails, out, bar, add, func(b *report.Builder) (_ *report.Report, err error) {
+		if result, err = b.Notice(flat); err != nil {
+			return nil, err
+		}
+		return result.Report, nil
+	})
+	if err == nil {
+		err = writeReport(s.out, out, func(w io.Writer) error { return write(result, w) })
+	}
+	if err != nil {
+		return err
+	}
+	return faultsOf(result.Report)
+}
+
+func faultsOf(result *report.Report) error {
 	var faults []string
 	for _, t := range result.Trails {
 		if t.Fault != "" {
@@ -106,7 +202,7 @@ func reportSlots(_ context.Context, s std, args []string) error {
 // findTrails lists the files of each trail: of one that goes on, those that were closed too.
 func findTrails(paths []string, out string) (trails [][]string, err error) {
 	if len(paths) == 0 {
-		return nil, usageError{errors.New("no audit trail: give one file or more after the flags")}
+		return nil, usageError{errors.New("no audit trail: give --config, or one file or more after the flags")}
 	}
 	type known struct {
 		path string
@@ -165,13 +261,13 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 
 // readTrails reads all files again where the host has begun a new one meanwhile: the lines between would be missing. It
 // does so twice where a last line is unfinished, which the host may be writing.
-func readTrails(o report.Options, paths []string, out string, bar *progress) (*report.Report, error) {
+func readTrails(o report.Options, paths []string, out string, bar *progress, add func(*report.Builder) error, count func(*report.Builder) (*report.Report, error)) (*report.Report, error) {
 	trails, err := findTrails(paths, out)
 	if err != nil {
 		return nil, err
 	}
 	for n := 0; ; n++ {
-		r, err := readFiles(o, trails, bar)
+		r, err := readFiles(o, trails, bar, add, count)
 		if err != nil {
 			return nil, err
 		}
@@ -188,7 +284,7 @@ func readTrails(o report.Options, paths []string, out string, bar *progress) (*r
 	}
 }
 
-func readFiles(o report.Options, trails [][]string, bar *progress) (*report.Report, error) {
+func readFiles(o report.Options, trails [][]string, bar *progress, add func(*report.Builder) error, count func(*report.Builder) (*report.Report, error)) (*report.Report, error) {
 	builder, err := report.New(o)
 	if err != nil {
 		return nil, usageError{err}
@@ -199,10 +295,13 @@ func readFiles(o report.Options, trails [][]string, bar *progress) (*report.Repo
 	}
 	err = builder.Add(trails, func(n int) { bar.show("file", n, all) })
 	bar.clear()
+	if err == nil {
+		err = add(builder)
+	}
 	if err != nil {
 		return nil, err
 	}
-	r, err := builder.Report()
+	r, err := count(builder)
 	if err != nil {
 		return nil, usageError{err}
 	}

@@ -8,13 +8,19 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/stretchr/testify/require"
+
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
 )
 
 var update = flag.Bool("update", false, "write the golden files anew")
@@ -61,7 +67,7 @@ func twoDays() []audit.Entry {
 			list = append(list, entry(audit.Delivered, "dev_1", stamp, bod, cod))
 		}
 		if i < 120 {
-			list = append(list, entry(audit.Delivered, "dev_2", stamp, audit.Reading{Parameter: "ph", Value: 7.2, Unit: "pH", Flag: "U"}, volt))
+			list = append(list, entry(audit.Delivered, "dev_2", stamp, audit.Reading{Parameter: "ph", Value: 7.2, Unit: "pH", Flag: "U", Samples: 15, Range: [2]float64{7.1, 7.3}}, volt))
 		}
 		if i == 70 {
 			late := entry(audit.Late, "dev_1", stamp, cod)
@@ -123,6 +129,8 @@ func TestReportGolden(t *testing.T) {
 		{"days.csv", 0, "--format csv audit.jsonl"},
 		{"days.json", 0, "--format json audit.jsonl"},
 		{"days.html", 0, "--format html audit.jsonl"},
+		{"notice.txt", 0, "--notice --device dev_1 --to 2026-11-20 audit.jsonl"},
+		{"notice.html", 0, "--notice --format html --device dev_2 --from 2026-11-21 audit.jsonl"},
 		{"altered.txt", 1, "--device dev_1 altered.jsonl"},
 		{"altered.html", 1, "--format html --device dev_1 --from 2026-11-20 --to 2026-11-20 altered.jsonl"},
 	} {
@@ -131,6 +139,7 @@ func TestReportGolden(t *testing.T) {
 			if code != c.code || (code == 0) != (errs == "") {
 				t.Fatalf("exit %d, want %d: %s", code, c.code, errs)
 			}
+			out = made.ReplaceAllString(out, "${1}TIME${2}PROGRAM")
 			path := filepath.Join(golden, c.file)
 			if *update {
 				if err := os.MkdirAll(golden, 0o755); err != nil {
@@ -150,6 +159,9 @@ func TestReportGolden(t *testing.T) {
 		})
 	}
 }
+
+// made is when and by what a report was made.
+var made = regexp.MustCompile(`(Made |"made": "|,)\d[^,"<\n]*( IST by |",\s*"software": "|,)ocems/[^,"<\n]*`)
 
 // row is what the table tests look at of one parameter.
 type row struct {
@@ -471,6 +483,207 @@ func TestReportOut(t *testing.T) {
 	}
 }
 
+// With a configuration each parameter of it has a row, whatever the trail names: a slot that reached the board, waits, is
+// refused, was left out, or is missing, until now.
+func TestReportOfAConfiguration(t *testing.T) {
+	end := (&status.Host{Stamp: "end", Within: 95}).Expected(time.Now())
+	slot := func(n int) time.Time { return end.Add(time.Duration(n-9) * spec.SlotLength) } // of the ten slots 0 to 9
+	in := func(o audit.Outcome, written time.Duration, n int, parameter string) audit.Entry {
+		return audit.Entry{Time: slot(n).Add(written), Outcome: o, Station: "station_1", Device: "dev_1", Stamp: slot(n).UnixMilli(),
+			Readings: []audit.Reading{{Parameter: parameter, Value: 5, Unit: "mg/L", Flag: "U"}}}
+	}
+	left := func(n int, reason string) audit.Entry {
+		e := in(audit.Refused, time.Minute, n, "cod")
+		e.Parameter, e.Reason, e.Count = "cod", reason, 15
+		return e
+	}
+	point, point2 := reading("cod", 5, "mg/L", slot(5).Add(-time.Minute)), reading("cod", 5, "mg/L", slot(5).Add(spec.CalibrationLength))
+	point.Flag, point2.Flag = spec.FlagCalibration, spec.FlagCalibration
+	host := func(o audit.Outcome, at time.Time) audit.Entry { return audit.Entry{Time: at, Outcome: o} }
+	for _, test := range []struct {
+		name   string
+		trail  []audit.Entry
+		waits  []payload.Reading
+		change func(h *status.Host, cod *status.Parameter)
+		want   string   // of cod
+		text   []string // parts of the text
+	}{
+		{name: "nothing ever came", want: "due 10: missing 10", text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10."}},
+		{name: "the first slot is due", change: func(_ *status.Host, cod *status.Parameter) { cod.Due = slot(8) }, want: "due 1: missing 1"},
+		{name: "silent since then", trail: []audit.Entry{in(audit.Delivered, time.Minute, 0, "cod")}, want: "due 10: delivered 1, missing 9"},
+		{name: "the trail is older than the status", trail: []audit.Entry{in(audit.Delivered, time.Minute, 0, "cod")},
+			change: func(_ *status.Host, cod *status.Parameter) { cod.Due = slot(8) }, want: "due 10: delivered 1, missing 9"},
+		{name: "late", trail: []audit.Entry{in(audit.Delivered, 31*time.Minute, 0, "cod"), in(audit.Delivered, 29*time.Minute, 1, "cod"), in(audit.AlreadyStored, time.Hour, 2, "cod")},
+			want: "due 10: delivered 2, late 1, already stored 1, missing 7"},
+		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
+			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
+		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
+		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
+			change: func(_ *status.Host, cod *status.Parameter) { cod.Refused = &status.Refusal{Reason: "119"} },
+			want:   "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it with 119, invalid parameter; its slots wait."}},
+		{name: "the device is refused", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
+			change: func(h *status.Host, _ *status.Parameter) { h.Devices[0].Held = "102" }, want: "due 10: refused 1, missing 9, code 102"},
+		{name: "left out", trail: []audit.Entry{left(3, "below_valid_min"), left(4, "below_valid_min"), left(5, "late"), in(audit.Delivered, time.Minute, 5, "cod")},
+			want: "due 10: delivered 1, excluded 2, missing 7", text: []string{"cod, readings in no slot: below valid min 30, late 15."}},
+		{name: "stopped", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(2)), host(audit.Started, slot(4)), in(audit.Delivered, time.Minute, 5, "cod")},
+			want: "due 10: delivered 1, missing 9, host off 2", text: []string{"The host was off from " + slot(2).In(spec.IST).Format("2006-01-02 15:04")}},
+		{name: "killed", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Started, slot(4))},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it is known to have run until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
+		{name: "killed, and the status was newer than the trail", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"),
+			{Time: slot(6), Outcome: audit.Started, Stamp: slot(3).UnixMilli()}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it is known to have run until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
+		{name: "off now", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(6))}, want: "due 10: missing 10, host off 3"},
+		{name: "killed and not started", trail: []audit.Entry{host(audit.Started, slot(0))}, change: func(h *status.Host, _ *status.Parameter) { h.Written = slot(6) },
+			want: "due 10: missing 10, host off 3"},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "audit.jsonl")
+			text := telegrafText(t, fmt.Sprintf("audit_file = %q", path))
+			trail(t, path, test.trail)
+			require.NoError(t, os.MkdirAll(stateOf(text), 0o700))
+			if test.waits != nil {
+				outbox(t, text, payload.Record{StationID: "station_1", DeviceID: "dev_1", Readings: test.waits})
+			}
+			h := &status.Host{Written: time.Now(), Stamp: "end", Within: 95, Devices: []status.Device{{ID: "dev_1", Parameters: []status.Parameter{{Parameter: "cod", Due: slot(0).Add(-spec.SlotLength)}}}}}
+			if test.change != nil {
+				test.change(h, &h.Devices[0].Parameters[0])
+			}
+			require.NoError(t, h.Write(status.Path(filepath.Join(stateOf(text), "state.db"))))
+			config := write(t, "telegraf.conf", text)
+			code, out, errs := quiet(t, "report", "--format", "json", "--config", config)
+			require.Equal(t, 0, code, errs)
+			require.Empty(t, errs)
+			var r struct {
+				Devices []struct {
+					Parameters []struct {
+						Parameter     string
+						Expected      int
+						Delivered     int
+						Late          int `json:"delivered_late"`
+						AlreadyStored int `json:"already_stored"`
+						Waiting       int
+						Refused       int
+						Code          string `json:"refused_code"`
+						Excluded      int
+						Missing       int
+						HostOff       int `json:"missing_host_off"`
+					}
+				}
+			}
+			require.NoError(t, json.Unmarshal([]byte(out), &r))
+			p := r.Devices[0].Parameters[len(r.Devices[0].Parameters)-1]
+			require.Equal(t, "cod", p.Parameter)
+			var got []string
+			for _, x := range []struct {
+				name string
+				n    int
+			}{{"delivered", p.Delivered}, {"late", p.Late}, {"already stored", p.AlreadyStored}, {"waiting", p.Waiting}, {"refused", p.Refused},
+				{"excluded", p.Excluded}, {"missing", p.Missing}, {"host off", p.HostOff}} {
+				if x.n > 0 {
+					got = append(got, fmt.Sprint(x.name, " ", x.n))
+				}
+			}
+			if p.Code != "" {
+				got = append(got, "code "+p.Code)
+			}
+			require.Equal(t, test.want, fmt.Sprintf("due %d: %s", p.Expected, strings.Join(got, ", ")))
+			code, out, errs = quiet(t, "report", "--config", config)
+			require.Equal(t, 0, code, errs)
+			for _, want := range test.text {
+				require.Contains(t, out, want)
+			}
+		})
+	}
+}
+
+// An instrument's zero and span are the means of the points of each calibration; the drift is the difference to the one before,
+// also where that is in a closed file or before the period.
+func TestReportCalibrations(t *testing.T) {
+	day := time.Date(2026, 11, 20, 0, 0, 0, 0, spec.IST)
+	points := func(from time.Time, flag string, first float64, n int, o audit.Outcome) (list []audit.Entry) {
+		for i := range n {
+			list = append(list, entry(o, "d", from.Add(time.Duration(i+1)*spec.CalibrationLength), audit.Reading{Parameter: "so2", Value: first + float64(i%2), Unit: "mg/Nm3", Flag: flag}))
+		}
+		return list
+	}
+	late := day.Add(23*time.Hour + 50*time.Minute) // over midnight
+	list := slices.Concat(
+		points(day.Add(10*time.Hour), "Z", 0, 30, audit.Delivered), points(day.Add(10*time.Hour+15*time.Minute), "C", 80, 30, audit.Delivered),
+		points(late, "Z", 0.25, 60, audit.Delivered), points(late.Add(30*time.Minute), "C", 78, 10, audit.Rejected),
+		points(day.Add(40*time.Hour), "C", 79, 30, audit.Expired))
+	for _, test := range []struct {
+		flags string
+		want  []string
+	}{
+		{"", []string{
+			"2026-11-21 16:00 – 16:15; span 79.5, mean of 30 points, drift +1",
+			"2026-11-20 23:50 – 2026-11-21 00:25; zero 0.75, mean of 60 points, drift +0.25; span 78.5, mean of 10 points, drift -2",
+			"2026-11-20 10:00 – 10:30; zero 0.5, mean of 30 points; span 80.5, mean of 30 points"}},
+		{"--from 2026-11-21", []string{ // whose first slot is stamped 00:00
+			"2026-11-21 16:00 – 16:15; span 79.5, mean of 30 points, drift +1",
+			"2026-11-20 23:50 – 2026-11-21 00:25; zero 0.75, mean of 60 points, drift +0.25; span 78.5, mean of 10 points, drift -2"}},
+		{"--to 2026-11-20", []string{
+			"2026-11-20 10:00 – 10:30; zero 0.5, mean of 30 points; span 80.5, mean of 30 points"}},
+	} {
+		t.Run(test.flags, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			trail(t, "a.jsonl", list)
+			code, out, errs := ocems("", append(append([]string{"report"}, strings.Fields(test.flags)...), "a.jsonl")...)
+			require.Equal(t, 0, code, errs)
+			var got []string
+			for line := range strings.Lines(out) {
+				if _, text, ok := strings.Cut(line, "so2, calibration: "); ok {
+					got = append(got, strings.TrimSuffix(text, "\n"))
+				}
+			}
+			require.Equal(t, test.want, got)
+		})
+	}
+}
+
+// What the board's page shows is compared slot by slot, whatever the page calls its columns.
+func TestReportBoard(t *testing.T) {
+	t.Chdir(t.TempDir())
+	trail(t, "audit.jsonl", twoDays())
+	for _, test := range []struct {
+		name, flags, csv string
+		code             int
+		want             []string
+	}{
+		{name: "the same", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:00,12\ndev_1,bod,2026-11-20 00:15,12.1\n",
+			want: []string{"The board's page from 2026-11-20 00:00 – 00:15: same 2, only there 0, only here 0, other value 0. Not in the export: dev_1/cod, dev_2/ph."}},
+		{name: "another order, other names, Excel's separator and dates, rounded values", csv: "\ufeffAvg. Value;Date Time;Parameter Name;Unit;Device ID\n12.0;20-11-2026 00:00;B.O.D.;mg/L;dev_1\n12;20/11/2026 00:15;BOD;mg/L;dev_1\n\n",
+			want: []string{"same 2, only there 0"}},
+		{name: "differs", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:00,12.04\ndev_1,bod,2026-11-20 00:30,--\ndev_1,bod,2026-11-20 23:30,5\n",
+			want: []string{"same 0, only there 1, only here 88", "other value 1", "dev_1 bod 2026-11-20 00:00: other value; here 12 delivered, there 12.04",
+				"dev_1 bod 2026-11-20 00:15: only here; here 12.1 delivered, there nothing", "dev_1 bod 2026-11-20 00:30: only here",
+				"dev_1 bod 2026-11-20 23:30: only there; here missing, there 5"}},
+		{name: "no device", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", code: 2, want: []string{"no column is its device, and the report has 2: add one that is called deviceid, or name a --device"}},
+		{name: "no device, and one is named", flags: "--device dev_1", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", want: []string{"same 1, only there 0"}},
+		{name: "date and time apart", csv: "device,parameter,date,time,value\ndev_1,bod,2026-11-20,00:15,12.1\n", want: []string{"same 1, only there 0"}},
+		{name: "no value", csv: "device,parameter,time\n", code: 1, want: []string{"--board: board.csv: no column is its value: it has device, parameter, time; one must be called value"}},
+		{name: "a time that is none", csv: "device,parameter,time,value\ndev_1,bod,yesterday,1\n", code: 1, want: []string{`line 2: time "yesterday" is not a time such as 2026-11-23 10:15`}},
+		{name: "off the grid", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:10,1\n", code: 1, want: []string{"is not on the grid of 15 minutes"}},
+		{name: "no number", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:15,good\n", code: 1, want: []string{`line 2: value "good" is not a number`}},
+		{name: "empty", csv: "device,parameter,time,value\n", code: 1, want: []string{"it has no line but its header"}},
+		{name: "nothing", csv: "", code: 1, want: []string{"--board: board.csv: reading its header"}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			require.NoError(t, os.WriteFile("board.csv", []byte(test.csv), 0o600))
+			for _, format := range formatNames {
+				args := append([]string{"report", "--board", "board.csv", "--format", format}, strings.Fields(test.flags)...)
+				code, out, errs := ocems("", append(args, "audit.jsonl")...)
+				require.Equal(t, test.code, code, errs)
+				for _, want := range test.want {
+					if format == "text" || code != 0 {
+						require.Contains(t, out+errs, want)
+					}
+				}
+			}
+		})
+	}
+}
+
 // What a trail names is neither markup nor a command to the terminal.
 func TestReportOfHostileNames(t *testing.T) {
 	t.Chdir(t.TempDir())
@@ -501,7 +714,7 @@ func TestReportMistakes(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", 2, "no audit trail: give one file or more after the flags"},
+		{"", 2, "no audit trail: give --config, or one file or more after the flags"},
 		{"--form json x", 2, "unknown flag --form: nearest --format"},
 		{"--format htlm audit.jsonl", 2, `--format: "htlm" is unknown: nearest html`},
 		{"--stamp begin audit.jsonl", 2, `--stamp: "begin" is neither end nor start: nearest`},
@@ -509,6 +722,11 @@ func TestReportMistakes(t *testing.T) {
 		{"--to 2026-11-31 audit.jsonl", 2, `--to: "2026-11-31" is not a day such as 2026-11-23: nearest 2026-11-30`},
 		{"--to 2026/13/0 audit.jsonl", 2, "nearest 2026-12-01"},
 		{"--to yesterday audit.jsonl", 2, "nearest " + today},
+		{"--notice --format csv audit.jsonl", 2, "--format: csv is no form of --notice: nearest text, json, html"},
+		{"--notice --flat-slots 1 audit.jsonl", 2, "--flat-slots: 1 slots are no line: nearest 2"},
+		{"--notice --board x.csv audit.jsonl", 2, "both --board and --notice are given; keep one"},
+		{"--board no-such-file audit.jsonl", 1, "--board: open no-such-file"},
+		{"--config x.conf audit.jsonl", 2, "both --config and audit.jsonl are given; keep one"},
 		{"--from 2026-11-22 --to 2026-11-21 audit.jsonl", 2, "--from: 2026-11-22 is after --to 2026-11-21: nearest 2026-11-21"},
 		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", 2, "and a report has at most 3660: nearest 2000-01-08"},
 		{"long.jsonl", 2, "--from, --to: the trails name slots from 1970-01-01 05:30 to "},

@@ -33,9 +33,9 @@ import (
 // Outcome is what became of readings.
 type Outcome string
 
-// The outcomes. The last four are notes of the trail about itself: damage that was mended; a file that goes on from the
-// one before it, whose last hash is its Previous; and at the end of a file that was closed what it says, a line a device
-// and day, and how many these are.
+// The outcomes. The last six are notes of the trail about itself: that its host was started, and stopped in order; damage
+// that was mended; a file that goes on from the one before it, whose last hash is its Previous; and at the end of a file
+// that was closed what it says, a line a device and day, and how many these are.
 const (
 	Delivered     Outcome = "delivered"
 	AlreadyStored Outcome = "already_stored"
@@ -43,6 +43,8 @@ const (
 	Expired       Outcome = "expired"
 	Refused       Outcome = "refused"
 	Late          Outcome = "late"
+	Started       Outcome = "started"
+	Stopped       Outcome = "stopped"
 	Recovered     Outcome = "recovered"
 	Continued     Outcome = "continued"
 	Summary       Outcome = "day"
@@ -114,7 +116,7 @@ type Entry struct {
 	Outcome  Outcome   `json:"outcome"`
 	Station  string    `json:"station,omitempty"`
 	Device   string    `json:"device,omitempty"`
-	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch
+	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch; of Started, when the life before is known to have run
 	Readings []Reading `json:"readings,omitempty"`
 	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
 	// Of readings that are in no slot: their parameter, why, and how many they are. Readings has the first of them, where it

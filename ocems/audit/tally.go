@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,16 +28,23 @@ const (
 // Rank is what became of a slot, the best last: several lines may speak of one.
 type Rank uint8
 
-// The ranks. A slot that no line speaks of is missing.
+// The ranks. A slot that no line speaks of is missing. Of an excluded one readings were refused, and no slot was made of
+// others. What waits is in no trail, but a report adds it. Late is what was delivered more than LateAfter behind its stamp.
 const (
 	RankMissing Rank = iota
+	RankExcluded
+	RankWaiting
 	RankExpired
 	RankRejected
 	RankStored
+	RankLate
 	RankDelivered
 )
 
-const rankLetters = "MERSD"
+// LateAfter is when a slot is delivered late.
+const LateAfter = 30 * time.Minute
+
+const rankLetters = "MXWERSLD"
 
 // Day is what the lines of a file say of one device and day, in IST. It is all that a report needs, but for the values.
 type Day struct {
@@ -65,11 +73,50 @@ type Series struct {
 	Late       int    `json:"late,omitempty"`     // samples
 	Refused    int    `json:"refused,omitempty"`
 
+	Reasons      map[string]int `json:"reasons,omitempty"` // of both, how many samples
+	Calibrations []Calibration  `json:"calibrations,omitempty"`
+
+	points map[int]calibrated
 	Values *[SlotsADay]Reading `json:"-"` // what the slots were delivered or refused with, where a Tally keeps it
 }
 
 // Closed reports that there are readings of it that left for the board, and not only samples.
-func (s *Series) Closed() bool { return s.Slots != Slots{} || len(s.Points) > 0 || s.OffGrid > 0 }
+func (s *Series) Closed() bool {
+	return len(s.Points) > 0 || s.OffGrid > 0 || slices.Max(s.Slots[:]) > RankExcluded
+}
+
+// Calibration is a run of points of one flag, whatever became of them.
+type Calibration struct {
+	Flag   string  `json:"flag"`  // C or Z
+	First  int     `json:"first"` // point of the day
+	Last   int     `json:"last"`
+	Points int     `json:"points"`
+	Mean   float64 `json:"mean"`
+}
+
+type calibrated struct {
+	flag  string
+	value float64
+}
+
+// apart is how many points may be missing in a run.
+const apart = int(spec.SlotLength / spec.CalibrationLength)
+
+// calibrations are the runs of a day.
+func (s *Series) calibrations() (list []Calibration) {
+	for _, at := range slices.Sorted(maps.Keys(s.points)) {
+		p := s.points[at]
+		if n := len(list) - 1; n >= 0 && list[n].Flag == p.flag && at-list[n].Last <= apart {
+			c := &list[n]
+			c.Last = at
+			c.Points++
+			c.Mean += (p.value - c.Mean) / float64(c.Points)
+			continue
+		}
+		list = append(list, Calibration{p.flag, at, at, 1, p.value})
+	}
+	return list
+}
 
 // Slots are the 15-minute slots of a day by their stamps.
 type Slots [SlotsADay]Rank
@@ -171,14 +218,57 @@ type Totals struct {
 	Days       int    `json:"days"`  // lines of a device and day, which stand before this one
 	Recovered  int    `json:"recovered,omitempty"`
 	Unreadable int    `json:"unreadable,omitempty"` // lines that say nothing known
+	Off        []Off  `json:"off,omitempty"`
 }
+
+// Off is a time when the host was off, of a minute or more. Where it was killed, From is when it is known to have run last.
+type Off struct {
+	From   time.Time `json:"from"`
+	To     time.Time `json:"to"`
+	Killed bool      `json:"killed,omitempty"`
+}
+
+const shortestOff = time.Minute
 
 // Tally sums up lines.
 type Tally struct {
 	Values     bool // keep those of what is added next
 	Recovered  int
 	Unreadable int
+	Off        []Off
+	Marked     bool // by a line that the host was started
 	days       map[dayKey]*Day
+	first      time.Time // of the first line
+	last       time.Time // of the line before
+	stopped    bool      // by it
+}
+
+// Stopped is when the host was stopped, and not started again; zero while it may run.
+func (t *Tally) Stopped() time.Time {
+	if t.stopped {
+		return t.last
+	}
+	return time.Time{}
+}
+
+// First is when the first line was written, zero where there is none.
+func (t *Tally) First() time.Time { return t.first }
+
+// host notes when the host was off.
+func (t *Tally) host(e *Entry) {
+	t.Marked = t.Marked || e.Outcome == Started
+	if from := t.last; e.Outcome == Started && !from.IsZero() {
+		if ran := time.UnixMilli(e.Stamp).UTC(); !t.stopped && ran.After(from) && ran.Before(e.Time) {
+			from = ran
+		}
+		if e.Time.Sub(from) >= shortestOff {
+			t.Off = append(t.Off, Off{from, e.Time, !t.stopped})
+		}
+	}
+	if t.first.IsZero() {
+		t.first = e.Time
+	}
+	t.last, t.stopped = e.Time, e.Outcome == Stopped
 }
 
 type dayKey struct {
@@ -188,11 +278,14 @@ type dayKey struct {
 
 // Add takes one line. It keeps its readings' texts.
 func (t *Tally) Add(e *Entry) {
+	t.host(e)
 	var r Rank
 	at := e.Stamp
 	switch e.Outcome {
 	case Delivered:
-		r = RankDelivered
+		if r = RankDelivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > LateAfter {
+			r = RankLate
+		}
 	case AlreadyStored:
 		r = RankStored
 	case Rejected:
@@ -204,7 +297,7 @@ func (t *Tally) Add(e *Entry) {
 	case Recovered:
 		t.Recovered++
 		return
-	case Continued, Summary, Closed:
+	case Started, Stopped, Continued, Summary, Closed:
 		return
 	default:
 		t.Unreadable++
@@ -218,7 +311,7 @@ func (t *Tally) Add(e *Entry) {
 	d := t.day(e, date)
 	d.Lines[e.Outcome]++
 	if r == RankMissing {
-		d.samples(e)
+		d.samples(e, rest, t.Values)
 		return
 	}
 	for i := range e.Readings {
@@ -230,21 +323,18 @@ func (t *Tally) Add(e *Entry) {
 				s.Points = Points{}
 			}
 			point := int(rest / pointMillis)
-			s.Points[point] = max(s.Points[point], r)
+			if r > s.Points[point] {
+				s.Points[point] = r
+				if s.points == nil {
+					s.points = map[int]calibrated{}
+				}
+				s.points[point] = calibrated{x.Flag, x.Value}
+			}
 		case calibration || rest%slotMillis != 0:
 			s.OffGrid++
 		default:
 			slot := rest / slotMillis
-			if r <= s.Slots[slot] {
-				continue
-			}
-			s.Slots[slot] = r
-			if t.Values {
-				if s.Values == nil {
-					s.Values = new([SlotsADay]Reading)
-				}
-				s.Values[slot] = *x
-			}
+			s.set(slot, r, x, t.Values)
 		}
 	}
 }
@@ -275,8 +365,22 @@ func (d *Day) of(x *Reading) *Series {
 	return s
 }
 
+// set gives a slot a rank where that is better than the one it has.
+func (s *Series) set(slot int64, r Rank, x *Reading, values bool) {
+	if r <= s.Slots[slot] {
+		return
+	}
+	s.Slots[slot] = r
+	if values {
+		if s.Values == nil {
+			s.Values = new([SlotsADay]Reading)
+		}
+		s.Values[slot] = *x
+	}
+}
+
 // samples counts those that came too late or were refused.
-func (d *Day) samples(e *Entry) {
+func (d *Day) samples(e *Entry, rest int64, values bool) {
 	x := Reading{Parameter: e.Parameter}
 	if len(e.Readings) > 0 {
 		x = e.Readings[0]
@@ -285,6 +389,13 @@ func (d *Day) samples(e *Entry) {
 	if x.Parameter != "" {
 		s := d.of(&x)
 		late, refused = &s.Late, &s.Refused
+		if s.Reasons == nil {
+			s.Reasons = map[string]int{}
+		}
+		s.Reasons[cmp.Or(e.Reason, string(e.Outcome))] += max(e.Count, 1)
+		if e.Stamp != 0 && rest%slotMillis == 0 {
+			s.set(rest/slotMillis, RankExcluded, &x, values)
+		}
 	}
 	if n := max(e.Count, 1); e.Outcome == Late {
 		*late += n
@@ -297,6 +408,9 @@ func (d *Day) samples(e *Entry) {
 func (t *Tally) Days() []*Day {
 	days := make([]*Day, 0, len(t.days))
 	for _, d := range t.days {
+		for _, s := range d.Series {
+			s.Calibrations = s.calibrations()
+		}
 		days = append(days, d)
 	}
 	slices.SortFunc(days, func(a, b *Day) int { return cmp.Or(cmp.Compare(a.Date, b.Date), cmp.Compare(a.Device, b.Device)) })
@@ -311,5 +425,5 @@ func (t *Tally) summary(first uint64) []Entry {
 		entries = append(entries, Entry{Outcome: Summary, Station: d.Station, Device: d.Device, Day: d})
 	}
 	return append(entries, Entry{Outcome: Closed, Detail: fmt.Sprintf("the next line is in another file; %d lines before this one sum up the file", len(days)),
-		Totals: &Totals{First: first, Days: len(days), Recovered: t.Recovered, Unreadable: t.Unreadable}})
+		Totals: &Totals{First: first, Days: len(days), Recovered: t.Recovered, Unreadable: t.Unreadable, Off: t.Off}})
 }

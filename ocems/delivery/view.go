@@ -60,6 +60,31 @@ func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 	return queues, nil
 }
 
+// EachWaiting visits each reading that waits in a stored outbox and can be read. What it reads must not change meanwhile.
+func EachWaiting(ctx context.Context, stored store.Store, visit func(device string, r *payload.Reading)) error {
+	done, err := readDone(ctx, stored, nil)
+	if err == nil {
+		err = stored.Range(ctx, prefix, func(key string, value []byte) error {
+			id, ok := parseKey(key)
+			if !ok || done.has(id) {
+				return nil
+			}
+			rs, _, err := decodeReadings(value, id.stamp)
+			if errors.Is(err, frame.ErrDamaged) { // the host keeps it apart when it starts
+				return nil
+			}
+			for i := range rs {
+				visit(id.device, &rs[i])
+			}
+			return err
+		})
+	}
+	if err != nil {
+		return fmt.Errorf("reading the outbox: %w", err)
+	}
+	return nil
+}
+
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
 // average of one parameter end together. It has the suspended parameters too, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {

@@ -52,7 +52,8 @@ type account struct {
 	troubledMu sync.Mutex // apart from mu, since the outbox calls while it holds its own
 	troubled   map[string]bool
 
-	failed bool // the status could not be written; of run alone
+	failed bool      // the status could not be written; of run alone
+	ran    time.Time // when the life before wrote its status last
 }
 
 // deviceAccount is what became of a device's parameters.
@@ -101,6 +102,7 @@ func openAccount(e *Engine, path string) *account {
 			e.log.Warn("what the last run wrote of each parameter cannot be read: it begins anew", "error", err)
 		}
 		if err == nil {
+			a.ran = h.Written
 			for i := range h.Devices {
 				before[h.Devices[i].ID] = &h.Devices[i]
 			}

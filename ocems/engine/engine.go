@@ -149,6 +149,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	e.account = openAccount(e, statusPath(cfg.Store))
+	e.mark(audit.Started, e.account.ran)
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
@@ -181,6 +182,24 @@ func (e *Engine) openTrail() (err error) {
 		e.log.Error("the audit_file goes on as it is, and this is tried again: free space or mend its directory", "error", err)
 	}))
 	return nil
+}
+
+// mark lets the trail tell when the host ran, and until when the life before is known to have run.
+func (e *Engine) mark(o audit.Outcome, ran time.Time) {
+	if e.trail == nil {
+		return
+	}
+	devices, parameters := e.names.Devices(), 0
+	for _, d := range devices {
+		parameters += len(d.Mapped())
+	}
+	entry := audit.Entry{Outcome: o, Detail: fmt.Sprintf("%s: devices %d, parameters %d", delivery.UserAgent(), len(devices), parameters)}
+	if !ran.IsZero() {
+		entry.Stamp = ran.UnixMilli()
+	}
+	if err := e.trail.Append(entry); err != nil {
+		e.log.Warn("cannot write to the audit_file that the host is "+string(o), "error", err)
+	}
 }
 
 func (e *Engine) openExit(ctx context.Context) (err error) {
@@ -270,6 +289,9 @@ func (e *Engine) close(ctx context.Context) error {
 	}
 	if e.account != nil && e.loop.restored {
 		e.account.step(true)
+	}
+	if e.loop.restored {
+		e.mark(audit.Stopped, time.Time{})
 	}
 	if e.trail != nil {
 		errs = append(errs, e.trail.Close())

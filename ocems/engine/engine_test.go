@@ -314,7 +314,7 @@ func TestRefusals(t *testing.T) {
 		assert.Empty(t, p.trail(), "their slot is not over")
 		until(clock(1, 20, 0))
 		assert.Equal(t, []string{"refused not_a_number a/cod@01:15 600x", "refused not_a_number b/cod@01:15 600x"}, p.trail())
-		assert.Contains(t, p.entries()[0].Detail, "taken from 2000-01-01T01:00:00Z to 2000-01-01T01:09:59Z: the value is the text 0")
+		assert.Contains(t, p.entries()[1].Detail, "taken from 2000-01-01T01:00:00Z to 2000-01-01T01:09:59Z: the value is the text 0")
 		assert.Len(t, p.log.lines("a reading is refused"), 2)
 		assert.EqualValues(t, 1200, p.e.Stats().Refused[slot.NotANumber])
 	})

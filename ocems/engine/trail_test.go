@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/options"
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
@@ -67,4 +68,51 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 			})
 		})
 	}
+}
+
+// The trail tells when the host ran, and after a kill until when at least.
+func TestTrailTellsWhenTheHostRan(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		file, err := store.Open(filepath.Join(dir, "state.db"))
+		require.NoError(t, err)
+		defer file.Close()
+		cfg := Config{
+			Slots: options.DefaultSlots(), Store: file, Logger: slog.New(slog.DiscardHandler),
+			Names: registry.Config{Devices: []registry.DeviceConfig{{StationID: "station", DeviceID: "dev", Parameters: []registry.ParameterConfig{{Metric: "cod"}}}}, Words: registry.Collector, NamesOnly: true},
+			Next:  func(context.Context, uint8, []slot.Slot) error { return nil },
+		}
+		cfg.Slots.AuditFile = filepath.Join(dir, "audit.jsonl")
+		for _, killed := range []bool{false, true, false} {
+			e, err := Open(t.Context(), cfg)
+			require.NoError(t, err)
+			time.Sleep(time.Hour)
+			if killed {
+				e.stop()
+				e.ready.stop()
+				synctest.Wait()
+				time.Sleep(time.Hour)
+				defer e.trail.Close()
+				continue
+			}
+			require.NoError(t, e.Close(t.Context()))
+			require.NoError(t, e.Close(t.Context()))
+		}
+		cfg.Names.Devices = nil
+		_, err = Open(t.Context(), cfg)
+		require.Error(t, err, "and it has not run")
+		var got []string
+		_, err = audit.Scan(cfg.Slots.AuditFile, func(e *audit.Entry, verified bool) {
+			assert.True(t, verified)
+			assert.Equal(t, "ocems/devel: devices 1, parameters 1", e.Detail)
+			got = append(got, e.Time.Format("15:04 ")+string(e.Outcome))
+			if e.Stamp != 0 && len(got) == 4 {
+				ran := time.UnixMilli(e.Stamp).UTC()
+				assert.WithinRange(t, ran, e.Time.Add(-time.Hour-5*time.Minute), e.Time.Add(-time.Hour))
+				got = append(got, "ran until about two")
+			}
+		})
+		require.NoError(t, err)
+		assert.Equal(t, []string{"00:00 started", "01:00 stopped", "01:00 started", "03:00 started", "ran until about two", "04:00 stopped"}, got)
+	})
 }

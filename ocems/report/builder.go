@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -26,10 +27,26 @@ const (
 type Options struct {
 	From, To time.Time // days in IST, both included; zero is the first or last slot of the trails
 	Device   string    // only this one; empty is all
+	Host     *Host     // what its configuration and its state add; nil: the trails alone are known
+	Software string    // name and version of the program that makes the report
 	Stamp    string    // the bound of its window that stamps a slot: "end" (default) or "start"
-	Now      time.Time // no slot is expected after it
+	Now      time.Time // no slot is expected after it, and the report is of this time
 	Readings bool      // keep the readings too, for HTML: of files whose lines are read
 	Verify   bool      // read every line, and not the sums of closed files
+}
+
+// Host is what is known of one beside its trails.
+type Host struct {
+	Due   []Due
+	Until time.Time // stamp of the newest slot that is expected at the board
+}
+
+// Due is a parameter of which a slot is due each quarter of an hour.
+type Due struct {
+	Station, Device, Parameter, Unit string
+	Diagnostic                       bool
+	Since                            time.Time // stamp of the first slot; zero is that of the period
+	Refused                          string    // why the board refuses it now, a status or another hold reason, or ""
 }
 
 // Builder takes in trails.
@@ -38,7 +55,11 @@ type Builder struct {
 	first, last int64 // slots of the period that the options give; the whole range where they give none
 	low, high   int64 // slots that the trails name
 	any         bool
+	begun       time.Time // first line of the trails
 	trails      []Trail
+	marked      bool        // they tell when a host ran
+	hosts       []hostTimes // by trail
+	files       []string    // that each trail goes on in
 	devices     map[string]*device
 	offGrid     int
 	units       map[string]uint16
@@ -46,8 +67,15 @@ type Builder struct {
 	shapes      map[ranksOfDay]*ranksOfDay
 }
 
+// hostTimes are of the host of a trail, in order.
+type hostTimes struct {
+	off     []audit.Off
+	stopped time.Time // and not started again
+}
+
 type device struct {
 	station, id string
+	trail       int        // that names it; -1 none, -2 several
 	named       audit.Date // of the day that named the station
 	series      map[seriesKey]*series
 	other       Samples // that name no parameter
@@ -63,8 +91,14 @@ type series struct {
 	points                        map[int64]points // by slot
 	unit                          string
 	named                         audit.Date // of the day that named the unit
-	closed                        bool       // it had a slot, of whatever time
-	samples                       Samples    // in no slot
+	closed                        bool       // it had a slot, of whatever time, or is due
+	low, high                     int64      // its first and last slot, of whatever time; low is after high where there is none
+	due                           *Due
+	first, last                   int64 // in the period, once that is known
+	hostOff                       map[int64]bool
+	samples                       Samples // in no slot
+	reasons                       map[string]int
+	calibrations                  []run
 	rejectedPoints, expiredPoints int
 }
 
@@ -92,9 +126,12 @@ type rank uint8
 
 const (
 	missing   = rank(audit.RankMissing)
+	excluded  = rank(audit.RankExcluded)
+	waiting   = rank(audit.RankWaiting)
 	expired   = rank(audit.RankExpired)
 	rejected  = rank(audit.RankRejected)
 	stored    = rank(audit.RankStored)
+	late      = rank(audit.RankLate)
 	delivered = rank(audit.RankDelivered)
 
 	verifiedRank = delivered // is added to one of the above
@@ -135,17 +172,73 @@ func New(o Options) (*Builder, error) {
 				date(b.last), days, maxDays, date(b.first+maxDays*slotsADay-1))
 		}
 	}
+	if o.Host != nil {
+		b.expect(o.Host)
+	}
 	return b, nil
 }
 
-// take counts what a file says of one day of a device.
-func (b *Builder) take(x *audit.Day, verified bool) {
+// expect adds what is due.
+func (b *Builder) expect(h *Host) {
+	for i := range h.Due {
+		x := &h.Due[i]
+		d := b.named(x.Device)
+		d.station, d.named = x.Station, math.MaxInt64
+		if x.Parameter == "" { // of a device that reports what comes
+			continue
+		}
+		s := d.series[seriesKey{x.Parameter, x.Diagnostic}]
+		if s == nil {
+			s = newSeries()
+			d.series[seriesKey{x.Parameter, x.Diagnostic}] = s
+		}
+		s.due, s.closed = x, true
+		if x.Unit != "" {
+			s.unit, s.named = x.Unit, math.MaxInt64
+		}
+	}
+}
+
+// Wait adds a reading that waits in the outbox; a point of a calibration stands for its slot. It is to be called after Add.
+func (b *Builder) Wait(device string, r *payload.Reading) {
+	stamp := r.Stamp.UnixMilli()
+	if date, rest := audit.DateOf(stamp); r.Flag.Calibration() {
+		slot, _ := b.slotOf(date, int(rest/pointMillis))
+		stamp = slot * slotMillis
+	}
+	date, rest := audit.DateOf(stamp)
+	if slot := floor(stamp, slotMillis); rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
+		return
+	}
+	x := &audit.Series{Parameter: r.Parameter, Diagnostic: r.Diagnostic, Unit: r.Unit}
+	x.Slots[rest/slotMillis] = audit.RankWaiting
+	if b.o.Readings && !r.Flag.Calibration() {
+		x.Values = new([audit.SlotsADay]audit.Reading)
+		x.Values[rest/slotMillis] = audit.Readings([]payload.Reading{*r})[0]
+	}
+	s := b.device(&audit.Day{Device: device, Date: date}).of(date, x)
+	s.closed = true
+	b.slots(s, int64(date), x, true)
+}
+
+// Off adds a time when the host of a trail was off, as it is known from elsewhere.
+func (b *Builder) Off(trail int, off audit.Off) { b.hosts[trail].off = append(b.hosts[trail].off, off) }
+
+// take counts what a file of a trail says of one day of a device.
+func (b *Builder) take(trail int, x *audit.Day, verified bool) {
 	from := int64(x.Date)*slotsADay - istSlots
 	due := from >= b.first && from <= b.last // which begin and end with a day
 	if !due && !x.Slots() {
 		return
 	}
 	d := b.device(x)
+	switch d.trail {
+	case -1:
+		d.trail = trail
+	case trail:
+	default:
+		d.trail = -2
+	}
 	if due {
 		d.other.add(x.Late, x.Refused)
 	}
@@ -153,7 +246,7 @@ func (b *Builder) take(x *audit.Day, verified bool) {
 		b.offGrid += y.OffGrid
 		if b.o.Device != "" && b.o.Device != d.id { // the period is that of all devices: it may be the one that fell silent
 			for at, r := range y.Slots {
-				if r != audit.RankMissing {
+				if r > audit.RankExcluded {
 					b.within(from + int64(at))
 				}
 			}
@@ -170,11 +263,18 @@ func (b *Builder) take(x *audit.Day, verified bool) {
 		s.closed = s.closed || y.Closed()
 		if due {
 			s.samples.add(y.Late, y.Refused)
+			for reason, n := range y.Reasons {
+				if s.reasons == nil {
+					s.reasons = map[string]int{}
+				}
+				s.reasons[reason] += n
+			}
 		}
 		b.slots(s, int64(x.Date), y, verified)
 		for at, r := range y.Points {
 			b.point(s, x.Date, at, rank(r), verified)
 		}
+		s.calibrated(x.Date, y.Calibrations)
 	}
 }
 
@@ -191,7 +291,11 @@ func (b *Builder) slots(s *series, n int64, x *audit.Series, verified bool) {
 	}
 	for at := range x.Slots {
 		r := rank(x.Slots[at])
-		if r == missing || !b.within(n*slotsADay-istSlots+int64(at)) {
+		slot := n*slotsADay - istSlots + int64(at)
+		if r > excluded {
+			s.low, s.high = min(s.low, slot), max(s.high, slot)
+		}
+		if r == missing || r == excluded && (slot < b.first || slot > b.last) || r != excluded && !b.within(slot) {
 			continue
 		}
 		if verified {
@@ -276,12 +380,21 @@ func (s *Samples) add(late, refused int) {
 	s.Refused += refused
 }
 
-func (b *Builder) device(x *audit.Day) *device {
-	d := b.devices[x.Device]
+func (b *Builder) named(id string) *device {
+	d := b.devices[id]
 	if d == nil {
-		d = &device{id: x.Device, series: map[seriesKey]*series{}, named: math.MinInt64}
-		b.devices[x.Device] = d
+		d = &device{id: id, series: map[seriesKey]*series{}, named: math.MinInt64, trail: -1}
+		b.devices[id] = d
 	}
+	return d
+}
+
+func newSeries() *series {
+	return &series{named: math.MinInt64, low: math.MaxInt64, high: math.MinInt64}
+}
+
+func (b *Builder) device(x *audit.Day) *device {
+	d := b.named(x.Device)
 	if x.Station != "" && x.Date >= d.named {
 		d.station, d.named = x.Station, x.Date
 	}
@@ -292,7 +405,7 @@ func (d *device) of(date audit.Date, x *audit.Series) *series {
 	key := seriesKey{x.Parameter, x.Diagnostic}
 	s := d.series[key]
 	if s == nil {
-		s = &series{named: math.MinInt64}
+		s = newSeries()
 		d.series[key] = s
 	}
 	if x.Unit != "" && date >= s.named {
@@ -331,13 +444,18 @@ func mod(a, n int64) int64   { return ((a % n) + n) % n }
 // period is the first and the last slot that are expected. It is empty where last is before first.
 func (b *Builder) period() (first, last int64, err error) {
 	first, last = b.first, b.last
+	if h := b.o.Host; h != nil {
+		b.extend(h)
+		last = min(last, floor(h.Until.UnixMilli(), slotMillis))
+	}
 	if !b.any && (b.o.From.IsZero() || b.o.To.IsZero()) {
 		return 0, -1, nil
 	}
 	if b.o.From.IsZero() {
 		first = b.low
 	}
-	if b.o.To.IsZero() {
+	if b.o.Host != nil {
+	} else if b.o.To.IsZero() {
 		last = b.high
 	} else if !b.o.Now.IsZero() {
 		due := floor(b.o.Now.UnixMilli(), slotMillis)
@@ -355,8 +473,36 @@ func (b *Builder) period() (first, last int64, err error) {
 	return first, last, nil
 }
 
-// named lists the devices of the trails.
-func (b *Builder) named() []string {
+// extend lets the period begin with what is due first, or with the first line of the trails.
+func (b *Builder) extend(h *Host) {
+	for _, x := range h.Due {
+		slot := floor(x.Since.UnixMilli(), slotMillis)
+		if !x.Since.IsZero() && (!b.any || slot < b.low) {
+			b.low, b.any = slot, true
+		}
+	}
+	if !b.any && !b.begun.IsZero() {
+		b.low, b.any = floor(b.begun.UnixMilli(), slotMillis)+1, true
+		if b.o.Stamp == "end" {
+			b.low++
+		}
+	}
+}
+
+// span is where slots of a series are expected.
+func (s *series) span(b *Builder, first, last int64) (int64, int64) {
+	switch {
+	case b.o.Host == nil:
+	case s.due == nil: // it is not in the configuration any more
+		last = min(last, s.high)
+	case !s.due.Since.IsZero():
+		first = max(first, min(s.low, floor(s.due.Since.UnixMilli(), slotMillis)))
+	}
+	return first, last
+}
+
+// names lists the devices of the trails.
+func (b *Builder) names() []string {
 	var names []string
 	for name := range b.devices {
 		if name != "" {

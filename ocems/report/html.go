@@ -15,6 +15,8 @@ import (
 	"sync/atomic"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 //go:embed report.html
@@ -65,7 +67,7 @@ func (r *Report) Site(path string, done func(pages int)) error {
 	var written atomic.Int64
 	inParallel(len(v.Index), func(i int) {
 		one := r.view()
-		one.Trails, one.Notes, one.Devices, one.Up = nil, nil, []deviceView{v.Index[i].deviceView}, "../"+filepath.Base(path)
+		one.Verdict, one.Trails, one.Notes, one.Devices, one.Up = v.Index[i].Summary(), nil, nil, []deviceView{v.Index[i].deviceView}, "../"+filepath.Base(path)
 		errs[i] = writeFile(filepath.Join(filepath.Dir(path), filepath.FromSlash(v.Index[i].Link)), one)
 		if n := written.Add(1); done != nil {
 			done(int(n))
@@ -91,7 +93,7 @@ func write(w io.Writer, v view) error {
 }
 
 func (r *Report) view() view {
-	v := view{Report: r, Headline: r.headline(), Notes: r.notes()}
+	v := view{Report: r, Verdict: r.Verdict, Headline: r.headline(), MadeBy: r.made(), Notes: r.notes()}
 	for hour := range 24 {
 		v.Hours = append(v.Hours, fmt.Sprintf("%02d", hour))
 	}
@@ -107,14 +109,23 @@ func (r *Report) view() view {
 
 type view struct {
 	*Report
+	Verdict  string
 	Headline string
+	MadeBy   string
 	Notes    []string
 	Hours    []string
 	Legend   []cellView
 	Trails   []trailView
 	Devices  []deviceView
+	Notice   *Notice
+	Whole    string
 	Index    []indexView // of many devices, which have pages of their own
 	Up       string      // where that is
+}
+
+// CalibrationColumns are those of [deviceView.Calibrations].
+func (v view) CalibrationColumns() []string {
+	return []string{"parameter", "unit", "zero", "zero drift", "span", "span drift", "stamps of the points"}
 }
 
 type indexView struct {
@@ -135,7 +146,7 @@ type deviceView struct {
 type cellView struct{ Class, Letter, Title string }
 
 var classes = map[byte]string{cellDelivered: "d", cellPartly: "p", cellMissing: "m", cellRejected: "r", cellExpired: "e",
-	cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
+	cellExcluded: "x", cellWaiting: "w", cellRefused: "b", cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
 
 // letter tells the cells apart where colours do not.
 func letter(c byte) string {
@@ -162,10 +173,11 @@ func (d deviceView) Lost() int {
 
 func (d deviceView) sum() (share *float64, lost, due int) {
 	reached := 0
-	for _, p := range d.Parameters {
+	for i := range d.Parameters {
+		p := &d.Parameters[i]
 		reached += p.Delivered + p.AlreadyStored
 		due += p.Expected - p.Calibration
-		lost += p.Rejected + p.Expired + p.Missing
+		lost += p.lost()
 	}
 	if due > 0 {
 		all := float64(reached*10000/due) / 100
@@ -180,7 +192,29 @@ func (d deviceView) Summary() string {
 	if due == 0 {
 		return "no slot"
 	}
-	return fmt.Sprintf("%s delivered, %d of %d values missing, rejected or expired", percent(share), lost, due)
+	return fmt.Sprintf("%s delivered, %d of %d values not at the board", percent(share), lost, due)
+}
+
+// Calibrations are those of all parameters, the newest first of each.
+func (d deviceView) Calibrations() (rows [][]string) {
+	text := func(v *float64, points int) string {
+		if v == nil {
+			return "–"
+		}
+		return fmt.Sprintf("%s (%s)", number(*v), count(points, "point"))
+	}
+	drift := func(v *float64) string {
+		if v == nil {
+			return "–"
+		}
+		return signed(*v)
+	}
+	for _, p := range d.Parameters {
+		for _, c := range p.Calibrations {
+			rows = append(rows, []string{p.name(), p.Unit, text(c.Zero, c.ZeroPoints), drift(c.ZeroDrift), text(c.Span, c.SpanPoints), drift(c.SpanDrift), span(c.First, c.Last)})
+		}
+	}
+	return rows
 }
 
 type field struct {
@@ -199,15 +233,15 @@ func (d deviceView) Rows() (rows []struct {
 	Fields []field
 }) {
 	for _, p := range d.Parameters {
-		n := func(label string, n int, bad bool) field { return field{label, strconv.Itoa(n), bad && n > 0} }
+		var fields []field
+		for _, c := range columns {
+			n := c.count(&p)
+			fields = append(fields, field{c.name, strconv.Itoa(n), c.bad && n > 0})
+		}
 		rows = append(rows, struct {
 			Name   string
 			Fields []field
-		}{p.name(), []field{
-			n("expected", p.Expected, false), n("delivered", p.Delivered, false), n("already stored", p.AlreadyStored, false),
-			n("rejected", p.Rejected, true), n("expired", p.Expired, true), n("missing", p.Missing, true), n("calibration", p.Calibration, false),
-			{"share", percent(p.Share), false}, n("late samples", p.Samples.Late, true), n("refused samples", p.Samples.Refused, true),
-			{"longest gap", p.LongestGap.String(), false}}})
+		}{p.name(), append(fields, field{"share", percent(p.Share), false}, field{"longest gap", p.LongestGap.String(), false})})
 	}
 	return rows
 }
@@ -226,8 +260,6 @@ func (d deviceView) Cells(day Day) template.HTML {
 	return template.HTML(b.String())
 }
 
-var outcomeNames = [...]string{missing: "missing", expired: "expired", rejected: "rejected", stored: "already stored", delivered: "delivered"}
-
 func (d deviceView) says(day Day, at int) string {
 	var b strings.Builder
 	fmt.Fprintf(&b, "%s %02d:%02d", day.Date, at/4, at%4*15)
@@ -236,27 +268,91 @@ func (d deviceView) says(day Day, at int) string {
 			continue
 		}
 		today := s.day(day.day)
-		outcome, calibration, verified := s.state(today, day.day, at)
-		b.WriteString("\n" + d.Parameters[i].name() + " ")
-		name := outcomeNames[outcome]
-		if calibration {
-			name = "calibration"
+		class, verified := s.state(today, day.day, at)
+		if class == isOutside {
+			continue
 		}
-		if outcome != missing && today.readings != nil && today.readings[at] != (reading{}) {
-			x := today.readings[at]
-			b.WriteString(strconv.FormatFloat(x.value, 'f', -1, 64) + " " + d.r.unitNames[x.unit])
-			if x.flag != 'U' {
-				b.WriteString(" flag " + string(rune(x.flag)))
-			}
-			if outcome != delivered {
-				b.WriteString(", " + name)
+		b.WriteString("\n" + d.Parameters[i].name() + " ")
+		if value := d.value(today, at); value != "" && class != isCalibration {
+			b.WriteString(value)
+			if class != isDelivered {
+				b.WriteString(", " + classNames[class])
 			}
 		} else {
-			b.WriteString(name)
+			b.WriteString(classNames[class])
 		}
 		if !verified {
 			b.WriteString(", not verified")
 		}
 	}
 	return b.String()
+}
+
+// Values are the table of one day: four lines of 24 hours for each parameter.
+func (d deviceView) Values(day Day) template.HTML {
+	var b strings.Builder
+	for i, s := range d.series {
+		today := s.day(day.day)
+		from := day.day*slotsADay - istSlots
+		if !s.closed || from > s.last || from+slotsADay <= s.first {
+			continue
+		}
+		p := &d.Parameters[i]
+		b.WriteString(`<tbody>`)
+		for quarter := range 4 {
+			b.WriteString(`<tr>`)
+			if quarter == 0 {
+				fmt.Fprintf(&b, `<th scope="rowgroup" rowspan="4">%s<br>%s</th>`, template.HTMLEscapeString(p.name()), template.HTMLEscapeString(p.Unit))
+			}
+			fmt.Fprintf(&b, `<th scope="row">:%02d</th>`, quarter*15)
+			for hour := range 24 {
+				class, text := s.shown(today, day.day, hour*4+quarter)
+				b.WriteString(`<td class="` + class + `">` + text + `</td>`)
+			}
+			b.WriteString(`</tr>`)
+		}
+		b.WriteString(`</tbody>`)
+	}
+	return template.HTML(b.String())
+}
+
+// letterOfClass is that of one parameter's slot.
+var letterOfClass = [...]byte{isOutside: cellOutside, isMissing: cellMissing, isExcluded: cellExcluded, isWaiting: cellWaiting, isRefused: cellRefused,
+	isExpired: cellExpired, isRejected: cellRejected, isStored: cellDelivered, isLate: cellDelivered, isDelivered: cellDelivered, isCalibration: cellCalibration}
+
+// shown is a slot in the table of values: what reached the board has no letter. A reading that was left out is no value.
+func (s *series) shown(today *day, n int64, at int) (class, text string) {
+	c, verified := s.state(today, n, at)
+	l := letterOfClass[c]
+	if !verified {
+		l = cellUnverified
+	}
+	if class = classes[l]; l != cellDelivered {
+		text = letter(l)
+	}
+	if c == isOutside || c == isExcluded || c == isCalibration || today == nil || today.readings == nil || today.readings[at] == (reading{}) {
+		return class, text
+	}
+	x := today.readings[at]
+	if text != "" {
+		text += " "
+	}
+	text += strconv.FormatFloat(x.value, 'f', -1, 64)
+	if x.flag != byte(spec.FlagNormal) {
+		text += " " + template.HTMLEscapeString(string(rune(x.flag)))
+	}
+	return class, text
+}
+
+// value is what is known of a slot's value, or "".
+func (d deviceView) value(day *day, at int) string {
+	if day == nil || day.readings == nil || day.readings[at] == (reading{}) {
+		return ""
+	}
+	x := day.readings[at]
+	text := strconv.FormatFloat(x.value, 'f', -1, 64) + " " + d.r.unitNames[x.unit]
+	if x.flag != byte(spec.FlagNormal) {
+		text += " flag " + string(rune(x.flag))
+	}
+	return text
 }

@@ -10,18 +10,24 @@ import (
 	"strings"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Report is what the trails say of the period.
 type Report struct {
-	Verified bool     `json:"verified"` // every trail
-	Trails   []Trail  `json:"trails"`
-	Stamp    string   `json:"stamp"` // which bound of its window stamps a slot
-	Period   *Period  `json:"period"`
-	OffGrid  int      `json:"readings_off_the_grid"` // in no slot
-	Unnamed  Samples  `json:"samples_of_no_device"`
-	Devices  []Device `json:"devices"`
+	Verdict  string      `json:"verdict"`
+	Made     time.Time   `json:"made"` // in IST
+	Software string      `json:"software"`
+	Verified bool        `json:"verified"` // every trail
+	Trails   []Trail     `json:"trails"`
+	Stamp    string      `json:"stamp"` // which bound of its window stamps a slot
+	Period   *Period     `json:"period"`
+	OffGrid  int         `json:"readings_off_the_grid"` // in no slot
+	Unnamed  Samples     `json:"samples_of_no_device"`
+	Off      []Off       `json:"host_off"` // in the period
+	Devices  []Device    `json:"devices"`
+	Board    *Comparison `json:"board,omitempty"`
 
 	Readings  bool `json:"-"` // are kept
 	unitNames []string
@@ -51,25 +57,48 @@ type Device struct {
 	series []*series // of the parameters
 }
 
-// Parameter counts slots. Expected is the sum of Delivered, AlreadyStored, Rejected, Expired, Missing and Calibration;
-// it is 0 where the trails name no slot of the parameter at all, but only samples.
+// Off is a time when a host was off, in IST.
+type Off struct {
+	Trail string    `json:"trail"`
+	From  time.Time `json:"from"`
+	To    time.Time `json:"to"`
+	// It ended without a word: From is when it is known to have run last.
+	Killed bool `json:"killed"`
+}
+
+// Parameter counts slots. Expected is the sum of Delivered, AlreadyStored, Waiting, Refused, Rejected, Expired, Excluded,
+// Missing and Calibration; it is 0 where the parameter is not configured, and the trails name no slot of it, but only samples.
 type Parameter struct {
 	Parameter     string   `json:"parameter"`
 	Unit          string   `json:"unit"`
 	Diagnostic    bool     `json:"diagnostic"`
+	Configured    bool     `json:"configured"` // as far as the configuration was given
 	Expected      int      `json:"expected"`
 	Delivered     int      `json:"delivered"`
+	Late          int      `json:"delivered_late"` // of these, more than [audit.LateAfter] after their stamp
 	AlreadyStored int      `json:"already_stored"`
+	Waiting       int      `json:"waiting"`
+	Refused       int      `json:"refused"` // they wait, since the board refuses them
+	Code          string   `json:"refused_code,omitempty"`
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
+	Excluded      int      `json:"excluded"` // no slot was made, and readings of it were left out
 	Missing       int      `json:"missing"`
+	HostOff       int      `json:"missing_host_off"`  // of the missing, how many have a window in which the host was off
 	Calibration   int      `json:"calibration"`       // slots with all points of a calibration and no value
 	Share         *float64 `json:"delivered_percent"` // of the slots that are no calibration; rounded down
 	Unverified    int      `json:"unverified"`        // slots of the above that lines without a whole chain speak for
 	LongestGap    *Gap     `json:"longest_gap"`
 	Samples       Samples  `json:"samples"`
-	Points        Points   `json:"calibration_points"`
+	// LeftOut are readings that are in no slot, by the reason.
+	LeftOut      map[string]int `json:"left_out,omitempty"`
+	Points       Points         `json:"calibration_points"`
+	Calibrations []Calibration  `json:"calibrations,omitempty"`     // of the period, the newest first
+	Calibrated   *time.Time     `json:"last_calibration,omitempty"` // its last point, also where that is before the period
 }
+
+// lost are slots that did not reach the board, or not yet.
+func (p *Parameter) lost() int { return p.Expected - p.Delivered - p.AlreadyStored - p.Calibration }
 
 // Points are 30-second values of calibrations.
 type Points struct {
@@ -89,11 +118,7 @@ func (g *Gap) String() string {
 	if g == nil {
 		return "none"
 	}
-	last := g.Last.Format("2006-01-02 15:04")
-	if last[:10] == g.First.Format(time.DateOnly) {
-		last = last[11:]
-	}
-	return fmt.Sprintf("%s – %s, %s", g.First.Format("2006-01-02 15:04"), last, count(g.Slots, "slot"))
+	return span(g.First, g.Last) + ", " + count(g.Slots, "slot")
 }
 
 // Day is one row of a calendar: a letter for each of the 96 slots, from 00:00 on.
@@ -104,11 +129,37 @@ type Day struct {
 	day int64
 }
 
+// class is what became of a slot of a parameter.
+type class uint8
+
+const (
+	isOutside class = iota // not expected
+	isMissing
+	isExcluded
+	isWaiting
+	isRefused
+	isExpired
+	isRejected
+	isStored
+	isLate
+	isDelivered
+	isCalibration
+)
+
+var classOf = [...]class{missing: isMissing, excluded: isExcluded, waiting: isWaiting, expired: isExpired, rejected: isRejected,
+	stored: isStored, late: isLate, delivered: isDelivered}
+
+var classNames = [...]string{isMissing: "missing", isExcluded: "excluded", isWaiting: "waiting", isRefused: "refused by the board", isExpired: "expired",
+	isRejected: "rejected", isStored: "already stored", isLate: "delivered late", isDelivered: "delivered", isCalibration: "calibration"}
+
 // The letters of a calendar. A cell speaks for all parameters of the device.
 const (
 	cellDelivered   = 'D'
 	cellPartly      = 'P'
 	cellMissing     = 'M'
+	cellExcluded    = 'X'
+	cellWaiting     = 'W'
+	cellRefused     = 'B'
 	cellRejected    = 'R'
 	cellExpired     = 'E'
 	cellCalibration = 'C'
@@ -124,6 +175,9 @@ var cells = []struct {
 	{cellDelivered, "█", "delivered"},
 	{cellPartly, "▒", "some parameters delivered"},
 	{cellMissing, "·", "missing"},
+	{cellExcluded, "X", "excluded"},
+	{cellWaiting, "W", "waiting"},
+	{cellRefused, "B", "refused by the board"},
 	{cellRejected, "R", "rejected"},
 	{cellExpired, "E", "expired"},
 	{cellCalibration, "C", "calibration"},
@@ -133,7 +187,7 @@ var cells = []struct {
 // Report counts.
 func (b *Builder) Report() (*Report, error) {
 	if b.o.Device != "" && b.devices[b.o.Device] == nil {
-		names := b.named()
+		names := b.names()
 		if len(names) == 0 {
 			return nil, fmt.Errorf("--device: %q is not in the trails, which name no device", b.o.Device)
 		}
@@ -143,13 +197,14 @@ func (b *Builder) Report() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Verified: true, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
+	r := &Report{Made: b.o.Now.In(spec.IST), Software: b.o.Software, Verified: true, Off: []Off{}, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
 	for _, t := range b.trails {
 		r.Verified = r.Verified && t.Fault == ""
 	}
 	if first <= last {
 		r.Period = &Period{at(first), at(last), int(last - first + 1)}
 	}
+	off := b.off(r, first, last)
 	if d := b.devices[""]; d != nil {
 		r.Unnamed = d.other
 		for _, s := range d.series {
@@ -157,26 +212,59 @@ func (b *Builder) Report() (*Report, error) {
 			r.Unnamed.Refused += s.samples.Refused
 		}
 	}
-	names := b.named()
+	names := b.names()
 	if b.o.Device != "" {
 		names = []string{b.o.Device}
 	}
 	r.Devices = make([]Device, len(names))
-	inParallel(len(names), func(i int) { r.Devices[i] = b.devices[names[i]].report(first, last) })
+	inParallel(len(names), func(i int) { r.Devices[i] = b.devices[names[i]].report(b, first, last, off) })
 	slices.SortStableFunc(r.Devices, func(a, b Device) int { return cmp.Compare(a.Station, b.Station) })
+	r.Verdict = r.verdict()
 	return r, nil
 }
 
-func (d *device) report(first, last int64) Device {
+// off tells of each trail in which slots of the period its host was off.
+func (b *Builder) off(r *Report, first, last int64) (slots []map[int64]bool) {
+	shift := int64(0) // from a stamp to the number of its window
+	if b.o.Stamp == "end" {
+		shift = 1
+	}
+	for i, h := range b.hosts {
+		if !h.stopped.IsZero() && !b.o.Now.IsZero() {
+			h.off = append(h.off, audit.Off{From: h.stopped, To: b.o.Now})
+		}
+		slots = append(slots, map[int64]bool{})
+		for _, x := range h.off {
+			from, to := floor(x.From.UnixMilli(), slotMillis)+shift, floor(x.To.UnixMilli()-1, slotMillis)+shift
+			if to < first || from > last {
+				continue
+			}
+			r.Off = append(r.Off, Off{b.files[i], x.From.In(spec.IST).Truncate(time.Second), x.To.In(spec.IST).Truncate(time.Second), x.Killed})
+			for slot := max(from, first); slot <= min(to, last); slot++ {
+				slots[i][slot] = true
+			}
+		}
+	}
+	return slots
+}
+
+func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Device {
 	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: d.other}
 	keys := slices.SortedFunc(maps.Keys(d.series), func(a, b seriesKey) int {
 		return cmp.Or(cmp.Compare(a.parameter, b.parameter), cmp.Compare(fmt.Sprint(a.diagnostic), fmt.Sprint(b.diagnostic)))
 	})
 	for _, key := range keys {
 		s := d.series[key]
+		s.first, s.last = s.span(b, first, last)
+		if d.trail >= 0 {
+			s.hostOff = off[d.trail]
+		} else if d.trail == -1 && len(off) == 1 { // which says nothing of the device
+			s.hostOff = off[0]
+		}
 		p := s.count(first, last)
-		p.Parameter, p.Diagnostic, p.Unit = key.parameter, key.diagnostic, s.unit
-		p.Samples = s.samples
+		p.Parameter, p.Diagnostic, p.Unit, p.Configured = key.parameter, key.diagnostic, s.unit, s.due != nil
+		p.Samples, p.LeftOut = s.samples, s.reasons
+		p.Calibrations, p.Calibrated = s.compare(first, last)
 		out.Parameters = append(out.Parameters, p)
 		out.series = append(out.series, s)
 	}
@@ -187,7 +275,7 @@ func (d *device) report(first, last int64) Device {
 	to, _ := split(last)
 	shown := slices.DeleteFunc(slices.Clone(out.series), func(s *series) bool { return !s.closed })
 	days := make([]*day, len(shown))
-	for n := from; n <= to; n++ {
+	for n := to; n >= from; n-- { // the newest first, as the board's page has them
 		for i, s := range shown {
 			days[i] = s.day(n)
 		}
@@ -204,18 +292,22 @@ func (d *device) report(first, last int64) Device {
 }
 
 // state is what is known of one slot of one parameter, of the day n.
-func (s *series) state(d *day, n int64, at int) (outcome rank, calibration, verified bool) {
-	if d != nil {
-		if r := d.ranks[at]; r != missing {
-			return r.outcome(), false, r.verified()
-		}
+func (s *series) state(d *day, n int64, at int) (c class, verified bool) {
+	slot := n*slotsADay - istSlots + int64(at)
+	r, verified := missing, true
+	if d != nil && d.ranks[at] != missing {
+		r, verified = d.ranks[at].outcome(), d.ranks[at].verified()
 	}
-	if s.points != nil {
-		if p := s.points[n*slotsADay-istSlots+int64(at)]; p.all == allPoints {
-			return missing, true, p.verified == allPoints
-		}
+	if p := s.points[slot]; r <= excluded && p.all == allPoints {
+		return isCalibration, p.verified == allPoints
 	}
-	return missing, false, true
+	switch {
+	case slot < s.first || slot > s.last:
+		return isOutside, true
+	case r == waiting && s.due != nil && s.due.Refused != "":
+		return isRefused, true
+	}
+	return classOf[r], verified
 }
 
 func (s *series) count(first, last int64) (p Parameter) {
@@ -228,35 +320,39 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
+	if s.due != nil {
+		p.Code = s.due.Refused
+	}
 	var gap, longest, longestEnd int64
 	var today *day
-	for slot, n := first, int64(math.MinInt64); slot <= last; slot++ {
+	for slot, n := s.first, int64(math.MinInt64); slot <= s.last; slot++ {
 		p.Expected++
 		on, at := split(slot)
 		if on != n {
 			n, today = on, s.day(on)
 		}
-		outcome, calibration, verified := s.state(today, n, at)
+		class, verified := s.state(today, n, at)
 		if !verified {
 			p.Unverified++
 		}
 		gap++
-		switch {
-		case calibration:
-			p.Calibration++
-			gap = 0
-		case outcome == delivered:
+		switch class {
+		case isLate:
+			p.Late++
 			p.Delivered++
-			gap = 0
-		case outcome == stored:
-			p.AlreadyStored++
-			gap = 0
-		case outcome == rejected:
-			p.Rejected++
-		case outcome == expired:
-			p.Expired++
-		default:
+		case isDelivered:
+			p.Delivered++
+		case isMissing:
 			p.Missing++
+			if s.hostOff[slot] {
+				p.HostOff++
+			}
+		default:
+			*[...]*int{isExcluded: &p.Excluded, isWaiting: &p.Waiting, isRefused: &p.Refused, isExpired: &p.Expired, isRejected: &p.Rejected,
+				isStored: &p.AlreadyStored, isCalibration: &p.Calibration}[class]++
+		}
+		if class >= isStored {
+			gap = 0
 		}
 		if gap > longest {
 			longest, longestEnd = gap, slot
@@ -272,36 +368,38 @@ func (s *series) count(first, last int64) (p Parameter) {
 	return p
 }
 
+// lostLetters are those of slots of which no parameter has reached the board, what a person must see before the rest.
+var lostLetters = []struct {
+	class  class
+	letter byte
+}{{isRefused, cellRefused}, {isRejected, cellRejected}, {isExpired, cellExpired}, {isWaiting, cellWaiting}, {isExcluded, cellExcluded}, {isMissing, cellMissing}}
+
 // letterOf speaks for all parameters that have slots.
 func letterOf(all []*series, days []*day, n int64, at int) byte {
-	var reached, calibrated, refused, old int
+	var counts [isCalibration + 1]int
 	for i, s := range all {
-		outcome, calibration, verified := s.state(days[i], n, at)
+		class, verified := s.state(days[i], n, at)
 		if !verified {
 			return cellUnverified
 		}
-		switch {
-		case calibration:
-			calibrated++
-		case outcome >= stored:
-			reached++
-		case outcome == rejected:
-			refused++
-		case outcome == expired:
-			old++
-		}
+		counts[class]++
 	}
+	expected := len(all) - counts[isOutside]
+	reached := counts[isStored] + counts[isLate] + counts[isDelivered] + counts[isCalibration]
 	switch {
-	case calibrated == len(all):
+	case expected == 0:
+		return cellOutside
+	case counts[isCalibration] == expected:
 		return cellCalibration
-	case reached+calibrated == len(all):
+	case reached == expected:
 		return cellDelivered
-	case reached+calibrated > 0:
+	case reached > 0:
 		return cellPartly
-	case refused > 0:
-		return cellRejected
-	case old > 0:
-		return cellExpired
+	}
+	for _, l := range lostLetters {
+		if counts[l.class] > 0 {
+			return l.letter
+		}
 	}
 	return cellMissing
 }

@@ -203,14 +203,14 @@ func random(n int) (list []audit.Entry) {
 	for range n {
 		stamp := day.Add(time.Duration(rand.IntN(400)-50) * spec.SlotLength)
 		e := audit.Entry{Time: stamp.Add(time.Minute), Device: pick("a", "b", "c", ""), Station: pick("s", "t", ""), Stamp: stamp.UnixMilli(),
-			Outcome: audit.Outcome(pick("delivered", "delivered", "delivered", "already_stored", "rejected", "expired", "late", "refused", "recovered", "unknown"))}
+			Outcome: audit.Outcome(pick("delivered", "delivered", "delivered", "already_stored", "rejected", "expired", "late", "refused", "recovered", "started", "stopped", "unknown"))}
 		for range rand.IntN(4) {
 			e.Readings = append(e.Readings, audit.Reading{Parameter: pick("cod", "bod", "ph"), Value: rand.Float64(), Unit: pick("mg/L", "pH", ""),
 				Flag: pick("U", "U", "U", "M", "", "C", "Z"), Diagnostic: rand.IntN(5) == 0})
 		}
 		switch rand.IntN(12) {
 		case 0: // a calibration
-			e.Readings = []audit.Reading{{Parameter: "cod", Flag: "C", Unit: "mg/L"}}
+			e.Readings = []audit.Reading{{Parameter: "cod", Value: rand.Float64(), Flag: pick("C", "Z"), Unit: "mg/L"}}
 			for k := range 30 {
 				e.Stamp = stamp.Add(time.Duration(k) * spec.CalibrationLength).UnixMilli()
 				list = append(list, e)
@@ -220,7 +220,7 @@ func random(n int) (list []audit.Entry) {
 		case 2:
 			e.Stamp = []int64{0, -1, 1 << 60, -1 << 60}[rand.IntN(4)]
 		case 3:
-			e.Parameter, e.Count = pick("cod", "tss", ""), rand.IntN(9)
+			e.Parameter, e.Count, e.Reason = pick("cod", "tss", ""), rand.IntN(9), pick("", "late", "below_valid_min")
 		}
 		list = append(list, e)
 	}

@@ -4,30 +4,40 @@ import (
 	"bufio"
 	"fmt"
 	"io"
+	"maps"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Text writes the report for a terminal, without colour, 110 columns wide.
 func (r *Report) Text(w io.Writer) error {
 	out := bufio.NewWriter(w)
-	fmt.Fprintf(out, "%s\n", r.headline())
-	for _, t := range r.Trails {
-		fmt.Fprintf(out, "  %s: %s\n", plain(t.Name), plain(t.verdict()))
-		if t.Last != "" {
-			fmt.Fprintf(out, "    last line's SHA-256 %s\n", t.Last)
-		}
-	}
-	for _, note := range r.notes() {
-		fmt.Fprintln(out, note)
-	}
+	r.head(out)
 	for _, d := range r.Devices {
 		fmt.Fprintf(out, "\n%s\n", plain(d.title()))
 		d.table(out)
 		for _, note := range d.notes() {
 			fmt.Fprintln(out, "  "+plain(note))
+		}
+		for i := range d.Parameters {
+			p := &d.Parameters[i]
+			for _, line := range p.calibrated() {
+				fmt.Fprintf(out, "  %s, calibration: %s\n", plain(p.name()), line)
+			}
+		}
+	}
+	if c := r.Board; c != nil {
+		fmt.Fprintf(out, "\n%s\n", plain(c.Verdict()))
+		for _, d := range c.Shown() {
+			fmt.Fprintf(out, "  %s %s\n", plain(d.Device), plain(d.String()))
+		}
+		if n := c.More(); n > 0 {
+			fmt.Fprintf(out, "  and %d more: --format json has all\n", n)
 		}
 	}
 	if legend := r.legend(); legend != "" {
@@ -53,6 +63,20 @@ func (r *Report) Text(w io.Writer) error {
 		}
 	}
 	return out.Flush()
+}
+
+// head is what stands on top.
+func (r *Report) head(out io.Writer) {
+	fmt.Fprintf(out, "%s\n%s\n%s\n", r.Verdict, r.headline(), r.made())
+	for _, t := range r.Trails {
+		fmt.Fprintf(out, "  %s: %s\n", plain(t.Name), plain(t.verdict()))
+		if t.Last != "" {
+			fmt.Fprintf(out, "    last line's SHA-256 %s\n", t.Last)
+		}
+	}
+	for _, note := range r.notes() {
+		fmt.Fprintln(out, note)
+	}
 }
 
 // blocks are the cells of a terminal.
@@ -86,15 +110,102 @@ func (d *Device) has(letter rune) bool {
 	return false
 }
 
+type column struct {
+	name  string
+	count func(p *Parameter) int
+	bad   bool
+}
+
+// columns are the counts of a parameter. Late is a part of delivered, and host off of missing.
+var columns = []column{
+	{"expected", func(p *Parameter) int { return p.Expected }, false},
+	{"delivered", func(p *Parameter) int { return p.Delivered }, false},
+	{"late", func(p *Parameter) int { return p.Late }, false},
+	{"already stored", func(p *Parameter) int { return p.AlreadyStored }, false},
+	{"waiting", func(p *Parameter) int { return p.Waiting }, true},
+	{"refused", func(p *Parameter) int { return p.Refused }, true},
+	{"rejected", func(p *Parameter) int { return p.Rejected }, true},
+	{"expired", func(p *Parameter) int { return p.Expired }, true},
+	{"excluded", func(p *Parameter) int { return p.Excluded }, true},
+	{"missing", func(p *Parameter) int { return p.Missing }, true},
+	{"host off", func(p *Parameter) int { return p.HostOff }, true},
+	{"calibration", func(p *Parameter) int { return p.Calibration }, false},
+}
+
+// always are the columns that a terminal shows even where there is nothing in them.
+var always = []string{"expected", "delivered", "missing"}
+
+// verdict is one sentence on all.
+func (r *Report) verdict() string {
+	var all Parameter
+	var share *float64
+	for _, d := range r.Devices {
+		for i := range d.Parameters {
+			all.add(&d.Parameters[i])
+		}
+	}
+	due, reached := all.Expected-all.Calibration, all.Delivered+all.AlreadyStored
+	text := "No slot was due in the period."
+	switch {
+	case due > 0 && reached == due:
+		text = fmt.Sprintf("All values that were due reached the board: %d.", due)
+	case due > 0:
+		part := float64(reached*10000/due) / 100
+		share = &part
+		var lost []string
+		for _, c := range columns {
+			if n := c.count(&all); c.bad && n > 0 && c.name != "host off" {
+				lost = append(lost, fmt.Sprintf("%s %d", c.name, n))
+			}
+		}
+		text = fmt.Sprintf("%d of %d values that were due reached the board, %s: %s.", reached, due, percent(share), strings.Join(lost, ", "))
+	case all.Expected > 0:
+		text = "All slots of the period are calibrations."
+	}
+	if !r.Verified {
+		text = "NOT VERIFIED, see the trails. " + text
+	}
+	return text
+}
+
+func (p *Parameter) add(x *Parameter) {
+	p.Expected += x.Expected
+	p.Delivered += x.Delivered
+	p.Late += x.Late
+	p.AlreadyStored += x.AlreadyStored
+	p.Waiting += x.Waiting
+	p.Refused += x.Refused
+	p.Rejected += x.Rejected
+	p.Expired += x.Expired
+	p.Excluded += x.Excluded
+	p.Missing += x.Missing
+	p.HostOff += x.HostOff
+	p.Calibration += x.Calibration
+}
+
+func (r *Report) made() string {
+	return fmt.Sprintf("Made %s IST by %s", r.Made.Format("2006-01-02 15:04"), r.Software)
+}
+
 func (r *Report) headline() string {
 	if r.Period == nil {
-		return "No slot is in the period."
+		return "The period is empty."
 	}
 	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", r.Period.First.Format("2006-01-02 15:04"), r.Period.Last.Format("2006-01-02 15:04"), r.Period.Slots)
 }
 
+// mostOff is how many times when a host was off are named.
+const mostOff = 10
+
 func (r *Report) notes() []string {
 	var list []string
+	for i, x := range r.Off {
+		if i == mostOff {
+			list = append(list, fmt.Sprintf("The host was off %d times more.", len(r.Off)-i))
+			break
+		}
+		list = append(list, x.text(len(r.Trails) > 1))
+	}
 	if r.OffGrid > 0 {
 		list = append(list, count(r.OffGrid, "reading")+" stamped off the grid of slots, and counted in none.")
 	}
@@ -102,6 +213,17 @@ func (r *Report) notes() []string {
 		list = append(list, fmt.Sprintf("Samples that name no device: %d late, %d refused.", r.Unnamed.Late, r.Unnamed.Refused))
 	}
 	return list
+}
+
+func (x Off) text(several bool) string {
+	which := "The host"
+	if several {
+		which += " of " + plain(x.Trail)
+	}
+	if x.Killed {
+		return fmt.Sprintf("%s was off: it is known to have run until %s, and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+	}
+	return fmt.Sprintf("%s was off from %s to %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
 }
 
 func (d *Device) title() string {
@@ -121,6 +243,15 @@ func (d *Device) notes() []string {
 			list = append(list, fmt.Sprintf("%s, 30-second points of calibrations: %d delivered, %d rejected, %d expired.", p.name(), p.Points.Delivered, p.Points.Rejected, p.Points.Expired))
 		}
 	}
+	for i := range d.Parameters {
+		p := &d.Parameters[i]
+		if p.Refused > 0 {
+			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
+		}
+		if left := p.leftOut(); left != "" {
+			list = append(list, p.name()+", readings in no slot: "+left+".")
+		}
+	}
 	for _, p := range d.Parameters {
 		if p.Unverified > 0 {
 			list = append(list, fmt.Sprintf("%s: for %s only lines speak that are not verified.", p.name(), count(p.Unverified, "slot")))
@@ -128,6 +259,34 @@ func (d *Device) notes() []string {
 		if p.Expected == 0 && p.Samples != (Samples{}) {
 			list = append(list, p.name()+": the trails have no slot of it, only samples.")
 		}
+	}
+	return list
+}
+
+// meaning is what a status or another hold reason says.
+func meaning(code string) string {
+	if n, err := strconv.Atoi(code); err == nil {
+		return fmt.Sprintf(" with %s, %s", code, strings.ToLower(spec.Status(n).Description()))
+	}
+	if code == "" {
+		return ""
+	}
+	return ": " + strings.ReplaceAll(code, "_", " ")
+}
+
+// leftOut lists the reasons why readings are in no slot.
+func (p *Parameter) leftOut() string {
+	var list []string
+	for _, reason := range slices.Sorted(maps.Keys(p.LeftOut)) {
+		list = append(list, fmt.Sprintf("%s %d", strings.ReplaceAll(reason, "_", " "), p.LeftOut[reason]))
+	}
+	return strings.Join(list, ", ")
+}
+
+// calibrated are the lines on calibrations.
+func (p *Parameter) calibrated() (list []string) {
+	for i := range p.Calibrations {
+		list = append(list, p.Calibrations[i].String())
 	}
 	return list
 }
@@ -140,13 +299,21 @@ func (p *Parameter) name() string {
 }
 
 func (d *Device) table(w io.Writer) {
-	rows := [][]string{{"parameter", "expected", "delivered", "stored", "rejected", "expired", "missing", "calib.", "share", "late", "refused", "longest gap"}}
-	for _, p := range d.Parameters {
+	shown := slices.DeleteFunc(slices.Clone(columns), func(c column) bool {
+		return !slices.Contains(always, c.name) && !slices.ContainsFunc(d.Parameters, func(p Parameter) bool { return c.count(&p) > 0 })
+	})
+	rows := [][]string{{"parameter"}}
+	for _, c := range shown {
+		rows[0] = append(rows[0], c.name)
+	}
+	rows[0] = append(rows[0], "share", "longest gap")
+	for i := range d.Parameters {
+		p := &d.Parameters[i]
 		row := []string{plain(p.name())}
-		for _, n := range []int{p.Expected, p.Delivered, p.AlreadyStored, p.Rejected, p.Expired, p.Missing, p.Calibration} {
-			row = append(row, strconv.Itoa(n))
+		for _, c := range shown {
+			row = append(row, strconv.Itoa(c.count(p)))
 		}
-		rows = append(rows, append(row, percent(p.Share), strconv.Itoa(p.Samples.Late), strconv.Itoa(p.Samples.Refused), p.LongestGap.String()))
+		rows = append(rows, append(row, percent(p.Share), p.LongestGap.String()))
 	}
 	width := make([]int, len(rows[0]))
 	for _, row := range rows {

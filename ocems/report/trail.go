@@ -3,8 +3,11 @@ package report
 import (
 	"fmt"
 	"runtime"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 )
@@ -31,6 +34,9 @@ type sums struct {
 	unverified []*audit.Day
 	recovered  int
 	unreadable int
+	times      hostTimes
+	first      time.Time
+	marked     bool
 	err        error
 }
 
@@ -59,7 +65,8 @@ func (b *Builder) Add(trails [][]string, read func(files int)) error {
 		}
 	}()
 	i := 0
-	for _, files := range trails {
+	for trail, files := range trails {
+		b.hosts, b.files = append(b.hosts, hostTimes{}), append(b.files, strings.Join(files[max(len(files)-1, 0):], ""))
 		var before *audit.File
 		for range files {
 			x := <-results[i]
@@ -67,7 +74,7 @@ func (b *Builder) Add(trails [][]string, read func(files int)) error {
 			if i++; x.err != nil {
 				return x.err
 			}
-			b.add(&x, before)
+			b.add(trail, &x, before)
 			before = &x.file
 			if read != nil {
 				read(i)
@@ -81,6 +88,9 @@ func (b *Builder) sumUp(path string) (x sums) {
 	if !b.o.Verify {
 		var ok bool
 		if x.file, x.verified, ok, x.err = audit.ScanSummary(path); x.err != nil || ok {
+			if ok {
+				x.times.off = x.file.Totals.Off
+			}
 			return x
 		}
 	}
@@ -94,11 +104,16 @@ func (b *Builder) sumUp(path string) (x sums) {
 		to.Add(e)
 	})
 	x.verified, x.unverified = verified.Days(), unverified.Days()
+	x.times.off, x.times.stopped, x.first = slices.Concat(verified.Off, unverified.Off), verified.Stopped(), verified.First()
+	if !unverified.First().IsZero() {
+		x.times.stopped = unverified.Stopped()
+	}
+	x.marked = verified.Marked || unverified.Marked
 	x.recovered, x.unreadable = verified.Recovered+unverified.Recovered, verified.Unreadable+unverified.Unreadable
 	return x
 }
 
-func (b *Builder) add(x *sums, before *audit.File) {
+func (b *Builder) add(trail int, x *sums, before *audit.File) {
 	f := &x.file
 	t := Trail{Name: f.Name, Lines: f.Lines, Verified: f.Verified, Summed: f.Summed, Unreadable: f.Unreadable + x.unreadable, Recovered: x.recovered, Fault: f.Fault}
 	if f.Summed {
@@ -120,11 +135,17 @@ func (b *Builder) add(x *sums, before *audit.File) {
 		t.Last = f.Sum
 	}
 	b.trails = append(b.trails, t)
+	h := &b.hosts[trail]
+	h.off, h.stopped = append(h.off, x.times.off...), x.times.stopped
+	b.marked = b.marked || x.marked
+	if b.begun.IsZero() || !x.first.IsZero() && x.first.Before(b.begun) {
+		b.begun = x.first
+	}
 	for _, d := range x.verified {
-		b.take(d, true)
+		b.take(trail, d, true)
 	}
 	for _, d := range x.unverified {
-		b.take(d, false)
+		b.take(trail, d, false)
 	}
 }
 

@@ -61,9 +61,10 @@ func (h *Host) window(now time.Time) time.Time {
 }
 
 // Expected is the stamp of the newest slot that is expected at the board.
-func (h *Host) Expected(now time.Time) time.Time { return h.stampOf(h.window(now)) }
+func (h *Host) Expected(now time.Time) time.Time { return h.StampOf(h.window(now)) }
 
-func (h *Host) stampOf(start time.Time) time.Time {
+// StampOf is the stamp of the slot of a window.
+func (h *Host) StampOf(start time.Time) time.Time {
 	if h.Stamp == "start" {
 		return start
 	}
@@ -73,7 +74,7 @@ func (h *Host) stampOf(start time.Time) time.Time {
 // NextSlot is the stamp of the slot that is measured now, and when it is made.
 func (h *Host) NextSlot(now time.Time) (stamp, leaves time.Time) {
 	start := now.Add(-time.Duration(h.Grace * float64(time.Second))).Truncate(spec.SlotLength)
-	return h.stampOf(start), start.Add(spec.SlotLength + time.Duration(h.Grace*float64(time.Second)))
+	return h.StampOf(start), start.Add(spec.SlotLength + time.Duration(h.Grace*float64(time.Second)))
 }
 
 // Clock times and days as the board has them.
@@ -130,12 +131,12 @@ func meaning(reason string) string {
 // Judge says what a parameter of a device is doing.
 func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	window := h.window(now)
-	expected := h.stampOf(window)
+	expected := h.StampOf(window)
 	due := !window.Before(p.Due)
 	missing := p.Slot == nil || p.Slot.Stamp.Before(expected)
 	switch {
 	case p.Slot == nil && !due:
-		return Verdict{OK, Begins, "its first slot is " + clockTime(h.stampOf(p.Due), now), ""}
+		return Verdict{OK, Begins, "its first slot is " + clockTime(h.StampOf(p.Due), now), ""}
 	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
 		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or look why the input does not have it"}
 	case p.Refused != nil:

@@ -19,6 +19,7 @@ import (
 	"slices"
 
 	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
 	protocol "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
 )
@@ -37,6 +38,7 @@ func main() {
 type picture struct {
 	file          string
 	report, dark  bool
+	print         bool
 	width, height int64
 	steps         string // JavaScript
 	until         string // of the same
@@ -52,6 +54,7 @@ var all = []picture{
 	{file: "report.png", report: true, width: 1360, height: 830},
 	{file: "report-dark.png", report: true, dark: true, width: 1360, height: 830},
 	{file: "report-phone.png", report: true, width: 390, height: 1100},
+	{file: "report-print.png", report: true, print: true, width: 1039, height: 720}, // what A4 has room for
 }
 
 func pictures(program, out string) error {
@@ -108,6 +111,15 @@ func (q picture) take(program, url, path string) error {
 	}
 	if !q.report {
 		if err := p.until("document.querySelectorAll('.cell.d').length > 100 && document.querySelectorAll('#requests tbody tr').length > 20"); err != nil {
+			return err
+		}
+	}
+	if q.print {
+		err := p.do(func(ctx context.Context, t *chromedp.Target) (none chromedp.Void, err error) {
+			_, err = cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+			return none, err
+		})
+		if err != nil {
 			return err
 		}
 	}

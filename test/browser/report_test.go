@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"fmt"
@@ -9,6 +10,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+
+	"github.com/chromedp/cdproto/cdp"
+	"github.com/chromedp/cdproto/emulation"
+	"github.com/chromedp/chromedp"
 )
 
 // The page that `ocems report` writes stands alone: it asks for nothing else, from no host and from no file.
@@ -52,14 +57,14 @@ func TestReport(t *testing.T) {
 				// 6 days of 96 slots, of the 3 devices.
 				section := "document.querySelectorAll('section')"
 				for letter, want := range map[string]int{"d": 6*96 - 6 - 10 - 3, "p": 6, "m": 10, "c": 3, "r": 0} {
-					if got := value[int](t, p, section+"[2].querySelectorAll('td."+letter+"').length"); got != want {
+					if got := value[int](t, p, section+"[2].querySelectorAll('.days td."+letter+"').length"); got != want {
 						t.Errorf("%d cells %s, want %d", got, letter, want)
 					}
 				}
 				if !value[bool](t, p, section+"[2].innerText.includes('cod, 30-second points of calibrations: 90 delivered, 4 rejected, 0 expired')") {
 					t.Error("the refused points are not told")
 				}
-				if title := value[string](t, p, "document.querySelector('td.d[title]').title"); len(title) < 20 {
+				if title := value[string](t, p, "document.querySelector('.days td.d[title]').title"); len(title) < 20 {
 					t.Errorf("a cell says %q", title)
 				}
 				for _, bad := range value[[]string](t, p, contrast) {
@@ -71,4 +76,18 @@ func TestReport(t *testing.T) {
 			})
 		}
 	}
+	// The print of a narrow window is the table, and has the values as text.
+	t.Run("print", func(t *testing.T) {
+		p := visit(t, "file://"+page, 360, 800, false)
+		p.must(t, func(ctx context.Context, tab *chromedp.Target) (none chromedp.Void, err error) {
+			_, err = cdp.Call(ctx, tab, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+			return none, err
+		})
+		if display := value[string](t, p, "getComputedStyle(document.querySelector('.counts tbody tr')).display"); display != "table-row" {
+			t.Errorf("a row of the table is a %s", display)
+		}
+		if text := value[string](t, p, "document.querySelector('.values td.d').innerText"); text == "" {
+			t.Error("a delivered slot has no value")
+		}
+	})
 }

@@ -177,7 +177,7 @@ func (w *week) deliver(r payload.Record) error {
 
 // report writes the page of ocems report.
 func (w *week) report(trail, page string) error {
-	b, err := report.New(report.Options{Now: weekEnds, Readings: true, Device: etp})
+	b, err := report.New(report.Options{Now: weekEnds, Software: "ocems/1.0", Readings: true, Device: etp})
 	if err != nil {
 		return err
 	}

@@ -81,7 +81,7 @@ func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 	}
 	if err := until(time.Minute, func() bool {
 		entries, _ := trail(filepath.Join(v.disk, "audit.jsonl"))
-		return len(entries) > 0
+		return slices.ContainsFunc(entries, func(e entry) bool { return e.Outcome == "delivered" })
 	}); err != nil {
 		t.Fatal("no slot has an outcome:", err)
 	}

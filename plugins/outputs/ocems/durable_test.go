@@ -220,7 +220,7 @@ func TestRefusedIsNotedOverAKill(t *testing.T) {
 	at := hoursAgo(2)
 	require.NoError(t, o.Write([]telegraf.Metric{modbus(at, "cod", 1.0), modbus(at, "cod", 5.0)}))
 	before := asKilled(t, o)
-	require.Empty(t, trail(t, before))
+	require.Empty(t, outcomes(trail(t, before), audit.Refused))
 	refusedBy(t, o.StateDirectory, "conflict")
 	after := asKilled(t, o)
 	require.NoError(t, o.Close())

@@ -76,6 +76,16 @@ func TestFirstStartOnAFullDisk(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
+// fillBlock leaves no room for a line in the block of the disk that the trail ends in.
+func fillBlock(t *testing.T, path string) {
+	trail, err := audit.Open(path)
+	require.NoError(t, err)
+	info, err := os.Stat(path)
+	require.NoError(t, err)
+	require.NoError(t, trail.Append(audit.Entry{Outcome: audit.Recovered, Detail: strings.Repeat("x", 3800-int(info.Size()))}))
+	require.NoError(t, trail.Close())
+}
+
 // TestFullDiskAtClosing closes a slot in the pages that its readings give back. What became of it waits for the trail.
 func TestFullDiskAtClosing(t *testing.T) {
 	t.Parallel()
@@ -84,13 +94,14 @@ func TestFullDiskAtClosing(t *testing.T) {
 	o, logs := open(t, settings(b, filepath.Join(dir, "state"))+oneDevice)
 	at := hoursAgo(2)
 	require.NoError(t, o.Write(large(at)))
+	fillBlock(t, filepath.Join(o.StateDirectory, "audit.jsonl"))
 	ballast := filepath.Join(dir, "ballast")
 	fill(t, ballast)
 	want := []string{"cod 5 mg/L U " + clock(at.Add(spec.SlotLength))}
 	assert.Equal(t, want, b.await(t, 1))
 	require.Eventually(t, func() bool { return strings.Contains(logs.text("E"), "Cannot write the outbox or the audit trail") },
 		15*time.Second, 20*time.Millisecond)
-	assert.Empty(t, trail(t, o.StateDirectory))
+	assert.Empty(t, outcomes(trail(t, o.StateDirectory), audit.Delivered))
 	assert.Equal(t, 1, o.engine.Stats().Outbox.Slots)
 	require.NoError(t, os.Remove(ballast))
 	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 0 }, 15*time.Second, 20*time.Millisecond)

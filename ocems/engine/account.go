@@ -45,6 +45,7 @@ type account struct {
 	host    statusFile
 	health  string // as of the last step
 	slots   slotLines
+	classes map[status.Class]int // parameters in trouble, as of the last slot
 
 	troubledMu sync.Mutex // apart from mu, since the outbox calls while it holds its own
 	troubled   map[string]bool
@@ -290,7 +291,7 @@ func (a *account) note(entries []audit.Entry) {
 				}
 			}
 		case audit.Refused, audit.Late:
-			if x.Parameter == "" || x.Reason == string(slot.Duplicate) {
+			if x.Parameter == "" || x.Reason == string(slot.Duplicate) || x.Reason == string(unknown) {
 				continue
 			}
 			diagnostic := len(x.Readings) > 0 && x.Readings[0].Diagnostic

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -55,15 +56,55 @@ type Reading struct {
 	Unit       string  `json:"unit"`
 	Flag       string  `json:"flag"`
 	Diagnostic bool    `json:"diagnostic,omitempty"`
+	Samples    int     `json:"samples,omitempty"` // that the value was made of, where that is known
+	// Range are the least and the greatest of them, where they differ, see [spread].
+	Range [2]float64 `json:"range,omitzero"`
+}
+
+// String is the reading as a log has it.
+func (r Reading) String() string {
+	return fmt.Sprintf("{%s %v %s %s %t}", r.Parameter, r.Value, r.Unit, r.Flag, r.Diagnostic)
 }
 
 // Readings takes over the readings of a record.
 func Readings(rs []payload.Reading) []Reading {
 	out := make([]Reading, len(rs))
 	for i, r := range rs {
-		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic}
+		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic, r.Samples, spread(r.Min, r.Max)}
 	}
 	return out
+}
+
+// longestExact is how many digits the least and the greatest of samples have at most as they are.
+const longestExact = 6
+
+// spread rounds two numbers of many digits away from each other, to the first digit of their difference: random digits take
+// more room in a trail of years than all else.
+func spread(low, high float64) [2]float64 {
+	if few(low) && few(high) || !(high-low > 0) {
+		return [2]float64{low, high}
+	}
+	places := -int(math.Floor(math.Log10(high - low)))
+	unit := math.Pow(10, math.Abs(float64(places)))
+	round := func(v float64, to func(float64) float64) float64 {
+		x := v / unit
+		if places > 0 {
+			x = v * unit
+		}
+		if math.Abs(x) >= 1<<53 || unit > 1e15 { // all its digits count
+			return v
+		}
+		if x = to(x); places > 0 {
+			return x / unit
+		}
+		return x * unit
+	}
+	return [2]float64{round(low, math.Floor), round(high, math.Ceil)}
+}
+
+func few(v float64) bool {
+	text := strconv.AppendFloat(nil, math.Abs(v), 'g', -1, 64)
+	return len(text) <= longestExact+1 // with a point
 }
 
 // Entry is one line. It never holds a token or a key.

@@ -24,8 +24,10 @@ import (
 const (
 	writeAtOnce  = 5 * time.Second // after something that matters
 	writeLater   = time.Minute     // after anything
-	writeAlways  = 5 * time.Minute // so that a reader knows that the host runs
-	forgetSilent = spec.MaxAge     // a series that no entry names
+	writeSettled = 20 * time.Second
+	writeAlways  = 5 * time.Minute  // so that a reader knows that the host runs
+	begins       = 10 * time.Minute // while a person waits for the first readings, changes are written at once
+	forgetSilent = spec.MaxAge      // a series that no entry names
 	excludedFor  = 24 * time.Hour
 	reachWithin  = time.Minute // from the closing of a window to the board
 )
@@ -44,6 +46,7 @@ type account struct {
 	files   []statusFile
 	host    statusFile
 	health  string // as of the last step
+	taken   uint64 // readings, by then
 	slots   slotLines
 	classes map[status.Class]int // parameters in trouble, as of the last slot
 
@@ -73,13 +76,18 @@ type parameterAccount struct {
 // statusFile is when a file is to be written.
 type statusFile struct {
 	written time.Time
-	changed bool // something
-	matters bool // for a person
+	changed bool      // something
+	matters bool      // for a person
+	since   time.Time // nothing had changed before
 }
 
 func (f *statusFile) due(now time.Time, always bool) bool {
 	ago := now.Sub(f.written).Abs()
-	return f.matters && ago >= writeAtOnce || f.changed && ago >= writeLater || always && ago >= writeAlways
+	if !f.changed {
+		f.since = now
+	}
+	// What changes with each slot is waited for: a hub's devices report one after the other.
+	return f.matters && ago >= writeAtOnce || f.changed && ago >= writeLater && now.Sub(f.since).Abs() >= writeSettled || always && ago >= writeAlways
 }
 
 // openAccount goes on with what the last life wrote, where that can be read.
@@ -312,6 +320,7 @@ func reasonOf(x *audit.Entry) string {
 
 // exclude keeps the newest of each reason.
 func (p *parameterAccount) exclude(x status.Excluded) {
+	p.Excluded = slices.Clone(p.Excluded) // a status that is being written has the list of before
 	i := slices.IndexFunc(p.Excluded, func(o status.Excluded) bool { return o.Reason == x.Reason })
 	switch {
 	case i < 0:
@@ -389,6 +398,10 @@ func (a *account) take(end bool) (w written) {
 
 	files, wall := status.Files(len(a.ids)), time.Now()
 	if files == 0 {
+		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // of a hub, new slots are enough
+			a.taken, a.host.changed = taken, true
+			a.host.matters = a.host.matters || wall.Sub(a.started) < begins
+		}
 		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
 	}
 	if a.host.due(wall, true) || end {
@@ -466,7 +479,7 @@ func (e *Engine) begin() {
 	if h.DryRun {
 		args = append(args, "dry_run", "nothing is sent")
 	}
-	e.log.Info("reporting", append(args, "to", h.Endpoint, "slots_waiting", h.Waiting, "first_slot", status.Time(stamp, a.now()), "goes_at", status.Time(leaves, a.now()))...)
+	e.log.Info("reporting", append(args, "to", h.Endpoint, "slots_waiting", h.Waiting, "first_slot", status.Time(stamp, a.now()), "goes_at", leaves.In(spec.IST).Format(time.TimeOnly))...)
 }
 
 // trustsClock reports whether windows close by the present clock.

@@ -332,6 +332,8 @@ func detail(x sample, reason slot.Reason) string {
 		return fmt.Sprintf("the unit is %q, and the slot began with another", x.Unit)
 	case reason == slot.NotANumber:
 		return fmt.Sprintf("the value is %v", x.Value)
+	case reason == slot.TooFar:
+		return fmt.Sprintf("max_step is %v a minute", x.MaxStep)
 	}
 	return ""
 }
@@ -432,9 +434,21 @@ func (e *Engine) check(now time.Time) {
 	e.loop.files = text
 }
 
-// sendable are the slots that JSON can carry. What an earlier configuration has let in stops no other.
+// sendable are the slots that JSON can carry and whose readings cover them. What an earlier configuration has let in stops no
+// other.
 func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 	return slices.DeleteFunc(slots, func(s slot.Slot) bool {
+		if d, known := e.names.Device(s.Device); known && !s.Flag.Calibration() {
+			const minutes = int(spec.SlotLength / time.Minute)
+			if least := d.Rules(s.Parameter).MinCoverage; float64(s.Minutes)/float64(minutes) < least {
+				x := sampleOf(s)
+				x.count = s.Samples
+				e.refuse(x, slot.TooFew, func() string {
+					return fmt.Sprintf("readings in %d of %d minutes, min_coverage is %v; the value is that of all of them", s.Minutes, minutes, least)
+				}, now)
+				return true
+			}
+		}
 		r := payload.Reading{Parameter: s.Parameter, Unit: s.Unit, Value: s.Value, Flag: s.Flag}
 		err := r.Check()
 		if err != nil {

@@ -251,7 +251,7 @@ func decodeSlots(value []byte) (slots []slot.Slot, err error) {
 		err = frame.ErrDamaged
 	}
 	for i := range slots {
-		if s := &slots[i]; !s.Flag.Valid() || s.Statistic > slot.Median || s.Samples < 0 {
+		if s := &slots[i]; !s.Flag.Valid() || !s.Statistic.Valid() || s.Samples < 0 {
 			return nil, frame.ErrDamaged
 		}
 		slots[i].Exit = 0 // no pipeline has the same number after a restart

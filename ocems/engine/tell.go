@@ -87,10 +87,10 @@ func (a *account) sayLate() {
 	l.older = 0
 }
 
-// due is how many parameters the slot of a window is to have.
+// due is how many parameters the slot of a window is to have, or has all the same, as after a start in mid-window.
 func (d *deviceAccount) due(stamp int64, window time.Time) (n int) {
 	for _, p := range d.parameters {
-		if !window.Before(p.Due) {
+		if !window.Before(p.Due) || p.Slot != nil && p.Slot.Stamp.UnixMilli() == stamp {
 			n++
 		}
 	}
@@ -144,9 +144,6 @@ func (a *account) tell(now time.Time) {
 		device := a.describeDevice(d, now)
 		missing := map[status.Class][]string{}
 		for i, p := range d.parameters {
-			if window.Before(p.Due) {
-				continue
-			}
 			v := h.Judge(&device, &device.Parameters[i], now)
 			if v.Level == status.Failed || v.Class == status.Waits {
 				missing[v.Class] = append(missing[v.Class], p.Parameter.Parameter)

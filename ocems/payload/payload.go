@@ -26,7 +26,9 @@ type Reading struct {
 
 	Statistic string // how Value was computed, "mean" for one; not sent
 	Samples   int    // of how many samples; not sent
-	Era       uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
+	// Min and Max are the least and the greatest of these, both 0 where they are the same or not known; not sent.
+	Min, Max float64
+	Era      uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
 }
 
 // Record is what one request carries: readings of one device of one station.

@@ -67,7 +67,7 @@ func parseDevices(path string, data []byte) ([]source, error) {
 	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "formerly"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "reading_stamp", "formerly"}
 
 // parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
 func parseCSV(path string, data []byte) ([]source, error) {
@@ -165,6 +165,8 @@ func (d *DeviceConfig) set(column, cell string) error {
 		}
 	case "timestamps":
 		d.Timestamps = cell
+	case "reading_stamp":
+		d.ReadingStamp = cell
 	}
 	return nil
 }
@@ -230,7 +232,8 @@ func yamlError(path, text string, hide bool) error {
 	}
 	if m := yamlType.FindStringSubmatch(text); m != nil {
 		keys := slices.Concat(columns, []string{"devices", "parameters", "metric", "field", "attributes", "parameter", "unit",
-			"statistic", "decimals", "diagnostic", "allow_unlisted"})
+			"statistic", "decimals", "diagnostic", "allow_unlisted", "valid_min", "valid_max", "invalid_values", "max_step",
+			"min_coverage", "flat_line_after", "limit_low", "limit_high"})
 		text = fmt.Sprintf("%skey %q is unknown; nearest: %s", m[1], m[2], strings.Join(spec.Nearest(m[2], keys), ", "))
 	}
 	if m := yamlLine.FindStringSubmatch(text); m != nil {

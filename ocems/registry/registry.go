@@ -55,6 +55,7 @@ type Device struct {
 
 	parameters map[string]*mapping // by key
 	formerly   map[string]string   // present keys, by former ones
+	rules      *Rules              // of parameters without an entry
 
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
@@ -265,6 +266,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		owner    = map[string]int{}    // selector with attributes: device
 		mappings []*mapping
 		renamed  []renaming
+		forAll   = b.common(cfg.Common)
 	)
 	for i, src := range list {
 		src.StationID, src.DeviceID = strings.TrimSpace(src.StationID), strings.TrimSpace(src.DeviceID)
@@ -298,7 +300,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("longitude", src.Longitude, 180)
 
 		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps,
-			parameters: map[string]*mapping{}, formerly: map[string]string{}}
+			parameters: map[string]*mapping{}, formerly: map[string]string{}, rules: b.rules(src.at, forAll, &Validity{ReadingStamp: strings.TrimSpace(src.ReadingStamp)})}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))
@@ -460,6 +462,9 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 			b.fault(at("statistic"), "%w", err)
 		}
 		m.statistic = &stat
+	}
+	if m.rules = b.rules(at, d.rules, &p.Validity); m.rules.EndStamped && m.statistic != nil && *m.statistic == slot.TimeWeighted {
+		b.fault(at("reading_stamp"), `"end" does not go with the statistic time_weighted, by which a value holds from its time on; nearest: start`)
 	}
 	if p.Decimals != nil {
 		if m.decimals = *p.Decimals; m.decimals < 0 || m.decimals > 10 {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -379,6 +381,54 @@ func TestDevicesFile(t *testing.T) {
 }
 
 // A field called `value` is none, so that one file serves both hosts.
+// What a parameter says of its readings holds, or else its device, or else the whole configuration.
+func TestRules(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.yaml")
+	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", reading_stamp: end, parameters: [\n"+
+		"  {metric: bod, unit: mg/L, valid_min: 0, valid_max: 9.5, invalid_values: [0, -9.9, 5], max_step: 2, min_coverage: 0.6, flat_line_after: 0s, limit_low: 1, limit_high: 8, reading_stamp: start},\n"+
+		"  {metric: cod, unit: mg/L, max_step: 3}, {metric: ph, unit: pH}]}\n")
+	cfg := Config{PublicKeyFile: keyFile, DevicesFile: path, Common: Common{MinCoverage: 0.2, FlatLineAfter: Duration{6 * time.Hour}}}
+	r := mustNew(t, cfg)
+	d, _ := r.Device("d1")
+	none := Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1), MinCoverage: 0.2, EndStamped: true, FlatLineAfter: 6 * time.Hour}
+	cod := none
+	cod.MaxStep = 3
+	for key, want := range map[string]Rules{"cod": cod, "ph": none, "tss": none,
+		"bod": {ValidMin: 0, ValidMax: 9.5, MaxStep: 2, MinCoverage: 0.6, LimitLow: 1, LimitHigh: 8, invalid: d.Rules("bod").invalid}} {
+		if got := *d.Rules(key); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", key, got, want)
+		}
+	}
+	for v, want := range map[float64]slot.Reason{0.1: "", 9.5: "", 9.6: slot.AboveMax, -0.1: slot.BelowMin, 0: slot.Invalid, -9.9: slot.Invalid, float64(float32(-9.9)): slot.Invalid,
+		math.Inf(1): "", math.NaN(): ""} {
+		if got, _ := d.Rules("bod").LeftOut(v); got != want || !d.Rules("bod").LeavesOut() || d.Rules("cod").LeavesOut() {
+			t.Errorf("%v: %q, want %q", v, got, want)
+		}
+	}
+	for metric, attr := range map[string]func(string) (string, bool){"bod": nil, "tss": attrs("ocems.device.id", "d1", "ocems.unit", "mg/L")} {
+		if got, err := r.Resolve(Metric{Name: metric, Attr: attr}); err != nil || len(got) != 1 || got[0].Rules != d.Rules(metric) {
+			t.Error(got, err)
+		}
+	}
+
+	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", parameters: [\n  {metric: bod, unit: mg/L,\n   valid_mn: 0}]}\n")
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), path+`:4: key "valid_mn" is unknown; nearest: valid_min`) {
+		t.Error(err)
+	}
+	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", parameters: [\n  {metric: bod, unit: mg/L,\n   valid_min: .nan, flat_line_after: 30}]}\n")
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), `30 has no unit; nearest: "30s"`) {
+		t.Error(err)
+	}
+	path = filepath.Join(t.TempDir(), "d.csv")
+	write(t, path, "station_id,device_id,token_id,reading_stamp\ns,d1,"+token+",end\ns,d2,"+token+",\n")
+	r = mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
+	for id, want := range map[string]bool{"d1": true, "d2": false} {
+		if d, _ := r.Device(id); d.Rules("cod").EndStamped != want {
+			t.Error(id, d.Rules("cod"))
+		}
+	}
+}
+
 func TestFieldsOfAHostWithout(t *testing.T) {
 	const entry = "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: bod\n    field: value\n    unit: mg/L\n"
 	path := filepath.Join(t.TempDir(), "d.yaml")

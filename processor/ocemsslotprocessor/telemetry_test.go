@@ -26,6 +26,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
@@ -94,7 +95,11 @@ func TestTelemetry(t *testing.T) {
 		}
 		var classes []metricdata.DataPoint[int64]
 		for _, class := range engine.Troubles() {
-			classes = append(classes, value(0, attribute.String("class", string(class))))
+			n := int64(0)
+			if class == status.Partly {
+				n = 1
+			}
+			classes = append(classes, value(n, attribute.String("class", string(class))))
 		}
 		const prefix = "otelcol_processor_ocems_slot_"
 		want := []metricdata.Metrics{
@@ -103,7 +108,8 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(8))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 3), refused(slot.TooOld, 1), refused(slot.Future, 2), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
-				refused(slot.BadUnit, 6), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0), refused("off_grid", 0), refused("unknown", 0))},
+				refused(slot.BadUnit, 6), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0),
+				refused(slot.BelowMin, 0), refused(slot.AboveMax, 0), refused(slot.Invalid, 0), refused(slot.TooFar, 0), refused(slot.TooFew, 0), refused("off_grid", 0), refused("unknown", 0))},
 			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(2)},

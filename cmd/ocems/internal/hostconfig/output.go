@@ -100,7 +100,7 @@ func (o *Output) takePlugin(c *ocems.OCEMS) {
 	if c.StateDirectory != "" {
 		o.State = &State{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
 	}
-	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Words: registry.Telegraf}
+	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Common: c.Common, Words: registry.Telegraf}
 	for _, d := range c.Devices {
 		device := d.DeviceConfig
 		device.TokenID, device.PublicKey = reveal(&d.TokenID), reveal(&d.PublicKey)

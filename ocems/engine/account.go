@@ -261,6 +261,21 @@ func (p *parameterAccount) noteFlat(s *slot.Slot) {
 	}
 }
 
+// watch holds the last slot against the rules that tell, and leave nothing out.
+func (p *parameterAccount) watch(rules *registry.Rules) {
+	if p.Flat != nil {
+		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots, Alert: rules.FlatLineAfter.Seconds()}
+	}
+	p.Beyond = ""
+	switch s := p.Slot; {
+	case s == nil:
+	case s.Value < rules.LimitLow:
+		p.Beyond = fmt.Sprintf("the value of %s, %v %s, is below limit_low = %v", status.Time(s.Stamp, s.Stamp), s.Value, p.Unit, rules.LimitLow)
+	case s.Value > rules.LimitHigh:
+		p.Beyond = fmt.Sprintf("the value of %s, %v %s, is above limit_high = %v", status.Time(s.Stamp, s.Stamp), s.Value, p.Unit, rules.LimitHigh)
+	}
+}
+
 // note notes what the trail has.
 func (a *account) note(entries []audit.Entry) {
 	if len(entries) == 0 {
@@ -573,6 +588,7 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time) status.Device 
 	})
 	for _, p := range d.parameters {
 		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Stamp) > excludedFor })
+		p.watch(d.Rules(p.Parameter.Parameter))
 		if p.Never = ""; p.Reading == nil && p.Slot == nil && d.named > 0 {
 			p.Never = a.came.instead(p.mapped, d)
 		}

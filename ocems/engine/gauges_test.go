@@ -8,6 +8,7 @@ import (
 	"github.com/stretchr/testify/assert"
 
 	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
@@ -63,6 +64,38 @@ func TestParametersHaveGauges(t *testing.T) {
 			assert.False(p.t, p.e.Stats().Unreachable)
 		})
 	}
+}
+
+// A value that is beyond a limit, or stays the same, goes out and is told.
+func TestLimitsAndFlatLinesAreTold(t *testing.T) {
+	limit := registry.Number(100)
+	run(t, "limits", func(c *engine.Config) {
+		seven(c)
+		c.Names.Devices[0].Parameters[0].LimitHigh = &limit // cod
+		c.Names.Devices[0].Parameters[3].LimitLow = &limit  // tss
+		c.Names.Devices[0].Parameters[4].FlatLineAfter = &registry.Duration{Duration: 45 * time.Minute}
+	}, func(p *plant) {
+		want := func(cod, tss, toc, no3 string) {
+			t.Helper()
+			got := p.gauges()
+			assert.Equal(p.t, []string{cod, tss, toc, no3}, []string{got["cod"], got["tss"], got["toc"], got["no3-n"]})
+		}
+		feed := func(to time.Time, cod, tss, step float64) {
+			for at := time.Now().Truncate(time.Minute).Add(time.Minute); at.Before(to); at = at.Add(time.Minute) {
+				until(at)
+				p.mustTake(field("cod", at, cod), field("tss", at, tss), field("toc", at, 5+step*float64(at.Minute())), field("no3-n", at, 5))
+			}
+			until(to.Add(2 * time.Minute))
+		}
+		feed(clock(1, 30, 0), 100.5, 99.5, 0)
+		want("true limit 01:30", "true limit 01:30", "true  01:30", "true  01:30")
+		h := p.status()
+		assert.Equal(p.t, "warning limit: the value of 07:00, 100.5 mg/L, is above limit_high = 100", verdicts(h, clock(1, 32, 0))["cod"])
+		feed(clock(1, 45, 0), 100, 100, 0) // a limit itself is inside
+		want("true  01:45", "true  01:45", "true flat 01:45", "true  01:45")
+		feed(clock(2, 0, 0), 100, 100, 1)
+		want("true  02:00", "true  02:00", "true  02:00", "true  02:00")
+	})
 }
 
 // What a sender invents is no parameter of a device without entries.

@@ -12,8 +12,6 @@ import (
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/exporter"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
@@ -101,8 +99,8 @@ func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
 }
 
 func (e *ocemsExporter) onTry(took time.Duration, ok bool) {
-	e.telemetry.Attempts.Add(context.Background(), 1, metric.WithAttributes(e.telemetry.Exporter, attribute.Bool("ok", ok)))
-	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), metric.WithAttributes(e.telemetry.Exporter))
+	e.telemetry.Attempts.Add(context.Background(), 1, e.telemetry.Ok[ok])
+	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), e.telemetry.Own)
 }
 
 // report tells the host of transitions, and never of permanent trouble: nothing is lost while a person mends it.

@@ -456,7 +456,8 @@ func (t *Trail) Append(entries ...Entry) error {
 }
 
 func (t *Trail) append(entries ...Entry) error {
-	var text []byte
+	text := bytes.NewBuffer(make([]byte, 0, len(entries)<<10))
+	encoder := json.NewEncoder(text)
 	n, prev := t.last, t.prev
 	now := time.Now()
 	for _, e := range entries {
@@ -466,15 +467,18 @@ func (t *Trail) append(entries ...Entry) error {
 			e.Time = now
 		}
 		e.Time = e.Time.UTC().Truncate(time.Millisecond)
-		line, err := json.Marshal(e)
-		if err != nil {
+		begun := text.Len()
+		if err := encoder.Encode(e); err != nil {
 			return fmt.Errorf("writing the audit trail: %w", err)
 		}
-		line = withSum(line)
-		prev = hash(line)
-		text = append(append(text, line...), '\n')
+		end := text.Len() - len("\n")
+		sum := sumEnd(text.Bytes()[begun:end])
+		text.Truncate(end - len("}"))
+		text.WriteString(sum)
+		prev = hash(text.Bytes()[begun:])
+		text.WriteByte('\n')
 	}
-	_, err := t.file.WriteAt(text, t.size)
+	_, err := t.file.WriteAt(text.Bytes(), t.size)
 	if err == nil {
 		err = t.file.Sync()
 	}
@@ -484,7 +488,7 @@ func (t *Trail) append(entries ...Entry) error {
 	if t.size == 0 {
 		t.first, t.begun = t.last+1, cmp.Or(entries[0].Time, now)
 	}
-	t.size, t.last, t.prev = t.size+int64(len(text)), n, prev
+	t.size, t.last, t.prev = t.size+int64(text.Len()), n, prev
 	t.ended = entries[len(entries)-1].Outcome == Closed
 	return nil
 }
@@ -503,10 +507,8 @@ func (t *Trail) Close() error {
 
 const sumKey = `,"sum":"`
 
-// withSum puts the hash of a line into the line, as its last key.
-func withSum(line []byte) []byte {
-	return append(append(append(slices.Clip(line[:len(line)-1]), sumKey...), hash(line)...), `"}`...)
-}
+// sumEnd is the hash of a line as the last key of the line, in place of its closing brace.
+func sumEnd(line []byte) string { return sumKey + hash(line) + `"}` }
 
 func withoutSum(line []byte) (text []byte, ok bool) {
 	at := sumOf(line)

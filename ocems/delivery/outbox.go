@@ -57,7 +57,7 @@ const formatVersion = 3
 
 // encodeReadings writes a slot's value. made is the running time at which the slot was made.
 func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
-	e := frame.New(formatVersion)
+	e := frame.Sized(formatVersion, 16+64*len(rs))
 	e.Uint(uint64(max(made, 0) / time.Second))
 	for _, r := range rs {
 		e.Text(r.Parameter)

@@ -227,7 +227,9 @@ func (a *account) made(slots []slot.Slot) {
 		if p == nil || s.Flag.Calibration() || p.Slot != nil && s.Stamp.Before(p.Slot.Stamp) {
 			continue
 		}
-		p.noteFlat(s)
+		rules := d.Rules(s.Parameter)
+		p.noteFlat(s, rules.FlatLineAfter)
+		p.Beyond = beyond(s, rules)
 		p.Slot = &status.Slot{Stamp: s.Stamp.UTC(), Value: s.Value, Flag: s.Flag.String(), Samples: s.Samples}
 		p.Unit = s.Unit
 		if !s.Last.IsZero() {
@@ -239,13 +241,28 @@ func (a *account) made(slots []slot.Slot) {
 }
 
 func (p *parameterAccount) read(at time.Time, value float64) {
+	at = sent(at)
 	if p.Reading == nil || !at.Before(p.Reading.At) {
 		p.Reading = &status.Reading{At: at.UTC(), Value: value}
 	}
 }
 
-// noteFlat keeps since when all readings are equal.
-func (p *parameterAccount) noteFlat(s *slot.Slot) {
+// beyond says which limit of its entry a slot's value is beyond.
+func beyond(s *slot.Slot, r *registry.Rules) string {
+	what, limit := "", 0.0
+	switch {
+	case s.Value > r.LimitHigh:
+		what, limit = "above limit_high", r.LimitHigh
+	case s.Value < r.LimitLow:
+		what, limit = "below limit_low", r.LimitLow
+	default:
+		return ""
+	}
+	return fmt.Sprintf("%s: %v %s, %s %v", spec.ISTString(s.Stamp), registry.Round(s.Value, -1), s.Unit, what, limit)
+}
+
+// noteFlat keeps since when all readings are equal, and after how long that is told.
+func (p *parameterAccount) noteFlat(s *slot.Slot, alert time.Duration) {
 	even := s.Samples == 0 || s.Min == s.Max // a slot that was made upstream says nothing of its readings
 	start := s.Stamp.UTC()
 	if !s.Start.IsZero() {
@@ -255,24 +272,9 @@ func (p *parameterAccount) noteFlat(s *slot.Slot) {
 	case !even:
 		p.Flat = nil
 	case p.Flat != nil && p.Slot != nil && p.Slot.Value == s.Value:
-		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1}
+		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1, Alert: alert.Seconds()}
 	default:
-		p.Flat = &status.Flat{Since: start, Slots: 1}
-	}
-}
-
-// watch holds the last slot against the rules that tell, and leave nothing out.
-func (p *parameterAccount) watch(rules *registry.Rules) {
-	if p.Flat != nil {
-		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots, Alert: rules.FlatLineAfter.Seconds()}
-	}
-	p.Beyond = ""
-	switch s := p.Slot; {
-	case s == nil:
-	case s.Value < rules.LimitLow:
-		p.Beyond = fmt.Sprintf("the value of %s, %v %s, is below limit_low = %v", status.Time(s.Stamp, s.Stamp), s.Value, p.Unit, rules.LimitLow)
-	case s.Value > rules.LimitHigh:
-		p.Beyond = fmt.Sprintf("the value of %s, %v %s, is above limit_high = %v", status.Time(s.Stamp, s.Stamp), s.Value, p.Unit, rules.LimitHigh)
+		p.Flat = &status.Flat{Since: start, Slots: 1, Alert: alert.Seconds()}
 	}
 }
 
@@ -588,7 +590,6 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time) status.Device 
 	})
 	for _, p := range d.parameters {
 		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Stamp) > excludedFor })
-		p.watch(d.Rules(p.Parameter.Parameter))
 		if p.Never = ""; p.Reading == nil && p.Slot == nil && d.named > 0 {
 			p.Never = a.came.instead(p.mapped, d)
 		}

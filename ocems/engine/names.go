@@ -220,6 +220,7 @@ func (b *Batch) add(x *sample) {
 		b.samples = append(b.samples, *x)
 		return
 	}
+	x.Value = registry.Round(x.Value, b.e.decimals(x.Series))
 	b.put(*x, Reading{}, ": set align to true, or make the slots upstream")
 }
 
@@ -236,6 +237,9 @@ func (b *Batch) finished(r Reading) {
 	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
 	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: r.Source.some().ID},
 		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
+	if n := b.e.decimals(s); n >= 0 { // the processor has rounded
+		x.Value = registry.Round(x.Value, n)
+	}
 	if err != nil {
 		x.fault = b.e.fault(err)
 	}
@@ -337,9 +341,6 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 	station := "unknown"                       // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
 		station = d.StationID
-		for _, v := range []*float64{&s.Value, &s.Min, &s.Max} {
-			*v = d.Round(s.Parameter, *v)
-		}
 	}
 	if !(s.Min < s.Max) || !finite(s.Max-s.Min) { // one value, or nobody knows
 		s.Min, s.Max = 0, 0
@@ -348,7 +349,11 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 	if !ok {
 		i = len(records)
 		index[s.Device] = i
-		records = append(records, payload.Record{StationID: station, DeviceID: s.Device})
+		room := 0 // most devices have as many as the one before
+		if i > 0 {
+			room = len(records[i-1].Readings)
+		}
+		records = append(records, payload.Record{StationID: station, DeviceID: s.Device, Readings: make([]payload.Reading, 0, room)})
 	}
 	records[i].Readings = append(records[i].Readings, payload.Reading{
 		Parameter: s.Parameter, Value: s.Value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,

@@ -71,7 +71,7 @@ type ParameterConfig struct {
 	Unit string `mapstructure:"unit" toml:"unit" yaml:"unit"`
 	// Statistic is mean, time_weighted, last, min, max, sum or median; by default what fits the metric.
 	Statistic string `mapstructure:"statistic" toml:"statistic" yaml:"statistic"`
-	// Decimals is the number of decimals to round to, 0 to 10; by default the value goes as it is.
+	// Decimals is the number of decimals to round to, 0 to 10; by default 7 significant digits and at least 3 decimals stay.
 	Decimals *int `mapstructure:"decimals" toml:"decimals" yaml:"decimals"`
 	// Diagnostic puts the parameter among diag_params.
 	Diagnostic bool `mapstructure:"diagnostic" toml:"diagnostic" yaml:"diagnostic"`

@@ -52,6 +52,7 @@ type Device struct {
 	Shared    *bool    // another sender reports it too; nil when not set
 
 	Timestamps string // of the configuration, or ""
+	OddToken   string // why its token is none of the forms that the board is known to give out, or ""
 
 	parameters map[string]*mapping // by key
 	formerly   map[string]string   // present keys, by former ones
@@ -217,7 +218,7 @@ func (b *builder) text(at func(string) string, key string, inline Secret, file s
 		b.fault(at(key+"_file"), "%w", err)
 		return "", false
 	}
-	if text = strings.TrimSpace(string(data)); text == "" {
+	if text = strings.TrimSpace(string(asUTF8(data))); text == "" {
 		b.fault(at(key+"_file"), "%s is empty", file)
 	}
 	return text, text != ""
@@ -281,6 +282,9 @@ func (b *builder) addAll(cfg Config, list []source) {
 			places[src.DeviceID] = src.at("device_id")
 		}
 		for _, id := range []struct{ key, value string }{{"station_id", src.StationID}, {"device_id", src.DeviceID}} {
+			if asNumber.MatchString(id.value) {
+				b.fault(src.at(id.key), "%q is a number that a spreadsheet has shortened; write the id as the board does, in a column of the format Text", id.value)
+			}
 			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
@@ -382,7 +386,13 @@ func (b *builder) credentials(device *Device, src source, common *rsa.PublicKey)
 	case strings.HasPrefix(token, "${"):
 		b.fault(src.at("token_id"), "it begins with ${ as a variable does, and has no name and } behind it (it is not shown, since it may hold the token)")
 		token = ""
+	default:
+		if text := mistaken(token); text != "" {
+			b.fault(src.at("token_id"), "%s (it is not shown)", text)
+			token = ""
+		}
 	}
+	device.OddToken = OddToken(token)
 	key, ok := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)
 	keyAt := src.at("public_key")
 	if ok && key == nil {

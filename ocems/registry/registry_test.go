@@ -82,6 +82,16 @@ func TestMistakes(t *testing.T) {
 		{"variable of Telegraf not set", func(c C) { c.Devices[0].TokenID = "$OCEMS_TOKEN" }, []string{`devices[0].token_id: "$OCEMS_TOKEN" is the name of a variable that is not set`}},
 		{"token behind ${", func(c C) { c.Devices[0].TokenID = "${hunter2" }, []string{`devices[0].token_id: it begins with ${`}},
 		{"long token in ${}", func(c C) { c.Devices[0].TokenID = Secret("${" + strings.Repeat("hunter2", 10) + "}") }, []string{`devices[0].token_id: it begins with ${`}},
+		{"token of a spreadsheet", func(c C) { c.Devices[0].TokenID = "1.23E+31" }, []string{"devices[0].token_id: a spreadsheet has made a number of it"}},
+		{"token with its name", func(c C) { c.Devices[0].TokenID = "token=" + token }, []string{"devices[0].token_id: it begins with a name such as token="}},
+		{"token behind a colon", func(c C) { c.Devices[0].TokenID = "Token ID: " + token }, []string{"devices[0].token_id: it begins with a name"}},
+		{"token of two lines", func(c C) { c.Devices[0].TokenID = token + "\n" + token }, []string{"devices[0].token_id: it has several lines"}},
+		{"token with a zero-width space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + "\u200b" + token[9:]) }, []string{"devices[0].token_id: it has a character that cannot be seen"}},
+		{"token behind a byte order mark", func(c C) { c.Devices[0].TokenID = "\ufeff" + token }, []string{"devices[0].token_id: it has a character that cannot be seen"}},
+		{"token of UTF-16", func(c C) { c.Devices[0].TokenID = "\xff\xfe8\x00d\x00" }, []string{"devices[0].token_id: the file is UTF-16"}},
+		{"token with a space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + " " + token[9:]) }, []string{"devices[0].token_id: there is a space in it"}},
+		{"token in quotes", func(c C) { c.Devices[0].TokenID = "'" + token + "'" }, []string{"devices[0].token_id: it stands in quotes"}},
+		{"id of a spreadsheet", func(c C) { c.Devices[0].DeviceID = "1.23457E+11" }, []string{`devices[0].device_id: "1.23457E+11" is a number that a spreadsheet has shortened`}},
 		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
 		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
 		{"not a device's key", func(c C) { c.Devices[0].PublicKey = "n@nsense" }, []string{"devices[0].public_key: reading the public key"}},
@@ -268,9 +278,17 @@ func TestRound(t *testing.T) {
 		{"device_1", "cod", 1.005, 1}, // less than 1.005 in binary
 		{"device_1", "cod", -0.001, 0},
 		{"device_1", "ph", 7.123456, 7.123456},
+		{"device_1", "ph", float64(float32(7.42)), 7.42},
+		{"device_1", "ph", 1.0 / 3, 0.3333333},
+		{"device_1", "tss", float64(float32(110.1)), 110.1},
+		{"device_1", "tss", 9999.99951, 10000},
+		{"device_1", "tss", 1.23456789e-9, 1.234568e-9},
+		{"device_1", "totalizer", 1000000064, 1000000064},
+		{"device_1", "totalizer", 120031456.789, 120031456.789},
+		{"device_1", "totalizer", float64(float32(12345.67)), 12345.67},
 	} {
 		d, _ := r.Device(tt.device)
-		if got := d.Round(tt.parameter, tt.value); got != tt.want {
+		if got := Round(tt.value, d.Decimals(tt.parameter)); got != tt.want {
 			t.Errorf("%s of %s: %v becomes %v, want %v", tt.parameter, tt.device, tt.value, got, tt.want)
 		}
 	}
@@ -312,6 +330,15 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 }
 
+// utf16Of is a text as Excel saves it as "Unicode text".
+func utf16Of(text string) string {
+	out := "\xff\xfe"
+	for _, r := range text {
+		out += string([]byte{byte(r), byte(r >> 8)})
+	}
+	return out
+}
+
 const csvHead = "\xef\xbb\xbfstation_id,device_id,token_id,latitude,longitude\n"
 
 // write makes a file that has been at rest for a while.
@@ -343,6 +370,20 @@ func TestDevicesFile(t *testing.T) {
 		{"csv formerly", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0; d00\n" + "s,d2," + token + ",\n", ""},
 		{"csv formerly configured", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0;d2\n" + "s,d2," + token + ",\n", `d.csv:2: formerly: "d2" (`},
 		{"csv of no device yet", "d.csv", csvHead, ""},
+		{"csv of semicolons", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", ",", ";"), ""},
+		{"csv of tabs", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", ",", "\t"), ""},
+		{"csv with sep=", "d.csv", "\xef\xbb\xbfsep=;\r\n" + strings.ReplaceAll(csvHead[3:]+row+",17.4,78.5\n", ",", ";"), ""},
+		{"csv with sep= and a mistake", "d.csv", "sep=;\n" + strings.ReplaceAll(csvHead[3:]+"s,d1,,1,1\n", ",", ";"), "d.csv:3: token_id: missing"},
+		{"csv with blank rows", "d.csv", ",,,,\n" + csvHead[3:] + ",,,,\n" + row + ",17.4,78.5\n , ,,,\n\n,,,,\n", ""},
+		{"csv with a comma at the end", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", "\n", ",\n"), ""},
+		{"csv with more behind the columns", "d.csv", csvHead + row + ",17.4,78.5,77\n", "d.csv:2: wrong number of fields: 6, and the first row has 5"},
+		{"csv of other case", "d.csv", strings.Replace(strings.ToUpper(csvHead[3:]), "STATION_ID", "Station ID", 1) + row + ",17.4,78.5\n", ""},
+		{"csv of UTF-16", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n"), ""},
+		{"csv of UTF-16 without a mark", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n")[2:], "d.csv: this is no text of UTF-8; save it as CSV UTF-8"},
+		{"csv that is a workbook", "d.csv", "PK\x03\x04\x14\x00", "d.csv: this is a workbook of a spreadsheet; save it as CSV UTF-8"},
+		{"workbook", "d.xlsx", "PK\x03\x04", "save a workbook as CSV UTF-8"},
+		{"csv with a decimal comma", "d.csv", strings.NewReplacer(",", ";", "§", ",").Replace(csvHead + row + ",17§4,78.5\n"), "d.csv:2: latitude: not a number of degrees; write it with a point"},
+		{"csv with a token of a spreadsheet", "d.csv", csvHead + "s,d1,1.23E+31,17.4,78.5\n", "d.csv:2: token_id: a spreadsheet has made a number of it"},
 		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
 		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
 		{"csv column", "d.csv", "device_id,tokenid\n", `d.csv:1: column "tokenid" is unknown; nearest: token_id`},

@@ -22,7 +22,9 @@ type Common struct {
 }
 
 // DefaultCommon returns the defaults.
-func DefaultCommon() Common { return Common{ReadingStamp: ReadingStamps[0]} }
+func DefaultCommon() Common {
+	return Common{ReadingStamp: ReadingStamps[0], FlatLineAfter: Duration{24 * time.Hour}}
+}
 
 // ReadingStamps are the values of that key.
 var ReadingStamps = []string{"start", "end"}

@@ -453,25 +453,25 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil
 	}
-	var out []Slot
+	var due []*window
 	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
 		for _, d := range sh.devices {
-			n := len(out)
-			if out = a.closeWindows(d, elapsed, wall, out); len(out) > n {
+			n := len(due)
+			if due = a.takeDue(d, elapsed, wall, due); len(due) > n {
 				sh.mark.dirty = true
 			}
 		}
 	}
-	slices.SortFunc(out, Slot.Compare)
+	out := a.close(due)
 	a.open -= len(out)
 	a.closed += uint64(len(out))
 	return out
 }
 
-// closeWindows appends the slots of the device's windows whose time has come.
-func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slot {
+// takeDue takes out the device's windows whose time has come.
+func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
 		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
@@ -480,9 +480,7 @@ func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slo
 		} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
 			a.settle = true
 		} else {
-			for _, c := range w.cells {
-				out = append(out, a.close(c))
-			}
+			out = append(out, w)
 			continue
 		}
 		kept = append(kept, w)
@@ -495,13 +493,41 @@ func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slo
 	return out
 }
 
-func (a *Aligner) close(c *cell) Slot {
-	c.series.ring(c.window.kind).set(c.window.start/c.window.kind.seconds(), c.window.kind)
-	x := a.take(c)
-	if c.stat == TimeWeighted && c.window.kind == normal {
-		c.series.remember().hold(held{c.latest(), c.unit})
+// close makes the slots of windows in the order of Slot.Compare. The windows are sorted, which are fewer and smaller: a
+// slot then has its place among the last ones.
+func (a *Aligner) close(list []*window) []Slot {
+	n := 0
+	for _, w := range list {
+		n += len(w.cells)
 	}
-	return x
+	list = slices.DeleteFunc(list, func(w *window) bool { return len(w.cells) == 0 })
+	slices.SortFunc(list, func(w, v *window) int {
+		return cmp.Or(cmp.Compare(a.stampOf(w), a.stampOf(v)), cmp.Compare(w.cells[0].series.Device, v.cells[0].series.Device))
+	})
+	out := slices.Grow([]Slot(nil), n)
+	for _, w := range list {
+		for _, c := range w.cells {
+			c.series.ring(w.kind).set(w.start/w.kind.seconds(), w.kind)
+			x := a.take(c)
+			if c.stat == TimeWeighted && w.kind == normal {
+				c.series.remember().hold(held{c.latest(), c.unit})
+			}
+			i := len(out)
+			for i > 0 && x.Compare(out[i-1]) < 0 {
+				i--
+			}
+			out = slices.Insert(out, i, x)
+		}
+	}
+	return out
+}
+
+// stampOf is the stamp of a window's slots, Unix seconds.
+func (a *Aligner) stampOf(w *window) int64 {
+	if a.opt.Stamp == "end" {
+		return w.start + w.kind.seconds()
+	}
+	return w.start
 }
 
 // take takes a cell out of its series.
@@ -515,11 +541,8 @@ func (a *Aligner) take(c *cell) Slot {
 	}
 	start := time.Unix(w.start, 0).UTC()
 	x := Slot{
-		Series: s.Series, Unit: c.unit, Start: start, End: start.Add(w.kind.length()), Stamp: start, Flag: acc.flag,
+		Series: s.Series, Unit: c.unit, Start: start, End: start.Add(w.kind.length()), Stamp: time.Unix(a.stampOf(w), 0).UTC(), Flag: acc.flag,
 		Value: value, Min: acc.min, Max: acc.max, Samples: int(acc.count), Minutes: minutes, Statistic: c.stat, Exit: c.exit, Doubt: c.doubt,
-	}
-	if a.opt.Stamp == "end" {
-		x.Stamp = x.End
 	}
 	x.Last, x.LastValue = c.last()
 	return x

@@ -136,9 +136,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 	base := a.base.UnixNano() // arrivals are stored as wall time
 	e.Text(d.id)
 	e.Uint(uint64(len(d.windows)))
-	places := map[*window]int{}
-	for i, w := range d.windows {
-		places[w] = i
+	for _, w := range d.windows {
 		e.Int(w.start)
 		e.Byte(byte(w.kind))
 		e.Int(base + w.arrival)
@@ -151,8 +149,12 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		encodeMemory(e, s.memory)
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
-		for _, c := range s.open {
-			e.Uint(uint64(places[c.window]))
+		place := 0
+		for _, c := range s.open { // both are in order
+			for d.windows[place] != c.window {
+				place++
+			}
+			e.Uint(uint64(place))
 			encodeCell(e, c)
 		}
 	}

@@ -105,6 +105,9 @@ func expect(p plant, all []arrival) (lines []string) {
 		if d := entries[k].decimals; d != nil {
 			decimals = *d
 		}
+		if magnitude := math.Abs(value); decimals < 0 && magnitude > 0 { // seven digits, and at least three decimals
+			decimals = max(3, 6-int(math.Floor(math.Log10(magnitude))))
+		}
 		text := strconv.FormatFloat(value, 'f', decimals, 64)
 		if value, _ = strconv.ParseFloat(text, 64); value == 0 {
 			text = "0"

@@ -249,7 +249,7 @@ func conflicts() []row {
 // order: the order in which readings come changes nothing.
 func order() (list []row) {
 	tenths := each(0, 0.1, 0.2, 0.3, 1e9, 0.4, -1e9, 0.5, 0.6, 0.7)
-	for statistic_, value := range map[string]float64{"mean": 2.8 / 9, "last": 0.7, "min": -1e9, "max": 1e9, "sum": 2.8, "median": 0.4} {
+	for statistic_, value := range map[string]float64{"mean": 0.3111111, "last": 0.7, "min": -1e9, "max": 1e9, "sum": 2.8, "median": 0.4} {
 		for name, readings := range map[string][]reading{"in-order": tenths, "reversed": reversed(tenths), "shuffled": shuffled(tenths)} {
 			list = append(list, row{name: name + "-" + statistic_, devices: statistic(statistic_), before: batches(readings), want: one(value)})
 		}
@@ -280,6 +280,11 @@ func flags() []row {
 	}
 }
 
+// since1970 is a reading whose time is so many nanoseconds after 1970.
+func since1970(nanoseconds int64) []reading {
+	return change(each(0, 500), func(r *reading) { r.at = time.Unix(0, nanoseconds) })
+}
+
 // lateness: what is closed stays as it is.
 func lateness() []row {
 	three := each(0, 200, 300, 400)
@@ -292,6 +297,10 @@ func lateness() []row {
 		{name: "late-other-slot", before: batches(three), late: batches(slices.Concat(three[:1], each(15, 50))), want: []want{{value: 300}, {slot: 2, value: 50}},
 			refused: []refused{{reason: "late", count: 1}}},
 		{name: "too-old", before: batches(three, change(three, func(r *reading) { r.at = r.at.Add(-8 * 24 * time.Hour) })), want: one(300), refused: []refused{{reason: "too_old", count: 3}}},
+		{name: "no-time", before: batches(three, since1970(0)), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"gives no time", "time_unix_nano"}}}},
+		{name: "time-in-seconds", before: batches(three, since1970(base.Unix())), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"in seconds where nanoseconds"}}}},
+		{name: "time-in-milliseconds", before: batches(three, since1970(base.UnixMilli())), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"in milliseconds where nanoseconds"}}}},
+		{name: "time-in-microseconds", before: batches(three, since1970(base.UnixMicro())), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"in microseconds where nanoseconds"}}}},
 		{name: "future", before: batches(three, change(three[:1], func(r *reading) { r.at = time.Now().Add(2 * time.Hour) })), want: one(300), refused: []refused{{reason: "future", count: 1}}},
 	}
 }
@@ -350,7 +359,8 @@ func values() (list []row) {
 	}
 	return append(list,
 		row{name: "decimals", devices: cod(func(p *parameter) { p.decimals = &two }), before: batches(each(0, 1, 0, 0)), want: one(0.33)},
-		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(1.0 / 3)},
+		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(0.3333333)},
+		row{name: "decimals-of-32-bits", before: batches(each(0, float64(float32(110.1)))), want: one(110.1)},
 		row{name: "diagnostic", devices: cod(func(p *parameter) { p.diagnostic = true }), before: batches(each(0, 10, 20)), want: []want{{value: 15, diagnostic: true}}},
 		row{name: "nan", before: batches(each(0, 10, math.NaN(), 20, math.Inf(1))), want: one(15), refused: []refused{{reason: "not_a_number", count: 2}}},
 		row{name: "nan-flood", after: batches(each(0, times(10, math.NaN())...), floodOfNaN()), want: nil, refused: []refused{{reason: "not_a_number", count: 1210, lines: 2}}},

@@ -75,7 +75,7 @@ var wrong = []struct {
 	{"#formerly", `["bod", ""]`, `#formerly: an empty name; leave it out`, false},
 	{"#metric", `""`, `#metric: missing; give the name of the metric`, false},
 	{"#parameter", `"codd"`, `#parameter: unknown parameter "codd": nearest "cod"`, false},
-	{"#unit", `"mg2"`, `#unit: unknown unit "mg2": nearest`, false},
+	{"#unit", `"mg2"`, `#unit: unknown unit "mg2"`, false},
 	{"#statistic", `"avg"`, `#statistic: unknown statistic "avg": nearest "mean"`, false},
 	{"#statistic", `"average"`, `#statistic: unknown statistic "average": nearest "mean"`, false},
 	{"#decimals", `11`, `#decimals: 11 is outside 0 to 10; nearest: 10`, false},

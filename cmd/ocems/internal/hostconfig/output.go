@@ -58,8 +58,9 @@ type Stage struct {
 
 // Buffer is how Telegraf hands over.
 type Buffer struct {
-	Flush        time.Duration
-	Limit, Batch int
+	Flush, Jitter time.Duration // flush_interval and what flush_jitter adds at most
+	Interval      time.Duration // between two collections
+	Limit, Batch  int
 }
 
 // State is the place on disk where a host keeps what must not be lost.

@@ -33,6 +33,10 @@ type Telemetry struct {
 	// Exporter is on all of them: without it, two exporters of one collector overwrite each other's gauges.
 	Exporter attribute.KeyValue
 
+	// A set of attributes is costly to make for each request.
+	Own metric.MeasurementOption          // Exporter alone
+	Ok  map[bool]metric.MeasurementOption // of an attempt
+
 	meter                  metric.Meter
 	readings, sent, failed metric.Int64Counter
 	finished               metric.Int64ObservableCounter
@@ -69,6 +73,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("Number of metric points successfully sent to destination. [Alpha]"))
 	t.failed, errs[10] = common.Int64Counter("otelcol_exporter_send_failed_metric_points", metric.WithUnit("{datapoint}"),
 		metric.WithDescription("Number of metric points in failed attempts to send to destination. At detailed telemetry level, includes attributes: error.type (semantic convention), error.permanent. [Alpha]"))
+	t.Own, t.Ok = metric.WithAttributes(t.Exporter), map[bool]metric.MeasurementOption{}
 	err := errors.Join(errs[:]...)
 	if err == nil { // a series that begins with its first event is no increase of anything
 		ctx := context.Background()
@@ -76,7 +81,8 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 			t.Result(o, 0)
 		}
 		for _, ok := range []bool{false, true} {
-			t.Attempts.Add(ctx, 0, metric.WithAttributes(t.Exporter, attribute.Bool("ok", ok)))
+			t.Ok[ok] = metric.WithAttributes(t.Exporter, attribute.Bool("ok", ok))
+			t.Attempts.Add(ctx, 0, t.Ok[ok])
 		}
 	}
 	return t, err
@@ -90,7 +96,7 @@ func (t *Telemetry) Result(o audit.Outcome, readings int) {
 	if o == audit.Delivered || o == audit.AlreadyStored {
 		counter = t.sent
 	}
-	counter.Add(ctx, int64(readings), metric.WithAttributes(t.Exporter))
+	counter.Add(ctx, int64(readings), t.Own)
 }
 
 // Observe reads all that is not counted at once from e, until Close.
@@ -99,7 +105,7 @@ func (t *Telemetry) Observe(e *engine.Engine) (err error) {
 		return err
 	}
 	t.rest, err = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		s, own := e.Stats(), metric.WithAttributes(t.Exporter)
+		s, own := e.Stats(), t.Own
 		o.ObserveInt64(t.finished, int64(s.Finished), own)
 		o.ObserveInt64(t.outbox, int64(s.Outbox.Slots), own)
 		for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0

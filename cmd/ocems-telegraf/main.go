@@ -46,6 +46,7 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 	file := flags.String("config", "", "`file` with [[outputs.ocems]] as in a configuration of Telegraf")
 	check := flags.Bool("check", false, "check the configuration and stop")
 	sample := flags.Bool("sample-config", false, "print a configuration and stop")
+	metrics := flags.String("metrics-listen", "", "`address` that shows metrics to Prometheus, such as 127.0.0.1:9274")
 	show := flags.Bool("version", false, "print the version and stop")
 	debug := flags.Bool("debug", false, "log debug messages")
 	quiet := flags.Bool("quiet", false, "log errors only")
@@ -63,6 +64,11 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		return nil
 	case *file == "":
 		return errors.New("--config: missing; give the file with [[outputs.ocems]]")
+	}
+	if *metrics != "" {
+		if err := checkAddress(*metrics); err != nil {
+			return err
+		}
 	}
 	data, err := os.ReadFile(*file)
 	if err != nil {
@@ -114,6 +120,13 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 			return fmt.Errorf("%s: line %d: outputs.%s: %w", *file, blocks[i].line, name, err)
 		}
 		opened = append(opened, p)
+	}
+	if *metrics != "" {
+		shown, stop := context.WithCancel(context.Background())
+		var serving sync.WaitGroup
+		serving.Go(func() { serveMetrics(shown, *metrics, &log{streams: sinks, level: level}) })
+		defer serving.Wait()
+		defer stop()
 	}
 	return feed(ctx, in, plugins, &log{streams: sinks, level: level})
 }

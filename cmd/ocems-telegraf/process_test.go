@@ -65,6 +65,7 @@ type plant struct {
 	state  string
 	config string
 	server *simulator.Server
+	url    string
 }
 
 func newPlant(t *testing.T) *plant {
@@ -94,13 +95,14 @@ func newPlantWith(t *testing.T, known string) *plant {
 	}
 	listener := httptest.NewServer(p.server)
 	t.Cleanup(listener.Close)
+	p.url = listener.URL + "/v1.0/industry/data"
 	public, err := filepath.Abs(testKey)
 	if err != nil {
 		t.Fatal(err)
 	}
 	p.write(`[[outputs.ocems]]
   alias = "board"
-  endpoint = "` + listener.URL + `/v1.0/industry/data"
+  endpoint = "` + p.url + `"
   state_directory = "` + p.state + `"
   public_key_file = "` + public + `"
   grace = "1s"

@@ -66,6 +66,15 @@ func (m *machine) write(path, text string) {
 	m.run("sh", "-ec", `printf %s "$2" >"$1"`, "sh", path, text)
 }
 
+// shows waits until a host shows Prometheus its metrics.
+func (m *machine) shows(address, metric string) {
+	m.t.Helper()
+	m.until(address+" has "+metric, func() bool {
+		out, err := m.try("curl", "-fsS", address)
+		return err == nil && strings.Contains(out, metric)
+	})
+}
+
 // received are the values at the board.
 func (m *machine) received() (values []float64) {
 	m.t.Helper()
@@ -122,6 +131,7 @@ func TestCollectorService(t *testing.T) {
 	if got := m.arrive(1); got[0] != 41 {
 		t.Errorf("the board has %v, want 41", got)
 	}
+	m.shows("127.0.0.1:8888/metrics", "otelcol_exporter_ocems_parameter_expected{")
 	if got, want := m.sh("stat -c '%a %U' /var/lib/ocems /var/lib/ocems/storage /var/lib/ocems/audit.jsonl"), "700 ocems\n700 ocems\n600 ocems\n"; got != want {
 		t.Errorf("the state's modes and owners are %q, want %q", got, want)
 	}
@@ -242,6 +252,7 @@ func TestTelegrafServices(t *testing.T) {
 	m.write("/etc/ocems/readings", reading(4, 51))
 	m.run("systemctl", "enable", "--now", "telegraf-ocems")
 	m.arrive(1)
+	m.shows("127.0.0.1:9273/metrics", "internal_ocems_parameter_expected{")
 	pid := m.mainPID("telegraf-ocems")
 	m.mistake("telegraf-ocems", "/etc/ocems/telegraf.conf")
 	m.write("/etc/ocems/readings", reading(3, 52))

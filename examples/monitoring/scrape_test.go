@@ -20,6 +20,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/status"
 )
 
 const (
@@ -33,6 +35,16 @@ const (
 var devices = []string{"good-1", "held-1", "calibrating-1", "waiting-1", "lost-1"}
 
 const heldDevice = "held-1"
+
+// twelve are the instruments of one device, and what is wrong with them.
+var twelve = []struct{ parameter, entry, alert string }{
+	{"cod", "", ""}, {"bod", "", "OcemsParameterSilent"}, {"tss", "", "OcemsParameterNeverSeen"}, {"toc", "valid_max: 0.5", "OcemsParameterExcluded"},
+	{"ph", "", "OcemsParameterRefused"}, // of which the board does not know
+	{"do", "flat_line_after: 1h", "OcemsParameterFlat"}, {"no3-n", "limit_high: 0.5", "OcemsParameterLimit"},
+	{"tds", "", ""}, {"cl", "", ""}, {"fluoride", "", ""}, {"ni", "", ""}, {"hg", "", ""},
+}
+
+const twelveDevice = "twelve-1"
 
 // In this order: a request meets the first fault that is for its device. The clock of all of them is two minutes ahead.
 const faults = `[
@@ -69,7 +81,8 @@ func freeAddress(t *testing.T) string {
 
 func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
-func watch(t *testing.T, host string) *watched {
+// watch starts all. With units, the host's reader gives the names that Prometheus' own conventions ask for.
+func watch(t *testing.T, host string, units bool) *watched {
 	t.Helper()
 	server, bin := prometheus(t, "prometheus"), os.Getenv("OCEMS_BIN")
 	program := os.Getenv("OCEMS_" + strings.ToUpper(host))
@@ -83,15 +96,38 @@ func watch(t *testing.T, host string) *watched {
 		}
 	})
 
-	registry, list := "stations:\n  - id: plant\n    devices:\n", "station_id,device_id,token_id\n"
-	for _, d := range devices {
-		registry += fmt.Sprintf("      - {id: %s, token: %s}\n", d, token)
+	registry, list := "stations:\n  - id: plant\n    devices:\n", "devices:\n"
+	for _, d := range append(slices.Clone(devices), twelveDevice) {
+		known := ""
+		for _, p := range twelve {
+			if d == twelveDevice && p.alert != "OcemsParameterRefused" {
+				known += p.parameter + ": [], "
+			}
+		}
+		if known != "" {
+			known = ", parameters: {" + known + "}"
+		}
+		registry += fmt.Sprintf("      - {id: %s, token: %s%s}\n", d, token, known)
 		given := token
 		if d == heldDevice {
 			given = strings.Repeat("0", len(token))
 		}
-		list += fmt.Sprintf("plant,%s,%s\n", d, given)
+		list += fmt.Sprintf("  - {station_id: plant, device_id: %s, token_id: %q", d, given)
+		if d != twelveDevice {
+			list += "}\n"
+			continue
+		}
+		list += ", parameters: [\n"
+		for _, p := range twelve {
+			entry := "metric: twelve." + p.parameter
+			if host == "telegraf" {
+				entry = "metric: twelve, field: " + p.parameter
+			}
+			list += fmt.Sprintf("      {%s, parameter: %s, unit: mg/L, %s},\n", entry, p.parameter, p.entry)
+		}
+		list += "  ]}\n"
 	}
+	w.reportedBefore()
 	w.run(filepath.Join(bin, "ocems"), "simulate", "--listen", w.board, "--registry", w.write("registry.yaml", registry), "--private-key", testKeys+"private.pem")
 	w.await("the board answers", func() bool { return w.post(w.board, "/faults", "application/json", faults) == nil })
 
@@ -100,16 +136,20 @@ func watch(t *testing.T, host string) *watched {
 		t.Fatal(err)
 	}
 	environment := []string{"OCEMS_ENDPOINT=http://" + w.board + "/v1.0/industry/data", "OCEMS_PUBLIC_KEY_FILE=" + public,
-		"OCEMS_DEVICES_FILE=" + w.write("devices.csv", list), "OCEMS_STATE=" + filepath.Join(w.dir, "state"),
+		"OCEMS_DEVICES_FILE=" + w.write("devices.yaml", list), "OCEMS_STATE=" + filepath.Join(w.dir, "state"),
 		"OCEMS_METRICS_PORT=" + port(w.metrics), "OCEMS_OTLP_PORT=" + port(w.input), "OCEMS_INPUT_PORT=" + port(w.input)}
 	var config string
 	if host == "collector" {
-		config = w.write("collector.yaml", replace(t, read(t, "collector.yaml"),
+		text := read(t, "collector.yaml")
+		if units {
+			text = regexp.MustCompile(`(?m)^ *without_.*\n`).ReplaceAllString(text, "")
+		}
+		config = w.write("collector.yaml", replace(t, text,
 			"  ocems:\n", "  ocems:\n    settle: 1s\n",
 			"  ocems:\n", "  ocems:\n    coalesce: 200ms\n    spread: 100ms\n    initial_backoff: 200ms\n"))
 	} else {
 		config = w.write("telegraf.conf", replace(t, read(t, "telegraf.conf"),
-			`interval = "10s"`, `interval = "1s"`,
+			`interval = "10s"`, `interval = "1s"`, "[[outputs.prometheus_client]]\n", "[[outputs.prometheus_client]]\n  expiration_interval = \"5s\"\n",
 			"[[outputs.ocems]]\n", "[[outputs.ocems]]\n  settle = \"1s\"\n  coalesce = \"200ms\"\n  spread = \"100ms\"\n  initial_backoff = \"200ms\"\n"))
 	}
 	w.runWith(environment, program, "--config", config)
@@ -131,6 +171,35 @@ func watch(t *testing.T, host string) *watched {
 		return err == nil && len(s) == 1 && s[0].labels["instance"] == w.metrics
 	})
 	return w
+}
+
+// reportedBefore lets the host find that it reported the twelve two hours ago, all but one.
+func (w *watched) reportedBefore() {
+	w.Helper()
+	at := time.Now().Add(-2 * time.Hour).Truncate(length).UTC()
+	d := status.Device{Station: "plant", ID: twelveDevice}
+	value := 0.0 // as parameters feeds it
+	for _, p := range twelve {
+		x := status.Parameter{Parameter: p.parameter, Unit: "mg/L", Due: at.Add(-time.Hour)}
+		if p.alert != "OcemsParameterNeverSeen" {
+			if p.alert != "OcemsParameterSilent" {
+				value++
+			}
+			x.Reading, x.Slot, x.Delivered = &status.Reading{At: at, Value: value}, &status.Slot{Stamp: at, Value: value, Flag: "U"}, &at
+			x.Flat = &status.Flat{Since: at, Slots: 1}
+		}
+		d.Parameters = append(d.Parameters, x)
+	}
+	state := filepath.Join(w.dir, "state", "state.db")
+	if w.host == "collector" {
+		state = filepath.Join(w.dir, "state", "storage", "exporter_ocems_")
+	}
+	if err := os.MkdirAll(filepath.Dir(state), 0o700); err != nil {
+		w.Fatal(err)
+	}
+	if err := (&status.Host{Written: at, Devices: []status.Device{d}}).Write(status.Path(state)); err != nil {
+		w.Fatal(err)
+	}
 }
 
 // replace replaces each old text, which must be there, by the new one that follows it.
@@ -221,7 +290,11 @@ func (w *watched) feed(samples ...sample) {
 	path, kind, body := "/readings", "text/plain", ""
 	if w.host == "telegraf" {
 		for i, s := range samples {
-			body += fmt.Sprintf("analyser,ocems_device_id=%s,ocems_unit=%s,ocems_flag=%s %s=%d %d\n", s.device, s.unit, s.flag, s.parameter, i+1, s.at.UnixNano())
+			name := "analyser,ocems_device_id=" + s.device
+			if s.device == twelveDevice {
+				name = "twelve"
+			}
+			body += fmt.Sprintf("%s,ocems_unit=%s,ocems_flag=%s %s=%d %d\n", name, s.unit, s.flag, s.parameter, i+1, s.at.UnixNano())
 		}
 	} else {
 		type m = map[string]any
@@ -232,7 +305,11 @@ func (w *watched) feed(samples ...sample) {
 				more = []m{{"key": "ocems.samples", "value": m{"intValue": "1"}}}
 			}
 			attribute := func(key, value string) m { return m{"key": key, "value": m{"stringValue": value}} }
-			metrics = append(metrics, m{"name": s.parameter, "unit": s.unit, "gauge": m{"dataPoints": []m{{
+			name := s.parameter
+			if s.device == twelveDevice {
+				name = "twelve." + name
+			}
+			metrics = append(metrics, m{"name": name, "unit": s.unit, "gauge": m{"dataPoints": []m{{
 				"timeUnixNano": strconv.FormatInt(s.at.UnixNano(), 10), "asDouble": i + 1,
 				"attributes": append(more, attribute("ocems.device.id", s.device), attribute("ocems.flag", s.flag)),
 			}}}})
@@ -340,7 +417,7 @@ func (w *watched) play() map[string]float64 {
 		stamp := at.Truncate(length).Add(length)
 		w.feed(sample{"good-1", "bod", "mg/L", "U", stamp, true}, sample{"good-1", "cod", "mg/L", "U", stamp.Add(-7 * 24 * time.Hour), true})
 		w.await("both have an outcome", func() bool {
-			s, err := w.query(`sum(otelcol_exporter_ocems_readings{outcome=~"rejected|expired"}) == 2`)
+			s, err := w.query(`sum({__name__=~"otelcol_exporter_ocems_readings(_total)?", outcome=~"rejected|expired"}) == 2`)
 			return err == nil && len(s) == 1
 		})
 	}
@@ -371,7 +448,7 @@ func (w *watched) play() map[string]float64 {
 // settled waits until Prometheus knows that so many readings are at the board, and that so many slots wait.
 func (w *watched) settled(delivered, waiting int) {
 	w.Helper()
-	query := `sum(otelcol_exporter_ocems_readings{outcome=~"delivered|already_stored"}) == %d and sum(otelcol_exporter_ocems_outbox_slots) == %d`
+	query := `sum({__name__=~"otelcol_exporter_ocems_readings(_total)?", outcome=~"delivered|already_stored"}) == %d and sum(otelcol_exporter_ocems_outbox_slots) == %d`
 	if w.host == "telegraf" {
 		query = `sum({__name__=~"internal_ocems_readings_(delivered|already_stored)"}) == %d and sum(internal_ocems_outbox_slots) == %d`
 	}
@@ -380,21 +457,61 @@ func (w *watched) settled(delivered, waiting int) {
 }
 
 func TestScraped(t *testing.T) {
-	for _, host := range hosts {
-		t.Run(host, func(t *testing.T) {
+	for _, c := range []struct {
+		name, host string
+		units      bool
+	}{{"collector", "collector", false}, {"collector with units in the names", "collector", true}, {"telegraf", "telegraf", false}} {
+		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
-			w := watch(t, host)
+			w := watch(t, c.host, c.units)
 			want := w.play()
 			w.alerts()
 			w.panels(want)
 			w.names()
+			w.parameters()
 		})
+	}
+}
+
+// parameters feeds the twelve, and wants the alert of each in trouble and of no other.
+func (w *watched) parameters() {
+	now, want := time.Now(), map[string]string{}
+	for back := range 4 {
+		var all []sample
+		at := now.Truncate(length).Add(-time.Duration(back) * length).Add(time.Millisecond)
+		for _, p := range twelve {
+			all = append(all, sample{twelveDevice, p.parameter, "mg/L", "U", at, false})
+			if p.alert != "" {
+				want[p.parameter] = p.alert
+			}
+		}
+		// The value of each is its place, so that it stays the same.
+		w.feed(slices.DeleteFunc(all, func(s sample) bool {
+			return want[s.parameter] == "OcemsParameterSilent" || want[s.parameter] == "OcemsParameterNeverSeen"
+		})...)
+	}
+	var got map[string]string
+	for end := time.Now().Add(deadline); ; time.Sleep(100 * time.Millisecond) {
+		found, err := w.query(`ALERTS{alertname=~"OcemsParameter.*", device="` + twelveDevice + `"}`)
+		if err != nil {
+			w.Fatal(err)
+		}
+		got = map[string]string{}
+		for _, s := range found {
+			got[s.labels["parameter"]] = s.labels["alertname"]
+		}
+		if maps.Equal(got, want) {
+			break
+		}
+		if time.Now().After(end) {
+			w.Fatalf("the alerts are %v, want %v", got, want)
+		}
 	}
 }
 
 // alerts holds each rule's expression, and what Prometheus made of the rules, against the state that play has made.
 func (w *watched) alerts() {
-	expected := []string{"OcemsClockSkew", "OcemsDeviceHeld", "OcemsSamplesLate", "OcemsSamplesRefused", "OcemsSlotsExpireSoon", "OcemsSlotsUndelivered"}
+	expected := []string{"OcemsClockSkew", "OcemsDeviceHeld", "OcemsParameterNeverSeen", "OcemsParameterRefused", "OcemsParameterSilent", "OcemsSamplesLate", "OcemsSamplesRefused", "OcemsSlotsExpireSoon", "OcemsSlotsUndelivered"}
 	if w.host == "collector" {
 		expected = append(expected, "OcemsReadingsExpired", "OcemsReadingsRejected")
 	}
@@ -520,8 +637,8 @@ func (w *watched) names() {
 			text += q.Expr + "\n"
 		}
 	}
-	for _, name := range regexp.MustCompile(`\b(?:otelcol|internal)_\w+`).FindAllString(text, -1) {
-		if !slices.Contains(known.Data, name) {
+	for _, name := range regexp.MustCompile(`\b(?:otelcol|internal)_\w+(?:\(\w+\)\?\w*)?`).FindAllString(text, -1) {
+		if match := regexp.MustCompile("^(" + name + ")$"); !slices.ContainsFunc(known.Data, match.MatchString) {
 			w.Errorf("%s is in no scrape", name)
 		}
 	}

@@ -12,8 +12,6 @@ import (
 	"go.opentelemetry.io/collector/component/componentstatus"
 	"go.opentelemetry.io/collector/consumer"
 	"go.opentelemetry.io/collector/exporter"
-	"go.opentelemetry.io/otel/attribute"
-	"go.opentelemetry.io/otel/metric"
 	"go.uber.org/zap"
 	"go.uber.org/zap/exp/zapslog"
 
@@ -75,7 +73,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 		return err
 	}
 	e.engine.Store(core)
-	return e.telemetry.Observe(core.Stats)
+	return e.telemetry.Observe(core)
 }
 
 // Shutdown sends nothing more. What waits, and the open windows, stay in the storage.
@@ -97,7 +95,7 @@ func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
 	if readings == 0 { // a note of the trail about itself
 		return
 	}
-	e.telemetry.Readings.Add(context.Background(), int64(readings), metric.WithAttributes(e.telemetry.Exporter, attribute.String("outcome", string(o))))
+	e.telemetry.Result(o, readings)
 }
 
 func (e *ocemsExporter) onTry(took time.Duration, ok bool) {

@@ -25,7 +25,9 @@ import (
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
+	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/status"
 )
 
 // everyMetric drives an exporter until each of its metrics has a value for each of its attributes.
@@ -113,6 +115,29 @@ func TestTelemetry(t *testing.T) {
 			}
 			held = append(held, value(n, attribute.String("reason", reason)))
 		}
+		each := func(v int64, of ...string) (all metricdata.Gauge[int64]) {
+			for _, names := range of {
+				n := strings.Fields(names)
+				with := []attribute.KeyValue{attribute.String("station", "station_1"), attribute.String("device", n[0]),
+					attribute.String("parameter", n[1]), attribute.Bool("diagnostic", false)}
+				if n[0] == "dev_3" {
+					with[0] = attribute.String("station", "station_2")
+				}
+				if len(n) > 2 {
+					with = append(with, attribute.String("class", n[2]))
+				}
+				all.DataPoints = append(all.DataPoints, value(v, with...))
+			}
+			return all
+		}
+		var classes []metricdata.DataPoint[int64]
+		for _, class := range engine.Troubles() {
+			n := int64(0)
+			if class == status.Refuses || class == status.Partly { // the slot that began before the first whole window
+				n = 1
+			}
+			classes = append(classes, value(n, attribute.String("class", string(class))))
+		}
 		const prefix = "otelcol_exporter_ocems_"
 		want := []metricdata.Metrics{
 			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(4))},
@@ -126,6 +151,15 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},
 			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
+			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, as of the end of the last slot. [Alpha]",
+				Data: metricdata.Gauge[int64]{DataPoints: classes}},
+			{Name: prefix + "parameter_expected", Unit: "{slot}", Description: "1 where slots of the parameter are due, 0 before its first one. [Alpha]",
+				Data: each(0, "dev_1 cod", "dev_1 ph", "dev_2 co", "dev_2 so2", "dev_3 co")},
+			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest stamp of the parameter that was delivered, in Unix time. [Alpha]",
+				Data: metricdata.Gauge[int64]{DataPoints: append(each(y2k.Unix(), "dev_1 cod", "dev_1 ph").DataPoints,
+					each(y2k.Add(15*time.Minute).Unix(), "dev_2 co", "dev_2 so2").DataPoints...)}},
+			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for what is wrong with the parameter. Nothing where it reports. [Alpha]",
+				Data: each(1, "dev_1 cod partly", "dev_1 ph partly", "dev_2 so2 partly", "dev_3 co refused")},
 			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, repeated ones among them. [Alpha]", Data: counter(value(4))},
 			{Name: prefix + "readings", Unit: "{reading}", Description: "Readings that reached their final outcome. [Alpha]", Data: counter(
 				outcome(5, audit.Delivered), outcome(0, audit.AlreadyStored), outcome(0, audit.Rejected), outcome(0, audit.Expired), outcome(1, audit.Refused))},
@@ -143,9 +177,47 @@ func TestTelemetry(t *testing.T) {
 				Data: seconds(time.Since(y2k.Add(15 * time.Minute)))},
 			{Name: prefix + "held_devices", Unit: "{device}", Description: "Devices whose registration or credentials the server refuses. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: held}},
+			{Name: prefix + "server_unreachable", Unit: "{server}", Description: "1 while the server does not answer. [Alpha]", Data: level(0)},
 			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock less this machine's. [Alpha]", Data: seconds(-50 * time.Second)},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
+	})
+}
+
+// The counters that each exporter of the collector's has: what the board has, and what was given up.
+func TestSentAndFailed(t *testing.T) {
+	withBoard(t, func(t *testing.T, b *board) {
+		e := b.start(oneDevice)
+		count := func() map[string]metricdata.Sum[int64] {
+			var all metricdata.ResourceMetrics
+			require.NoError(t, b.telemetry.Reader.Collect(context.Background(), &all))
+			got := map[string]metricdata.Sum[int64]{}
+			for _, s := range all.ScopeMetrics {
+				if s.Scope.Name != "go.opentelemetry.io/collector/exporter/exporterhelper" {
+					continue
+				}
+				for _, m := range s.Metrics {
+					require.Equal(t, "{datapoint}", m.Unit)
+					got[m.Name] = m.Data.(metricdata.Sum[int64])
+				}
+			}
+			return got
+		}
+		want := func(sent, failed int64) {
+			t.Helper()
+			for name, v := range map[string]int64{"otelcol_exporter_sent_metric_points": sent, "otelcol_exporter_send_failed_metric_points": failed} {
+				metricdatatest.AssertEqual(t, metricdata.Sum[int64]{Temporality: metricdata.CumulativeTemporality, IsMonotonic: true, DataPoints: []metricdata.DataPoint[int64]{
+					{Value: v, Attributes: attribute.NewSet(attribute.String("exporter", "ocems"))}}}, count()[name], metricdatatest.IgnoreTimestamp())
+			}
+		}
+		want(0, 0)
+		b.consume(e, ph("dev_1", 7.25, ago(1)))
+		pass(time.Minute)
+		want(1, 0)
+		b.consume(e, ph("dev_1", 7.5, ago(1))) // the board has another value
+		b.consume(e, ph("dev_1", 7.25, ago(8*96)))
+		pass(time.Minute)
+		want(1, 2)
 	})
 }
 
@@ -274,6 +346,9 @@ func TestMetadata(t *testing.T) {
 			}
 			for _, id := range want.Attributes {
 				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
+				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // those of the configuration
+					continue
+				}
 				if doc.Attributes[id].Type == "bool" {
 					enum = []string{"true", "false"}
 				}

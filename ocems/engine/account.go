@@ -48,6 +48,7 @@ type account struct {
 	health  string // as of the last step
 	taken   uint64 // readings, by then
 	slots   slotLines
+	classes map[status.Class]int // parameters in trouble, as of the last slot
 
 	troubledMu sync.Mutex // apart from mu, since the outbox calls while it holds its own
 	troubled   map[string]bool
@@ -317,7 +318,7 @@ func (a *account) note(entries []audit.Entry) {
 				}
 			}
 		case audit.Refused, audit.Late:
-			if x.Parameter == "" || x.Reason == string(slot.Duplicate) {
+			if x.Parameter == "" || x.Reason == string(slot.Duplicate) || x.Reason == string(unknown) {
 				continue
 			}
 			diagnostic := len(x.Readings) > 0 && x.Readings[0].Diagnostic

@@ -18,6 +18,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
@@ -106,11 +107,13 @@ func (c *counts) refused(r slot.Reason, n int) {
 
 // Stats are an Engine's gauges and counters since it was opened.
 type Stats struct {
-	slot.Stats                // Refused: by reason, with Duplicate, which is no loss
-	Finished   uint64         // slots made upstream that went to the outbox
-	Ignored    uint64         // readings that are no parameter of any device
-	Pending    int            // slots that are closed and not handed on
-	Outbox     delivery.Stats // where there is one
+	slot.Stats                       // Refused: by reason, with Duplicate, which is no loss
+	Finished    uint64               // slots made upstream that went to the outbox
+	Ignored     uint64               // readings that are no parameter of any device
+	Pending     int                  // slots that are closed and not handed on
+	Outbox      delivery.Stats       // where there is one
+	Unreachable bool                 // the board's server
+	Troubled    map[status.Class]int // parameters in trouble, as of the end of the last slot
 }
 
 // OldestAge is how old the oldest slot in the outbox is, by its stamp.
@@ -252,12 +255,12 @@ func (e *Engine) Stats() Stats {
 	s.Refused = map[slot.Reason]uint64{slot.Duplicate: duplicate - min(duplicate, e.replayed.Refused[slot.Duplicate])}
 	maps.Copy(s.Refused, e.counts.reasons)
 	e.counts.mu.Unlock()
-	s.Pending = int(e.loop.waiting.Load())
+	s.Troubled, s.Pending = e.account.troubledBy(), int(e.loop.waiting.Load())
 	if e.ready != nil {
 		s.Pending += e.ready.waiting()
 	}
 	if e.outbox != nil {
-		s.Outbox = e.outbox.Stats()
+		s.Outbox, s.Unreachable = e.outbox.Stats(), e.reachable() != ""
 	}
 	return s
 }

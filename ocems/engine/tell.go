@@ -133,7 +133,7 @@ func (a *account) tell(now time.Time) {
 			"metric", f.metric, "attribute", f.word, "of", f.source)
 	}
 	window, due, warned := a.e.windowOf(stamp), 0, 0
-	x := a.slots.of(stamp)
+	x, classes := a.slots.of(stamp), map[status.Class]int{}
 	for _, id := range a.ids {
 		d := a.devices[id]
 		n := d.due(stamp, window)
@@ -148,6 +148,9 @@ func (a *account) tell(now time.Time) {
 			if v.Level == status.Failed || v.Class == status.Waits {
 				missing[v.Class] = append(missing[v.Class], p.Parameter.Parameter)
 			}
+			if v.Level != status.OK {
+				classes[v.Class]++
+			}
 			warned += a.warn(p, id, v, warned < mostNamed)
 		}
 		if a.perDevice() && !x.told[id] && !h.Slots {
@@ -158,6 +161,7 @@ func (a *account) tell(now time.Time) {
 			a.sayDelivered(stamp, d, x.devices[id], n, parts)
 		}
 	}
+	a.classes = classes
 	if warned > mostNamed {
 		a.e.log.Warn("more parameters need a person: see `ocems status`", "parameters", warned-mostNamed)
 	}

@@ -31,6 +31,8 @@ type Slots struct {
 	AuditRotateMonthly bool `mapstructure:"audit_rotate_monthly" toml:"audit_rotate_monthly"`
 	// DevicesFileInterval is how often the devices_file is looked at.
 	DevicesFileInterval Duration `mapstructure:"devices_file_interval" toml:"devices_file_interval"`
+	// ParameterMetrics is how many parameters have gauges of their own at most: with more, or with 0, none has.
+	ParameterMetrics int `mapstructure:"parameter_metrics" toml:"parameter_metrics"`
 	// Stamp is which bound of its window stamps a slot: end or start.
 	Stamp string `mapstructure:"stamp" toml:"stamp"`
 	// Grace is the wait after the end of a 15-minute window.
@@ -52,7 +54,7 @@ type Slots struct {
 func DefaultSlots() Slots {
 	d := slot.Defaults()
 	return Slots{
-		AuditRotateMB: 1000, AuditRotateMonthly: true,
+		AuditRotateMB: 1000, AuditRotateMonthly: true, ParameterMetrics: 1000,
 		DevicesFileInterval: Duration{Duration: 10 * time.Second}, Stamp: d.Stamp, Grace: Duration{Duration: d.Grace},
 		CalibrationGrace: Duration{Duration: d.CalibrationGrace}, Settle: Duration{Duration: d.Settle}, MaxSkew: Duration{Duration: d.MaxSkew},
 		Timestamps: registry.TimestampsAuto, MinSamples: d.MinSamples,
@@ -85,6 +87,7 @@ func (o Slots) Check() error {
 	c.duration("settle", o.Settle, 0, spec.MaxAge)
 	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
 	c.number("audit_rotate_mb", o.AuditRotateMB, 1)
+	c.number("parameter_metrics", o.ParameterMetrics, 0)
 	c.number("min_samples", o.MinSamples, 1)
 	return c.err()
 }

@@ -71,6 +71,9 @@ func (h *Host) StampOf(start time.Time) time.Time {
 	return start.Add(spec.SlotLength)
 }
 
+// Due reports whether a slot of a parameter is expected at the board by now.
+func (h *Host) Due(p *Parameter, now time.Time) bool { return !h.window(now).Before(p.Due) }
+
 // NextSlot is the stamp of the slot that is measured now, and when it is made.
 func (h *Host) NextSlot(now time.Time) (stamp, leaves time.Time) {
 	start := now.Add(-time.Duration(h.Grace * float64(time.Second))).Truncate(spec.SlotLength)
@@ -132,7 +135,7 @@ func meaning(reason string) string {
 func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	window := h.window(now)
 	expected := h.StampOf(window)
-	due := !window.Before(p.Due)
+	due := h.Due(p, now)
 	missing := p.Slot == nil || p.Slot.Stamp.Before(expected)
 	switch {
 	case p.Slot == nil && !due:

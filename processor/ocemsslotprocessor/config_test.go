@@ -48,7 +48,7 @@ func TestConfig(t *testing.T) {
 	seconds := func(n time.Duration) options.Duration { return options.Duration{Duration: n * time.Second} }
 	storage, latitude, decimals := component.MustNewIDWithName("ocems_storage", "slots"), registry.Number(12.97), 2
 	all := createDefaultConfig().(*Config)
-	all.Slots = options.Slots{AuditFile: "/var/lib/ocems/slots.jsonl", AuditRotateMB: 200, DevicesFileInterval: seconds(60), Stamp: "start", Grace: seconds(60),
+	all.Slots = options.Slots{AuditFile: "/var/lib/ocems/slots.jsonl", AuditRotateMB: 200, ParameterMetrics: 1000, DevicesFileInterval: seconds(60), Stamp: "start", Grace: seconds(60),
 		CalibrationGrace: seconds(5), Settle: seconds(1), MaxSkew: seconds(120), Timestamps: "source", MinSamples: 3}
 	all.Storage, all.PublicKeyFile = &storage, "absent.pem"
 	all.Devices = []registry.DeviceConfig{{StationID: "station_1", DeviceID: "D1", TokenIDFile: "absent.token", Latitude: &latitude,

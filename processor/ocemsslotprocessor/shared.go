@@ -105,7 +105,7 @@ func (s *shared) start(ctx context.Context, host component.Host, p *slotProcesso
 	}
 	s.engine.Store(e)
 	s.gauges, err = points.Observe(s.settings.MeterProvider.Meter(metadata.ScopeName), metadata.Prefix,
-		attribute.String("processor", s.settings.ID.String()), e.Stats)
+		attribute.String("processor", s.settings.ID.String()), e)
 	return err
 }
 

@@ -24,7 +24,9 @@ import (
 	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
@@ -32,7 +34,8 @@ import (
 func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
-		next := &sink{fail: func() error { return errors.New("down") }}
+		var down error
+		next := &sink{fail: func() error { return down }}
 		p := h.start(stored, next)
 		at := func(n int, name, unit string, v float64, age time.Duration, attributes ...string) {
 			md := pmetric.NewMetrics()
@@ -41,6 +44,9 @@ func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 			}
 			h.consume(p, md)
 		}
+		at(1, "tss", "mg/L", 1, 20*time.Minute)
+		pass(3 * time.Minute)
+		down = errors.New("down")
 		at(1, "cod", "mg/L", 1, 0)
 		at(2, "cod", "mg/L", 1, 0) // again
 		at(3, "cod", "mg/L", 2, 0) // conflicts
@@ -76,9 +82,28 @@ func TestTelemetry(t *testing.T) {
 		refused := func(reason slot.Reason, v int64) metricdata.DataPoint[int64] {
 			return value(v, attribute.String("reason", string(reason)))
 		}
+		each := func(v int64, of ...string) (all metricdata.Gauge[int64]) {
+			for _, names := range of {
+				parameter, class, troubled := strings.Cut(names, " ")
+				with := []attribute.KeyValue{attribute.String("station", "station_1"), attribute.String("device", "D1"), attribute.String("parameter", parameter), attribute.Bool("diagnostic", false)}
+				if troubled {
+					with = append(with, attribute.String("class", class))
+				}
+				all.DataPoints = append(all.DataPoints, value(v, with...))
+			}
+			return all
+		}
+		var classes []metricdata.DataPoint[int64]
+		for _, class := range engine.Troubles() {
+			n := int64(0)
+			if class == status.Partly {
+				n = 1
+			}
+			classes = append(classes, value(n, attribute.String("class", string(class))))
+		}
 		const prefix = "otelcol_processor_ocems_slot_"
 		want := []metricdata.Metrics{
-			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(2))},
+			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(2))},
 			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(8))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
@@ -86,9 +111,17 @@ func TestTelemetry(t *testing.T) {
 				refused(slot.BadUnit, 6), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0),
 				refused(slot.BelowMin, 0), refused(slot.AboveMax, 0), refused(slot.Invalid, 0), refused(slot.TooFar, 0), refused(slot.TooFew, 0), refused("off_grid", 0), refused("unknown", 0))},
 			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(1))},
-			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(2))},
+			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(2)},
-			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(2)},
+			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
+			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, as of the end of the last slot. [Alpha]",
+				Data: metricdata.Gauge[int64]{DataPoints: classes}},
+			{Name: prefix + "parameter_expected", Unit: "{slot}", Description: "1 where slots of the parameter are due, 0 before its first one. [Alpha]",
+				Data: each(0, "bod", "cod", "tss")},
+			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest stamp of the parameter that was delivered, in Unix time. [Alpha]",
+				Data: each(time.Date(1999, 12, 31, 23, 45, 0, 0, time.UTC).Unix(), "tss")},
+			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for what is wrong with the parameter. Nothing where it reports. [Alpha]",
+				Data: each(1, "cod partly")},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
 	})
@@ -182,6 +215,9 @@ func TestMetadata(t *testing.T) {
 				}
 			}
 			for _, id := range want.Attributes {
+				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // those of the configuration
+					continue
+				}
 				require.Equal(t, "string", doc.Attributes[id].Type, name)
 				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
 				if id == "processor" { // an id, and no enumeration

@@ -12,8 +12,8 @@ import (
 )
 
 // Observe makes the instruments of taking and closing, whose names begin with prefix and which all carry own: without it,
-// two components of one collector overwrite each other's. They are read from stats until the registration is undone.
-func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, stats func() engine.Stats) (metric.Registration, error) {
+// two components of one collector overwrite each other's. They are read from e until the registration is undone.
+func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, e *engine.Engine) (metric.Registration, error) {
 	var errs []error
 	var all []metric.Observable
 	counter := func(name, unit, text string) metric.Int64ObservableCounter {
@@ -34,12 +34,16 @@ func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, stats fu
 	closed := counter("slots_closed", "{slot}", "Windows closed.")
 	pending := gauge("pending_slots", "{slot}", "Closed windows that are not handed on yet.")
 	series := gauge("series", "{series}", "Series held.")
+	parameters := gauge("troubled_parameters", "{parameter}", "Parameters that need a person, as of the end of the last slot.")
+	expected := gauge("parameter_expected", "{slot}", "1 where slots of the parameter are due, 0 before its first one.")
+	delivered := gauge("parameter_last_delivered_timestamp", "s", "Newest stamp of the parameter that was delivered, in Unix time.")
+	trouble := gauge("parameter_trouble", "{parameter}", "1 for what is wrong with the parameter. Nothing where it reports.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
 	with := metric.WithAttributes(own)
 	return meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		s := stats()
+		s := e.Stats()
 		o.ObserveInt64(samples, int64(s.Taken), with)
 		o.ObserveInt64(duplicate, int64(s.Refused[slot.Duplicate]), with)
 		o.ObserveInt64(late, int64(s.Refused[slot.Late]), with)
@@ -52,6 +56,25 @@ func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, stats fu
 		o.ObserveInt64(closed, int64(s.Closed), with)
 		o.ObserveInt64(pending, int64(s.Pending), with)
 		o.ObserveInt64(series, int64(s.Series), with)
+		for _, class := range engine.Troubles() {
+			o.ObserveInt64(parameters, int64(s.Troubled[class]), metric.WithAttributes(own, attribute.String("class", string(class))))
+		}
+		for _, p := range e.Parameters() {
+			set := []attribute.KeyValue{own, attribute.String("station", p.Station), attribute.String("device", p.Device),
+				attribute.String("parameter", p.Parameter), attribute.Bool("diagnostic", p.Diagnostic)}
+			due := int64(0)
+			if p.Expected {
+				due = 1
+			}
+			with := metric.WithAttributes(set...)
+			o.ObserveInt64(expected, due, with)
+			if !p.Delivered.IsZero() {
+				o.ObserveInt64(delivered, p.Delivered.Unix(), with)
+			}
+			if p.Trouble != "" {
+				o.ObserveInt64(trouble, 1, metric.WithAttributes(append(set, attribute.String("class", string(p.Trouble)))...))
+			}
+		}
 		return nil
 	}, all...)
 }

@@ -119,6 +119,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"settle", head + `settle = "-1s"` + oneDevice, `settle: -1s is not from 0s to 168h; nearest: 0s`},
 		{"max skew", head + `max_skew = "200h"` + oneDevice, `max_skew: 200h is not from 0s to 168h; nearest: 168h`},
 		{"audit rotate", head + `audit_rotate_mb = 0` + oneDevice, `audit_rotate_mb: 0 is less than 1; nearest: 1`},
+		{"parameter metrics", head + `parameter_metrics = -1` + oneDevice, `parameter_metrics: -1 is less than 0; nearest: 0`},
 		{"min samples", head + `min_samples = -1` + oneDevice, `min_samples: -1 is less than 1; nearest: 1`},
 		{"max series", head + `max_series = 100000` + oneDevice, `max_series: the key is gone; leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others`},
 		{"interval", head + `devices_file_interval = "0s"` + oneDevice, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`},

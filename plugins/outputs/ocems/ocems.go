@@ -30,6 +30,7 @@ const (
 	closeWithin = 3 * time.Second  // of Close, for requests in flight
 	patience    = 10 * time.Minute // within which Telegraf hands over again what was refused
 	observe     = time.Second      // between two looks at the gauges
+	seldom      = 5                // looks, one of which is also at those of parameters
 	openAgain   = 5 * time.Second  // between tries on a disk that fails
 	stateFile   = "state.db"
 )
@@ -208,8 +209,11 @@ func (o *OCEMS) state() (store.Store, error) {
 func (o *OCEMS) observe(ctx context.Context, e *engine.Engine) {
 	ticker := time.NewTicker(observe)
 	defer ticker.Stop()
-	for {
+	for n := 0; ; n++ {
 		o.stats.observe(e.Stats())
+		if n%seldom == 0 {
+			o.stats.observeParameters(e.Parameters())
+		}
 		select {
 		case <-ctx.Done():
 			return

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"maps"
+	"strconv"
 	"strings"
 	"time"
 
@@ -31,7 +32,13 @@ var observed = map[string]func(engine.Stats) uint64{
 	"outbox_slots":         func(s engine.Stats) uint64 { return uint64(s.Outbox.Slots) },
 	"outbox_oldest_age_ns": func(s engine.Stats) uint64 { return uint64(s.OldestAge()) },
 	"devices_held":         func(s engine.Stats) uint64 { return uint64(s.Outbox.Held) },
-	"clock_skew_ns":        func(s engine.Stats) uint64 { return uint64(s.Outbox.Skew) },
+	"server_unreachable": func(s engine.Stats) uint64 {
+		if s.Unreachable {
+			return 1
+		}
+		return 0
+	},
+	"clock_skew_ns": func(s engine.Stats) uint64 { return uint64(s.Outbox.Skew) },
 }
 
 func refused(s engine.Stats) (n uint64) {
@@ -43,43 +50,49 @@ func refused(s engine.Stats) (n uint64) {
 	return n
 }
 
-// stats are what inputs.internal shows as internal_ocems, internal_ocems_held and internal_ocems_refused.
+// stats are what inputs.internal shows as internal_ocems, and as internal_ocems_held, _refused, _trouble and _parameter.
 type stats struct {
+	tags                map[string]string
 	all                 []selfstat.Stat
+	parameters          map[gauge]selfstat.Stat
 	read                map[selfstat.Stat]func(engine.Stats) uint64
 	outcomes            map[audit.Outcome]selfstat.Stat
 	tries, failed, took selfstat.Stat
 }
 
 func newStats(tags map[string]string) *stats {
-	s := &stats{outcomes: map[audit.Outcome]selfstat.Stat{}, read: map[selfstat.Stat]func(engine.Stats) uint64{}}
-	register := func(measurement, field, reason string) selfstat.Stat {
+	s := &stats{tags: tags, outcomes: map[audit.Outcome]selfstat.Stat{}, parameters: map[gauge]selfstat.Stat{}, read: map[selfstat.Stat]func(engine.Stats) uint64{}}
+	register := func(measurement, field string, tag ...string) selfstat.Stat {
 		with := maps.Clone(tags)
-		if reason != "" {
-			with["reason"] = reason
+		if len(tag) > 0 {
+			with[tag[0]] = tag[1]
 		}
 		s.all = append(s.all, selfstat.Register(measurement, field, with))
 		return s.all[len(s.all)-1]
 	}
 	for field, of := range observed {
-		s.read[register("ocems", field, "")] = of
+		s.read[register("ocems", field)] = of
 	}
 	for _, reason := range delivery.HoldReasons() {
-		s.read[register("ocems_held", "devices", reason)] = func(s engine.Stats) uint64 { return uint64(s.Outbox.HeldFor[reason]) }
+		s.read[register("ocems_held", "devices", "reason", reason)] = func(s engine.Stats) uint64 { return uint64(s.Outbox.HeldFor[reason]) }
 	}
 	for _, reason := range engine.Reasons() {
-		s.read[register("ocems_refused", "samples", string(reason))] = func(s engine.Stats) uint64 { return s.Refused[reason] }
+		s.read[register("ocems_refused", "samples", "reason", string(reason))] = func(s engine.Stats) uint64 { return s.Refused[reason] }
+	}
+	for _, class := range engine.Troubles() {
+		s.read[register("ocems_trouble", "parameters", "class", string(class))] = func(s engine.Stats) uint64 { return uint64(s.Troubled[class]) }
 	}
 	for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired, audit.Refused} {
-		s.outcomes[o] = register("ocems", "readings_"+string(o), "")
+		s.outcomes[o] = register("ocems", "readings_"+string(o))
 	}
-	s.tries, s.failed = register("ocems", "requests", ""), register("ocems", "requests_failed", "")
+	s.tries, s.failed = register("ocems", "requests"), register("ocems", "requests_failed")
 	s.took = selfstat.RegisterTiming("ocems", "request_time_ns", tags)
 	s.all = append(s.all, s.took)
 	return s
 }
 
 func (s *stats) close() {
+	s.observeParameters(nil)
 	for _, stat := range s.all {
 		stat.Unregister()
 	}
@@ -102,6 +115,49 @@ func (s *stats) try(took time.Duration, ok bool) {
 func (s *stats) observe(e engine.Stats) {
 	for stat, of := range s.read {
 		stat.Set(int64(of(e)))
+	}
+}
+
+// gauge is one of a parameter.
+type gauge struct {
+	field, station, device, parameter, class string
+	diagnostic                               bool
+}
+
+// observeParameters sets the gauges of parameters, and takes away those that the list does not have.
+func (s *stats) observeParameters(list []engine.ParameterState) {
+	before := maps.Clone(s.parameters)
+	set := func(g gauge, v int64) {
+		delete(before, g)
+		stat := s.parameters[g]
+		if stat == nil {
+			tags := maps.Clone(s.tags)
+			tags["station"], tags["device"], tags["parameter"], tags["diagnostic"] = g.station, g.device, g.parameter, strconv.FormatBool(g.diagnostic)
+			if g.class != "" {
+				tags["class"] = g.class
+			}
+			stat = selfstat.Register("ocems_parameter", g.field, tags)
+			s.parameters[g] = stat
+		}
+		stat.Set(v)
+	}
+	for _, p := range list {
+		g := gauge{"expected", p.Station, p.Device, p.Parameter, "", p.Diagnostic}
+		due := int64(0)
+		if p.Expected {
+			due = 1
+		}
+		set(g, due)
+		if g.field = "last_delivered_timestamp"; !p.Delivered.IsZero() {
+			set(g, p.Delivered.Unix())
+		}
+		if g.field, g.class = "trouble", string(p.Trouble); p.Trouble != "" {
+			set(g, 1)
+		}
+	}
+	for g, stat := range before {
+		stat.Unregister()
+		delete(s.parameters, g)
 	}
 }
 

@@ -70,6 +70,29 @@ func TestInternalMetrics(t *testing.T) {
 	want["not_a_number"], want["too_old"], want["late"] = int64(1), int64(1), int64(1)
 	assert.Equal(t, want, byReason("internal_ocems_refused", "samples", dir))
 
+	parameter := func() map[string]any {
+		for _, m := range selfstat.Metrics() {
+			if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_parameter" && v == dir {
+				tags := m.Tags()
+				delete(tags, "endpoint")
+				assert.Equal(t, map[string]string{"state_directory": dir, "station": "station_1", "device": "dev_1", "parameter": "cod", "diagnostic": "false"}, tags)
+				return m.Fields()
+			}
+		}
+		return nil
+	}
+	stamp := at.Truncate(15 * time.Minute).Add(15 * time.Minute).Unix()
+	require.Eventually(t, func() bool { return parameter()["last_delivered_timestamp"] == stamp }, 15*time.Second, 20*time.Millisecond)
+	assert.Equal(t, map[string]any{"expected": int64(0), "last_delivered_timestamp": stamp}, parameter())
+	troubled := map[string]any{}
+	for _, m := range selfstat.Metrics() {
+		if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_trouble" && v == dir {
+			troubled[m.Tags()["class"]] = m.Fields()["parameters"]
+		}
+	}
+	assert.Len(t, troubled, len(engine.Troubles()))
+	assert.Equal(t, int64(0), troubled["silent"])
+
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
 	var documented, shown []string
@@ -98,6 +121,7 @@ func TestInternalMetrics(t *testing.T) {
 	}
 	require.NoError(t, o.Close())
 	assert.Nil(t, internal(dir), "Close takes them away")
+	assert.Nil(t, parameter())
 	assert.Empty(t, byReason("internal_ocems_refused", "samples", dir))
 }
 

@@ -10,6 +10,7 @@ import (
 	"go.opentelemetry.io/otel/metric"
 
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
+	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/engine"
 )
@@ -26,8 +27,8 @@ var Type = component.MustNewType("ocems")
 
 // Telemetry holds the exporter's instruments.
 type Telemetry struct {
-	Readings, Attempts metric.Int64Counter
-	RequestDuration    metric.Float64Histogram
+	Attempts        metric.Int64Counter
+	RequestDuration metric.Float64Histogram
 
 	// Exporter is on all of them: without it, two exporters of one collector overwrite each other's gauges.
 	Exporter attribute.KeyValue
@@ -36,18 +37,19 @@ type Telemetry struct {
 	Own metric.MeasurementOption          // Exporter alone
 	Ok  map[bool]metric.MeasurementOption // of an attempt
 
-	meter        metric.Meter
-	finished     metric.Int64ObservableCounter
-	outbox, held metric.Int64ObservableGauge
-	oldest, skew metric.Float64ObservableGauge
-	intake, rest metric.Registration
+	meter                  metric.Meter
+	readings, sent, failed metric.Int64Counter
+	finished               metric.Int64ObservableCounter
+	outbox, held, silent   metric.Int64ObservableGauge
+	oldest, skew           metric.Float64ObservableGauge
+	intake, rest           metric.Registration
 }
 
 // NewTelemetry makes the instruments.
 func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry, error) {
 	t := &Telemetry{meter: set.MeterProvider.Meter(ScopeName), Exporter: attribute.String("exporter", id.String())}
-	var errs [8]error
-	t.Readings, errs[0] = t.meter.Int64Counter(prefix+"readings", metric.WithUnit("{reading}"),
+	var errs [11]error
+	t.readings, errs[0] = t.meter.Int64Counter(prefix+"readings", metric.WithUnit("{reading}"),
 		metric.WithDescription("Readings that reached their final outcome. [Alpha]"))
 	t.Attempts, errs[1] = t.meter.Int64Counter(prefix+"attempts", metric.WithUnit("{request}"), metric.WithDescription("Requests sent. [Alpha]"))
 	t.RequestDuration, errs[2] = t.meter.Float64Histogram(prefix+"request_duration", metric.WithUnit("s"),
@@ -63,12 +65,20 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("Devices whose registration or credentials the server refuses. [Alpha]"))
 	t.skew, errs[7] = t.meter.Float64ObservableGauge(prefix+"clock_skew", metric.WithUnit("s"),
 		metric.WithDescription("The server's clock less this machine's. [Alpha]"))
+	t.silent, errs[8] = t.meter.Int64ObservableGauge(prefix+"server_unreachable", metric.WithUnit("{server}"),
+		metric.WithDescription("1 while the server does not answer. [Alpha]"))
+	// What every exporter of the collector's has, in the same scope and words: else a reader has two metrics of one name.
+	common := set.MeterProvider.Meter("go.opentelemetry.io/collector/exporter/exporterhelper")
+	t.sent, errs[9] = common.Int64Counter("otelcol_exporter_sent_metric_points", metric.WithUnit("{datapoint}"),
+		metric.WithDescription("Number of metric points successfully sent to destination. [Alpha]"))
+	t.failed, errs[10] = common.Int64Counter("otelcol_exporter_send_failed_metric_points", metric.WithUnit("{datapoint}"),
+		metric.WithDescription("Number of metric points in failed attempts to send to destination. At detailed telemetry level, includes attributes: error.type (semantic convention), error.permanent. [Alpha]"))
 	t.Own, t.Ok = metric.WithAttributes(t.Exporter), map[bool]metric.MeasurementOption{}
 	err := errors.Join(errs[:]...)
 	if err == nil { // a series that begins with its first event is no increase of anything
 		ctx := context.Background()
-		for _, o := range []string{"delivered", "already_stored", "rejected", "expired", "refused"} {
-			t.Readings.Add(ctx, 0, metric.WithAttributes(t.Exporter, attribute.String("outcome", o)))
+		for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired, audit.Refused} {
+			t.Result(o, 0)
 		}
 		for _, ok := range []bool{false, true} {
 			t.Ok[ok] = metric.WithAttributes(t.Exporter, attribute.Bool("ok", ok))
@@ -78,22 +88,38 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 	return t, err
 }
 
-// Observe reads all that is not counted at once from stats, until Close.
-func (t *Telemetry) Observe(stats func() engine.Stats) (err error) {
-	if t.intake, err = points.Observe(t.meter, prefix, t.Exporter, stats); err != nil {
+// Result counts readings whose outcome is final: as sent what the server has, as failed what is given up.
+func (t *Telemetry) Result(o audit.Outcome, readings int) {
+	ctx := context.Background()
+	t.readings.Add(ctx, int64(readings), metric.WithAttributes(t.Exporter, attribute.String("outcome", string(o))))
+	counter := t.failed
+	if o == audit.Delivered || o == audit.AlreadyStored {
+		counter = t.sent
+	}
+	counter.Add(ctx, int64(readings), t.Own)
+}
+
+// Observe reads all that is not counted at once from e, until Close.
+func (t *Telemetry) Observe(e *engine.Engine) (err error) {
+	if t.intake, err = points.Observe(t.meter, prefix, t.Exporter, e); err != nil {
 		return err
 	}
 	t.rest, err = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		s, own := stats(), t.Own
+		s, own := e.Stats(), t.Own
 		o.ObserveInt64(t.finished, int64(s.Finished), own)
 		o.ObserveInt64(t.outbox, int64(s.Outbox.Slots), own)
 		for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0
 			o.ObserveInt64(t.held, int64(s.Outbox.HeldFor[reason]), metric.WithAttributes(t.Exporter, attribute.String("reason", reason)))
 		}
+		silent := int64(0)
+		if s.Unreachable {
+			silent = 1
+		}
+		o.ObserveInt64(t.silent, silent, own)
 		o.ObserveFloat64(t.oldest, s.OldestAge().Seconds(), own)
 		o.ObserveFloat64(t.skew, s.Outbox.Skew.Seconds(), own)
 		return nil
-	}, t.finished, t.outbox, t.held, t.oldest, t.skew)
+	}, t.finished, t.outbox, t.held, t.silent, t.oldest, t.skew)
 	return err
 }
 

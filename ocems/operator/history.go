@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"errors"
 	"math/bits"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -237,14 +238,14 @@ func (d *known) waits(stamp int64) bool {
 	return false
 }
 
-// letter speaks for all parameters of the device.
-func (h *history) letter(d *known, stamp, expected int64) byte {
+// letter speaks for all parameters that are shown.
+func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int64) byte {
 	var counts [outside + 1]int
-	for i := range d.Parameters {
-		c, _ := h.state(d, &d.Parameters[i], stamp, expected)
+	for i := range shown {
+		c, _ := h.state(d, &shown[i], stamp, expected)
 		counts[c]++
 	}
-	due := len(d.Parameters) - counts[outside]
+	due := len(shown) - counts[outside]
 	reached := counts[stored] + counts[late] + counts[delivered] + counts[calibration]
 	switch {
 	case due == 0:
@@ -283,8 +284,8 @@ type Trend struct {
 	Values []float64 `json:"values"`
 }
 
-// days draws the calendar.
-func (h *history) days(d *known, now time.Time, err error) History {
+// days draws the calendar of the parameters that are shown, and the trends of all.
+func (h *history) days(d *known, shown []status.Parameter, now time.Time, err error) History {
 	out := History{Days: []Day{}, Trends: []Trend{}}
 	if d.host.Slots { // the exporter behind it knows
 		out.Fault = "This host hands slots on: the exporter behind it knows what became of them."
@@ -302,7 +303,7 @@ func (h *history) days(d *known, now time.Time, err error) History {
 		first := (today - audit.Date(n)).Millis()
 		row := make([]byte, audit.SlotsADay)
 		for i := range row {
-			row[i] = h.letter(d, first+int64(i)*slotMillis, expected)
+			row[i] = h.letter(d, shown, first+int64(i)*slotMillis, expected)
 		}
 		out.Days = append(out.Days, Day{first, string(row)})
 	}
@@ -346,9 +347,11 @@ func (h *history) slotOf(d *known, stamp int64, now time.Time) []SlotPart {
 			x.Time = &when
 		}
 		if c == refused {
-			x.Detail = d.Held
-			if p.Refused != nil {
+			if x.Detail = d.Held; p.Refused != nil {
 				x.Detail = p.Refused.Reason
+			}
+			if code, err := strconv.Atoi(x.Detail); err == nil {
+				x.Detail += " " + spec.Status(code).Description()
 			}
 		}
 		list = append(list, x)

@@ -4,6 +4,7 @@
 package operator
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"crypto/subtle"
 	"embed"
@@ -11,10 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strconv"
 	"sync"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/ocems/webui"
 )
 
@@ -132,7 +135,7 @@ func (p *page) device(r *http.Request) (*known, error) {
 	return d, nil
 }
 
-// history answers with the days of a device.
+// history answers with the days of a device, or of one parameter of it with ?parameter= and &diagnostic=true.
 func (p *page) history(w http.ResponseWriter, r *http.Request) {
 	d, err := p.device(r)
 	if err != nil {
@@ -141,7 +144,13 @@ func (p *page) history(w http.ResponseWriter, r *http.Request) {
 	}
 	now := p.config.Now()
 	h, err := p.trails.of(d, now)
-	writeJSON(w, h.days(d, now, err))
+	shown := d.Parameters
+	if key := r.URL.Query().Get("parameter"); key != "" {
+		shown = slices.DeleteFunc(slices.Clone(shown), func(p status.Parameter) bool {
+			return p.Parameter != key || fmt.Sprint(p.Diagnostic) != cmp.Or(r.URL.Query().Get("diagnostic"), "false")
+		})
+	}
+	writeJSON(w, h.days(d, shown, now, err))
 }
 
 // slot answers with what became of one slot.

@@ -29,7 +29,7 @@ function facts(h) {
   if (!h.slots) list.push(['board’s last answer', h.board.answered ? `${at(h.board.answered)}, usually in ${h.board.latency_seconds >= 1 ? h.board.latency_seconds.toFixed(1) + ' s' : Math.round((h.board.latency_seconds ?? 0) * 1000) + ' ms'}` : 'none yet'])
   list.push(['clock', h.clock.trouble || (h.clock.trusted ? 'trusted' : 'not trusted yet')], ['slots waiting', (h.slots_waiting ?? 0).toLocaleString('en')])
   if (h.trouble && h.trouble !== h.verdict.text) list.push(['trouble', h.trouble])
-  list.push(['to', h.slots ? 'the exporters behind it' : h.endpoint], ['host wrote', at(h.written)])
+  list.push(['host wrote', at(h.written)], ['to', h.slots ? 'the exporters behind it' : h.endpoint])
   return list
 }
 
@@ -42,7 +42,7 @@ function showHosts() {
     const list = facts(h), dl = box.lastChild
     while (dl.children.length > list.length) dl.lastChild.remove()
     list.forEach(([name, value], k) => {
-      const fact = dl.children[k] ?? dl.appendChild(put('div', null, put('dt'), put('dd')))
+      const fact = dl.children[k] ?? dl.appendChild(put('div', { class: name === 'to' && 'wide' }, put('dt'), put('dd')))
       text(fact.firstChild, name)
       text(fact.lastChild, value)
     })
@@ -60,6 +60,9 @@ class Device {
     this.why = put('p', { class: 'why' })
     this.rows = put('tbody')
     this.week = put('p', { class: 'week' })
+    this.only = put('select')
+    this.only.addEventListener('change', () => { this.state = ''; this.loadDays() })
+    this.choice = put('label', { hidden: true }, 'Parameter ', this.only)
     this.grid = put('div', { role: 'grid', 'aria-label': 'Slots of today and the last 7 days, a row a day, the newest first', 'aria-readonly': 'true' })
     this.picture = put('div', { class: 'calendar', hidden: true }, put('div', { class: 'hours', 'aria-hidden': 'true' }, hours()), this.grid)
     this.slot = put('div', { class: 'slot', hidden: true, role: 'region', 'aria-live': 'polite', 'aria-label': 'The chosen slot' })
@@ -70,7 +73,7 @@ class Device {
     this.values.addEventListener('toggle', () => this.showValues())
     this.element = put('section', { class: 'device' }, this.head, this.why,
       put('table', { class: 'parameters cards' }, put('thead', null, put('tr', null, ['state', 'parameter', 'last reading', 'at', 'last 24 hours', 'what it does, and what to do'].map(h => put('th', { scope: 'col' }, h)))), this.rows),
-      this.week, this.more, this.picture, this.slot, this.values)
+      put('div', { class: 'head' }, this.week, this.choice), this.more, this.picture, this.slot, this.values)
   }
 
   show(d) {
@@ -86,6 +89,8 @@ class Device {
     this.why.hidden = !why.length
     while (this.rows.rows.length > d.parameters.length) this.rows.lastChild.remove()
     d.parameters.forEach((p, i) => this.row(this.rows.rows[i] ?? this.rows.appendChild(put('tr', null, ['state', 'parameter', 'last reading', 'at', 'last 24 hours', ''].map(l => put('td', { 'data-label': l }, put('div'))))), p))
+    const options = ['', ...d.parameters.map(nameOf)]
+    if (options.join('\n') !== [...this.only.options].map(o => o.value).join('\n')) this.only.replaceChildren(...options.map(o => put('option', { value: o }, o || 'all')))
     const few = status.devices_total <= 5
     if (few || this.wanted) this.loadDays()
     this.more.hidden = few || this.wanted === true
@@ -105,21 +110,24 @@ class Device {
   // state is what the days depend on: while it is the same they are looked at seldom.
   async loadDays() {
     const state = JSON.stringify([Math.floor((now - 2 * 60000) / slotLength), this.device.waiting_runs, this.device.held, this.device.parameters.map(p => [p.delivered, p.slot?.stamp, p.refused?.reason])])
-    if (this.loading || state === this.state && Date.now() - this.loaded < daysEvery) return
+    if (this.loading) return this.again = true
+    if (state === this.state && Date.now() - this.loaded < daysEvery) return
     this.loading = true
     try {
-      this.history = await get('/history.json?' + new URLSearchParams({ host: this.device.host, device: this.device.device }))
+      const only = this.device.parameters[this.only.selectedIndex - 1]
+      this.history = await get('/history.json?' + new URLSearchParams({ host: this.device.host, device: this.device.device, ...only && { parameter: only.parameter, diagnostic: !!only.diagnostic } }))
       this.state = state
       this.loaded = Date.now()
       this.showDays()
     } catch (e) { console.warn(e.message) }
     this.loading = false
+    if (this.again) { this.again = false; this.loadDays() }
   }
 
   showDays() {
     const { days, trends, fault } = this.history
     text(this.week, ...fault ? [fault] : shareOf(days, 0))
-    this.picture.hidden = this.values.hidden = !!fault
+    this.picture.hidden = this.values.hidden = this.choice.hidden = !!fault
     if (fault) return
     this.calendar.show(days, 0, says)
     trends.forEach((t, i) => { if (this.rows.rows[i]) text(this.rows.rows[i].cells[4].firstChild, ...trend(t, this.device.parameters[i].unit)) })

@@ -24,12 +24,19 @@ func TestServe(t *testing.T) {
 	password := filepath.Join(t.TempDir(), "password")
 	require.NoError(t, os.WriteFile(password, []byte("correct horse\n"), 0o600))
 	cert, key, pool := certificate(t)
+	unit, err := os.ReadFile("../../examples/install/ocems-page.service")
+	require.NoError(t, err)
+	_, command, found := strings.Cut(string(unit), "\nExecStart=/usr/bin/ocems serve ")
+	require.True(t, found)
+	command, _, _ = strings.Cut(command, "\n")
+	ofUnit := strings.Fields(strings.Replace(command, "/var/lib/ocems", filepath.Dir(path), 1))
 	for _, test := range []struct {
 		name, scheme string
 		args         []string
 		warning      string
 	}{
 		{"on this machine", "http", []string{filepath.Dir(path)}, ""},
+		{"as a service", "http", ofUnit, ""},
 		{"of a file", "http", []string{path}, ""},
 		{"for others in the clear", "http", []string{"--listen", ":0", "--password-file", password, path}, "cross the network in the clear"},
 		{"for others", "https", []string{"--listen", ":0", "--password-file", password, "--tls-cert", cert, "--tls-key", key, path}, ""},

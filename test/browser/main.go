@@ -54,7 +54,7 @@ var all = []picture{
 	{file: "console-dark.png", width: 1360, height: 1010, dark: true,
 		steps: `document.querySelector('[aria-label*="Mon 23 Nov, 11:15"]').click()`, until: "document.querySelector('dialog').open"},
 	{file: "console-phone.png", width: 390, height: 1500},
-	{file: "serve.png", operator: true, width: 1280, height: 1010, until: drawn},
+	{file: "serve.png", operator: true, width: 1280, height: 1180, until: drawn},
 	{file: "serve-dark.png", operator: true, dark: true, width: 1280, height: 1010,
 		steps: `document.querySelector('[aria-label*="Tue 24 Nov, 14:00"]').click()`, until: "document.querySelector('.slot td') && (scrollTo(0, 250), true)"},
 	{file: "serve-phone.png", operator: true, width: 390, height: 1500, until: drawn},

@@ -1,8 +1,8 @@
 import { $, Calendar, clock, date, get, hours, legend, link, moment, names, plural, put, sameDay, sevenDays, shareOf, slotLength, stampName, tableOf } from '/webui/webui.js'
 
 const every = 5000, // between two looks at the hosts
-  daysEvery = 60000, // between two looks at the days of a device whose slots are the same
-  levels = { ok: 'ok', warning: 'look', failed: 'failed' }
+  daysEvery = 60000 // between two looks at the days of a device whose slots are the same
+
 const asked = new URLSearchParams(location.search)
 if (asked.get('theme') === 'light') document.documentElement.dataset.theme = 'light' // of a kiosk
 let status = null, now = Date.now(), page = Number(asked.get('page')) || 1
@@ -100,7 +100,7 @@ class Device {
     mark(row, 'level', p.verdict.level)
     const cell = i => row.cells[i].firstChild
     const r = p.reading ?? (p.slot ? { value: p.slot.value, at: p.slot.stamp } : null)
-    text(cell(0), put('span', { class: 'level' }, levels[p.verdict.level]))
+    text(cell(0), put('span', { class: 'level' }, p.verdict.level))
     text(cell(1), nameOf(p))
     text(cell(2), r ? `${number(r.value)} ${p.unit ?? ''}` : 'none')
     text(cell(3), r ? at(r.at) : '–')

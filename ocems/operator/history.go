@@ -66,6 +66,7 @@ type history struct {
 	series map[seriesKey]map[int64]*outcome
 	points map[seriesKey]map[int64]uint32 // a bit for each point that was delivered, by slot
 	first  map[seriesKey]int64            // stamp
+	some   map[int64]bool                 // slots of which a parameter has reached the board, so that what waits of them was refused
 	used   time.Time                      // guarded by trails.mu
 }
 
@@ -115,6 +116,7 @@ func (t *trails) of(d *known, now time.Time) (*history, error) {
 
 func (h *history) clear() {
 	h.series, h.points, h.first = map[seriesKey]map[int64]*outcome{}, map[seriesKey]map[int64]uint32{}, map[seriesKey]int64{}
+	h.some = map[int64]bool{}
 }
 
 func (h *history) take(e *audit.Entry, bound string) {
@@ -160,6 +162,7 @@ func (h *history) take(e *audit.Entry, bound string) {
 		if e.Stamp%slotMillis == 0 {
 			h.put(key, e.Stamp, &outcome{c, &x.Value, x.Unit, x.Flag, e.Time, e.Detail})
 			h.begin(key, e.Stamp)
+			h.some[e.Stamp] = h.some[e.Stamp] || c >= stored
 		}
 	}
 }
@@ -202,10 +205,12 @@ func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int
 		return calibration, nil
 	}
 	if made := p.Slot != nil && stamp <= p.Slot.Stamp.UnixMilli(); made && d.waits(stamp) && o == nil {
-		if p.Refused != nil || d.Held != "" {
+		switch {
+		case p.Refused != nil || d.Held != "":
 			return refused, nil
+		case !h.some[stamp]:
+			return waiting, nil
 		}
-		return waiting, nil
 	}
 	first := dueSince(d.host, p)
 	if begun, ok := h.first[key]; ok {
@@ -239,7 +244,7 @@ func (d *known) waits(stamp int64) bool {
 }
 
 // letter speaks for all parameters that are shown.
-func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int64) byte {
+func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int64) (letter byte, wasLate bool) {
 	var counts [outside + 1]int
 	for i := range shown {
 		c, _ := h.state(d, &shown[i], stamp, expected)
@@ -249,26 +254,27 @@ func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int
 	reached := counts[stored] + counts[late] + counts[delivered] + counts[calibration]
 	switch {
 	case due == 0:
-		return '-'
+		return '-', false
 	case counts[calibration] == due:
-		return 'C'
+		return 'C', false
 	case reached == due:
-		return 'D'
+		return 'D', counts[late] > 0
 	case reached > 0:
-		return 'P'
+		return 'P', false
 	}
 	for _, t := range troubles {
 		if counts[t.class] > 0 {
-			return t.letter
+			return t.letter, false
 		}
 	}
-	return '-'
+	return '-', false
 }
 
 // History is the answer of GET /history.json.
 type History struct {
 	Fault  string  `json:"fault,omitempty"` // why there are no days
 	Days   []Day   `json:"days"`            // the newest first
+	Late   int     `json:"late"`            // slots that were delivered, one parameter of them late
 	Trends []Trend `json:"trends"`          // of the parameters, in their order
 }
 
@@ -303,7 +309,10 @@ func (h *history) days(d *known, shown []status.Parameter, now time.Time, err er
 		first := (today - audit.Date(n)).Millis()
 		row := make([]byte, audit.SlotsADay)
 		for i := range row {
-			row[i] = h.letter(d, shown, first+int64(i)*slotMillis, expected)
+			var wasLate bool
+			if row[i], wasLate = h.letter(d, shown, first+int64(i)*slotMillis, expected); wasLate {
+				out.Late++
+			}
 		}
 		out.Days = append(out.Days, Day{first, string(row)})
 	}

@@ -159,6 +159,7 @@ func TestCalendar(t *testing.T) {
 		p.line(audit.Delivered, at, at, x, y)
 	}
 	p.line(audit.Delivered, soon(stamp(9, 30)), stamp(9, 30), reading("cod", 9))
+	p.line(audit.Delivered, soon(stamp(10, 0)), stamp(10, 0), reading("ph", 9))
 	var got operator.History
 	row := func(query string) string {
 		t.Helper()
@@ -174,7 +175,9 @@ func TestCalendar(t *testing.T) {
 	assert.Equal(t, strings.Repeat("-", 47), row("")[49:])
 	assert.Equal(t, "DMDREMDDD", row("&parameter=bod")[25:34])
 	assert.Equal(t, "BBB", row("&parameter=bod")[38:41], "its waiting slots are refused")
-	assert.Equal(t, "DWW", row("&parameter=cod")[38:41], "those of another parameter wait")
+	assert.Equal(t, "DWM", row("&parameter=cod")[38:41], "another parameter waits, unless the slot was delivered without it")
+	row("")
+	assert.Equal(t, 1, got.Late)
 	assert.Equal(t, []float64{1, 1, 1, 1, 1, 5, 7, 7, 9}, got.Trends[0].Values, "what was left out is no value")
 
 	var parts []operator.SlotPart

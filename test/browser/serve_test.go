@@ -73,7 +73,7 @@ func TestOperatorSeesFiveTroubles(t *testing.T) {
 						}
 					}
 				}
-				for _, want := range []string{"25 slots waiting, from 10:15; nh3-n refused by the board", "81.31 % of 669 slots delivered, 119 with some parameters only, 6 missing, 3 in calibration."} {
+				for _, want := range []string{"25 slots waiting, from 10:15; nh3-n refused by the board", "81.31 % of 669 slots delivered, 10 of them late, 119 with some parameters only, 6 missing, 3 in calibration."} {
 					if !strings.Contains(value[string](t, p, "document.querySelector('.device').innerText"), want) {
 						t.Errorf("no %q", want)
 					}

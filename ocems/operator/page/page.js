@@ -27,11 +27,13 @@ function facts(h) {
   const list = []
   if (h.next) list.push(['next slot', `${stampAt(Date.parse(h.next.stamp))}, made at ${clock(Date.parse(h.next.leaves), true)}`])
   if (!h.slots) list.push(['board’s last answer', h.board.answered ? `${at(h.board.answered)}, usually in ${h.board.latency_seconds >= 1 ? h.board.latency_seconds.toFixed(1) + ' s' : Math.round((h.board.latency_seconds ?? 0) * 1000) + ' ms'}` : 'none yet'])
-  list.push(['clock', h.clock.trouble || (h.clock.trusted ? 'trusted' : 'not trusted yet')], ['slots waiting', (h.slots_waiting ?? 0).toLocaleString('en')])
+  list.push(['clock', h.clock.trouble || (h.clock.trusted ? 'trusted' : 'not trusted yet') + skew(h.clock.server_ahead_seconds)], ['slots waiting', (h.slots_waiting ?? 0).toLocaleString('en')])
   if (h.trouble && h.trouble !== h.verdict.text) list.push(['trouble', h.trouble])
   list.push(['host wrote', at(h.written)], ['to', h.slots ? 'the exporters behind it' : h.endpoint])
   return list
 }
+
+const skew = s => Math.abs(s) < 1 ? '' : `; the board is ${Math.abs(s).toFixed(0)} s ${s > 0 ? 'ahead' : 'behind'}`
 
 function showHosts() {
   while ($('hosts').children.length > status.hosts.length) $('hosts').lastChild.remove()
@@ -125,8 +127,8 @@ class Device {
   }
 
   showDays() {
-    const { days, trends, fault } = this.history
-    text(this.week, ...fault ? [fault] : shareOf(days, 0))
+    const { days, trends, late, fault } = this.history
+    text(this.week, ...fault ? [fault] : shareOf(days, 0, late))
     this.picture.hidden = this.values.hidden = this.choice.hidden = !!fault
     if (fault) return
     this.calendar.show(days, 0, says)

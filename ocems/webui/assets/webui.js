@@ -38,8 +38,8 @@ export const tableOf = (head, rows) => put('table', { class: 'cards' }, put('the
 export function link(state, text) { if ($('link').dataset.state !== state) { $('link').dataset.state = state; $('link').textContent = text } }
 
 // shareOf is what of the slots of some days reached the board, as a sentence. What is missing before the first slot is told
-// apart.
-export function shareOf(days, begin) {
+// apart, and so is how many were delivered late.
+export function shareOf(days, begin, late) {
   const n = {}
   let before = 0
   for (const day of days) for (let i = 0; i < 96; i++) {
@@ -49,7 +49,7 @@ export function shareOf(days, begin) {
   }
   const due = 'DPMXWBRE'.split('').reduce((sum, l) => sum + (n[l] ?? 0), 0)
   const said = { P: 'with some parameters only', M: before ? `missing (${before} before its first)` : 'missing', C: 'in calibration' }
-  return due ? [put('b', null, `${(Math.floor((n.D ?? 0) * 10000 / due) / 100).toFixed(2)} %`), ` of ${due} slots delivered`,
+  return due ? [put('b', null, `${(Math.floor((n.D ?? 0) * 10000 / due) / 100).toFixed(2)} %`), ` of ${due} slots delivered${late ? `, ${late} of them late` : ''}`,
     ...'PMXWBREC'.split('').flatMap(l => n[l] ? [`, ${n[l]} ${said[l] ?? names[l]}`] : []), '.'] : ['No slot is due yet.']
 }
 

@@ -128,7 +128,7 @@ bench-hub: build telegraf-external strace ## measure whole hosts with 2,000 devi
 	$(GO) build -o bin/hub ./test/hub
 	bin/hub $(HUB)
 
-GROWTH ?= 2000
+GROWTH ?= 4000
 bench-growth: ## fail where twice the devices, series, waiting slots or trail costs over 2.3 times; GROWTH=10000 is a long run
 	$(GO) build -o bin/hub ./test/hub
 	bin/hub -growth -from $(GROWTH)

@@ -313,7 +313,7 @@ func (p *plant) wantSlots(start time.Time, means ...float64) {
 	p.until(fmt.Sprintf("%d slots arrive", len(means)), func() bool { return len(p.received()) >= len(means) })
 	for i, r := range p.received() {
 		end := start.Add(time.Duration(i+1) * slotTime)
-		if i >= len(means) || r.Timestamp != end.UnixMilli() || r.Parameter != "cod" || r.Flag != "U" || math.Abs(r.Value-means[i]) > 1e-9 {
+		if i >= len(means) || r.Timestamp != end.UnixMilli() || r.Parameter != "cod" || r.Flag != "U" || math.Abs(r.Value-means[i]) > 5e-7*means[i] {
 			p.t.Errorf("received %+v, want %v", r, means)
 		}
 	}

@@ -676,6 +676,12 @@ func TestDoctorTokens(t *testing.T) {
 		{"${OCEMS_NOT_SET}", "configuration", "failed", "not set in the environment"},
 		{"", "configuration", "failed", "give it in "},
 		{token[:len(token)-1] + "?", "tokens", "warning", "compare"},
+		{token[1:], "tokens", "warning", "dev_1 (a character is missing)"},
+		{"0123456789", "tokens", "warning", "too short"},
+		{token + token, "tokens", "warning", "too long"},
+		{"token=" + token, "configuration", "failed", "begins with a name"},
+		{"1.23E+31", "configuration", "failed", "a spreadsheet has made a number of it"},
+		{token[:7] + "\u200b" + token[7:], "configuration", "failed", "cannot be seen"},
 	} {
 		text := strings.Replace(telegrafText(t), token, c.text, 1)
 		checks, _ := diagnose(t, "--offline", "--host", "telegraf", "--config", write(t, "telegraf.conf", text))
@@ -845,6 +851,11 @@ func TestDoctorExamples(t *testing.T) {
 		code, out, errs := quiet(t, "doctor", "--offline", "--config", file)
 		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
+		}
+		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument's"} {
+			if strings.Contains(out, spoilt) {
+				t.Errorf("%s: %q in %s", file, spoilt, out)
+			}
 		}
 		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlp_http") {
 			t.Errorf("%s: %s", file, out)

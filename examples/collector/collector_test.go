@@ -261,7 +261,7 @@ func mean(values ...float64) float64 {
 
 func (p *plant) check(got reading, device string, end time.Time, want float64) {
 	p.t.Helper()
-	if got.Device != device || got.Timestamp != end.UnixMilli() || math.Abs(got.Value-want) > 1e-9 {
+	if got.Device != device || got.Timestamp != end.UnixMilli() || math.Abs(got.Value-want) > 5e-7*want {
 		p.t.Errorf("received %+v, want %s at %d with %v", got, device, end.UnixMilli(), want)
 	}
 }

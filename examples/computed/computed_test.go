@@ -279,7 +279,7 @@ func (p *plant) compare(want map[string]float64) {
 	p.t.Helper()
 	got := p.Values()
 	for _, key := range slices.Sorted(maps.Keys(want)) {
-		if v, ok := got[key]; !ok || math.Abs(v-want[key]) > 1e-9*math.Abs(want[key]) {
+		if v, ok := got[key]; !ok || math.Abs(v-want[key]) > 5e-7*math.Abs(want[key]) {
 			p.t.Errorf("%s is %v (there: %t), want %v", key, v, ok, want[key])
 		}
 	}

@@ -74,7 +74,7 @@ func (p *plant) audited(text string) int {
 
 func (p *plant) compare(want map[string]float64) {
 	p.t.Helper()
-	same := func(a, b float64) bool { return math.Abs(a-b) < 1e-9*math.Abs(b) }
+	same := func(a, b float64) bool { return math.Abs(a-b) <= 5e-7*math.Abs(b) }
 	if got := p.Values(); !maps.EqualFunc(got, want, same) {
 		p.t.Errorf("the board has %v, want %v", got, want)
 	}
@@ -128,6 +128,49 @@ func TestRowAMinuteThroughARestart(t *testing.T) {
 	})
 	if n := p.audited(`"late"`); n != 0 {
 		t.Errorf("%d rows were read again after a clean stop", n)
+	}
+}
+
+// A row that cannot be read, or not as it was meant, is named in the log or in the trail, and is in no slot.
+func TestBadRowsAreSeen(t *testing.T) {
+	p := newPlant(t, "telegraf.conf")
+	a, _ := quarters()
+	minute := func(i int) time.Time { return a.Add(time.Duration(i) * time.Minute).In(ist) }
+	const clock = "02/01/2006 15:04:05"
+	for i := range 5 {
+		p.log(row(minute(i), "OK", 80, 7.5, 120031))
+	}
+	bad := []struct{ name, text, log, trail string }{
+		{"another date form", minute(5).Format("2006-01-02 15:04:05") + ",OK,999,9,9\n", minute(5).Format("2006-01-02 15:04:05"), ""},
+		{"the month first", minute(6).Format("01/") + "24" + minute(6).Format("/2006 15:04:05") + ",OK,999,9,9\n", minute(6).Format("01/") + "24", ""},
+		{"a 12-hour clock", minute(7).Format("02/01/2006 03:04:05 PM") + ",OK,999,9,9\n", minute(7).Format("03:04:05 PM"), ""},
+		{"decimal commas", minute(8).Format(clock) + ",OK,81,2,7,4,120031\n", "has not 5 cells", ""},
+		{"a number with commas", minute(9).Format(clock) + ",OK,999,9,1,20,031\n", `"inlet_total": "1"`, ""},
+		{"a number with commas in quotes", minute(10).Format(clock) + `,OK,80,7.5,"1,20,031"` + "\n", "", `"parameter":"flow_inlet_totalizer","reason":"not_a_number","count":1`},
+		{"a decimal comma in quotes", minute(11).Format(clock) + `,OK,"81,2",7.5,120031` + "\n", "", `"parameter":"cod","reason":"not_a_number","count":2`},
+		{"a text", minute(12).Format(clock) + ",OK,over,7.5,120031\n", "", `the text \"81,2\"`},
+		{"half a row", minute(13).Format(clock) + ",OK,9\n", `"cod": "9"`, ""},
+		{"an unknown status", minute(14).Format(clock) + ",FAULT,999,9,9\n", "", `unknown flag \"not mapped\"`},
+		{"no status", minute(14).Format(clock) + ",,999,9,9\n", "", `"reason":"bad_flag","count":2`},
+	}
+	for _, x := range bad {
+		p.log(x.text)
+	}
+	program := p.start()
+	p.Arrive(3)
+	p.compare(map[string]float64{board.Key("cod", a.Add(quarter), "U"): 80, board.Key("ph", a.Add(quarter), "U"): 7.5, board.Key("flow_inlet_totalizer", a.Add(quarter), "U"): 120031})
+	program.Stop()
+	var errors []string
+	for line := range strings.Lines(program.Log()) {
+		if strings.Contains(line, " E! ") {
+			errors = append(errors, line)
+		}
+	}
+	trail, _ := os.ReadFile(filepath.Join(p.dir, "telegraf", "audit.jsonl"))
+	for _, x := range bad {
+		if !strings.Contains(strings.Join(errors, ""), x.log) || !strings.Contains(string(trail), x.trail) {
+			t.Errorf("%s: nobody sees it: %q in the log, %q in the trail\n%s%s", x.name, x.log, x.trail, strings.Join(errors, ""), trail)
+		}
 	}
 }
 

@@ -63,7 +63,7 @@ func TestBadQualityIsNoReading(t *testing.T) {
 	for end, sum := range sums {
 		want[board.Key("cod", end, "U")] = sum / counts[end]
 	}
-	if got := server.Values(); !maps.EqualFunc(got, want, func(a, b float64) bool { return math.Abs(a-b) < 1e-9*b }) {
+	if got := server.Values(); !maps.EqualFunc(got, want, func(a, b float64) bool { return math.Abs(a-b) <= 5e-7*b }) {
 		t.Errorf("the board has %v, want %v", got, want)
 	}
 	program.Says("status not OK for node cod")

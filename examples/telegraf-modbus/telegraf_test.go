@@ -390,7 +390,7 @@ func (p *plant) check(got simulator.Reading, device string, end time.Time, value
 	for _, v := range values {
 		want += v / float64(len(values))
 	}
-	if value, err := got.Value.Float64(); err != nil || got.Device != device || got.Timestamp != end.UnixMilli() || math.Abs(value-want) > 1e-9 {
+	if value, err := got.Value.Float64(); err != nil || got.Device != device || got.Timestamp != end.UnixMilli() || math.Abs(value-want) > 5e-7*want {
 		p.t.Errorf("received %+v, want %s at %d with %v", got, device, end.UnixMilli(), want)
 	}
 }

@@ -228,7 +228,7 @@ func TestOneLineASlotAndReason(t *testing.T) {
 		}
 		require.ElementsMatch(t, []string{
 			"cod not_a_number 10000 taken from 2000-01-01T00:00:00.25Z to 2000-01-01T00:01:39.349Z: the value is NaN",
-			"ph too_old 1 taken at 1970-01-01T00:00:00Z: the sender gives no time, or one in another unit than its host expects",
+			"ph too_old 1 taken at 1970-01-01T00:00:00Z: the sender gives no time: each point must have one (OTLP: time_unix_nano)",
 		}, got)
 		require.Len(t, b.said("warn: a reading is refused"), 2)
 	})

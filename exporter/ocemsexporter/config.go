@@ -26,7 +26,7 @@ type Config struct {
 func createDefaultConfig() component.Config {
 	client := confighttp.NewDefaultClientConfig()
 	client.Timeout = 45 * time.Second
-	return &Config{Config: registry.Config{Words: registry.Collector}, Slots: options.DefaultSlots(), Delivery: options.DefaultDelivery(), HTTP: client}
+	return &Config{Config: registry.Config{Words: registry.Collector, Common: registry.DefaultCommon()}, Slots: options.DefaultSlots(), Delivery: options.DefaultDelivery(), HTTP: client}
 }
 
 // gone are keys of earlier versions, with what to do instead.

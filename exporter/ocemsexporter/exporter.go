@@ -101,8 +101,8 @@ func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
 }
 
 func (e *ocemsExporter) onTry(took time.Duration, ok bool) {
-	e.telemetry.Attempts.Add(context.Background(), 1, metric.WithAttributes(e.telemetry.Exporter, attribute.Bool("ok", ok)))
-	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), metric.WithAttributes(e.telemetry.Exporter))
+	e.telemetry.Attempts.Add(context.Background(), 1, e.telemetry.Ok[ok])
+	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), e.telemetry.Own)
 }
 
 // report tells the host of transitions, and never of permanent trouble: nothing is lost while a person mends it.

@@ -120,7 +120,8 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 1), refused(slot.TooOld, 2), refused(slot.Future, 3), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
-				refused(slot.BadUnit, 1), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0), refused("off_grid", 1), refused("unknown", 1))},
+				refused(slot.BadUnit, 1), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0),
+				refused(slot.BelowMin, 0), refused(slot.AboveMax, 0), refused(slot.Invalid, 0), refused(slot.TooFar, 0), refused(slot.TooFew, 0), refused("off_grid", 1), refused("unknown", 1))},
 			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},

@@ -22,6 +22,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -55,15 +56,55 @@ type Reading struct {
 	Unit       string  `json:"unit"`
 	Flag       string  `json:"flag"`
 	Diagnostic bool    `json:"diagnostic,omitempty"`
+	Samples    int     `json:"samples,omitempty"` // that the value was made of, where that is known
+	// Range are the least and the greatest of them, where they differ, see [spread].
+	Range [2]float64 `json:"range,omitzero"`
+}
+
+// String is the reading as a log has it.
+func (r Reading) String() string {
+	return fmt.Sprintf("{%s %v %s %s %t}", r.Parameter, r.Value, r.Unit, r.Flag, r.Diagnostic)
 }
 
 // Readings takes over the readings of a record.
 func Readings(rs []payload.Reading) []Reading {
 	out := make([]Reading, len(rs))
 	for i, r := range rs {
-		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic}
+		out[i] = Reading{r.Parameter, r.Value, r.Unit, r.Flag.String(), r.Diagnostic, r.Samples, spread(r.Min, r.Max)}
 	}
 	return out
+}
+
+// longestExact is how many digits the least and the greatest of samples have at most as they are.
+const longestExact = 6
+
+// spread rounds two numbers of many digits away from each other, to the first digit of their difference: random digits take
+// more room in a trail of years than all else.
+func spread(low, high float64) [2]float64 {
+	if few(low) && few(high) || !(high-low > 0) {
+		return [2]float64{low, high}
+	}
+	places := -int(math.Floor(math.Log10(high - low)))
+	unit := math.Pow(10, math.Abs(float64(places)))
+	round := func(v float64, to func(float64) float64) float64 {
+		x := v / unit
+		if places > 0 {
+			x = v * unit
+		}
+		if math.Abs(x) >= 1<<53 || unit > 1e15 { // all its digits count
+			return v
+		}
+		if x = to(x); places > 0 {
+			return x / unit
+		}
+		return x * unit
+	}
+	return [2]float64{round(low, math.Floor), round(high, math.Ceil)}
+}
+
+func few(v float64) bool {
+	text := strconv.AppendFloat(nil, math.Abs(v), 'g', -1, 64)
+	return len(text) <= longestExact+1 // with a point
 }
 
 // Entry is one line. It never holds a token or a key.
@@ -415,7 +456,8 @@ func (t *Trail) Append(entries ...Entry) error {
 }
 
 func (t *Trail) append(entries ...Entry) error {
-	var text []byte
+	text := bytes.NewBuffer(make([]byte, 0, len(entries)<<10))
+	encoder := json.NewEncoder(text)
 	n, prev := t.last, t.prev
 	now := time.Now()
 	for _, e := range entries {
@@ -425,15 +467,18 @@ func (t *Trail) append(entries ...Entry) error {
 			e.Time = now
 		}
 		e.Time = e.Time.UTC().Truncate(time.Millisecond)
-		line, err := json.Marshal(e)
-		if err != nil {
+		begun := text.Len()
+		if err := encoder.Encode(e); err != nil {
 			return fmt.Errorf("writing the audit trail: %w", err)
 		}
-		line = withSum(line)
-		prev = hash(line)
-		text = append(append(text, line...), '\n')
+		end := text.Len() - len("\n")
+		sum := sumEnd(text.Bytes()[begun:end])
+		text.Truncate(end - len("}"))
+		text.WriteString(sum)
+		prev = hash(text.Bytes()[begun:])
+		text.WriteByte('\n')
 	}
-	_, err := t.file.WriteAt(text, t.size)
+	_, err := t.file.WriteAt(text.Bytes(), t.size)
 	if err == nil {
 		err = t.file.Sync()
 	}
@@ -443,7 +488,7 @@ func (t *Trail) append(entries ...Entry) error {
 	if t.size == 0 {
 		t.first, t.begun = t.last+1, cmp.Or(entries[0].Time, now)
 	}
-	t.size, t.last, t.prev = t.size+int64(len(text)), n, prev
+	t.size, t.last, t.prev = t.size+int64(text.Len()), n, prev
 	t.ended = entries[len(entries)-1].Outcome == Closed
 	return nil
 }
@@ -462,10 +507,8 @@ func (t *Trail) Close() error {
 
 const sumKey = `,"sum":"`
 
-// withSum puts the hash of a line into the line, as its last key.
-func withSum(line []byte) []byte {
-	return append(append(append(slices.Clip(line[:len(line)-1]), sumKey...), hash(line)...), `"}`...)
-}
+// sumEnd is the hash of a line as the last key of the line, in place of its closing brace.
+func sumEnd(line []byte) string { return sumKey + hash(line) + `"}` }
 
 func withoutSum(line []byte) (text []byte, ok bool) {
 	at := sumOf(line)

@@ -19,6 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
 )
 
 // day is an outcome of 7 parameters a slot, with values of as many digits as there are.
@@ -28,7 +29,8 @@ func day(device string, from, slots int) (list []audit.Entry) {
 		stamp := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC).Add(time.Duration(i) * 15 * time.Minute)
 		e := audit.Entry{Time: stamp.Add(40 * time.Second), Outcome: audit.Delivered, Station: "station_1", Device: device, Stamp: stamp.UnixMilli(), Status: &status}
 		for k, p := range []string{"cod", "bod", "tss", "ph", "flow", "so2", "no2"} {
-			e.Readings = append(e.Readings, audit.Reading{Parameter: p, Value: 20*float64(k) + 3*rand.NormFloat64(), Unit: "mg/L", Flag: "U"})
+			v := 20*float64(k) + 3*rand.NormFloat64()
+			e.Readings = append(e.Readings, audit.Readings([]payload.Reading{{Parameter: p, Value: v, Unit: "mg/L", Flag: 'U', Samples: 15, Min: v - rand.Float64(), Max: v + rand.Float64()}})...)
 		}
 		list = append(list, e)
 	}

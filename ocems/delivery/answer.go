@@ -136,7 +136,7 @@ func readStatus(body []byte) (code int, msg string, ok bool) {
 // text is a JSON string's text, or any other JSON as it is.
 func text(raw json.RawMessage) string {
 	var s string
-	if json.Unmarshal(raw, &s) != nil {
+	if len(raw) > 0 && raw[0] >= '0' && raw[0] <= '9' || json.Unmarshal(raw, &s) != nil {
 		return string(raw)
 	}
 	return s

@@ -223,6 +223,9 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 }
 
 func (a *attempt) evidence(r request, ans answer) evidence {
+	if ans.verdict == delivered { // needs none
+		return evidence{}
+	}
 	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && a.q.memory.accepted, searched: a.q.search.requests, jitter: rand.Float64()}
 	d := a.d
 	d.mu.Lock()

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net/http"
 	"runtime/debug"
 	"strings"
@@ -60,7 +61,8 @@ type Delivery struct {
 
 	mu       sync.Mutex // guards all below, and every queue
 	queues   map[string]*queue
-	held     []*queue // those for which a person is needed, in order of their devices
+	held     []*queue       // those for which a person is needed, in order of their devices
+	heldFor  map[string]int // how many of them for each of HoldReasons
 	schedule schedule
 	inFlight int    // attempts under way
 	places   int    // of them that count against limit
@@ -128,7 +130,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	if cfg.Clock == nil {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
-	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, postponed: map[*queue]bool{}, agent: UserAgent(),
+	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, heldFor: map[string]int{}, postponed: map[*queue]bool{}, agent: UserAgent(),
 		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
@@ -183,13 +185,9 @@ type Stats struct {
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Stats{Slots: d.waiting, Held: len(d.held), HeldFor: map[string]int{}, Skew: d.cfg.Clock.Skew()}
+	s := Stats{Slots: d.waiting, Held: len(d.held), HeldFor: maps.Clone(d.heldFor), Skew: d.cfg.Clock.Skew()}
 	if d.waiting > 0 {
 		s.Oldest = time.UnixMilli(d.findOldest())
-	}
-	for _, q := range d.held {
-		reason, _ := q.waitsFor()
-		s.HeldFor[reason]++
 	}
 	return s
 }

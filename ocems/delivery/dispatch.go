@@ -267,26 +267,42 @@ func (d *Delivery) setCondition(q *queue, c condition) {
 		}
 		q.memory.reason, q.memory.detail = "", ""
 	}
-	_, trouble := q.waitsFor()
-	if trouble == q.trouble {
+	reason, trouble := q.waitsFor()
+	if trouble == q.trouble && reason == q.heldFor {
 		return
 	}
-	q.trouble = trouble
 	if d.cfg.OnTrouble != nil {
 		d.cfg.OnTrouble(q.device)
 	}
 	i, found := slices.BinarySearchFunc(d.held, q.device, byDevice)
+	if found {
+		d.countHeld(q.heldFor, -1)
+	}
+	q.heldFor, q.trouble = reason, trouble
 	switch {
 	case trouble != "" && !found:
 		d.held = slices.Insert(d.held, i, q)
 	case trouble == "" && found:
 		d.held = slices.Delete(d.held, i, i+1)
 	}
+	if trouble != "" {
+		d.countHeld(reason, 1)
+	}
 	d.changed.send()
+}
+
+// countHeld counts the held devices of a reason. Delivery.mu is held.
+func (d *Delivery) countHeld(reason string, n int) {
+	if d.heldFor[reason] += n; d.heldFor[reason] == 0 {
+		delete(d.heldFor, reason)
+	}
 }
 
 // offset spreads the devices' requests after a boundary. Device ids differ by a digit: only a strong hash scatters them.
 func (d *Delivery) offset(device string) time.Duration {
+	if d.cfg.Spread.Duration == 0 {
+		return 0
+	}
 	sum := sha256.Sum256([]byte(device))
 	return time.Duration(float64(d.cfg.Spread.Duration) * (float64(binary.BigEndian.Uint64(sum[:])>>11) / (1 << 53)))
 }

@@ -62,7 +62,7 @@ func (d *done) leave(slots map[slotID]bool, fold bool) (ops []store.Op, l leavin
 	if len(slots) == 0 {
 		return nil, leaving{}
 	}
-	e := frame.New(formatVersion)
+	e := frame.Sized(formatVersion, 16+32*len(slots))
 	for id, delivered := range slots {
 		e.Int(id.stamp)
 		e.Text(id.device)

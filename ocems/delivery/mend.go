@@ -25,14 +25,17 @@ func (t Target) current(r payload.Reading) (now payload.Reading, unit string) {
 // mended gives readings the configuration's unit where it is another spelling of theirs, or where the server has refused
 // theirs.
 func (t Target) mended(rs []payload.Reading, m *memory) []payload.Reading {
-	rs = slices.Clone(rs)
+	mended := rs
 	for i, r := range rs {
 		_, unit := t.current(r)
 		if unit != "" && unit != r.Unit && (spec.SameUnit(unit, r.Unit) || m.unitRefused(unitOf{r.Parameter, r.Unit})) {
-			rs[i].Unit = unit
+			if &mended[0] == &rs[0] {
+				mended = slices.Clone(rs)
+			}
+			mended[i].Unit = unit
 		}
 	}
-	return rs
+	return mended
 }
 
 func (m *memory) unitRefused(u unitOf) bool {

@@ -53,11 +53,11 @@ func damagedKey(key string, at time.Time) string {
 }
 
 // formatVersion is that of a slot's value, see [frame].
-const formatVersion = 2
+const formatVersion = 3
 
 // encodeReadings writes a slot's value. made is the running time at which the slot was made.
 func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
-	e := frame.New(formatVersion)
+	e := frame.Sized(formatVersion, 16+64*len(rs))
 	e.Uint(uint64(max(made, 0) / time.Second))
 	for _, r := range rs {
 		e.Text(r.Parameter)
@@ -68,6 +68,11 @@ func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
 		e.Byte(byte(r.Flag))
 		e.Bool(r.Diagnostic)
 		e.Uint(r.Era)
+		e.Bool(r.Min != r.Max)
+		if r.Min != r.Max {
+			e.Float(r.Min)
+			e.Float(r.Max)
+		}
 	}
 	return e.Seal()
 }
@@ -82,7 +87,10 @@ func decodeReadings(value []byte, stamp int64) (rs []payload.Reading, made time.
 	for d.Left() > 0 {
 		r := payload.Reading{Stamp: time.UnixMilli(stamp), Parameter: d.Text(), Unit: d.Text(), Statistic: d.Text(),
 			Samples: int(d.Uint() & math.MaxInt32), Value: d.Float(), Flag: spec.Flag(d.Byte()), Diagnostic: d.Bool(), Era: d.Uint()}
-		if d.Err() != nil || r.Check() != nil { // nothing was stored that could not be sent
+		if d.Bool() {
+			r.Min, r.Max = d.Float(), d.Float()
+		}
+		if d.Err() != nil || r.Check() != nil || !(r.Max-r.Min >= 0 && r.Max-r.Min <= math.MaxFloat64) { // nothing was stored that could not be sent
 			return nil, 0, frame.ErrDamaged
 		}
 		rs = append(rs, r)

@@ -64,6 +64,7 @@ type queue struct {
 	memory      memory
 	saved       string // the memory as it is in the store
 	trouble     string // as it was told
+	heldFor     string // the reason of it, as it is counted
 	search      search
 	standing    standing
 	answered    time.Time // the last answer, zero before the first

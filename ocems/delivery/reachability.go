@@ -80,29 +80,24 @@ const (
 
 // latency is how long the last answers took.
 type latency struct {
-	took [32]time.Duration
-	n    int // answers noted
+	took  [32]time.Duration
+	n     int           // answers noted
+	usual time.Duration // their median, as it was a few answers ago
 }
 
 func (l *latency) note(took time.Duration) {
 	l.took[l.n%len(l.took)] = took
 	l.n++
-}
-
-// median is 0 before any answer.
-func (l *latency) median() time.Duration {
-	n := min(l.n, len(l.took))
-	if n == 0 {
-		return 0
+	if n := min(l.n, len(l.took)); n < len(l.took) || l.n%8 == 0 {
+		sorted := slices.Clone(l.took[:n])
+		slices.Sort(sorted)
+		l.usual = sorted[n/2]
 	}
-	took := slices.Clone(l.took[:n])
-	slices.Sort(took)
-	return took[n/2]
 }
 
 // patience follows the median, so that some slow devices do not change it.
 func (l *latency) patience() time.Duration {
-	usual := l.median()
+	usual := l.usual
 	if l.n == 0 {
 		usual = firstLatency
 	}

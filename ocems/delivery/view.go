@@ -146,7 +146,7 @@ type Server struct {
 func (d *Delivery) Server() Server {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	s := Server{Reachable: !d.server.unreachable, Answered: d.server.answeredAt, Latency: d.latency.median()}
+	s := Server{Reachable: !d.server.unreachable, Answered: d.server.answeredAt, Latency: d.latency.usual}
 	if !s.Reachable {
 		s.Reason = d.server.reason
 	}

@@ -286,6 +286,9 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 	}
 	i := slices.IndexFunc(c.readings, func(x payload.Reading) bool { return sameParameter(x, r) })
 	if i < 0 {
+		if c.readings == nil {
+			c.readings = make([]payload.Reading, 0, len(rec.Readings))
+		}
 		c.readings, c.changed, c.added, c.whole = append(c.readings, r), true, true, c.whole || whole
 		return nil, nil
 	}
@@ -467,6 +470,7 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		ops = append(ops, memories...)
 	}
 	ops = append(ops, t.d.index.write(context.WithoutCancel(t.d.ctx), t.d.cfg.Store, come, gone)...)
+	slices.SortFunc(slots, func(a, b store.Op) int { return strings.Compare(a.Key, b.Key) }) // many: the store sorts them all the sooner
 	return slices.Concat(t.ops, ops, slots), left
 }
 

@@ -226,7 +226,9 @@ func (a *account) made(slots []slot.Slot) {
 		if p == nil || s.Flag.Calibration() || p.Slot != nil && s.Stamp.Before(p.Slot.Stamp) {
 			continue
 		}
-		p.noteFlat(s)
+		rules := d.Rules(s.Parameter)
+		p.noteFlat(s, rules.FlatLineAfter)
+		p.Beyond = beyond(s, rules)
 		p.Slot = &status.Slot{Stamp: s.Stamp.UTC(), Value: s.Value, Flag: s.Flag.String(), Samples: s.Samples}
 		p.Unit = s.Unit
 		if !s.Last.IsZero() {
@@ -238,13 +240,28 @@ func (a *account) made(slots []slot.Slot) {
 }
 
 func (p *parameterAccount) read(at time.Time, value float64) {
+	at = sent(at)
 	if p.Reading == nil || !at.Before(p.Reading.At) {
 		p.Reading = &status.Reading{At: at.UTC(), Value: value}
 	}
 }
 
-// noteFlat keeps since when all readings are equal.
-func (p *parameterAccount) noteFlat(s *slot.Slot) {
+// beyond says which limit of its entry a slot's value is beyond.
+func beyond(s *slot.Slot, r *registry.Rules) string {
+	what, limit := "", 0.0
+	switch {
+	case s.Value > r.LimitHigh:
+		what, limit = "above limit_high", r.LimitHigh
+	case s.Value < r.LimitLow:
+		what, limit = "below limit_low", r.LimitLow
+	default:
+		return ""
+	}
+	return fmt.Sprintf("%s: %v %s, %s %v", spec.ISTString(s.Stamp), registry.Round(s.Value, -1), s.Unit, what, limit)
+}
+
+// noteFlat keeps since when all readings are equal, and after how long that is told.
+func (p *parameterAccount) noteFlat(s *slot.Slot, alert time.Duration) {
 	even := s.Samples == 0 || s.Min == s.Max // a slot that was made upstream says nothing of its readings
 	start := s.Stamp.UTC()
 	if !s.Start.IsZero() {
@@ -254,9 +271,9 @@ func (p *parameterAccount) noteFlat(s *slot.Slot) {
 	case !even:
 		p.Flat = nil
 	case p.Flat != nil && p.Slot != nil && p.Slot.Value == s.Value:
-		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1}
+		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1, Alert: alert.Seconds()}
 	default:
-		p.Flat = &status.Flat{Since: start, Slots: 1}
+		p.Flat = &status.Flat{Since: start, Slots: 1, Alert: alert.Seconds()}
 	}
 }
 
@@ -319,6 +336,7 @@ func reasonOf(x *audit.Entry) string {
 
 // exclude keeps the newest of each reason.
 func (p *parameterAccount) exclude(x status.Excluded) {
+	p.Excluded = slices.Clone(p.Excluded) // a status that is being written has the list of before
 	i := slices.IndexFunc(p.Excluded, func(o status.Excluded) bool { return o.Reason == x.Reason })
 	switch {
 	case i < 0:

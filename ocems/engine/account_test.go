@@ -88,7 +88,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 
 		p.mustTake(field("tss", clock(2, 20, 0), 1))
 		feed(clock(2, 21, 0), clock(2, 35, 0))
-		assert.Len(t, p.log.lines("a parameter reports again"), 1)
+		assert.Len(t, p.log.lines("a parameter is well again"), 1)
 
 		before := p.status()
 		p.restart()
@@ -122,5 +122,38 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		h := p.status()
 		assert.Equal(t, `failed never: no reading ever came: nothing came that no entry names, and no metric "modbus"`, verdicts(h, clock(1, 17, 0))["cod"])
 		assert.Contains(t, h.JudgeAll(clock(1, 17, 0)).Text, "7 of 7 parameters need a person")
+	})
+}
+
+// A value that stays the same, or is beyond a limit, is told once. Nothing of the data changes.
+func TestFlatLinesAndLimits(t *testing.T) {
+	change := func(c *engine.Config) {
+		seven(c)
+		high, after := registry.Number(50), registry.Duration{Duration: time.Hour}
+		c.Names.Devices[0].Parameters[0].LimitHigh = &high
+		c.Names.Devices[0].Parameters[3].FlatLineAfter = &after
+	}
+	run(t, "told", change, func(p *plant) {
+		for at := clock(1, 0, 0); at.Before(clock(3, 4, 0)); at = at.Add(time.Minute) {
+			until(at)
+			tss, cod := 5.0, 10.0
+			switch {
+			case at.Before(clock(1, 30, 0)):
+				tss = float64(at.Minute())
+			case at.After(clock(2, 44, 0)):
+				tss = 6
+			}
+			if at.After(clock(1, 29, 0)) && at.Before(clock(1, 45, 0)) {
+				cod = 60
+			}
+			p.mustTake(field("cod", at, cod), field("tss", at, tss))
+		}
+		high := p.log.lines("above limit_high 50")
+		assert.Len(t, high, 1)
+		assert.Contains(t, high[0], `2000-01-01 07:15:00 IST: 60 mg/L, above limit_high 50`)
+		assert.Len(t, p.log.lines("all readings are equal since 07:00"), 1)
+		assert.Len(t, p.log.lines("a parameter is well again"), 2)
+		assert.Contains(t, p.received(), "seven/tss@02:45=5U")
+		assert.Contains(t, p.received(), "seven/cod@01:45=60U")
 	})
 }

@@ -20,7 +20,7 @@ func someSamples() []sample {
 		Reading: slot.Reading{Time: time.Unix(1_600_000_000, 0), Value: math.NaN(), Flag: spec.FlagNormal}, live: true}
 	two.fault = fault{reason: slot.NotANumber, detail: "the value is NaN", stamped: true}
 	far := one
-	far.head = &head{Series: one.Series, Unit: one.Unit, Statistic: slot.Median, Source: 7}
+	far.head = &head{Series: one.Series, Unit: one.Unit, Statistic: slot.TimeWeighted, Source: 7, MaxStep: 0.5}
 	far.Time, far.Value = time.Unix(math.MinInt64/4, 999), math.MaxFloat64
 	list := []sample{one, two, far, one, two, far}
 	for i, v := range []float64{0, math.Copysign(0, -1), 1, -2.5, 0.1, 31.27, 1e-7, 1e12, 1e300, math.Inf(-1), 0.1 + 0.2, 123456.123456} {

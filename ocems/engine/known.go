@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -36,6 +37,16 @@ type match struct {
 	head
 	device *registry.Device
 	flag   spec.Flag
+	rules  *registry.Rules // nil where a reading's time and value may be anything
+}
+
+func matchOf(m registry.Match, source uint64) match {
+	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
+	x := match{head{Series: s, Unit: m.Unit, Statistic: m.Statistic, Source: source, MaxStep: m.Rules.MaxStep}, m.Device, m.Flag, nil}
+	if m.Rules.EndStamped || m.Rules.LeavesOut() {
+		x.rules = m.Rules
+	}
+	return x
 }
 
 // fresh is an entry that a batch has found.

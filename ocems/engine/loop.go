@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"slices"
 	"sync/atomic"
 	"time"
@@ -327,13 +328,34 @@ func (e *Engine) add(m moment, samples []sample) {
 func detail(x sample, reason slot.Reason) string {
 	switch {
 	case reason == slot.TooOld && x.Time.Year() < 2000:
-		return "the sender gives no time, or one in another unit than its host expects"
+		return noTime(x.Time)
 	case reason == slot.BadUnit:
 		return fmt.Sprintf("the unit is %q, and the slot began with another", x.Unit)
 	case reason == slot.NotANumber:
 		return fmt.Sprintf("the value is %v", x.Value)
+	case reason == slot.TooFar:
+		return fmt.Sprintf("max_step is %v a minute", x.MaxStep)
 	}
 	return ""
+}
+
+// noTime says how a sender has come to a time near to 1970.
+func noTime(at time.Time) string {
+	n := at.UnixNano()
+	if n == 0 {
+		return "the sender gives no time: each point must have one (OTLP: time_unix_nano)"
+	}
+	for _, unit := range []struct {
+		name string
+		in   int64
+	}{{"seconds", 1e9}, {"milliseconds", 1e6}, {"microseconds", 1e3}} {
+		if n > 0 && n < math.MaxInt64/unit.in {
+			if meant := time.Unix(0, n*unit.in); meant.Year() >= 2000 && meant.Year() < 2100 {
+				return fmt.Sprintf("the sender gives the time in %s where nanoseconds are expected (OTLP: time_unix_nano): it means %s", unit.name, spec.ISTString(meant))
+			}
+		}
+	}
+	return "the sender gives no time, or one in another unit than its host expects"
 }
 
 // why is what a fault says of a reading.
@@ -388,7 +410,10 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
 		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
 		e.account.made(closed)
-		e.loop.closed = append(e.loop.closed, closed...)
+		if len(e.loop.closed) > 0 {
+			closed = append(e.loop.closed, closed...)
+		}
+		e.loop.closed = closed
 	}
 	noted := e.noteSaved(e.loop.refusals.due(now, func(stamp time.Time) bool { return e.over(stamp, now) }), now)
 	var err error
@@ -432,9 +457,21 @@ func (e *Engine) check(now time.Time) {
 	e.loop.files = text
 }
 
-// sendable are the slots that JSON can carry. What an earlier configuration has let in stops no other.
+// sendable are the slots that JSON can carry and whose readings cover them. What an earlier configuration has let in stops no
+// other.
 func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 	return slices.DeleteFunc(slots, func(s slot.Slot) bool {
+		if d, known := e.names.Device(s.Device); known && !s.Flag.Calibration() {
+			const minutes = int(spec.SlotLength / time.Minute)
+			if least := d.Rules(s.Parameter).MinCoverage; float64(s.Minutes)/float64(minutes) < least {
+				x := sampleOf(s)
+				x.count = s.Samples
+				e.refuse(x, slot.TooFew, func() string {
+					return fmt.Sprintf("readings in %d of %d minutes, min_coverage is %v; the value is that of all of them", s.Minutes, minutes, least)
+				}, now)
+				return true
+			}
+		}
 		r := payload.Reading{Parameter: s.Parameter, Unit: s.Unit, Value: s.Value, Flag: s.Flag}
 		err := r.Check()
 		if err != nil {
@@ -479,8 +516,9 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *de
 // leave puts slots into the outbox, or among the ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delivery.Withdrawal, ops []store.Op) error {
 	e.rename(slots)
+	slots = e.rounded(slots)
 	if e.ready != nil {
-		return e.ready.put(ctx, e.rounded(slots), ops)
+		return e.ready.put(ctx, slots, ops)
 	}
 	var records []payload.Record
 	index := map[string]int{}

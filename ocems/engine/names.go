@@ -25,9 +25,10 @@ type Reading struct {
 	Value    float64 // NaN where Fault says why there is none
 	Fault    string
 	Source   Source
-	Finished bool  // a slot that the processor has made
-	Samples  int   // that a finished slot was made of; Statistic says how
-	Exit     uint8 // of Config.Next
+	Finished bool    // a slot that the processor has made
+	Samples  int     // that a finished slot was made of; Statistic says how
+	Min, Max float64 // of these
+	Exit     uint8   // of Config.Next
 }
 
 // Source is what sent a reading: all that its metric says besides its name. It is no part of a series.
@@ -107,8 +108,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 	}
 	matches = slices.Grow(room, len(found)) // now: samples point into it
 	for _, m := range found {
-		s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
-		matches = append(matches, match{head{Series: s, Unit: m.Unit, Statistic: m.Statistic, Source: r.Source.ID}, m.Device, m.Flag})
+		matches = append(matches, matchOf(m, r.Source.ID))
 		b.addMatch(&matches[len(matches)-1], r.Time, r.Value, r.Fault, r.Exit)
 		named = true
 	}
@@ -127,6 +127,9 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 
 func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, exit uint8) {
 	x := sample{head: &m.head, Reading: slot.Reading{Time: at, Value: value, Flag: m.flag, Exit: exit}}
+	if m.rules != nil {
+		b.judge(&x, m.rules)
+	}
 	if wrong != "" {
 		x.fault = fault{reason: slot.NotANumber, detail: wrong}
 	}
@@ -134,6 +137,15 @@ func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, ex
 		b.kept = append(b.kept, x)
 	} else {
 		b.add(&x)
+	}
+}
+
+// judge finds out by its parameter's rules whether a reading is left out. It does so before the reading is taken, so that a
+// restart with other rules finds the same. Where slots are made, a time that ends the reading's period is before the boundary.
+func (b *Batch) judge(x *sample, rules *registry.Rules) {
+	x.reason, x.detail = rules.LeftOut(x.Value)
+	if rules.EndStamped && b.e.aligns {
+		x.Time = x.Time.Add(-1)
 	}
 }
 
@@ -208,7 +220,8 @@ func (b *Batch) add(x *sample) {
 		b.samples = append(b.samples, *x)
 		return
 	}
-	b.put(*x, 0, ": set align to true, or make the slots upstream")
+	x.Value = registry.Round(x.Value, b.e.decimals(x.Series))
+	b.put(*x, Reading{}, ": set align to true, or make the slots upstream")
 }
 
 // offGrid is why a slot that was made upstream is refused, besides the aligner's reasons; unknown is that it names no
@@ -224,10 +237,13 @@ func (b *Batch) finished(r Reading) {
 	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
 	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: r.Source.some().ID},
 		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
+	if n := b.e.decimals(s); n >= 0 { // the processor has rounded
+		x.Value = registry.Round(x.Value, n)
+	}
 	if err != nil {
 		x.fault = b.e.fault(err)
 	}
-	b.put(x, r.Samples, "")
+	b.put(x, r, "")
 }
 
 // refuse lets a slot that was made upstream into the state, for its line in the trail. What a batch has of many devices or
@@ -246,9 +262,9 @@ func (b *Batch) refuse(x sample) {
 	b.samples = append(b.samples, x)
 }
 
-// put adds a slot that was made upstream to the records for the outbox, if it can be one. cure is what to do about a time
-// off the grid.
-func (b *Batch) put(x sample, samples int, cure string) {
+// put adds a slot that was made upstream to the records for the outbox, if it can be one. of is what is known of its samples,
+// cure what to do about a time off the grid.
+func (b *Batch) put(x sample, of Reading, cure string) {
 	length := x.Flag.Length()
 	aligned := spec.Aligned(x.Time, length)
 	switch {
@@ -268,7 +284,7 @@ func (b *Batch) put(x sample, samples int, cure string) {
 		b.index = map[string]int{}
 	}
 	b.records = b.e.appendReading(b.records, b.index, slot.Slot{Series: x.Series, Unit: x.Unit, Stamp: x.Time, Flag: x.Flag, Value: x.Value,
-		Samples: samples, Statistic: x.Statistic})
+		Samples: of.Samples, Min: of.Min, Max: of.Max, Statistic: x.Statistic})
 }
 
 // slotsOf are the slots of a record.
@@ -315,26 +331,33 @@ func (e *Engine) renameSamples(samples []sample) {
 			continue
 		}
 		if series, unit := e.names.Current(x.Series, x.Unit); series != x.Series || unit != x.Unit {
-			x.head = &head{Series: series, Unit: unit, Statistic: x.Statistic, Source: x.Source}
+			x.head = &head{Series: series, Unit: unit, Statistic: x.Statistic, Source: x.Source, MaxStep: x.MaxStep}
 		}
 	}
 }
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	value, station := s.Value, "unknown"       // of a device that is configured no more: its slots wait in the outbox
+	station := "unknown"                       // of a device that is configured no more: its slots wait in the outbox
 	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
-		value, station = d.Round(s.Parameter, value), d.StationID
+		station = d.StationID
+	}
+	if !(s.Min < s.Max) || !finite(s.Max-s.Min) { // one value, or nobody knows
+		s.Min, s.Max = 0, 0
 	}
 	i, ok := index[s.Device]
 	if !ok {
 		i = len(records)
 		index[s.Device] = i
-		records = append(records, payload.Record{StationID: station, DeviceID: s.Device})
+		room := 0 // most devices have as many as the one before
+		if i > 0 {
+			room = len(records[i-1].Readings)
+		}
+		records = append(records, payload.Record{StationID: station, DeviceID: s.Device, Readings: make([]payload.Reading, 0, room)})
 	}
 	records[i].Readings = append(records[i].Readings, payload.Reading{
-		Parameter: s.Parameter, Value: value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
-		Statistic: s.Statistic.String(), Samples: s.Samples})
+		Parameter: s.Parameter, Value: s.Value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
+		Statistic: s.Statistic.String(), Samples: s.Samples, Min: s.Min, Max: s.Max})
 	if s.Doubt {
 		readings := records[i].Readings
 		readings[len(readings)-1].Era = e.loop.era

@@ -11,6 +11,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
@@ -231,11 +232,19 @@ func (r *ready) close(ctx context.Context) error {
 func (e *Engine) rounded(slots []slot.Slot) []slot.Slot {
 	slots = slices.Clone(slots)
 	for i := range slots {
-		if d, ok := e.names.Device(slots[i].Device); ok {
-			slots[i].Value = d.Round(slots[i].Parameter, slots[i].Value)
+		s, decimals := &slots[i], e.decimals(slots[i].Series)
+		for _, v := range []*float64{&s.Value, &s.Min, &s.Max} {
+			*v = registry.Round(*v, decimals)
 		}
 	}
 	return slots
+}
+
+func (e *Engine) decimals(s slot.Series) int {
+	if d, ok := e.names.Device(s.Device); ok {
+		return d.Decimals(s.Parameter)
+	}
+	return -1
 }
 
 func encodeSlots(slots []slot.Slot) []byte {
@@ -251,7 +260,7 @@ func decodeSlots(value []byte) (slots []slot.Slot, err error) {
 		err = frame.ErrDamaged
 	}
 	for i := range slots {
-		if s := &slots[i]; !s.Flag.Valid() || s.Statistic > slot.Median || s.Samples < 0 {
+		if s := &slots[i]; !s.Flag.Valid() || !s.Statistic.Valid() || s.Samples < 0 {
 			return nil, frame.ErrDamaged
 		}
 		slots[i].Exit = 0 // no pipeline has the same number after a restart

@@ -208,12 +208,20 @@ func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now 
 	}
 	replayed := e.restoring && reason == slot.Conflict // whose sources have no names yet
 	if !replayed && e.once.first(kind, x.Device+"\x00"+x.Parameter+"\x00"+string(reason)) {
-		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(x.Time), "reason", reason}
+		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(sent(x.Time)), "reason", reason}
 		if text := detail(); text != "" {
 			args = append(args, "detail", text)
 		}
 		e.log.Warn("a reading is refused", args...)
 	}
+}
+
+// sent is a time as its sender gave it, before [Batch.judge].
+func sent(t time.Time) time.Time {
+	if t.Nanosecond()%1000 == 999 {
+		return t.Add(1)
+	}
+	return t
 }
 
 // entry is the line of the trail.
@@ -226,9 +234,10 @@ func (l *refused) entry(station string) audit.Entry {
 	if l.Value != nil {
 		x.Readings = []audit.Reading{{Parameter: l.Parameter, Value: *l.Value, Unit: l.Unit, Flag: l.Flag, Diagnostic: l.Diagnostic}}
 	}
-	x.Detail = "taken at " + l.First.UTC().Format(time.RFC3339Nano)
+	at := func(t time.Time) string { return sent(t).UTC().Format(time.RFC3339Nano) }
+	x.Detail = "taken at " + at(l.First)
 	if !l.Last.Equal(l.First) {
-		x.Detail = fmt.Sprintf("taken from %s to %s", l.First.UTC().Format(time.RFC3339Nano), l.Last.UTC().Format(time.RFC3339Nano))
+		x.Detail = fmt.Sprintf("taken from %s to %s", at(l.First), at(l.Last))
 	}
 	if l.Detail != "" {
 		x.Detail += ": " + l.Detail

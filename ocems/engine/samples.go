@@ -44,7 +44,7 @@ type fault struct {
 }
 
 // formatVersion is that of the engine's values, see [frame].
-const formatVersion = 3
+const formatVersion = 4
 
 // What a sample's first byte says: whose it is, whether its manner is that of the one before, how its time is written, and
 // its value, which is 8 bytes, or a whole number of units of its last decimal place.
@@ -203,12 +203,19 @@ const (
 	sameUnit
 	sameSource
 	isDiagnostic
-	statisticBits // the statistic is above
+	statisticBits // the statistic is above, or withStep
 )
+
+// withStep stands for a statistic where that and the greatest step follow.
+const withStep = 255 / statisticBits
 
 // appendHead writes a head as what is not as in the one before. Of a device's id it is what is behind their common beginning.
 func appendHead(b []byte, h, before *head) []byte {
-	control := byte(h.Statistic) * statisticBits
+	statistic := byte(h.Statistic)
+	if h.MaxStep > 0 {
+		statistic = withStep
+	}
+	control := statistic * statisticBits
 	if h.Diagnostic {
 		control |= isDiagnostic
 	}
@@ -235,7 +242,10 @@ func appendHead(b []byte, h, before *head) []byte {
 	} else {
 		b = binary.LittleEndian.AppendUint64(b, h.Source)
 	}
-	b[at] = control
+	if b[at] = control; statistic == withStep {
+		b = append(b, byte(h.Statistic))
+		b = binary.LittleEndian.AppendUint64(b, math.Float64bits(h.MaxStep))
+	}
 	return b
 }
 
@@ -258,7 +268,12 @@ func decodeHead(d *frame.Decoder, before *head) *head {
 		h.Source = d.Fixed()
 	}
 	h.Diagnostic, h.Statistic = control&isDiagnostic != 0, slot.Statistic(control/statisticBits)
-	if h.Statistic > slot.Median {
+	if h.Statistic == withStep {
+		if h.Statistic, h.MaxStep = slot.Statistic(d.Byte()), d.Float(); !(h.MaxStep > 0) {
+			d.Fail("a step that is none")
+		}
+	}
+	if !h.Statistic.Valid() {
 		d.Fail("an unknown statistic")
 	}
 	return h

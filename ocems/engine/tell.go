@@ -179,7 +179,7 @@ func (a *account) warn(p *parameterAccount, device string, v status.Verdict, say
 	switch {
 	case !say:
 	case class == "":
-		a.e.log.Info("a parameter reports again", "device", device, "parameter", p.Parameter.Parameter)
+		a.e.log.Info("a parameter is well again", "device", device, "parameter", p.Parameter.Parameter)
 		return 0
 	default:
 		a.e.log.Warn("a parameter needs a person: "+v.Text, "device", device, "parameter", p.Parameter.Parameter, "do", cmp.Or(v.Cure, "see `ocems status`"))

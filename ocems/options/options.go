@@ -9,7 +9,6 @@ import (
 	"net/url"
 	"reflect"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
@@ -54,8 +53,8 @@ func DefaultSlots() Slots {
 	d := slot.Defaults()
 	return Slots{
 		AuditRotateMB: 1000, AuditRotateMonthly: true,
-		DevicesFileInterval: Duration{10 * time.Second}, Stamp: d.Stamp, Grace: Duration{d.Grace},
-		CalibrationGrace: Duration{d.CalibrationGrace}, Settle: Duration{d.Settle}, MaxSkew: Duration{d.MaxSkew},
+		DevicesFileInterval: Duration{Duration: 10 * time.Second}, Stamp: d.Stamp, Grace: Duration{Duration: d.Grace},
+		CalibrationGrace: Duration{Duration: d.CalibrationGrace}, Settle: Duration{Duration: d.Settle}, MaxSkew: Duration{Duration: d.MaxSkew},
 		Timestamps: registry.TimestampsAuto, MinSamples: d.MinSamples,
 	}
 }
@@ -119,8 +118,8 @@ type Delivery struct {
 // DefaultDelivery returns the defaults.
 func DefaultDelivery() Delivery {
 	return Delivery{
-		Endpoint: DefaultEndpoint, Align: true, Coalesce: Duration{5 * time.Second}, Spread: Duration{10 * time.Second},
-		InitialBackoff: Duration{5 * time.Second}, MaxBackoff: Duration{5 * time.Minute}, HoldInterval: Duration{10 * time.Minute},
+		Endpoint: DefaultEndpoint, Align: true, Coalesce: Duration{Duration: 5 * time.Second}, Spread: Duration{Duration: 10 * time.Second},
+		InitialBackoff: Duration{Duration: 5 * time.Second}, MaxBackoff: Duration{Duration: 5 * time.Minute}, HoldInterval: Duration{Duration: 10 * time.Minute},
 		MaxConcurrency: 32, SignatureTime: SignatureTimes[0],
 	}
 }
@@ -182,7 +181,7 @@ func (c *checker) fault(format string, args ...any) {
 
 func (c *checker) duration(key string, d Duration, least, most time.Duration) {
 	if d.Duration < least || d.Duration > most {
-		c.fault("%s: %s is not from %s to %s; nearest: %s", key, d, Duration{least}, Duration{most}, Duration{min(max(d.Duration, least), most)})
+		c.fault("%s: %s is not from %s to %s; nearest: %s", key, d, Duration{Duration: least}, Duration{Duration: most}, Duration{Duration: min(max(d.Duration, least), most)})
 	}
 }
 
@@ -222,42 +221,8 @@ func nearestEndpoint(s string) string {
 	return DefaultEndpoint
 }
 
-// Duration is a time such as 30s or 1m30s. A number without a unit is refused in every host.
-type Duration struct {
-	time.Duration `mapstructure:"-"`
-}
-
-// UnmarshalText reads a duration, in TOML also the number that stands for one.
-func (d *Duration) UnmarshalText(b []byte) error {
-	v, err := time.ParseDuration(strings.TrimSpace(string(b)))
-	if _, number := strconv.ParseFloat(string(b), 64); number == nil {
-		return withoutUnit(string(b))
-	}
-	if err != nil {
-		return fmt.Errorf("%q is not a duration such as 30s or 5m", b)
-	}
-	d.Duration = v
-	return nil
-}
-
-// MarshalText writes the duration as it is read.
-func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
-
-// String leaves out what is zero at the end: 5m and not 5m0s.
-func (d Duration) String() string {
-	s := d.Duration.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = s[:len(s)-2]
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = s[:len(s)-2]
-	}
-	return s
-}
-
-func withoutUnit(number string) error {
-	return fmt.Errorf(`%s has no unit; nearest: "%ss"`, number, number)
-}
+// Duration is a time such as 30s or 1m30s.
+type Duration = registry.Duration
 
 // NoMaxSeries is what to do instead of the key max_series, which is gone.
 const NoMaxSeries = "leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others"
@@ -273,7 +238,7 @@ func Check(raw map[string]any, cfg any, gone map[string]string) error {
 		}
 	}
 	durations(reflect.TypeOf(cfg).Elem(), "", raw, func(key string, number any) {
-		faults = append(faults, fmt.Errorf("%s: %w", key, withoutUnit(fmt.Sprint(number))))
+		faults = append(faults, fmt.Errorf("%s: %w", key, new(Duration).UnmarshalText(fmt.Append(nil, number))))
 	})
 	return errors.Join(faults...)
 }
@@ -283,17 +248,28 @@ func durations(t reflect.Type, path string, raw map[string]any, fault func(key s
 	for i := range t.NumField() {
 		f := t.Field(i)
 		key, _, _ := strings.Cut(f.Tag.Get("mapstructure"), ",")
+		kind := f.Type
+		if kind.Kind() == reflect.Pointer {
+			kind = kind.Elem()
+		}
 		switch {
-		case f.Type == reflect.TypeFor[Duration](), f.Type == reflect.TypeFor[time.Duration]():
+		case kind == reflect.TypeFor[Duration](), kind == reflect.TypeFor[time.Duration]():
 			switch v := raw[key].(type) {
 			case int, int64, uint64, float64:
 				fault(path+key, v)
 			}
-		case f.Type.Kind() == reflect.Struct && f.Anonymous && key == "":
-			durations(f.Type, path, raw, fault)
-		case f.Type.Kind() == reflect.Struct:
+		case kind.Kind() == reflect.Struct && f.Anonymous && key == "":
+			durations(kind, path, raw, fault)
+		case kind.Kind() == reflect.Struct:
 			if inner, ok := raw[key].(map[string]any); ok {
-				durations(f.Type, path+key+".", inner, fault)
+				durations(kind, path+key+".", inner, fault)
+			}
+		case kind.Kind() == reflect.Slice && kind.Elem().Kind() == reflect.Struct:
+			list, _ := raw[key].([]any)
+			for i, v := range list {
+				if inner, ok := v.(map[string]any); ok {
+					durations(kind.Elem(), fmt.Sprintf("%s%s[%d].", path, key, i), inner, fault)
+				}
 			}
 		}
 	}

@@ -26,7 +26,9 @@ type Reading struct {
 
 	Statistic string // how Value was computed, "mean" for one; not sent
 	Samples   int    // of how many samples; not sent
-	Era       uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
+	// Min and Max are the least and the greatest of these, both 0 where they are the same or not known; not sent.
+	Min, Max float64
+	Era      uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
 }
 
 // Record is what one request carries: readings of one device of one station.
@@ -86,14 +88,10 @@ func (r Record) Marshal() ([]byte, error) {
 		return nil, err
 	}
 	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
-	sorted := slices.Clone(r.Readings)
-	slices.SortStableFunc(sorted, func(a, b Reading) int {
-		return cmp.Or(
-			cmp.Compare(a.Stamp.UnixMilli(), b.Stamp.UnixMilli()),
-			cmp.Compare(strings.TrimSpace(a.Parameter), strings.TrimSpace(b.Parameter)),
-			compareBools(a.Diagnostic, b.Diagnostic),
-		)
-	})
+	sorted := r.Readings
+	if !slices.IsSortedFunc(sorted, Reading.compare) {
+		sorted = slices.SortedStableFunc(slices.Values(sorted), Reading.compare)
+	}
 	for i := 1; i < len(sorted); i++ {
 		a, b := &sorted[i-1], &sorted[i]
 		if a.Diagnostic == b.Diagnostic && a.Stamp.UnixMilli() == b.Stamp.UnixMilli() && strings.TrimSpace(a.Parameter) == strings.TrimSpace(b.Parameter) {
@@ -146,6 +144,14 @@ func (r *Reading) Check() error {
 	return nil
 }
 
+func (r Reading) compare(o Reading) int {
+	return cmp.Or(
+		cmp.Compare(r.Stamp.UnixMilli(), o.Stamp.UnixMilli()),
+		cmp.Compare(strings.TrimSpace(r.Parameter), strings.TrimSpace(o.Parameter)),
+		compareBools(r.Diagnostic, o.Diagnostic),
+	)
+}
+
 func compareBools(a, b bool) int {
 	switch {
 	case a == b:
@@ -190,10 +196,11 @@ func appendNumber(out []byte, v float64) []byte {
 	return strconv.AppendFloat(out, v, 'f', -1, 64)
 }
 
-// appendString writes a JSON string. Keys and identifiers are nearly always plain, and then cost no allocation.
+// appendString writes a JSON string of valid UTF-8. Keys and identifiers are nearly always plain, and then cost no
+// allocation. U+2028 and U+2029, which are escaped, begin with 0xE2.
 func appendString(out []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
-		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c >= 0x80 {
+		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c == 0xE2 {
 			return appendAnyString(out, s)
 		}
 	}

@@ -18,6 +18,7 @@ type Config struct {
 	Devices []DeviceConfig `mapstructure:"devices" toml:"device" yaml:"devices"`
 	// DevicesFile is a CSV or YAML file of further devices. Reload reads it again.
 	DevicesFile string `mapstructure:"devices_file" toml:"devices_file" yaml:"devices_file"`
+	Common      `mapstructure:",squash" yaml:",inline"`
 	// Words are the host's.
 	Words Words `mapstructure:"-" toml:"-" yaml:"-"`
 	// NamesOnly reads neither tokens nor keys: the devices can then name metrics, and not seal.
@@ -48,6 +49,8 @@ type DeviceConfig struct {
 	Formerly []string `mapstructure:"formerly" toml:"formerly" yaml:"formerly"`
 	// Timestamps is whose clock its readings' times are of: auto or source; by default what the host's options say.
 	Timestamps string `mapstructure:"timestamps" toml:"timestamps" yaml:"timestamps"`
+	// ReadingStamp is which bound of its own period stamps a reading of this device; by default what Common says.
+	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
 	// Parameters says which metrics are this device's parameters.
 	Parameters []ParameterConfig `mapstructure:"parameters" toml:"parameter" yaml:"parameters"`
 }
@@ -66,14 +69,15 @@ type ParameterConfig struct {
 	Formerly []string `mapstructure:"formerly" toml:"formerly" yaml:"formerly"`
 	// Unit is the key of annexe 3.2 or another spelling of it; by default the metric's own unit.
 	Unit string `mapstructure:"unit" toml:"unit" yaml:"unit"`
-	// Statistic is mean, last, min, max, sum or median; by default what fits the metric.
+	// Statistic is mean, time_weighted, last, min, max, sum or median; by default what fits the metric.
 	Statistic string `mapstructure:"statistic" toml:"statistic" yaml:"statistic"`
-	// Decimals is the number of decimals to round to, 0 to 10; by default the value goes as it is.
+	// Decimals is the number of decimals to round to, 0 to 10; by default 7 significant digits and at least 3 decimals stay.
 	Decimals *int `mapstructure:"decimals" toml:"decimals" yaml:"decimals"`
 	// Diagnostic puts the parameter among diag_params.
 	Diagnostic bool `mapstructure:"diagnostic" toml:"diagnostic" yaml:"diagnostic"`
 	// AllowUnlisted sends Parameter and Unit exactly as they are written, in the catalogue or not.
 	AllowUnlisted bool `mapstructure:"allow_unlisted" toml:"allow_unlisted" yaml:"allow_unlisted"`
+	Validity      `mapstructure:",squash" yaml:",inline"`
 }
 
 // TimestampsAuto takes times near to this machine's clock for its own, and TimestampsSource takes none so.

@@ -3,6 +3,7 @@ package registry
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"encoding/csv"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"strconv"
 	"strings"
 	"time"
+	"unicode/utf16"
 
 	"go.yaml.in/yaml/v3"
 
@@ -55,35 +57,66 @@ func readDevices(path string) ([]source, version, error) {
 	return list, v, err
 }
 
+// asUTF8 is the UTF-8 of a text that an editor of Windows has saved, without its mark.
+func asUTF8(data []byte) []byte {
+	var order binary.ByteOrder = binary.LittleEndian
+	switch {
+	case bytes.HasPrefix(data, []byte("\xff\xfe")):
+	case bytes.HasPrefix(data, []byte("\xfe\xff")):
+		order = binary.BigEndian
+	default:
+		return bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	}
+	var units []uint16
+	for data = data[2:]; len(data) > 1; data = data[2:] {
+		units = append(units, order.Uint16(data))
+	}
+	return []byte(string(utf16.Decode(units)))
+}
+
 // parseDevices reads a devices_file. What it can read it returns beside the error, so that all mistakes show at once.
 func parseDevices(path string, data []byte) ([]source, error) {
-	data = bytes.TrimPrefix(data, []byte("\xef\xbb\xbf"))
+	data = asUTF8(data)
 	switch strings.ToLower(filepath.Ext(path)) {
 	case ".csv":
 		return parseCSV(path, data)
 	case ".yaml", ".yml":
 		return parseYAML(path, data)
 	}
-	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml", path)
+	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml; save a workbook as CSV UTF-8", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "formerly"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "reading_stamp", "formerly"}
 
-// parseCSV repeats no cell in an error: in a row that has slipped, any may be the token.
+// parseCSV repeats no cell in an error: in a row that has slipped, any may be the token. It takes what a spreadsheet
+// saves: semicolons or tabs, a first line sep=;, blank rows, empty columns at the end, and names of columns in any case.
 func parseCSV(path string, data []byte) ([]source, error) {
+	switch {
+	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("\xd0\xcf\x11\xe0")):
+		return nil, fmt.Errorf("%s: this is a workbook of a spreadsheet; save it as CSV UTF-8", path)
+	case bytes.ContainsRune(data, 0):
+		return nil, fmt.Errorf("%s: this is no text of UTF-8; save it as CSV UTF-8", path)
+	}
+	comma, skipped := separator(&data)
 	r := csv.NewReader(bytes.NewReader(data))
-	r.TrimLeadingSpace = true
+	r.TrimLeadingSpace, r.Comma, r.FieldsPerRecord = true, comma, -1
 	header, err := r.Read()
+	for err == nil && blank(header) {
+		header, err = r.Read()
+	}
 	if err == io.EOF {
 		return nil, fmt.Errorf("%s:1: the file is empty; the first row names the columns: %s", path, strings.Join(columns, ","))
 	}
 	if err != nil {
-		return nil, csvError(path, err)
+		return nil, csvError(path, skipped, err)
 	}
+	line := lineAt(r) + skipped
 	for i := range header {
-		header[i] = strings.TrimSpace(header[i])
+		header[i] = strings.ReplaceAll(strings.ToLower(strings.TrimSpace(header[i])), " ", "_")
 	}
-	line, _ := r.FieldPos(0)
+	for len(header) > 0 && header[len(header)-1] == "" {
+		header = header[:len(header)-1]
+	}
 	if !slices.Contains(header, "device_id") {
 		return nil, fmt.Errorf("%s:%d: no column device_id; the first row names the columns: %s", path, line, strings.Join(columns, ","))
 	}
@@ -105,13 +138,17 @@ func parseCSV(path string, data []byte) ([]source, error) {
 			break
 		}
 		if err != nil {
-			faults = append(faults, csvError(path, err))
-			if errors.Is(err, csv.ErrFieldCount) {
-				continue
-			}
+			faults = append(faults, csvError(path, skipped, err))
 			break
 		}
-		line, _ := r.FieldPos(0)
+		if blank(row) {
+			continue
+		}
+		line := lineAt(r) + skipped
+		if n := len(header); len(row) < n || !blank(row[n:]) {
+			faults = append(faults, fmt.Errorf("%s:%d: wrong number of fields: %d, and the first row has %d; put a cell that holds %q in quotes", path, line, len(row), n, comma))
+			continue
+		}
 		src := source{words: Collector, at: func(key string) string { return fmt.Sprintf("%s:%d: %s", path, line, key) }}
 		for i, name := range header {
 			if err := src.set(name, strings.TrimSpace(row[i])); err != nil {
@@ -123,9 +160,34 @@ func parseCSV(path string, data []byte) ([]source, error) {
 	return list, errors.Join(faults...)
 }
 
-func csvError(path string, err error) error {
+// separator takes a first line such as sep=; off, and tells what stands between cells by the first row. skipped is how many
+// lines it took.
+func separator(data *[]byte) (comma rune, skipped int) {
+	first, rest, _ := bytes.Cut(*data, []byte("\n"))
+	if mark, ok := bytes.CutPrefix(bytes.ToLower(bytes.Trim(first, "\" \r\t")), []byte("sep=")); ok && len(mark) == 1 {
+		*data = rest
+		return rune(mark[0]), 1
+	}
+	for _, c := range []rune{';', '\t'} {
+		if bytes.ContainsRune(first, c) && !bytes.ContainsRune(first, ',') {
+			return c, 0
+		}
+	}
+	return ',', 0
+}
+
+func blank(row []string) bool {
+	return !slices.ContainsFunc(row, func(cell string) bool { return strings.TrimSpace(cell) != "" })
+}
+
+func lineAt(r *csv.Reader) int {
+	line, _ := r.FieldPos(0)
+	return line
+}
+
+func csvError(path string, skipped int, err error) error {
 	if p := (*csv.ParseError)(nil); errors.As(err, &p) {
-		return fmt.Errorf("%s:%d: %w", path, p.Line, p.Err)
+		return fmt.Errorf("%s:%d: %w", path, p.Line+skipped, p.Err)
 	}
 	return fmt.Errorf("%s: %w", path, err)
 }
@@ -135,8 +197,8 @@ func (d *DeviceConfig) set(column, cell string) error {
 		if cell == "" {
 			return nil
 		}
-		if *to = new(Number); (*to).UnmarshalText([]byte(cell)) != nil {
-			return errors.New("not a number of degrees")
+		if *to = new(Number); (*to).UnmarshalText([]byte(cell)) != nil { // as 19,076 or 19°4'N
+			return errors.New("not a number of degrees; write it with a point, such as 19.076")
 		}
 		return nil
 	}
@@ -165,6 +227,8 @@ func (d *DeviceConfig) set(column, cell string) error {
 		}
 	case "timestamps":
 		d.Timestamps = cell
+	case "reading_stamp":
+		d.ReadingStamp = cell
 	}
 	return nil
 }
@@ -230,7 +294,8 @@ func yamlError(path, text string, hide bool) error {
 	}
 	if m := yamlType.FindStringSubmatch(text); m != nil {
 		keys := slices.Concat(columns, []string{"devices", "parameters", "metric", "field", "attributes", "parameter", "unit",
-			"statistic", "decimals", "diagnostic", "allow_unlisted"})
+			"statistic", "decimals", "diagnostic", "allow_unlisted", "valid_min", "valid_max", "invalid_values", "max_step",
+			"min_coverage", "flat_line_after", "limit_low", "limit_high"})
 		text = fmt.Sprintf("%skey %q is unknown; nearest: %s", m[1], m[2], strings.Join(spec.Nearest(m[2], keys), ", "))
 	}
 	if m := yamlLine.FindStringSubmatch(text); m != nil {

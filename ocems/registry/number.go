@@ -23,3 +23,32 @@ func (n *Number) UnmarshalText(text []byte) error {
 
 // UnmarshalYAML reads a number as YAML has it, so that an error names the line.
 func (n *Number) UnmarshalYAML(value *yaml.Node) error { return value.Decode((*float64)(n)) }
+
+// Numbers is a list of them. Telegraf's decoder takes no list of integers and others.
+type Numbers []Number
+
+// UnmarshalTOML reads a list as it is written.
+func (l *Numbers) UnmarshalTOML(source []byte) error {
+	var text strings.Builder
+	for line := range strings.Lines(string(source)) {
+		line, _, _ = strings.Cut(line, "#")
+		text.WriteString(strings.TrimSpace(line))
+	}
+	inner, open := strings.CutPrefix(text.String(), "[")
+	inner, closed := strings.CutSuffix(inner, "]")
+	if !open || !closed {
+		return fmt.Errorf("%s is no list of numbers such as [-9999, 65535]", source)
+	}
+	*l = Numbers{}
+	for word := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(inner), ","), ",") {
+		if word = strings.Trim(strings.TrimSpace(word), `"'`); word == "" && len(*l) == 0 {
+			continue
+		}
+		var n Number
+		if err := n.UnmarshalText([]byte(word)); err != nil {
+			return err
+		}
+		*l = append(*l, n)
+	}
+	return nil
+}

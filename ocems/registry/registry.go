@@ -52,9 +52,11 @@ type Device struct {
 	Shared    *bool    // another sender reports it too; nil when not set
 
 	Timestamps string // of the configuration, or ""
+	OddToken   string // why its token is none of the forms that the board is known to give out, or ""
 
 	parameters map[string]*mapping // by key
 	formerly   map[string]string   // present keys, by former ones
+	rules      *Rules              // of parameters without an entry
 
 	// Closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
@@ -216,7 +218,7 @@ func (b *builder) text(at func(string) string, key string, inline Secret, file s
 		b.fault(at(key+"_file"), "%w", err)
 		return "", false
 	}
-	if text = strings.TrimSpace(string(data)); text == "" {
+	if text = strings.TrimSpace(string(asUTF8(data))); text == "" {
 		b.fault(at(key+"_file"), "%s is empty", file)
 	}
 	return text, text != ""
@@ -265,6 +267,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		owner    = map[string]int{}    // selector with attributes: device
 		mappings []*mapping
 		renamed  []renaming
+		forAll   = b.common(cfg.Common)
 	)
 	for i, src := range list {
 		src.StationID, src.DeviceID = strings.TrimSpace(src.StationID), strings.TrimSpace(src.DeviceID)
@@ -279,6 +282,9 @@ func (b *builder) addAll(cfg Config, list []source) {
 			places[src.DeviceID] = src.at("device_id")
 		}
 		for _, id := range []struct{ key, value string }{{"station_id", src.StationID}, {"device_id", src.DeviceID}} {
+			if asNumber.MatchString(id.value) {
+				b.fault(src.at(id.key), "%q is a number that a spreadsheet has shortened; write the id as the board does, in a column of the format Text", id.value)
+			}
 			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
@@ -298,7 +304,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 		degrees("longitude", src.Longitude, 180)
 
 		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps,
-			parameters: map[string]*mapping{}, formerly: map[string]string{}}
+			parameters: map[string]*mapping{}, formerly: map[string]string{}, rules: b.rules(src.at, forAll, &Validity{ReadingStamp: strings.TrimSpace(src.ReadingStamp)})}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {
 				keyless = append(keyless, src.at("public_key"))
@@ -380,7 +386,13 @@ func (b *builder) credentials(device *Device, src source, common *rsa.PublicKey)
 	case strings.HasPrefix(token, "${"):
 		b.fault(src.at("token_id"), "it begins with ${ as a variable does, and has no name and } behind it (it is not shown, since it may hold the token)")
 		token = ""
+	default:
+		if text := mistaken(token); text != "" {
+			b.fault(src.at("token_id"), "%s (it is not shown)", text)
+			token = ""
+		}
 	}
+	device.OddToken = OddToken(token)
 	key, ok := b.publicKey(src.at, src.PublicKey, src.PublicKeyFile)
 	keyAt := src.at("public_key")
 	if ok && key == nil {
@@ -460,6 +472,9 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 			b.fault(at("statistic"), "%w", err)
 		}
 		m.statistic = &stat
+	}
+	if m.rules = b.rules(at, d.rules, &p.Validity); m.rules.EndStamped && m.statistic != nil && *m.statistic == slot.TimeWeighted {
+		b.fault(at("reading_stamp"), `"end" does not go with the statistic time_weighted, by which a value holds from its time on; nearest: start`)
 	}
 	if p.Decimals != nil {
 		if m.decimals = *p.Decimals; m.decimals < 0 || m.decimals > 10 {

@@ -7,8 +7,10 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"math"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"sync"
 	"testing"
@@ -80,6 +82,16 @@ func TestMistakes(t *testing.T) {
 		{"variable of Telegraf not set", func(c C) { c.Devices[0].TokenID = "$OCEMS_TOKEN" }, []string{`devices[0].token_id: "$OCEMS_TOKEN" is the name of a variable that is not set`}},
 		{"token behind ${", func(c C) { c.Devices[0].TokenID = "${hunter2" }, []string{`devices[0].token_id: it begins with ${`}},
 		{"long token in ${}", func(c C) { c.Devices[0].TokenID = Secret("${" + strings.Repeat("hunter2", 10) + "}") }, []string{`devices[0].token_id: it begins with ${`}},
+		{"token of a spreadsheet", func(c C) { c.Devices[0].TokenID = "1.23E+31" }, []string{"devices[0].token_id: a spreadsheet has made a number of it"}},
+		{"token with its name", func(c C) { c.Devices[0].TokenID = "token=" + token }, []string{"devices[0].token_id: it begins with a name such as token="}},
+		{"token behind a colon", func(c C) { c.Devices[0].TokenID = "Token ID: " + token }, []string{"devices[0].token_id: it begins with a name"}},
+		{"token of two lines", func(c C) { c.Devices[0].TokenID = token + "\n" + token }, []string{"devices[0].token_id: it has several lines"}},
+		{"token with a zero-width space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + "\u200b" + token[9:]) }, []string{"devices[0].token_id: it has a character that cannot be seen"}},
+		{"token behind a byte order mark", func(c C) { c.Devices[0].TokenID = "\ufeff" + token }, []string{"devices[0].token_id: it has a character that cannot be seen"}},
+		{"token of UTF-16", func(c C) { c.Devices[0].TokenID = "\xff\xfe8\x00d\x00" }, []string{"devices[0].token_id: the file is UTF-16"}},
+		{"token with a space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + " " + token[9:]) }, []string{"devices[0].token_id: there is a space in it"}},
+		{"token in quotes", func(c C) { c.Devices[0].TokenID = "'" + token + "'" }, []string{"devices[0].token_id: it stands in quotes"}},
+		{"id of a spreadsheet", func(c C) { c.Devices[0].DeviceID = "1.23457E+11" }, []string{`devices[0].device_id: "1.23457E+11" is a number that a spreadsheet has shortened`}},
 		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
 		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
 		{"not a device's key", func(c C) { c.Devices[0].PublicKey = "n@nsense" }, []string{"devices[0].public_key: reading the public key"}},
@@ -266,9 +278,17 @@ func TestRound(t *testing.T) {
 		{"device_1", "cod", 1.005, 1}, // less than 1.005 in binary
 		{"device_1", "cod", -0.001, 0},
 		{"device_1", "ph", 7.123456, 7.123456},
+		{"device_1", "ph", float64(float32(7.42)), 7.42},
+		{"device_1", "ph", 1.0 / 3, 0.3333333},
+		{"device_1", "tss", float64(float32(110.1)), 110.1},
+		{"device_1", "tss", 9999.99951, 10000},
+		{"device_1", "tss", 1.23456789e-9, 1.234568e-9},
+		{"device_1", "totalizer", 1000000064, 1000000064},
+		{"device_1", "totalizer", 120031456.789, 120031456.789},
+		{"device_1", "totalizer", float64(float32(12345.67)), 12345.67},
 	} {
 		d, _ := r.Device(tt.device)
-		if got := d.Round(tt.parameter, tt.value); got != tt.want {
+		if got := Round(tt.value, d.Decimals(tt.parameter)); got != tt.want {
 			t.Errorf("%s of %s: %v becomes %v, want %v", tt.parameter, tt.device, tt.value, got, tt.want)
 		}
 	}
@@ -310,6 +330,15 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 }
 
+// utf16Of is a text as Excel saves it as "Unicode text".
+func utf16Of(text string) string {
+	out := "\xff\xfe"
+	for _, r := range text {
+		out += string([]byte{byte(r), byte(r >> 8)})
+	}
+	return out
+}
+
 const csvHead = "\xef\xbb\xbfstation_id,device_id,token_id,latitude,longitude\n"
 
 // write makes a file that has been at rest for a while.
@@ -341,6 +370,20 @@ func TestDevicesFile(t *testing.T) {
 		{"csv formerly", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0; d00\n" + "s,d2," + token + ",\n", ""},
 		{"csv formerly configured", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0;d2\n" + "s,d2," + token + ",\n", `d.csv:2: formerly: "d2" (`},
 		{"csv of no device yet", "d.csv", csvHead, ""},
+		{"csv of semicolons", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", ",", ";"), ""},
+		{"csv of tabs", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", ",", "\t"), ""},
+		{"csv with sep=", "d.csv", "\xef\xbb\xbfsep=;\r\n" + strings.ReplaceAll(csvHead[3:]+row+",17.4,78.5\n", ",", ";"), ""},
+		{"csv with sep= and a mistake", "d.csv", "sep=;\n" + strings.ReplaceAll(csvHead[3:]+"s,d1,,1,1\n", ",", ";"), "d.csv:3: token_id: missing"},
+		{"csv with blank rows", "d.csv", ",,,,\n" + csvHead[3:] + ",,,,\n" + row + ",17.4,78.5\n , ,,,\n\n,,,,\n", ""},
+		{"csv with a comma at the end", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", "\n", ",\n"), ""},
+		{"csv with more behind the columns", "d.csv", csvHead + row + ",17.4,78.5,77\n", "d.csv:2: wrong number of fields: 6, and the first row has 5"},
+		{"csv of other case", "d.csv", strings.Replace(strings.ToUpper(csvHead[3:]), "STATION_ID", "Station ID", 1) + row + ",17.4,78.5\n", ""},
+		{"csv of UTF-16", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n"), ""},
+		{"csv of UTF-16 without a mark", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n")[2:], "d.csv: this is no text of UTF-8; save it as CSV UTF-8"},
+		{"csv that is a workbook", "d.csv", "PK\x03\x04\x14\x00", "d.csv: this is a workbook of a spreadsheet; save it as CSV UTF-8"},
+		{"workbook", "d.xlsx", "PK\x03\x04", "save a workbook as CSV UTF-8"},
+		{"csv with a decimal comma", "d.csv", strings.NewReplacer(",", ";", "§", ",").Replace(csvHead + row + ",17§4,78.5\n"), "d.csv:2: latitude: not a number of degrees; write it with a point"},
+		{"csv with a token of a spreadsheet", "d.csv", csvHead + "s,d1,1.23E+31,17.4,78.5\n", "d.csv:2: token_id: a spreadsheet has made a number of it"},
 		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
 		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
 		{"csv column", "d.csv", "device_id,tokenid\n", `d.csv:1: column "tokenid" is unknown; nearest: token_id`},
@@ -379,6 +422,54 @@ func TestDevicesFile(t *testing.T) {
 }
 
 // A field called `value` is none, so that one file serves both hosts.
+// What a parameter says of its readings holds, or else its device, or else the whole configuration.
+func TestRules(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "d.yaml")
+	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", reading_stamp: end, parameters: [\n"+
+		"  {metric: bod, unit: mg/L, valid_min: 0, valid_max: 9.5, invalid_values: [0, -9.9, 5], max_step: 2, min_coverage: 0.6, flat_line_after: 0s, limit_low: 1, limit_high: 8, reading_stamp: start},\n"+
+		"  {metric: cod, unit: mg/L, max_step: 3}, {metric: ph, unit: pH}]}\n")
+	cfg := Config{PublicKeyFile: keyFile, DevicesFile: path, Common: Common{MinCoverage: 0.2, FlatLineAfter: Duration{6 * time.Hour}}}
+	r := mustNew(t, cfg)
+	d, _ := r.Device("d1")
+	none := Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1), MinCoverage: 0.2, EndStamped: true, FlatLineAfter: 6 * time.Hour}
+	cod := none
+	cod.MaxStep = 3
+	for key, want := range map[string]Rules{"cod": cod, "ph": none, "tss": none,
+		"bod": {ValidMin: 0, ValidMax: 9.5, MaxStep: 2, MinCoverage: 0.6, LimitLow: 1, LimitHigh: 8, invalid: d.Rules("bod").invalid}} {
+		if got := *d.Rules(key); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %+v, want %+v", key, got, want)
+		}
+	}
+	for v, want := range map[float64]slot.Reason{0.1: "", 9.5: "", 9.6: slot.AboveMax, -0.1: slot.BelowMin, 0: slot.Invalid, -9.9: slot.Invalid, float64(float32(-9.9)): slot.Invalid,
+		math.Inf(1): "", math.NaN(): ""} {
+		if got, _ := d.Rules("bod").LeftOut(v); got != want || !d.Rules("bod").LeavesOut() || d.Rules("cod").LeavesOut() {
+			t.Errorf("%v: %q, want %q", v, got, want)
+		}
+	}
+	for metric, attr := range map[string]func(string) (string, bool){"bod": nil, "tss": attrs("ocems.device.id", "d1", "ocems.unit", "mg/L")} {
+		if got, err := r.Resolve(Metric{Name: metric, Attr: attr}); err != nil || len(got) != 1 || got[0].Rules != d.Rules(metric) {
+			t.Error(got, err)
+		}
+	}
+
+	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", parameters: [\n  {metric: bod, unit: mg/L,\n   valid_mn: 0}]}\n")
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), path+`:4: key "valid_mn" is unknown; nearest: valid_min`) {
+		t.Error(err)
+	}
+	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", parameters: [\n  {metric: bod, unit: mg/L,\n   valid_min: .nan, flat_line_after: 30}]}\n")
+	if _, err := New(cfg); err == nil || !strings.Contains(err.Error(), `30 has no unit; nearest: "30s"`) {
+		t.Error(err)
+	}
+	path = filepath.Join(t.TempDir(), "d.csv")
+	write(t, path, "station_id,device_id,token_id,reading_stamp\ns,d1,"+token+",end\ns,d2,"+token+",\n")
+	r = mustNew(t, Config{PublicKeyFile: keyFile, DevicesFile: path})
+	for id, want := range map[string]bool{"d1": true, "d2": false} {
+		if d, _ := r.Device(id); d.Rules("cod").EndStamped != want {
+			t.Error(id, d.Rules("cod"))
+		}
+	}
+}
+
 func TestFieldsOfAHostWithout(t *testing.T) {
 	const entry = "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: bod\n    field: value\n    unit: mg/L\n"
 	path := filepath.Join(t.TempDir(), "d.yaml")

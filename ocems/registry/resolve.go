@@ -40,6 +40,7 @@ type Match struct {
 	Flag       spec.Flag
 	Statistic  slot.Statistic
 	Diagnostic bool
+	Rules      *Rules
 }
 
 // ErrUnknownDevice is a device attribute that names no device, on a metric that a catalogue key names.
@@ -105,7 +106,7 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 				faults = append(faults, &ResolveError{Device: p.device.DeviceID, Parameter: p.parameter, Err: noFlag})
 				continue
 			}
-			match := Match{p.device, p.parameter, p.unit, flag, p.statisticOf(m), p.diagnostic}
+			match := Match{p.device, p.parameter, p.unit, flag, p.statisticOf(m), p.diagnostic, p.rules}
 			if err := m.unit(&match, r.noUnit); err != nil {
 				faults = append(faults, err)
 				continue
@@ -128,7 +129,7 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	if device == nil {
 		return nil, &UnknownDeviceError{id, Short(m.Name), s.ids}
 	}
-	match := Match{Device: device, Parameter: name, Statistic: statisticOf(name, m)}
+	match := Match{Device: device, Parameter: name, Statistic: statisticOf(name, m), Rules: device.rules}
 	var err error
 	if match.Flag, err = m.Flag(); err != nil {
 		return nil, &ResolveError{Device: id, Parameter: name, Err: err}
@@ -252,6 +253,7 @@ type mapping struct {
 	statistic  *slot.Statistic // nil for the default
 	decimals   int
 	diagnostic bool
+	rules      *Rules
 }
 
 func (p *mapping) statisticOf(m Metric) slot.Statistic {

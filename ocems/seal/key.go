@@ -13,14 +13,14 @@ import (
 var errPrivate = errors.New("reading the public key: this is a private key; it does not belong here")
 
 // ParsePublicKey reads the industry's public key in any form in which the board's e-mail is pasted: PEM (PKIX or
-// PKCS#1), PEM on one line with literal \n, or bare base64 without the PEM armour.
+// PKCS#1), PEM on one line with literal \n, bare base64 without the PEM armour, or DER. The error names what it is instead.
 func ParsePublicKey(text string) (*rsa.PublicKey, error) {
+	if strings.Contains(text, "PRIVATE KEY-----") {
+		return nil, errPrivate
+	}
 	der, kind, err := keyBytes(text)
 	if err != nil {
 		return nil, fmt.Errorf("reading the public key: %w", err)
-	}
-	if strings.Contains(kind, "PRIVATE") {
-		return nil, errPrivate
 	}
 	if key, err := x509.ParsePKIXPublicKey(der); err == nil {
 		if key, ok := key.(*rsa.PublicKey); ok {
@@ -34,8 +34,14 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 	if _, err := ParsePrivateKey(text); err == nil { // bare base64 has no armour that says so
 		return nil, errPrivate
 	}
-	if kind == "CERTIFICATE" {
+	if _, err := x509.ParseCertificate(der); err == nil || kind == "CERTIFICATE" {
 		return nil, errors.New("reading the public key: this is a certificate; the key from the board's e-mail is needed")
+	}
+	if kind != "" && !strings.HasSuffix(kind, "PUBLIC KEY") {
+		return nil, fmt.Errorf("reading the public key: this is a %q; the key from the board's e-mail is needed", kind)
+	}
+	if there, whole := lengths(der); there < whole {
+		return nil, fmt.Errorf("reading the public key: it is cut: %d of %d bytes are there; copy the whole key from the board's e-mail", there, whole)
 	}
 	return nil, errors.New("reading the public key: neither a PKIX nor a PKCS#1 RSA key: paste the whole key from the board's e-mail")
 }
@@ -59,7 +65,21 @@ func ParsePrivateKey(text string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
+// lengths are how many bytes of DER there are, and how many its header says; the same for what is none.
+func lengths(der []byte) (there, whole int) {
+	if len(der) < 4 || der[0] != 0x30 || der[1] != 0x82 { // a sequence of 256 bytes and more, as every RSA key of the board
+		return len(der), len(der)
+	}
+	return len(der), 4 + int(der[2])<<8 + int(der[3])
+}
+
 func keyBytes(text string) (der []byte, kind string, err error) {
+	if strings.HasPrefix(text, "\x30\x82") {
+		return []byte(text), "", nil
+	}
+	if strings.ContainsRune(text, 0) {
+		return nil, "", errors.New("it is UTF-16; save it as UTF-8, or as plain text")
+	}
 	text = strings.Trim(strings.TrimSpace(strings.TrimPrefix(text, "\ufeff")), `"'`)
 	text = strings.NewReplacer(`\r`, "", `\n`, "\n", "\r", "").Replace(text)
 	if text == "" {
@@ -67,6 +87,12 @@ func keyBytes(text string) (der []byte, kind string, err error) {
 	}
 	if block, _ := pem.Decode([]byte(text)); block != nil {
 		return block.Bytes, block.Type, nil
+	}
+	switch {
+	case strings.HasPrefix(text, "ssh-") || strings.HasPrefix(text, "---- BEGIN SSH2"):
+		return nil, "", errors.New("this is a key of SSH; the key from the board's e-mail is needed, as PEM (ssh-keygen -e -m PKCS8 -f FILE turns it)")
+	case strings.HasPrefix(text, "{"):
+		return nil, "", errors.New("this is JSON, such as a JWK; the key from the board's e-mail is needed, as PEM")
 	}
 	// Armour whose line breaks were lost, or none at all: what remains is base64.
 	bare := text
@@ -76,6 +102,9 @@ func keyBytes(text string) (der []byte, kind string, err error) {
 	}
 	bare = strings.Join(strings.Fields(bare), "")
 	der, err = base64.StdEncoding.DecodeString(bare)
+	if err != nil && len(bare) > 64 {
+		der, err = base64.StdEncoding.DecodeString(bare[:len(bare)/4*4]) // that is cut within four characters
+	}
 	if err != nil {
 		return nil, "", errors.New("neither PEM nor base64")
 	}

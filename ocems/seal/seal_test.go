@@ -8,6 +8,7 @@ import (
 	"encoding/base64"
 	"encoding/json"
 	"encoding/pem"
+	"math/big"
 	"os"
 	"strings"
 	"testing"
@@ -242,7 +243,12 @@ func publicForms(t testing.TB) map[string]string {
 		n := min(64, len(rest))
 		lines, rest = lines+rest[:n]+"\n", rest[n:]
 	}
+	der, err := base64.StdEncoding.DecodeString(bare)
+	if err != nil {
+		t.Fatal(err)
+	}
 	return map[string]string{
+		"DER":                     string(der),
 		"PKIX PEM":                pkix,
 		"PKCS#1 PEM":              read(t, "industry_test_public_pkcs1.pem"),
 		"literal \\n":             strings.ReplaceAll(pkix, "\n", `\n`),
@@ -280,12 +286,27 @@ func TestParsePublicKeyForms(t *testing.T) {
 	}
 }
 
+// selfSigned is a certificate as DER.
+func selfSigned(t *testing.T) []byte {
+	key := privateKey(t)
+	about := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, about, about, &key.PublicKey, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return der
+}
+
 func TestParsePublicKeyRefuses(t *testing.T) {
 	private := read(t, "industry_test_private.pem")
 	block, _ := pem.Decode([]byte(private))
 	pkcs1 := x509.MarshalPKCS1PrivateKey(privateKey(t))
 	certificate := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: []byte("x")})
 	bare := strings.TrimSpace(read(t, "industry_test_public.b64"))
+	public, err := x509.MarshalPKIXPublicKey(&privateKey(t).PublicKey)
+	if err != nil {
+		t.Fatal(err)
+	}
 	for _, c := range []struct{ name, text, want string }{
 		{"empty", " \n", "empty"},
 		{"quotes alone", `""`, "empty"},
@@ -297,7 +318,20 @@ func TestParsePublicKeyRefuses(t *testing.T) {
 		{"a token instead", b64Token, "neither"},
 		{"hex token instead", hexToken, "neither"},
 		{"prose", "the key is attached", "neither"},
-		{"truncated", bare[:200], "neither"},
+		{"cut bare", bare[:200], "it is cut: 150 of 294 bytes"},
+		{"cut within four characters", bare[:202], "it is cut: 150 of 294 bytes"},
+		{"cut PEM", read(t, "industry_test_public.pem")[:200], "it is cut: "},
+		{"cut DER", string(public[:200]), "it is cut: 200 of 294 bytes"},
+		{"cut private PEM", private[:500], "private key"},
+		{"its beginning lost", bare[100:], "neither"},
+		{"private DER", string(block.Bytes), "private key"},
+		{"certificate of a bare base64", base64.StdEncoding.EncodeToString(selfSigned(t)), "certificate"},
+		{"certificate of DER", string(selfSigned(t)), "certificate"},
+		{"certificate request", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")})), "CERTIFICATE REQUEST"},
+		{"SSH", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp", "a key of SSH"},
+		{"JWK", `{"kty":"RSA","n":"xx","e":"AQAB"}`, "JSON"},
+		{"PGP", string(pem.EncodeToMemory(&pem.Block{Type: "PGP PUBLIC KEY BLOCK", Bytes: []byte("x")})), "PGP PUBLIC KEY BLOCK"},
+		{"UTF-16", "\xff\xfeM\x00I\x00I\x00B\x00", "UTF-16"},
 		{"elliptic curve", "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEaxfR8uEsQkf4vOblY6RA8ncDfYEt6zOg9KE5RdiYwpZP40Li/hp/m47n60p8D54WK84zV2sxXs7LtkBoN79R9Q==", "RSA"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -33,7 +33,8 @@ type Head struct {
 	Series
 	Unit      string
 	Statistic Statistic
-	Source    uint64 // tells its sender from others of the same series
+	Source    uint64  // tells its sender from others of the same series
+	MaxStep   float64 // most that the value may change a minute, see [series.leaps]; 0 is no limit
 
 	place *series
 	era   uint64 // of Aligner.era, for which the place is right
@@ -65,6 +66,7 @@ type Slot struct {
 	Value      float64
 	Min, Max   float64
 	Samples    int // that the value was made of
+	Minutes    int `json:"-"` // of a 15-minute window in which a sample is, of any flag; for time_weighted, in which one holds
 	Statistic  Statistic
 	Exit       uint8
 	Doubt      bool `json:",omitempty"` // a sample of it was in doubt
@@ -151,6 +153,7 @@ type series struct {
 	calibration *[2]ring // C and Z, once one has closed
 	source      uint64   // of the last sample
 	before      uint64   // source of the last sample from another one
+	memory      *memory  // where it is needed
 }
 
 func (s *series) ring(k kind) *ring {
@@ -267,9 +270,13 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	if s.isClosed(start, k) {
 		return Result{Reason: Late}
 	}
+	leaps := h.MaxStep > 0 && k == normal && s.leaps(h.MaxStep, x)
+	if leaps && s.at(bounds{start, k}) == nil { // it opens no window
+		return Result{Reason: TooFar}
+	}
 	c := a.cell(s, start, k, h, x.Exit)
 	returns := s.returns(h.Source, c)
-	r := c.take(h, x)
+	r := c.take(h, x, leaps)
 	if r.Reason != Taken {
 		return r
 	}
@@ -277,6 +284,9 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		r.Other = s.source
 	}
 	s.from(h.Source)
+	if h.MaxStep > 0 && k == normal {
+		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
+	}
 	c.doubt = c.doubt || x.Doubt
 	c.window.arrival, s.seen = arrival, arrival
 	a.restored = a.restored || arrival < 0 // it was taken before the start
@@ -443,25 +453,25 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil
 	}
-	var out []Slot
+	var due []*window
 	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
 		for _, d := range sh.devices {
-			n := len(out)
-			if out = a.closeWindows(d, elapsed, wall, out); len(out) > n {
+			n := len(due)
+			if due = a.takeDue(d, elapsed, wall, due); len(due) > n {
 				sh.mark.dirty = true
 			}
 		}
 	}
-	slices.SortFunc(out, Slot.Compare)
+	out := a.close(due)
 	a.open -= len(out)
 	a.closed += uint64(len(out))
 	return out
 }
 
-// closeWindows appends the slots of the device's windows whose time has come.
-func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slot {
+// takeDue takes out the device's windows whose time has come.
+func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
 		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
@@ -470,9 +480,7 @@ func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slo
 		} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
 			a.settle = true
 		} else {
-			for _, c := range w.cells {
-				out = append(out, a.close(c))
-			}
+			out = append(out, w)
 			continue
 		}
 		kept = append(kept, w)
@@ -485,26 +493,56 @@ func (a *Aligner) closeWindows(d *device, elapsed, wall int64, out []Slot) []Slo
 	return out
 }
 
-func (a *Aligner) close(c *cell) Slot {
-	c.series.ring(c.window.kind).set(c.window.start/c.window.kind.seconds(), c.window.kind)
-	return a.take(c)
+// close makes the slots of windows in the order of Slot.Compare. The windows are sorted, which are fewer and smaller: a
+// slot then has its place among the last ones.
+func (a *Aligner) close(list []*window) []Slot {
+	n := 0
+	for _, w := range list {
+		n += len(w.cells)
+	}
+	list = slices.DeleteFunc(list, func(w *window) bool { return len(w.cells) == 0 })
+	slices.SortFunc(list, func(w, v *window) int {
+		return cmp.Or(cmp.Compare(a.stampOf(w), a.stampOf(v)), cmp.Compare(w.cells[0].series.Device, v.cells[0].series.Device))
+	})
+	out := slices.Grow([]Slot(nil), n)
+	for _, w := range list {
+		for _, c := range w.cells {
+			c.series.ring(w.kind).set(w.start/w.kind.seconds(), w.kind)
+			x := a.take(c)
+			if c.stat == TimeWeighted && w.kind == normal {
+				c.series.remember().hold(held{c.latest(), c.unit})
+			}
+			i := len(out)
+			for i > 0 && x.Compare(out[i-1]) < 0 {
+				i--
+			}
+			out = slices.Insert(out, i, x)
+		}
+	}
+	return out
+}
+
+// stampOf is the stamp of a window's slots, Unix seconds.
+func (a *Aligner) stampOf(w *window) int64 {
+	if a.opt.Stamp == "end" {
+		return w.start + w.kind.seconds()
+	}
+	return w.start
 }
 
 // take takes a cell out of its series.
 func (a *Aligner) take(c *cell) Slot {
 	s, w := c.series, c.window
+	acc := c.chosen(a.opt.MinSamples)
+	value, minutes := c.value(acc)
 	s.open = slices.DeleteFunc(s.open, func(o *cell) bool { return o == c })
 	if len(s.open) == 0 {
 		s.open = nil
 	}
-	acc := c.chosen(a.opt.MinSamples)
 	start := time.Unix(w.start, 0).UTC()
 	x := Slot{
-		Series: s.Series, Unit: c.unit, Start: start, End: start.Add(w.kind.length()), Stamp: start, Flag: acc.flag,
-		Value: acc.value(c.stat), Min: acc.min, Max: acc.max, Samples: int(acc.count), Statistic: c.stat, Exit: c.exit, Doubt: c.doubt,
-	}
-	if a.opt.Stamp == "end" {
-		x.Stamp = x.End
+		Series: s.Series, Unit: c.unit, Start: start, End: start.Add(w.kind.length()), Stamp: time.Unix(a.stampOf(w), 0).UTC(), Flag: acc.flag,
+		Value: value, Min: acc.min, Max: acc.max, Samples: int(acc.count), Minutes: minutes, Statistic: c.stat, Exit: c.exit, Doubt: c.doubt,
 	}
 	x.Last, x.LastValue = c.last()
 	return x
@@ -584,6 +622,9 @@ func (a *Aligner) Reopen(name Series, stamp time.Time, flag spec.Flag) {
 	}
 	if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil && s.isClosed(start, k) {
 		s.ring(k).clear(start/k.seconds(), k)
+		if s.memory != nil {
+			s.memory.forget(start)
+		}
 		a.shards[d.shard].mark.dirty = true
 	}
 }

@@ -38,9 +38,10 @@ const (
 	Max
 	Sum
 	Median
+	TimeWeighted // each value by how long it holds: until the next sample, or the end of the window
 )
 
-var statistics = []string{"mean", "last", "min", "max", "sum", "median"}
+var statistics = []string{"mean", "last", "min", "max", "sum", "median", "time_weighted"}
 
 // ParseStatistic reads the name of a statistic. White space around it and its case are ignored, and nothing at all is
 // mean. The error is a [*spec.UnknownError] with the nearest names.
@@ -61,9 +62,12 @@ func ParseStatistic(s string) (Statistic, error) {
 	return 0, &spec.UnknownError{Kind: "statistic", Value: s, Nearest: func() []string { return nearest }}
 }
 
+// Valid reports whether the statistic is one of the above.
+func (s Statistic) Valid() bool { return int(s) < len(statistics) }
+
 // String is the name of the statistic.
 func (s Statistic) String() string {
-	if int(s) < len(statistics) {
+	if s.Valid() {
 		return statistics[s]
 	}
 	return fmt.Sprintf("Statistic(%d)", uint8(s))
@@ -85,9 +89,17 @@ const (
 	BadUnit    Reason = "unit"         // not the unit of the window's first sample
 	WrongClock Reason = "clock"        // taken by a clock of this machine that was wrong: its slot is not known
 	MaxSamples Reason = "max_samples"  // the window has 100,000 samples of the series
+
+	// By the rules of its parameter, of which the aligner itself knows Head.MaxStep.
+	BelowMin Reason = "below_valid_min"
+	AboveMax Reason = "above_valid_max"
+	Invalid  Reason = "invalid_value" // one of a list
+	TooFar   Reason = "max_step"      // too far from the last one that was taken
+	TooFew   Reason = "min_coverage"  // in too few minutes of the slot is a sample
 )
 
 // Reasons lists all but Taken and Duplicate: those of readings that are in no slot.
 func Reasons() []Reason {
-	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSamples, WrongClock}
+	return []Reason{Conflict, Late, TooOld, Future, NotANumber, BadFlag, BadUnit, MaxSamples, WrongClock,
+		BelowMin, AboveMax, Invalid, TooFar, TooFew}
 }

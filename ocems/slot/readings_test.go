@@ -30,6 +30,9 @@ func TestReadings(t *testing.T) {
 	duplicate := func(x Sample) step { return step{x, Result{Reason: Duplicate}} }
 	conflict := func(x Sample, first uint64) step { return step{x, Result{Conflict, first}} }
 	unit := func(x Sample) step { return step{x, Result{Reason: BadUnit}} }
+	slow := func(x Sample) Sample { x.MaxStep = 50; return x }
+	far := func(x Sample) step { return step{slow(x), Result{Reason: TooFar}} }
+	held := func(s int, v float64) Sample { return with(TimeWeighted, second(s, v)) }
 	for _, c := range []struct {
 		name    string
 		steps   []step
@@ -67,6 +70,17 @@ func TestReadings(t *testing.T) {
 			taken(of("x", t0.Add(time.Second-1), 30, 'U')), duplicate(of("x", t0.Add(time.Second-1000), 30, 'U'))}, 20, 3},
 		{"the first and the last microsecond", []step{taken(second(0, 10)), taken(of("x", t0.Add(15*time.Minute-1), 20, 'U')),
 			duplicate(second(0, 10)), duplicate(of("x", t0.Add(15*time.Minute-1000), 20, 'U')), taken(second(900, 90)), duplicate(second(900, 90))}, 15, 2},
+		{"max_step, a spike", []step{taken(slow(second(0, 100))), far(second(60, 400)), duplicate(slow(second(0, 100))), taken(slow(second(120, 110)))}, 105, 2},
+		{"max_step, a conflict", []step{taken(slow(second(0, 100))), conflict(slow(second(0, 900)), 1)}, 100, 1},
+		{"max_step, less than a minute apart", []step{taken(slow(second(0, 100))), taken(slow(second(10, 150))), far(second(20, 201)), duplicate(slow(second(0, 100)))}, 125, 2},
+		{"max_step, a value that has changed", []step{taken(slow(second(0, 100))), far(second(60, 400)), far(second(300, 400)), taken(slow(second(360, 400)))}, 250, 2},
+		{"max_step, a quarter of an hour later", []step{taken(slow(second(0, 100))), far(second(899, 9000)), far(second(900, 9000)), taken(slow(second(901, 9000)))}, 100, 1},
+		{"max_step, calibration", []step{taken(slow(second(0, 100))), taken(slow(flagged('C', second(5, 900)))), taken(slow(flagged('Z', second(40, 0)))), far(second(50, 0))}, 100, 1},
+		{"max_step, the unit of a window", []step{taken(slow(second(60, 100))), far(second(901, 9000)), taken(slow(in("ug/l", second(902, 110))))}, 100, 1},
+		{"time_weighted", []step{taken(held(0, 100)), taken(held(840, 400))}, 120, 2},
+		{"time_weighted, backwards", []step{taken(held(840, 400)), taken(held(0, 100)), duplicate(held(840, 400))}, 120, 2},
+		{"time_weighted, from the first on", []step{taken(held(300, 100)), taken(held(600, 400))}, 250, 2},
+		{"time_weighted, another flag", []step{taken(held(0, 100)), taken(flagged('M', held(300, 900))), taken(held(600, 200))}, 150, 2},
 	} {
 		for _, restarts := range []bool{false, true} {
 			name := c.name

@@ -3,6 +3,8 @@ package slot
 import (
 	"cmp"
 	"fmt"
+	"maps"
+	"math"
 	"math/rand/v2"
 	"reflect"
 	"slices"
@@ -19,6 +21,8 @@ type reference struct {
 	done      map[span]bool
 	due       map[span]time.Time // when a window of a device was first seen to be due
 	restarted time.Time
+	kept      map[Series]Sample      // the last one taken, of those with a MaxStep
+	held      map[Series][][]arrived // the 15-minute windows that closed last
 }
 
 // span is a window of a series, or of a device where the parameter is empty.
@@ -27,6 +31,8 @@ type span struct {
 	kind spec.Flag // C, Z or 0
 	end  time.Time
 }
+
+func (s span) earlier() span { return span{s.Series, s.kind, s.end.Add(-15 * time.Minute)} }
 
 func (s span) device() span { return span{Series{Device: s.Device}, s.kind, s.end} }
 
@@ -49,6 +55,9 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	case r.done[s]:
 		return Result{Reason: Late}
 	}
+	last, some := r.kept[x.Series]
+	minutes := math.Abs(x.Time.Sub(last.Time).Minutes())
+	leaps := x.MaxStep > 0 && s.kind == 0 && some && minutes <= 15 && math.Abs(x.Value-last.Value) > x.MaxStep*max(minutes, 1)
 	var first *arrived
 	for i := range r.readings {
 		o := &r.readings[i]
@@ -68,6 +77,12 @@ func (r *reference) add(x Sample, now time.Time) Result {
 			return Result{Conflict, o.Source}
 		}
 	}
+	if leaps {
+		return Result{Reason: TooFar}
+	}
+	if x.MaxStep > 0 && s.kind == 0 {
+		r.kept[x.Series] = x
+	}
 	r.readings = append(r.readings, arrived{x, s, now})
 	return Result{}
 }
@@ -76,7 +91,7 @@ func (r *reference) close(now time.Time) (out []Slot) {
 	if now.Before(r.restarted.Add(r.opt.Grace)) {
 		return nil
 	}
-	last, closing := map[span]time.Time{}, map[span][]Sample{}
+	last, closing := map[span]time.Time{}, map[span][]arrived{}
 	for _, x := range r.readings { // in the order of arrival
 		last[x.device()] = x.at
 	}
@@ -94,39 +109,85 @@ func (r *reference) close(now time.Time) (out []Slot) {
 		if now.Before(last[d].Add(r.opt.Settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
 			return false
 		}
-		closing[x.span] = append(closing[x.span], x.Sample)
+		closing[x.span] = append(closing[x.span], x)
 		return true
 	})
-	for s, readings := range closing {
+	for _, s := range slices.SortedFunc(maps.Keys(closing), func(a, b span) int { return a.end.Compare(b.end) }) {
+		readings := closing[s]
 		r.done[s] = true
 		delete(r.due, s.device())
-		out = append(out, r.slot(s.end, readings))
+		before := []arrived(nil)
+		for _, w := range r.held[s.Series][max(0, len(r.held[s.Series])-mostHeld):] {
+			if w[0].span == s.earlier() {
+				before = w
+			}
+		}
+		if of := slices.DeleteFunc(slices.Clone(r.readings), func(x arrived) bool { return x.span != s.earlier() }); len(of) > 0 {
+			before = of
+		}
+		if before != nil && before[0].Unit != readings[0].Unit {
+			before = nil
+		}
+		out = append(out, r.slot(s, readings, before))
+		if readings[0].Statistic == TimeWeighted && s.kind == 0 {
+			r.held[s.Series] = append(r.held[s.Series], readings)
+		}
 	}
 	slices.SortFunc(out, Slot.Compare)
 	return out
 }
 
-func (r *reference) slot(end time.Time, readings []Sample) Slot {
-	x, of, best, most := readings[0], map[spec.Flag][]Sample{}, spec.Flag(0), 0
-	for _, o := range readings {
+func (r *reference) slot(s span, all, before []arrived) Slot {
+	x, of, best, most, minutes := all[0], map[spec.Flag][]arrived{}, spec.Flag(0), 0, map[time.Time]bool{}
+	for _, o := range all {
 		of[o.Flag] = append(of[o.Flag], o)
+		minutes[o.Time.Truncate(time.Minute)] = true
 	}
 	for _, f := range []spec.Flag("UCMFZD") {
 		if len(of[f]) > most && (best != 'U' || most < r.opt.MinSamples) {
 			best, most = f, len(of[f])
 		}
 	}
-	readings, sum := of[best], 0.0
-	slices.SortFunc(readings, func(o, p Sample) int { return o.Time.Compare(p.Time) })
+	readings, sum, start := of[best], 0.0, s.end.Add(-best.Length())
+	byTime := func(o, p arrived) int { return o.Time.Compare(p.Time) }
+	slices.SortFunc(readings, byTime)
 	last := readings[most-1].Value
-	slices.SortFunc(readings, func(o, p Sample) int { return cmp.Compare(o.Value, p.Value) })
+	slices.SortFunc(readings, func(o, p arrived) int { return cmp.Compare(o.Value, p.Value) })
 	for _, o := range readings {
 		sum += o.Value
 	}
 	low, high, median := readings[0].Value, readings[most-1].Value, (readings[(most-1)/2].Value+readings[most/2].Value)/2
-	value := []float64{Mean: sum / float64(most), Last: last, Min: low, Max: high, Sum: sum, Median: median}[x.Statistic]
-	return Slot{Series: x.Series, Unit: x.Unit, Start: end.Add(-best.Length()), End: end, Stamp: end, Flag: best, Value: value,
-		Min: low, Max: high, Samples: most, Statistic: x.Statistic, Exit: 1}
+	weighted := 0.0
+	if x.Statistic == TimeWeighted {
+		list := slices.Clone(all)
+		if before != nil && s.kind == 0 {
+			held := slices.MaxFunc(before, byTime)
+			held.Time = start
+			list = append([]arrived{held}, list...)
+		}
+		slices.SortStableFunc(list, byTime)
+		for m := list[0].Time; m.Before(s.end); m = m.Add(time.Minute) {
+			minutes[m.Truncate(time.Minute)] = true
+		}
+		time_, whole := 0.0, 0.0
+		for i, o := range list {
+			until := s.end
+			if i+1 < len(list) {
+				until = list[i+1].Time
+			}
+			if o.Flag == best {
+				us := float64(until.UnixMicro() - o.Time.UnixMicro())
+				time_, whole = time_+us, whole+us*o.Value
+			}
+		}
+		weighted = whole / time_
+	}
+	if s.kind != 0 {
+		minutes = nil
+	}
+	value := []float64{Mean: sum / float64(most), Last: last, Min: low, Max: high, Sum: sum, Median: median, TimeWeighted: weighted}[x.Statistic]
+	return Slot{Series: x.Series, Unit: x.Unit, Start: start, End: s.end, Stamp: s.end, Flag: best, Value: value,
+		Min: low, Max: high, Samples: most, Minutes: len(minutes), Statistic: x.Statistic, Exit: 1}
 }
 
 // TestAgainstReference feeds the same random streams to the aligner and to the reference. The values are quarters, of
@@ -141,7 +202,7 @@ func TestAgainstReference(t *testing.T) {
 		opt := Defaults()
 		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
 		a, entries := New(opt), store{}
-		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}}
+		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
 		now := t0.Add(time.Duration(r.IntN(900)) * time.Second)
 		var sent []Sample
 		for step := range 100 {
@@ -193,7 +254,7 @@ func TestAgainstReference(t *testing.T) {
 		}
 	}
 	t.Logf("%d slots closed, readings: %v", closed, reasons)
-	for _, reason := range []Reason{Taken, Duplicate, Conflict, Late, TooOld, Future, BadUnit} {
+	for _, reason := range []Reason{Taken, Duplicate, Conflict, Late, TooOld, Future, BadUnit, TooFar} {
 		if reasons[reason] == 0 {
 			t.Errorf("no reading was %q", reason)
 		}
@@ -213,10 +274,13 @@ func elapse(r *rand.Rand) time.Duration {
 func reading(r *rand.Rand, now time.Time) Sample {
 	p := r.IntN(4)
 	x := Sample{Head{Series: Series{fmt.Sprint("device ", r.IntN(3)), fmt.Sprint(p), p == 0 && r.IntN(2) == 0}, Unit: "mg/l",
-		Statistic: Statistic((p + r.IntN(8)/7*r.IntN(6)) % 6)}, Reading{Value: float64(r.IntN(2000)-1000) / 4, Flag: 'U', Exit: 1}}
+		Statistic: Statistic((p + r.IntN(8)/7*r.IntN(7)) % 7)}, Reading{Value: float64(r.IntN(2000)-1000) / 4, Flag: 'U', Exit: 1}}
 	x.Source = r.Uint64N(3)
 	if p == 3 {
-		x.Statistic = Statistic(3 + r.IntN(3))
+		x.Statistic = Statistic(3 + r.IntN(4))
+	}
+	if p == 1 {
+		x.Statistic, x.MaxStep = TimeWeighted, 100
 	}
 	if r.IntN(3) == 0 {
 		x.Flag = spec.Flag(spec.Flags[r.IntN(len(spec.Flags))])

@@ -90,7 +90,7 @@ func TestGraceAndSettle(t *testing.T) {
 		t.Fatal("closed before it settled", got)
 	}
 	got := a.Close(end.Add(33 * time.Second))
-	want := []Slot{{Series: Series{"d", "x", false}, Unit: "mg/l", Start: t0, End: end, Stamp: end, Flag: 'U', Value: 3, Min: 1, Max: 5, Samples: 3,
+	want := []Slot{{Series: Series{"d", "x", false}, Unit: "mg/l", Start: t0, End: end, Stamp: end, Flag: 'U', Value: 3, Min: 1, Max: 5, Samples: 3, Minutes: 3,
 		Last: end.Add(-1), LastValue: 3}}
 	if !reflect.DeepEqual(got, want) {
 		t.Fatalf("closed %+v, want %+v", got, want)

@@ -14,7 +14,7 @@ import (
 
 const (
 	shardCount = 64
-	version    = 2
+	version    = 3
 )
 
 // mark says whether a part of the state must be saved.
@@ -136,9 +136,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 	base := a.base.UnixNano() // arrivals are stored as wall time
 	e.Text(d.id)
 	e.Uint(uint64(len(d.windows)))
-	places := map[*window]int{}
-	for i, w := range d.windows {
-		places[w] = i
+	for _, w := range d.windows {
 		e.Int(w.start)
 		e.Byte(byte(w.kind))
 		e.Int(base + w.arrival)
@@ -148,10 +146,15 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Text(s.Parameter)
 		e.Bool(s.Diagnostic)
 		e.Int(base + s.seen)
+		encodeMemory(e, s.memory)
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
-		for _, c := range s.open {
-			e.Uint(uint64(places[c.window]))
+		place := 0
+		for _, c := range s.open { // both are in order
+			for d.windows[place] != c.window {
+				place++
+			}
+			e.Uint(uint64(place))
 			encodeCell(e, c)
 		}
 	}
@@ -182,6 +185,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 			d.Fail("a series that is there twice")
 		}
 		x.series[name] = s
+		s.memory = decodeMemory(d)
 		decodeRings(d, s)
 		for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
 			place := d.Uint()
@@ -262,7 +266,7 @@ func encodeCell(e *frame.Encoder, c *cell) {
 			e.Float(f)
 		}
 		e.Int(acc.lastTime)
-		if c.stat == Median {
+		if c.stat >= Median {
 			for _, f := range acc.values {
 				e.Float(f)
 			}
@@ -272,7 +276,7 @@ func encodeCell(e *frame.Encoder, c *cell) {
 
 func decodeCell(d *frame.Decoder, c *cell) {
 	c.unit, c.stat = d.Text(), Statistic(d.Byte())
-	if int(c.stat) >= len(statistics) {
+	if !c.stat.Valid() {
 		d.Fail("an unknown statistic")
 	}
 	c.doubt = d.Bool()
@@ -313,14 +317,23 @@ func decodeAccumulator(d *frame.Decoder, stat Statistic) accumulator {
 	if acc.count <= 0 || acc.count > maxSamples || acc.min > acc.max || acc.last < acc.min || acc.last > acc.max {
 		d.Fail("impossible samples")
 	}
-	if stat == Median && d.Err() == nil {
-		if acc.count > int64(d.Left()/8) {
-			d.Fail("too many values")
-			return acc
+	n := int64(0)
+	switch stat {
+	case Median:
+		n = acc.count
+	case TimeWeighted:
+		n = 2 * acc.count
+	}
+	if n > int64(d.Left()/8) {
+		d.Fail("too many values")
+		return acc
+	}
+	for i := range n {
+		v := decodeFloat(d)
+		if stat == TimeWeighted && i%2 == 0 && !(v >= 0 && v < float64(spec.SlotLength/time.Microsecond)) {
+			d.Fail("a time outside of the window")
 		}
-		for range acc.count {
-			acc.values = append(acc.values, decodeFloat(d))
-		}
+		acc.values = append(acc.values, v)
 	}
 	return acc
 }

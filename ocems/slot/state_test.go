@@ -251,6 +251,11 @@ func FuzzRestore(f *testing.F) {
 		}
 		add(f, a, with(Median, of("m", t0.Add(time.Duration(i)*time.Second), float64(i), spec.Flag(flag))), t0)
 	}
+	for i, unit := range []string{"mg/l", "ug/l"} {
+		x := in(unit, with(TimeWeighted, of("held", t0.Add(time.Duration(i-1)*15*time.Minute), 1, 'U')))
+		x.MaxStep = 50
+		add(f, a, x, t0)
+	}
 	a.Close(t0.Add(41 * time.Second))
 	shard := shardKey(int(shardOf("d")))
 	f.Add(whole(a)[shard])

@@ -122,8 +122,8 @@ func (c *cell) place(source uint64) int {
 	return min(len(c.sources), maxSources-1)
 }
 
-// take adds a sample, unless the cell has one of its time. Of a sum, each source has one a time.
-func (c *cell) take(h *Head, x *Reading) Result {
+// take adds a sample, unless the cell has one of its time, or it leaps. Of a sum, each source has one a time.
+func (c *cell) take(h *Head, x *Reading, leaps bool) Result {
 	if h.Unit != c.unit {
 		return Result{Reason: BadUnit}
 	}
@@ -146,7 +146,10 @@ func (c *cell) take(h *Head, x *Reading) Result {
 		}
 		return Result{Reason: Conflict, Other: c.sources[o.source()]}
 	}
-	if len(c.marks) >= maxSamples {
+	switch {
+	case leaps:
+		return Result{Reason: TooFar}
+	case len(c.marks) >= maxSamples:
 		return Result{Reason: MaxSamples}
 	}
 	if place == len(c.sources) {
@@ -158,7 +161,10 @@ func (c *cell) take(h *Head, x *Reading) Result {
 		c.marks = slices.Insert(c.marks, i, m)
 	}
 	acc := c.accumulator(x.Flag)
-	acc.add(x.Time.UnixNano(), x.Value, c.stat == Median)
+	if c.stat == TimeWeighted {
+		acc.values = append(acc.values, float64(m.time()))
+	}
+	acc.add(x.Time.UnixNano(), x.Value, c.stat >= Median)
 	return Result{}
 }
 
@@ -191,13 +197,8 @@ func (c *cell) chosen(minSamples int) *accumulator {
 
 // last is the last sample of all flags.
 func (c *cell) last() (at time.Time, value float64) {
-	newest := int64(math.MinInt64)
-	for i := range c.flags {
-		if f := &c.flags[i]; f.lastTime > newest {
-			newest, value = f.lastTime, f.last
-		}
-	}
-	return time.Unix(0, newest).UTC(), value
+	p := c.latest()
+	return time.Unix(0, p.at).UTC(), p.value
 }
 
 // accumulator holds what the samples of one window and flag amount to.
@@ -209,7 +210,7 @@ type accumulator struct {
 	min, max float64
 	last     float64
 	lastTime int64     // event time of last, Unix ns
-	values   []float64 // median only
+	values   []float64 // of a median; of time_weighted before each its time, in microseconds since the window's start
 }
 
 func (a *accumulator) add(at int64, v float64, keep bool) {

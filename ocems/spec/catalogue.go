@@ -67,6 +67,8 @@ type UnknownError struct {
 	Kind    string          // "parameter", "unit", "flag"
 	Value   string          // what was given
 	Nearest func() []string // best first, at most three; nil: none
+	// Convert says that Value is a unit, and that Nearest are others of the same quantity: the values differ.
+	Convert bool
 }
 
 func (e *UnknownError) Error() string {
@@ -81,6 +83,9 @@ func (e *UnknownError) Error() string {
 	quoted := make([]string, len(nearest))
 	for i, n := range nearest {
 		quoted[i] = strconv.Quote(n)
+	}
+	if e.Convert {
+		return s + ": the board has " + strings.Join(quoted, ", ") + " for it: convert the values to one of these"
 	}
 	return s + ": nearest " + strings.Join(quoted, ", ")
 }

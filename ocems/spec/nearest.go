@@ -1,6 +1,8 @@
 package spec
 
 import (
+	"cmp"
+	"maps"
 	"slices"
 	"strings"
 )
@@ -27,17 +29,35 @@ func nearestParameters(s string) []string {
 	return nearest(s, all)
 }
 
-func nearestUnits(s string) []string {
-	out := make([]string, 0, nearestCount)
-	if key, ok := foldedUnits[foldUnit(s)]; ok {
-		out = append(out, key)
+// nearestUnits are the unit that only case tells from s; or else units of the quantity that s measures; or else those of
+// which s is a spelling with few mistakes. An offer that measures something else would do harm.
+func nearestUnits(s string) (out []string) {
+	f := foldUnit(s)
+	if key, ok := foldedUnits[f]; ok {
+		return []string{key}
 	}
-	for _, u := range Nearest(s, units) {
-		if len(out) < nearestCount && !slices.Contains(out, u) {
-			out = append(out, u)
+	given := letters(s)
+	if len(given) > 64 { // no unit is as long
+		return nil
+	}
+	if quantity := quantityOf(s); quantity != "" {
+		out = slices.Clone(families[quantity])
+		like := func(u string) int { return min(distance(given, letters(u)), 2) } // what is less alike is in the order of use
+		slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(like(a), like(b)) })
+		return out[:min(nearestCount, len(out))]
+	}
+	most := len(given) / 4
+	best := map[string]int{}
+	for _, known := range []map[string]string{foldedUnits, unitAliases} {
+		for spelling, key := range known {
+			d := distance(given, letters(spelling))
+			if before, found := best[key]; d <= most && len(given) > 1 && (!found || d < before) {
+				best[key] = d
+			}
 		}
 	}
-	return out
+	out = slices.SortedFunc(maps.Keys(best), func(a, b string) int { return cmp.Or(cmp.Compare(best[a], best[b]), cmp.Compare(a, b)) })
+	return out[:min(nearestCount, len(out))]
 }
 
 func nearest(s string, all []named) []string {

@@ -195,29 +195,6 @@ func TestNearestOfALongTextIsQuick(t *testing.T) {
 	}
 }
 
-func TestNearestUnits(t *testing.T) {
-	for _, c := range []struct{ word, want string }{
-		{"Mg/Nm^3", "mg/Nm³ mg/m³"},
-		{"Mg/L", "mg/L"},
-		{"ug/L", "μg/m³ mg/L"},
-		{"mg", "mg/L mg/m³ mg/Nm³"},
-		{"Nm3/hr", "mg/Nm³ m³/hr"},
-		{"kPa", "Pa"},
-	} {
-		_, err := spec.ResolveUnit(c.word)
-		var unknown *spec.UnknownError
-		if !errors.As(err, &unknown) {
-			t.Fatalf("ResolveUnit(%q): %v", c.word, err)
-		}
-		if want := strings.Fields(c.want); !slices.Equal(unknown.Nearest()[:len(want)], want) {
-			t.Errorf("%q: nearest %q, want %q first", c.word, unknown.Nearest(), want)
-		}
-	}
-	if got, err := spec.ResolveUnit("mg/Nm^3"); err != nil || got != "mg/Nm³" {
-		t.Errorf("mg/Nm^3 is %q, %v", got, err)
-	}
-}
-
 func TestParseFlag(t *testing.T) {
 	for _, c := range []struct {
 		text string

@@ -32,7 +32,7 @@ func ResolveUnit(s string) (string, error) {
 			return key, nil
 		}
 	}
-	return "", &UnknownError{Kind: "unit", Value: s, Nearest: func() []string { return nearestUnits(s) }}
+	return "", &UnknownError{Kind: "unit", Value: s, Nearest: func() []string { return nearestUnits(s) }, Convert: foldedUnits[f] == "" && quantityOf(s) != ""}
 }
 
 // SameUnit reports that two texts are spellings of one unit.
@@ -71,6 +71,11 @@ func prefixClash(s, folded string) bool {
 	if !strings.HasPrefix(s, "M") || s == strings.ToUpper(s) {
 		return false
 	}
+	for _, liquid := range []string{"mg/l", "mgl-1", "mg/nm3", "mg/ncum mg/nmc milligram/nm3 mg/normalm3"} { // of which nothing holds tonnes
+		if strings.HasPrefix(folded, liquid) {
+			return false
+		}
+	}
 	for _, milli := range []string{"mg", "mm", "mbar", "ms/", "m/"} {
 		if strings.HasPrefix(folded, milli) {
 			return true
@@ -89,8 +94,8 @@ var foldedUnits = func() map[string]string {
 
 // unitSpellings are other names of catalogue units, folded. Every pair is the same quantity: factor one, offset zero.
 var unitSpellings = map[string]string{
-	"%":            "percent pct",
-	"°C":           "cel degc celsius degcelsius degreec degreecelsius degreescelsius",
+	"%":            "percent pct percentage %vol vol% %v/v",
+	"°C":           "cel degc oc celsius celcius centigrade degcelsius degcelcius degreec degreecelsius degreecelcius degreescelsius degreescelcius degreecentigrade",
 	"°F":           "degf fahrenheit degfahrenheit degreef",
 	"K":            "kelvin",
 	"cm/s":         "cm/sec",
@@ -104,36 +109,37 @@ var unitSpellings = map[string]string{
 	"km/hr":        "km/h km/hour",
 	"knm³/h":       "knm3/hr",
 	"L":            "litre liter litres liters ltr",
-	"l/hr":         "l/h l/hour lph ltr/hr litre/hour litres/hour",
-	"l/min":        "lpm l/minute ltr/min litre/minute",
-	"l/s":          "lps l/sec l/second",
+	"l/hr":         "l/h l/hour lph ltr/hr ltr/hour ltrs/hr litre/hr litre/hour litres/hour liter/hr liter/hour",
+	"l/min":        "lpm l/minute ltr/min ltrs/min litre/min litre/minute liter/min",
+	"l/s":          "lps l/sec l/second ltr/sec litre/sec",
 	"m":            "metre meter metres meters",
-	"m/s":          "m/sec m/second mps",
+	"m/s":          "m/sec m/second mps mtr/s mtr/sec meter/sec metre/sec meters/sec metres/sec",
 	"m²":           "sqm",
-	"m³":           "cum kl kilolitre kiloliter",
-	"m³/day":       "m3/d kld kl/d kl/day cum/day",
-	"m³/hr":        "m3/h m3/hour cum/hr cum/h cmh kl/hr kl/h klh",
+	"m³":           "cum kl kilolitre kiloliter kilolitres kiloliters cubicmeter cubicmetre cubicmeters cubicmetres",
+	"m³/day":       "m3/d kld klpd kl/d kl/day cum/day cubicmeter/day cubicmetre/day",
+	"m³/hr":        "m3/h m3/hour m3/hrs m3ph cum/hr cum/h cum/hour cmh cmph kl/hr kl/h kl/hour klh klph cubicmeter/hr cubicmetre/hr cubicmeter/hour cubicmetre/hour",
 	"m³/s":         "m3/sec m3/second cum/s cumec cumecs",
 	"mbar":         "millibar hpa hectopascal",
-	"mg/L":         "mgl-1 mg/litre mg/liter mg/ltr mgpl",
+	"mg/L":         "mgl-1 mg/lit mg/lt mg/litre mg/liter mg/ltr mg/lts mgpl mgs/l mgs/ltr milligram/litre milligrams/litre milligram/liter",
 	"mg/m³":        "mgm-3 mg/cum",
 	"mg/Nm³":       "mg/ncum",
-	"μg/m³":        "ugm-3 ug/cum microgram/m3",
+	"μg/m³":        "ugm-3 ugm/m3 ug/cum mcg/m3 microgram/m3 micrograms/m3 microgram/cum",
 	"g/m³":         "gm-3 gm/m3 g/cum",
 	"kg/m³":        "kgm-3",
 	"mile":         "miles mi",
 	"miles/hr":     "mi/h mi/hr miles/h miles/hour",
 	"min":          "minute minutes mins",
 	"Mole":         "mol moles",
-	"Pa":           "pascal",
-	"ppm":          "partspermillion",
+	"Pa":           "pascal pascals",
+	"pH":           "phunit phunits phvalue",
+	"ppm":          "partspermillion ppmv",
 	"ppb":          "partsperbillion",
 	"s":            "sec secs second seconds",
-	"T/D":          "tpd t/day tonne/day ton/day tonnes/day tons/day",
-	"ton/hr":       "ton/h tons/hr tons/h tonne/hr tonnes/hr t/hr t/h tph",
+	"T/D":          "tpd mtpd mt/day t/day tonne/day ton/day tonnes/day tons/day",
+	"ton/hr":       "ton/h tons/hr tons/h tonne/hr tonnes/hr t/hr t/h tph mt/hr mt/h mtph",
 	"True False":   "bool boolean true/false truefalse",
-	"uS/cm":        "us/cm microsiemens/cm umho/cm",
-	"mS/cm":        "millisiemens/cm mmho/cm",
+	"uS/cm":        "us/cm microsiemens/cm microsiemen/cm usiemens/cm umho/cm umhos/cm micromho/cm micromhos/cm",
+	"mS/cm":        "millisiemens/cm millisiemen/cm mmho/cm mmhos/cm",
 }
 
 var unitAliases = func() map[string]string {

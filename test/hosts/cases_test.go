@@ -176,6 +176,17 @@ func (x row) judge(t *testing.T, got []string, trail []audit.Entry, log []string
 	}
 	assert.ElementsMatch(t, want, have, "at the board")
 
+	for _, w := range x.want {
+		if w.of == "" {
+			continue
+		}
+		assert.True(t, slices.ContainsFunc(trail, func(e audit.Entry) bool {
+			return e.Outcome == audit.Delivered && e.Device == w.device && e.Stamp == w.stamp.UnixMilli() && slices.ContainsFunc(e.Readings, func(r audit.Reading) bool {
+				return r.Parameter == w.parameter && fmt.Sprintf("%d %v..%v", r.Samples, r.Range[0], r.Range[1]) == w.of
+			})
+		}), "a line of the trail with a value of %s", w.of)
+	}
+
 	counts, lines := map[string]int{}, map[string]int{}
 	for _, e := range trail {
 		if x.has(e.Device) && (e.Outcome == audit.Refused || e.Outcome == audit.Late) {

@@ -43,6 +43,8 @@ var mendings = []mending{
 	{name: "token", wrong: func(d *device) { d.token = "00000000000000000000000000000000" }, right: func(*device) {}, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
 	{name: "metric", wrong: func(*device) {}, right: func(d *device) { d.parameters[0].name, d.parameters[0].parameter = "probe.x", "cod" }, metric: "probe.x",
 		delivered: true, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
+	{name: "bound", wrong: func(d *device) { d.parameters[0].rules = map[string]any{"valid_max": 25} }, right: func(*device) {}, delivered: true, // what it has left out stays so
+		board: []string{"15 mg/L", "50 mg/L", "60 mg/L"}, refused: []refused{{reason: "above_valid_max", count: 1}}},
 	{name: "removed", wrong: func(*device) {}, delivered: true, board: []string{"15 mg/L"}, logs: []string{"not configured: put it back", "removed"}},
 }
 
@@ -95,7 +97,7 @@ func TestMendedConfigurations(t *testing.T) {
 				send(each(0, 10, 20), before)
 				board.Until(t, "the first slots are delivered or refused", func() bool {
 					got := b.Received()
-					return got.Rejected >= 6 && len(got.Readings) == 2
+					return got.Rejected >= 6 && len(got.Readings) == 3
 				})
 				send(each(15, 30), before)
 				a.start = start(second, at)

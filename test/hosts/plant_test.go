@@ -48,6 +48,7 @@ type parameter struct {
 	kindTells  bool // the collector takes the statistic from the metric's kind
 	decimals   *int
 	diagnostic bool
+	rules      map[string]any // further keys, of texts, numbers and lists of them
 }
 
 func (p plant) stations() []simulator.Station {
@@ -128,6 +129,10 @@ func (p plant) toml(at place) string {
 					fmt.Fprintf(b, "      %s = %q\n", key, value)
 				}
 			}
+			for key, value := range x.rules {
+				text, _ := json.Marshal(value)
+				fmt.Fprintf(b, "      %s = %s\n", key, text)
+			}
 			if x.decimals != nil {
 				fmt.Fprintf(b, "      decimals = %d\n", *x.decimals)
 			}
@@ -188,6 +193,7 @@ func (p plant) yamlDevices(at place) (list []any) {
 		for _, x := range d.parameters {
 			entry := map[string]any{"metric": x.name, "parameter": x.parameter, "unit": x.unit, "diagnostic": x.diagnostic,
 				"allow_unlisted": x.unlisted, "formerly": asAny(x.formerly)}
+			maps.Copy(entry, x.rules)
 			if x.parameter == "" {
 				_, entry["parameter"] = split(x.name)
 			}

@@ -19,6 +19,7 @@ type arrival struct {
 
 // expect says what the board must have of readings, in the order in which they came: one line a reading. It is written
 // from the rules and shares nothing with the hosts: a window takes each time once, and is closed half a minute after its end.
+// A reading that is not to be believed is in none.
 func expect(p plant, all []arrival) (lines []string) {
 	type key struct {
 		device, parameter string
@@ -33,14 +34,19 @@ func expect(p plant, all []arrival) (lines []string) {
 	}
 	windows := map[key]*window{}
 	entries, devices := map[key]parameter{}, map[string]device{}
+	kept := map[key]arrival{} // the last reading taken of a parameter
 	for _, d := range p.devices {
 		devices[d.id] = d
 	}
 	for _, a := range all {
 		for _, n := range named(devices[cmp.Or(a.device, a.tags["device"])], a.reading) {
 			flag := strings.ToUpper(a.flag)
-			if math.IsNaN(a.value) || flag == "?" {
+			if math.IsNaN(a.value) || flag == "?" || !n.believes(a.value) {
 				continue
+			}
+			a := a
+			if cmp.Or(n.rule("reading_stamp"), p.options["reading_stamp"]) == "end" {
+				a.at = a.at.Add(-1)
 			}
 			k, length := key{n.device, n.key, "", 0}, int64(900)
 			if flag == "C" || flag == "Z" {
@@ -48,6 +54,14 @@ func expect(p plant, all []arrival) (lines []string) {
 			}
 			k.end = a.at.Unix()/length*length + length
 			w := windows[k]
+			series := key{device: n.device, parameter: n.key}
+			last, some := kept[series]
+			minutes := a.at.Sub(last.at).Abs().Minutes()
+			step, limited := n.rule("max_step").(float64)
+			leaps := limited && some && length == 900 && minutes <= 15 && math.Abs(a.value-last.value) > step*max(minutes, 1)
+			if w == nil && leaps {
+				continue
+			}
 			if w == nil {
 				w = &window{a.came, n.unit, map[string]bool{}, nil}
 				windows[k], entries[k] = w, n.parameter
@@ -59,17 +73,40 @@ func expect(p plant, all []arrival) (lines []string) {
 			if n.statistic == "sum" {
 				at += fmt.Sprint(a.tags, a.resource)
 			}
-			if !w.seen[at] {
+			if !w.seen[at] && !leaps {
 				w.seen[at] = true
 				w.taken = append(w.taken, a)
+				if limited && length == 900 {
+					kept[series] = a
+				}
 			}
 		}
 	}
 	for k, w := range windows {
 		flag, chosen := choose(w.taken, p.options["min_samples"].(int))
 		value, decimals := compute(entries[k].statistic, chosen), -1
+		covered := map[int64]bool{}
+		for _, a := range w.taken {
+			covered[a.at.Unix()/60] = true
+		}
+		if entries[k].statistic == "time_weighted" {
+			before := windows[key{k.device, k.parameter, "", k.end - 900}]
+			var held []arrival
+			if k.calibration == "" && before != nil && before.unit == w.unit {
+				closed := later(time.Unix(k.end+30, 0), w.began.Add(time.Second))
+				held = slices.DeleteFunc(slices.Clone(before.taken), func(a arrival) bool { return a.came.After(closed) })
+			}
+			value, covered = weigh(w.taken, held, flag, k.end, k.calibration != "")
+		}
+		least, _ := cmp.Or(entries[k].rule("min_coverage"), p.options["min_coverage"]).(float64)
+		if k.calibration == "" && float64(len(covered))/15 < least {
+			continue
+		}
 		if d := entries[k].decimals; d != nil {
 			decimals = *d
+		}
+		if magnitude := math.Abs(value); decimals < 0 && magnitude > 0 { // seven digits, and at least three decimals
+			decimals = max(3, 6-int(math.Floor(math.Log10(magnitude))))
 		}
 		text := strconv.FormatFloat(value, 'f', decimals, 64)
 		if value, _ = strconv.ParseFloat(text, 64); value == 0 {
@@ -114,6 +151,50 @@ func named(d device, r reading) (list []name) {
 		list = append(list, name{parameter{statistic: usual(r.name)}, d.id, r.name, unit[r.unit]})
 	}
 	return list
+}
+
+// rule is a further key of an entry, or nil.
+func (p parameter) rule(key string) any { return p.rules[key] }
+
+func (p parameter) believes(v float64) bool {
+	least, most := p.rule("valid_min"), p.rule("valid_max")
+	invalid, _ := p.rule("invalid_values").([]any)
+	return !slices.Contains(invalid, any(v)) && (least == nil || v >= least.(float64)) && (most == nil || v <= most.(float64))
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+// weigh is the mean of a flag's readings by how long they hold in a window, and the minutes in which any does.
+func weigh(taken, before []arrival, flag string, end int64, calibration bool) (value float64, minutes map[int64]bool) {
+	byTime := func(a, b arrival) int { return a.at.Compare(b.at) }
+	list := slices.SortedFunc(slices.Values(taken), byTime)
+	if len(before) > 0 {
+		held := slices.MaxFunc(before, byTime)
+		held.at = time.Unix(end-900, 0)
+		list = append([]arrival{held}, list...)
+	}
+	minutes = map[int64]bool{}
+	for m := list[0].at.Unix() / 60; m < end/60; m++ {
+		minutes[m] = true
+	}
+	sum, total, low, high := 0.0, 0.0, math.Inf(1), math.Inf(-1)
+	for i, a := range list {
+		until := time.Unix(end, 0)
+		if i+1 < len(list) {
+			until = list[i+1].at
+		}
+		lasts := float64(until.UnixMicro() - a.at.UnixMicro())
+		if lasts > 0 && (strings.ToUpper(a.flag) == flag || a.flag == "" && flag == "U") {
+			sum, total = sum+lasts*a.value, total+lasts
+			low, high = min(low, a.value), max(high, a.value)
+		}
+	}
+	return min(max(sum/total, low), high), minutes
 }
 
 func usual(parameter string) string {

@@ -143,7 +143,8 @@ var bubble = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when its time begins
 func newScript(seed uint64) script {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := script{restarts: seed%3 == 0, plant: plant{options: map[string]any{
-		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "timestamps": "source", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)]}}}
+		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "timestamps": "source", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)],
+		"reading_stamp": []string{"start", "end"}[r.IntN(2)], "min_coverage": []float64{0, 0, 0.1, 0.2}[r.IntN(4)]}}}
 	for i := range perPlant() {
 		s.plant.devices = append(s.plant.devices, randomDevice(r, fmt.Sprintf("dev-%d", i)))
 	}
@@ -187,7 +188,8 @@ func randomDevice(r *rand.Rand, id string) device {
 	}
 	for _, i := range r.Perm(len(keys))[:r.IntN(4)] {
 		x := parameter{name: "plant." + keys[i], parameter: keys[i], unit: []string{"", "mg/l"}[r.IntN(2)], tags: map[string]string{"device": id},
-			statistic: []string{"", "mean", "last", "min", "max", "sum", "median"}[r.IntN(7)], diagnostic: r.IntN(5) == 0}
+			statistic: []string{"", "mean", "last", "min", "max", "sum", "median", "time_weighted"}[r.IntN(8)], diagnostic: r.IntN(5) == 0, rules: map[string]any{}}
+		randomRules(r, x)
 		if r.IntN(2) == 0 {
 			n := r.IntN(4)
 			x.decimals = &n
@@ -195,6 +197,28 @@ func randomDevice(r *rand.Rand, id string) device {
 		d.parameters = append(d.parameters, x)
 	}
 	return d
+}
+
+// randomRules gives an entry some of the keys of validity.
+func randomRules(r *rand.Rand, x parameter) {
+	for _, rule := range []struct {
+		key   string
+		value any
+	}{
+		{"valid_min", -float64(r.IntN(20)) / 7},
+		{"valid_max", 10 + float64(r.IntN(1000))/10},
+		{"invalid_values", []any{0.0, float64(r.IntN(1000)) / 10, 1e9 + float64(r.IntN(1000))}},
+		{"max_step", 1 + float64(r.IntN(400))/10},
+		{"min_coverage", 2.0 / 15},
+		{"reading_stamp", []string{"start", "end"}[r.IntN(2)]},
+	} {
+		if r.IntN(4) == 0 {
+			x.rules[rule.key] = rule.value
+		}
+	}
+	if x.statistic == "time_weighted" {
+		x.rules["reading_stamp"] = "start"
+	}
 }
 
 // randomReadings are what senders of a device send until now: new readings, and such as they sent before.

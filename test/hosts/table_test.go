@@ -34,6 +34,7 @@ type want struct {
 	value             float64
 	unit, flag        string
 	diagnostic        bool
+	of                string // "3 1..9": how many readings the trail says it is of, and the least and greatest
 }
 
 // refused are readings that the trail has.
@@ -135,6 +136,8 @@ func rows() (list []row) {
 	list = append(list, lateness()...)
 	list = append(list, names()...)
 	list = append(list, values()...)
+	list = append(list, validity()...)
+	list = append(list, periods()...)
 	return list
 }
 
@@ -246,7 +249,7 @@ func conflicts() []row {
 // order: the order in which readings come changes nothing.
 func order() (list []row) {
 	tenths := each(0, 0.1, 0.2, 0.3, 1e9, 0.4, -1e9, 0.5, 0.6, 0.7)
-	for statistic_, value := range map[string]float64{"mean": 2.8 / 9, "last": 0.7, "min": -1e9, "max": 1e9, "sum": 2.8, "median": 0.4} {
+	for statistic_, value := range map[string]float64{"mean": 0.3111111, "last": 0.7, "min": -1e9, "max": 1e9, "sum": 2.8, "median": 0.4} {
 		for name, readings := range map[string][]reading{"in-order": tenths, "reversed": reversed(tenths), "shuffled": shuffled(tenths)} {
 			list = append(list, row{name: name + "-" + statistic_, devices: statistic(statistic_), before: batches(readings), want: one(value)})
 		}
@@ -277,6 +280,11 @@ func flags() []row {
 	}
 }
 
+// since1970 is a reading whose time is so many nanoseconds after 1970.
+func since1970(nanoseconds int64) []reading {
+	return change(each(0, 500), func(r *reading) { r.at = time.Unix(0, nanoseconds) })
+}
+
 // lateness: what is closed stays as it is.
 func lateness() []row {
 	three := each(0, 200, 300, 400)
@@ -289,6 +297,10 @@ func lateness() []row {
 		{name: "late-other-slot", before: batches(three), late: batches(slices.Concat(three[:1], each(15, 50))), want: []want{{value: 300}, {slot: 2, value: 50}},
 			refused: []refused{{reason: "late", count: 1}}},
 		{name: "too-old", before: batches(three, change(three, func(r *reading) { r.at = r.at.Add(-8 * 24 * time.Hour) })), want: one(300), refused: []refused{{reason: "too_old", count: 3}}},
+		{name: "no-time", before: batches(three, since1970(0)), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"gives no time", "time_unix_nano"}}}},
+		{name: "time-in-seconds", before: batches(three, since1970(base.Unix())), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"in seconds where nanoseconds"}}}},
+		{name: "time-in-milliseconds", before: batches(three, since1970(base.UnixMilli())), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"in milliseconds where nanoseconds"}}}},
+		{name: "time-in-microseconds", before: batches(three, since1970(base.UnixMicro())), want: one(300), refused: []refused{{reason: "too_old", count: 1, detail: []string{"in microseconds where nanoseconds"}}}},
 		{name: "future", before: batches(three, change(three[:1], func(r *reading) { r.at = time.Now().Add(2 * time.Hour) })), want: one(300), refused: []refused{{reason: "future", count: 1}}},
 	}
 }
@@ -347,7 +359,8 @@ func values() (list []row) {
 	}
 	return append(list,
 		row{name: "decimals", devices: cod(func(p *parameter) { p.decimals = &two }), before: batches(each(0, 1, 0, 0)), want: one(0.33)},
-		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(1.0 / 3)},
+		row{name: "decimals-none", before: batches(each(0, 1, 0, 0)), want: one(0.3333333)},
+		row{name: "decimals-of-32-bits", before: batches(each(0, float64(float32(110.1)))), want: one(110.1)},
 		row{name: "diagnostic", devices: cod(func(p *parameter) { p.diagnostic = true }), before: batches(each(0, 10, 20)), want: []want{{value: 15, diagnostic: true}}},
 		row{name: "nan", before: batches(each(0, 10, math.NaN(), 20, math.Inf(1))), want: one(15), refused: []refused{{reason: "not_a_number", count: 2}}},
 		row{name: "nan-flood", after: batches(each(0, times(10, math.NaN())...), floodOfNaN()), want: nil, refused: []refused{{reason: "not_a_number", count: 1210, lines: 2}}},
@@ -358,4 +371,56 @@ func values() (list []row) {
 		row{name: "unit-changes", devices: cod(func(p *parameter) { p.unit = "" }), before: batches(inUnit(each(0, 10, 20), "mg/L"), inUnit(each(2, 90), "ppm"), inUnit(each(3, 30), "mg/l")),
 			want: one(20), refused: []refused{{reason: "unit", count: 1}}},
 	)
+}
+
+func ruled(rules map[string]any) []device {
+	return cod(func(p *parameter) { p.rules = rules })
+}
+
+// validity: what is not to be believed is in no slot, and in the trail.
+func validity() []row {
+	bounds := ruled(map[string]any{"valid_min": 0, "valid_max": 500.5, "invalid_values": []any{0, -9999.9, 65535, 6553.5, 250.0}})
+	slow := ruled(map[string]any{"max_step": 50})
+	covered := ruled(map[string]any{"min_coverage": 0.2})
+	single, two := float64(float32(-9999.9)), 2
+	return []row{
+		{name: "sentinel", devices: bounds, before: batches(each(0, 100, -9999.9, single, 200, 65535, 6553.5, 0, -1, 501, math.NaN(), math.Inf(1), 250)),
+			want: []want{{value: 150, of: "2 100..200"}}, refused: []refused{{reason: "invalid_value", count: 6, lines: 1, detail: []string{"invalid_values"}},
+				{reason: "below_valid_min", count: 1, detail: []string{"valid_min is 0"}}, {reason: "above_valid_max", count: 1, detail: []string{"valid_max is 500.5"}}, {reason: "not_a_number", count: 2}}},
+		{name: "sentinel-alone", devices: bounds, before: batches(each(0, times(9, 65535)...)), want: nil, refused: []refused{{reason: "invalid_value", count: 9}},
+			warns: [][]string{{"reading is refused", "sentinel-alone", "invalid_value"}}},
+		{name: "sentinel-across-kill", devices: bounds, before: batches(each(0, 100, -2)), after: batches(each(1, -2, 300)), want: one(200), refused: []refused{{reason: "below_valid_min", count: 2}}},
+		{name: "sentinel-then-a-value", devices: bounds, before: batches(each(3, -2), each(3, 100)), want: one(100), refused: []refused{{reason: "below_valid_min", count: 1}}},
+		{name: "bounds", devices: ruled(map[string]any{"valid_min": 10, "valid_max": 20}), before: batches(each(0, 10, 20, 9.99, 20.01)), want: one(15),
+			refused: []refused{{reason: "below_valid_min", count: 1}, {reason: "above_valid_max", count: 1}}},
+		{name: "step", devices: slow, before: batches(each(0, 100, 400, 110), each(0, 100)), want: one(105), refused: []refused{{reason: "max_step", count: 1, detail: []string{"max_step is 50 a minute"}}}},
+		{name: "step-across-kill", devices: slow, before: batches(each(0, 100)), after: batches(each(0, 100), each(1, 400, 110)), repeats: 1, want: one(105), refused: []refused{{reason: "max_step", count: 1}}},
+		{name: "step-to-stay", devices: slow, before: batches(each(0, 100, 400, 400, 400)), after: batches(each(4, 400, 400, 400, 400, 400)), want: one(325), refused: []refused{{reason: "max_step", count: 5}}},
+		{name: "step-far-to-stay", devices: slow, before: batches(each(0, 100), each(1, times(20, 9000)...)), want: []want{{value: 100}, {slot: 2, value: 9000}},
+			refused: []refused{{reason: "max_step", count: 15}}},
+		{name: "coverage", devices: covered, before: batches([]reading{at(0, 1), at(0.5, 2), at(7, 3), at(15, 5), at(20, 6), at(29, 7)}), want: []want{{slot: 2, value: 6, of: "3 5..7"}},
+			refused: []refused{{reason: "min_coverage", count: 3, detail: []string{"readings in 2 of 15 minutes", "min_coverage is 0.2"}}}},
+		{name: "trail-of-one", before: batches(each(3, 7)), want: []want{{value: 7, of: "1 0..0"}}},
+		{name: "trail-of-the-same", before: batches(each(3, 7, 7)), want: []want{{value: 7, of: "2 0..0"}}},
+		{name: "trail-of-nought", before: batches(each(3, 0, 7)), want: []want{{value: 3.5, of: "2 0..7"}}},
+		{name: "trail-of-many-digits", before: batches(each(3, 100.0625, 101.03125, 107.53125)), want: []want{{value: 102.875, of: "3 100..108"}}},
+		{name: "trail-of-few-digits", devices: cod(func(p *parameter) { p.decimals = &two }), before: batches(each(3, 100.0625, 101.03125, 107.53125)), want: []want{{value: 102.88, of: "3 100.06..107.53"}}},
+	}
+}
+
+// periods: for how long a reading stands, and since when.
+func periods() []row {
+	held, ends := statistic("time_weighted"), ruled(map[string]any{"reading_stamp": "end"})
+	minutes := each(1, append(times(14, 100), 250)...)
+	return []row{
+		{name: "changes-only", devices: held, before: batches([]reading{at(0, 100), at(14, 400)}), want: []want{{value: 120, of: "2 100..400"}}},
+		{name: "changes-only-shuffled", devices: held, before: batches([]reading{at(14, 400)}), after: batches([]reading{at(0, 100), at(14, 400)}), repeats: 1, want: one(120)},
+		{name: "changes-only-from-the-first-on", devices: held, before: batches([]reading{at(5, 100), at(10, 400)}), want: one(250)},
+		{name: "changes-only-held", devices: held, before: batches([]reading{at(0, 100), at(14, 400)}), after: batches([]reading{at(20, 100)}), late: batches([]reading{at(36, 250), at(51, 40)}, []reading{at(80, 1)}),
+			want: []want{{slot: 1, value: 120}, {slot: 2, value: 200}, {slot: 3, value: 190}, {slot: 4, value: 124}, {slot: 6, value: 1}}},
+		{name: "end-stamped", devices: ends, before: batches(minutes), after: batches(minutes[14:]), repeats: 1, want: []want{{value: 110, of: "15 100..250"}}},
+		{name: "end-stamped-covered", devices: ruled(map[string]any{"reading_stamp": "end", "min_coverage": 1}), before: batches(minutes), want: one(110)},
+		{name: "end-stamped-refused", devices: ends, before: batches(slices.Concat(minutes[:14], each(15, math.NaN()))), want: one(100),
+			refused: []refused{{reason: "not_a_number", count: 1, detail: []string{"taken at " + base.Add(15*time.Minute).UTC().Format(time.RFC3339) + ":"}}}},
+	}
 }

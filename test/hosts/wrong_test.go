@@ -39,6 +39,21 @@ var wrong = []struct {
 	{"timestamps", `"sauce"`, `timestamps: "sauce" is neither "auto" nor "source"; nearest: source`, false},
 	{"@timestamps", `"own"`, `@timestamps: "own" is neither "auto" nor "source"; nearest:`, false},
 	{"min_samples", `0`, `min_samples: 0 is less than 1; nearest: 1`, false},
+	{"reading_stamp", `"begin"`, `reading_stamp: "begin" is neither "start" nor "end"; nearest:`, false},
+	{"@reading_stamp", `"ende"`, `@reading_stamp: "ende" is neither "start" nor "end"; nearest: end`, false},
+	{"#reading_stamp", `"ende"`, `#reading_stamp: "ende" is neither "start" nor "end"; nearest: end`, false},
+	{"min_coverage", `1.5`, `min_coverage: 1.5 is not from 0 to 1; nearest: 1`, false},
+	{"#min_coverage", `-1`, `#min_coverage: -1 is not from 0 to 1; nearest: 0`, false},
+	{"flat_line_after", `"5m"`, `flat_line_after: 5m is not from 15m to 168h; nearest: 15m`, false},
+	{"flat_line_after", `5`, `5 has no unit; nearest: "5s"`, false},
+	{"#flat_line_after", `"200h"`, `#flat_line_after: 200h is not from 15m to 168h; nearest: 168h`, false},
+	{"#flat_line_after", `60`, `60 has no unit; nearest: "60s"`, false},
+	{"#valid_min", `501`, `#valid_min: 501 is more than valid_max, 500; nearest: 500`, false},
+	{"#valid_max", `-0.5`, `#valid_min: 0 is more than valid_max, -0.5; nearest: -0.5`, false},
+	{"#limit_low", `251`, `#limit_low: 251 is more than limit_high, 250; nearest: 250`, false},
+	{"#max_step", `-2.5`, `#max_step: -2.5 is less than 0; nearest: 2.5`, false},
+	{"#max_step", `0`, `#max_step: 0 leaves out all that changes; leave it out for no limit`, false},
+	{"#statistic", `"time_weighted"`, `#reading_stamp: "end" does not go with the statistic time_weighted, by which a value holds from its time on; nearest: start`, false},
 	{"max_series", `100000`, `max_series: the key is gone; leave it out: the devices and their parameters bound the series`, false},
 	{"devices_file_interval", `"0s"`, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`, false},
 	{"devices_file", `"absent.csv"`, `devices_file: open absent.csv`, false},
@@ -60,7 +75,7 @@ var wrong = []struct {
 	{"#formerly", `["bod", ""]`, `#formerly: an empty name; leave it out`, false},
 	{"#metric", `""`, `#metric: missing; give the name of the metric`, false},
 	{"#parameter", `"codd"`, `#parameter: unknown parameter "codd": nearest "cod"`, false},
-	{"#unit", `"mg2"`, `#unit: unknown unit "mg2": nearest`, false},
+	{"#unit", `"mg2"`, `#unit: unknown unit "mg2"`, false},
 	{"#statistic", `"avg"`, `#statistic: unknown statistic "avg": nearest "mean"`, false},
 	{"#statistic", `"average"`, `#statistic: unknown statistic "average": nearest "mean"`, false},
 	{"#decimals", `11`, `#decimals: 11 is outside 0 to 10; nearest: 10`, false},
@@ -84,7 +99,8 @@ func TestWrongConfigurations(t *testing.T) {
 				}
 				top := map[string]string{"public_key_file": `"../../ocems/seal/testdata/industry_test_public.pem"`}
 				device := map[string]string{"station_id": `"station_1"`, "device_id": `"dev_1"`, "token_id": `"token-of-dev-1"`}
-				parameter := map[string]string{"metric": `"tank"`, "parameter": `"cod"`, "unit": `"mg/L"`}
+				parameter := map[string]string{"metric": `"tank"`, "parameter": `"cod"`, "unit": `"mg/L"`,
+					"valid_min": `0`, "valid_max": `500.0`, "invalid_values": `[0, -9999, 0.5]`, "limit_low": `5`, "limit_high": `250`, "reading_stamp": `"end"`}
 				require.NoError(t, h.check(top, device, parameter), name)
 				switch w.key[0] {
 				case '@':

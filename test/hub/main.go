@@ -92,7 +92,7 @@ func run() error {
 	sink := flag.Bool("sink", false, "be the server, for a run of this program")
 	bare := flag.String("bare", "", "be the bare loop against the server at `URL`, for a run of this program")
 	growing := flag.Bool("growth", false, "instead, double what may grow, and fail where a doubling costs more than "+fmt.Sprint(mostGrowth)+" times")
-	from := flag.Int("from", 2000, "the smallest size of -growth, doubled three times")
+	from := flag.Int("from", 4000, "the smallest size of -growth, doubled twice")
 	one := flag.String("grow", "", "be one run of -growth, for a run of this program, of -devices")
 	profile := flag.String("profile", "", "`STEM` of the files for the profiles of -grow")
 	flag.Parse()
@@ -124,6 +124,11 @@ func run() error {
 
 	_, noTracer := exec.LookPath("strace")
 	var rows []row
+	show := func(more ...row) {
+		rows = append(rows, more...)
+		printRows(os.Stdout, more)
+	}
+	printHead(os.Stdout, p)
 	begun, wrong := time.Now(), 0
 	for _, s := range scenarios {
 		if !slices.Contains(chosen, s.name) {
@@ -140,7 +145,7 @@ func run() error {
 		if err != nil {
 			return err
 		}
-		rows = append(rows, before)
+		show(before)
 		for _, h := range hosts {
 			measured, err := p.measure(h, s)
 			if err != nil {
@@ -154,12 +159,12 @@ func run() error {
 				r := &measured[i]
 				r.Ratio = 2 * r.CPU / (before.CPU + after.CPU)
 				wrong += r.Wrong
-				log.Printf("%s, %s, boundary %d: %.0f µs a slot, %.2f x bare", r.Host, r.Scenario, r.Boundary, r.CPU, r.Ratio)
 			}
-			rows, before = append(append(rows, measured...), after), after
+			show(append(measured, after)...)
+			before = after
 		}
 	}
-	table(os.Stdout, p, rows)
+	printGoals(os.Stdout)
 	log.Printf("took %s", time.Since(begun).Round(time.Second))
 	if *raw != "" {
 		text, err := json.MarshalIndent(rows, "", "  ")

@@ -30,10 +30,13 @@ type row struct {
 	Wrong  int  `json:"wrong"` // slots that did not come, came twice, or without a parameter
 }
 
-func table(w io.Writer, p plan, rows []row) {
+func printHead(w io.Writer, p plan) {
 	fmt.Fprintf(w, "%d devices of %d parameters, %d processors, settle %s, spread %s, latency %s, delay %s\n\n", p.devices, len(parameters), runtime.NumCPU(), p.settle, p.spread, p.latency, p.delay)
 	fmt.Fprintln(w, "| host | scenario | boundary | CPU µs a slot | x bare | slots/s | s to the last | syncs for 500 slots | bytes a slot | peak MB | taking: µs a reading | bytes a reading | wrong slots |")
 	fmt.Fprintln(w, "|---|---|---|---|---|---|---|---|---|---|---|---|---|")
+}
+
+func printRows(w io.Writer, rows []row) {
 	for _, r := range rows {
 		if r.Host == "bare" {
 			fmt.Fprintf(w, "| bare | %s | | %.0f | | %.0f | %.1f | | | | | | |\n", r.Scenario, r.CPU, r.Rate, r.Wall)
@@ -46,5 +49,8 @@ func table(w io.Writer, p plan, rows []row) {
 		fmt.Fprintf(w, "| %s | %s | %d | %.0f | %.2f | %.0f | %.1f | %s | %s | %.0f | %.2f | %s | %d |\n", r.Host, r.Scenario, r.Boundary,
 			r.CPU, r.Ratio, r.Rate, r.Wall, syncs, written, r.Peak, r.TakeCPU, taken, r.Wrong)
 	}
+}
+
+func printGoals(w io.Writer) {
 	fmt.Fprintln(w, "| goal | | | | 1.50 | | 60 (20,000 slots, worst, 10 ms) | 3.0 | 3000 | | | | 0 |")
 }

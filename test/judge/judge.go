@@ -148,7 +148,7 @@ func (wants Wants) Compare(got *Received) *Verdict {
 			fault = "there twice"
 		case r.Station != w.station || r.Unit != w.unit || r.Diagnostic:
 			fault = fmt.Sprintf("must be %s %s", w.station, w.unit)
-		case math.Abs(r.Value-w.value) > 1e-9*math.Abs(w.value):
+		case math.Abs(r.Value-w.value) > 5e-7*math.Abs(w.value):
 			fault = fmt.Sprintf("must be %v", w.value)
 		}
 		seen[p] = true

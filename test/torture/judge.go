@@ -108,7 +108,7 @@ func whole(fed []number) float64 {
 	return all.mean(values)
 }
 
-func near(a, b float64) bool { return math.Abs(a-b) <= 1e-9*math.Abs(b) }
+func near(a, b float64) bool { return math.Abs(a-b) <= 5e-7*math.Abs(b) }
 
 // anyNumber of readings of a window may have come late.
 const anyNumber = math.MaxInt

@@ -121,6 +121,10 @@ func (a *adder) add(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Stati
 	if samples, ok := p.Attributes().Get(Samples); ok {
 		r.Samples = int(samples.Int())
 	}
+	low, some := p.Attributes().Get(Min)
+	if high, both := p.Attributes().Get(Max); some && both {
+		r.Min, r.Max = low.Double(), high.Double()
+	}
 	if s, ok := p.Attributes().Get(Statistic); ok {
 		r.Statistic, _ = slot.ParseStatistic(s.AsString()) // for the record only
 	}

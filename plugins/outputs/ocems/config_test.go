@@ -131,7 +131,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"latitude", head + "[[outputs.ocems.device]]\nstation_id = \"s\"\ndevice_id = \"d\"\ntoken_id = \"secret-token\"\nlatitude = 91.0\n", `device[0].latitude: 91 is outside -90 to 90 degrees; nearest: 90`},
 		{"unit", parameter(`metric = "modbus"
 field = "bod"
-unit = "mg/LL"`), `device[0].parameter[1].unit: unknown unit "mg/LL": nearest "mg/L", "mg/m³", "mg/Nm³"`},
+unit = "mg/LL"`), `device[0].parameter[1].unit: unknown unit "mg/LL": nearest "mg/L"`},
 		{"parameter", parameter(`metric = "modbus"
 field = "x"
 parameter = "codd"

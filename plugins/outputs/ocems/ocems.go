@@ -51,6 +51,7 @@ type OCEMS struct {
 	BoolsAsNumbers   bool          `toml:"bools_as_numbers"`
 	StringsAsNumbers bool          `toml:"strings_as_numbers"`
 	MaxSeries        *int          `toml:"max_series"` // gone: Init says what to do instead
+	registry.Common
 	options.Slots
 	options.Delivery
 	httpconfig.HTTPClientConfig
@@ -106,7 +107,7 @@ func (o *OCEMS) registry() (registry.Config, error) {
 		defer b.Destroy()
 		return registry.Secret(b.String())
 	}
-	cfg := registry.Config{PublicKey: reveal("public_key", o.PublicKey), PublicKeyFile: o.PublicKeyFile, DevicesFile: o.DevicesFile, Words: registry.Telegraf}
+	cfg := registry.Config{PublicKey: reveal("public_key", o.PublicKey), PublicKeyFile: o.PublicKeyFile, DevicesFile: o.DevicesFile, Common: o.Common, Words: registry.Telegraf}
 	for i, d := range o.Devices {
 		c := d.DeviceConfig
 		c.TokenID = reveal(fmt.Sprintf("device[%d].token_id", i), d.TokenID)
@@ -258,7 +259,7 @@ func (o *OCEMS) shut() error {
 func init() {
 	outputs.Add("ocems", func() telegraf.Output {
 		return &OCEMS{
-			Slots: options.DefaultSlots(), Delivery: options.DefaultDelivery(),
+			Common: registry.DefaultCommon(), Slots: options.DefaultSlots(), Delivery: options.DefaultDelivery(),
 			HTTPClientConfig: httpconfig.HTTPClientConfig{Timeout: config.Duration(45 * time.Second)},
 		}
 	})

@@ -10,8 +10,10 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -165,7 +167,7 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 		}
 	}
 	if !o.Slots {
-		e.tokens(o)
+		e.tokens(o, reg)
 		e.keys(o)
 		e.signature(o)
 	}
@@ -181,25 +183,28 @@ func (e *examination) signature(o *hostconfig.Output) {
 	e.add("signature", OK, "", "signature_time %q: %s", o.Signature, what)
 }
 
-// tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.
-var tokenForm = regexp.MustCompile(`^([0-9a-fA-F]{32}|[A-Za-z0-9_-]{43}=)$`)
-
 // tokens warns of those that look cut or mistyped. It shows none.
-func (e *examination) tokens(o *hostconfig.Output) {
-	var odd []string
-	for _, d := range o.Names.Devices {
-		token := d.TokenID.Reveal()
-		if d.TokenIDFile != "" {
-			text, _ := os.ReadFile(d.TokenIDFile) // what is wrong with it is a fault already
-			token = string(text)
+func (e *examination) tokens(o *hostconfig.Output, reg *registry.Registry) {
+	why := map[string]string{}
+	if reg != nil {
+		for _, d := range reg.Devices() {
+			why[d.DeviceID] = d.OddToken
 		}
-		if token = strings.TrimSpace(token); token != "" && token[0] != '$' && !tokenForm.MatchString(token) {
-			odd = append(odd, d.DeviceID)
+	}
+	for _, d := range o.Names.Devices { // also where the registry has no tokens, since something is wrong
+		if token := strings.TrimSpace(d.TokenID.Reveal()); !strings.HasPrefix(token, "$") {
+			why[d.DeviceID] = cmp.Or(why[d.DeviceID], registry.OddToken(token))
+		}
+	}
+	var odd []string
+	for _, id := range slices.Sorted(maps.Keys(why)) {
+		if why[id] != "" {
+			odd = append(odd, id+" ("+why[id]+")")
 		}
 	}
 	if odd != nil {
 		e.add("tokens", Warning, "compare them with the board's e-mail",
-			"neither 32 hex digits nor 44 characters of base64, as the board's usually are: those of %s", list(odd))
+			"neither 32 hex digits nor 44 characters of base64, as the board's usually are: %s", list(odd))
 	}
 }
 

@@ -1,14 +1,21 @@
 package doctor
 
 import (
+	"cmp"
 	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
+
+// collection is how long an input may take to read its instruments: the usual time-out. A reading has the time at which that
+// began.
+const collection = 5 * time.Second
 
 // meant warns of what is valid and cannot be meant.
 func (e *examination) meant(o *hostconfig.Output) {
@@ -27,13 +34,24 @@ func (e *examination) meant(o *hostconfig.Output) {
 		warn("set audit_file", "audit_file: not set: final outcomes go to the log only")
 	}
 	if b := o.Buffer; b != nil {
-		if grace := o.Rules.Grace; o.Align && b.Flush >= grace {
-			warn(fmt.Sprintf("set flush_interval to 10s, or grace to more than %s", b.Flush),
-				"flush_interval: %s is not shorter than grace, %s: readings come after their slot has closed, and are late", b.Flush, grace)
+		if grace, longest := o.Rules.Grace, b.Flush+b.Jitter; o.Align && longest+min(b.Interval, collection) > grace {
+			warn(fmt.Sprintf("set flush_interval to 10s and flush_jitter to 0s, or grace to %s or more", longest+collection),
+				"flush_interval %s, flush_jitter %s and a collection of %s together are longer than grace, %s: readings come after their slot has closed, and are late",
+				b.Flush, b.Jitter, min(b.Interval, collection), grace)
 		}
 		if b.Limit < 10*b.Batch {
 			warn(fmt.Sprintf("set metric_buffer_limit to %d or more: metrics a second times the seconds that a repair of the disk may take", 10*b.Batch),
 				"metric_buffer_limit: %d holds less than ten batches of %d (metric_batch_size): while the state_directory cannot be written, Telegraf drops the oldest readings", b.Limit, b.Batch)
+		}
+	}
+	for _, d := range o.Names.Devices {
+		for _, p := range d.Parameters {
+			parameter := cmp.Or(strings.TrimSpace(p.Parameter), strings.TrimSpace(p.Field), strings.TrimSpace(p.Metric))
+			unit, err := spec.ResolveUnit(p.Unit)
+			if quantity, fits := spec.Measures(parameter, unit); err == nil && !fits && !p.AllowUnlisted {
+				warn("check parameter and unit: one of them is another instrument's", "device %q: parameter %q has the unit %q, which is that of %s; it is measured as %s",
+					d.DeviceID, parameter, p.Unit, spec.Quantity(unit), quantity)
+			}
 		}
 	}
 	shown := map[string]bool{}

@@ -168,7 +168,7 @@ func TestTelegrafBlocks(t *testing.T) {
 	assert.Equal(t, "not checked: inputs.modbus, outputs.file, secretstores.docker", cfg.Faults[len(cfg.Faults)-1].Text)
 	require.Len(t, cfg.Outputs, 2)
 	assert.Len(t, cfg.Outputs[0].Names.Devices, 2)
-	assert.Equal(t, &hostconfig.Buffer{Flush: 40 * time.Second, Limit: 10000, Batch: 1000}, cfg.Outputs[0].Buffer)
+	assert.Equal(t, &hostconfig.Buffer{Flush: 40 * time.Second, Interval: 10 * time.Second, Limit: 10000, Batch: 1000}, cfg.Outputs[0].Buffer)
 	assert.Empty(t, failures(cfg.Outputs[1].Faults))
 	assert.Equal(t, hostconfig.Unchecked, cfg.Outputs[1].Faults[0].Severity)
 	entries, err := os.ReadDir(dir)

@@ -58,8 +58,9 @@ type Stage struct {
 
 // Buffer is how Telegraf hands over.
 type Buffer struct {
-	Flush        time.Duration
-	Limit, Batch int
+	Flush, Jitter time.Duration // flush_interval and what flush_jitter adds at most
+	Interval      time.Duration // between two collections
+	Limit, Batch  int
 }
 
 // State is the place on disk where a host keeps what must not be lost.
@@ -100,7 +101,7 @@ func (o *Output) takePlugin(c *ocems.OCEMS) {
 	if c.StateDirectory != "" {
 		o.State = &State{Key: "state_directory", Directory: c.StateDirectory, File: filepath.Join(c.StateDirectory, "state.db"), Create: true}
 	}
-	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Words: registry.Telegraf}
+	o.Names = registry.Config{PublicKey: reveal(&c.PublicKey), PublicKeyFile: c.PublicKeyFile, DevicesFile: c.DevicesFile, Common: c.Common, Words: registry.Telegraf}
 	for _, d := range c.Devices {
 		device := d.DeviceConfig
 		device.TokenID, device.PublicKey = reveal(&d.TokenID), reveal(&d.PublicKey)

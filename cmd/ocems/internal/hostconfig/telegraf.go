@@ -33,12 +33,15 @@ type telegrafReader struct {
 	outputs   []telegrafOutput
 	found     bool // an output for the board, or a file that cannot be read and may have one
 	unchecked map[string]bool
+	pages     []page
+	execds    *models.RunningOutput // that is followed
 }
 
 // telegrafOutput is an [[outputs.ocems]] as Telegraf has read it.
 type telegrafOutput struct {
 	*Output
 	running *models.RunningOutput
+	buffer  *models.RunningOutput // that hands over: itself, or the outputs.execd before it
 }
 
 // telegraf reads Telegraf's files, and those that outputs.execd gives to ocems-telegraf.
@@ -53,6 +56,7 @@ func (r *reader) telegraf() {
 	for _, o := range t.outputs {
 		t.finish(o)
 	}
+	t.inputs()
 	if !t.found {
 		r.cfg.Faults.fault(Failed, "give the file, or all the files, that Telegraf is started with", "there is no [[outputs.ocems]] and no [[outputs.execd]] that starts ocems-telegraf")
 	}
@@ -87,6 +91,7 @@ func (t *telegrafReader) file(s source) {
 	if slices.Contains(t.cfg.Files[len(t.sources):], s.name) {
 		host = External
 	}
+	t.pages = append(t.pages, page{s.name, root, host == External})
 	plugins := pluginsOf(root)
 	for _, plugin := range plugins {
 		if register(plugin); plugin != "outputs.ocems" && plugin != "outputs.execd" {
@@ -116,7 +121,9 @@ func (t *telegrafReader) file(s source) {
 			t.output(fmt.Sprintf("%s:%d", s.name, own[0].Line), host, o, own[0])
 			own = own[1:]
 		case *execdStub:
+			t.execds = o
 			t.execd(fmt.Sprintf("%s:%d", s.name, execd[0].Line), x)
+			t.execds = nil
 			execd = execd[1:]
 		}
 	}
@@ -172,7 +179,7 @@ func (t *telegrafReader) output(where string, host Host, running *models.Running
 		o.Name += "::" + alias
 	}
 	t.cfg.Outputs = append(t.cfg.Outputs, o)
-	t.outputs = append(t.outputs, telegrafOutput{o, running})
+	t.outputs = append(t.outputs, telegrafOutput{o, running, t.execds})
 	for _, key := range hostOptions {
 		if host == External && table.Fields[key] != nil {
 			o.Faults.fault(Failed, "edit "+o.Where, "%q is Telegraf's own: set it in the [[outputs.execd]] block", key)
@@ -196,8 +203,12 @@ func (t *telegrafReader) finish(o telegrafOutput) {
 	}
 	o.takePlugin(plugin)
 	if o.Host == Telegraf {
-		o.Buffer = &Buffer{Flush: time.Duration(cmp.Or(o.running.Config.FlushInterval, time.Duration(t.agent.FlushInterval))),
-			Limit: o.running.MetricBufferLimit, Batch: o.running.MetricBatchSize}
+		o.buffer = o.running
+	}
+	if b := o.buffer; b != nil {
+		o.Buffer = &Buffer{Flush: time.Duration(cmp.Or(b.Config.FlushInterval, time.Duration(t.agent.FlushInterval))),
+			Jitter: cmp.Or(b.Config.FlushJitter, time.Duration(t.agent.FlushJitter)), Interval: time.Duration(t.agent.Interval),
+			Limit: b.MetricBufferLimit, Batch: b.MetricBatchSize}
 	}
 }
 

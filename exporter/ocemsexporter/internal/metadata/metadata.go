@@ -32,6 +32,10 @@ type Telemetry struct {
 	// Exporter is on all of them: without it, two exporters of one collector overwrite each other's gauges.
 	Exporter attribute.KeyValue
 
+	// A set of attributes is costly to make for each request.
+	Own metric.MeasurementOption          // Exporter alone
+	Ok  map[bool]metric.MeasurementOption // of an attempt
+
 	meter        metric.Meter
 	finished     metric.Int64ObservableCounter
 	outbox, held metric.Int64ObservableGauge
@@ -59,6 +63,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("Devices whose registration or credentials the server refuses. [Alpha]"))
 	t.skew, errs[7] = t.meter.Float64ObservableGauge(prefix+"clock_skew", metric.WithUnit("s"),
 		metric.WithDescription("The server's clock less this machine's. [Alpha]"))
+	t.Own, t.Ok = metric.WithAttributes(t.Exporter), map[bool]metric.MeasurementOption{}
 	err := errors.Join(errs[:]...)
 	if err == nil { // a series that begins with its first event is no increase of anything
 		ctx := context.Background()
@@ -66,7 +71,8 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 			t.Readings.Add(ctx, 0, metric.WithAttributes(t.Exporter, attribute.String("outcome", o)))
 		}
 		for _, ok := range []bool{false, true} {
-			t.Attempts.Add(ctx, 0, metric.WithAttributes(t.Exporter, attribute.Bool("ok", ok)))
+			t.Ok[ok] = metric.WithAttributes(t.Exporter, attribute.Bool("ok", ok))
+			t.Attempts.Add(ctx, 0, t.Ok[ok])
 		}
 	}
 	return t, err
@@ -78,7 +84,7 @@ func (t *Telemetry) Observe(stats func() engine.Stats) (err error) {
 		return err
 	}
 	t.rest, err = t.meter.RegisterCallback(func(_ context.Context, o metric.Observer) error {
-		s, own := stats(), metric.WithAttributes(t.Exporter)
+		s, own := stats(), t.Own
 		o.ObserveInt64(t.finished, int64(s.Finished), own)
 		o.ObserveInt64(t.outbox, int64(s.Outbox.Slots), own)
 		for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0

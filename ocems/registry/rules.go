@@ -1,0 +1,175 @@
+package registry
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// Common are keys of a parameter that a whole configuration may give for all.
+type Common struct {
+	// ReadingStamp is which bound of its own period stamps a reading: start or end. One stamped end, and on the boundary of
+	// two slots, is of the slot that ends there.
+	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
+	// MinCoverage is the share of a slot's 15 minutes, 0 to 1, in which there must be readings. Else the slot is left out.
+	MinCoverage Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
+	// FlatLineAfter is after how long a value that stays the same is told. It changes no data; 0 is never.
+	FlatLineAfter Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
+}
+
+// DefaultCommon returns the defaults.
+func DefaultCommon() Common {
+	return Common{ReadingStamp: ReadingStamps[0], FlatLineAfter: Duration{24 * time.Hour}}
+}
+
+// ReadingStamps are the values of that key.
+var ReadingStamps = []string{"start", "end"}
+
+// Validity are the keys of a parameter that say which of its readings and values are to be believed.
+type Validity struct {
+	// ReadingStamp is as in Common.
+	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
+	// ValidMin and ValidMax are bounds of a reading's value, which may be equal to them.
+	ValidMin *Number `mapstructure:"valid_min" toml:"valid_min" yaml:"valid_min"`
+	ValidMax *Number `mapstructure:"valid_max" toml:"valid_max" yaml:"valid_max"`
+	// InvalidValues are values that are no reading, such as -9999.
+	InvalidValues Numbers `mapstructure:"invalid_values" toml:"invalid_values" yaml:"invalid_values"`
+	// MaxStep is the most that a value may change a minute.
+	MaxStep *Number `mapstructure:"max_step" toml:"max_step" yaml:"max_step"`
+	// MinCoverage is as in Common.
+	MinCoverage *Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
+	// FlatLineAfter is as in Common.
+	FlatLineAfter *Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
+	// LimitLow and LimitHigh are bounds of a 15-minute value, beyond which it is told. They change no data.
+	LimitLow  *Number `mapstructure:"limit_low" toml:"limit_low" yaml:"limit_low"`
+	LimitHigh *Number `mapstructure:"limit_high" toml:"limit_high" yaml:"limit_high"`
+}
+
+// Rules are what a configuration says of a parameter's readings and of its 15-minute values. Parameters may share them.
+type Rules struct {
+	ValidMin, ValidMax  float64 // of a reading, inclusive; infinite where not set
+	MaxStep             float64 // of a reading, a minute; 0 is no limit
+	MinCoverage         float64 // of a slot, 0 to 1
+	EndStamped          bool    // a reading's time is the end of its period
+	FlatLineAfter       time.Duration
+	LimitLow, LimitHigh float64 // of a 15-minute value, inclusive; infinite where not set
+
+	invalid []float64
+}
+
+// LeftOut says why a reading with this value is left out, and by which key; Taken where it is not.
+func (r *Rules) LeftOut(v float64) (reason slot.Reason, detail string) {
+	switch {
+	case math.IsInf(v, 0): // no number
+	case slices.Contains(r.invalid, v):
+		return slot.Invalid, "it is one of invalid_values"
+	case v < r.ValidMin:
+		return slot.BelowMin, fmt.Sprint("valid_min is ", r.ValidMin)
+	case v > r.ValidMax:
+		return slot.AboveMax, fmt.Sprint("valid_max is ", r.ValidMax)
+	}
+	return slot.Taken, ""
+}
+
+// LeavesOut reports whether LeftOut leaves anything out.
+func (r *Rules) LeavesOut() bool {
+	return len(r.invalid) > 0 || !math.IsInf(r.ValidMin, -1) || !math.IsInf(r.ValidMax, 1)
+}
+
+// Rules are those of a parameter of the device.
+func (d *Device) Rules(parameter string) *Rules {
+	if m := d.parameters[parameter]; m != nil {
+		return m.rules
+	}
+	return d.rules
+}
+
+// common checks the keys that hold for all.
+func (b *builder) common(d Common) *Rules {
+	at := func(key string) string { return key }
+	r := &Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1)}
+	r.EndStamped = b.readingStamp(at, d.ReadingStamp, false)
+	r.MinCoverage = b.coverage(at, d.MinCoverage)
+	r.FlatLineAfter = b.flatLine(at, d.FlatLineAfter)
+	return r
+}
+
+// rules are those of an entry, of which the common ones hold where it says nothing.
+func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rules {
+	if v.ReadingStamp == "" && v.ValidMin == nil && v.ValidMax == nil && len(v.InvalidValues) == 0 && v.MaxStep == nil && v.MinCoverage == nil &&
+		v.FlatLineAfter == nil && v.LimitLow == nil && v.LimitHigh == nil {
+		return common
+	}
+	r := *common
+	r.EndStamped = b.readingStamp(at, v.ReadingStamp, r.EndStamped)
+	b.bounds(at, "valid_min", "valid_max", v.ValidMin, v.ValidMax, &r.ValidMin, &r.ValidMax)
+	b.bounds(at, "limit_low", "limit_high", v.LimitLow, v.LimitHigh, &r.LimitLow, &r.LimitHigh)
+	for _, n := range v.InvalidValues {
+		x := float64(n)
+		b.finite(at, "invalid_values", x)
+		r.invalid = append(r.invalid, x, float64(float32(x))) // as a register of 32 bits has it
+	}
+	if v.MaxStep != nil {
+		r.MaxStep = float64(*v.MaxStep)
+		switch {
+		case !b.finite(at, "max_step", r.MaxStep):
+		case r.MaxStep == 0:
+			b.fault(at("max_step"), "0 leaves out all that changes; leave it out for no limit")
+		case r.MaxStep < 0:
+			b.fault(at("max_step"), "%v is less than 0; nearest: %v", r.MaxStep, -r.MaxStep)
+		}
+	}
+	if v.MinCoverage != nil {
+		r.MinCoverage = b.coverage(at, *v.MinCoverage)
+	}
+	if v.FlatLineAfter != nil {
+		r.FlatLineAfter = b.flatLine(at, *v.FlatLineAfter)
+	}
+	return &r
+}
+
+func (b *builder) readingStamp(at func(string) string, value string, common bool) (end bool) {
+	if value != "" && !slices.Contains(ReadingStamps, value) {
+		b.fault(at("reading_stamp"), "%q is neither %q nor %q; nearest: %s", value, ReadingStamps[0], ReadingStamps[1], spec.Nearest(value, ReadingStamps)[0])
+	}
+	return value == "end" || value == "" && common
+}
+
+func (b *builder) coverage(at func(string) string, share Number) float64 {
+	if !(share >= 0 && share <= 1) {
+		b.fault(at("min_coverage"), "%v is not from 0 to 1; nearest: %v", share, max(0, min(share, 1)))
+	}
+	return float64(share)
+}
+
+func (b *builder) flatLine(at func(string) string, after Duration) time.Duration {
+	if d := after.Duration; d != 0 && (d < spec.SlotLength || d > spec.MaxAge) {
+		b.fault(at("flat_line_after"), "%s is not from %s to %s; nearest: %s", after, Duration{spec.SlotLength}, Duration{spec.MaxAge}, Duration{min(max(d, spec.SlotLength), spec.MaxAge)})
+	}
+	return after.Duration
+}
+
+// bounds takes over a lower and an upper bound where they are given.
+func (b *builder) bounds(at func(string) string, low, high string, from, to *Number, least, most *float64) {
+	if from != nil && b.finite(at, low, float64(*from)) {
+		*least = float64(*from)
+	}
+	if to != nil && b.finite(at, high, float64(*to)) {
+		*most = float64(*to)
+	}
+	if *least > *most {
+		b.fault(at(low), "%v is more than %s, %v; nearest: %v", *least, high, *most, *most)
+	}
+}
+
+func (b *builder) finite(at func(string) string, key string, v float64) bool {
+	if math.IsNaN(v) || math.IsInf(v, 0) {
+		b.fault(at(key), "%v is no finite number; leave it out, or give one such as 19.076", v)
+		return false
+	}
+	return true
+}

@@ -1,0 +1,62 @@
+package registry
+
+import (
+	"regexp"
+	"strings"
+	"unicode"
+	"unicode/utf8"
+)
+
+var (
+	// tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.
+	tokenForm = regexp.MustCompile(`^([0-9a-fA-F]{32}|[A-Za-z0-9+/_-]{43}=)$`)
+	// asNumber is what a spreadsheet makes of a text that looks like a number.
+	asNumber = regexp.MustCompile(`^[+-]?[0-9]+([.,][0-9]+)?[Ee][+-]?[0-9]+$`)
+	// label is what stands before a token where a whole line was copied.
+	label = regexp.MustCompile(`(?i)^(token[ _-]?id|token|x-device-token|bearer|key)\s*([:=]\s*|\s)`)
+)
+
+// mistaken says why a text is no token, and what to do; "" where it may be one. It shows nothing of the text.
+func mistaken(token string) string {
+	switch {
+	case strings.ContainsRune(token, 0) || strings.HasPrefix(token, "\xff\xfe") || strings.HasPrefix(token, "\xfe\xff"):
+		return "the file is UTF-16; save it as UTF-8"
+	case !utf8.ValidString(token):
+		return "it is not UTF-8; copy the token from the board's e-mail again"
+	case asNumber.MatchString(token):
+		return "a spreadsheet has made a number of it, such as 1.23E+31, and the token is lost; copy it again into a column of the format Text"
+	case label.MatchString(token):
+		return "it begins with a name such as token=; give only what stands behind"
+	case strings.ContainsAny(token, "\r\n"):
+		return "it has several lines; give the token alone, on one"
+	case strings.ContainsFunc(token, invisible):
+		return "it has a character that cannot be seen, such as a zero-width space; type the token, or copy it as plain text"
+	case strings.ContainsFunc(token, unicode.IsSpace):
+		return "there is a space in it; give the token alone"
+	case strings.Trim(token, "\"'`<>“”‘’") != token:
+		return "it stands in quotes or brackets; give it without"
+	}
+	return ""
+}
+
+func invisible(r rune) bool {
+	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u00a0' || r == '\u2060' || r == '\u3164'
+}
+
+// OddToken says why a token is none of the forms that the board is known to give out; "" for one that is. It shows nothing
+// of it.
+func OddToken(token string) string {
+	switch n := len(token); {
+	case tokenForm.MatchString(token):
+		return ""
+	case token == "":
+		return ""
+	case n == 31 || n == 43 && !strings.HasSuffix(token, "="):
+		return "a character is missing"
+	case n < 32:
+		return "it is too short"
+	case n > 44:
+		return "it is too long"
+	}
+	return "it has other characters or another length"
+}

@@ -1,0 +1,208 @@
+package slot
+
+import (
+	"cmp"
+	"math"
+	"slices"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store/frame"
+)
+
+// point is a sample beside a window. Its flag is 0 where there is none.
+type point struct {
+	at    int64 // Unix ns
+	value float64
+	flag  spec.Flag
+}
+
+// in reports that a point is in the 15-minute window that starts at the given time, in Unix seconds.
+func (p point) in(start int64) bool {
+	since := time.Duration(p.at - start*int64(time.Second))
+	return p.flag != 0 && since >= 0 && since < spec.SlotLength
+}
+
+// memory is what a series keeps beyond its windows, for samples with a MaxStep and for the statistic TimeWeighted.
+type memory struct {
+	step point  // the last sample taken
+	held []held // the last samples of the 15-minute windows that closed last, in that order
+}
+
+type held struct {
+	point
+	unit string
+}
+
+// mostHeld is for how many windows: live ones and history may close in turns.
+const mostHeld = 16
+
+func (m *memory) hold(h held) {
+	if len(m.held) >= mostHeld {
+		m.held = slices.Delete(m.held, 0, 1)
+	}
+	m.held = append(m.held, h)
+}
+
+// forget lets go of what is held of a window.
+func (m *memory) forget(start int64) {
+	m.held = slices.DeleteFunc(m.held, func(h held) bool { return h.in(start) })
+}
+
+func (s *series) remember() *memory {
+	if s.memory == nil {
+		s.memory = new(memory)
+	}
+	return s.memory
+}
+
+// leaps reports that a sample is too far from the last one that was taken: farther than step for each minute between
+// their times, and farther than one step within a minute. Beyond a quarter of an hour nothing is too far, so that a value
+// that has truly changed is left out for no longer.
+func (s *series) leaps(step float64, x *Reading) bool {
+	if s.memory == nil || s.memory.step.flag == 0 {
+		return false
+	}
+	last := &s.memory.step
+	apart := time.Duration(x.Time.UnixNano() - last.at).Abs()
+	return apart <= spec.SlotLength && math.Abs(x.Value-last.value) > step*max(apart.Minutes(), 1)
+}
+
+// at is the open window of a series with these bounds, or nil.
+func (s *series) at(b bounds) *cell {
+	i, found := slices.BinarySearchFunc(s.open, b, func(c *cell, b bounds) int { return c.window.bounds.compare(b) })
+	if !found {
+		return nil
+	}
+	return s.open[i]
+}
+
+// before is the last sample of the window directly before a cell's, if that has the same unit.
+func (c *cell) before() point {
+	start := c.window.start - normal.seconds()
+	if c.window.kind != normal {
+		return point{}
+	}
+	if o := c.series.at(bounds{start, normal}); o != nil && o.unit == c.unit {
+		return o.latest()
+	}
+	if m := c.series.memory; m != nil {
+		if i := slices.IndexFunc(m.held, func(h held) bool { return h.in(start) && h.unit == c.unit }); i >= 0 {
+			return m.held[i].point
+		}
+	}
+	return point{}
+}
+
+// latest is the cell's sample with the latest time.
+func (c *cell) latest() (p point) {
+	for i := range c.flags {
+		if a := &c.flags[i]; p.flag == 0 || a.lastTime > p.at {
+			p = point{a.lastTime, a.last, a.flag}
+		}
+	}
+	return p
+}
+
+// value is that of the samples of an accumulator of the cell's, and in how many minutes of the window the cell has samples.
+func (c *cell) value(acc *accumulator) (value float64, minutes int) {
+	if c.window.kind != normal {
+		if c.stat != TimeWeighted {
+			return acc.value(c.stat), 0
+		}
+		return c.weighted(acc, point{}), 0
+	}
+	const minute = uint64(time.Minute / time.Microsecond)
+	if c.stat == TimeWeighted {
+		before, first := c.before(), c.marks[0].time()/minute
+		if before.flag != 0 {
+			first = 0
+		}
+		return c.weighted(acc, before), int(spec.SlotLength/time.Minute) - int(first)
+	}
+	last := uint64(math.MaxUint64)
+	for _, m := range c.marks { // sorted
+		if at := m.time() / minute; at != last {
+			last = at
+			minutes++
+		}
+	}
+	return acc.value(c.stat), minutes
+}
+
+// weighted is the mean over the time in which samples of one flag hold: each until the next one of any flag, and before from
+// the window's start.
+func (c *cell) weighted(acc *accumulator, before point) float64 {
+	type since struct {
+		from  float64 // microseconds since the window's start
+		value float64
+		flag  spec.Flag
+	}
+	list := make([]since, 0, len(c.marks)+2)
+	if before.flag != 0 {
+		list = append(list, since{0, before.value, before.flag})
+	}
+	for i := range c.flags {
+		f := &c.flags[i]
+		for j := 0; j < len(f.values); j += 2 {
+			list = append(list, since{f.values[j], f.values[j+1], f.flag})
+		}
+	}
+	slices.SortStableFunc(list, func(a, b since) int { return cmp.Compare(a.from, b.from) })
+	list = append(list, since{from: float64(c.window.kind.length() / time.Microsecond)})
+	sum, total, low, high := 0.0, 0.0, math.Inf(1), math.Inf(-1)
+	for i, x := range list[:len(list)-1] {
+		weight := (list[i+1].from - x.from) / (1 << 30) // exact, and small enough for every sum to be finite
+		if x.flag != acc.flag || weight == 0 {
+			continue
+		}
+		sum, total = sum+x.value*weight, total+weight
+		low, high = min(low, x.value), max(high, x.value)
+	}
+	if total == 0 {
+		return acc.last
+	}
+	return min(max(sum/total, low), high)
+}
+
+func encodeMemory(e *frame.Encoder, m *memory) {
+	e.Bool(m != nil)
+	if m == nil {
+		return
+	}
+	m.step.encode(e)
+	e.Uint(uint64(len(m.held)))
+	for _, h := range m.held {
+		h.encode(e)
+		e.Text(h.unit)
+	}
+}
+
+func (p point) encode(e *frame.Encoder) {
+	e.Int(p.at)
+	e.Float(p.value)
+	e.Byte(byte(p.flag))
+}
+
+func decodeMemory(d *frame.Decoder) *memory {
+	if !d.Bool() {
+		return nil
+	}
+	m := &memory{step: decodePoint(d)}
+	n := d.Uint()
+	if n > mostHeld {
+		d.Fail("too many windows")
+	}
+	for ; n > 0 && d.Err() == nil; n-- {
+		m.held = append(m.held, held{decodePoint(d), d.Text()})
+	}
+	return m
+}
+
+func decodePoint(d *frame.Decoder) point {
+	p := point{decodeTime(d), decodeFloat(d), spec.Flag(d.Byte())}
+	if p.flag != 0 && !p.flag.Valid() {
+		d.Fail("an unknown flag")
+	}
+	return p
+}

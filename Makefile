@@ -156,7 +156,7 @@ chromium:
 	@[ -x "$(CHROMIUM)" ] || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } || \
 		{ echo "$(CHROMIUM) is not there: install Chromium, or name it with CHROMIUM=" >&2; exit 1; }
 
-test-browser: bin/ocems chromium ## test the console and the report in a real Chromium; CHROMIUM=PATH names another one
+test-browser: bin/ocems chromium ## test the pages in a real Chromium; CHROMIUM=PATH names another one
 	cd test/browser && $(GO) vet . && CHROMIUM=$(CHROMIUM) OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 .
 
 screenshots: chromium ## make the pictures of docs/images

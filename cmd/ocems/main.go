@@ -29,6 +29,7 @@ var commands = []command{
 	{"report", "say from audit trails what became of each slot", reportSlots},
 	{"doctor", "say what would keep a host's slots from the board", examine},
 	{"status", "say whether a host reports, and each parameter of its devices", showStatus},
+	{"serve", "show the same, and each device's last 7 days, on a page", servePage},
 	{"preview", "show the next request of each device as it waits on disk", preview},
 }
 

@@ -82,7 +82,7 @@ func TestMistakes(t *testing.T) {
 		code int
 		want string
 	}{
-		{"", 2, "a subcommand is missing: one of simulate, keygen, decode, report, doctor, status, preview"},
+		{"", 2, "a subcommand is missing: one of simulate, keygen, decode, report, doctor, status, serve, preview"},
 		{"simulat", 2, `unknown subcommand "simulat": nearest simulate`},
 		{"keygen --bit 2048", 2, "unknown flag --bit: nearest --bits"},
 		{"keygen", 2, "--out: missing"},

@@ -55,24 +55,30 @@ func simulate(ctx context.Context, s std, args []string) error {
 	if err != nil {
 		return err
 	}
-	listener, err := net.Listen("tcp", *listen)
+	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
+	server.RegisterOnShutdown(handler.Close)
+	return listenAndServe(ctx, s, server, *listen, *cert, *tlsKey, "console")
+}
+
+// listenAndServe serves until the context is done. With a certificate it speaks TLS.
+func listenAndServe(ctx context.Context, s std, server *http.Server, listen, cert, key, what string) error {
+	listener, err := net.Listen("tcp", listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	defer listener.Close()
 	scheme := "http"
-	if *cert != "" {
-		pair, err := tls.LoadX509KeyPair(*cert, *tlsKey)
+	if cert != "" {
+		pair, err := tls.LoadX509KeyPair(cert, key)
 		if err != nil {
 			return fmt.Errorf("--tls-cert, --tls-key: %w", err)
 		}
 		listener = tls.NewListener(listener, &tls.Config{Certificates: []tls.Certificate{pair}, MinVersion: tls.VersionTLS12})
 		scheme = "https"
 	}
-	server := &http.Server{Handler: handler, ReadHeaderTimeout: 30 * time.Second, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
-	server.RegisterOnShutdown(handler.Close)
+	server.ReadHeaderTimeout = 30 * time.Second
 	stopped := make(chan error, 1)
-	fmt.Fprintf(s.err, "the console is at %s://%s/\n", scheme, browsable(listener.Addr()))
+	fmt.Fprintf(s.err, "the %s is at %s://%s/\n", what, scheme, browsable(listener.Addr()))
 	fmt.Fprintf(s.out, "listening on %s://%s\n", scheme, listener.Addr())
 	go func() { stopped <- server.Serve(listener) }()
 	select {

@@ -9,7 +9,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"io/fs"
 	"os"
 	"slices"
 	"strconv"
@@ -17,6 +16,7 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/operator"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/status"
 )
@@ -57,7 +57,7 @@ run, 3 nothing is known.
 		return unknown(s, err)
 	}
 	v := &statusView{device: *device, all: *all, json: *asJSON}
-	find := func() ([]namedFile, error) { return host.statusFiles(flags.Arg(0)) }
+	find := func() ([]operator.Source, error) { return host.statusFiles(flags.Arg(0)) }
 	if !*watch {
 		level, err := v.show(s.out, find, time.Now())
 		switch {
@@ -94,13 +94,8 @@ func unknown(s std, err error) error {
 	return unknownStatus
 }
 
-// namedFile is a host's file, and what the host is called.
-type namedFile struct {
-	name, path string // path "": the host keeps its state in memory
-}
-
 // statusFiles are those of a directory, a file, or of the configuration.
-func (h *hostFlags) statusFiles(place string) (files []namedFile, err error) {
+func (h *hostFlags) statusFiles(place string) (files []operator.Source, err error) {
 	if place != "" {
 		if len(h.configs) > 0 {
 			return nil, errors.New("both --config and a directory are given; keep one")
@@ -110,14 +105,14 @@ func (h *hostFlags) statusFiles(place string) (files []namedFile, err error) {
 			return nil, err
 		}
 		if !info.IsDir() {
-			return []namedFile{{place, place}}, nil
+			return []operator.Source{{Name: place, Path: place}}, nil
 		}
 		paths, err := status.Find(place)
 		if err == nil && len(paths) == 0 {
 			err = fmt.Errorf("%s has no *.status.json: give the directory of a host's state, and see that the host runs", place)
 		}
 		for _, path := range paths {
-			files = append(files, namedFile{path, path})
+			files = append(files, operator.Source{Name: path, Path: path})
 		}
 		return files, err
 	}
@@ -129,9 +124,9 @@ func (h *hostFlags) statusFiles(place string) (files []namedFile, err error) {
 		return nil, err
 	}
 	for _, o := range cfg.Outputs {
-		f := namedFile{name: fmt.Sprintf("%s (%s)", o.Name, o.Where)}
+		f := operator.Source{Name: fmt.Sprintf("%s (%s)", o.Name, o.Where)}
 		if o.State != nil {
-			f.path = status.Path(o.State.File)
+			f.Path = status.Path(o.State.File)
 		}
 		files = append(files, f)
 	}
@@ -147,24 +142,17 @@ type statusView struct {
 	all, json bool
 }
 
-// hostStatus is a host in JSON.
-type hostStatus struct {
-	Name string `json:"name"`
-	*status.Host
-	Fault string `json:"fault,omitempty"` // why nothing is known
-}
-
 // show returns the level of the worst host.
-func (v *statusView) show(out io.Writer, find func() ([]namedFile, error), now time.Time) (worst status.Level, err error) {
+func (v *statusView) show(out io.Writer, find func() ([]operator.Source, error), now time.Time) (worst status.Level, err error) {
 	files, err := find()
 	if err != nil {
 		return 0, err
 	}
-	var list []hostStatus
+	var list []operator.Host
 	var devices []string
 	for _, f := range files {
-		x := hostStatus{Name: f.name}
-		if x.Host, err = read(f); err != nil {
+		x := operator.Host{Name: f.Name}
+		if x.Host, err = operator.Read(f); err != nil {
 			x.Fault, worst = err.Error(), status.Failed
 		} else {
 			devices = append(devices, v.keep(x.Host)...)
@@ -172,7 +160,7 @@ func (v *statusView) show(out io.Writer, find func() ([]namedFile, error), now t
 		}
 		list = append(list, x)
 	}
-	if v.device != "" && !slices.ContainsFunc(list, func(x hostStatus) bool { return x.Host != nil && len(x.Devices) > 0 }) {
+	if v.device != "" && !slices.ContainsFunc(list, func(x operator.Host) bool { return x.Host != nil && len(x.Devices) > 0 }) {
 		text := fmt.Sprintf("--device: there is no device %q", v.device)
 		if near := spec.Nearest(v.device, devices); len(near) > 0 {
 			text += ": nearest " + strings.Join(near, ", ")
@@ -193,17 +181,6 @@ func (v *statusView) show(out io.Writer, find func() ([]namedFile, error), now t
 	return worst, nil
 }
 
-func read(f namedFile) (*status.Host, error) {
-	if f.path == "" {
-		return nil, errors.New("it keeps its state in memory, and writes no status: give it a place on disk")
-	}
-	h, err := status.Read(f.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, fmt.Errorf("it has not run yet: there is no %s", f.path)
-	}
-	return h, err
-}
-
 // keep leaves the devices that are wanted, and returns the ids of all.
 func (v *statusView) keep(h *status.Host) (ids []string) {
 	for _, d := range h.Devices {
@@ -215,7 +192,7 @@ func (v *statusView) keep(h *status.Host) (ids []string) {
 	return ids
 }
 
-func (v *statusView) host(out io.Writer, x hostStatus, now time.Time) {
+func (v *statusView) host(out io.Writer, x operator.Host, now time.Time) {
 	fmt.Fprintln(out, x.Name)
 	if x.Fault != "" {
 		fmt.Fprintf(out, "FAILED  %s\n", x.Fault)

@@ -2,9 +2,12 @@ package audit
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
+	"math"
 	"os"
 	"slices"
 	"time"
@@ -19,21 +22,93 @@ func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err erro
 	t.mu.Lock()
 	file, end := t.file, t.size
 	t.mu.Unlock()
-	q := query{device: device, stamp: stamp, mark: fmt.Appendf(nil, `"stamp":%d,`, stamp), oldest: time.UnixMilli(stamp).Add(-clockMargin)}
+	q := query{mark: fmt.Appendf(nil, `"stamp":%d,`, stamp), low: stamp, high: stamp, oldest: time.UnixMilli(stamp).Add(-clockMargin), visit: func(e *Entry) {
+		if (e.Outcome == Delivered || e.Outcome == AlreadyStored) && e.Device == device && e.Stamp == stamp {
+			found = append(found, e.Readings...)
+		}
+	}}
 	over, err := q.lines(file, end)
-	if err != nil || over {
-		return q.found, wrapRead(err)
+	if err == nil && !over {
+		err = q.before(t.name)
 	}
-	files, err := Files(t.name)
-	for _, path := range slices.Backward(files) {
-		if path == t.name {
+	return found, wrapRead(err)
+}
+
+// Position is how far a trail was read. The zero Position is before all of it.
+type Position struct {
+	file os.FileInfo
+	size int64
+}
+
+// Recent visits the lines of the trail at path that speak of a device: from the zero Position those that were written since
+// a time, not in their order, else those that are new. It returns the next Position. Where the trail has begun another file
+// meanwhile, or was replaced, it calls anew and visits all of them again.
+func Recent(path, device string, since time.Time, from Position, anew func(), visit func(*Entry)) (next Position, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return from, wrapRead(err)
+	}
+	defer f.Close()
+	info, err := f.Stat()
+	if err != nil {
+		return from, wrapRead(err)
+	}
+	name, err := json.Marshal(device)
+	if err != nil {
+		return from, wrapRead(err)
+	}
+	q := query{mark: append([]byte(`"device":`), name...), low: math.MinInt64, high: math.MaxInt64, oldest: since, visit: func(e *Entry) {
+		if e.Device == device {
+			visit(e)
+		}
+	}}
+	goOn := from.file != nil && os.SameFile(from.file, info) && info.Size() >= from.size
+	begin := int64(0)
+	if goOn {
+		begin = from.size
+	} else {
+		anew()
+	}
+	end, err := lastBreak(f, begin, info.Size())
+	if err != nil {
+		return from, wrapRead(err)
+	}
+	over, err := q.lines(io.NewSectionReader(f, begin, end-begin), end-begin)
+	if err == nil && !over && !goOn {
+		err = q.before(path)
+	}
+	return Position{info, end}, wrapRead(err)
+}
+
+// lastBreak is where the last whole line of a part of a file ends, or the part begins. The rest is being written.
+func lastBreak(f *os.File, begin, end int64) (int64, error) {
+	block := make([]byte, 64<<10)
+	for end > begin {
+		n := min(end-begin, int64(len(block)))
+		if _, err := f.ReadAt(block[:n], end-n); err != nil {
+			return begin, err
+		}
+		if i := bytes.LastIndexByte(block[:n], '\n'); i >= 0 {
+			return end - n + int64(i) + 1, nil
+		}
+		end -= n
+	}
+	return begin, nil
+}
+
+// before looks into the files before the one at path, the newest first, until it is over.
+func (q *query) before(path string) error {
+	files, err := Files(path)
+	for _, closed := range slices.Backward(files) {
+		if closed == path {
 			continue
 		}
-		if over, err = q.closed(path); err != nil || over {
-			break
+		over, err := q.closed(closed)
+		if err != nil || over {
+			return err
 		}
 	}
-	return q.found, wrapRead(err)
+	return err
 }
 
 func wrapRead(err error) error {
@@ -44,16 +119,15 @@ func wrapRead(err error) error {
 }
 
 type query struct {
-	device string
-	stamp  int64
-	mark   []byte // of the lines that may be meant
-	oldest time.Time
-	found  []Reading
+	mark      []byte // of the lines that may be meant
+	low, high int64  // stamps
+	oldest    time.Time
+	visit     func(*Entry)
 }
 
 // lines reads a file from its end back. It is over once a line is older than what is looked for. A hole and other damage
 // is part of the line after it.
-func (q *query) lines(file *os.File, end int64) (over bool, err error) {
+func (q *query) lines(file io.ReaderAt, end int64) (over bool, err error) {
 	var rest []byte // the end of a line whose beginning is in the block before
 	for at := end; at > 0; {
 		n := min(at, 256<<10)
@@ -73,7 +147,7 @@ func (q *query) lines(file *os.File, end int64) (over bool, err error) {
 			}
 			rest = bytes.TrimLeft(block[:begin], "\x00")
 		}
-		if q.search(block[begin:]); q.before(block[begin:]) {
+		if q.search(block[begin:]); q.older(block[begin:]) {
 			return true, nil
 		}
 	}
@@ -83,8 +157,8 @@ func (q *query) lines(file *os.File, end int64) (over bool, err error) {
 // longestSought is more than a line takes that has readings, in bytes. Nothing longer is kept.
 const longestSought = 1 << 20
 
-// before reports that the first of some lines is older than what is looked for.
-func (q *query) before(lines []byte) bool {
+// older reports that the first of some lines is older than what is looked for.
+func (q *query) older(lines []byte) bool {
 	line, _, _ := bytes.Cut(lines, []byte("\n"))
 	e, ok := entry(line)
 	return ok && e.Time.Before(q.oldest)
@@ -100,9 +174,8 @@ func (q *query) search(text []byte) {
 		if end < 0 {
 			end = len(text) - i
 		}
-		e, ok := entry(bytes.TrimLeft(text[begin:i+end], "\x00"))
-		if ok && (e.Outcome == Delivered || e.Outcome == AlreadyStored) && e.Device == q.device && e.Stamp == q.stamp {
-			q.found = append(q.found, e.Readings...)
+		if e, ok := entry(bytes.TrimLeft(text[begin:i+end], "\x00")); ok {
+			q.visit(&e)
 		}
 		text = text[i+end:]
 	}
@@ -138,8 +211,9 @@ func (q *query) closed(path string) (over bool, err error) {
 		return false, err
 	}
 	for _, b := range blocks {
-		over = over || b.latest > 0 && b.latest < q.oldest.UnixMilli()
-		if q.stamp < b.low || q.stamp > b.high || b.summary {
+		old := b.latest > 0 && b.latest < q.oldest.UnixMilli()
+		over = over || old
+		if old || q.high < b.low || q.low > b.high || b.summary {
 			continue
 		}
 		text, err := b.packed(f)

@@ -158,6 +158,28 @@ func (s *stamps) next(from int64, marks func(*word) uint64) (stamp int64, ok boo
 	return stamp, ok
 }
 
+// runs are the slots of 15 minutes that have a mark, as the first and the last of those that follow each other.
+func (s *stamps) runs(marks func(*word) uint64) (list [][2]int64) {
+	for i := range s.grids[0] {
+		w := &s.grids[0][i]
+		for m, at := marks(w), 0; m != 0; {
+			skip := bits.TrailingZeros64(m)
+			n := bits.TrailingZeros64(^(m >> skip))
+			first := (w.at<<6 + int64(at+skip)) * lengths[0]
+			last := first + int64(n-1)*lengths[0]
+			if end := len(list) - 1; end >= 0 && list[end][1]+lengths[0] == first {
+				list[end][1] = last
+			} else {
+				list = append(list, [2]int64{first, last})
+			}
+			at += skip + n
+			m >>= skip
+			m >>= n
+		}
+	}
+	return list
+}
+
 // newest is the last slot that has a mark, or 0.
 func (s *stamps) newest(marks func(*word) uint64) (stamp int64) {
 	for g, words := range s.grids {

@@ -84,6 +84,19 @@ func TestStamps(t *testing.T) {
 			if len(all) > 0 && all[len(all)-1] > 0 && s.newest(c.of) != all[len(all)-1] {
 				t.Fatalf("step %d: the newest %s is %d, want %d", step, name, s.newest(c.of), all[len(all)-1])
 			}
+			slot := spec.SlotLength.Milliseconds()
+			var alone []int64 // of the runs
+			for i, run := range s.runs(c.of) {
+				if run[0] > run[1] || i > 0 && run[0] <= alone[len(alone)-1]+slot {
+					t.Fatalf("step %d: a run of %s is %d, after %d", step, name, run, alone)
+				}
+				for at := run[0]; at <= run[1]; at += slot {
+					alone = append(alone, at)
+				}
+			}
+			if want := slices.DeleteFunc(all, func(at int64) bool { return at%slot != 0 }); !slices.Equal(alone, want) {
+				t.Fatalf("step %d: the runs of %s are %d, want %d", step, name, alone, want)
+			}
 		}
 	}
 }

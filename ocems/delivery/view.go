@@ -125,6 +125,7 @@ func Requests(ctx context.Context, stored store.Store, device string, stamp time
 type State struct {
 	Slots     int               // that wait
 	Oldest    time.Time         // stamp of the oldest of them, zero for none
+	Runs      [][2]int64        // stamps of those of 15 minutes, the first and the last of each run, in milliseconds
 	Answered  time.Time         // when the server answered it last, zero before
 	Held      string            // of HoldReasons: why a person must look at all of it, or ""
 	Detail    string            // what the server answered
@@ -142,6 +143,7 @@ func (d *Delivery) State(device string) (s State) {
 	s = State{Slots: q.stamps.n, Answered: q.answered}
 	if stamp, ok := q.stamps.next(everBefore, (*word).waiting); ok {
 		s.Oldest = time.UnixMilli(stamp)
+		s.Runs = q.stamps.runs((*word).waiting)
 	}
 	if q.condition.state == held {
 		s.Held, s.Detail = q.condition.reason, q.condition.detail

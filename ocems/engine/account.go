@@ -570,7 +570,7 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time) status.Device 
 	})
 	if a.e.outbox != nil {
 		q := a.e.outbox.State(d.DeviceID)
-		x.Waiting, x.Oldest, x.Answered, x.Held, x.Detail = q.Slots, timeOf(q.Oldest), timeOf(q.Answered), q.Held, q.Detail
+		x.Waiting, x.Oldest, x.Runs, x.Answered, x.Held, x.Detail = q.Slots, timeOf(q.Oldest), q.Runs, timeOf(q.Answered), q.Held, q.Detail
 		if d.held != q.Held {
 			d.held, d.heldSince = q.Held, now
 		}

@@ -82,6 +82,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		feed(clock(1, 20, 0), clock(2, 20, 0))
 		assert.Equal(t, "failed silent: no reading since 07:29", verdicts(p.status(), clock(2, 20, 0))["tss"])
 		assert.Len(t, p.log.lines("a parameter needs a person: no reading since 07:29"), 1)
+		assert.Equal(t, [][2]int64{{clock(1, 15, 0).UnixMilli(), clock(2, 15, 0).UnixMilli()}}, p.status().Devices[0].Runs, "those of ph wait")
 		assert.Len(t, p.log.lines("06:45 delivered"), 1)
 		assert.Len(t, p.log.lines("07:45 delivered 3 of 7 parameters of seven; never: bod, do; refused: ph; silent: tss"), 1)
 

@@ -5,11 +5,11 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
-	"strconv"
 	"strings"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/webui"
 )
 
 const (
@@ -26,10 +26,9 @@ var assets embed.FS
 // console serves the page and what it reads. Nothing here answers with a token: see hide.
 func (s *Server) console(mux *http.ServeMux) {
 	for pattern, handle := range map[string]http.HandlerFunc{
-		"GET /{$}":                   asset("index.html", "text/html; charset=utf-8"),
-		"GET /console/console.css":   asset("console.css", "text/css; charset=utf-8"),
-		"GET /console/console.js":    asset("console.js", "text/javascript; charset=utf-8"),
-		"GET /console/icon.svg":      asset("icon.svg", "image/svg+xml"),
+		"GET /{$}":                   webui.Asset(assets, "console/index.html"),
+		"GET /console/console.css":   webui.Asset(assets, "console/console.css"),
+		"GET /console/console.js":    webui.Asset(assets, "console/console.js"),
 		"GET /console/about":         s.about,
 		"GET /console/devices":       s.listDevices,
 		"GET /console/calendar":      s.calendar,
@@ -38,27 +37,9 @@ func (s *Server) console(mux *http.ServeMux) {
 		"GET /console/faults":        s.showFaults,
 		"GET /console/events":        s.events,
 	} {
-		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) {
-			h := w.Header()
-			h.Set("Content-Security-Policy", "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-			h.Set("X-Content-Type-Options", "nosniff")
-			h.Set("Referrer-Policy", "no-referrer")
-			h.Set("Cache-Control", "no-store")
-			handle(w, r)
-		})
+		mux.HandleFunc(pattern, webui.Headers(handle))
 	}
-}
-
-func asset(name, kind string) http.HandlerFunc {
-	text, err := assets.ReadFile("console/" + name)
-	if err != nil {
-		panic(err) // it is embedded
-	}
-	return func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", kind)
-		w.Header().Set("Content-Length", strconv.Itoa(len(text)))
-		_, _ = w.Write(text)
-	}
+	webui.Shared(mux)
 }
 
 // about has what the page needs to know once.

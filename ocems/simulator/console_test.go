@@ -719,7 +719,7 @@ func (l *locked) Write(p []byte) (int, error) { l.mu.Lock(); defer l.mu.Unlock()
 func TestPage(t *testing.T) {
 	server := start(t, nil)
 	for path, kind := range map[string]string{"/": "text/html; charset=utf-8", "/console/console.css": "text/css; charset=utf-8",
-		"/console/console.js": "text/javascript; charset=utf-8", "/console/icon.svg": "image/svg+xml", "/console/about": "application/json"} {
+		"/console/console.js": "text/javascript; charset=utf-8", "/webui/webui.css": "text/css; charset=utf-8", "/webui/webui.js": "text/javascript; charset=utf-8", "/webui/icon.svg": "image/svg+xml", "/console/about": "application/json"} {
 		resp, body := text(t, server, path)
 		csp := resp.Header.Get("Content-Security-Policy")
 		if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != kind || !strings.Contains(csp, "default-src 'none'; script-src 'self'; style-src 'self'") ||

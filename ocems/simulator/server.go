@@ -9,9 +9,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
-	"net"
 	"net/http"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
@@ -19,6 +17,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/webui"
 )
 
 const (
@@ -126,31 +125,16 @@ func New(config Config) (*Server, error) {
 	return s, nil
 }
 
-// guard refuses what a page of another site could bring a browser to ask for, but for the API: under a name of that site
-// which its DNS has turned to this address, or with that site as the origin.
+// guard leaves the API to whoever asks for it.
 func (s *Server) guard(next http.Handler) http.Handler {
+	guarded := webui.Guard(s.config.Hosts, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		origin, err := url.Parse(r.Header.Get("Origin"))
-		switch {
-		case r.URL.Path == apiPath:
-		case !s.named(r.Host):
-			http.Error(w, fmt.Sprintf("the host %.100q is not known here: use an address or localhost, or start the simulator with --hosts", r.Host), http.StatusForbidden)
-			return
-		case err != nil || r.Header.Get("Origin") != "" && origin.Host != r.Host:
-			http.Error(w, "the request comes from a page of another site", http.StatusForbidden)
+		if r.URL.Path == apiPath {
+			next.ServeHTTP(w, r)
 			return
 		}
-		next.ServeHTTP(w, r)
+		guarded.ServeHTTP(w, r)
 	})
-}
-
-// named reports that a Host header cannot be the name of a public site: those have a dot.
-func (s *Server) named(host string) bool {
-	if name, _, err := net.SplitHostPort(host); err == nil {
-		host = name
-	}
-	host = strings.ToLower(strings.Trim(host, "[]"))
-	return !strings.Contains(host, ".") || strings.HasSuffix(host, ".localhost") || net.ParseIP(host) != nil || slices.Contains(s.config.Hosts, host)
 }
 
 // Close ends the streams of events, which would otherwise stay as long as their browsers. The rest goes on.

@@ -67,6 +67,7 @@ type Device struct {
 	ID         string      `json:"device"`
 	Waiting    int         `json:"slots_waiting,omitempty"`
 	Oldest     *time.Time  `json:"oldest_waiting,omitempty"` // stamp
+	Runs       [][2]int64  `json:"waiting_runs,omitempty"`   // stamps of the first and last slot of each run that waits, in milliseconds
 	Held       string      `json:"held,omitempty"`           // why all its slots wait: a status of the board, or another hold reason
 	Detail     string      `json:"detail,omitempty"`         // what the board answered
 	Since      *time.Time  `json:"held_since,omitempty"`
@@ -205,6 +206,17 @@ func Read(path string) (*Host, error) {
 	}
 	slices.SortFunc(h.Devices, func(a, b Device) int { return strings.Compare(a.ID, b.ID) })
 	return h, nil
+}
+
+// Modified is when a host last wrote one of its files, zero where there is none.
+func Modified(path string) (last time.Time) {
+	parts, _ := filepath.Glob(strings.TrimSuffix(path, suffix) + ".[0-9]*" + suffix)
+	for _, path := range append(parts, path) {
+		if info, err := os.Stat(path); err == nil && info.ModTime().After(last) {
+			last = info.ModTime()
+		}
+	}
+	return last
 }
 
 func read(path string, v any) error {

@@ -69,6 +69,14 @@ func open(program string, width, height int64, dark bool) (*page, error) {
 	return p, nil
 }
 
+// paper shows the page as it is printed.
+func (p *page) paper() error {
+	return p.do(func(ctx context.Context, t *chromedp.Target) (none chromedp.Void, err error) {
+		_, err = cdp.Call(ctx, t, emulation.SetEmulatedMedia, emulation.SetEmulatedMediaParams{Media: "print"})
+		return none, err
+	})
+}
+
 func (p *page) note(event any) {
 	p.mu.Lock()
 	defer p.mu.Unlock()

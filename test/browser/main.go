@@ -17,11 +17,14 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	"github.com/chromedp/cdproto/cdp"
 	"github.com/chromedp/cdproto/emulation"
 	protocol "github.com/chromedp/cdproto/page"
 	"github.com/chromedp/chromedp"
+
+	"github.com/ocems-io/ocems/ocems/operator"
 )
 
 func main() {
@@ -38,7 +41,8 @@ func main() {
 type picture struct {
 	file          string
 	report, dark  bool
-	print         bool
+	operator      bool // the operator's page
+	print         bool // as it is on A4
 	width, height int64
 	steps         string // JavaScript
 	until         string // of the same
@@ -51,11 +55,18 @@ var all = []picture{
 	{file: "console-dark.png", width: 1360, height: 1010, dark: true,
 		steps: `document.querySelector('[aria-label*="Mon 23 Nov, 11:15"]').click()`, until: "document.querySelector('dialog').open"},
 	{file: "console-phone.png", width: 390, height: 1500},
+	{file: "serve.png", operator: true, width: 1280, height: 1180, until: drawn},
+	{file: "serve-dark.png", operator: true, dark: true, width: 1280, height: 1010,
+		steps: `document.querySelector('[aria-label*="Tue 24 Nov, 14:00"]').click()`, until: "document.querySelector('.slot td') && (scrollTo(0, 250), true)"},
+	{file: "serve-phone.png", operator: true, width: 390, height: 1500, until: drawn},
+	{file: "serve-print.png", operator: true, print: true, width: 1047, height: 718, until: drawn},
 	{file: "report.png", report: true, width: 1360, height: 830},
 	{file: "report-dark.png", report: true, dark: true, width: 1360, height: 830},
 	{file: "report-phone.png", report: true, width: 390, height: 1100},
 	{file: "report-print.png", report: true, print: true, width: 1039, height: 720}, // what A4 has room for
 }
+
+const drawn = "document.querySelectorAll('.cell.d').length > 100 && document.querySelector('svg.trend')"
 
 func pictures(program, out string) error {
 	dir, err := os.MkdirTemp("", "ocems-week")
@@ -88,10 +99,23 @@ func pictures(program, out string) error {
 	if err := os.MkdirAll(out, 0o755); err != nil {
 		return err
 	}
+	source, err := fiveTroubles(filepath.Join(dir, "plant"), weekEnds)
+	if err != nil {
+		return err
+	}
+	handler, err := operator.New(operator.Config{Now: func() time.Time { return weekEnds }, Sources: func() ([]operator.Source, error) { return []operator.Source{source}, nil }})
+	if err != nil {
+		return err
+	}
+	served := httptest.NewServer(handler)
+	defer served.Close()
 	for _, p := range all {
 		url := server.URL + "/#device=" + etp
-		if p.report {
+		switch {
+		case p.report:
 			url = "file://" + page
+		case p.operator:
+			url = served.URL
 		}
 		if err := p.take(program, url, filepath.Join(out, p.file)); err != nil {
 			return fmt.Errorf("%s: %w", p.file, err)
@@ -109,7 +133,17 @@ func (q picture) take(program, url, path string) error {
 	if err := p.do(chromedp.Navigate(url)); err != nil {
 		return err
 	}
-	if !q.report {
+	if q.print {
+		if err := p.paper(); err != nil {
+			return err
+		}
+	}
+	if q.operator {
+		if err := p.until(drawn); err != nil {
+			return err
+		}
+	}
+	if !q.report && !q.operator {
 		if err := p.until("document.querySelectorAll('.cell.d').length > 100 && document.querySelectorAll('#requests tbody tr').length > 20"); err != nil {
 			return err
 		}
@@ -127,6 +161,8 @@ func (q picture) take(program, url, path string) error {
 		if _, err := evaluate[bool](p, q.steps+"; true"); err != nil {
 			return err
 		}
+	}
+	if q.until != "" {
 		if err := p.until(q.until); err != nil {
 			return err
 		}

@@ -1,8 +1,4 @@
-// What senders chose reaches the page as text only: see put().
-
-const ist = 330 * 60000, slotLength = 15 * 60000, sevenDays = 7 * 24 * 3600000
-const $ = id => document.getElementById(id)
-const names = { D: 'delivered', P: 'some parameters delivered', M: 'missing', R: 'rejected', C: 'calibration', '-': 'not due' }
+import { $, Calendar, clock, date, get, hours, legend, link, moment, names, plural, put, sameDay, sevenDays, shareOf, slotLength, stampName, tableOf } from '/webui/webui.js'
 
 let chosen = { device: '', station: '', parameter: '' } // the parameter is '' for all, or its name, for diagnostics with a mark
 let calendar = null
@@ -10,38 +6,14 @@ let requests = [] // the newest first
 let shown = 50
 let kept = 1000
 
-// put makes an element. Its children are elements or become text.
-function put(tag, attributes, ...children) {
-  const e = document.createElement(tag)
-  for (const [k, v] of Object.entries(attributes ?? {})) if (v !== null && v !== false) e.setAttribute(k, v === true ? '' : v)
-  e.append(...children.flat().filter(c => c !== null && c !== undefined && c !== '').map(c => c instanceof Node ? c : String(c)))
-  return e
-}
-
 // A name may have marks that turn the text after it: they end with it.
 const nameOf = c => [put('bdi', null, c.device), ', ', put('bdi', null, c.station)]
 const marks = text => text.replace(/[\p{Cf}\p{Zl}\p{Zp}]/gu, c => [...Array(c.length).keys()].map(i => '\\u' + c.charCodeAt(i).toString(16).padStart(4, '0')).join(''))
-
-const two = n => String(n).padStart(2, '0')
-const months = ['Jan', 'Feb', 'Mar', 'Apr', 'May', 'Jun', 'Jul', 'Aug', 'Sep', 'Oct', 'Nov', 'Dec']
-const weekdays = ['Sun', 'Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat']
-function date(ms) { const d = new Date(ms + ist); return `${weekdays[d.getUTCDay()]} ${d.getUTCDate()} ${months[d.getUTCMonth()]}` }
-function clock(ms, seconds) { const d = new Date(ms + ist); return `${two(d.getUTCHours())}:${two(d.getUTCMinutes())}${seconds ? ':' + two(d.getUTCSeconds()) : ''}` }
-const moment = ms => `${date(ms)} ${clock(ms, true)}`
-const stampName = ms => `${date(ms)}, ${clock(ms)}`
-const sameDay = (a, b) => date(a) === date(b)
-const plural = (n, what) => `${n.toLocaleString('en')} ${what}${n === 1 ? '' : 's'}`
 
 function groups(list, key) {
   const by = new Map()
   for (const one of list) by.set(key(one), [...by.get(key(one)) ?? [], one])
   return by
-}
-
-async function get(path) {
-  const answer = await fetch(path)
-  if (!answer.ok) throw Object.assign(new Error((await answer.text()).trim()), { status: answer.status })
-  return answer.json()
 }
 
 // released waits while an element is pressed: what is replaced under the pointer gets no click.
@@ -107,8 +79,7 @@ $('parameter').addEventListener('change', e => choose(chosen.device, e.target.va
 const diagnosticMark = ' (diagnostic)'
 const parameterName = p => p.parameter + (p.diagnostic ? diagnosticMark : '')
 let now = Date.now()
-let cells = [] // {element, stamp, letter}, the newest day first, each day from 00:00
-let current = -1 // the cell that Tab reaches
+const board = new Calendar($('grid'), openCell)
 
 const loadCalendar = later(500, async () => {
   const { device, parameter } = chosen
@@ -125,9 +96,7 @@ const loadCalendar = later(500, async () => {
     if (e.status !== 404 || device !== chosen.device) throw e
     $('calendar-title').textContent = device
     $('summary').textContent = e.message
-    $('grid').replaceChildren() // of another device, or of another registry
-    cells = []
-    current = -1
+    board.clear() // it is of another device, or of another registry
     hideTip()
     return
   }
@@ -152,72 +121,18 @@ function showCalendar() {
     $('parameter').replaceChildren(...options.map(o => put('option', { value: o }, o || 'all')))
   }
   $('parameter').value = chosen.parameter
-  document.querySelector('.legend [data-all]').hidden = chosen.parameter !== ''
-  const n = letter => c.cells[letter] ?? 0
-  const due = n('D') + n('P') + n('M') + n('R')
+  document.querySelector('.legend [data-letter=P]').hidden = chosen.parameter !== ''
   const begin = Math.min(...c.bySlot.keys()) // a device that is new has no gap before its first slot
-  let before = 0
-  for (const day of c.days) for (let i = 0; i < 96; i++) if (day.slots[i] === 'M' && day.first + i * slotLength < begin && c.bySlot.size) before++
-  $('summary').replaceChildren(...due ? [put('b', null, `${(Math.floor(n('D') * 10000 / due) / 100).toFixed(2)} %`), ` of ${due} slots delivered`,
-    ...[['P', 'with some parameters only'], ['M', before ? `missing (${before} before its first)` : 'missing'], ['R', 'rejected'], ['C', 'in calibration']].flatMap(([l, text]) => n(l) ? [`, ${n(l)} ${text}`] : []), '.'] : ['No slot is due yet.'])
-  if ($('grid').children.length !== c.days.length) {
-    cells = []
-    $('grid').replaceChildren(...c.days.map(() => put('div', { role: 'row', class: 'day' }, put('span', { role: 'rowheader' }), [0, 1, 2, 3].map(q =>
-      put('div', { class: 'quarter', role: 'presentation' }, put('i', { 'aria-hidden': 'true' }, two(q * 6)), Array.from({ length: 24 }, () => {
-        const element = put('div', { role: 'gridcell', class: 'cell', tabindex: '-1' })
-        element.dataset.at = cells.length
-        cells.push({ element })
-        return element
-      }))))))
-  }
-  c.days.forEach((day, row) => {
-    $('grid').children[row].firstChild.textContent = date(day.first)
-    for (let i = 0; i < 96; i++) {
-      const cell = cells[row * 96 + i]
-      cell.stamp = day.first + i * slotLength
-      cell.letter = day.slots[i]
-      const kind = cell.letter === '-' ? 'o' : cell.letter === 'M' && cell.stamp < begin ? 'm early' : cell.letter.toLowerCase()
-      if (cell.element.dataset.kind !== kind) {
-        cell.element.dataset.kind = kind
-        cell.element.className = 'cell ' + kind
-        cell.element.textContent = kind === 'o' ? '' : cell.letter
-      }
-      cell.element.setAttribute('aria-label', `${stampName(cell.stamp)}, ${says(cell)}`)
-    }
-  })
-  if (current < 0) rove(newest())
+  $('summary').replaceChildren(...shareOf(c.days, c.bySlot.size ? begin : 0))
+  board.show(c.days, begin, says)
   if (!$('tip').hidden) showTip(Number($('tip').dataset.at))
   if ($('detail').open && openSlot) showSlot(openSlot)
 }
-
-// newest is the newest slot that has anything, or the first cell.
-const newest = () => Math.max(0, cells.slice(0, 96).findLastIndex(c => c.letter !== '-'))
 
 function says(cell) {
   if (cell.letter !== '-') return names[cell.letter]
   return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : 'due now'
 }
-
-function rove(at) {
-  cells[current]?.element.setAttribute('tabindex', '-1')
-  current = at
-  cells[at]?.element.setAttribute('tabindex', '0')
-}
-
-$('grid').addEventListener('keydown', e => {
-  const at = Number(e.target.dataset.at)
-  if (Number.isNaN(at) || e.altKey || e.metaKey) return
-  const line = getComputedStyle($('hours')).display === 'none' ? 24 : 96 // cells side by side
-  const row = Math.floor(at / line) * line
-  const to = { ArrowLeft: at - 1, ArrowRight: at + 1, ArrowUp: at - line, ArrowDown: at + line, Home: e.ctrlKey ? 0 : row, End: e.ctrlKey ? cells.length - 1 : row + line - 1, PageUp: at - 96, PageDown: at + 96 }[e.key]
-  if (e.key === 'Enter' || e.key === ' ') { e.preventDefault(); return openCell(at) }
-  if (to === undefined) return
-  e.preventDefault()
-  if (!cells[to]) return
-  rove(to)
-  cells[to].element.focus()
-})
-$('grid').addEventListener('click', e => { const at = e.target.dataset.at; if (at) { rove(Number(at)); openCell(Number(at)) } })
 
 // ---- tip: the readings of a slot
 
@@ -245,7 +160,7 @@ function pieces(slot) {
 }
 
 function showTip(at) {
-  const cell = cells[at], tip = $('tip')
+  const cell = board.cells[at], tip = $('tip')
   if (!cell || !calendar) return
   const rows = pieces(cell.stamp)
   tip.dataset.at = at
@@ -257,7 +172,7 @@ function showTip(at) {
   const box = cell.element.getBoundingClientRect(), own = tip.getBoundingClientRect(), wide = document.documentElement.clientWidth
   tip.style.left = `${Math.max(8, Math.min(box.left + box.width / 2 - own.width / 2, wide - own.width - 8)) + scrollX}px`
   tip.style.top = `${(box.bottom + own.height + 4 > innerHeight && box.top > own.height + 4 ? box.top - own.height - 3 : box.bottom + 3) + scrollY}px`
-  for (const c of cells) if (c.element.hasAttribute('aria-describedby')) c.element.removeAttribute('aria-describedby')
+  for (const c of board.cells) if (c.element.hasAttribute('aria-describedby')) c.element.removeAttribute('aria-describedby')
   cell.element.setAttribute('aria-describedby', 'tip')
 }
 function hideTip() { $('tip').hidden = true }
@@ -278,15 +193,11 @@ let detail = 0 // number of the newest showing, so that a slow answer is not put
 function openCell(at) {
   hideTip()
   openSlot = 0
-  showSlot(cells[at].stamp)
+  showSlot(board.cells[at].stamp)
 }
 
-const tableOf = (head, rows) => put('table', null, put('thead', null, put('tr', null, head.map(h => put('th', { scope: 'col' }, h)))),
-  put('tbody', null, rows.map(row => put('tr', null, row.map((text, i) => put('td', { 'data-label': head[i] }, put('div', null, text)))))))
-
 async function showSlot(slot) {
-  const at = cells.findIndex(c => c.stamp === slot)
-  const cell = cells[at]
+  const cell = board.cells.find(c => c.stamp === slot)
   if (!cell) return
   const { readings } = calendar.bySlot.get(slot) ?? { readings: [] }
   const list = requests.filter(r => r.device === calendar.device && r.first <= slot && slot <= r.last && r.first)
@@ -297,8 +208,8 @@ async function showSlot(slot) {
   $('detail-body').dataset.state = state
   $('detail-title').textContent = `${stampName(slot)}: ${says(cell)}`
   for (const b of [$('earlier'), $('later')]) b.hidden = false
-  $('earlier').disabled = cells.every(c => c.stamp >= slot)
-  $('later').disabled = cells.every(c => c.stamp <= slot)
+  $('earlier').disabled = board.cells.every(c => c.stamp >= slot)
+  $('later').disabled = board.cells.every(c => c.stamp <= slot)
   const body = [put('p', { class: 'quiet' }, nameOf(calendar))]
   if (readings.length) {
     body.push(tableOf(['parameter', 'value', 'unit', 'flag', 'stamp', 'came'], readings.map(r => [parameterName(r.parameter), r.value, unitOf(r), flagText(r.flag), clock(r.stamp, true), moment(r.received)])))
@@ -348,10 +259,10 @@ async function showOne(r) {
 $('earlier').addEventListener('click', () => step(-slotLength))
 $('later').addEventListener('click', () => step(slotLength))
 function step(by) {
-  const at = cells.findIndex(c => c.stamp === openSlot + by)
-  if (at >= 0) { rove(at); showSlot(cells[at].stamp) }
+  const at = board.cells.findIndex(c => c.stamp === openSlot + by)
+  if (at >= 0) { board.rove(at); showSlot(board.cells[at].stamp) }
 }
-$('detail').addEventListener('close', () => { openSlot = 0; detail++; if (document.activeElement?.matches('.cell')) rove(current), cells[current].element.focus() })
+$('detail').addEventListener('close', () => { openSlot = 0; detail++; if (document.activeElement?.matches('.cell')) board.cells[board.current].element.focus() })
 $('detail').addEventListener('click', e => { if (e.target === $('detail')) $('detail').close() })
 
 // ---- requests
@@ -478,8 +389,6 @@ $('clear').addEventListener('click', () => { $('scope').focus(); change('/faults
 
 // ---- events
 
-function link(state, text) { if ($('link').dataset.state !== state) { $('link').dataset.state = state; $('link').textContent = text } }
-
 let stream = null
 function listen() {
   if (stream || document.hidden) return
@@ -518,7 +427,8 @@ function close() { stream?.close(); stream = null }
 // A hidden page would keep one of the few connections that a browser makes to one host.
 document.addEventListener('visibilitychange', () => { if (document.hidden) { close(); link('wait', 'paused') } else listen() })
 
-$('hours').append(put('span'), ...[0, 6, 12, 18].map(from => put('div', null, Array.from({ length: 6 }, (_, i) => put('span', null, two(from + i))))))
+$('hours').append(...hours())
+document.querySelector('.legend').append(...legend('DPMRC-'))
 const about = await get('/console/about')
 kept = about.requests_kept
 for (const s of about.statuses) meanings.set(s.code, s.meaning)

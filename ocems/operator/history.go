@@ -20,7 +20,6 @@ const (
 	allPoints   = uint32(1)<<(slotMillis/pointMillis) - 1
 	days        = 8                           // today and the last 7
 	lookBack    = (days + 1) * 24 * time.Hour // of lines: a reading may be refused before its slot ends
-	lateAfter   = 30 * time.Minute            // a slot is delivered late
 	forget      = 10 * time.Minute            // a device that nobody looks at
 )
 
@@ -123,7 +122,7 @@ func (h *history) take(e *audit.Entry, bound string) {
 	var c class
 	switch e.Outcome {
 	case audit.Delivered:
-		if c = delivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > lateAfter {
+		if c = delivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > audit.LateAfter {
 			c = late
 		}
 	case audit.AlreadyStored:

@@ -36,8 +36,9 @@ var (
 	formatKey     = []byte("format")
 )
 
-// format is to be raised when a version cannot read what this one writes.
-const format = 3
+// format is to be raised when a version cannot read what this one writes, and when the version of any value in it is: an older
+// value would be taken for damaged.
+const format = 4
 
 // olderBucket is where the collector's file_storage keeps its entries.
 const olderBucket = "default"

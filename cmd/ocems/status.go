@@ -240,7 +240,7 @@ func facts(h *status.Host, now time.Time) string {
 		return strings.Join(append(parts, "hands slots on to exporters", fmt.Sprintf("slots waiting: %d", h.Waiting)), "; ")
 	}
 	if h.Board.Answered != nil {
-		parts = append(parts, fmt.Sprintf("board answered %s, usually in %s", status.Time(*h.Board.Answered, now), time.Duration(h.Board.Latency*float64(time.Second)).Round(time.Millisecond)))
+		parts = append(parts, fmt.Sprintf("board answered %s, usually in %s", status.Time(*h.Board.Answered, now), max(time.Duration(h.Board.Latency*float64(time.Second)).Round(time.Millisecond), time.Millisecond)))
 	} else {
 		parts = append(parts, "the board has not answered yet")
 	}

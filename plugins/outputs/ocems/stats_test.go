@@ -72,7 +72,8 @@ func TestInternalMetrics(t *testing.T) {
 
 	parameter := func() map[string]any {
 		for _, m := range selfstat.Metrics() {
-			if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_parameter" && v == dir {
+			_, trouble := m.GetTag("class") // readings of its last slot were left out
+			if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_parameter" && v == dir && !trouble {
 				tags := m.Tags()
 				delete(tags, "endpoint")
 				assert.Equal(t, map[string]string{"state_directory": dir, "station": "station_1", "device": "dev_1", "parameter": "cod", "diagnostic": "false"}, tags)

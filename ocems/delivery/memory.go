@@ -375,7 +375,8 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	for i, r := range audit.Readings(rs) {
 		for _, f := range found {
 			unit := f.Unit
-			if f.Unit = r.Unit; f == r { // the unit may have been mended since
+			f.Unit, f.Samples, f.Range = r.Unit, r.Samples, r.Range // the unit may have been mended since, and history come again
+			if f == r {
 				same = append(same, rs[i])
 			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
 				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, unit, f.Flag)

@@ -461,7 +461,8 @@ func (e *Engine) check(now time.Time) {
 // other.
 func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 	return slices.DeleteFunc(slots, func(s slot.Slot) bool {
-		if d, known := e.names.Device(s.Device); known && !s.Flag.Calibration() {
+		// One in doubt stays known, so that its window is opened again where its clock was wrong.
+		if d, known := e.names.Device(s.Device); known && !s.Flag.Calibration() && !s.Doubt {
 			const minutes = int(spec.SlotLength / time.Minute)
 			if least := d.Rules(s.Parameter).MinCoverage; float64(s.Minutes)/float64(minutes) < least {
 				x := sampleOf(s)

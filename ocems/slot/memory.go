@@ -38,10 +38,11 @@ type held struct {
 const mostHeld = 16
 
 func (m *memory) hold(h held) {
-	if len(m.held) >= mostHeld {
-		m.held = slices.Delete(m.held, 0, 1)
+	if m.held = append(m.held, h); len(m.held) > mostHeld {
+		oldest := slices.MinFunc(m.held, func(a, b held) int { return cmp.Compare(a.at, b.at) })
+		i := slices.Index(m.held, oldest)
+		m.held = slices.Delete(m.held, i, i+1)
 	}
-	m.held = append(m.held, h)
 }
 
 // forget lets go of what is held of a window.
@@ -58,14 +59,15 @@ func (s *series) remember() *memory {
 
 // leaps reports that a sample is too far from the last one that was taken: farther than step for each minute between
 // their times, and farther than one step within a minute. Beyond a quarter of an hour nothing is too far, so that a value
-// that has truly changed is left out for no longer.
+// that has truly changed is left out for no longer; nor is the first sample of another flag, which comes from other air.
 func (s *series) leaps(step float64, x *Reading) bool {
 	if s.memory == nil || s.memory.step.flag == 0 {
 		return false
 	}
 	last := &s.memory.step
 	apart := time.Duration(x.Time.UnixNano() - last.at).Abs()
-	return apart <= spec.SlotLength && math.Abs(x.Value-last.value) > step*max(apart.Minutes(), 1)
+	exact := 1e-6 * max(math.Abs(x.Value), math.Abs(last.value)) // of a register of 32 bits
+	return last.flag == x.Flag && apart <= spec.SlotLength && math.Abs(x.Value-last.value) > step*max(apart.Minutes(), 1)+exact
 }
 
 // at is the open window of a series with these bounds, or nil.

@@ -31,6 +31,7 @@ func TestReadings(t *testing.T) {
 	conflict := func(x Sample, first uint64) step { return step{x, Result{Conflict, first}} }
 	unit := func(x Sample) step { return step{x, Result{Reason: BadUnit}} }
 	slow := func(x Sample) Sample { x.MaxStep = 50; return x }
+	tight := func(x Sample) Sample { x.MaxStep = 0.1; return x }
 	far := func(x Sample) step { return step{slow(x), Result{Reason: TooFar}} }
 	held := func(s int, v float64) Sample { return with(TimeWeighted, second(s, v)) }
 	for _, c := range []struct {
@@ -76,6 +77,8 @@ func TestReadings(t *testing.T) {
 		{"max_step, a value that has changed", []step{taken(slow(second(0, 100))), far(second(60, 400)), far(second(300, 400)), taken(slow(second(360, 400)))}, 250, 2},
 		{"max_step, a quarter of an hour later", []step{taken(slow(second(0, 100))), far(second(899, 9000)), far(second(900, 9000)), taken(slow(second(901, 9000)))}, 100, 1},
 		{"max_step, calibration", []step{taken(slow(second(0, 100))), taken(slow(flagged('C', second(5, 900)))), taken(slow(flagged('Z', second(40, 0)))), far(second(50, 0))}, 100, 1},
+		{"max_step, another flag", []step{taken(slow(second(0, 100))), taken(slow(flagged('M', second(60, 0)))), taken(slow(second(120, 100))), far(second(180, 900))}, 100, 2},
+		{"max_step, to the last digit", []step{taken(tight(second(0, 0.3))), taken(tight(second(60, 0.4)))}, 0.35, 2},
 		{"max_step, the unit of a window", []step{taken(slow(second(60, 100))), far(second(901, 9000)), taken(slow(in("ug/l", second(902, 110))))}, 100, 1},
 		{"time_weighted", []step{taken(held(0, 100)), taken(held(840, 400))}, 120, 2},
 		{"time_weighted, backwards", []step{taken(held(840, 400)), taken(held(0, 100)), duplicate(held(840, 400))}, 120, 2},

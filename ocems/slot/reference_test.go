@@ -57,7 +57,8 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	}
 	last, some := r.kept[x.Series]
 	minutes := math.Abs(x.Time.Sub(last.Time).Minutes())
-	leaps := x.MaxStep > 0 && s.kind == 0 && some && minutes <= 15 && math.Abs(x.Value-last.Value) > x.MaxStep*max(minutes, 1)
+	leaps := x.MaxStep > 0 && s.kind == 0 && some && minutes <= 15 && x.Flag == last.Flag &&
+		math.Abs(x.Value-last.Value) > x.MaxStep*max(minutes, 1)+1e-6*max(math.Abs(x.Value), math.Abs(last.Value))
 	var first *arrived
 	for i := range r.readings {
 		o := &r.readings[i]

@@ -34,7 +34,7 @@ func expect(p plant, all []arrival) (lines []string) {
 	}
 	windows := map[key]*window{}
 	entries, devices := map[key]parameter{}, map[string]device{}
-	kept := map[key]arrival{} // the last reading taken of a parameter
+	kept, keptFlag := map[key]arrival{}, map[key]string{} // the last reading taken of a parameter
 	for _, d := range p.devices {
 		devices[d.id] = d
 	}
@@ -58,7 +58,8 @@ func expect(p plant, all []arrival) (lines []string) {
 			last, some := kept[series]
 			minutes := a.at.Sub(last.at).Abs().Minutes()
 			step, limited := n.rule("max_step").(float64)
-			leaps := limited && some && length == 900 && minutes <= 15 && math.Abs(a.value-last.value) > step*max(minutes, 1)
+			leaps := limited && some && length == 900 && minutes <= 15 && cmp.Or(flag, "U") == keptFlag[series] &&
+				math.Abs(a.value-last.value) > step*max(minutes, 1)+1e-6*max(math.Abs(a.value), math.Abs(last.value))
 			if w == nil && leaps {
 				continue
 			}
@@ -77,7 +78,7 @@ func expect(p plant, all []arrival) (lines []string) {
 				w.seen[at] = true
 				w.taken = append(w.taken, a)
 				if limited && length == 900 {
-					kept[series] = a
+					kept[series], keptFlag[series] = a, cmp.Or(flag, "U")
 				}
 			}
 		}

@@ -128,6 +128,7 @@ type State struct {
 	Runs      [][2]int64        // stamps of those of 15 minutes, the first and the last of each run, in milliseconds
 	Answered  time.Time         // when the server answered it last, zero before
 	Held      string            // of HoldReasons: why a person must look at all of it, or ""
+	Apart     string            // why some of its slots wait apart, or ""
 	Detail    string            // what the server answered
 	Suspended map[string]string // of HoldReasons: why a parameter waits
 }
@@ -147,12 +148,17 @@ func (d *Delivery) State(device string) (s State) {
 	}
 	if q.condition.state == held {
 		s.Held, s.Detail = q.condition.reason, q.condition.detail
+	} else {
+		s.Apart, s.Detail = q.memory.reason, q.memory.detail
 	}
 	if q.saved != "" && q.saved != plain { // the memory itself is the attempt's
 		if m, _, err := decodeMemory([]byte(q.saved)); err == nil && len(m.suspended) > 0 {
 			s.Suspended = map[string]string{}
 			for u, why := range m.suspended {
 				s.Suspended[u.parameter] = why.reason
+				if s.Apart == why.reason { // the parameter alone
+					s.Apart = ""
+				}
 			}
 		}
 	}

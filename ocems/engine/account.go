@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -37,6 +38,7 @@ type account struct {
 	e       *Engine
 	path    string // of the status; "" for none
 	started time.Time
+	begun   time.Time // the same, by the monotonic clock
 	came    came
 
 	mu      sync.Mutex
@@ -93,7 +95,7 @@ func (f *statusFile) due(now time.Time, always bool) bool {
 
 // openAccount goes on with what the last life wrote, where that can be read.
 func openAccount(e *Engine, path string) *account {
-	a := &account{e: e, path: path, started: time.Now().UTC().Round(0), devices: map[string]*deviceAccount{}}
+	a := &account{e: e, path: path, started: time.Now().UTC().Round(0), begun: time.Now(), devices: map[string]*deviceAccount{}}
 	a.slots.by = map[int64]*slotLine{}
 	a.host.matters = true
 	before := map[string]*status.Device{}
@@ -217,34 +219,50 @@ func (a *account) change(d *deviceAccount, matters bool) {
 }
 
 // made notes slots that were closed, or made upstream.
-func (a *account) made(slots []slot.Slot) {
+func (a *account) made(slots []slot.Slot, upstream bool) {
 	if len(slots) == 0 {
 		return
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := a.now()
 	for i := range slots {
 		s := &slots[i]
 		d, p := a.of(s.Device, s.Parameter, s.Diagnostic)
-		if p == nil || s.Flag.Calibration() || p.Slot != nil && s.Stamp.Before(p.Slot.Stamp) {
+		if p == nil {
 			continue
 		}
+		if stamp := s.Stamp.UTC(); s.Flag.Calibration() {
+			if newer(stamp, p.Calibrated, now) {
+				p.Calibrated = &stamp
+			}
+			continue
+		}
+		if p.Slot != nil && !s.Stamp.Equal(p.Slot.Stamp) && !newer(s.Stamp, &p.Slot.Stamp, now) {
+			continue
+		}
+		p.Upstream = upstream
 		rules := d.Rules(s.Parameter)
 		p.noteFlat(s, rules.FlatLineAfter)
 		p.Beyond = beyond(s, rules)
 		p.Slot = &status.Slot{Stamp: s.Stamp.UTC(), Value: s.Value, Flag: s.Flag.String(), Samples: s.Samples}
 		p.Unit = s.Unit
 		if !s.Last.IsZero() {
-			p.read(s.Last, s.LastValue)
+			p.read(s.Last, s.LastValue, now)
 		}
 		p.Never = ""
 		a.change(d, false)
 	}
 }
 
-func (p *parameterAccount) read(at time.Time, value float64) {
+// newer reports that a time is after one that is known, or that this is of a clock that was ahead.
+func newer(at time.Time, known *time.Time, now time.Time) bool {
+	return known == nil || at.After(*known) || known.After(now.Add(spec.SlotLength))
+}
+
+func (p *parameterAccount) read(at time.Time, value float64, now time.Time) {
 	at = sent(at)
-	if p.Reading == nil || !at.Before(p.Reading.At) {
+	if p.Reading == nil || at.Equal(p.Reading.At) || newer(at, &p.Reading.At, now) {
 		p.Reading = &status.Reading{At: at.UTC(), Value: value}
 	}
 }
@@ -287,6 +305,7 @@ func (a *account) note(entries []audit.Entry) {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	now := a.now()
 	for i := range entries {
 		x := &entries[i]
 		stamp := time.UnixMilli(x.Stamp).UTC()
@@ -299,7 +318,7 @@ func (a *account) note(entries []audit.Entry) {
 				}
 				n++
 				if d, p := a.of(x.Device, r.Parameter, r.Diagnostic); p != nil {
-					if p.Delivered == nil || stamp.After(*p.Delivered) {
+					if newer(stamp, p.Delivered, now) {
 						p.Delivered = &stamp
 					}
 					p.Refused = nil
@@ -318,12 +337,9 @@ func (a *account) note(entries []audit.Entry) {
 				}
 			}
 		case audit.Refused, audit.Late:
-			if x.Parameter == "" || x.Reason == string(slot.Duplicate) || x.Reason == string(unknown) {
-				continue
-			}
-			diagnostic := len(x.Readings) > 0 && x.Readings[0].Diagnostic
-			if d, p := a.of(x.Device, x.Parameter, diagnostic); p != nil {
-				p.exclude(status.Excluded{Reason: cmp.Or(x.Reason, string(x.Outcome)), Count: x.Count, Stamp: stamp, Detail: x.Detail})
+			d := a.devices[x.Device]
+			if p := d.find(x.Parameter, len(x.Readings) > 0 && x.Readings[0].Diagnostic); p != nil { // it makes no parameter of a device without entries
+				p.exclude(status.Excluded{Reason: cmp.Or(x.Reason, string(x.Outcome)), Count: x.Count, Stamp: stamp, Detail: x.Detail, Noted: now})
 				a.change(d, false)
 			}
 		}
@@ -337,6 +353,20 @@ func reasonOf(x *audit.Entry) string {
 	return "other"
 }
 
+// excluded notes a reading that is in no slot. It makes no parameter of a device without entries.
+func (a *account) excluded(s slot.Series, x status.Excluded, detail func() string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	d := a.devices[s.Device]
+	p := d.find(s.Parameter, s.Diagnostic)
+	if p == nil {
+		return
+	}
+	x.Noted, x.Detail = a.now(), detail()
+	p.exclude(x)
+	a.change(d, false)
+}
+
 // exclude keeps the newest of each reason.
 func (p *parameterAccount) exclude(x status.Excluded) {
 	p.Excluded = slices.Clone(p.Excluded) // a status that is being written has the list of before
@@ -347,7 +377,7 @@ func (p *parameterAccount) exclude(x status.Excluded) {
 	case p.Excluded[i].Stamp.Equal(x.Stamp):
 		x.Count += p.Excluded[i].Count
 		p.Excluded[i] = x
-	case x.Stamp.After(p.Excluded[i].Stamp):
+	case newer(x.Stamp, &p.Excluded[i].Stamp, x.Noted):
 		p.Excluded[i] = x
 	}
 }
@@ -368,10 +398,25 @@ func (a *account) run(done <-chan struct{}) {
 
 // step does what is due. At the end of the host all is written.
 func (a *account) step(end bool) {
-	if err := a.write(a.take(end)); (err != nil) != a.failed {
+	a.came.hurry(mostNearest)
+	err := a.write(a.take(end))
+	if err != nil {
+		a.again()
+	}
+	if (err != nil) != a.failed {
 		if a.failed = err != nil; a.failed {
 			a.e.log.Warn("cannot write the status of each parameter: it is tried again, and nothing else depends on it", "error", err)
 		}
+	}
+}
+
+// again has all files written again.
+func (a *account) again() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.host.changed = true
+	for i := range a.files {
+		a.files[i].changed = true
 	}
 }
 
@@ -419,7 +464,7 @@ func (a *account) take(end bool) (w written) {
 	if files == 0 {
 		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // of a hub, new slots are enough
 			a.taken, a.host.changed = taken, true
-			a.host.matters = a.host.matters || wall.Sub(a.started) < begins
+			a.host.matters = a.host.matters || time.Since(a.begun) < begins
 		}
 		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
 	}
@@ -468,7 +513,8 @@ func (a *account) describe(now time.Time, end bool) *status.Host {
 		h.Trail = e.trail.Path()
 	}
 	if b := e.cfg.Board; b != nil {
-		h.Endpoint, h.DryRun = options.Shown(b.Endpoint), b.DryRun
+		h.Endpoint, _, _ = strings.Cut(options.Shown(b.Endpoint), "?")
+		h.DryRun = b.DryRun
 		s := e.outbox.Server()
 		h.Board = status.Board{Reachable: s.Reachable, Reason: s.Reason, Answered: timeOf(s.Answered), Latency: s.Latency.Seconds()}
 		h.Waiting = e.outbox.Stats().Slots
@@ -526,7 +572,7 @@ func (a *account) handed(slots []slot.Slot) {
 		if p == nil || s.Flag.Calibration() {
 			continue
 		}
-		if stamp := s.Stamp.UTC(); p.Delivered == nil || stamp.After(*p.Delivered) {
+		if stamp := s.Stamp.UTC(); newer(stamp, p.Delivered, a.now()) {
 			p.Delivered = &stamp
 		}
 		a.change(d, false)
@@ -555,22 +601,23 @@ func (a *account) describeAll(file int, now time.Time) []status.Device {
 	var list []status.Device
 	for _, id := range a.ids {
 		if d := a.devices[id]; d.file == file {
-			list = append(list, a.describeDevice(d, now))
+			list = append(list, a.describeDevice(d, now, true))
 		}
 	}
 	return list
 }
 
-func (a *account) describeDevice(d *deviceAccount, now time.Time) status.Device {
+// describeDevice is a device. A reader is told what came instead of what never came; that is not for a hub's gauges.
+func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) status.Device {
 	x := status.Device{Station: d.StationID, ID: d.DeviceID, Parameters: make([]status.Parameter, 0, len(d.parameters))}
 	a.e.aligner.Latest(d.DeviceID, func(s slot.Series, at time.Time, value float64) {
 		if _, p := a.of(s.Device, s.Parameter, s.Diagnostic); p != nil {
-			p.read(at, value)
+			p.read(at, value, now)
 		}
 	})
 	if a.e.outbox != nil {
 		q := a.e.outbox.State(d.DeviceID)
-		x.Waiting, x.Oldest, x.Runs, x.Answered, x.Held, x.Detail = q.Slots, timeOf(q.Oldest), q.Runs, timeOf(q.Answered), q.Held, q.Detail
+		x.Waiting, x.Oldest, x.Runs, x.Answered, x.Held, x.Apart, x.Detail = q.Slots, timeOf(q.Oldest), q.Runs, timeOf(q.Answered), q.Held, q.Apart, q.Detail
 		if d.held != q.Held {
 			d.held, d.heldSince = q.Held, now
 		}
@@ -591,13 +638,22 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time) status.Device 
 		return d.named == 0 && now.Sub(p.lastSeen()) > forgetSilent
 	})
 	for _, p := range d.parameters {
-		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Stamp) > excludedFor })
-		if p.Never = ""; p.Reading == nil && p.Slot == nil && d.named > 0 {
-			p.Never = a.came.instead(p.mapped, d)
+		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Noted).Abs() > excludedFor })
+		if p.Never = ""; reader && p.neverCame(d) {
+			p.Never = a.instead(p, d)
 		}
 		x.Parameters = append(x.Parameters, p.Parameter)
 	}
 	return x
+}
+
+// instead is what came for a parameter that never did, without the tokens that a sender may have put into it.
+func (a *account) instead(p *parameterAccount, d *deviceAccount) string {
+	return string(a.e.names.Hide([]byte(a.came.instead(p.mapped, d))))
+}
+
+func (p *parameterAccount) neverCame(d *deviceAccount) bool {
+	return p.Reading == nil && p.Slot == nil && d.named > 0
 }
 
 func (p *parameterAccount) lastSeen() time.Time {

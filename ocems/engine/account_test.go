@@ -157,3 +157,41 @@ func TestFlatLinesAndLimits(t *testing.T) {
 		assert.Contains(t, p.received(), "seven/cod@01:45=60U")
 	})
 }
+
+// What looks like trouble and is none, and the reverse.
+func TestVerdictsOfSeven(t *testing.T) {
+	feed := func(p *plant, from, to time.Time, attributes ...string) {
+		for at := from; at.Before(to); at = at.Add(20 * time.Second) {
+			until(at)
+			p.mustTake(field("cod", at, float64(at.Minute()), attributes...))
+		}
+	}
+	run(t, "a calibration of half an hour", seven, func(p *plant) {
+		feed(p, clock(1, 0, 0), clock(1, 30, 0))
+		feed(p, clock(1, 30, 0), clock(2, 2, 0), "ocems_flag", "C")
+		assert.Regexp(t, "^ok calibration: ", verdicts(p.status(), clock(2, 2, 0))["cod"])
+		assert.Empty(t, p.log.lines("no reading since"))
+	})
+	run(t, "it reads again after hours", seven, func(p *plant) {
+		feed(p, clock(1, 0, 0), clock(1, 30, 0))
+		until(clock(5, 1, 0))
+		feed(p, clock(5, 1, 0), clock(5, 5, 0))
+		assert.Equal(t, "ok begins: it reads again: its next slot is 10:45", verdicts(p.status(), clock(5, 5, 0))["cod"])
+	})
+	run(t, "a reading of a wrong clock is no mark for ever", seven, func(p *plant) {
+		p.mustTake(field("cod", clock(1, 0, 0).AddDate(3, 0, 0), 1))
+		feed(p, clock(1, 0, 10), clock(1, 32, 0))
+		assert.Equal(t, "ok reporting: 07:00 delivered", verdicts(p.status(), clock(1, 32, 0))["cod"])
+	})
+	run(t, "an outage is seen between two slots", seven, func(p *plant) {
+		feed(p, clock(1, 0, 0), clock(1, 20, 0))
+		p.net.unplug(true)
+		p.board.CloseIdleConnections()
+		feed(p, clock(1, 20, 0), clock(2, 1, 0))
+		for _, second := range []int{0, 30, 40, 50} {
+			until(clock(2, 1, second))
+			assert.Regexp(t, "^warning waiting: slots wait for the board: [23]", verdicts(p.status(), clock(2, 1, second))["cod"], second)
+		}
+		p.net.unplug(false)
+	})
+}

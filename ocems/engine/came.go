@@ -24,12 +24,33 @@ type came struct {
 	metrics map[string]map[string]string // what else the first reading of each field said of itself, by metric and field
 	flagged map[string]flagged           // metrics with a flag or a unit of which a reading is none, by name and source
 	spoken  map[string]bool              // those of which a reading is one
+	left    int                          // how often the nearest name is looked for, which takes milliseconds
 }
 
 // flagged is a flag or a unit beside readings that are no parameter.
 type flagged struct {
 	metric, word, source string
 	told                 bool
+}
+
+const mostNearest = 20
+
+// hurry bounds how often the nearest name is looked for until the next time.
+func (c *came) hurry(n int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left = n
+}
+
+// nearest is the nearest name as a text to append, or "".
+func (c *came) nearest(name string, names []string) string {
+	if c.left--; c.left < 0 {
+		return ""
+	}
+	if near := spec.Nearest(name, names); len(near) > 0 {
+		return "; nearest: " + near[0]
+	}
+	return ""
 }
 
 func (c *came) foreign(r Reading) {
@@ -131,20 +152,13 @@ func (c *came) instead(m registry.Mapped, d *deviceAccount) string {
 	delete(fields, "")
 	if names := slices.Sorted(maps.Keys(fields)); len(names) > 0 && m.Field != "" {
 		text := fmt.Sprintf("%s has the %s; %q is not among them", m.Metric, fewOf("field", names), m.Field)
-		if near := spec.Nearest(m.Field, names); len(near) > 0 {
-			text += "; nearest: " + near[0]
-		}
-		return text
+		return text + c.nearest(m.Field, names)
 	}
 	names := slices.Sorted(maps.Keys(c.metrics))
 	if len(names) == 0 {
 		return fmt.Sprintf("nothing came that no entry names, and no metric %q", m.Metric)
 	}
-	text := fmt.Sprintf("no metric %q came; no entry names %s", m.Metric, fewOf("metric", names))
-	if near := spec.Nearest(m.Metric, names); len(near) > 0 {
-		text += "; nearest: " + near[0]
-	}
-	return text
+	return fmt.Sprintf("no metric %q came; no entry names %s", m.Metric, fewOf("metric", names)) + c.nearest(m.Metric, names)
 }
 
 // fewOf lists names, and says how many more there are.

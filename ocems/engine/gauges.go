@@ -35,7 +35,7 @@ func (e *Engine) Parameters() []ParameterState {
 	now, list := a.now(), make([]ParameterState, 0, n)
 	h := a.describe(now, false)
 	for _, id := range a.ids {
-		d := a.describeDevice(a.devices[id], now)
+		d := a.describeDevice(a.devices[id], now, false)
 		for i := range d.Parameters {
 			p := &d.Parameters[i]
 			s := ParameterState{Station: d.Station, Device: d.ID, Parameter: p.Parameter, Diagnostic: p.Diagnostic, Expected: h.Due(p, now)}

@@ -409,7 +409,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	e.tellClock()
 	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
 		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
-		e.account.made(closed)
+		e.account.made(closed, false)
 		if len(e.loop.closed) > 0 {
 			closed = append(e.loop.closed, closed...)
 		}

@@ -292,7 +292,7 @@ func slotsOf(r payload.Record) []slot.Slot {
 	slots := make([]slot.Slot, len(r.Readings))
 	for i, x := range r.Readings {
 		slots[i] = slot.Slot{Series: slot.Series{Device: r.DeviceID, Parameter: x.Parameter, Diagnostic: x.Diagnostic},
-			Unit: x.Unit, Stamp: x.Stamp, Flag: x.Flag, Value: x.Value, Samples: x.Samples}
+			Unit: x.Unit, Stamp: x.Stamp, Flag: x.Flag, Value: x.Value, Min: x.Min, Max: x.Max, Samples: x.Samples}
 	}
 	return slots
 }
@@ -385,7 +385,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 		n := 0
 		for _, r := range b.records {
 			n += len(r.Readings)
-			e.account.made(slotsOf(r))
+			e.account.made(slotsOf(r), true)
 		}
 		e.counts.finished.Add(uint64(n))
 	}

@@ -11,6 +11,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
@@ -202,6 +203,9 @@ func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now 
 		stamp = e.stamp(x.Time, x.Flag)
 	}
 	e.loop.refusals.add(refusal{x.Series, stamp.UnixMilli(), reason}, x, detail, now)
+	if e.account != nil && reason != slot.Duplicate && reason != unknown {
+		e.account.excluded(x.Series, status.Excluded{Reason: string(reason), Count: max(x.count, 1), Stamp: stamp.UTC()}, detail)
+	}
 	kind := refusedOwn
 	if reason == unknown {
 		kind = refusedForeign
@@ -262,7 +266,6 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 		return false
 	}
 	e.loop.unnoted = false
-	e.account.note(entries)
 	e.loop.refusals.written(lines, now)
 	return true
 }

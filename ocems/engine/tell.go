@@ -124,7 +124,13 @@ func (a *account) tell(now time.Time) {
 	if a.slots.last == 0 {
 		a.slots.last = stamp // of before the start
 	}
-	if stamp <= a.slots.last || !a.e.trustsClock() || a.e.loop.waiting.Load() > 0 {
+	if !a.e.trustsClock() || a.e.loop.waiting.Load() > 0 {
+		return
+	}
+	if a.slots.last > stamp { // by a clock that was ahead
+		a.slots.last = stamp - 1
+	}
+	if stamp <= a.slots.last {
 		return
 	}
 	a.slots.last, h = stamp, *a.describe(now, false)
@@ -133,27 +139,36 @@ func (a *account) tell(now time.Time) {
 			"metric", f.metric, "attribute", f.word, "of", f.source)
 	}
 	window, due, warned := a.e.windowOf(stamp), 0, 0
-	x, classes := a.slots.of(stamp), map[status.Class]int{}
+	x, classes, well := a.slots.of(stamp), map[status.Class]int{}, 0
 	for _, id := range a.ids {
 		d := a.devices[id]
+		for _, p := range d.parameters {
+			if first := firstWindow(now); p.Due.After(first) { // by a clock that was ahead
+				p.Due = first
+			}
+		}
 		n := d.due(stamp, window)
 		due += n
 		if n == 0 {
 			continue
 		}
-		device := a.describeDevice(d, now)
+		device := a.describeDevice(d, now, false)
 		missing := map[status.Class][]string{}
 		for i, p := range d.parameters {
-			v := h.Judge(&device, &device.Parameters[i], now)
+			q := &device.Parameters[i]
+			if p.told != status.Never && warned < mostNamed && p.neverCame(d) {
+				q.Never = a.instead(p, d)
+			}
+			v := h.Judge(&device, q, now)
 			if v.Level == status.Failed || v.Class == status.Waits {
 				missing[v.Class] = append(missing[v.Class], p.Parameter.Parameter)
 			}
 			if v.Level != status.OK {
 				classes[v.Class]++
 			}
-			warned += a.warn(p, id, v, warned < mostNamed)
+			a.warn(p, id, v, &warned, &well)
 		}
-		if a.perDevice() && !x.told[id] && !h.Slots {
+		if a.perDevice() && !x.told[id] && !h.Slots && !h.DryRun {
 			var parts []string
 			for _, class := range slices.Sorted(maps.Keys(missing)) {
 				parts = append(parts, fmt.Sprintf("%s: %s", class, strings.Join(missing[class], ", ")))
@@ -165,30 +180,38 @@ func (a *account) tell(now time.Time) {
 	if warned > mostNamed {
 		a.e.log.Warn("more parameters need a person: see `ocems status`", "parameters", warned-mostNamed)
 	}
-	if !a.perDevice() && !h.Slots && due > 0 {
+	if well > mostNamed {
+		a.e.log.Info("more parameters are well again", "parameters", well-mostNamed)
+	}
+	if !a.perDevice() && !h.Slots && !h.DryRun && due > 0 {
 		a.e.log.Info(fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.delivered, counted(due, "parameter"), counted(len(a.ids), "device")))
 	}
 }
 
-// warn says once that a parameter needs a person, and once that it no longer does. It returns 1 for what it says or would say.
-func (a *account) warn(p *parameterAccount, device string, v status.Verdict, say bool) int {
+// warn says once that a parameter needs a person, and once that it no longer does, of the first few. It counts all. What
+// waits for the board is neither.
+func (a *account) warn(p *parameterAccount, device string, v status.Verdict, warned, well *int) {
 	class := status.Class("")
-	if v.Level != status.OK && v.Class != status.Waits {
+	switch {
+	case v.Class == status.Waits:
+		return
+	case v.Level != status.OK:
 		class = v.Class
 	}
 	before := p.told
 	if p.told = class; class == before {
-		return 0
+		return
 	}
 	switch {
-	case !say:
 	case class == "":
-		a.e.log.Info("a parameter is well again", "device", device, "parameter", p.Parameter.Parameter)
-		return 0
+		if *well++; *well <= mostNamed {
+			a.e.log.Info("a parameter is well again", "device", device, "parameter", p.Parameter.Parameter)
+		}
 	default:
-		a.e.log.Warn("a parameter needs a person: "+v.Text, "device", device, "parameter", p.Parameter.Parameter, "do", cmp.Or(v.Cure, "see `ocems status`"))
+		if *warned++; *warned <= mostNamed {
+			a.e.log.Warn("a parameter needs a person: "+v.Text, "device", device, "parameter", p.Parameter.Parameter, "do", cmp.Or(v.Cure, "see `ocems status`"))
+		}
 	}
-	return 1
 }
 
 func counted(n int, what string) string {

@@ -203,7 +203,7 @@ func TestCalendar(t *testing.T) {
 }
 
 func TestLight(t *testing.T) {
-	silent := parameter("cod", func(p *status.Parameter) { p.Slot.Stamp = stamp(9, 0).UTC() })
+	silent := parameter("cod", func(p *status.Parameter) { p.Slot.Stamp, p.Reading.At = stamp(9, 0).UTC(), stamp(9, 0).UTC() })
 	well := host(status.Device{Station: "s", ID: "a", Parameters: []status.Parameter{parameter("cod", nil)}})
 	ill := host(status.Device{Station: "s", ID: "a", Parameters: []status.Parameter{silent}})
 	ill.Slots = true

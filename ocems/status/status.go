@@ -69,6 +69,7 @@ type Device struct {
 	Oldest     *time.Time  `json:"oldest_waiting,omitempty"` // stamp
 	Runs       [][2]int64  `json:"waiting_runs,omitempty"`   // stamps of the first and last slot of each run that waits, in milliseconds
 	Held       string      `json:"held,omitempty"`           // why all its slots wait: a status of the board, or another hold reason
+	Apart      string      `json:"apart,omitempty"`          // why some of its slots wait apart, in the same words
 	Detail     string      `json:"detail,omitempty"`         // what the board answered
 	Since      *time.Time  `json:"held_since,omitempty"`
 	Answered   *time.Time  `json:"answered,omitempty"` // the last answer of the board
@@ -82,12 +83,14 @@ type Parameter struct {
 	Unit       string     `json:"unit,omitempty"`
 	Due        time.Time  `json:"due_since"` // the first window of which a slot is due begins here
 	Reading    *Reading   `json:"reading,omitempty"`
-	Slot       *Slot      `json:"slot,omitempty"`      // the last one made
-	Delivered  *time.Time `json:"delivered,omitempty"` // newest stamp that the board has
-	Refused    *Refusal   `json:"refused,omitempty"`   // its slots wait for this
-	Rejected   *Refusal   `json:"rejected,omitempty"`  // the last slot that was given up
-	Excluded   []Excluded `json:"excluded,omitempty"`  // readings that are in no slot, the last of each reason in a day
-	Never      string     `json:"never,omitempty"`     // no reading ever came, and what came instead
+	Slot       *Slot      `json:"slot,omitempty"`          // the last one made
+	Delivered  *time.Time `json:"delivered,omitempty"`     // newest stamp that the board has
+	Refused    *Refusal   `json:"refused,omitempty"`       // its slots wait for this
+	Rejected   *Refusal   `json:"rejected,omitempty"`      // the last slot that was given up
+	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot, the last of each reason in a day
+	Calibrated *time.Time `json:"calibrated,omitempty"`    // stamp of the last point of a calibration
+	Upstream   bool       `json:"made_upstream,omitempty"` // its slots are made upstream, and come later
+	Never      string     `json:"never,omitempty"`         // no reading ever came, and what came instead
 	Flat       *Flat      `json:"flat,omitempty"`
 	Beyond     string     `json:"beyond,omitempty"`  // the last slot is beyond a limit: which
 	Verdict    *Verdict   `json:"verdict,omitempty"` // of [Host.JudgeAll]
@@ -126,6 +129,7 @@ type Excluded struct {
 	Count  int       `json:"count"`
 	Stamp  time.Time `json:"stamp"`
 	Detail string    `json:"detail,omitempty"`
+	Noted  time.Time `json:"noted"`
 }
 
 // Flat is how long all readings have been equal, to the last digit.

@@ -28,16 +28,17 @@ type Class string
 
 // The classes.
 const (
-	Reporting Class = "reporting" // the board has its last slot
-	Begins    Class = "begins"    // its first slot is not due yet
-	Waits     Class = "waiting"   // its slots wait for the board
-	Refuses   Class = "refused"   // by the board
-	Excludes  Class = "excluded"  // all its readings are left out
-	Silent    Class = "silent"    // no reading comes any more
-	Never     Class = "never"     // no reading ever came
-	FlatLine  Class = "flat"      // all readings are equal
-	Limit     Class = "limit"     // the last value is beyond a limit
-	Partly    Class = "partly"    // some readings of the last slot were left out
+	Reporting  Class = "reporting"   // the board has its last slot
+	Begins     Class = "begins"      // its first slot is not due yet
+	Waits      Class = "waiting"     // its slots wait for the board
+	Refuses    Class = "refused"     // by the board
+	Excludes   Class = "excluded"    // all its readings are left out
+	Calibrates Class = "calibration" // it is calibrated
+	Silent     Class = "silent"      // no reading comes any more
+	Never      Class = "never"       // no reading ever came
+	FlatLine   Class = "flat"        // all readings are equal
+	Limit      Class = "limit"       // the last value is beyond a limit
+	Partly     Class = "partly"      // some readings of the last slot were left out
 )
 
 // Verdict is what a person should know, and do.
@@ -136,7 +137,12 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	window := h.window(now)
 	expected := h.StampOf(window)
 	due := h.Due(p, now)
-	missing := p.Slot == nil || p.Slot.Stamp.Before(expected)
+	least := expected // the newest slot that it must have
+	if p.Upstream {
+		least = least.Add(-spec.SlotLength)
+	}
+	// A slot of the future is of a clock that was wrong.
+	missing := p.Slot == nil || p.Slot.Stamp.Before(least) || p.Slot.Stamp.After(now.Add(spec.SlotLength))
 	switch {
 	case p.Slot == nil && !due:
 		return Verdict{OK, Begins, "its first slot is " + clockTime(h.StampOf(p.Due), now), ""}
@@ -146,17 +152,28 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses it since %s: %s; its slots wait", clockTime(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
 	case d.Held != "":
 		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses the device: %s; its slots wait", meaning(d.Held)), Cure(d.Held)}
+	case due && missing && p.Calibrated != nil && !p.Calibrated.Before(window):
+		return Verdict{OK, Calibrates, "in calibration, the last point is of " + clockTime(*p.Calibrated, now), ""}
 	case due && missing:
 		for _, x := range p.Excluded {
-			if !x.Stamp.Before(expected) {
+			if x.since(expected, now) {
 				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", clockTime(expected, now), x.text()), "look at the instrument, or correct the limits of its entry"}
 			}
 		}
+		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
+			return Verdict{OK, Begins, "it reads again: its next slot is " + clockTime(h.StampOf(end), now), ""}
+		}
 		return Verdict{Failed, Silent, "no reading since " + clockTime(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
 	}
-	if !h.Slots && p.Slot != nil && !p.Slot.Stamp.After(expected) && (p.Delivered == nil || p.Delivered.Before(p.Slot.Stamp)) {
+	if d.Apart != "" {
+		return Verdict{Failed, Refuses, fmt.Sprintf("some slots wait apart: %s", meaning(d.Apart)), Cure(d.Apart)}
+	}
+	if due && !h.DryRun && (p.Delivered == nil || p.Delivered.Before(least)) {
 		if p.Rejected != nil && !p.Rejected.Since.Before(p.Slot.Stamp) {
 			return Verdict{Failed, Refuses, fmt.Sprintf("the board rejects its slots: %s", meaning(p.Rejected.Reason)), Cure(p.Rejected.Reason)}
+		}
+		if h.Slots {
+			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and what stands behind the processor"}
 		}
 		text := fmt.Sprintf("slots wait for the board: %d", d.Waiting)
 		if h.Board.Reason != "" && !h.Board.Reachable {
@@ -171,15 +188,22 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{Warning, Limit, p.Beyond, "see to the process"}
 	}
 	for _, x := range p.Excluded {
-		if p.Slot != nil && !x.Stamp.Before(p.Slot.Stamp) {
+		if p.Slot != nil && x.since(p.Slot.Stamp, now) {
 			return Verdict{Warning, Partly, x.text(), "look at the instrument, or correct the limits of its entry"}
 		}
 	}
-	what := "delivered"
-	if h.Slots {
-		what = "handed on"
+	switch {
+	case p.Delivered == nil:
+		return Verdict{OK, Begins, "its first slot is " + clockTime(p.Slot.Stamp, now), ""}
+	case h.Slots:
+		return Verdict{OK, Reporting, clockTime(*p.Delivered, now) + " handed on", ""}
 	}
-	return Verdict{OK, Reporting, clockTime(p.Slot.Stamp, now) + " " + what, ""}
+	return Verdict{OK, Reporting, clockTime(*p.Delivered, now) + " delivered", ""}
+}
+
+// since reports that readings of a slot, or of a later one that has begun, were left out.
+func (x Excluded) since(stamp, now time.Time) bool {
+	return !x.Stamp.Before(stamp) && !x.Stamp.After(now.Add(spec.SlotLength))
 }
 
 func (x Excluded) text() string {

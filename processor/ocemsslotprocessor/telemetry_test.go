@@ -26,7 +26,6 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
-	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
@@ -95,11 +94,7 @@ func TestTelemetry(t *testing.T) {
 		}
 		var classes []metricdata.DataPoint[int64]
 		for _, class := range engine.Troubles() {
-			n := int64(0)
-			if class == status.Partly {
-				n = 1
-			}
-			classes = append(classes, value(n, attribute.String("class", string(class))))
+			classes = append(classes, value(0, attribute.String("class", string(class))))
 		}
 		const prefix = "otelcol_processor_ocems_slot_"
 		want := []metricdata.Metrics{

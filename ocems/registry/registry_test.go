@@ -774,3 +774,10 @@ func TestFormerly(t *testing.T) {
 		t.Errorf("%v", r.Devices())
 	}
 }
+
+// Tokens and ids of digits and one e are what they are, and no number.
+func TestNoNumberOfASpreadsheet(t *testing.T) {
+	for _, token := range []string{"000000000000000000000000000037e5", "12345678901234567890123456789E12"} {
+		mustNew(t, Config{PublicKeyFile: keyFile, Devices: []DeviceConfig{{StationID: "1e5", DeviceID: "12E34", TokenID: Secret(token)}}})
+	}
+}

@@ -10,8 +10,8 @@ import (
 var (
 	// tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.
 	tokenForm = regexp.MustCompile(`^([0-9a-fA-F]{32}|[A-Za-z0-9+/_-]{43}=)$`)
-	// asNumber is what a spreadsheet makes of a text that looks like a number.
-	asNumber = regexp.MustCompile(`^[+-]?[0-9]+([.,][0-9]+)?[Ee][+-]?[0-9]+$`)
+	// asNumber is what a spreadsheet makes of a text that looks like a number. A token of hex digits, one of them an e, is none.
+	asNumber = regexp.MustCompile(`^[+-]?[0-9]([.,][0-9]+)?E[+-][0-9]{2,3}$`)
 	// label is what stands before a token where a whole line was copied.
 	label = regexp.MustCompile(`(?i)^(token[ _-]?id|token|x-device-token|bearer|key)\s*([:=]\s*|\s)`)
 )

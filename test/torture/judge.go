@@ -332,9 +332,9 @@ func (v *victim) judge() (r verdict) {
 	in := map[place]int{}     // the life in which a place had its last outcome
 	between := map[int]bool{} // lives after a kill between making and sending
 	seen := map[string]bool{}
-	for _, name := range []string{beforeDamage, "audit.jsonl"} {
-		entries, faults := trail(filepath.Join(v.disk, name))
-		if len(faults) > 0 && !(v.untrue && name == "audit.jsonl") {
+	for _, path := range []string{filepath.Join(v.dir, beforeDamage), filepath.Join(v.disk, "audit.jsonl")} {
+		entries, faults := trail(path)
+		if len(faults) > 0 && !(v.untrue && filepath.Base(path) == "audit.jsonl") {
 			r.wrong += len(faults)
 			r.faults = append(r.faults, faults...)
 		}

@@ -514,7 +514,7 @@ func (v *victim) damage() error {
 	text, err := os.ReadFile(told)
 	if err == nil {
 		v.noteLines()
-		err = os.WriteFile(filepath.Join(v.disk, beforeDamage), text, 0o600)
+		err = os.WriteFile(filepath.Join(v.dir, beforeDamage), text, 0o600) // the disk may be full
 	}
 	if err != nil {
 		return err

@@ -344,8 +344,10 @@ func (v *victim) ordeal() error {
 			v.abrupt = true
 		}
 		damage := v.excused == nil && v.kills >= v.kill*3/4
-		if v.full && (life == 2 || damage || v.kills >= v.kill) { // what follows needs room
-			v.freeDisk().Reset(0)
+		if life == 2 || damage || v.kills >= v.kill { // what follows needs room, which a short life did not wait for
+			if v.full {
+				v.freeDisk().Reset(0)
+			}
 			_ = until(10*time.Second, v.roomy)
 		}
 		if v.mounted && life == 2 {

@@ -42,11 +42,10 @@ type Config struct {
 	Lookup   func(device string) (Target, bool) // the registry
 	Hide     func(text []byte) []byte           // takes the tokens out of what a server said; nil: there are none
 	Logger   *slog.Logger
-	Clock    *clock.Clock                        // nil: nothing waits for the server's time
-	Words    Words                               // of the host
-	OnResult func(o audit.Outcome, readings int) // counts final outcomes; may be nil
-	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
-	OnHealth func(err error)                     // called when trouble begins (not nil) and ends (nil); may be nil
+	Clock    *clock.Clock                      // nil: nothing waits for the server's time
+	Words    Words                             // of the host
+	OnTry    func(took time.Duration, ok bool) // counts attempts; may be nil
+	OnHealth func(err error)                   // called when trouble begins (not nil) and ends (nil); may be nil
 	// OnEntries hears of final outcomes, and OnTrouble of a device that begins or ceases to wait for a person. OnTrouble must
 	// not call back. Both may be nil.
 	OnEntries func(list []audit.Entry)

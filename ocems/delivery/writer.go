@@ -560,9 +560,6 @@ func (d *Delivery) audit(entries []audit.Entry) error {
 		d.cfg.OnEntries(entries)
 	}
 	for _, e := range entries {
-		if d.cfg.OnResult != nil {
-			d.cfg.OnResult(e.Outcome, len(e.Readings))
-		}
 		d.log(e)
 	}
 	return nil

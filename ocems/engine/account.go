@@ -67,7 +67,6 @@ type deviceAccount struct {
 	named      int                 // of parameters, how many the configuration names
 	held       string
 	heldSince  time.Time
-	delivered  map[int64]int // parameters by stamp, where the log has a line a device
 }
 
 type parameterAccount struct {
@@ -139,7 +138,7 @@ func (a *account) refresh(before map[string]*status.Device) {
 		old := a.devices[d.DeviceID]
 		x := &deviceAccount{Device: d, file: status.FileOf(d.DeviceID, files)}
 		if old != nil {
-			x.held, x.heldSince, x.delivered = old.held, old.heldSince, old.delivered
+			x.held, x.heldSince = old.held, old.heldSince
 		}
 		for _, m := range d.Mapped() {
 			p := &parameterAccount{mapped: m, Parameter: status.Parameter{Parameter: m.Parameter, Diagnostic: m.Diagnostic, Unit: m.Unit, Due: firstWindow(a.now())}}
@@ -250,7 +249,6 @@ func (a *account) made(slots []slot.Slot, upstream bool) {
 		if !s.Last.IsZero() {
 			p.read(s.Last, s.LastValue, now)
 		}
-		p.Never = ""
 		a.change(d, false)
 	}
 }

@@ -214,10 +214,21 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	e.outbox, err = delivery.New(ctx, delivery.Config{
 		Delivery: b.Delivery, Client: b.Client, Store: e.cfg.Store, Trail: e.trail, Lookup: e.lookup, Hide: e.names.Hide, Logger: e.log, Clock: e.clock,
 		Words:     delivery.Words{CAFile: e.cfg.Names.Words.CAFile, ProxyURL: e.cfg.Names.Words.ProxyURL},
-		OnEntries: e.account.note, OnTrouble: e.account.trouble,
-		OnResult: b.OnResult, OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
+		OnEntries: e.settled, OnTrouble: e.account.trouble,
+		OnTry: b.OnTry, OnHealth: func(err error) { e.health.set(&e.health.board, err) },
 	})
 	return err
+}
+
+// settled hears of final outcomes.
+func (e *Engine) settled(entries []audit.Entry) {
+	e.account.note(entries)
+	if e.cfg.Board.OnResult == nil {
+		return
+	}
+	for i := range entries {
+		e.cfg.Board.OnResult(entries[i].Outcome, len(entries[i].Readings))
+	}
 }
 
 func (e *Engine) lookup(id string) (delivery.Target, bool) {

@@ -83,7 +83,7 @@ func (a *account) sayLate() {
 	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
 		return
 	}
-	a.e.log.Info(fmt.Sprintf("delivered late: %s, from %s to %s", counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate)))
+	a.e.log.Info(fmt.Sprintf("delivered late: %s, from %s to %s", status.Counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate)))
 	l.older = 0
 }
 
@@ -98,7 +98,7 @@ func (d *deviceAccount) due(stamp int64, window time.Time) (n int) {
 }
 
 func (a *account) sayDelivered(stamp int64, d *deviceAccount, n, due int, missing []string) {
-	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), n, counted(due, "parameter"), d.DeviceID)
+	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), n, status.Counted(due, "parameter"), d.DeviceID)
 	if len(missing) > 0 {
 		text += "; " + strings.Join(missing, "; ")
 	}
@@ -184,7 +184,7 @@ func (a *account) tell(now time.Time) {
 		a.e.log.Info("more parameters are well again", "parameters", well-mostNamed)
 	}
 	if !a.perDevice() && !h.Slots && !h.DryRun && due > 0 {
-		a.e.log.Info(fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.delivered, counted(due, "parameter"), counted(len(a.ids), "device")))
+		a.e.log.Info(fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.delivered, status.Counted(due, "parameter"), status.Counted(len(a.ids), "device")))
 	}
 }
 
@@ -212,11 +212,4 @@ func (a *account) warn(p *parameterAccount, device string, v status.Verdict, war
 			a.e.log.Warn("a parameter needs a person: "+v.Text, "device", device, "parameter", p.Parameter.Parameter, "do", cmp.Or(v.Cure, "see `ocems status`"))
 		}
 	}
-}
-
-func counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

@@ -81,17 +81,14 @@ func (h *Host) NextSlot(now time.Time) (stamp, leaves time.Time) {
 	return h.StampOf(start), start.Add(spec.SlotLength + time.Duration(h.Grace*float64(time.Second)))
 }
 
-// Clock times and days as the board has them.
-func clockTime(t time.Time, now time.Time) string {
+// Time is a time as a person reads it: in IST, with the day unless it is today.
+func Time(t, now time.Time) string {
 	t, now = t.In(spec.IST), now.In(spec.IST)
 	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
 		return t.Format("15:04")
 	}
 	return t.Format("2006-01-02 15:04")
 }
-
-// Time is a time as a person reads it: in IST, with the day unless it is today.
-func Time(t, now time.Time) string { return clockTime(t, now) }
 
 // cures are what to do about a hold reason, in short. docs/status-codes.md has more.
 var cures = map[string]string{
@@ -145,25 +142,25 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	missing := p.Slot == nil || p.Slot.Stamp.Before(least) || p.Slot.Stamp.After(now.Add(spec.SlotLength))
 	switch {
 	case p.Slot == nil && !due:
-		return Verdict{OK, Begins, "its first slot is " + clockTime(h.StampOf(p.Due), now), ""}
+		return Verdict{OK, Begins, "its first slot is " + Time(h.StampOf(p.Due), now), ""}
 	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
 		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or look why the input does not have it"}
 	case p.Refused != nil:
-		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses it since %s: %s; its slots wait", clockTime(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
+		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses it since %s: %s; its slots wait", Time(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
 	case d.Held != "":
 		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses the device: %s; its slots wait", meaning(d.Held)), Cure(d.Held)}
 	case due && missing && p.Calibrated != nil && !p.Calibrated.Before(window):
-		return Verdict{OK, Calibrates, "in calibration, the last point is of " + clockTime(*p.Calibrated, now), ""}
+		return Verdict{OK, Calibrates, "in calibration, the last point is of " + Time(*p.Calibrated, now), ""}
 	case due && missing:
 		for _, x := range p.Excluded {
 			if x.since(expected, now) {
-				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", clockTime(expected, now), x.text()), "look at the instrument, or correct the limits of its entry"}
+				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), "look at the instrument, or correct the limits of its entry"}
 			}
 		}
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
-			return Verdict{OK, Begins, "it reads again: its next slot is " + clockTime(h.StampOf(end), now), ""}
+			return Verdict{OK, Begins, "it reads again: its next slot is " + Time(h.StampOf(end), now), ""}
 		}
-		return Verdict{Failed, Silent, "no reading since " + clockTime(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
+		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
 	}
 	if d.Apart != "" {
 		return Verdict{Failed, Refuses, fmt.Sprintf("some slots wait apart: %s", meaning(d.Apart)), Cure(d.Apart)}
@@ -183,7 +180,7 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	}
 	switch {
 	case p.Flat != nil && p.Flat.Alert > 0 && now.Sub(p.Flat.Since).Seconds() >= p.Flat.Alert:
-		return Verdict{Warning, FlatLine, "all readings are equal since " + clockTime(p.Flat.Since, now), "look whether the instrument measures"}
+		return Verdict{Warning, FlatLine, "all readings are equal since " + Time(p.Flat.Since, now), "look whether the instrument measures"}
 	case p.Beyond != "":
 		return Verdict{Warning, Limit, p.Beyond, "see to the process"}
 	}
@@ -194,11 +191,11 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	}
 	switch {
 	case p.Delivered == nil:
-		return Verdict{OK, Begins, "its first slot is " + clockTime(p.Slot.Stamp, now), ""}
+		return Verdict{OK, Begins, "its first slot is " + Time(p.Slot.Stamp, now), ""}
 	case h.Slots:
-		return Verdict{OK, Reporting, clockTime(*p.Delivered, now) + " handed on", ""}
+		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " handed on", ""}
 	}
-	return Verdict{OK, Reporting, clockTime(*p.Delivered, now) + " delivered", ""}
+	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
 }
 
 // since reports that readings of a slot, or of a later one that has begun, were left out.
@@ -250,12 +247,12 @@ func (h *Host) JudgeAll(now time.Time) Verdict {
 func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	stamp, leaves := h.NextSlot(now)
 	h.Next = &Next{stamp, leaves}
-	next := fmt.Sprintf("the next slot, %s, is made at %s", clockTime(stamp, now), leaves.In(spec.IST).Format(time.TimeOnly))
+	next := fmt.Sprintf("the next slot, %s, is made at %s", Time(stamp, now), leaves.In(spec.IST).Format(time.TimeOnly))
 	switch {
 	case h.Stopped:
-		return Verdict{Failed, Silent, "The host was stopped at " + clockTime(h.Written, now) + ".", "start it"}
+		return Verdict{Failed, Silent, "The host was stopped at " + Time(h.Written, now) + ".", "start it"}
 	case !h.Runs(now):
-		return Verdict{Failed, Silent, "The host does not run: it wrote last at " + clockTime(h.Written, now) + ".", "start it, and see its log"}
+		return Verdict{Failed, Silent, "The host does not run: it wrote last at " + Time(h.Written, now) + ".", "start it, and see its log"}
 	case h.Clock.Trouble != "":
 		return Verdict{Failed, Waits, "Not reporting: " + h.Clock.Trouble + ".", "set this machine's clock by NTP"}
 	case !h.Board.Reachable && h.Board.Reason != "":
@@ -263,16 +260,17 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.DryRun:
 		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
 	case wrong > 0:
-		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, counted(all, "parameter"), next), ""}
+		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, Counted(all, "parameter"), next), ""}
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case look > 0:
-		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, and %d of %s are worth a look; %s.", look, counted(all, "parameter"), next), ""}
+		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, and %d of %s are worth a look; %s.", look, Counted(all, "parameter"), next), ""}
 	}
-	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", counted(all, "parameter"), counted(len(h.Devices), "device"), next), ""}
+	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", Counted(all, "parameter"), Counted(len(h.Devices), "device"), next), ""}
 }
 
-func counted(n int, what string) string {
+// Counted is a number of things, in words.
+func Counted(n int, what string) string {
 	if n == 1 {
 		return "1 " + what
 	}

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# Makes each partition's stream and the consumers of its two workers. What is there already stays as it is.
+#
+#	OCEMS_NATS=tls://nats-1:4222,tls://nats-2:4222,tls://nats-3:4222 OCEMS_CERTS=/etc/ocems/certs setup.sh
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+config=$(mktemp)
+trap 'rm -f "$config"' EXIT
+for partition in $(grep -o '^  PART_[0-9]*' "$here/accounts.conf" | grep -o '[0-9]*'); do
+	user=admin-$partition
+	nats() {
+		"${OCEMS_NATS_CLI:-nats}" --server "$OCEMS_NATS" --tlsca "$OCEMS_CERTS/ca.pem" --tlscert "$OCEMS_CERTS/$user.pem" --tlskey "$OCEMS_CERTS/$user-key.pem" "$@"
+	}
+	if ! nats stream info READINGS >/dev/null 2>&1; then
+		sed "s/@PARTITION@/$partition/" "$here/stream.json" >"$config"
+		nats stream add --config "$config" >/dev/null
+	fi
+	for worker in a b; do "$here/consumer.sh" "$user" "$worker"; done
+done

@@ -1,0 +1,61 @@
+package cluster
+
+import (
+	"context"
+	"strconv"
+	"time"
+
+	"github.com/ocems-io/ocems/test/judge"
+)
+
+// What each device measures. One unit for both, so that a line holds both.
+var parameters = []string{"so2", "pm"}
+
+const unit = "mg/Nm³"
+
+// Interval is between two readings of a device, and PerMessage how many of them a logger sends at once.
+const (
+	Interval   = time.Minute
+	PerMessage = 5
+)
+
+// value is of two decimals, as instruments have.
+func value(device, parameter int, at time.Time) float64 {
+	return float64(4000+(device%50)*20+parameter*300+int(at.Unix()/60)%97*25) / 100
+}
+
+// Feed publishes the readings of all devices from one time to another, evenly within the given time, and calls at with the
+// share that is published. It returns when all are acknowledged, with the readings.
+func (c *Cluster) Feed(ctx context.Context, from, to time.Time, within time.Duration, at func(share float64)) ([]judge.Sample, error) {
+	f, err := c.NewFeeder(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var samples []judge.Sample
+	began, step := time.Now(), Interval*PerMessage
+	for t := from; t.Before(to) && ctx.Err() == nil; t = t.Add(step) {
+		share := float64(t.Sub(from)) / float64(to.Sub(from))
+		at(share)
+		select {
+		case <-time.After(time.Until(began.Add(time.Duration(share * float64(within))))):
+		case <-ctx.Done():
+		}
+		for i, d := range c.Devices {
+			var lines []byte
+			for m := t; m.Before(t.Add(step)); m = m.Add(Interval) {
+				lines = append(lines, "stack,ocems_device_id="+d.ID+",ocems_unit="+unit+" "...)
+				for j, parameter := range parameters {
+					if j > 0 {
+						lines = append(lines, ',')
+					}
+					lines = strconv.AppendFloat(append(lines, parameter+"="...), value(i, j, m), 'f', -1, 64)
+					samples = append(samples, judge.Sample{Station: d.Station, Device: d.ID, Parameter: parameter, Unit: unit, At: m, Value: value(i, j, m), Flag: "U"})
+				}
+				lines = append(strconv.AppendInt(append(lines, ' '), m.UnixNano(), 10), '\n')
+			}
+			f.Publish(d.ID, lines)
+		}
+	}
+	f.Close()
+	return samples, ctx.Err()
+}

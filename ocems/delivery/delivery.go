@@ -24,7 +24,8 @@ import (
 type Target struct {
 	StationID, DeviceID string // as they are now; the readings may wait under a former id of the device
 	Latitude, Longitude *float64
-	Shared              bool // another sender reports the device too
+	Shared              bool          // another sender reports the device too
+	Delay               time.Duration // slots go so long after their stamp at the soonest, since that sender comes first
 	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
 	Parameter func(key string, diagnostic bool) (now, unit string)
 	Sealer    interface {
@@ -199,6 +200,7 @@ func (d *Delivery) Retry() {
 	d.retries++
 	d.forget(time.Now())
 	for _, q := range d.queues {
+		q.delay = d.delay(q.device)
 		q.retryAt(time.Now())
 		d.schedule.set(q)
 	}

@@ -233,9 +233,16 @@ func (d *Delivery) queue(device string) *queue {
 	q := d.queues[device]
 	if q == nil {
 		q = newQueue(device)
+		q.delay = d.delay(device)
 		d.queues[device] = q
 	}
 	return q
+}
+
+// delay is that of a device, as it is configured now.
+func (d *Delivery) delay(device string) time.Duration {
+	target, _ := d.cfg.Lookup(device)
+	return target.Delay
 }
 
 // reschedule schedules a queue, or removes it when it is empty and its standing tells nothing. Delivery.mu is held.

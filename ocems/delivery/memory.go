@@ -359,13 +359,13 @@ type lookup struct {
 const lookupBurst = 10 * time.Second
 
 // recorded returns which of the readings the trail has as delivered, with the same value; or, of a single one, what the
-// trail has instead; or that it is not its turn.
-func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string, unread bool) {
+// trail has instead; whether it has anything of the slot; or that it is not its turn.
+func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string, some, unread bool) {
 	d.lookup.mu.Lock()
 	defer d.lookup.mu.Unlock()
 	begin := time.Now()
 	if d.cfg.Trail == nil || d.lookup.paid.Sub(begin) > lookupBurst {
-		return nil, "", d.cfg.Trail != nil
+		return nil, "", false, d.cfg.Trail != nil
 	}
 	found, err := d.cfg.Trail.Delivered(id.device, id.stamp)
 	if err != nil {
@@ -386,5 +386,5 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	if len(same) > 0 {
 		conflict = ""
 	}
-	return same, conflict, err != nil
+	return same, conflict, len(found) > 0, err != nil
 }

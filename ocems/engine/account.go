@@ -44,7 +44,8 @@ type account struct {
 	mu      sync.Mutex
 	names   registry.Version // that the devices are of
 	devices map[string]*deviceAccount
-	ids     []string // sorted
+	ids     []string      // sorted
+	delay   time.Duration // the longest of theirs: a slot is expected so much later
 	files   []statusFile
 	host    statusFile
 	health  string // as of the last step
@@ -163,7 +164,10 @@ func (a *account) refresh(before map[string]*status.Device) {
 		}
 		devices[d.DeviceID], a.ids[i] = x, d.DeviceID
 	}
-	a.devices = devices
+	a.devices, a.delay = devices, 0
+	for _, d := range list {
+		a.delay = max(a.delay, a.e.delay(d))
+	}
 	a.files = make([]statusFile, files)
 	for i := range a.files {
 		a.files[i].matters = true
@@ -317,7 +321,7 @@ func (a *account) note(entries []audit.Entry) {
 				n++
 				if d, p := a.of(x.Device, r.Parameter, r.Diagnostic); p != nil {
 					if newer(stamp, p.Delivered, now) {
-						p.Delivered = &stamp
+						p.Delivered, p.Already = &stamp, x.Outcome == audit.AlreadyStored
 					}
 					p.Refused = nil
 					if p.Rejected != nil && p.Rejected.Since.Before(stamp) {
@@ -326,7 +330,7 @@ func (a *account) note(entries []audit.Entry) {
 					a.change(d, false)
 				}
 			}
-			a.delivered(x.Device, x.Stamp, n)
+			a.delivered(x.Device, x.Stamp, n, x.Outcome == audit.AlreadyStored)
 		case audit.Rejected:
 			for _, r := range x.Readings {
 				if d, p := a.of(x.Device, r.Parameter, r.Diagnostic); p != nil {
@@ -581,7 +585,7 @@ func (a *account) handed(slots []slot.Slot) {
 func (a *account) within() time.Duration {
 	d := a.e.rules.Grace + a.e.rules.Settle + reachWithin
 	if b := a.e.cfg.Board; b != nil {
-		d += b.Spread.Duration
+		d += b.Spread.Duration + a.delay
 	}
 	return d
 }

@@ -240,7 +240,22 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if d.Shared != nil {
 		shared = *d.Shared
 	}
-	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Parameter: d.Parameter, Sealer: d}, true
+	delay := e.delay(d)
+	if delay > 0 && e.rules.Stamp == "start" {
+		delay += spec.SlotLength
+	}
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter, Sealer: d}, true
+}
+
+// delay is how long after its window a slot of a device is sent at the soonest.
+func (e *Engine) delay(d *registry.Device) time.Duration {
+	switch {
+	case e.cfg.Board == nil, d.Shared != nil && !*d.Shared:
+		return 0
+	case d.Delay != nil:
+		return d.Delay.Duration
+	}
+	return e.cfg.Board.Delay.Duration
 }
 
 // watch reads the devices_file again when it changes.

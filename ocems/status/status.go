@@ -85,6 +85,7 @@ type Parameter struct {
 	Reading    *Reading   `json:"reading,omitempty"`
 	Slot       *Slot      `json:"slot,omitempty"`          // the last one made
 	Delivered  *time.Time `json:"delivered,omitempty"`     // newest stamp that the board has
+	Already    bool       `json:"already,omitempty"`       // it had that before, as from another sender
 	Refused    *Refusal   `json:"refused,omitempty"`       // its slots wait for this
 	Rejected   *Refusal   `json:"rejected,omitempty"`      // the last slot that was given up
 	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot, the last of each reason in a day

@@ -8,4 +8,5 @@ here=$(cd "$(dirname "$0")" && pwd)
 if [ ! -e "$OCEMS_STATE/state.db" ]; then
 	"$here/consumer.sh" "worker-$OCEMS_PARTITION-$OCEMS_WORKER" "$OCEMS_WORKER" anew
 fi
+if [ "$OCEMS_WORKER" = b ]; then export OCEMS_DELAY=${OCEMS_DELAY:-5m}; fi
 exec "${OCEMS_TELEGRAF:-telegraf}" --config "$here/worker.conf"

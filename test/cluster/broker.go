@@ -3,6 +3,7 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -21,12 +22,12 @@ type Broker struct {
 func newBrokers(c *Cluster) ([]*Broker, error) {
 	var list []*Broker
 	var routes []string
+	ports, err := freePorts(9)
+	if err != nil {
+		return nil, err
+	}
 	for i := range 3 {
-		ports, err := freePorts(3)
-		if err != nil {
-			return nil, err
-		}
-		b := &Broker{process: process{name: fmt.Sprintf("broker-%d", i+1), dir: c.Dir}, address: ports[0], route: ports[1], monitor: ports[2]}
+		b := &Broker{process: process{name: fmt.Sprintf("broker-%d", i+1), dir: c.Dir}, address: ports[3*i], route: ports[3*i+1], monitor: ports[3*i+2]}
 		b.store = filepath.Join(c.Dir, b.name)
 		routes = append(routes, `"nats-route://`+b.route+`"`)
 		list = append(list, b)
@@ -43,9 +44,6 @@ func newBrokers(c *Cluster) ([]*Broker, error) {
 	return list, nil
 }
 
-// Start starts it. [Broker.Ready] tells when it takes part.
-func (b *Broker) Start() error { return b.start() }
-
 // Wipe takes its disk. It must not run.
 func (b *Broker) Wipe() error { return os.RemoveAll(b.store) }
 
@@ -61,25 +59,26 @@ func (b *Broker) Ready(ctx context.Context) error {
 	})
 }
 
-// until waits for a condition for as long as the process lives.
+// until waits for a condition.
 func (p *process) until(ctx context.Context, what string, ok func() bool) error {
 	for !ok() {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("waiting until %s %s: %w:\n%s", p.name, what, ctx.Err(), p.tail())
-		case <-p.ended:
-			return fmt.Errorf("waiting until %s %s: it has ended:\n%s", p.name, what, p.tail())
 		case <-time.After(100 * time.Millisecond):
 		}
 	}
 	return nil
 }
 
-// freePorts are addresses of this machine at which nobody listens.
+// freePorts are addresses of this machine at which nobody listens, below the ports that connections get: another process
+// must not have one between the lives of a broker.
 func freePorts(n int) (list []string, err error) {
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
+	for tries := 0; len(list) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
+		if err != nil && tries < 1000 {
+			continue
+		} else if err != nil {
 			return nil, err
 		}
 		defer l.Close()

@@ -2,12 +2,14 @@ package cluster
 
 import (
 	"bufio"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
+
+	"github.com/ocems-io/ocems/ocems/audit"
 )
 
 // Worker is one of the two Telegrafs of a partition.
@@ -25,29 +27,36 @@ func newWorker(c *Cluster, partition int, id string, variables []string) (*Worke
 	return w, c.authority.issue(w.name)
 }
 
-// Start starts it by worker.sh.
-func (w *Worker) Start() error { return w.start() }
-
 // Wipe takes its disk. It must not run.
 func (w *Worker) Wipe() error { return os.RemoveAll(w.State) }
 
-// Outcomes counts readings by what became of them, as its trail says.
-func (w *Worker) Outcomes() (map[string]int, error) {
-	counts := map[string]int{}
+// Outcomes are how many readings of slots a worker has an outcome of, as its trail says, and of samples that came too late.
+type Outcomes struct{ Delivered, Stored, Late int }
+
+// Outcomes reads the trail, which it may be writing.
+func (w *Worker) Outcomes() (o Outcomes, err error) {
 	f, err := os.Open(filepath.Join(w.State, "audit.jsonl"))
 	if errors.Is(err, fs.ErrNotExist) {
-		return counts, nil
+		return o, nil
 	} else if err != nil {
-		return nil, err
+		return o, err
 	}
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	lines.Buffer(nil, 1<<20)
 	for lines.Scan() {
-		if _, rest, ok := strings.Cut(lines.Text(), `"outcome":"`); ok {
-			outcome, _, _ := strings.Cut(rest, `"`)
-			counts[outcome]++
+		var e audit.Entry
+		if json.Unmarshal(lines.Bytes(), &e) != nil {
+			continue // it is being written
+		}
+		switch e.Outcome {
+		case audit.Delivered:
+			o.Delivered += len(e.Readings)
+		case audit.AlreadyStored:
+			o.Stored += len(e.Readings)
+		case audit.Late:
+			o.Late += max(e.Count, 1)
 		}
 	}
-	return counts, lines.Err()
+	return o, lines.Err()
 }

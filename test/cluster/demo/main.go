@@ -58,8 +58,8 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 	// by settle: the standby's is longer, so that it comes second as it does with its delay.
 	c, err := cluster.New(cluster.Config{
 		Root: root, Dir: dir, Devices: cluster.Devices(devices), AckWait: 5 * time.Second,
-		First:   []string{"OCEMS_GRACE=15s", "OCEMS_SETTLE=15s", "OCEMS_SPREAD=2s"},
-		Standby: []string{"OCEMS_GRACE=15s", "OCEMS_SETTLE=35s", "OCEMS_SPREAD=2s"},
+		First:   []string{"OCEMS_GRACE=15s", "OCEMS_SETTLE=15s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=15s"},
+		Standby: []string{"OCEMS_GRACE=15s", "OCEMS_SETTLE=35s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=35s"},
 	})
 	if err != nil {
 		return nil, err
@@ -78,7 +78,7 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 	broker, worker := c.Brokers[0], c.Workers[0]
 	struck, mended := make(chan error, 1), false
 	samples, err := c.Feed(ctx, to.Add(-hours), to, within, func(share float64) {
-		if share > 0.4 && !mended {
+		if share > 0.6 && !mended {
 			mended = true
 			go func() { struck <- strike(ctx, broker, worker) }()
 		}
@@ -94,7 +94,7 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 		if err == nil {
 			v = wants.Compare(got)
 		}
-		if v != nil && len(v.Faults) == 0 || ctx.Err() != nil {
+		if v != nil && len(v.Faults) == 0 && done(c, v.Accepted) || ctx.Err() != nil {
 			break
 		}
 		select {
@@ -103,13 +103,26 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 		}
 	}
 	for _, w := range c.Workers {
-		outcomes, err := w.Outcomes()
+		o, err := w.Outcomes()
 		if err != nil {
 			return v, err
 		}
-		fmt.Printf("%s: slots delivered %d, at the board already %d\n", w.Name(), outcomes["delivered"], outcomes["already_stored"])
+		fmt.Printf("%s: %d readings delivered, %d were at the board already, %d of slots that had closed\n", w.Name(), o.Delivered, o.Stored, o.Late)
 	}
 	return v, nil
+}
+
+// done reports that both workers of each partition have an outcome of all that the board has.
+func done(c *cluster.Cluster, readings int) bool {
+	outcomes := 0
+	for _, w := range c.Workers {
+		o, err := w.Outcomes()
+		if err != nil {
+			return false
+		}
+		outcomes += o.Delivered + o.Stored
+	}
+	return outcomes >= 2*readings
 }
 
 // strike kills a broker and a worker, deletes their disks, and starts them anew.

@@ -13,5 +13,5 @@ if nats consumer info READINGS "$worker" >/dev/null 2>&1; then
 fi
 config=$(mktemp)
 trap 'rm -f "$config"' EXIT
-sed "s/@WORKER@/$worker/; s/\"ack_wait\": [0-9]*/\"ack_wait\": ${OCEMS_ACK_WAIT:-30}000000000/" "$here/consumer.json" >"$config"
+sed "s/@WORKER@/$worker/g" "${OCEMS_CONSUMER:-$here/consumer.json}" >"$config"
 nats consumer add READINGS --config "$config" >/dev/null

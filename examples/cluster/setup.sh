@@ -12,7 +12,7 @@ for partition in $(grep -o '^  PART_[0-9]*' "$here/accounts.conf" | grep -o '[0-
 		"${OCEMS_NATS_CLI:-nats}" --server "$OCEMS_NATS" --tlsca "$OCEMS_CERTS/ca.pem" --tlscert "$OCEMS_CERTS/$user.pem" --tlskey "$OCEMS_CERTS/$user-key.pem" "$@"
 	}
 	if ! nats stream info READINGS >/dev/null 2>&1; then
-		sed "s/@PARTITION@/$partition/" "$here/stream.json" >"$config"
+		sed "s/@PARTITION@/$partition/g" "$here/stream.json" >"$config"
 		nats stream add --config "$config" >/dev/null
 	fi
 	for worker in a b; do "$here/consumer.sh" "$user" "$worker"; done

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
@@ -17,7 +18,8 @@ type Config struct {
 	Root    string // of the repository, whose bin has the programs
 	Dir     string // of the run
 	Devices []Device
-	AckWait time.Duration // after which the brokers send again what a worker has not acknowledged, whole seconds
+	AckWait time.Duration // after which the brokers send again what a worker has not acknowledged
+	Rate    int           // of a consumer's delivery, bits a second; 0 is no limit
 
 	// First and Standby are variables of worker.conf for the two workers of each partition, such as OCEMS_GRACE=20s.
 	First, Standby []string
@@ -35,12 +37,13 @@ type Cluster struct {
 
 	certs     string // directory
 	list      string // the devices_file
+	consumer  string // the example's consumer.json, with what differs
 	authority *authority
 }
 
 // New writes what the parts need, and starts the board. Nothing else runs yet.
 func New(cfg Config) (c *Cluster, err error) {
-	c = &Cluster{Config: cfg, certs: filepath.Join(cfg.Dir, "certs"), list: filepath.Join(cfg.Dir, "devices.csv")}
+	c = &Cluster{Config: cfg, certs: filepath.Join(cfg.Dir, "certs"), list: filepath.Join(cfg.Dir, "devices.csv"), consumer: filepath.Join(cfg.Dir, "consumer.json")}
 	if err := os.MkdirAll(c.certs, 0o700); err != nil {
 		return nil, err
 	}
@@ -56,6 +59,9 @@ func New(cfg Config) (c *Cluster, err error) {
 		return nil, err
 	}
 	if err := c.Board.writeDevices(c.list, c.Devices); err != nil {
+		return nil, err
+	}
+	if err := c.writeConsumer(); err != nil {
 		return nil, err
 	}
 	if c.Brokers, err = newBrokers(c); err != nil {
@@ -76,6 +82,25 @@ func New(cfg Config) (c *Cluster, err error) {
 	return c, nil
 }
 
+func (c *Cluster) writeConsumer() error {
+	text, err := os.ReadFile(filepath.Join(c.Root, "examples/cluster/consumer.json"))
+	if err != nil {
+		return err
+	}
+	var consumer map[string]any
+	if err := json.Unmarshal(text, &consumer); err != nil {
+		return fmt.Errorf("reading consumer.json: %w", err)
+	}
+	consumer["ack_wait"] = c.AckWait
+	if c.Rate > 0 {
+		consumer["rate_limit_bps"] = c.Rate
+	}
+	if text, err = json.Marshal(consumer); err != nil {
+		return err
+	}
+	return os.WriteFile(c.consumer, text, 0o600)
+}
+
 // URL are the brokers' addresses for clients.
 func (c *Cluster) URL() string {
 	var list []string
@@ -88,7 +113,7 @@ func (c *Cluster) URL() string {
 // environment has the variables of the example's scripts and configurations.
 func (c *Cluster) environment() []string {
 	return []string{"OCEMS_NATS=" + c.URL(), "OCEMS_CERTS=" + c.certs, "OCEMS_NATS_CLI=" + filepath.Join(c.Root, "bin/tools/nats"),
-		"OCEMS_TELEGRAF=" + filepath.Join(c.Root, "bin/telegraf-ocems-small"), fmt.Sprintf("OCEMS_ACK_WAIT=%d", int(c.AckWait.Seconds())),
+		"OCEMS_TELEGRAF=" + filepath.Join(c.Root, "bin/telegraf-ocems-small"), "OCEMS_CONSUMER=" + c.consumer,
 		"OCEMS_ENDPOINT=" + c.Board.URL, "OCEMS_DEVICES_FILE=" + c.list, "XDG_CONFIG_HOME=" + c.Dir}
 }
 
@@ -104,12 +129,16 @@ func (c *Cluster) StartBrokers(ctx context.Context) error {
 			return err
 		}
 	}
-	setup := exec.CommandContext(ctx, filepath.Join(c.Root, "examples/cluster/setup.sh"))
-	setup.Env = append(os.Environ(), c.environment()...)
-	if out, err := setup.CombinedOutput(); err != nil {
-		return fmt.Errorf("making the streams: %w: %s", err, out)
+	for { // a leader may just be elected
+		setup := exec.CommandContext(ctx, filepath.Join(c.Root, "examples/cluster/setup.sh"))
+		setup.Env = append(os.Environ(), c.environment()...)
+		out, err := setup.CombinedOutput()
+		if err == nil {
+			return nil
+		} else if ctx.Err() != nil {
+			return fmt.Errorf("making the streams: %w: %s", err, out)
+		}
 	}
-	return nil
 }
 
 // StartWorkers starts all workers.
@@ -127,7 +156,7 @@ func (c *Cluster) Close() error {
 	errs := make([]error, len(c.Workers)+len(c.Brokers))
 	var stopping sync.WaitGroup
 	for i, w := range c.Workers {
-		stopping.Go(func() { errs[i] = w.Stop() })
+		stopping.Go(func() { errs[i] = errors.Join(w.Stop(), w.unmount()) })
 	}
 	stopping.Wait()
 	for i, b := range c.Brokers {

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 )
@@ -17,6 +18,7 @@ type Worker struct {
 	process
 	Partition int
 	State     string // its directory
+	mounted   bool   // on it is a disk of its own
 }
 
 func newWorker(c *Cluster, partition int, id string, variables []string) (*Worker, error) {
@@ -28,7 +30,37 @@ func newWorker(c *Cluster, partition int, id string, variables []string) (*Worke
 }
 
 // Wipe takes its disk. It must not run.
-func (w *Worker) Wipe() error { return os.RemoveAll(w.State) }
+func (w *Worker) Wipe() error {
+	list, err := os.ReadDir(w.State)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	for _, e := range list {
+		err = errors.Join(err, os.RemoveAll(filepath.Join(w.State, e.Name())))
+	}
+	return err
+}
+
+func (w *Worker) ballast() string { return filepath.Join(w.State, "ballast") }
+
+// Fill leaves no room on its disk, which must be one of its own.
+func (w *Worker) Fill() error {
+	f, err := os.Create(w.ballast())
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	for page := make([]byte, 4096); err == nil; {
+		_, err = f.Write(page)
+	}
+	if !errors.Is(err, syscall.ENOSPC) {
+		return err
+	}
+	return nil
+}
+
+// Free makes room again.
+func (w *Worker) Free() error { return os.Remove(w.ballast()) }
 
 // Outcomes are how many readings of slots a worker has an outcome of, as its trail says, and of samples that came too late.
 type Outcomes struct{ Delivered, Stored, Late int }

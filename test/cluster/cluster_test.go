@@ -1,0 +1,155 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ocems-io/ocems/test/judge"
+)
+
+const root = "../.."
+
+// quick are worker.conf's waits for a test: grace and settle are above ackWait and what a broker's followers take to come in.
+var quick = []string{"OCEMS_GRACE=12s", "OCEMS_SETTLE=12s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=12s"}
+
+// bench is a cluster under test, with what was published.
+type bench struct {
+	*Cluster
+	t       *testing.T
+	ctx     context.Context
+	from    time.Time // of what is published next
+	samples []judge.Sample
+}
+
+// newBench starts the brokers and makes the streams. The workers do not run yet.
+func newBench(t *testing.T, devices, rate int, worker []string) *bench {
+	t.Helper()
+	for _, program := range []string{"nats-server", "nats"} {
+		if _, err := os.Stat(filepath.Join(root, "bin/tools", program)); err != nil {
+			t.Skipf("%v: make test-cluster builds it", err)
+		}
+	}
+	absolute, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	t.Cleanup(cancel)
+	c, err := New(Config{Root: absolute, Dir: t.TempDir(), Devices: Devices(devices), AckWait: 4 * time.Second, Rate: rate, First: worker, Standby: worker})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, w := range c.Workers {
+				t.Logf("the end of the log of %s:\n%s", w.Name(), w.tail())
+			}
+		}
+	})
+	if err := c.StartBrokers(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return &bench{Cluster: c, t: t, ctx: ctx, from: time.Now().Truncate(judge.Slot).Add(-12 * time.Hour)}
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// publish publishes so many hours of readings of all devices, and returns when they are acknowledged.
+func (b *bench) publish(hours time.Duration, within time.Duration) {
+	b.t.Helper()
+	to := b.from.Add(hours)
+	samples, err := b.Feed(b.ctx, b.from, to, within, func(float64) {})
+	b.must(err)
+	b.from, b.samples = to, append(b.samples, samples...)
+}
+
+// consumer is what the brokers know of a worker's consumer.
+func (b *bench) consumer(partition int, worker string) *jetstream.ConsumerInfo {
+	b.t.Helper()
+	info, err := b.tryConsumer(partition, worker)
+	b.must(err)
+	return info
+}
+
+func (b *bench) tryConsumer(partition int, worker string) (*jetstream.ConsumerInfo, error) {
+	conn, err := b.Connect(fmt.Sprintf("admin-%d", partition))
+	if err != nil {
+		return nil, err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
+	defer cancel()
+	stream, err := js.Stream(ctx, "READINGS")
+	if err != nil {
+		return nil, err
+	}
+	consumer, err := stream.PushConsumer(ctx, worker)
+	if err != nil {
+		return nil, err
+	}
+	return consumer.CachedInfo(), nil
+}
+
+func (b *bench) until(what string, ok func() bool) {
+	b.t.Helper()
+	for !ok() {
+		select {
+		case <-b.ctx.Done():
+			b.t.Fatalf("%v: %s", b.ctx.Err(), what)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// acknowledged waits until a worker has acknowledged all that its stream has.
+func (b *bench) acknowledged(partition int, worker string) (info *jetstream.ConsumerInfo) {
+	b.t.Helper()
+	b.until("all is acknowledged", func() bool {
+		var err error
+		info, err = b.tryConsumer(partition, worker)
+		return err == nil && info.NumPending == 0 && info.NumAckPending == 0
+	})
+	return info
+}
+
+// judged waits until the board has all slots, and each value must be right.
+func (b *bench) judged() {
+	b.t.Helper()
+	wants := judge.Expect(b.samples, func(judge.Sample) time.Time { return b.from })
+	var v *judge.Verdict
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+		got, err := b.Board.Received(b.ctx)
+		b.must(err)
+		if v = wants.Compare(got); len(v.Faults) == 0 || time.Now().After(end) {
+			break
+		}
+	}
+	for i, f := range v.Faults {
+		if i == 10 {
+			b.t.Errorf("and %d more", len(v.Faults)-i)
+			break
+		}
+		b.t.Error(f)
+	}
+	if v.Rejected > 0 {
+		b.t.Errorf("the board rejected %d requests", v.Rejected)
+	}
+}

@@ -205,6 +205,11 @@ func TestPair(t *testing.T) {
 						h, v := pair[1].status(t)
 						assert.Equal(t, status.OK, v.Level, "the spare after %d minutes: %+v %+v", n, v, h.Devices)
 						assert.Empty(t, h.Trouble)
+						for _, p := range h.Devices[0].Parameters {
+							if at := map[bool]string{true: "05:45 was at the board already", false: "06:30 delivered"}[n < 35]; n == 30 || n == 66 {
+								assert.Equal(t, at, p.Verdict.Text)
+							}
+						}
 					}
 					if n > 2 && n < 45 || n > 82 && n < 102 || n > 121 {
 						h, v := pair[0].status(t)

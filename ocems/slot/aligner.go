@@ -108,6 +108,7 @@ type Aligner struct {
 	series   int
 	era      uint64 // counts when series have gone
 	open     int    // cells
+	newest   int64  // event time of a sample since New, Unix ns
 	next     int64  // no window ends and has its grace before, Unix ns
 	settle   bool   // some window only waits to settle
 	evictAt  int64  // no series is idle for long enough before, ns since base
@@ -265,6 +266,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	if reason := a.check(x, k, now); reason != Taken {
 		return Result{Reason: reason}
 	}
+	a.newest = max(a.newest, x.Time.UnixNano())
 	s := a.find(h, arrival)
 	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
@@ -449,6 +451,9 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	elapsed, wall := a.since(now), over.UnixNano()
+	if a.opt.WaitForNewer {
+		wall = min(wall, a.newest)
+	}
 	a.evict(elapsed)
 	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil

@@ -15,7 +15,7 @@ import (
 
 const root = "../.."
 
-// quick are worker.conf's waits for a test: grace and settle are above ackWait and what a broker's followers take to come in.
+// quick are worker.conf's waits for a test: above AckWait and what a broker's followers take to come in.
 var quick = []string{"OCEMS_GRACE=12s", "OCEMS_SETTLE=12s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=12s"}
 
 // bench is a cluster under test, with what was published.
@@ -24,6 +24,7 @@ type bench struct {
 	t       *testing.T
 	ctx     context.Context
 	from    time.Time // of what is published next
+	to      time.Time // end of the last slot that is published whole
 	samples []judge.Sample
 }
 
@@ -71,10 +72,10 @@ func (b *bench) must(err error) {
 // publish publishes so many hours of readings of all devices, and returns when they are acknowledged.
 func (b *bench) publish(hours time.Duration, within time.Duration) {
 	b.t.Helper()
-	to := b.from.Add(hours)
-	samples, err := b.Feed(b.ctx, b.from, to, within, func(float64) {})
+	b.to = b.from.Truncate(judge.Slot).Add(hours)
+	samples, err := b.Feed(b.ctx, b.from, b.to, within, func(float64) {})
 	b.must(err)
-	b.from, b.samples = to, append(b.samples, samples...)
+	b.from, b.samples = b.to.Add(after), append(b.samples, samples...)
 }
 
 // consumer is what the brokers know of a worker's consumer.
@@ -133,7 +134,7 @@ func (b *bench) acknowledged(partition int, worker string) (info *jetstream.Cons
 // judged waits until the board has all slots, and each value must be right.
 func (b *bench) judged() {
 	b.t.Helper()
-	wants := judge.Expect(b.samples, func(judge.Sample) time.Time { return b.from })
+	wants := judge.Expect(b.samples, func(judge.Sample) time.Time { return b.to })
 	var v *judge.Verdict
 	for end := time.Now().Add(60 * time.Second); ; time.Sleep(500 * time.Millisecond) {
 		got, err := b.Board.Received(b.ctx)

@@ -24,8 +24,11 @@ func value(device, parameter int, at time.Time) float64 {
 	return float64(4000+(device%50)*20+parameter*300+int(at.Unix()/60)%97*25) / 100
 }
 
+// after is how long readings go on behind what was asked for: the workers close no slot before they have newer ones.
+const after = PerMessage * Interval
+
 // Feed publishes the readings of all devices from one time to another, evenly within the given time, and calls at with the
-// share that is published. It returns when all are acknowledged, with the readings.
+// share that is published. It returns when all are acknowledged, with the readings. Those of the next slot begin.
 func (c *Cluster) Feed(ctx context.Context, from, to time.Time, within time.Duration, at func(share float64)) ([]judge.Sample, error) {
 	f, err := c.NewFeeder(ctx)
 	if err != nil {
@@ -33,8 +36,8 @@ func (c *Cluster) Feed(ctx context.Context, from, to time.Time, within time.Dura
 	}
 	var samples []judge.Sample
 	began, step := time.Now(), Interval*PerMessage
-	for t := from; t.Before(to) && ctx.Err() == nil; t = t.Add(step) {
-		share := float64(t.Sub(from)) / float64(to.Sub(from))
+	for t := from; t.Before(to.Add(after)) && ctx.Err() == nil; t = t.Add(step) {
+		share := min(float64(t.Sub(from))/float64(to.Sub(from)), 1)
 		at(share)
 		select {
 		case <-time.After(time.Until(began.Add(time.Duration(share * float64(within))))):

@@ -7,8 +7,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// TestReplay lets a worker without a state catch up while all brokers hang, and one is killed: a slot that closed in a pause
-// would be made of a part of its readings. The board has none of the slots before.
+// TestReplay lets a worker without a state catch up while all brokers hang for longer than grace and settle, one is killed
+// with its disk, and the worker itself: a slot that closed in a pause would be made of a part of its readings. The board has
+// none of the slots before.
 func TestReplay(t *testing.T) {
 	b := newBench(t, 100, 1_000_000, quick)
 	b.publish(6*time.Hour, 2*time.Second)
@@ -31,7 +32,7 @@ func TestReplay(t *testing.T) {
 			for _, broker := range b.Brokers {
 				broker.Pause()
 			}
-			time.Sleep(b.AckWait + 2*time.Second)
+			time.Sleep(20 * time.Second)
 			for _, broker := range b.Brokers {
 				broker.Resume()
 			}

@@ -482,7 +482,7 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
+		} else if elapsed-a.settlesFrom(w, elapsed) < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -496,6 +496,18 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 		d.windows = nil // history is over
 	}
 	return out
+}
+
+// settlesFrom is the last arrival of a window that is due. Where it waited for newer samples, these may have overtaken some
+// of its own, which come again: then it is no sooner than it was due.
+func (a *Aligner) settlesFrom(w *window, elapsed int64) int64 {
+	if !a.opt.WaitForNewer {
+		return w.arrival
+	}
+	if w.held == 0 {
+		w.held = max(elapsed, 1)
+	}
+	return max(w.arrival, w.held)
 }
 
 // close makes the slots of windows in the order of Slot.Compare. The windows are sorted, which are fewer and smaller: a

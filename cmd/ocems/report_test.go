@@ -508,7 +508,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 		want   string   // of cod
 		text   []string // parts of the text
 	}{
-		{name: "nothing ever came", want: "due 10: missing 10", text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10."}},
+		{name: "nothing ever came", change: func(_ *status.Host, cod *status.Parameter) { cod.Never = `no metric "modbus" came` }, want: "due 10: missing 10",
+			text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10.", `cod: no reading ever came: no metric "modbus" came. Do: correct metric`}},
 		{name: "the first slot is due", change: func(_ *status.Host, cod *status.Parameter) { cod.Due = slot(8) }, want: "due 1: missing 1"},
 		{name: "silent since then", trail: []audit.Entry{in(audit.Delivered, time.Minute, 0, "cod")}, want: "due 10: delivered 1, missing 9"},
 		{name: "the trail is older than the status", trail: []audit.Entry{in(audit.Delivered, time.Minute, 0, "cod")},
@@ -519,8 +520,15 @@ func TestReportOfAConfiguration(t *testing.T) {
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
-			change: func(_ *status.Host, cod *status.Parameter) { cod.Refused = &status.Refusal{Reason: "119"} },
-			want:   "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it with 119, invalid parameter; its slots wait."}},
+			change: func(_ *status.Host, cod *status.Parameter) {
+				cod.Slot, cod.Refused = &status.Slot{Stamp: slot(9)}, &status.Refusal{Reason: "119", Since: slot(8)}
+			},
+			want: "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it since", ": 119 invalid parameter; its slots wait. Do: ask the board which key"}},
+		{name: "refused by the board, and the host is stopped", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
+			change: func(h *status.Host, cod *status.Parameter) {
+				h.Stopped, cod.Refused = true, &status.Refusal{Reason: "119"}
+			},
+			want: "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it with 119, invalid parameter; its slots wait."}},
 		{name: "the device is refused", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(h *status.Host, _ *status.Parameter) { h.Devices[0].Held = "102" }, want: "due 10: refused 1, missing 9, code 102"},
 		{name: "left out", trail: []audit.Entry{left(3, "below_valid_min"), left(4, "below_valid_min"), left(5, "late"), in(audit.Delivered, time.Minute, 5, "cod")},

@@ -102,6 +102,9 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 			return nil, fmt.Errorf("%s (%s): the devices are not right, see ocems doctor: %w", o.Name, o.Where, err)
 		}
 		known := map[string]*status.Device{}
+		if h.Runs(now) {
+			h.JudgeAll(now)
+		}
 		for i := range h.Devices {
 			known[h.Devices[i].ID] = &h.Devices[i]
 		}
@@ -151,9 +154,13 @@ func due(station, device string, mapped []registry.Mapped, known *status.Device,
 		if known != nil {
 			i := slices.IndexFunc(known.Parameters, func(p status.Parameter) bool { return p.Parameter == m.Parameter && p.Diagnostic == m.Diagnostic })
 			if x.Refused = known.Held; i >= 0 {
-				x.Since = stampOf(known.Parameters[i].Due)
-				if p := known.Parameters[i].Refused; p != nil {
-					x.Refused = cmp.Or(p.Reason, x.Refused)
+				p := &known.Parameters[i]
+				x.Since = stampOf(p.Due)
+				if p.Refused != nil {
+					x.Refused = cmp.Or(p.Refused.Reason, x.Refused)
+				}
+				if v := p.Verdict; v != nil && v.Level != status.OK && v.Class != status.Waits {
+					x.Trouble, x.Cure = v.Text, v.Cure
 				}
 			}
 		}

@@ -66,11 +66,11 @@ func (r *Rules) LeftOut(v float64) (reason slot.Reason, detail string) {
 	switch {
 	case math.IsInf(v, 0): // no number
 	case slices.Contains(r.invalid, v):
-		return slot.Invalid, "it is one of invalid_values"
+		return slot.Invalid, fmt.Sprint(v, " is one of invalid_values")
 	case v < min(r.ValidMin, float64(float32(r.ValidMin))): // an instrument at its range's end may send 32 bits
-		return slot.BelowMin, fmt.Sprint("valid_min is ", r.ValidMin)
+		return slot.BelowMin, fmt.Sprint(v, " is below valid_min ", r.ValidMin)
 	case v > max(r.ValidMax, float64(float32(r.ValidMax))):
-		return slot.AboveMax, fmt.Sprint("valid_max is ", r.ValidMax)
+		return slot.AboveMax, fmt.Sprint(v, " is above valid_max ", r.ValidMax)
 	}
 	return slot.Taken, ""
 }

@@ -47,6 +47,7 @@ type Due struct {
 	Diagnostic                       bool
 	Since                            time.Time // stamp of the first slot; zero is that of the period
 	Refused                          string    // why the board refuses it now, a status or another hold reason, or ""
+	Trouble, Cure                    string    // what is wrong with it now, and what to do; "" where nothing is, or nothing is known
 }
 
 // Builder takes in trails.

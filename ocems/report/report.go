@@ -80,6 +80,8 @@ type Parameter struct {
 	Waiting       int      `json:"waiting"`
 	Refused       int      `json:"refused"` // they wait, since the board refuses them
 	Code          string   `json:"refused_code,omitempty"`
+	Trouble       string   `json:"trouble,omitempty"` // as of the end of a period that goes on until now
+	Cure          string   `json:"cure,omitempty"`
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
 	Excluded      int      `json:"excluded"` // no slot was made, and readings of it were left out
@@ -264,6 +266,9 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 		p := s.count(first, last)
 		p.Parameter, p.Diagnostic, p.Unit, p.Configured = key.parameter, key.diagnostic, s.unit, s.due != nil
 		p.Samples, p.LeftOut = s.samples, s.reasons
+		if s.due != nil && last == floor(b.o.Host.Until.UnixMilli(), slotMillis) {
+			p.Trouble, p.Cure = s.due.Trouble, s.due.Cure
+		}
 		p.Calibrations, p.Calibrated = s.compare(first, last)
 		out.Parameters = append(out.Parameters, p)
 		out.series = append(out.series, s)

@@ -245,7 +245,10 @@ func (d *Device) notes() []string {
 	}
 	for i := range d.Parameters {
 		p := &d.Parameters[i]
-		if p.Refused > 0 {
+		switch {
+		case p.Trouble != "":
+			list = append(list, fmt.Sprintf("%s: %s. Do: %s.", p.name(), p.Trouble, p.Cure))
+		case p.Refused > 0:
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
 		}
 		if left := p.leftOut(); left != "" {

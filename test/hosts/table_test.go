@@ -386,7 +386,7 @@ func validity() []row {
 	return []row{
 		{name: "sentinel", devices: bounds, before: batches(each(0, 100, -9999.9, single, 200, 65535, 6553.5, 0, -1, 501, math.NaN(), math.Inf(1), 250)),
 			want: []want{{value: 150, of: "2 100..200"}}, refused: []refused{{reason: "invalid_value", count: 6, lines: 1, detail: []string{"invalid_values"}},
-				{reason: "below_valid_min", count: 1, detail: []string{"valid_min is 0"}}, {reason: "above_valid_max", count: 1, detail: []string{"valid_max is 500.5"}}, {reason: "not_a_number", count: 2}}},
+				{reason: "below_valid_min", count: 1, detail: []string{" is below valid_min 0"}}, {reason: "above_valid_max", count: 1, detail: []string{" is above valid_max 500.5"}}, {reason: "not_a_number", count: 2}}},
 		{name: "sentinel-alone", devices: bounds, before: batches(each(0, times(9, 65535)...)), want: nil, refused: []refused{{reason: "invalid_value", count: 9}},
 			warns: [][]string{{"reading is refused", "sentinel-alone", "invalid_value"}}},
 		{name: "sentinel-across-kill", devices: bounds, before: batches(each(0, 100, -2)), after: batches(each(1, -2, 300)), want: one(200), refused: []refused{{reason: "below_valid_min", count: 2}}},

@@ -81,6 +81,7 @@ type Delivery struct {
 
 	unwritten bool // when all work ended, something was not on disk
 
+	asks    asks // guarded by mu
 	lookup  lookup
 	repairs []repair        // the writer's: what is found damaged or lost in the store
 	told    map[string]bool // the writer's: what is in the trail of a write that failed

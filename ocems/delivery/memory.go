@@ -348,6 +348,23 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	return nil
 }
 
+// asks are the requests for single readings of slots that another sender has reported. A plant asks for all; the standby of a
+// hub would send many times the requests of a hub, and does not: each is paid off for askInterval, and it may owe askBurst.
+type asks struct{ paid time.Time }
+
+const (
+	askInterval = time.Second / 5
+	askBurst    = spec.SlotLength
+)
+
+func (a *asks) allow(requests int, now time.Time) bool {
+	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst {
+		return false
+	}
+	a.paid = a.paid.Add(time.Duration(requests) * askInterval)
+	return true
+}
+
 // lookup reads the trail for what the server has taken. It takes at most a tenth of the time, since a server that calls all
 // slots of a hub stored would have it read again and again: what it took is paid off ten times as long, and it may owe
 // lookupBurst.

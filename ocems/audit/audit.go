@@ -397,7 +397,8 @@ func (t *Trail) look() error {
 func (t *Trail) renew(why error, lines int64) (err error) {
 	fresh := &Trail{name: t.name, size: lines, first: t.first, begun: t.begun, last: t.last, prev: t.prev, ended: t.ended}
 	detail := fmt.Sprintf("%v; all of it is written there anew", why)
-	if lines == 0 {
+	cut := lines < t.size
+	if cut {
 		fresh.last, fresh.prev, fresh.ended, detail = 0, "", false, fmt.Sprintf("%v; a new one is begun", why)
 	}
 	defer func() {
@@ -418,7 +419,7 @@ func (t *Trail) renew(why error, lines int64) (err error) {
 	if err == nil && place.Lock(fresh.file) {
 		err = errInUse
 	}
-	if err == nil && lines == 0 {
+	if err == nil && cut {
 		err = fresh.resume()
 	}
 	if err == nil {

@@ -341,7 +341,9 @@ func (t *Tally) host(e *Entry) {
 	if t.first.IsZero() {
 		t.first = e.Time
 	}
-	t.last, t.stopped = e.Time, e.Outcome == Stopped
+	if e.Outcome != Recovered { // which a start writes before it says so
+		t.last, t.stopped = e.Time, e.Outcome == Stopped
+	}
 }
 
 type dayKey struct {

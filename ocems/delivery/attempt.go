@@ -373,6 +373,9 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	}
 	before := a.q.condition
 	d.setCondition(a.q, before.after(dec, ans, now))
+	if dec.state == held && ans.detail != notConfigured {
+		d.outageGoesOn(a.q.device, 1)
+	}
 	a.log(before, dec, ans)
 }
 

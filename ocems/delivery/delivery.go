@@ -69,6 +69,7 @@ type Delivery struct {
 	retries  uint64 // counts calls of Retry
 	server   reachability
 	latency  latency
+	outages  outages
 	closing  bool
 	marked   bool  // the store says that requests may be under way
 	done     done  // written by the writer alone, which reads it without mu
@@ -88,6 +89,7 @@ type Delivery struct {
 
 	wake    signal // the dispatcher's
 	changed signal // what OnHealth is told may have changed
+	noted   signal // the writer's: outages has news
 	work    chan *work
 	idle    chan *attempt // taken by a worker that has none
 	stop    chan struct{}
@@ -132,7 +134,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, heldFor: map[string]int{}, postponed: map[*queue]bool{}, agent: UserAgent(),
-		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
+		wake: make(signal, 1), changed: make(signal, 1), noted: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}

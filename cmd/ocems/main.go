@@ -20,11 +20,13 @@ import (
 
 // exitCodes is in the help and in README.md.
 const exitCodes = `Exit codes, of every verb:
-  0  done, and nothing is wrong
-  1  something is wrong or worth a look, and was printed: a check of doctor failed, a body has faults, an audit trail does
-     not verify, status warns
-  2  status only: slots are missing, or the host does not run
-  3  nothing is known: a mistake in the command line, or something cannot be read, written or reached`
+
+    0  done, and nothing is wrong
+    1  something is wrong or worth a look, and was printed: a check of doctor failed, a body
+       has faults, an audit trail does not verify, status warns
+    2  status only: slots are missing, or the host does not run
+    3  nothing is known: a mistake in the command line, or something cannot be read, written
+       or reached`
 
 // Those of status are what monitoring plug-ins have.
 const (

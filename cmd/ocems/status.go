@@ -36,8 +36,7 @@ func statusCommand(s std) *cobra.Command {
 value and slot, what waits and why, what to do. It reads the files *.status.json that the host writes beside its state, at
 least each 5 minutes. Name the state directory, or the host's configuration.
 
-Exit code, as monitoring plug-ins have it: 0 it reports, 1 something is worth a look, 2 slots are missing or the host does not
-run, 3 nothing is known.`,
+The exit code is that of a monitoring plug-in; ocems --help has the table.`,
 		Example: `  ocems status /var/lib/ocems
   sudo -u telegraf ocems status --config /etc/telegraf/telegraf.conf --watch`,
 		Args: cli.AtMost(1, "directory"),

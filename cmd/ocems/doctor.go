@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"errors"
 	"fmt"
 	"os"
@@ -121,7 +122,12 @@ The exit code is 0 if nothing failed, warnings or not.`,
 		if *asJSON {
 			write = report.JSON
 		}
-		if err := write(s.out); err != nil {
+		var text bytes.Buffer
+		err = write(&text)
+		if err == nil {
+			err = paint(s.out, text.Bytes())
+		}
+		if err != nil {
 			return fmt.Errorf("writing the report: %w", err)
 		}
 		if report.Failed > 0 {

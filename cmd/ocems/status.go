@@ -53,7 +53,11 @@ The exit code is that of a monitoring plug-in; ocems --help has the table.`,
 		if *watch {
 			return v.watch(c.Context(), s.out, find)
 		}
-		level, err := v.show(s.out, find, time.Now())
+		var text bytes.Buffer
+		level, err := v.show(&text, find, time.Now())
+		if err == nil {
+			err = paint(s.out, text.Bytes())
+		}
 		if err == nil && level != status.OK {
 			err = exit{code: int(level)} // 1 warning, 2 failed
 		}
@@ -73,7 +77,7 @@ func (v *statusView) watch(ctx context.Context, out io.Writer, find func() ([]op
 		if !v.json && isTerminal(out) {
 			fmt.Fprint(out, "\x1b[H\x1b[2J")
 		}
-		if _, err := out.Write(text.Bytes()); err != nil {
+		if err := paint(out, text.Bytes()); err != nil {
 			return err
 		}
 		select {

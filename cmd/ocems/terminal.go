@@ -1,9 +1,11 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
 	"os"
+	"regexp"
 	"sync"
 	"time"
 
@@ -16,6 +18,7 @@ type progress struct {
 	mu    sync.Mutex
 	text  string
 	begun time.Time
+	shown bool
 	stop  chan struct{} // nil while nothing is shown
 	done  sync.WaitGroup
 }
@@ -58,6 +61,7 @@ func (p *progress) show(stop <-chan struct{}) {
 		p.mu.Lock()
 		if spent := time.Since(p.begun).Truncate(time.Second); spent > 0 {
 			fmt.Fprintf(p.out, "\r%s (%s)\x1b[K", p.text, spent)
+			p.shown = true
 		}
 		p.mu.Unlock()
 	}
@@ -70,6 +74,23 @@ func (p *progress) clear() {
 	}
 	close(p.stop)
 	p.done.Wait()
-	p.stop = nil
-	fmt.Fprint(p.out, "\r\x1b[K")
+	if p.stop = nil; p.shown {
+		p.shown = false
+		fmt.Fprint(p.out, "\r\x1b[K")
+	}
+}
+
+var levels = regexp.MustCompile(`(?m)^(?: *(?:ok|warning|failed) |OK|WARNING|FAILED) `)
+
+// paint writes a text whose lines begin with a level. On a terminal the level has its colour, unless NO_COLOR is set
+// (no-color.org).
+func paint(out io.Writer, text []byte) error {
+	if isTerminal(out) && os.Getenv("NO_COLOR") == "" {
+		text = levels.ReplaceAllFunc(text, func(level []byte) []byte {
+			colour := map[byte]int{'o': 32, 'w': 33, 'f': 31}[bytes.ToLower(bytes.TrimSpace(level))[0]]
+			return fmt.Appendf(nil, "\x1b[%dm%s\x1b[0m", colour, level)
+		})
+	}
+	_, err := out.Write(text)
+	return err
 }

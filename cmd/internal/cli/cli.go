@@ -19,6 +19,9 @@ import (
 	"github.com/ocems-io/ocems/ocems/version"
 )
 
+// The verbs stand in the help as they were added.
+func init() { cobra.EnableCommandSorting = false }
+
 // Prepare makes a program's command answer as ours do. The caller prints the error of its execution.
 func Prepare(root *cobra.Command) {
 	root.SilenceErrors, root.SilenceUsage = true, true
@@ -26,7 +29,6 @@ func Prepare(root *cobra.Command) {
 	root.SetVersionTemplate("{{.Name}} {{.Version}}\n")
 	root.SetFlagErrorFunc(flagError)
 	root.CompletionOptions.DisableDefaultCmd = true
-	cobra.EnableCommandSorting = false
 	root.SetUsageTemplate(strings.NewReplacer(
 		"{{if .HasAvailableSubCommands}}\n  {{.CommandPath}} [command]{{end}}", "",
 		"Available Commands:", "Verbs:",

@@ -33,7 +33,7 @@ bin/tools/builder:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install go.opentelemetry.io/collector/cmd/builder@v0.149.0
 
 bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
-	sed 's/^  version: .*/  version: $(VERSION)+$(COMMIT).$(subst :,,$(subst -,,$(DATE)))/' builder-config.yaml >bin/builder-config.yaml
+	sed 's/^  version: .*/  version: $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))/' builder-config.yaml >bin/builder-config.yaml
 	bin/tools/builder --config bin/builder-config.yaml --ldflags "-s -w $(STAMP)"
 	install dist/otelcol-ocems $@
 

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/version"
 )
 
 // Target is where a device's records go and how they are sealed.
@@ -100,17 +99,7 @@ type Delivery struct {
 }
 
 // UserAgent names this software and its version to the server.
-func UserAgent() string {
-	version := "devel"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range append(info.Deps, &info.Main) {
-			if m.Path == "github.com/ocems-io/ocems" && strings.HasPrefix(m.Version, "v") {
-				version = m.Version[1:]
-			}
-		}
-	}
-	return "ocems/" + version
-}
+func UserAgent() string { return "ocems/" + version.Read().Version }
 
 // signal wakes one goroutine. Several signals before it wakes are one.
 type signal chan struct{}

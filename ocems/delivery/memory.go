@@ -295,7 +295,9 @@ func (d *Delivery) doubtAll(ctx context.Context) error {
 		n := 0
 		for t, ok := q.stamps.next(everBefore, (*word).queued); ok && (n < doubtful || q.memory.passed); t, ok = q.stamps.next(t+1, (*word).queued) {
 			q.stamps.doubt(t)
-			n++
+			if q.memory.passed || q.stamps.n <= doubtful || !d.mayBeUndecided(ctx, slotID{q.device, t}) { // that one was not at the server, most likely
+				n++
+			}
 		}
 	}
 	return nil

@@ -223,11 +223,14 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 // settled hears of final outcomes.
 func (e *Engine) settled(entries []audit.Entry) {
 	e.account.note(entries)
-	if e.cfg.Board.OnResult == nil {
-		return
-	}
 	for i := range entries {
-		e.cfg.Board.OnResult(entries[i].Outcome, len(entries[i].Readings))
+		x := &entries[i]
+		switch {
+		case x.Outcome == audit.Refused && x.Reason == string(slot.TooFew): // its readings are in no slot, as where none waited
+			e.counts.refused(slot.TooFew, x.Count)
+		case e.cfg.Board.OnResult != nil:
+			e.cfg.Board.OnResult(x.Outcome, len(x.Readings))
+		}
 	}
 }
 
@@ -240,7 +243,11 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if d.Shared != nil {
 		shared = *d.Shared
 	}
-	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Parameter: d.Parameter, Sealer: d}, true
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Parameter: d.Parameter,
+		TooFew: func(parameter string, minutes int) (why string, waits bool) {
+			rules := d.Rules(parameter)
+			return rules.TooFew(minutes), rules.Waits
+		}, Sealer: d}, true
 }
 
 // watch reads the devices_file again when it changes.

@@ -248,6 +248,9 @@ func (d *Device) notes() []string {
 		if p.Refused > 0 {
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
 		}
+		if p.Undecided > 0 {
+			list = append(list, fmt.Sprintf("%s: of its slots that wait, %d have readings in fewer minutes than min_coverage asks for: a person is to decide, see ocems status.", p.name(), p.Undecided))
+		}
 		if left := p.leftOut(); left != "" {
 			list = append(list, p.name()+", readings in no slot: "+left+".")
 		}

@@ -45,14 +45,14 @@ var mendings = []mending{
 		delivered: true, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
 	{name: "bound", wrong: func(d *device) { d.parameters[0].rules = map[string]any{"valid_max": 25} }, right: func(*device) {}, delivered: true, // what it has left out stays so
 		board: []string{"15 mg/L", "50 mg/L", "60 mg/L"}, refused: []refused{{reason: "above_valid_max", count: 1}}},
-	{name: "coverage-lowered", wrong: waiting, right: func(*device) {}, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
-	{name: "coverage-left-out", wrong: waiting, right: func(d *device) { d.parameters[0].rules = map[string]any{"min_coverage": 0.5} },
+	{name: "coverage-lowered", wrong: waits, right: func(*device) {}, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
+	{name: "coverage-left-out", wrong: waits, right: func(d *device) { d.parameters[0].rules = map[string]any{"min_coverage": 0.5} },
 		refused: []refused{{reason: "min_coverage", count: 5}}},
 	{name: "removed", wrong: func(*device) {}, delivered: true, board: []string{"15 mg/L"}, logs: []string{"not configured: put it back", "removed"}},
 }
 
-// waiting has slots of few readings wait for a person.
-func waiting(d *device) {
+// waits has slots of few readings wait for a person.
+func waits(d *device) {
 	d.parameters[0].rules = map[string]any{"min_coverage": 0.5, "below_min_coverage": "wait"}
 }
 

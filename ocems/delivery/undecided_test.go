@@ -179,7 +179,7 @@ func TestUndecidedBesideOthers(t *testing.T) {
 	c := &coverage{least: 8, waits: true}
 	run(t, "a slot that fails often is alone", registry, c.ask, func(p *plant) {
 		p.put("a", at(0), few(cod(1)))
-		p.answers(func(w http.ResponseWriter, _ *http.Request, _ int) { w.WriteHeader(http.StatusServiceUnavailable) })
+		p.answers(func(w http.ResponseWriter, _ *http.Request, _ int) { fmt.Fprint(w, `{"status":108}`) })
 		p.put("a", at(15), bod(1))
 		time.Sleep(2 * time.Hour)
 		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})

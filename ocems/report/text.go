@@ -249,7 +249,7 @@ func (d *Device) notes() []string {
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
 		}
 		if p.Undecided > 0 {
-			list = append(list, fmt.Sprintf("%s: of its slots that wait, %d have readings in fewer minutes than min_coverage asks for: a person is to decide, see ocems status.", p.name(), p.Undecided))
+			list = append(list, fmt.Sprintf("%s, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: %d. Lower min_coverage, or set below_min_coverage to leave_out.", p.name(), p.Undecided))
 		}
 		if left := p.leftOut(); left != "" {
 			list = append(list, p.name()+", readings in no slot: "+left+".")

@@ -92,7 +92,7 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 		if err != nil {
 			note("%s (%s): since when its parameters are due is not known: %v", o.Name, o.Where, err)
 		} else if !h.Stopped && !h.Runs(now) {
-			s.off[o.trail] = audit.Off{From: h.Written, To: now, Killed: true}
+			s.off[o.trail] = audit.Off{From: h.RanUntil(), To: now, Killed: true}
 		}
 		if until := h.Expected(now); s.host.Until.IsZero() || until.Before(s.host.Until) {
 			s.host.Until = until

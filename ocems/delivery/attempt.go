@@ -234,18 +234,22 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	if ans.verdict == delivered { // needs none
 		return evidence{}
 	}
-	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && a.q.memory.accepted, searched: a.q.search.requests, jitter: rand.Float64()}
+	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && (a.q.memory.accepted || a.target.Delay > 0), searched: a.q.search.requests, jitter: rand.Float64()}
 	d := a.d
 	d.mu.Lock()
 	e.inDoubt = a.q.inDoubt(a.s, r.readings)
 	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.alone()
 	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
 	e.untested = !a.q.memory.accepted && a.q.perhapsSent(a.s)
+	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(len(r.readings), time.Now())
+	e.fresh = !a.s.taken && len(a.s.doubts) == 0 && !a.q.stamps.doubted(a.s.stamp)
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
 	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
 	if ans.verdict == stored && !e.shared && !e.sentBefore() {
-		e.recorded, e.conflict, e.unread = d.recorded(a.id, r.readings)
+		var sent bool
+		e.recorded, e.conflict, sent, e.unread = d.recorded(a.id, r.readings)
+		e.fresh = e.fresh && !sent
 	}
 	return e
 }
@@ -357,6 +361,7 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	switch {
 	case dec.outcome == audit.Delivered && len(dec.settled) > 0:
 		a.q.delivered++
+		a.s.taken = true
 	case dec.state == backingOff || ans.whole:
 		if a.s.failures == 0 {
 			a.s.before = a.q.delivered
@@ -370,12 +375,8 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
 		a.s.refusal = ans
 	}
-	if dec.trouble && a.q.memory.reason != ans.reason() {
-		d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
-			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", d.cfg.HoldInterval.String())
-	}
 	if dec.trouble || len(dec.suspend) > 0 {
-		a.q.memory.reason, a.q.memory.detail = ans.reason(), ans.detail
+		a.explain(ans, dec)
 	}
 	if a.parked && len(dec.settled) > 0 {
 		a.q.unpark()
@@ -385,7 +386,25 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	}
 	before := a.q.condition
 	d.setCondition(a.q, before.after(dec, ans, now))
+	if dec.state == held && ans.detail != notConfigured {
+		d.outageGoesOn(a.q.device, 1)
+	}
 	a.log(before, dec, ans)
+}
+
+// explain notes why a person must look at what waits, and says so once. Delivery.mu is held.
+func (a *attempt) explain(ans answer, dec decision) {
+	m, reason, cure := &a.q.memory, ans.reason(), ans.cure()
+	if dec.trouble && ans.verdict == stored {
+		a.s.foreign = a.s.foreign || dec.foreign
+		reason = whose(m.reason, a.q.foreign(), m.accepted)
+		cure = cmp.Or(cures[reason], cure)
+	}
+	if dec.trouble && m.reason != reason {
+		a.d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+cure,
+			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
+	}
+	m.reason, m.detail = reason, ans.detail
 }
 
 // log tells what a person wants to know about a decision.

@@ -24,7 +24,8 @@ import (
 type Target struct {
 	StationID, DeviceID string // as they are now; the readings may wait under a former id of the device
 	Latitude, Longitude *float64
-	Shared              bool // another sender reports the device too
+	Shared              bool          // another sender reports the device too
+	Delay               time.Duration // slots go so long after their stamp at the soonest, since that sender comes first
 	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
 	Parameter func(key string, diagnostic bool) (now, unit string)
 	// TooFew says why a value is not to be sent that has readings in so many minutes, or "", and whether it waits for a person
@@ -71,6 +72,7 @@ type Delivery struct {
 	retries  uint64 // counts calls of Retry
 	server   reachability
 	latency  latency
+	outages  outages
 	closing  bool
 	marked   bool  // the store says that requests may be under way
 	done     done  // written by the writer alone, which reads it without mu
@@ -83,12 +85,14 @@ type Delivery struct {
 
 	unwritten bool // when all work ended, something was not on disk
 
+	asks    asks // guarded by mu
 	lookup  lookup
 	repairs []repair        // the writer's: what is found damaged or lost in the store
 	told    map[string]bool // the writer's: what is in the trail of a write that failed
 
 	wake    signal // the dispatcher's
 	changed signal // what OnHealth is told may have changed
+	noted   signal // the writer's: outages has news
 	work    chan *work
 	idle    chan *attempt // taken by a worker that has none
 	stop    chan struct{}
@@ -133,7 +137,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, heldFor: map[string]int{}, postponed: map[*queue]bool{}, agent: UserAgent(),
-		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
+		wake: make(signal, 1), changed: make(signal, 1), noted: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
@@ -202,6 +206,7 @@ func (d *Delivery) Retry() {
 	d.retries++
 	d.forget(time.Now())
 	for _, q := range d.queues {
+		q.delay = d.delay(q.device)
 		q.retryAt(time.Now())
 		q.decide()
 		d.schedule.set(q)

@@ -352,6 +352,23 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	return nil
 }
 
+// asks are the requests for single readings of slots that another sender has reported. A plant asks for all; the standby of a
+// hub would send many times the requests of a hub, and does not: each is paid off for askInterval, and it may owe askBurst.
+type asks struct{ paid time.Time }
+
+const (
+	askInterval = time.Second / 5
+	askBurst    = spec.SlotLength
+)
+
+func (a *asks) allow(requests int, now time.Time) bool {
+	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst {
+		return false
+	}
+	a.paid = a.paid.Add(time.Duration(requests) * askInterval)
+	return true
+}
+
 // lookup reads the trail for what the server has taken. It takes at most a tenth of the time, since a server that calls all
 // slots of a hub stored would have it read again and again: what it took is paid off ten times as long, and it may owe
 // lookupBurst.
@@ -363,13 +380,13 @@ type lookup struct {
 const lookupBurst = 10 * time.Second
 
 // recorded returns which of the readings the trail has as delivered, with the same value; or, of a single one, what the
-// trail has instead; or that it is not its turn.
-func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string, unread bool) {
+// trail has instead; whether it has anything of the slot; or that it is not its turn.
+func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string, some, unread bool) {
 	d.lookup.mu.Lock()
 	defer d.lookup.mu.Unlock()
 	begin := time.Now()
 	if d.cfg.Trail == nil || d.lookup.paid.Sub(begin) > lookupBurst {
-		return nil, "", d.cfg.Trail != nil
+		return nil, "", false, d.cfg.Trail != nil
 	}
 	found, err := d.cfg.Trail.Delivered(id.device, id.stamp)
 	if err != nil {
@@ -390,5 +407,5 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	if len(same) > 0 {
 		conflict = ""
 	}
-	return same, conflict, err != nil
+	return same, conflict, len(found) > 0, err != nil
 }

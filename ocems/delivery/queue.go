@@ -69,10 +69,11 @@ type queue struct {
 	heldFor     string // the reason of it, as it is counted
 	search      search
 	standing    standing
-	answered    time.Time // the last answer, zero before the first
-	tried       time.Time // end of the last attempt
-	delivered   int       // requests, in this run
-	leaving     int       // slots whose outcome is not on disk yet
+	delay       time.Duration // from a slot's stamp to its first attempt, at the least
+	answered    time.Time     // the last answer, zero before the first
+	tried       time.Time     // end of the last attempt
+	delivered   int           // requests, in this run
+	leaving     int           // slots whose outcome is not on disk yet
 	due         time.Time
 	in          *byDue // of the schedule, nil outside
 	index       int    // in it
@@ -94,6 +95,8 @@ type slot struct {
 	failures int       // answered, without success
 	before   int       // queue.delivered at the first of them
 	refusal  answer    // why it was parked, if the server said so
+	taken    bool      // the server has called something of it delivered
+	foreign  bool      // the server had it before anything of it was sent
 	doubts   []doubt
 }
 
@@ -216,6 +219,9 @@ func (q *queue) pickQueued() (stamp int64, due time.Time, ok bool) {
 			ready, failed = s.ready, s.failures/maxSlotFailures
 		}
 		if !ok || failed < often {
+			if q.delay > 0 {
+				ready = later(ready, time.UnixMilli(t).Add(q.delay))
+			}
 			stamp, due, ok, often = t, later(later(ready, q.tried), q.condition.until), true, failed
 		}
 		if often == 0 {
@@ -295,6 +301,16 @@ func (q *queue) alone() bool {
 
 // parked returns the stamp of the newest slot that is parked, or 0.
 func (q *queue) parked() int64 { return q.stamps.newest((*word).parked) }
+
+// foreign counts the slots that the server had before anything of them was sent.
+func (q *queue) foreign() (n int) {
+	for _, s := range q.slots {
+		if s.foreign {
+			n++
+		}
+	}
+	return n
+}
 
 // waitsFor is why a person must look at the device, or "".
 func (q *queue) waitsFor() (reason, detail string) {

@@ -367,6 +367,9 @@ func TestDevicesFile(t *testing.T) {
 		{"csv", "d.csv", csvHead + row + ",17.4,78.5\n", ""},
 		{"csv of all columns", "d.csv", "station_id,device_id,token_id,token_id_file,latitude,longitude,public_key,public_key_file\n" +
 			row + ",,,,," + weak + "\n" + "s,d2,," + keyFile + ",,,oops,\n", "d.csv:3: public_key: reading the public key"},
+		{"csv of a spare", "d.csv", "station_id,device_id,token_id,shared_device,delay\n" + row + ",true,5m\n" + "s,d2," + token + ",,\n", ""},
+		{"csv of a delay alone", "d.csv", "station_id,device_id,token_id,delay\n" + row + ",5m\n", "d.csv:2: delay: 5m is of a host that stands by for another sender"},
+		{"csv of a delay without a unit", "d.csv", "station_id,device_id,token_id,delay\n" + row + ",5\n", "d.csv:2: delay: 5 has no unit"},
 		{"csv formerly", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0; d00\n" + "s,d2," + token + ",\n", ""},
 		{"csv formerly configured", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0;d2\n" + "s,d2," + token + ",\n", `d.csv:2: formerly: "d2" (`},
 		{"csv of no device yet", "d.csv", csvHead, ""},

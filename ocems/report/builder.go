@@ -71,6 +71,7 @@ type Builder struct {
 type hostTimes struct {
 	off     []audit.Off
 	stopped time.Time // and not started again
+	outages map[outageKey]*audit.Outage
 }
 
 type device struct {

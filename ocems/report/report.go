@@ -26,6 +26,7 @@ type Report struct {
 	OffGrid  int         `json:"readings_off_the_grid"` // in no slot
 	Unnamed  Samples     `json:"samples_of_no_device"`
 	Off      []Off       `json:"host_off"` // in the period
+	Outages  []Outage    `json:"server_did_not_answer"`
 	Devices  []Device    `json:"devices"`
 	Board    *Comparison `json:"board,omitempty"`
 
@@ -52,6 +53,7 @@ type Device struct {
 	ID         string      `json:"device"`
 	Parameters []Parameter `json:"parameters"`
 	Other      Samples     `json:"samples_of_no_parameter"`
+	Held       []Outage    `json:"held"` // the board refused it
 	Days       []Day       `json:"days"`
 
 	series []*series // of the parameters
@@ -198,7 +200,7 @@ func (b *Builder) Report() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Made: b.o.Now.In(spec.IST), Software: b.o.Software, Verified: true, Off: []Off{}, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
+	r := &Report{Made: b.o.Now.In(spec.IST), Software: b.o.Software, Verified: true, Off: []Off{}, Outages: []Outage{}, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
 	for _, t := range b.trails {
 		r.Verified = r.Verified && t.Fault == ""
 	}
@@ -206,6 +208,8 @@ func (b *Builder) Report() (*Report, error) {
 		r.Period = &Period{at(first), at(last), int(last - first + 1)}
 	}
 	off := b.off(r, first, last)
+	var held map[string][]Outage
+	r.Outages, held = b.outages(first, last)
 	if d := b.devices[""]; d != nil {
 		r.Unnamed = d.other
 		for _, s := range d.series {
@@ -218,7 +222,10 @@ func (b *Builder) Report() (*Report, error) {
 		names = []string{b.o.Device}
 	}
 	r.Devices = make([]Device, len(names))
-	inParallel(len(names), func(i int) { r.Devices[i] = b.devices[names[i]].report(b, first, last, off) })
+	inParallel(len(names), func(i int) {
+		r.Devices[i] = b.devices[names[i]].report(b, first, last, off)
+		r.Devices[i].Held = append(r.Devices[i].Held, held[names[i]]...)
+	})
 	slices.SortStableFunc(r.Devices, func(a, b Device) int { return cmp.Compare(a.Station, b.Station) })
 	r.Verdict = r.verdict()
 	return r, nil
@@ -250,7 +257,7 @@ func (b *Builder) off(r *Report, first, last int64) (slots []map[int64]bool) {
 }
 
 func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Device {
-	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: d.other}
+	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: d.other, Held: []Outage{}}
 	keys := slices.SortedFunc(maps.Keys(d.series), func(a, b seriesKey) int {
 		return cmp.Or(cmp.Compare(a.parameter, b.parameter), cmp.Compare(fmt.Sprint(a.diagnostic), fmt.Sprint(b.diagnostic)))
 	})

@@ -206,6 +206,7 @@ func (r *Report) notes() []string {
 		}
 		list = append(list, x.text(len(r.Trails) > 1))
 	}
+	list = append(list, outageTexts(r.Outages, "The board's server did not answer")...)
 	if r.OffGrid > 0 {
 		list = append(list, count(r.OffGrid, "reading")+" stamped off the grid of slots, and counted in none.")
 	}
@@ -234,7 +235,7 @@ func (d *Device) title() string {
 }
 
 func (d *Device) notes() []string {
-	var list []string
+	list := outageTexts(d.Held, "The device was held")
 	if d.Other != (Samples{}) {
 		list = append(list, fmt.Sprintf("Samples that name no parameter: %d late, %d refused.", d.Other.Late, d.Other.Refused))
 	}

@@ -108,6 +108,8 @@ var cures = map[string]string{
 	"119":            "ask the board which key of annexe 3.1 it has for this parameter, and set parameter to it",
 	"120":            "ask the board at which stations the device is registered",
 	"121":            "compare station_id and device_id with the board's e-mail",
+	"another_sender": "stop the other sender, or set shared_device = true for the device, and delay on the second one; if there is none, ask the board",
+	"off_grid":       "compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, stop it, or set shared_device = true",
 	"http_401":       "ask the operator of the gateway in between",
 	"http_403":       "ask the operator of the gateway in between",
 	"not_configured": "put the device back into the configuration, or name it in formerly",
@@ -126,6 +128,12 @@ func meaning(reason string) string {
 	code := 0
 	if _, err := fmt.Sscanf(reason, "%d", &code); err == nil {
 		return fmt.Sprintf("%s %s", reason, strings.ToLower(spec.Status(code).Description()))
+	}
+	switch reason {
+	case "another_sender":
+		return "another sender reports this device"
+	case "off_grid":
+		return "the board has never taken a slot of the device, and answers 111"
 	}
 	return strings.ReplaceAll(reason, "_", " ")
 }
@@ -217,6 +225,9 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{OK, Begins, "its first slot is " + Time(p.Slot.Stamp, now), ""}
 	case h.Slots:
 		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " handed on", ""}
+	}
+	if p.Already {
+		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " was at the board already", ""}
 	}
 	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
 }

@@ -94,9 +94,9 @@ func (a answer) ends() int {
 	switch {
 	case a.old:
 		return 0
-	case a.before == "99": // what is stored, and what is rejected
+	case a.before == "99", a.shared: // what is stored, and what is rejected; and what is asked for one by one
 		return 3
-	case a.before != "" || a.shared || a.flag == "C":
+	case a.before != "" || a.flag == "C":
 		return 2
 	}
 	return 1

@@ -499,6 +499,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 	}
 	point, point2 := reading("cod", 5, "mg/L", slot(5).Add(-time.Minute)), reading("cod", 5, "mg/L", slot(5).Add(spec.CalibrationLength))
 	point.Flag, point2.Flag = spec.FlagCalibration, spec.FlagCalibration
+	few := reading("cod", 5, "mg/L", slot(9))
+	few.Minutes = 4
 	host := func(o audit.Outcome, at time.Time) audit.Entry { return audit.Entry{Time: at, Outcome: o} }
 	for _, test := range []struct {
 		name   string
@@ -517,6 +519,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 			want: "due 10: delivered 2, late 1, already stored 1, missing 7"},
 		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
+		{name: "waits for a person", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
+			text: []string{"cod, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: 1."}},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(_ *status.Host, cod *status.Parameter) { cod.Refused = &status.Refusal{Reason: "119"} },

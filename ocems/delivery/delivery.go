@@ -27,7 +27,10 @@ type Target struct {
 	Delay               time.Duration // slots go so long after their stamp at the soonest, since that sender comes first
 	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
 	Parameter func(key string, diagnostic bool) (now, unit string)
-	Sealer    interface {
+	// TooFew says why a value is not to be sent that has readings in so many minutes, or "", and whether it waits for a person
+	// or is left out; may be nil.
+	TooFew func(parameter string, minutes int) (why string, waits bool)
+	Sealer interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
 	}
@@ -194,6 +197,7 @@ func (d *Delivery) Retry() {
 	for _, q := range d.queues {
 		q.delay = d.delay(q.device)
 		q.retryAt(time.Now())
+		q.decide()
 		d.schedule.set(q)
 	}
 	d.wake.send()

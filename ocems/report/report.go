@@ -82,6 +82,7 @@ type Parameter struct {
 	Waiting       int      `json:"waiting"`
 	Refused       int      `json:"refused"` // they wait, since the board refuses them
 	Code          string   `json:"refused_code,omitempty"`
+	Undecided     int      `json:"undecided,omitempty"` // of those that wait, for a person to decide
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
 	Excluded      int      `json:"excluded"` // no slot was made, and readings of it were left out
@@ -327,6 +328,7 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
+	p.Undecided = s.undecided
 	if s.due != nil {
 		p.Code = s.due.Refused
 	}

@@ -38,7 +38,7 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 		return &reported{trails: args}, nil
 	}
 	if len(args) > 0 {
-		return nil, usageError{fmt.Errorf("both --config and %s are given; keep one", args[0])}
+		return nil, fmt.Errorf("both --config and %s are given; keep one", args[0])
 	}
 	cfg, _, err := h.load()
 	if err != nil {
@@ -55,7 +55,7 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 			}
 		}
 		if path == "" {
-			return nil, usageError{fmt.Errorf("%s (%s): audit_file is not set, and without it nothing is known of its slots", o.Name, o.Where)}
+			return nil, fmt.Errorf("%s (%s): audit_file is not set, and without it nothing is known of its slots", o.Name, o.Where)
 		}
 		if x.trail = slices.Index(r.trails, path); x.trail < 0 {
 			x.trail, r.trails = len(r.trails), append(r.trails, path)
@@ -64,12 +64,12 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 			continue
 		}
 		if r.stamp != "" && r.stamp != o.Rules.Stamp {
-			return nil, usageError{fmt.Errorf("%s (%s): its stamp is %s, and that of another output is %s: report their audit files one by one", o.Name, o.Where, o.Rules.Stamp, r.stamp)}
+			return nil, fmt.Errorf("%s (%s): its stamp is %s, and that of another output is %s: report their audit files one by one", o.Name, o.Where, o.Rules.Stamp, r.stamp)
 		}
 		r.stamp, r.outputs = o.Rules.Stamp, append(r.outputs, x)
 	}
 	if len(r.outputs) == 0 {
-		return nil, usageError{errors.New("--config: nothing in it delivers to a board")}
+		return nil, errors.New("--config: nothing in it delivers to a board")
 	}
 	return r, nil
 }

@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/version"
 )
 
 // Target is where a device's records go and how they are sealed.
@@ -28,7 +27,10 @@ type Target struct {
 	Delay               time.Duration // slots go so long after their stamp at the soonest, since that sender comes first
 	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
 	Parameter func(key string, diagnostic bool) (now, unit string)
-	Sealer    interface {
+	// TooFew says why a value is not to be sent that has readings in so many minutes, or "", and whether it waits for a person
+	// or is left out; may be nil.
+	TooFew func(parameter string, minutes int) (why string, waits bool)
+	Sealer interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
 	}
@@ -100,17 +102,7 @@ type Delivery struct {
 }
 
 // UserAgent names this software and its version to the server.
-func UserAgent() string {
-	version := "devel"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range append(info.Deps, &info.Main) {
-			if m.Path == "github.com/ocems-io/ocems" && strings.HasPrefix(m.Version, "v") {
-				version = m.Version[1:]
-			}
-		}
-	}
-	return "ocems/" + version
-}
+func UserAgent() string { return "ocems/" + version.Read().Version }
 
 // signal wakes one goroutine. Several signals before it wakes are one.
 type signal chan struct{}
@@ -205,6 +197,7 @@ func (d *Delivery) Retry() {
 	for _, q := range d.queues {
 		q.delay = d.delay(q.device)
 		q.retryAt(time.Now())
+		q.decide()
 		d.schedule.set(q)
 	}
 	d.wake.send()

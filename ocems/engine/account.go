@@ -668,6 +668,11 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 			x.Since = timeOf(d.heldSince)
 		}
 		for _, p := range d.parameters {
+			if p.Undecided = nil; q.Undecided != nil {
+				if u, waits := q.Undecided[p.Parameter.Parameter]; waits {
+					p.Undecided = &status.Undecided{Slots: u.Slots, Oldest: u.Oldest.UTC(), Why: u.Why}
+				}
+			}
 			reason, refused := q.Suspended[p.Parameter.Parameter]
 			switch {
 			case !refused:

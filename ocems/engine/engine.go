@@ -221,11 +221,14 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 // settled hears of final outcomes.
 func (e *Engine) settled(entries []audit.Entry) {
 	e.account.note(entries)
-	if e.cfg.Board.OnResult == nil {
-		return
-	}
 	for i := range entries {
-		e.cfg.Board.OnResult(entries[i].Outcome, len(entries[i].Readings))
+		x := &entries[i]
+		switch {
+		case x.Outcome == audit.Refused && x.Reason == string(slot.TooFew): // its readings are in no slot, as where none waited
+			e.counts.refused(slot.TooFew, x.Count)
+		case e.cfg.Board.OnResult != nil:
+			e.cfg.Board.OnResult(x.Outcome, len(x.Readings))
+		}
 	}
 }
 
@@ -242,7 +245,11 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if delay > 0 && e.rules.Stamp == "start" {
 		delay += spec.SlotLength
 	}
-	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter, Sealer: d}, true
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter,
+		TooFew: func(parameter string, minutes int) (why string, waits bool) {
+			rules := d.Rules(parameter)
+			return rules.TooFew(minutes), rules.Waits
+		}, Sealer: d}, true
 }
 
 // delay is how long after its window a slot of a device is sent at the soonest.

@@ -102,6 +102,7 @@ type series struct {
 	reasons                       map[string]int
 	calibrations                  []run
 	rejectedPoints, expiredPoints int
+	undecided                     int // slots that wait for a person
 }
 
 // day is one IST day. Days that are alike share their ranks.
@@ -220,6 +221,9 @@ func (b *Builder) Wait(device string, r *payload.Reading) {
 	}
 	s := b.device(&audit.Day{Device: device, Date: date}).of(date, x)
 	s.closed = true
+	if r.Minutes > 0 {
+		s.undecided++
+	}
 	b.slots(s, int64(date), x, true)
 }
 

@@ -84,6 +84,7 @@ type Parameter struct {
 	Code          string   `json:"refused_code,omitempty"`
 	Trouble       string   `json:"trouble,omitempty"` // as of the end of a period that goes on until now
 	Cure          string   `json:"cure,omitempty"`
+	Undecided     int      `json:"undecided,omitempty"` // of those that wait, for a person to decide
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
 	Excluded      int      `json:"excluded"` // no slot was made, and readings of it were left out
@@ -332,6 +333,7 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
+	p.Undecided = s.undecided
 	if s.due != nil {
 		p.Code = s.due.Refused
 	}

@@ -252,6 +252,9 @@ func (d *Device) notes() []string {
 		case p.Refused > 0:
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
 		}
+		if p.Undecided > 0 {
+			list = append(list, fmt.Sprintf("%s, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: %d. Lower min_coverage, or set below_min_coverage to leave_out.", p.name(), p.Undecided))
+		}
 		if left := p.leftOut(); left != "" {
 			list = append(list, p.name()+", readings in no slot: "+left+".")
 		}

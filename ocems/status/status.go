@@ -101,6 +101,7 @@ type Parameter struct {
 	Delivered  *time.Time `json:"delivered,omitempty"`     // newest stamp that the board has
 	Already    bool       `json:"already,omitempty"`       // it had that before, as from another sender
 	Refused    *Refusal   `json:"refused,omitempty"`       // its slots wait for this
+	Undecided  *Undecided `json:"undecided,omitempty"`     // slots that wait for a person to decide
 	Rejected   *Refusal   `json:"rejected,omitempty"`      // the last slot that was given up
 	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot, the last of each reason in a day
 	Calibrated *time.Time `json:"calibrated,omitempty"`    // stamp of the last point of a calibration
@@ -136,6 +137,13 @@ type Refusal struct {
 	Reason string    `json:"reason"` // a status, or another hold reason
 	Detail string    `json:"detail,omitempty"`
 	Since  time.Time `json:"since"`
+}
+
+// Undecided are slots of too few readings, which wait for a person to decide.
+type Undecided struct {
+	Slots  int       `json:"slots"`
+	Oldest time.Time `json:"oldest"` // stamp
+	Why    string    `json:"why"`
 }
 
 // Excluded are readings of one slot.

@@ -1,15 +1,10 @@
 package cluster
 
 import (
-	"bytes"
-	"crypto/tls"
-	"crypto/x509"
 	"io"
 	"net"
-	"net/http"
 	"os"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -17,49 +12,31 @@ import (
 	"github.com/ocems-io/ocems/test/judge"
 )
 
-// single is the machine that moves: a Telegraf that loggers post to.
+// single is the machine that moves: a Telegraf that loggers post to, as they do to a gateway.
 type single struct {
-	process
-	b         *bench
-	client    *http.Client
-	gateway   string // gateway.conf
-	direct    string // the same without the brokers
-	listens   string
-	toTheHost string // host.conf
-	boardAt   string // as the host sees it: a way that can be cut
-	way       net.Listener
+	*Gateway
+	b       *bench
+	gateway string // gateway.conf
+	direct  string // the same without the brokers
+	host    string // host.conf
+	boardAt string // as the host sees it: a way that can be cut
+	way     net.Listener
 }
 
 func newSingle(b *bench) *single {
-	ports, err := freePorts(2)
+	ports, err := freePorts(1)
 	b.must(err)
-	s := &single{b: b, listens: ports[0], boardAt: ports[1], gateway: filepath.Join(b.Root, "examples/cluster/gateway.conf"),
-		toTheHost: filepath.Join(b.Root, "examples/cluster/host.conf"), direct: filepath.Join(b.Dir, "direct.conf")}
+	s := &single{Gateway: b.Gateway, b: b, boardAt: ports[0], gateway: filepath.Join(b.Root, "examples/cluster/gateway.conf"),
+		host: filepath.Join(b.Root, "examples/cluster/host.conf"), direct: filepath.Join(b.Dir, "direct.conf")}
 	text, err := os.ReadFile(s.gateway)
 	b.must(err)
-	before, _, ok := strings.Cut(string(text), "[[outputs.nats]]")
+	input, _, ok := strings.Cut(string(text), "[[outputs.nats]]")
 	if !ok {
 		b.t.Fatal("gateway.conf has no outputs.nats")
 	}
-	b.must(os.WriteFile(s.direct, []byte(before), 0o600))
-	own := strings.Replace(b.Board.URL, strings.Split(b.Board.URL, "/")[2], s.boardAt, 1)
-	s.process = process{name: "host", dir: b.Dir, env: append(b.environment(), "OCEMS_ENDPOINT="+own, "OCEMS_GATEWAY="+s.listens,
-		"OCEMS_HOST_STATE="+filepath.Join(b.Dir, "host"), "OCEMS_HOST_GRACE=2s", "OCEMS_HOST_SETTLE=3s")}
-	ca, err := os.ReadFile(filepath.Join(b.certs, "ca.pem"))
-	b.must(err)
-	pair, err := tls.LoadX509KeyPair(filepath.Join(b.certs, "gateway.pem"), filepath.Join(b.certs, "gateway-key.pem"))
-	b.must(err)
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(ca)
-	s.client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: pool, Certificates: []tls.Certificate{pair}}}}
-	b.t.Cleanup(func() {
-		if err := s.Stop(); err != nil {
-			b.t.Error(err)
-		}
-		if b.t.Failed() {
-			b.t.Logf("the end of the log of the host:\n%s", s.tail())
-		}
-	})
+	b.must(os.WriteFile(s.direct, []byte(input), 0o600))
+	s.env = append(s.env, "OCEMS_ENDPOINT="+strings.Replace(b.Board.URL, strings.Split(b.Board.URL, "/")[2], s.boardAt, 1),
+		"OCEMS_HOST_STATE="+filepath.Join(b.Dir, "host"), "OCEMS_HOST_GRACE=2s", "OCEMS_HOST_SETTLE=3s")
 	return s
 }
 
@@ -67,30 +44,23 @@ func newSingle(b *bench) *single {
 func (s *single) run(configs ...string) {
 	s.b.t.Helper()
 	s.b.must(s.Stop())
-	s.argv = []string{filepath.Join(s.b.Root, "bin/telegraf-ocems-small")}
+	s.argv = s.argv[:1]
 	for _, c := range configs {
 		s.argv = append(s.argv, "--config", c)
 	}
 	s.b.must(s.Start())
-	s.b.until("the host listens", func() bool {
-		c, err := net.DialTimeout("tcp", s.listens, time.Second)
-		if err == nil {
-			_ = c.Close()
-		}
-		return err == nil
-	})
 }
 
 // reach lets the host reach the board.
 func (s *single) reach() {
 	s.b.t.Helper()
-	var err error
-	s.way, err = net.Listen("tcp", s.boardAt)
+	way, err := net.Listen("tcp", s.boardAt)
 	s.b.must(err)
+	s.way = way
 	board := strings.Split(s.b.Board.URL, "/")[2]
 	go func() {
 		for {
-			c, err := s.way.Accept()
+			c, err := way.Accept()
 			if err != nil {
 				return
 			}
@@ -116,26 +86,11 @@ func (s *single) post(minutes int) {
 	s.b.t.Helper()
 	for range minutes {
 		var text []byte
-		for i, d := range s.b.Devices {
-			text = append(text, "stack,ocems_device_id="+d.ID+",ocems_unit="+unit+" "...)
-			for j, parameter := range parameters {
-				if j > 0 {
-					text = append(text, ',')
-				}
-				v := value(i, j, s.b.from)
-				text = strconv.AppendFloat(append(text, parameter+"="...), v, 'f', -1, 64)
-				s.b.samples = append(s.b.samples, judge.Sample{Station: d.Station, Device: d.ID, Parameter: parameter, Unit: unit, At: s.b.from, Value: v, Flag: "U"})
-			}
-			text = append(strconv.AppendInt(append(text, ' '), s.b.from.UnixNano(), 10), '\n')
+		for i := range s.b.Devices {
+			lines, samples := s.b.readings(i, s.b.from, s.b.from.Add(time.Minute))
+			text, s.b.samples = append(text, lines...), append(s.b.samples, samples...)
 		}
-		s.b.until("the host takes readings", func() bool {
-			resp, err := s.client.Post("https://"+s.listens+"/write", "text/plain", bytes.NewReader(text))
-			if err != nil {
-				return false
-			}
-			defer resp.Body.Close()
-			return resp.StatusCode/100 == 2
-		})
+		s.b.until("the host takes readings", func() bool { return s.Post(text) == nil })
 		s.b.from = s.b.from.Add(time.Minute)
 	}
 	s.b.to = s.b.from.Truncate(judge.Slot)
@@ -152,17 +107,17 @@ func (s *single) outcomes() Outcomes {
 // TestMove moves a single machine to the cluster as docs/scale.md says, with slots that wait for the board. The board has
 // each slot once, of all its readings, although publishing begins and the host ends in the middle of a slot.
 func TestMove(t *testing.T) {
-	b := newBench(t, 20, 0, quick)
+	b := newBench(t, 20, 0)
 	s := newSingle(b)
 	perSlot := len(b.Devices) * len(parameters)
 
-	s.run(s.direct, s.toTheHost) // as before, but for shared_device
+	s.run(s.direct, s.host) // as before, but for shared_device
 	s.post(60)
 	time.Sleep(6 * time.Second) // its windows close; the board is out of reach
 
 	s.post(7)
 	time.Sleep(2 * time.Second) // a flush
-	s.run(s.gateway, s.toTheHost)
+	s.run(s.gateway, s.host)
 	s.post(8 + 45) // the stream begins in the middle of a slot
 	s.reach()
 	s.b.until("the host has delivered what waited", func() bool { return s.outcomes().Delivered >= 7*perSlot })
@@ -185,7 +140,7 @@ func TestMove(t *testing.T) {
 
 	t.Log("the host loses the board, the workers do not")
 	s.lose()
-	s.run(s.gateway, s.toTheHost)
+	s.run(s.gateway, s.host)
 	s.post(60)
 	b.until("the workers deliver", func() bool { return workers(func(o Outcomes) int { return o.Delivered }) >= 3*perSlot })
 	s.reach()

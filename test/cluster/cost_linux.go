@@ -12,13 +12,13 @@ import (
 // Cost is what a life of a process has taken so far, by the kernel's account.
 type Cost struct {
 	CPU                time.Duration // user and system, in steps of 10 ms
-	Read, Written      int64         // bytes by system calls, of files and connections
+	Read               int64         // bytes by system calls, of files and connections
 	Resident, MostEver int64         // bytes
 }
 
 // Less is what was taken since then.
 func (c Cost) Less(then Cost) Cost {
-	return Cost{c.CPU - then.CPU, c.Read - then.Read, c.Written - then.Written, c.Resident, c.MostEver}
+	return Cost{c.CPU - then.CPU, c.Read - then.Read, c.Resident, c.MostEver}
 }
 
 // Cost asks the kernel.
@@ -49,8 +49,6 @@ func (p *process) Cost() (c Cost, err error) {
 		switch name {
 		case "rchar":
 			c.Read = n
-		case "wchar":
-			c.Written = n
 		case "VmRSS":
 			c.Resident = n << 10
 		case "VmHWM":

@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"encoding/json"
 	"io"
 	"net"
 	"os"
@@ -138,6 +139,7 @@ func TestMove(t *testing.T) {
 		t.Errorf("the workers delivered %d readings while the host was first", n)
 	}
 
+	since := time.Now()
 	t.Log("the host loses the board, the workers do not")
 	s.lose()
 	s.run(s.gateway, s.host)
@@ -150,5 +152,31 @@ func TestMove(t *testing.T) {
 	time.Sleep(2 * time.Second)
 	s.run(s.gateway) // it is a gateway now; the window that was open here goes no further
 	s.post(8 + 45 + 6)
+	b.judged()
+
+	t.Log("worker 0-a is lost, and its successor reads the stream from a time on")
+	lost, other := b.Workers[0], b.Workers[1]
+	lost.Kill()
+	b.must(lost.Wipe())
+	text, err := os.ReadFile(b.Cluster.consumer)
+	b.must(err)
+	var consumer map[string]any
+	b.must(json.Unmarshal(text, &consumer))
+	consumer["deliver_policy"], consumer["opt_start_time"] = "by_start_time", since
+	text, err = json.Marshal(consumer)
+	b.must(err)
+	b.must(os.WriteFile(b.Cluster.consumer, text, 0o600))
+	b.must(lost.Start())
+	b.acknowledged(0, "a")
+	all, err := other.Outcomes()
+	b.must(err)
+	b.until("it is told what the board has", func() bool {
+		o, err := lost.Outcomes()
+		b.must(err)
+		if o.Stored > all.Stored+all.Delivered-4*len(parameters) {
+			t.Fatalf("it reported %d readings, all of the stream", o.Stored)
+		}
+		return o.Stored > 0
+	})
 	b.judged()
 }

@@ -39,31 +39,34 @@ type Costs struct {
 	Election, Resend time.Duration // until followers have taken over from a dead broker; ack_wait
 }
 
-func defaults() (p Plan) {
-	flag.IntVar(&p.Devices, "devices", 1_000_000, "how many")
-	flag.IntVar(&p.Parameters, "parameters", 7, "of a device")
-	flag.DurationVar(&p.Every, "every", time.Minute, "between two readings of a parameter")
-	flag.IntVar(&p.PerMessage, "per-message", 7, "readings in a message")
-	flag.IntVar(&p.Partitions, "partitions", 64, "each with two workers")
-	flag.IntVar(&p.Brokers, "brokers", 6, "that share the streams, three replicas each")
-	flag.IntVar(&p.Machines, "machines", 16, "of workers")
-	flag.DurationVar(&p.Spread, "spread", time.Minute, "of the workers")
-	flag.DurationVar(&p.Grace, "grace", 2*time.Minute, "of the workers")
-	flag.DurationVar(&p.Settle, "settle", 2*time.Minute, "of the workers")
-	flag.DurationVar(&p.Delay, "delay", 2*time.Minute, "of the first workers")
-	flag.DurationVar(&p.StandbyDelay, "standby-delay", 5*time.Minute, "of the standbys")
-	flag.DurationVar(&p.Answer, "answer", 60*time.Millisecond, "of the board, to a request")
-	flag.IntVar(&p.Concurrency, "concurrency", 64, "max_concurrency of a worker")
+// million is the plan of docs/scale.md.
+var million = Plan{
+	Devices: 1_000_000, Parameters: 7, Partitions: 64, Brokers: 6, Machines: 8,
+	Every: time.Minute, PerMessage: 7, Kept: 8 * 24 * time.Hour,
+	Grace: 2 * time.Minute, Settle: 2 * time.Minute, Spread: time.Minute, Delay: 2 * time.Minute, StandbyDelay: 5 * time.Minute,
+	Answer: 60 * time.Millisecond, Concurrency: 64, Costs: measured,
+}
+
+func (p *Plan) flags() {
+	flag.IntVar(&p.Devices, "devices", p.Devices, "how many")
+	flag.IntVar(&p.Parameters, "parameters", p.Parameters, "of a device")
+	flag.DurationVar(&p.Every, "every", p.Every, "between two readings of a parameter")
+	flag.IntVar(&p.PerMessage, "per-message", p.PerMessage, "readings in a message, as they were measured: the costs are of this number")
+	flag.IntVar(&p.Partitions, "partitions", p.Partitions, "each with two workers")
+	flag.IntVar(&p.Brokers, "brokers", p.Brokers, "that share the streams, three replicas each")
+	flag.IntVar(&p.Machines, "machines", p.Machines, "of workers, 4 or more: half of them have the workers a")
+	flag.DurationVar(&p.Spread, "spread", p.Spread, "of the workers")
+	flag.DurationVar(&p.StandbyDelay, "delay", p.StandbyDelay, "of the workers b")
+	flag.DurationVar(&p.Answer, "answer", p.Answer, "`time` until the board answers a request")
+	flag.IntVar(&p.Concurrency, "concurrency", p.Concurrency, "max_concurrency of a worker")
 	flag.Parse()
-	p.Kept = 8 * 24 * time.Hour
-	p.Costs = measured
-	return p
 }
 
 func main() {
-	p := defaults()
-	if p.Devices < 1 || p.Partitions < 1 || p.Parameters < 1 || p.PerMessage < 1 || p.Brokers < 3 || p.Machines < 2 {
-		fmt.Fprintln(os.Stderr, "scale: devices, parameters, partitions and per-message are 1 or more, brokers 3 or more, machines 2 or more")
+	p := million
+	p.flags()
+	if p.Parameters < 1 || p.PerMessage < 1 || p.Partitions < 1 || p.Devices < p.Partitions || p.Brokers < 3 || p.Machines < 4 || p.Every <= 0 || p.Concurrency < 1 {
+		fmt.Fprintln(os.Stderr, "scale: parameters, per-message, partitions, every and concurrency are above 0, devices as many as partitions or more, brokers 3 or more, machines 4 or more")
 		os.Exit(2)
 	}
 	p.needs(os.Stdout)
@@ -116,158 +119,143 @@ func f(x float64) string {
 	return fmt.Sprintf("%.0f", x)
 }
 
-// scenario is what fails, and when: times count from a window's end.
-type scenario struct {
-	name    string
-	firsts  float64       // share of the first workers that are dead from the window's end on
-	pause   time.Duration // no reading comes from the window's end on
-	spread  bool
-	outage  time.Duration // the board answers nobody until then
-	standby bool
+// situation is what differs from the plan: times count from the end of a window.
+type situation struct {
+	name   string
+	change func(*Plan)
+	firsts float64       // share of the first workers that are dead
+	pause  time.Duration // no reading comes for so long
+	outage time.Duration // the board answers nobody for so long
+}
+
+func (p Plan) situations() []situation {
+	same := func(*Plan) {}
+	return []situation{
+		{name: "all is well", change: same},
+		{name: "`spread = \"0s\"`", change: func(p *Plan) { p.Spread = 0 }},
+		{name: "`spread = \"5m\"`, `delay` of b 10m", change: func(p *Plan) { p.Spread, p.StandbyDelay = 5*time.Minute, 10*time.Minute }},
+		{name: "the same, `max_concurrency = 8`", change: func(p *Plan) { p.Spread, p.StandbyDelay, p.Concurrency = 5*time.Minute, 10*time.Minute, 8 }},
+		{name: "one broker dies", change: same, pause: p.Election + p.Resend},
+		{name: "one machine with workers a dies", change: same, firsts: 1 / float64(p.Machines/2)},
+		{name: "all workers a die", change: same, firsts: 1},
+		{name: "the board is away for an hour", change: same, outage: time.Hour},
+		{name: "the board is away for an hour, `max_concurrency = 8`", change: func(p *Plan) { p.Concurrency = 8 }, outage: time.Hour},
+	}
+}
+
+// play prints what the board sees in each situation.
+func (p Plan) play(w io.Writer) {
+	fmt.Fprintln(w, "| situation | half of the slots are there | the last | peak of workers a, requests/s | of workers b | of all | requests a slot |\n|---|---|---|---|---|---|---|")
+	for _, s := range p.situations() {
+		q := p
+		s.change(&q)
+		r := q.playOne(s)
+		fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %.2f |\n", s.name, r.half.Round(time.Second), r.last.Round(time.Second), f(r.peak[0]), f(r.peak[1]), f(r.peak[2]), r.requests)
+	}
+}
+
+// result is what the board saw.
+type result struct {
+	half, last time.Duration // after the end of the window, or of the first one that had to wait
+	peak       [3]float64    // requests in a second: of the first workers, the standbys, all
+	requests   float64       // a slot
 }
 
 const step = 10 * time.Millisecond
 
-// worker is one in the play: requests that are due, in their order, and those in flight.
-type worker struct {
-	due      []time.Duration // of the slots, sorted
-	first    bool
-	next     int
-	inFlight []time.Duration // when they are answered, in order
-	budget   float64         // requests that its core has left
-	asks     []time.Duration // further requests, for single readings
-	owed     time.Duration   // until when the asks are paid off, see ocems/delivery
-}
-
-// play prints what the board sees.
-func (p Plan) play(w io.Writer) {
-	fmt.Fprintln(w, "| situation | slots there, after the end: half | last | posts/s: first workers, peak | standbys, peak | all, peak | requests a slot |\n|---|---|---|---|---|---|---|")
-	for _, s := range []scenario{
-		{name: "all is well", spread: true, standby: true},
-		{name: "`spread = \"0s\"`", standby: true},
-		{name: "one broker dies at the boundary", spread: true, standby: true, pause: p.Election + p.Resend},
-		{name: "one machine of first workers dies", spread: true, standby: true, firsts: 1 / float64(max(1, p.Machines/2))},
-		{name: "all first workers die", spread: true, standby: true, firsts: 1},
-		{name: "the board is away for an hour", spread: true, standby: true, outage: time.Hour},
-	} {
-		p.playOne(w, s)
-	}
-}
-
-func (p Plan) playOne(w io.Writer, s scenario) {
-	perPartition := p.Devices / p.Partitions
+func (p Plan) playOne(s situation) (r result) {
+	perPartition, slots := p.Devices/p.Partitions, int(s.outage/quarter)+1
 	closes := max(s.pause, p.Grace) + p.Settle
-	slots := 1
-	if s.outage > 0 {
-		slots = int(s.outage/quarter) + 1
-	}
-	make1 := func(delay time.Duration, first bool) *worker {
-		x := &worker{first: first}
-		for k := range slots { // the oldest first; of an outage all but the last one are due when the board answers
+	queue := func(delay time.Duration) *worker {
+		x := &worker{plan: p}
+		for k := range slots {
 			for i := range perPartition {
-				var offset time.Duration
-				if s.spread {
-					offset = time.Duration(float64(p.Spread) * float64(i) / float64(perPartition))
-				}
-				at := time.Duration(k) * quarter
-				x.due = append(x.due, max(at+closes+offset, at+delay, s.outage+offset))
+				offset := time.Duration(float64(p.Spread) * float64(i) / float64(perPartition))
+				end := time.Duration(k) * quarter
+				x.due = append(x.due, max(end+closes, end+delay, s.outage)+offset)
 			}
 		}
 		slices.Sort(x.due)
 		return x
 	}
-	// Partitions are alike: one of each kind stands for all.
+	// Partitions are alike: one stands for all whose first worker lives, and one for the others.
 	dead := int(math.Round(s.firsts * float64(p.Partitions)))
-	type kind struct {
-		first, standby *worker
-		n              int
-		have           []bool // by order of due
-		there          int
-	}
-	kinds := []*kind{{make1(p.Delay, true), make1(p.StandbyDelay, false), p.Partitions - dead, nil, 0}, {&worker{}, make1(p.StandbyDelay, false), dead, nil, 0}}
-	var posts, postsFirst, postsStandby int
-	perSecond := map[int][2]int{}
-	var half, last time.Duration
-	total, there := 0, 0
-	for _, k := range kinds {
-		if k.n > 0 {
-			total += slots * perPartition * k.n
+	kinds := []struct {
+		a, b *worker
+		n    int
+	}{{queue(p.Delay), queue(p.StandbyDelay), p.Partitions - dead}, {&worker{plan: p}, queue(p.StandbyDelay), dead}}
+	total, second, all := slots*perPartition*p.Partitions, [2]int{}, 0
+	for now := time.Duration(0); now < s.outage+3*quarter; now += step {
+		there := 0
+		for i := range kinds {
+			k := &kinds[i]
+			had := k.a.answered // answered before this step
+			second[0] += k.n * k.a.send(now, 0)
+			second[1] += k.n * k.b.send(now, had)
+			there += k.n * max(k.a.answered, k.b.answered)
 		}
-	}
-	end := s.outage + closes + 2*quarter
-	for now := time.Duration(0); now < end; now += step {
-		for _, k := range kinds {
-			if k.n == 0 {
-				continue
+		if r.half == 0 && there*2 >= total {
+			r.half = now
+		}
+		if r.last == 0 && there >= total {
+			r.last = now
+		}
+		if (now+step)%time.Second == 0 {
+			for i, n := range [3]int{second[0], second[1], second[0] + second[1]} {
+				r.peak[i] = max(r.peak[i], float64(n))
 			}
-			sentFirst, doneFirst := k.first.send(p, now)
-			sentStandby, doneStandby := k.standby.send(p, now)
-			c := perSecond[int(now/time.Second)]
-			perSecond[int(now/time.Second)] = [2]int{c[0] + sentFirst*k.n, c[1] + sentStandby*k.n}
-			postsFirst, postsStandby = postsFirst+sentFirst*k.n, postsStandby+sentStandby*k.n
-			// The board has a slot once whoever is ahead has its answer.
-			_, _ = doneFirst, doneStandby
-			if got := max(k.first.answered(), k.standby.answered()); got > k.there {
-				there += (got - k.there) * k.n
-				k.there = got
-			}
-			// What the first one has not delivered yet, the standby delivers itself and asks nothing about.
-			k.standby.ask(p, now, doneStandby, k.first.answered() >= k.standby.answered())
-		}
-		if half == 0 && there*2 >= total {
-			half = now
-		}
-		if last == 0 && there >= total {
-			last = now
+			all, second = all+second[0]+second[1], [2]int{}
 		}
 	}
-	posts = postsFirst + postsStandby
-	var peak [3]int
-	for _, c := range perSecond {
-		peak = [3]int{max(peak[0], c[0]), max(peak[1], c[1]), max(peak[2], c[0]+c[1])}
-	}
-	fmt.Fprintf(w, "| %s | %s | %s | %s | %s | %s | %.2f |\n", s.name, half.Round(time.Second), last.Round(time.Second), f(float64(peak[0])), f(float64(peak[1])), f(float64(peak[2])), float64(posts)/float64(total))
+	r.requests = float64(all) / float64(total)
+	return r
 }
 
-// send sends what is due in this step, as far as there are places and CPU, and says how many slots were answered.
-func (x *worker) send(p Plan, now time.Duration) (sent, done int) {
-	for len(x.inFlight) > 0 && x.inFlight[0] <= now {
-		x.inFlight = x.inFlight[1:]
-		done++
-	}
-	x.budget = min(x.budget+step.Seconds()/p.Slot.Seconds(), 10*step.Seconds()/p.Slot.Seconds())
-	take := func() bool {
-		if len(x.inFlight) >= p.Concurrency || x.budget < 1 {
-			return false
-		}
-		x.inFlight, x.budget = append(x.inFlight, now+p.Answer), x.budget-1
-		sent++
-		return true
-	}
-	for len(x.asks) > 0 && take() {
-		x.asks = x.asks[1:]
-		x.next-- // answered counts slots alone
-		x.next++
-	}
-	for x.next < len(x.due) && x.due[x.next] <= now && take() {
-		x.next++
-	}
-	return sent, done
+// worker is one in the play.
+type worker struct {
+	plan     Plan
+	due      []time.Duration // of its slots, sorted
+	next     int             // of due
+	answered int             // slots
+	inFlight []request       // in the order of their answers
+	room     float64         // requests that its core has time for
+	asks     int             // for single readings, that are to be sent
+	paid     time.Duration   // until when the asks are paid off
 }
 
-// answered is of how many of its slots it has an answer.
-func (x *worker) answered() int { return max(0, x.next-len(x.inFlight)) }
+type request struct {
+	answer time.Duration
+	slot   bool // and no ask
+}
 
-// ask notes the further requests of slots that the board had: one for each reading, as often as ocems/delivery allows.
-func (x *worker) ask(p Plan, now time.Duration, answered int, had bool) {
+// send takes the answers that have come and sends what is due, as far as there are places and CPU. The board had the first
+// so many of its slots already: of some it asks for each reading, as often as ocems/delivery allows.
+func (x *worker) send(now time.Duration, had int) (sent int) {
 	const interval, burst = time.Second / 5, quarter
-	for ; had && answered > 0; answered-- {
-		if x.owed = max(x.owed, now); x.owed-now > burst {
-			return
+	for len(x.inFlight) > 0 && x.inFlight[0].answer <= now {
+		if x.inFlight[0].slot {
+			if x.answered++; x.answered <= had && max(x.paid, now)-now <= burst {
+				x.paid = max(x.paid, now) + time.Duration(x.plan.Parameters)*interval
+				x.asks += x.plan.Parameters
+			}
 		}
-		x.owed += time.Duration(p.Parameters) * interval
-		for range p.Parameters {
-			x.asks = append(x.asks, now)
-		}
+		x.inFlight = x.inFlight[1:]
 	}
+	perStep := step.Seconds() / x.plan.Slot.Seconds()
+	x.room = min(x.room+perStep, 10*perStep)
+	for len(x.inFlight) < x.plan.Concurrency && x.room >= 1 {
+		switch {
+		case x.asks > 0:
+			x.asks--
+			x.inFlight = append(x.inFlight, request{now + x.plan.Answer, false})
+		case x.next < len(x.due) && x.due[x.next] <= now:
+			x.next++
+			x.inFlight = append(x.inFlight, request{now + x.plan.Answer, true})
+		default:
+			return sent
+		}
+		x.room--
+		sent++
+	}
+	return sent
 }

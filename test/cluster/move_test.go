@@ -2,10 +2,13 @@ package cluster
 
 import (
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -123,6 +126,12 @@ func TestMove(t *testing.T) {
 	s.reach()
 	s.b.until("the host has delivered what waited", func() bool { return s.outcomes().Delivered >= 7*perSlot })
 
+	if out, err := exec.Command(filepath.Join(b.Root, "examples/cluster/split.sh"), strconv.Itoa(Partitions), b.list).CombinedOutput(); err != nil {
+		t.Fatalf("splitting the devices: %v: %s", err, out)
+	}
+	for _, w := range b.Workers { // that has no other partition's devices
+		w.env = append(w.env, "OCEMS_DEVICES_FILE="+strings.Replace(b.list, ".csv", fmt.Sprintf("-%d.csv", w.Partition), 1))
+	}
 	b.must(b.StartWorkers())
 	s.post(60)
 	workers := func(count func(Outcomes) int) (n int) {

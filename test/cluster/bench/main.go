@@ -38,9 +38,10 @@ func main() {
 	log.SetFlags(0)
 	root := flag.String("root", "../..", "`directory` of the repository")
 	rounds := flag.Int("rounds", 1, "how often each case is measured")
+	smallest := flag.Int("from", 1, "`readings` a message of the first case")
 	large := flag.Int("large", 20000, "`devices` of the last case; 0 leaves it out")
 	flag.Parse()
-	loads := []load{{1, 120}, {7, 600}, {35, 1600}, {105, 4000}}
+	loads := []load{{1, 300}, {7, 600}, {35, 1600}, {105, 4000}}
 	if *large > 0 {
 		loads = append(loads, load{perLine, *large}) // the streams' blocks are full, and compressed
 	}
@@ -48,6 +49,9 @@ func main() {
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for range *rounds {
 		for _, l := range loads {
+			if l.batch < *smallest {
+				continue
+			}
 			if err := measure(*root, l); err != nil {
 				log.Fatal(err)
 			}
@@ -194,18 +198,18 @@ func publish(ctx context.Context, c *cluster.Cluster, l load) (messages int, err
 		return append(strconv.AppendInt(append(text, ' '), from.Add(time.Duration(minute)*time.Minute).UnixNano(), 10), '\n')
 	}
 	for minute := 0; minute < 15; minute += max(1, l.batch/perLine) {
-		for _, d := range c.Devices {
-			if l.batch < perLine {
-				for i := 0; i < perLine; i += l.batch {
+		for i := 0; i < perLine; i += min(l.batch, perLine) { // device after device, so that many messages are on the way
+			for _, d := range c.Devices {
+				if l.batch < perLine {
 					f.Publish(d.ID, line(nil, d.ID, parameters[i:i+l.batch], minute))
+					continue
 				}
-				continue
+				var text []byte
+				for m := range l.batch / perLine {
+					text = line(text, d.ID, parameters, minute+m)
+				}
+				f.Publish(d.ID, text)
 			}
-			var text []byte
-			for m := range l.batch / perLine {
-				text = line(text, d.ID, parameters, minute+m)
-			}
-			f.Publish(d.ID, text)
 		}
 	}
 	for _, d := range c.Devices[:20] {

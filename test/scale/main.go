@@ -93,7 +93,7 @@ func (p Plan) needs(w io.Writer) {
 	row("cores of workers, busy", fmt.Sprintf("%.1f", workerCores), fmt.Sprintf("%.2f of %d workers, %.1f of %d machines", workerCores/float64(workers), workers, workerCores/float64(p.Machines), p.Machines))
 	row("memory of workers, GB", fmt.Sprintf("%.0f", perWorker*float64(workers)/1e9), fmt.Sprintf("%.2f a worker, %.1f a machine", perWorker/1e9, perWorker*float64(workers)/float64(p.Machines)/1e9))
 	row("received by brokers, Mbit/s", f(messages*p.Wire*8/1e6), f(messages*p.Wire*8/1e6/float64(p.Brokers))+" a broker")
-	row("streams on disk, TB in "+p.Kept.String(), fmt.Sprintf("%.1f", 3*kept*p.Disk/1e12), fmt.Sprintf("%.1f a broker", 3*kept*p.Disk/1e12/float64(p.Brokers)))
+	row("streams on disk, TB in 8 days", fmt.Sprintf("%.1f", 3*kept*p.Disk/1e12), fmt.Sprintf("%.1f a broker", 3*kept*p.Disk/1e12/float64(p.Brokers)))
 	row("written by workers a day, GB", f(2*slots*86400*p.StateOfSlot/1e9), f(slots*86400*p.StateOfSlot/1e9/float64(p.Partitions))+" a worker, slots alone")
 	replay := kept / float64(p.Partitions) * p.Read.Seconds()
 	again := float64(p.Devices) / float64(p.Partitions) * p.Kept.Seconds() / quarter.Seconds()

@@ -41,11 +41,25 @@ bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
 demo: build ## send a whole day through the collector to a simulated board and check each value
 	examples/collector/run.sh
 
+# The cluster's brokers and their command-line tool, for examples/cluster.
+.PHONY: demo-cluster test-cluster
+bin/tools/nats-server:
+	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath github.com/nats-io/nats-server/v2@v2.15.2
+bin/tools/nats:
+	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath github.com/nats-io/natscli/nats@v0.5.0
+
+demo-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster with 300 devices, kill a broker and a worker and delete their disks
+	cd test/cluster && $(GO) build -o $(CURDIR)/bin/demo-cluster ./demo
+	bin/demo-cluster -root $(CURDIR)
+
+test-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## test examples/cluster: acknowledgement, replays, the gateway
+	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 .
+
 # Telegraf's own command with one file more, which registers the output: a copy of Telegraf's module, in a folder that git
 # ignores. That file is made last, so that a copy without it is made anew. Telegraf's go.mod takes the versions that this
 # module wants higher; the checksums of both are there.
 TELEGRAF_VERSION := $(shell sed -n 's|^[[:space:]]*github.com/influxdata/telegraf v||p' go.mod)
-EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.mqtt_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
+EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.mqtt_consumer,inputs.nats_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.nats,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
 TELEGRAF_SOURCES := $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
 TELEGRAF_OUTPUT := dist/telegraf/plugins/outputs/all/ocems.go
 TELEGRAF_BUILD = cd dist/telegraf && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION) -X github.com/influxdata/telegraf/internal.Branch=ocems-$(VERSION) -X github.com/influxdata/telegraf/internal.Commit=$(COMMIT)-$(DATE) $(STAMP)"

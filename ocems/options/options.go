@@ -41,6 +41,8 @@ type Slots struct {
 	CalibrationGrace Duration `mapstructure:"calibration_grace" toml:"calibration_grace"`
 	// Settle is the wait after a window's last arrival.
 	Settle Duration `mapstructure:"settle" toml:"settle"`
+	// WaitForNewer keeps a window open until some device has a reading that is Grace past its end.
+	WaitForNewer bool `mapstructure:"wait_for_newer" toml:"wait_for_newer"`
 	// MaxSkew is how far ahead of the clock a reading may be.
 	MaxSkew Duration `mapstructure:"max_skew" toml:"max_skew"`
 	// Timestamps is whose clock the readings' times are of: auto takes those near to this machine's for its own, source
@@ -64,7 +66,7 @@ func DefaultSlots() Slots {
 // Rules are the aligner's.
 func (o Slots) Rules() slot.Options {
 	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
-		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples}
+		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples, WaitForNewer: o.WaitForNewer}
 }
 
 // Rotation is the trail's.

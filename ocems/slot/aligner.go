@@ -108,6 +108,7 @@ type Aligner struct {
 	series   int
 	era      uint64 // counts when series have gone
 	open     int    // cells
+	newest   int64  // event time of a sample since New, Unix ns
 	next     int64  // no window ends and has its grace before, Unix ns
 	settle   bool   // some window only waits to settle
 	evictAt  int64  // no series is idle for long enough before, ns since base
@@ -265,6 +266,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	if reason := a.check(x, k, now); reason != Taken {
 		return Result{Reason: reason}
 	}
+	a.newest = max(a.newest, x.Time.UnixNano())
 	s := a.find(h, arrival)
 	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
@@ -449,6 +451,9 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	elapsed, wall := a.since(now), over.UnixNano()
+	if a.opt.WaitForNewer {
+		wall = min(wall, a.newest)
+	}
 	a.evict(elapsed)
 	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil
@@ -477,7 +482,7 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if elapsed-w.arrival < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
+		} else if elapsed-a.settlesFrom(w, elapsed) < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -491,6 +496,18 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 		d.windows = nil // history is over
 	}
 	return out
+}
+
+// settlesFrom is the last arrival of a window that is due. Where it waited for newer samples, these may have overtaken some
+// of its own, which come again: then it is no sooner than it was due.
+func (a *Aligner) settlesFrom(w *window, elapsed int64) int64 {
+	if !a.opt.WaitForNewer {
+		return w.arrival
+	}
+	if w.held == 0 {
+		w.held = max(elapsed, 1)
+	}
+	return max(w.arrival, w.held)
 }
 
 // close makes the slots of windows in the order of Slot.Compare. The windows are sorted, which are fewer and smaller: a

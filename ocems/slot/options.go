@@ -16,6 +16,7 @@ type Options struct {
 	Settle           time.Duration // wait after a window's last arrival; at most 15 minutes in all
 	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be
 	MinSamples       int           // samples flagged U that make a window U
+	WaitForNewer     bool          // the grace ends by the newest sample, not by the clock: without samples no window closes
 }
 
 // Stamps are the values of Options.Stamp.

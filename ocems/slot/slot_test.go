@@ -108,6 +108,41 @@ func TestGraceAndSettle(t *testing.T) {
 }
 
 // What comes in every second has a stamp that stands still, or almost.
+// With WaitForNewer a pause of any length closes nothing, be the window live or long over: it ends by the samples, of any
+// device, and what these have overtaken has until the window settles.
+func TestWaitForNewer(t *testing.T) {
+	end := t0.Add(15 * time.Minute)
+	for name, now := range map[string]time.Time{"live": end.Add(-5 * time.Minute), "replayed": end.Add(48 * time.Hour)} {
+		a := aligner(func(o *Options) { o.WaitForNewer = true })
+		other := of("x", end.Add(30*time.Second-time.Millisecond), 9, 'U')
+		other.Device = "e"
+		open := func(when string) {
+			t.Helper()
+			if got := a.Close(now); got != nil {
+				t.Fatalf("%s: closed %s: %+v", name, when, got)
+			}
+		}
+		add(t, a, of("x", t0, 1, 'U'), now)
+		for range 10 {
+			now = now.Add(time.Hour)
+			open("in the pause")
+		}
+		add(t, a, other, now)
+		now = now.Add(time.Minute)
+		open("within the grace")
+		other.Time = end.Add(30 * time.Second)
+		add(t, a, other, now)
+		open("at once after the pause")
+		now = now.Add(4 * time.Second)
+		add(t, a, of("x", t0.Add(14*time.Minute), 3, 'U'), now)
+		now = now.Add(4 * time.Second)
+		open("before it settled")
+		if got := one(t, a.Close(now.Add(time.Second))); got.Value != 2 || got.Samples != 2 {
+			t.Errorf("%s: closed %+v", name, got)
+		}
+	}
+}
+
 func TestStampThatRepeats(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -176,6 +176,9 @@ func clock(stamp int64) string {
 	return time.UnixMilli(stamp).In(time.FixedZone("IST", 19800)).Format("2006-01-02 15:04:05 MST")
 }
 
+// mostShown is how many devices are all shown. Of more, those are that have a fault.
+const mostShown = 20
+
 // Print writes the first faults, a table of the devices, and the line that ends a demo. It reports whether all is well.
 func (v *Verdict) Print() bool {
 	for i, f := range v.Faults {
@@ -190,13 +193,16 @@ func (v *Verdict) Print() bool {
 		ids = append(ids, id)
 	}
 	slices.Sort(ids)
-	missing := 0
+	wrong, missing := 0, 0
 	fmt.Printf("%-12s %-16s %9s %9s %6s %8s\n", "device", "station", "expected", "received", "wrong", "missing")
 	for _, id := range ids {
 		c := v.Devices[id]
-		missing += c.Missing
+		wrong, missing = wrong+c.Wrong, missing+c.Missing
+		if len(ids) > mostShown && c.Wrong+c.Missing == 0 {
+			continue
+		}
 		fmt.Printf("%-12s %-16s %9d %9d %6d %8d\n", id, c.Station, c.Expected, c.Received, c.Wrong, c.Missing)
 	}
-	fmt.Printf("demo: devices=%d accepted=%d rejected=%d missing=%d\n", len(ids), v.Accepted, v.Rejected, missing)
+	fmt.Printf("demo: devices=%d accepted=%d rejected=%d missing=%d wrong=%d\n", len(ids), v.Accepted, v.Rejected, missing, wrong)
 	return len(v.Faults) == 0 && v.Rejected == 0
 }

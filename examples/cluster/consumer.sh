@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# consumer.sh USER WORKER [anew]: makes the worker's consumer of the user's partition, if it is not there; anew: in any case,
+# so that the worker gets the whole stream again.
+set -euo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+user=$1 worker=$2
+nats() {
+	"${OCEMS_NATS_CLI:-nats}" --server "$OCEMS_NATS" --tlsca "$OCEMS_CERTS/ca.pem" --tlscert "$OCEMS_CERTS/$user.pem" --tlskey "$OCEMS_CERTS/$user-key.pem" "$@"
+}
+if nats consumer info READINGS "$worker" >/dev/null 2>&1; then
+	[ "${3:-}" = anew ] || exit 0
+	nats consumer rm -f READINGS "$worker"
+fi
+config=$(mktemp)
+trap 'rm -f "$config"' EXIT
+sed "s/@WORKER@/$worker/g" "${OCEMS_CONSUMER:-$here/consumer.json}" >"$config"
+nats consumer add READINGS --config "$config" >/dev/null

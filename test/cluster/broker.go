@@ -1,0 +1,88 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+)
+
+// Broker is one nats-server of the cluster.
+type Broker struct {
+	process
+	address, route, monitor string
+	store                   string
+}
+
+func newBrokers(c *Cluster) ([]*Broker, error) {
+	var list []*Broker
+	var routes []string
+	ports, err := freePorts(9)
+	if err != nil {
+		return nil, err
+	}
+	for i := range 3 {
+		b := &Broker{process: process{name: fmt.Sprintf("broker-%d", i+1), dir: c.Dir}, address: ports[3*i], route: ports[3*i+1], monitor: ports[3*i+2]}
+		b.store = filepath.Join(c.Dir, b.name)
+		routes = append(routes, `"nats-route://`+b.route+`"`)
+		list = append(list, b)
+	}
+	for _, b := range list {
+		if err := c.authority.issue(b.name); err != nil {
+			return nil, err
+		}
+		b.argv = []string{filepath.Join(c.Root, "bin/tools/nats-server"), "-c", filepath.Join(c.Root, "examples/cluster/nats-server.conf")}
+		b.env = []string{"NATS_NAME=" + b.name, "NATS_LISTEN=" + b.address, "NATS_MONITOR=" + b.monitor, "NATS_ROUTE_LISTEN=" + b.route,
+			"NATS_ROUTES=[" + strings.Join(routes, ",") + "]", "NATS_STORE=" + b.store, "NATS_MAX_FILE=4GB",
+			"NATS_CERT=" + filepath.Join(c.certs, b.name+".pem"), "NATS_KEY=" + filepath.Join(c.certs, b.name+"-key.pem"), "NATS_CA=" + filepath.Join(c.certs, "ca.pem")}
+	}
+	return list, nil
+}
+
+// Wipe takes its disk. It must not run.
+func (b *Broker) Wipe() error { return os.RemoveAll(b.store) }
+
+// Ready waits until the broker serves and is up to date with the others.
+func (b *Broker) Ready(ctx context.Context) error {
+	return b.until(ctx, "is ready", func() bool {
+		resp, err := http.Get("http://" + b.monitor + "/healthz")
+		if err != nil {
+			return false
+		}
+		defer resp.Body.Close()
+		return resp.StatusCode == http.StatusOK
+	})
+}
+
+// until waits for a condition.
+func (p *process) until(ctx context.Context, what string, ok func() bool) error {
+	for !ok() {
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("waiting until %s %s: %w:\n%s", p.name, what, ctx.Err(), p.tail())
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+	return nil
+}
+
+// freePorts are addresses of this machine at which nobody listens, below the ports that connections get: another process
+// must not have one between the lives of a broker.
+func freePorts(n int) (list []string, err error) {
+	for tries := 0; len(list) < n; tries++ {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
+		if err != nil && tries < 1000 {
+			continue
+		} else if err != nil {
+			return nil, err
+		}
+		defer l.Close()
+		list = append(list, l.Addr().String())
+	}
+	return list, nil
+}

@@ -1,0 +1,184 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/ocems-io/ocems/test/judge"
+)
+
+const root = "../.."
+
+// quick are worker.conf's waits for a test: above AckWait and what a broker's followers take to come in.
+var quick = []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=20s"}
+
+// bench is a cluster under test, with what was published.
+type bench struct {
+	*Cluster
+	t       *testing.T
+	ctx     context.Context
+	from    time.Time // of what is published next
+	to      time.Time // end of the last slot that is published whole
+	samples []judge.Sample
+}
+
+// newCluster writes all files. Nothing runs yet.
+func newCluster(t *testing.T, devices, rate int) *Cluster {
+	t.Helper()
+	for _, program := range []string{"tools/nats-server", "tools/nats", "telegraf-ocems-small"} {
+		if _, err := os.Stat(filepath.Join(root, "bin", program)); err != nil {
+			t.Skipf("%v: make test-cluster builds it", err)
+		}
+	}
+	absolute, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := New(Config{Root: absolute, Dir: t.TempDir(), Devices: Devices(devices), AckWait: 2 * time.Second, Rate: rate, First: quick, Standby: quick})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := c.Close(); err != nil {
+			t.Error(err)
+		}
+		if t.Failed() {
+			for _, w := range c.Workers {
+				t.Logf("the end of the log of %s:\n%s", w.Name(), w.tail())
+			}
+			t.Logf("the end of the log of the gateway:\n%s", c.Gateway.tail())
+		}
+	})
+	return c
+}
+
+// newBench starts the brokers and makes the streams. The workers do not run yet.
+func newBench(t *testing.T, devices, rate int) *bench {
+	t.Helper()
+	t.Parallel()
+	c := newCluster(t, devices, rate)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	t.Cleanup(cancel)
+	if err := c.StartBrokers(ctx); err != nil {
+		t.Fatal(err)
+	}
+	return &bench{Cluster: c, t: t, ctx: ctx, from: time.Now().Truncate(judge.Slot).Add(-12 * time.Hour)}
+}
+
+func (b *bench) must(err error) {
+	b.t.Helper()
+	if err != nil {
+		b.t.Fatal(err)
+	}
+}
+
+// publish publishes so many hours of readings of all devices, and returns when they are acknowledged.
+func (b *bench) publish(hours time.Duration, within time.Duration) {
+	b.t.Helper()
+	b.to = b.from.Truncate(judge.Slot).Add(hours)
+	samples, err := b.Feed(b.ctx, b.from, b.to, within, func(float64) {})
+	b.must(err)
+	b.from, b.samples = b.to.Add(after), append(b.samples, samples...)
+}
+
+// consumer is what the brokers know of a worker's consumer.
+func (b *bench) consumer(partition int, worker string) *jetstream.ConsumerInfo {
+	b.t.Helper()
+	info, err := b.tryConsumer(partition, worker)
+	b.must(err)
+	return info
+}
+
+func (b *bench) tryConsumer(partition int, worker string) (info *jetstream.ConsumerInfo, err error) {
+	err = b.stream(partition, func(ctx context.Context, s jetstream.Stream) error {
+		consumer, err := s.PushConsumer(ctx, worker)
+		if err == nil {
+			info = consumer.CachedInfo()
+		}
+		return err
+	})
+	return info, err
+}
+
+// stream looks a partition's stream up.
+func (b *bench) stream(partition int, use func(context.Context, jetstream.Stream) error) error {
+	conn, err := b.Connect(fmt.Sprintf("admin-%d", partition))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
+	defer cancel()
+	stream, err := js.Stream(ctx, "READINGS")
+	if err != nil {
+		return err
+	}
+	return use(ctx, stream)
+}
+
+func (b *bench) until(what string, ok func() bool) {
+	b.t.Helper()
+	for !ok() {
+		select {
+		case <-b.ctx.Done():
+			b.t.Fatalf("%v: %s", b.ctx.Err(), what)
+		case <-time.After(100 * time.Millisecond):
+		}
+	}
+}
+
+// acknowledged waits until a worker has acknowledged all that was published until now.
+func (b *bench) acknowledged(partition int, worker string) (info *jetstream.ConsumerInfo) {
+	b.t.Helper()
+	last := b.last(partition)
+	b.until("all is acknowledged", func() bool {
+		var err error
+		info, err = b.tryConsumer(partition, worker)
+		return err == nil && info.AckFloor.Stream >= last
+	})
+	return info
+}
+
+// last is the number of a partition's newest message.
+func (b *bench) last(partition int) (n uint64) {
+	b.t.Helper()
+	b.until("the stream is there", func() bool {
+		err := b.stream(partition, func(_ context.Context, s jetstream.Stream) error { n = s.CachedInfo().State.LastSeq; return nil })
+		return err == nil
+	})
+	return n
+}
+
+// judged waits until the board has all slots, and each value must be right.
+func (b *bench) judged() {
+	b.t.Helper()
+	wants := judge.Expect(b.samples, func(judge.Sample) time.Time { return b.to })
+	var v *judge.Verdict
+	for end := time.Now().Add(60 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+		got, err := b.Board.Received(b.ctx)
+		b.must(err)
+		if v = wants.Compare(got); len(v.Faults) == 0 || time.Now().After(end) {
+			break
+		}
+	}
+	for i, f := range v.Faults {
+		if i == 10 {
+			b.t.Errorf("and %d more", len(v.Faults)-i)
+			break
+		}
+		b.t.Error(f)
+	}
+	if v.Rejected > 0 {
+		b.t.Errorf("the board rejected %d requests", v.Rejected)
+	}
+}

@@ -1,0 +1,150 @@
+// Command demo runs examples/cluster on this machine: three brokers, two partitions with two workers each, and a board.
+// While hours of readings of 300 devices are published, it kills a broker and a worker and deletes their disks. It ends with
+// the judge's verdict of what the board has.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"log"
+	"os"
+	"os/signal"
+	"sync"
+	"syscall"
+	"time"
+
+	"github.com/ocems-io/ocems/test/cluster"
+	"github.com/ocems-io/ocems/test/judge"
+)
+
+const (
+	hours    = 6 * time.Hour    // of readings
+	within   = 40 * time.Second // they are published
+	away     = 4 * time.Second  // is what was killed
+	deadline = 170 * time.Second
+)
+
+func main() {
+	log.SetFlags(log.Ltime)
+	root := flag.String("root", "../..", "`directory` of the repository")
+	devices := flag.Int("devices", 300, "how many")
+	keep := flag.Bool("keep", false, "keep the directory of the run")
+	flag.Parse()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	ctx, cancel := context.WithTimeout(ctx, deadline)
+	defer cancel()
+	dir, err := os.MkdirTemp("", "ocems-cluster-")
+	if err != nil {
+		log.Fatal(err)
+	}
+	v, err := run(ctx, *root, dir, *devices)
+	if *keep {
+		log.Print("the run is kept in ", dir)
+	} else {
+		_ = os.RemoveAll(dir)
+	}
+	if err != nil {
+		log.Print(err)
+	}
+	if v == nil || !v.Print() || err != nil {
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, err error) {
+	// The waits of worker.conf, for a demonstration of two minutes. The readings are of hours ago, so that every slot closes
+	// by settle: the standby's is longer, so that it comes second as it does with its delay.
+	c, err := cluster.New(cluster.Config{
+		Root: root, Dir: dir, Devices: cluster.Devices(devices), AckWait: 2 * time.Second,
+		First:   []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=20s"},
+		Standby: []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=40s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=40s"},
+	})
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, c.Close()) }()
+	if err := c.StartBrokers(ctx); err != nil {
+		return nil, err
+	}
+	log.Print("three brokers run, with a stream of three replicas for each partition")
+	if err := c.StartWorkers(); err != nil {
+		return nil, err
+	}
+	log.Print("two workers a partition run; publishing ", hours, " of readings of ", devices, " devices")
+
+	to := time.Now().Truncate(judge.Slot).Add(-judge.Slot)
+	broker, worker := c.Brokers[0], c.Workers[0]
+	var strikes sync.WaitGroup
+	var struck error
+	begun := false
+	samples, err := c.Feed(ctx, to.Add(-hours), to, within, func(share float64) {
+		if share > 0.6 && !begun {
+			begun = true
+			strikes.Go(func() { struck = strike(ctx, broker, worker) })
+		}
+	})
+	strikes.Wait()
+	if err := errors.Join(err, struck); err != nil {
+		return nil, err
+	}
+	log.Print("all readings are acknowledged; waiting for the slots")
+
+	wants := judge.Expect(samples, func(judge.Sample) time.Time { return to })
+	for {
+		got, err := c.Board.Received(ctx)
+		if err == nil {
+			v = wants.Compare(got)
+		}
+		if v != nil && len(v.Faults) == 0 && done(c, v.Accepted) || ctx.Err() != nil {
+			break
+		}
+		select {
+		case <-time.After(time.Second):
+		case <-ctx.Done():
+		}
+	}
+	for _, w := range c.Workers {
+		o, err := w.Outcomes()
+		if err != nil {
+			return v, err
+		}
+		fmt.Printf("%s: %d readings delivered, %d were at the board already, %d of slots that had closed\n", w.Name(), o.Delivered, o.Stored, o.Late)
+	}
+	return v, nil
+}
+
+// done reports that both workers of each partition have an outcome of all that the board has.
+func done(c *cluster.Cluster, readings int) bool {
+	outcomes := 0
+	for _, w := range c.Workers {
+		o, err := w.Outcomes()
+		if err != nil {
+			return false
+		}
+		outcomes += o.Delivered + o.Stored
+	}
+	return outcomes >= 2*readings
+}
+
+// strike kills a broker and a worker, deletes their disks, and starts them anew.
+func strike(ctx context.Context, b *cluster.Broker, w *cluster.Worker) error {
+	log.Printf("kill -9 of %s and %s, and their disks are deleted", b.Name(), w.Name())
+	b.Kill()
+	w.Kill()
+	if err := errors.Join(b.Wipe(), w.Wipe()); err != nil {
+		return err
+	}
+	select {
+	case <-time.After(away):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if err := errors.Join(b.Start(), w.Start()); err != nil {
+		return err
+	}
+	log.Printf("%s and %s run again, empty", b.Name(), w.Name())
+	return b.Ready(ctx)
+}

@@ -1,0 +1,113 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"hash/fnv"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// Feeder publishes as a gateway does: to a subject of the device, in the device's order, each message until it is
+// acknowledged. A message that was stored, and its acknowledgement lost, is stored twice.
+type Feeder struct {
+	conn  *nats.Conn
+	js    jetstream.JetStream
+	lanes []chan message
+	done  sync.WaitGroup
+	under sync.WaitGroup // messages under way
+
+	mu                 sync.Mutex
+	published, retried int
+	err                error
+}
+
+type message struct {
+	subject string
+	data    []byte
+}
+
+const (
+	lanes   = 64
+	ackWait = 3 * time.Second // of one attempt
+)
+
+// NewFeeder connects as the user gateway.
+func (c *Cluster) NewFeeder(ctx context.Context) (*Feeder, error) {
+	conn, err := c.Connect("gateway")
+	if err != nil {
+		return nil, fmt.Errorf("connecting the feeder: %w", err)
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return nil, err
+	}
+	f := &Feeder{conn: conn, js: js}
+	for range lanes {
+		lane := make(chan message, 4)
+		f.lanes = append(f.lanes, lane)
+		f.done.Go(func() {
+			for m := range lane {
+				f.publish(ctx, m)
+				f.under.Done()
+			}
+		})
+	}
+	return f, nil
+}
+
+// Connect connects to any broker as one of the users that have a certificate.
+func (c *Cluster) Connect(user string) (*nats.Conn, error) {
+	return nats.Connect(c.URL(), nats.RootCAs(filepath.Join(c.certs, "ca.pem")), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond),
+		nats.ClientCert(filepath.Join(c.certs, user+".pem"), filepath.Join(c.certs, user+"-key.pem")))
+}
+
+// Publish hands a message over, and waits while the device's lane is full.
+func (f *Feeder) Publish(device string, data []byte) {
+	h := fnv.New32a()
+	_, _ = h.Write([]byte(device))
+	f.under.Add(1)
+	f.lanes[h.Sum32()%lanes] <- message{"readings." + device, data}
+}
+
+func (f *Feeder) publish(ctx context.Context, m message) {
+	for ctx.Err() == nil {
+		attempt, cancel := context.WithTimeout(ctx, ackWait)
+		_, err := f.js.Publish(attempt, m.subject, m.data)
+		cancel()
+		f.mu.Lock()
+		if err == nil {
+			f.published++
+		} else {
+			f.retried, f.err = f.retried+1, err
+		}
+		f.mu.Unlock()
+		if err == nil {
+			return
+		}
+		time.Sleep(100 * time.Millisecond)
+	}
+}
+
+// Flush waits until all is acknowledged.
+func (f *Feeder) Flush() { f.under.Wait() }
+
+// Close waits until every message is acknowledged, or the context has ended.
+func (f *Feeder) Close() {
+	for _, lane := range f.lanes {
+		close(lane)
+	}
+	f.done.Wait()
+	f.conn.Close()
+}
+
+// Stats are the messages acknowledged, the attempts that failed, and why the last of them did.
+func (f *Feeder) Stats() (published, retried int, last error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.published, f.retried, f.err
+}

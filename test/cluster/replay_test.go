@@ -1,0 +1,56 @@
+package cluster
+
+import (
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// TestReplay lets a worker without a state catch up while all brokers hang for longer than grace and settle, one is killed
+// with its disk, and the worker itself: a slot that closed in a pause would be made of a part of its readings. The board has
+// none of the slots before.
+func TestReplay(t *testing.T) {
+	b := newBench(t, 100, 1_000_000)
+	b.publish(6*time.Hour, 2*time.Second)
+	first, other := b.Workers[0], b.Workers[2]
+	total := b.consumer(0, "a").NumPending
+	b.must(other.Start())
+	b.must(first.Start())
+	for n := range 3 {
+		var info *jetstream.ConsumerInfo
+		b.until("a part of the stream is delivered", func() (ok bool) {
+			var err error
+			info, err = b.tryConsumer(0, "a")
+			return err == nil && info.Delivered.Stream > total*uint64(n+1)/5
+		})
+		if info.NumPending == 0 {
+			t.Fatal("all is delivered before the worker is disturbed")
+		}
+		switch n {
+		case 0:
+			for _, broker := range b.Brokers {
+				broker.Pause()
+			}
+			time.Sleep(25 * time.Second)
+			for _, broker := range b.Brokers {
+				broker.Resume()
+			}
+		case 1:
+			leader := info.Cluster.Leader
+			for _, broker := range b.Brokers {
+				if broker.Name() == leader {
+					broker.Kill()
+					b.must(broker.Wipe())
+					b.must(broker.Start())
+				}
+			}
+		case 2: // with messages in its memory
+			first.Kill()
+			b.must(first.Wipe())
+			b.must(first.Start())
+		}
+	}
+	b.acknowledged(0, "a")
+	b.judged()
+}

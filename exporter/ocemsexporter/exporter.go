@@ -57,8 +57,8 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
-	// Set here, since the key's place in the configuration differs between versions of the collector.
-	if t, bare := client.Transport.(*http.Transport); bare && t.MaxIdleConnsPerHost == 0 {
+	// Not in the configuration, where it has another place in each version of the collector. Behind an authenticator it stays 2.
+	if t, bare := client.Transport.(*http.Transport); bare {
 		t.MaxIdleConnsPerHost = e.cfg.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
 	}
 	if e.storage, err = ocemsstorage.OpenOrMemory(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {

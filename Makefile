@@ -78,7 +78,7 @@ demo-telegraf: bin/ocems telegraf-small ## send a whole day through Telegraf, wh
 	examples/telegraf-modbus/run.sh
 
 .PHONY: compat
-compat: bin/ocems telegraf-external ## build the components into the versions of both hosts that are in use, and send a day through each; an hour
+compat: bin/ocems telegraf-external ## build the components into the versions of both hosts that are in use, and send a day through each, in half an hour
 	test/compat/run.sh
 
 # TORTURE="-kills 120 -seed 7" is a long run. The seed repeats the choices of an earlier run.

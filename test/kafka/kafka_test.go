@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kerr"
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
+	"github.com/twmb/franz-go/pkg/kmsg"
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
@@ -47,14 +49,15 @@ type host struct {
 	listens         string // address in the gateway's
 	grace, state    string // in the worker's
 	post            func(t *testing.T, address string, readings []reading)
+	messages        int64  // of one device in a request
 	end             string // what the exporter or output needs besides
 }
 
 func hosts() []host {
 	return []host{
-		{"telegraf", "OCEMS_TELEGRAF", "gateway.conf", "worker.conf", "127.0.0.1:8186", `grace = "2m"`, "/var/lib/ocems", lines,
+		{"telegraf", "OCEMS_TELEGRAF", "gateway.conf", "worker.conf", "127.0.0.1:8186", `grace = "2m"`, "/var/lib/ocems", lines, int64(part / step),
 			"  spread = \"0s\"\n  endpoint = \"%s\"\n  grace = \"20s\""},
-		{"collector", "OCEMS_COLLECTOR", "gateway.yaml", "worker.yaml", "127.0.0.1:4318", "grace: 2m", "/var/lib/ocems", otlp,
+		{"collector", "OCEMS_COLLECTOR", "gateway.yaml", "worker.yaml", "127.0.0.1:4318", "grace: 2m", "/var/lib/ocems", otlp, 1,
 			"spread: 0s\n    endpoint: %s\n    grace: 20s"},
 	}
 }
@@ -111,6 +114,10 @@ type broker struct {
 	t       *testing.T
 	address string
 	client  *kadm.Client
+
+	mu   sync.Mutex
+	deaf bool            // it answers that offsets are committed, and forgets them, as if the worker had been killed before
+	lost map[int32]int64 // what it forgot, by partition
 }
 
 func newBroker(t *testing.T) *broker {
@@ -124,7 +131,37 @@ func newBroker(t *testing.T) *broker {
 		t.Fatal(err)
 	}
 	t.Cleanup(client.Close)
-	return &broker{t, cluster.ListenAddrs()[0], kadm.NewClient(client)}
+	b := &broker{t: t, address: cluster.ListenAddrs()[0], client: kadm.NewClient(client)}
+	cluster.ControlKey(kmsg.OffsetCommit.Int16(), func(r kmsg.Request) (kmsg.Response, error, bool) {
+		cluster.KeepControl()
+		return b.forget(r.(*kmsg.OffsetCommitRequest))
+	})
+	return b
+}
+
+func (b *broker) forget(r *kmsg.OffsetCommitRequest) (kmsg.Response, error, bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if !b.deaf {
+		return nil, nil, false
+	}
+	answer := r.ResponseKind().(*kmsg.OffsetCommitResponse)
+	for _, of := range r.Topics {
+		t := kmsg.OffsetCommitResponseTopic{Topic: of.Topic, TopicID: of.TopicID}
+		for _, p := range of.Partitions {
+			b.lost[p.Partition] = p.Offset
+			t.Partitions = append(t.Partitions, kmsg.OffsetCommitResponseTopicPartition{Partition: p.Partition})
+		}
+		answer.Topics = append(answer.Topics, t)
+	}
+	return answer, nil, true
+}
+
+// hear is false while commits are forgotten.
+func (b *broker) hear(ok bool) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.deaf, b.lost = !ok, map[int32]int64{}
 }
 
 // held is how many messages the topic has.
@@ -137,14 +174,19 @@ func (b *broker) held() (n int64) {
 	return n
 }
 
-// marked is how many of them the worker has committed.
-func (b *broker) marked() (n int64) {
+// marked is how many of them the worker has committed, and taken how many it has told that it has.
+func (b *broker) marked() (marked, taken int64) {
 	offsets, err := b.client.FetchOffsets(context.Background(), "ocems-1")
 	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a worker that has not yet joined
 		b.t.Fatal(err)
 	}
-	offsets.Each(func(o kadm.OffsetResponse) { n += max(o.At, 0) })
-	return n
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	offsets.Each(func(o kadm.OffsetResponse) {
+		marked += max(o.At, 0)
+		taken += max(o.At, b.lost[o.Partition])
+	})
+	return marked, taken
 }
 
 // partitions has those in which a key is.
@@ -196,7 +238,7 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 
 			first := time.Now().Truncate(quarter).Add(-3 * quarter)
 			sums, counts, want := map[string]float64{}, map[string]float64{}, map[string]float64{}
-			kills, marked := 0, int64(0)
+			kills, posted, marked := 0, int64(0), int64(0)
 			for n, from := 0, first; from.Before(first.Add(2 * quarter)); n, from = n+1, from.Add(part) {
 				var readings []reading
 				for at := from; at.Before(from.Add(part)); at = at.Add(step) {
@@ -209,23 +251,37 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 						readings = append(readings, r)
 					}
 				}
-				h.post(t, gateway, readings)
-				if n%6 == 3 {
-					board.Until(t, "the worker has read more", func() bool { return kafka.marked() > marked })
-					h.post(t, gateway, readings) // again, as after an answer that was lost
-					worker.Kill()
-					kills++
-					marked = kafka.marked()
-					if n < 18 {
-						worker = board.Start(t, dir, nil, program, "--config", config)
+				post := func() {
+					h.post(t, gateway, readings)
+					posted += devices * h.messages
+				}
+				post()
+				if n%6 != 3 {
+					continue
+				}
+				board.Until(t, "the worker has marked more", func() bool { n, _ := kafka.marked(); return n > marked })
+				kafka.hear(kills%2 == 1)
+				post() // again, as after an answer that was lost
+				if kills%2 == 0 {
+					board.Until(t, "the worker has taken all", func() bool { _, n := kafka.marked(); return n == posted })
+					var taken int64
+					if marked, taken = kafka.marked(); taken == marked {
+						t.Error("nothing is to be read again")
 					}
 				}
+				worker.Kill()
+				kills++
+				kafka.hear(true)
+				marked, _ = kafka.marked()
+				if kills < 4 {
+					worker = board.Start(t, dir, nil, program, "--config", config)
+				}
 			}
-			board.Until(t, "Kafka has what the worker has not", func() bool { return kafka.held() > marked+devices })
+			board.Until(t, "Kafka has what the worker has not", func() bool { return kafka.held() == posted && posted > marked })
 			board.Start(t, dir, nil, program, "--config", config)
 			server.Arrive(len(want))
-			board.Until(t, "all offsets are marked", func() bool { return kafka.held() == kafka.marked() })
-			t.Logf("%d kills; %d messages, %d of them marked before the last start", kills, kafka.held(), marked)
+			board.Until(t, "all offsets are marked", func() bool { n, _ := kafka.marked(); return n == posted })
+			t.Logf("%d kills; %d messages, %d of them marked before the last start", kills, posted, marked)
 
 			got := map[string]float64{}
 			for _, r := range server.Received().Readings {

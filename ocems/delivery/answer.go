@@ -45,11 +45,12 @@ type answer struct {
 }
 
 // HoldReasons are why readings of a device wait for a person: a status of the document, HTTP 401 or 403, that the
-// configuration no longer has the device, or other answers again and again. There are few of them, so that they can be
+// configuration no longer has the device, that another sender reports it, that the server expects times of another grid,
+// or other answers again and again. There are few of them, so that they can be
 // the label of a metric.
 func HoldReasons() []string {
 	return []string{"10", "102", "109", "110", "111", "112", "113", "114", "115", "116", "117", "118", "119", "120", "121",
-		"http_401", "http_403", "not_configured", "other"}
+		anotherSender, "http_401", "http_403", "not_configured", offGrid, "other"}
 }
 
 func (a answer) reason() string {
@@ -66,6 +67,12 @@ func (a answer) reason() string {
 
 // notConfigured is the detail of what waits for a device that the configuration does not have.
 const notConfigured = "it is not configured: put it back, or name it in `formerly` of the device that it is now; its slots wait until they expire"
+
+// cures are what a person can do about a 111 whose cause is known.
+var cures = map[string]string{
+	anotherSender: "another sender reports the device, since the server has slots that were never sent from here and takes others: stop it, or set shared_device = true for the device, and delay on the second one; if there is none, ask the board",
+	offGrid:       "the server has never taken a slot of the device: compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, stop it, or set shared_device = true",
+}
 
 // invalidUnit is the reason of a parameter whose unit the server refuses.
 var invalidUnit = strconv.Itoa(int(spec.StatusInvalidUnit))

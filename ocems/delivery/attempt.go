@@ -101,10 +101,15 @@ func (a *attempt) trySlot() {
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: notConfigured})
 	case a.formerly(rs):
 		a.takeOver()
-	case a.d.cfg.DryRun:
-		a.show(a.mend(rs))
 	default:
-		a.deliver(a.mend(rs))
+		rs, done := a.decided(rs)
+		switch {
+		case done:
+		case a.d.cfg.DryRun:
+			a.show(a.mend(rs))
+		default:
+			a.deliver(a.mend(rs))
+		}
 	}
 }
 
@@ -127,9 +132,10 @@ func (a *attempt) show(rs []payload.Reading) {
 	a.q.parkedUntil = time.Now().Add(a.d.cfg.HoldInterval.Duration)
 }
 
+const notDelivered = "not delivered within 7 days of its stamp"
+
 // expire takes out what was not delivered within 7 days, with what kept it.
 func (a *attempt) expire(rs []payload.Reading) {
-	const note = "not delivered within 7 days of its stamp"
 	why := cmp.Or(a.heldFor, a.s.refusal.detail)
 	for _, r := range rs {
 		if s := a.q.memory.suspended[unitOf{r.Parameter, r.Unit}]; s != nil && why == "" {
@@ -142,7 +148,9 @@ func (a *attempt) expire(rs []payload.Reading) {
 	a.d.mu.Lock()
 	a.q.set(a.s, queued) // an expiry is no try, after which what is parked would pause
 	a.d.mu.Unlock()
-	a.settle(outcome(rs, audit.Expired, note+why), a.s.refusal.status)
+	if rs = a.expireUndecided(rs); len(rs) > 0 {
+		a.settle(outcome(rs, audit.Expired, notDelivered+why), a.s.refusal.status)
+	}
 }
 
 // deliver sends the readings in as few requests as may be, until all are dealt with or the queue has to wait.
@@ -226,18 +234,22 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	if ans.verdict == delivered { // needs none
 		return evidence{}
 	}
-	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && a.q.memory.accepted, searched: a.q.search.requests, jitter: rand.Float64()}
+	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && (a.q.memory.accepted || a.target.Delay > 0), searched: a.q.search.requests, jitter: rand.Float64()}
 	d := a.d
 	d.mu.Lock()
 	e.inDoubt = a.q.inDoubt(a.s, r.readings)
-	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.stamps.n == 1
+	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.alone()
 	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
 	e.untested = !a.q.memory.accepted && a.q.perhapsSent(a.s)
+	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(len(r.readings), time.Now())
+	e.fresh = !a.s.taken && len(a.s.doubts) == 0 && !a.q.stamps.doubted(a.s.stamp)
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
 	e.ahead, e.passed, e.tooOld = c.Until(at), c.Passed(at), c.Expired(at, a.made)
 	if ans.verdict == stored && !e.shared && !e.sentBefore() {
-		e.recorded, e.conflict, e.unread = d.recorded(a.id, r.readings)
+		var sent bool
+		e.recorded, e.conflict, sent, e.unread = d.recorded(a.id, r.readings)
+		e.fresh = e.fresh && !sent
 	}
 	return e
 }
@@ -245,13 +257,18 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 // settle takes readings out of the outbox with their outcome. Where these are all of the slot, the queue goes on while that
 // is on its way to the disk; else it returns when it is there. Many queues share one transaction.
 func (a *attempt) settle(dec decision, status *int) {
-	entry := audit.Entry{Outcome: dec.outcome, Station: a.target.StationID, Device: a.id.device, Stamp: a.id.stamp,
-		Readings: audit.Readings(dec.settled), Status: status, Detail: join(dec.note, a.units(dec.settled))}
+	entry := audit.Entry{Outcome: dec.outcome, Status: status, Detail: join(dec.note, a.units(dec.settled))}
 	if dec.outcome == audit.Rejected {
 		entry.Reason = "conflict"
 	}
-	w := &work{leaves: &a.id, settled: dec.settled, entry: entry}
-	if a.left -= len(dec.settled); a.left > 0 {
+	a.book(entry, dec.settled)
+}
+
+// book takes readings out of the outbox with their line of the trail.
+func (a *attempt) book(entry audit.Entry, settled []payload.Reading) {
+	entry.Station, entry.Device, entry.Stamp, entry.Readings = a.target.StationID, a.id.device, a.id.stamp, audit.Readings(settled)
+	w := &work{leaves: &a.id, settled: settled, entry: entry}
+	if a.left -= len(settled); a.left > 0 {
 		a.finish(w)
 		return
 	}
@@ -344,6 +361,7 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	switch {
 	case dec.outcome == audit.Delivered && len(dec.settled) > 0:
 		a.q.delivered++
+		a.s.taken = true
 	case dec.state == backingOff || ans.whole:
 		if a.s.failures == 0 {
 			a.s.before = a.q.delivered
@@ -357,12 +375,8 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 		a.q.park(a.s, now, d.cfg.HoldInterval.Duration)
 		a.s.refusal = ans
 	}
-	if dec.trouble && a.q.memory.reason != ans.reason() {
-		d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+ans.cure(),
-			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", d.cfg.HoldInterval.String())
-	}
 	if dec.trouble || len(dec.suspend) > 0 {
-		a.q.memory.reason, a.q.memory.detail = ans.reason(), ans.detail
+		a.explain(ans, dec)
 	}
 	if a.parked && len(dec.settled) > 0 {
 		a.q.unpark()
@@ -372,7 +386,25 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	}
 	before := a.q.condition
 	d.setCondition(a.q, before.after(dec, ans, now))
+	if dec.state == held && ans.detail != notConfigured {
+		d.outageGoesOn(a.q.device, 1)
+	}
 	a.log(before, dec, ans)
+}
+
+// explain notes why a person must look at what waits, and says so once. Delivery.mu is held.
+func (a *attempt) explain(ans answer, dec decision) {
+	m, reason, cure := &a.q.memory, ans.reason(), ans.cure()
+	if dec.trouble && ans.verdict == stored {
+		a.s.foreign = a.s.foreign || dec.foreign
+		reason = whose(m.reason, a.q.foreign(), m.accepted)
+		cure = cmp.Or(cures[reason], cure)
+	}
+	if dec.trouble && m.reason != reason {
+		a.d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+cure,
+			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
+	}
+	m.reason, m.detail = reason, ans.detail
 }
 
 // log tells what a person wants to know about a decision.

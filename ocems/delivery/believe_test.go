@@ -61,7 +61,7 @@ func TestContradictingAnswers(t *testing.T) {
 		reason string
 		log    string
 	}{
-		{111, "111", "shared_device"},
+		{111, "off_grid", "never taken a slot of the device"},
 		{112, "112", "ask the board"},
 		{117, "117", "compare this machine's clock"},
 		{118, "118", "compare this machine's clock"},
@@ -187,7 +187,7 @@ func TestWhatIsInDoubt(t *testing.T) {
 		p.net.unplug(false)
 		time.Sleep(time.Hour)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{})
-		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"111": 1})
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"off_grid": 1})
 		p.serve(honest)
 		time.Sleep(time.Hour)
 		p.want("outcomes in the end", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 24})
@@ -247,6 +247,82 @@ func TestSharedDevice(t *testing.T) {
 		p.put("a", at(45), cod(1), bod(2))
 		time.Sleep(time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1, audit.AlreadyStored: 3})
+	})
+	standby := func(cfg *delivery.Config) {
+		shared(cfg)
+		lookup := cfg.Lookup
+		cfg.Lookup = func(device string) (delivery.Target, bool) {
+			target, ok := lookup(device)
+			target.Delay = 5 * time.Minute
+			return target, ok
+		}
+	}
+	run(t, "a host that stands by", registry, standby, func(p *plant) {
+		board := &counting{body: `{"status":111}`}
+		honest := p.serve(board)
+		stamp := time.Now().Truncate(15 * time.Minute).Add(15 * time.Minute)
+		time.Sleep(time.Until(stamp.Add(30 * time.Second)))
+		slot := int(stamp.Sub(at(0)) / time.Minute)
+		p.put("a", at(slot), cod(1))
+		time.Sleep(4 * time.Minute)
+		p.want("requests before its turn", board.count(), 0)
+		p.stop()
+		p.start()
+		time.Sleep(29 * time.Second)
+		p.want("requests before its turn, after a restart", board.count(), 0)
+		time.Sleep(10 * time.Second)
+		p.want("waiting", p.d.Stats().Slots, 0)
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
+		p.serve(honest)
+		p.put("a", at(slot-15), cod(1))
+		time.Sleep(10 * time.Second)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 1, audit.Delivered: 1})
+	})
+}
+
+func TestAnotherSender(t *testing.T) {
+	run(t, "half of the slots are another's", registry, noWait, func(p *plant) {
+		stored := &counting{body: `{"status":111}`}
+		honest := p.serve(stored)
+		for i := range 6 {
+			p.serve([]http.Handler{honest, stored}[i%2])
+			p.put("a", at(15*i), cod(1), bod(2))
+			time.Sleep(time.Minute)
+			p.want("in trouble", p.d.Stats().HeldFor, []map[string]int{{}, {"111": 1}, {"111": 1}, {"another_sender": 1}, {"another_sender": 1}, {"another_sender": 1}}[i])
+			p.serve(stored)
+		}
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6})
+		p.want("lines", strings.Count(p.log.String(), "another sender reports the device, since"), 1)
+		p.stop()
+		p.start()
+		time.Sleep(time.Hour)
+		p.want("in trouble after a restart", p.d.Stats().HeldFor, map[string]int{"another_sender": 1})
+		p.want("lines after a restart", strings.Count(p.log.String(), "contradicts"), 2)
+		p.serve(honest)
+		time.Sleep(time.Hour)
+		p.want("in trouble in the end", p.d.Stats().HeldFor, map[string]int{})
+	})
+	run(t, "a part of the slot was sent from here", registry, noWait, func(p *plant) {
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a slot is unique by its stamp, and bod is not registered yet
+			body, _ := io.ReadAll(r.Body)
+			switch text, _ := seal.Open(tokenOf+"a", body); {
+			case !strings.Contains(string(text), "bod"):
+				fmt.Fprint(w, `{"status":1}`)
+			case strings.Contains(string(text), "cod"):
+				fmt.Fprint(w, `{"status":119}`)
+			default:
+				fmt.Fprint(w, `{"status":111}`)
+			}
+		}))
+		for i := range 4 {
+			p.put("a", at(15*i), cod(1), bod(2))
+			time.Sleep(time.Minute)
+		}
+		p.stop()
+		p.start()
+		time.Sleep(2 * time.Hour)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{"111": 1})
 	})
 }
 

@@ -2,10 +2,12 @@ package delivery
 
 import (
 	"slices"
+	"strconv"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // request is a part of a slot that goes to the server at once. The server names no parameter when it refuses one, nor the
@@ -36,9 +38,11 @@ type evidence struct {
 	inDoubt      bool              // this very request was sent before, or one with its only reading, and not answered
 	untested     bool              // a run that ended in no order may have sent it, and the server has never called anything delivered
 	unexplained  bool              // a 111 stands for which there is no evidence, and no status 1 of the device came since
-	shared       bool              // another sender reports the device too, and the server has taken something from us
+	shared       bool              // another sender reports the device too, and comes first or the server has taken something from us
 	recorded     []payload.Reading // the trail says that the server took them, with this value
 	conflict     string            // the trail says that the server took another value of the only reading
+	asks         bool              // the readings may be asked for one by one
+	fresh        bool              // nothing of the slot was sent before
 	unread       bool              // the trail could not be asked now
 	tooOld       bool              // our clock and the server's say that the slot is older than 7 days
 	passed       bool              // our clock and the server's say that the slot is over
@@ -65,6 +69,7 @@ type decision struct {
 	pause   time.Duration     // before the next attempt; only where the state is not ready
 	park    bool              // what is left of the slot waits apart, so that it does not hold up the others
 	trouble bool              // and a person must look
+	foreign bool              // the server has readings of a slot of which nothing was sent
 	pausing bool              // the search for a reading goes on with the next try of what is parked
 }
 
@@ -228,6 +233,8 @@ func alreadyStored(r request, a answer, e evidence) decision {
 		return d
 	case e.unread:
 		return decision{park: true}
+	case e.shared && len(r.readings) > 1 && e.asks: // the other one may have lacked some, and the server may take those
+		return decision{next: singly(r)}
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
 	case e.untested && !e.unexplained:
@@ -235,7 +242,38 @@ func alreadyStored(r request, a answer, e evidence) decision {
 	case len(r.readings) > 1 && !e.unexplained:
 		return decision{next: halve(r, &a)}
 	}
-	return decision{park: true, trouble: true}
+	return decision{park: true, trouble: true, foreign: e.fresh}
+}
+
+// singly makes a request of each reading.
+func singly(r request) (list []request) {
+	for i := range r.readings {
+		list = append(list, request{readings: r.readings[i : i+1 : i+1]})
+	}
+	return list
+}
+
+// What a 111 without a reason is taken for, once there are more of them. Both are HoldReasons.
+const (
+	anotherSender = "another_sender"
+	offGrid       = "off_grid"
+)
+
+// certain is how many slots the server must have had before anything of them was sent.
+const certain = 2
+
+// whose tells by what a device's 111s are known to be what they are of: of another sender where the server has taken
+// something of the device, or else of a server that expects other times. foreign counts slots of which nothing was sent
+// before. before is what they were taken for until now, which only a status 1 changes.
+func whose(before string, foreign int, taken bool) string {
+	sure := foreign >= certain || before == offGrid || before == anotherSender
+	switch {
+	case sure && (taken || before == anotherSender):
+		return anotherSender
+	case sure:
+		return offGrid
+	}
+	return strconv.Itoa(int(spec.StatusNotSlot))
 }
 
 func others(rs, without []payload.Reading) []payload.Reading {

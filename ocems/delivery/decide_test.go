@@ -7,6 +7,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 var testTiming = timing{initialBackoff: 5 * time.Second, maxBackoff: 5 * time.Minute, holdInterval: 10 * time.Minute}
@@ -58,6 +59,7 @@ func TestDecide(t *testing.T) {
 		pause   time.Duration
 		park    bool
 		trouble bool
+		foreign bool
 		pausing bool
 	}{
 		{name: "delivered", request: many, answer: answer{verdict: delivered}, settled: "abcd", outcome: audit.Delivered},
@@ -81,8 +83,14 @@ func TestDecide(t *testing.T) {
 			settled: "bc", outcome: audit.AlreadyStored, next: []string{"ad"}},
 		{name: "stored, and the trail has another value", request: one, answer: answer{verdict: stored}, evidence: evidence{conflict: "the server has 5"},
 			settled: "a", outcome: audit.Rejected},
-		{name: "stored by another sender", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true},
+		{name: "stored alone, and nothing of it was sent before", request: one, answer: answer{verdict: stored}, evidence: evidence{fresh: true},
+			park: true, trouble: true, foreign: true},
+		{name: "stored by another sender, perhaps in part", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true, asks: true},
+			next: []string{"a", "b", "c", "d"}},
+		{name: "stored by another sender, of a hub", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true},
 			settled: "abcd", outcome: audit.AlreadyStored},
+		{name: "stored by another sender", request: one, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true},
+			settled: "a", outcome: audit.AlreadyStored},
 
 		{name: "too old by both clocks", request: many, answer: answer{verdict: expired}, evidence: evidence{tooOld: true}, settled: "abcd", outcome: audit.Expired},
 		{name: "too old, which a clock denies", request: many, answer: answer{verdict: expired}, park: true, trouble: true},
@@ -125,13 +133,61 @@ func TestDecide(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			d := testTiming.decide(c.request, c.answer, c.evidence)
 			if names(d.settled) != c.settled || d.outcome != c.outcome || names(d.suspend) != c.suspend || !reflect.DeepEqual(requestNames(d.next), c.next) ||
-				d.state != c.state || d.pause != c.pause || d.park != c.park || d.trouble != c.trouble || d.pausing != c.pausing {
+				d.state != c.state || d.pause != c.pause || d.park != c.park || d.trouble != c.trouble || d.foreign != c.foreign || d.pausing != c.pausing {
 				t.Errorf("%+v, next %q", d, requestNames(d.next))
 			}
 			if d.state == ready && !d.progress() && !d.park && len(d.next) == 0 {
 				t.Error("nothing follows from it")
 			}
 		})
+	}
+}
+
+// Two slots that the server has and nobody here has sent are told apart by what else it has taken.
+func TestWhose111(t *testing.T) {
+	for _, c := range []struct {
+		name, before string
+		foreign      int
+		taken        bool
+		want         string
+	}{
+		{"one slot", "", 1, true, "111"},
+		{"of slots that were sent before, such as after a kill", "111", 0, true, "111"},
+		{"two slots, and others taken", "111", 2, true, anotherSender},
+		{"two slots, and nothing ever taken", "111", 2, false, offGrid},
+		{"and later something is taken", offGrid, 1, true, anotherSender},
+		{"after a restart, which counts anew", anotherSender, 0, true, anotherSender},
+		{"after a restart, and nothing ever taken", offGrid, 0, false, offGrid},
+		{"after another trouble", "117", 2, true, anotherSender},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			if got := whose(c.before, c.foreign, c.taken); got != c.want {
+				t.Errorf("%s, want %s", got, c.want)
+			}
+		})
+	}
+}
+
+// A plant asks for each reading; a hub that stands by asks for as many as are paid off.
+func TestAsks(t *testing.T) {
+	var a asks
+	now := time.Now()
+	allowed := 0
+	for range 2000 {
+		if a.allow(7, now) {
+			allowed += 7
+		}
+	}
+	if most := int(askBurst / askInterval); allowed < most || allowed > most+7 {
+		t.Errorf("%d requests at once, want about %d", allowed, most)
+	}
+	for slot := range 96 {
+		now = now.Add(spec.SlotLength)
+		for range 600 {
+			if !a.allow(7, now) {
+				t.Fatalf("slot %d: 600 devices are too many", slot)
+			}
+		}
 	}
 }
 

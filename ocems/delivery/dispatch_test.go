@@ -105,7 +105,7 @@ func TestPatience(t *testing.T) {
 // Devices come and go with the configuration: what is known of them goes too.
 func TestForget(t *testing.T) {
 	now := time.Now()
-	d := &Delivery{queues: map[string]*queue{}}
+	d := &Delivery{queues: map[string]*queue{}, cfg: Config{Lookup: func(string) (Target, bool) { return Target{}, true }}}
 	d.queue("well").answered = now.Add(-15 * time.Minute)
 	d.queue("gone").answered = now.Add(-time.Hour)
 	d.add(d.queue("waits"), now.Truncate(spec.SlotLength).UnixMilli())

@@ -1,6 +1,7 @@
 package delivery
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"strings"
@@ -47,7 +48,7 @@ func (d *Delivery) trouble() string {
 		if q.trouble == notConfigured {
 			what = fmt.Sprintf("is held (waiting slots: %d)", q.stamps.n)
 		}
-		text = append(text, fmt.Sprintf("device %q %s: %s", q.device, what, q.trouble))
+		text = append(text, fmt.Sprintf("device %q %s: %s", q.device, what, cmp.Or(cures[q.heldFor], q.trouble)))
 	}
 	if more := len(d.held) - named; more > 0 {
 		text = append(text, fmt.Sprintf("other devices in trouble: %d", more))

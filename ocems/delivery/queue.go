@@ -3,6 +3,7 @@ package delivery
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,8 @@ type queue struct {
 	device      string
 	stamps      stamps  // of its slots
 	slots       []*slot // those that have more to tell, oldest first
-	trying      *slot   // by the attempt that is under way
+	asked       map[string]*asked
+	trying      *slot // by the attempt that is under way
 	condition   condition
 	parkedUntil time.Time // no attempt of what is parked before
 	parkedTried int64     // stamp of the one that was tried last
@@ -67,10 +69,11 @@ type queue struct {
 	heldFor     string // the reason of it, as it is counted
 	search      search
 	standing    standing
-	answered    time.Time // the last answer, zero before the first
-	tried       time.Time // end of the last attempt
-	delivered   int       // requests, in this run
-	leaving     int       // slots whose outcome is not on disk yet
+	delay       time.Duration // from a slot's stamp to its first attempt, at the least
+	answered    time.Time     // the last answer, zero before the first
+	tried       time.Time     // end of the last attempt
+	delivered   int           // requests, in this run
+	leaving     int           // slots whose outcome is not on disk yet
 	due         time.Time
 	in          *byDue // of the schedule, nil outside
 	index       int    // in it
@@ -92,15 +95,18 @@ type slot struct {
 	failures int       // answered, without success
 	before   int       // queue.delivered at the first of them
 	refusal  answer    // why it was parked, if the server said so
+	taken    bool      // the server has called something of it delivered
+	foreign  bool      // the server had it before anything of it was sent
 	doubts   []doubt
 }
 
 type slotStatus int
 
 const (
-	queued slotStatus = iota
-	parked            // what is left of it is refused for now: tried slowly, apart from the others
-	shown             // by a dry run: never sent
+	queued    slotStatus = iota
+	parked               // what is left of it is refused for now: tried slowly, apart from the others
+	shown                // by a dry run: never sent
+	undecided            // what is left of it waits for a person
 )
 
 func newQueue(device string) *queue {
@@ -145,6 +151,7 @@ func (q *queue) has(s *slot) bool { return q.find(s.stamp) == s }
 
 // remove takes a slot out. It reports whether it was there.
 func (q *queue) remove(stamp int64) bool {
+	q.ask(stamp, nil)
 	if i, found := q.place(stamp); found {
 		q.stay(q.slots[i])
 		q.slots = slices.Delete(q.slots, i, i+1)
@@ -212,6 +219,9 @@ func (q *queue) pickQueued() (stamp int64, due time.Time, ok bool) {
 			ready, failed = s.ready, s.failures/maxSlotFailures
 		}
 		if !ok || failed < often {
+			if q.delay > 0 {
+				ready = later(ready, time.UnixMilli(t).Add(q.delay))
+			}
 			stamp, due, ok, often = t, later(later(ready, q.tried), q.condition.until), true, failed
 		}
 		if often == 0 {
@@ -282,8 +292,25 @@ func (q *queue) retryPerhapsSent() {
 	}
 }
 
+// alone reports that no other slot is to be sent.
+func (q *queue) alone() bool {
+	n := q.stamps.n
+	q.stamps.each(func(w *word) { n -= bits.OnesCount64(w.of[undecided]) })
+	return n == 1
+}
+
 // parked returns the stamp of the newest slot that is parked, or 0.
 func (q *queue) parked() int64 { return q.stamps.newest((*word).parked) }
+
+// foreign counts the slots that the server had before anything of them was sent.
+func (q *queue) foreign() (n int) {
+	for _, s := range q.slots {
+		if s.foreign {
+			n++
+		}
+	}
+	return n
+}
 
 // waitsFor is why a person must look at the device, or "".
 func (q *queue) waitsFor() (reason, detail string) {

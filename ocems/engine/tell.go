@@ -24,7 +24,7 @@ type slotLines struct {
 	by   map[int64]*slotLine
 	last int64 // the newest whose time is over
 
-	older                  int // slots of devices, delivered late and not told yet
+	older, olderAlready    int // slots of devices, delivered late and not told yet; of them, such as the board had before
 	oldestLate, newestLate int64
 	lateAt                 time.Time // when the last of them was
 }
@@ -33,6 +33,7 @@ type slotLines struct {
 type slotLine struct {
 	delivered int
 	devices   map[string]int // delivered parameters by device, of a plant
+	already   map[string]int // of them, such as the board had before
 	told      map[string]bool
 }
 
@@ -42,7 +43,7 @@ func (l *slotLines) of(stamp int64) *slotLine {
 		if len(l.by) >= linesStay {
 			delete(l.by, slices.Min(slices.Collect(maps.Keys(l.by))))
 		}
-		x = &slotLine{devices: map[string]int{}, told: map[string]bool{}}
+		x = &slotLine{devices: map[string]int{}, already: map[string]int{}, told: map[string]bool{}}
 		l.by[stamp] = x
 	}
 	return x
@@ -50,8 +51,8 @@ func (l *slotLines) of(stamp int64) *slotLine {
 
 func (a *account) perDevice() bool { return len(a.ids) <= mostLines }
 
-// delivered notes that the board has parameters of a slot.
-func (a *account) delivered(device string, stamp int64, parameters int) {
+// delivered notes that the board has parameters of a slot, or had them already.
+func (a *account) delivered(device string, stamp int64, parameters int, already bool) {
 	d := a.devices[device]
 	if d == nil || parameters == 0 {
 		return
@@ -62,16 +63,22 @@ func (a *account) delivered(device string, stamp int64, parameters int) {
 		return
 	}
 	x.devices[device] += parameters
+	if already {
+		x.already[device] += parameters
+	}
 	due := d.due(stamp, a.e.windowOf(stamp))
 	switch l := &a.slots; {
 	case x.devices[device] < due || x.told[device]:
 	case stamp > l.last:
 		x.told[device] = true
-		a.sayDelivered(stamp, d, x.devices[device], max(due, x.devices[device]), nil)
+		a.sayDelivered(stamp, d, x, max(due, x.devices[device]), nil)
 	default: // after an outage there are many
 		x.told[device] = true
 		if l.older++; l.older == 1 {
 			l.oldestLate, l.newestLate = stamp, stamp
+		}
+		if x.already[device] >= x.devices[device] {
+			l.olderAlready++
 		}
 		l.oldestLate, l.newestLate, l.lateAt = min(l.oldestLate, stamp), max(l.newestLate, stamp), time.Now()
 	}
@@ -83,8 +90,12 @@ func (a *account) sayLate() {
 	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
 		return
 	}
-	a.e.log.Info(fmt.Sprintf("delivered late: %s, from %s to %s", status.Counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate)))
-	l.older = 0
+	text := fmt.Sprintf("delivered late: %s, from %s to %s", status.Counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate))
+	if l.olderAlready > 0 {
+		text += fmt.Sprintf("; the board had %d of them already", l.olderAlready)
+	}
+	a.e.log.Info(text)
+	l.older, l.olderAlready = 0, 0
 }
 
 // due is how many parameters the slot of a window is to have, or has all the same, as after a start in mid-window.
@@ -97,8 +108,12 @@ func (d *deviceAccount) due(stamp int64, window time.Time) (n int) {
 	return n
 }
 
-func (a *account) sayDelivered(stamp int64, d *deviceAccount, n, due int, missing []string) {
-	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), n, status.Counted(due, "parameter"), d.DeviceID)
+func (a *account) sayDelivered(stamp int64, d *deviceAccount, x *slotLine, due int, missing []string) {
+	already := x.already[d.DeviceID]
+	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.devices[d.DeviceID]-already, status.Counted(due, "parameter"), d.DeviceID)
+	if already > 0 {
+		text += fmt.Sprintf("; the board had %d already", already)
+	}
 	if len(missing) > 0 {
 		text += "; " + strings.Join(missing, "; ")
 	}
@@ -134,9 +149,13 @@ func (a *account) tell(now time.Time) {
 		return
 	}
 	a.slots.last, h = stamp, *a.describe(now, false)
-	for _, f := range a.came.lost() {
+	lost := a.came.lost()
+	for _, f := range lost[:min(len(lost), mostNamed)] {
 		a.e.log.Warn("a flag or unit stands on a metric of which no field is reported, so that it says nothing of any reading: join it with the readings by a processor",
 			"metric", f.metric, "attribute", f.word, "of", f.source)
+	}
+	if more := len(lost) - mostNamed; more > 0 {
+		a.e.log.Warn("more flags or units stand on metrics of which no field is reported", "metrics", more)
 	}
 	window, due, warned := a.e.windowOf(stamp), 0, 0
 	x, classes, well := a.slots.of(stamp), map[status.Class]int{}, 0
@@ -173,7 +192,7 @@ func (a *account) tell(now time.Time) {
 			for _, class := range slices.Sorted(maps.Keys(missing)) {
 				parts = append(parts, fmt.Sprintf("%s: %s", class, strings.Join(missing[class], ", ")))
 			}
-			a.sayDelivered(stamp, d, x.devices[id], n, parts)
+			a.sayDelivered(stamp, d, x, n, parts)
 		}
 	}
 	a.classes = classes

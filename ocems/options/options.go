@@ -112,6 +112,8 @@ type Delivery struct {
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
 	// SharedDevice says that another sender reports the devices too: 111 then means that the server has the slot.
 	SharedDevice bool `mapstructure:"shared_device" toml:"shared_device"`
+	// Delay is how long after its window a slot is sent at the soonest, by a host that stands by for another sender.
+	Delay Duration `mapstructure:"delay" toml:"delay"`
 	// SignatureTime is what time a signature carries (spec 2.3.2): now, or that of the slot.
 	SignatureTime string `mapstructure:"signature_time" toml:"signature_time"`
 	// DryRun logs the JSON and sends nothing.
@@ -146,6 +148,9 @@ func (o Delivery) Check() error {
 		c.duration("max_backoff", o.MaxBackoff, 0, spec.MaxAge)
 	}
 	c.number("max_concurrency", o.MaxConcurrency, 1)
+	if err := registry.CheckDelay(&o.Delay, &o.SharedDevice); err != nil {
+		c.fault("delay: %w", err)
+	}
 	if !slices.Contains(SignatureTimes, o.SignatureTime) {
 		c.fault("signature_time: %q is neither %q nor %q; nearest: %s", o.SignatureTime, SignatureTimes[0], SignatureTimes[1], spec.Nearest(o.SignatureTime, SignatureTimes)[0])
 	}

@@ -23,6 +23,8 @@ type Config struct {
 	Words Words `mapstructure:"-" toml:"-" yaml:"-"`
 	// NamesOnly reads neither tokens nor keys: the devices can then name metrics, and not seal.
 	NamesOnly bool `mapstructure:"-" toml:"-" yaml:"-"`
+	// NoOutbox says that slots are handed on at once, so that none can wait for a person.
+	NoOutbox bool `mapstructure:"-" toml:"-" yaml:"-"`
 }
 
 // DeviceConfig is one registered device (spec 2.1). Relative file names start at the working directory.
@@ -45,6 +47,9 @@ type DeviceConfig struct {
 	PublicKeyFile string `mapstructure:"public_key_file" toml:"public_key_file" yaml:"public_key_file"`
 	// SharedDevice says that another sender reports the device too; by default what the whole configuration says.
 	SharedDevice *bool `mapstructure:"shared_device" toml:"shared_device" yaml:"shared_device"`
+	// Delay is how long after its window a slot of the device is sent at the soonest; by default what the whole
+	// configuration says.
+	Delay *Duration `mapstructure:"delay" toml:"delay" yaml:"delay"`
 	// Formerly are earlier ids of this device: what waits under them is delivered as this device's.
 	Formerly []string `mapstructure:"formerly" toml:"formerly" yaml:"formerly"`
 	// Timestamps is whose clock its readings' times are of: auto or source; by default what the host's options say.
@@ -88,6 +93,22 @@ const (
 
 // Timestamps are the values of that key.
 var Timestamps = []string{TimestampsAuto, TimestampsSource}
+
+// maxDelay is the longest delay: with more, a slot would always wait.
+const maxDelay = spec.SlotLength
+
+// CheckDelay returns what is wrong with a delay, which stands beside shared_device; nil where a key is not set.
+func CheckDelay(delay *Duration, shared *bool) error {
+	switch {
+	case delay == nil || delay.Duration == 0:
+		return nil
+	case delay.Duration < 0 || delay.Duration > maxDelay:
+		return fmt.Errorf("%s is not from 0s to %s; nearest: %s", delay, Duration{Duration: maxDelay}, Duration{Duration: min(max(delay.Duration, 0), maxDelay)})
+	case shared == nil || !*shared:
+		return fmt.Errorf("%s is of a host that stands by for another sender; set shared_device = true beside it, or leave it out", delay)
+	}
+	return nil
+}
 
 // WrongTimestamps is the error of another value.
 func WrongTimestamps(value string) error {

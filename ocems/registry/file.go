@@ -86,7 +86,7 @@ func parseDevices(path string, data []byte) ([]source, error) {
 	return nil, fmt.Errorf("%s is neither .csv, .yaml nor .yml; save a workbook as CSV UTF-8", path)
 }
 
-var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "timestamps", "reading_stamp", "formerly"}
+var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "delay", "timestamps", "reading_stamp", "formerly"}
 
 // parseCSV repeats no cell in an error: in a row that has slipped, any may be the token. It takes what a spreadsheet
 // saves: semicolons or tabs, a first line sep=;, blank rows, empty columns at the end, and names of columns in any case.
@@ -221,6 +221,11 @@ func (d *DeviceConfig) set(column, cell string) error {
 		d.PublicKeyFile = cell
 	case "shared_device":
 		return truth(&d.SharedDevice, cell)
+	case "delay":
+		if cell != "" {
+			d.Delay = new(Duration)
+			return d.Delay.UnmarshalText([]byte(cell))
+		}
 	case "formerly":
 		if cell != "" {
 			d.Formerly = strings.Split(cell, ";")
@@ -295,7 +300,7 @@ func yamlError(path, text string, hide bool) error {
 	if m := yamlType.FindStringSubmatch(text); m != nil {
 		keys := slices.Concat(columns, []string{"devices", "parameters", "metric", "field", "attributes", "parameter", "unit",
 			"statistic", "decimals", "diagnostic", "allow_unlisted", "valid_min", "valid_max", "invalid_values", "max_step",
-			"min_coverage", "flat_line_after", "limit_low", "limit_high"})
+			"min_coverage", "below_min_coverage", "flat_line_after", "limit_low", "limit_high"})
 		text = fmt.Sprintf("%skey %q is unknown; nearest: %s", m[1], m[2], strings.Join(spec.Nearest(m[2], keys), ", "))
 	}
 	if m := yamlLine.FindStringSubmatch(text); m != nil {

@@ -47,9 +47,10 @@ type look struct {
 type Device struct {
 	StationID string
 	DeviceID  string
-	Latitude  *float64 // degrees; nil when not set
-	Longitude *float64 // degrees; nil when not set
-	Shared    *bool    // another sender reports it too; nil when not set
+	Latitude  *float64  // degrees; nil when not set
+	Longitude *float64  // degrees; nil when not set
+	Shared    *bool     // another sender reports it too; nil when not set
+	Delay     *Duration // how long after its window a slot is sent at the soonest; nil when not set
 
 	Timestamps string // of the configuration, or ""
 	OddToken   string // why its token is none of the forms that the board is known to give out, or ""
@@ -155,7 +156,7 @@ type source struct {
 
 func load(cfg Config) look {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noOutbox: cfg.NoOutbox, noField: cfg.Words.NoField}
 		v    version
 		list []source
 	)
@@ -185,6 +186,7 @@ type builder struct {
 	*snapshot
 	tokens    *hider
 	namesOnly bool
+	noOutbox  bool
 	noField   string // of Words
 	faults    []error
 	keys      map[string]parsedKey
@@ -300,10 +302,13 @@ func (b *builder) addAll(cfg Config, list []source) {
 		if src.Timestamps = strings.TrimSpace(src.Timestamps); src.Timestamps != "" && !slices.Contains(Timestamps, src.Timestamps) {
 			b.fault(src.at("timestamps"), "%w", WrongTimestamps(src.Timestamps))
 		}
+		if err := CheckDelay(src.Delay, src.SharedDevice); err != nil {
+			b.fault(src.at("delay"), "%w", err)
+		}
 		degrees("latitude", src.Latitude, 90)
 		degrees("longitude", src.Longitude, 180)
 
-		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Timestamps: src.Timestamps,
+		device := &Device{StationID: src.StationID, DeviceID: src.DeviceID, Latitude: (*float64)(src.Latitude), Longitude: (*float64)(src.Longitude), Shared: src.SharedDevice, Delay: src.Delay, Timestamps: src.Timestamps,
 			parameters: map[string]*mapping{}, formerly: map[string]string{}, rules: b.rules(src.at, forAll, &Validity{ReadingStamp: strings.TrimSpace(src.ReadingStamp)})}
 		if !b.namesOnly {
 			if b.credentials(device, src, common) && commonOK {

@@ -32,6 +32,7 @@ const (
 	Begins     Class = "begins"      // its first slot is not due yet
 	Waits      Class = "waiting"     // its slots wait for the board
 	Refuses    Class = "refused"     // by the board
+	Asks       Class = "undecided"   // a person, who is to decide on its slots
 	Excludes   Class = "excluded"    // all its readings are left out
 	Calibrates Class = "calibration" // it is calibrated
 	Silent     Class = "silent"      // no reading comes any more
@@ -107,6 +108,8 @@ var cures = map[string]string{
 	"119":            "ask the board which key of annexe 3.1 it has for this parameter, and set parameter to it",
 	"120":            "ask the board at which stations the device is registered",
 	"121":            "compare station_id and device_id with the board's e-mail",
+	"another_sender": "stop the other sender, or set shared_device = true for the device, and delay on the second one; if there is none, ask the board",
+	"off_grid":       "compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, stop it, or set shared_device = true",
 	"http_401":       "ask the operator of the gateway in between",
 	"http_403":       "ask the operator of the gateway in between",
 	"not_configured": "put the device back into the configuration, or name it in formerly",
@@ -126,11 +129,39 @@ func meaning(reason string) string {
 	if _, err := fmt.Sscanf(reason, "%d", &code); err == nil {
 		return fmt.Sprintf("%s %s", reason, strings.ToLower(spec.Status(code).Description()))
 	}
+	switch reason {
+	case "another_sender":
+		return "another sender reports this device"
+	case "off_grid":
+		return "the board has never taken a slot of the device, and answers 111"
+	}
 	return strings.ReplaceAll(reason, "_", " ")
 }
 
-// Judge says what a parameter of a device is doing.
+// Judge says what a parameter of a device is doing, and what a person must decide besides.
 func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
+	v := h.judge(d, p, now)
+	u := p.Undecided
+	if u == nil {
+		return v
+	}
+	text := fmt.Sprintf("%s for a person to decide, from %s: %s", waits(u.Slots), Time(u.Oldest, now), u.Why)
+	cure := fmt.Sprintf("to send them, lower min_coverage of its entry (0 sends all); to leave them out, set below_min_coverage to leave_out; then restart the host. "+
+		"The first expires on %s", u.Oldest.Add(spec.MaxAge).In(spec.IST).Format("2006-01-02 at 15:04"))
+	if v.Level == Failed {
+		return Verdict{Failed, v.Class, v.Text + "; " + text, v.Cure + "; " + cure}
+	}
+	return Verdict{Failed, Asks, text, cure}
+}
+
+func waits(slots int) string {
+	if slots == 1 {
+		return "1 slot waits"
+	}
+	return fmt.Sprintf("%d slots wait", slots)
+}
+
+func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	window := h.window(now)
 	expected := h.StampOf(window)
 	due := h.Due(p, now)
@@ -194,6 +225,9 @@ func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{OK, Begins, "its first slot is " + Time(p.Slot.Stamp, now), ""}
 	case h.Slots:
 		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " handed on", ""}
+	}
+	if p.Already {
+		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " was at the board already", ""}
 	}
 	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
 }

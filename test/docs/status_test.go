@@ -94,9 +94,9 @@ func (a answer) ends() int {
 	switch {
 	case a.old:
 		return 0
-	case a.before == "99": // what is stored, and what is rejected
+	case a.before == "99", a.shared: // what is stored, and what is rejected; and what is asked for one by one
 		return 3
-	case a.before != "" || a.shared || a.flag == "C":
+	case a.before != "" || a.flag == "C":
 		return 2
 	}
 	return 1
@@ -384,10 +384,11 @@ func (p *process) read(name string) string {
 	return string(b)
 }
 
+// trail are the lines about devices: those about the host come when they come.
 func (p *process) trail() (list []audit.Entry) {
 	for line := range strings.Lines(p.read("state/audit.jsonl")) {
 		var e audit.Entry
-		if json.Unmarshal([]byte(line), &e) == nil {
+		if json.Unmarshal([]byte(line), &e) == nil && e.Device != "" {
 			list = append(list, e)
 		}
 	}

@@ -135,6 +135,21 @@ func TestStatusCodes(t *testing.T) {
 	if !slices.Equal(codes, want) {
 		t.Errorf("%s has the codes %v, the document %v", page, codes, want)
 	}
+	listed := map[string]bool{}
+	overview, _, _ := strings.Cut(string(text), "\n## ")
+	for _, row := range regexp.MustCompile(`(?m)^\| (\[.*\)) \| (.*) \|$`).FindAllStringSubmatch(overview, -1) {
+		for _, m := range regexp.MustCompile(`\[([^]]+)\]`).FindAllStringSubmatch(row[1], -1) {
+			listed[m[1]] = true
+			if says := cell(sections[m[1]], "the product"); says == "" || row[2] != says && !strings.HasPrefix(row[2], says+". ") {
+				t.Errorf("%s: %s is %q in the overview and %q in its section", page, m[1], row[2], says)
+			}
+		}
+	}
+	for name := range sections {
+		if !listed[name] {
+			t.Errorf("%s: section %s is not in the overview", page, name)
+		}
+	}
 	list := answers()
 	said := report(t, list)
 	said["TLS failure"] = untrusted(t)
@@ -384,10 +399,11 @@ func (p *process) read(name string) string {
 	return string(b)
 }
 
+// trail are the lines about devices: those about the host come when they come.
 func (p *process) trail() (list []audit.Entry) {
 	for line := range strings.Lines(p.read("state/audit.jsonl")) {
 		var e audit.Entry
-		if json.Unmarshal([]byte(line), &e) == nil {
+		if json.Unmarshal([]byte(line), &e) == nil && e.Device != "" {
 			list = append(list, e)
 		}
 	}

@@ -189,3 +189,61 @@ func TestMove(t *testing.T) {
 	})
 	b.judged()
 }
+
+// TestMovePartition moves the devices of partition 0 to partition 1: in the middle of a slot their readings begin to be
+// published to both, and in the middle of another one partition 0 ends. Partition 1 comes second until then.
+func TestMovePartition(t *testing.T) {
+	b := newBench(t, 12, 0)
+	for _, w := range b.Workers {
+		if w.Partition == 1 {
+			w.env = append(w.env, "OCEMS_SETTLE=40s") // for a delay: the readings are of hours ago
+		}
+	}
+	b.must(b.StartWorkers())
+	publish := func(minutes int, prefixes ...string) {
+		b.t.Helper()
+		f, err := b.NewFeeder(b.ctx)
+		b.must(err)
+		for range minutes {
+			for i, d := range b.Devices {
+				lines, samples := b.readings(i, b.from, b.from.Add(time.Minute))
+				b.samples = append(b.samples, samples...)
+				for _, s := range prefixes {
+					f.publishTo(s, d.ID, lines)
+				}
+			}
+			f.Flush()
+			b.from = b.from.Add(time.Minute)
+		}
+		b.to = b.from.Truncate(judge.Slot)
+		f.Close()
+	}
+	count := func(partition int, of func(Outcomes) int) (n int) {
+		for _, w := range b.Workers {
+			if w.Partition == partition {
+				o, err := w.Outcomes()
+				b.must(err)
+				n += of(o)
+			}
+		}
+		return n
+	}
+	perSlot := len(b.Devices) * len(parameters)
+
+	publish(67, "part.0.")
+	publish(53, "part.0.", "part.1.")
+	publish(7, "part.0.", "part.1.")
+	b.until("both workers of partition 1 are told what the board has", func() bool {
+		return count(1, func(o Outcomes) int { return o.Stored }) >= 2*4*perSlot
+	})
+	if n := count(1, func(o Outcomes) int { return o.Delivered }); n > 0 {
+		t.Errorf("partition 1 delivered %d readings while partition 0 was first", n)
+	}
+	for _, w := range b.Workers {
+		if w.Partition == 0 {
+			b.must(w.Stop())
+		}
+	}
+	publish(59, "part.1.")
+	b.judged()
+}

@@ -8,6 +8,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // A value of too few minutes may wait for a person, who decides by the configuration. A slot of which nothing else is left is
@@ -46,6 +47,12 @@ func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bo
 			why[r.Parameter] = text
 		default:
 			a.book(audit.Entry{Outcome: audit.Refused, Parameter: r.Parameter, Reason: "min_coverage", Count: max(r.Samples, 1), Detail: text + OfAll}, []payload.Reading{r})
+		}
+	}
+	if len(why) > 0 && !a.q.memory.asks { // on disk before a newer slot is at the server: doubtAll needs it
+		a.q.memory.asks = true
+		if value, changed := a.changedMemory(); changed {
+			a.finish(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
 		}
 	}
 	d := a.d

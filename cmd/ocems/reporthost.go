@@ -182,8 +182,10 @@ func (s *states) add(ctx context.Context, b *report.Builder) error {
 	}
 	for _, stored := range s.stored {
 		if err := delivery.EachWaiting(ctx, stored, func(device string, r *payload.Reading) {
-			if d, known := stored.devices.Device(device); known && d.Rules(r.Parameter).TooFew(r.Minutes) == "" {
-				r.Minutes = 0 // it is decided
+			if d, known := stored.devices.Device(device); known {
+				if why, _ := d.TooFew(r.Parameter, r.Minutes); why == "" {
+					r.Minutes = 0 // it is decided
+				}
 			}
 			b.Wait(device, r)
 		}); err != nil {

@@ -123,3 +123,16 @@ func (d *Delivery) mayBeUndecided(ctx context.Context, id slotID) bool {
 	rs, _, _, err := d.load(ctx, id)
 	return err == nil && len(rs) > 0 && !slices.ContainsFunc(rs, func(r payload.Reading) bool { return r.Minutes == 0 })
 }
+
+// askAgain brings back the slots that a start took for parked, and that may have waited for a person: the person may have
+// decided, and what is parked is tried slowly.
+func (d *Delivery) askAgain(ctx context.Context, q *queue) {
+	if !q.memory.asks {
+		return
+	}
+	for t, ok := q.stamps.next(everBefore, (*word).parked); ok; t, ok = q.stamps.next(t+1, (*word).parked) {
+		if d.mayBeUndecided(ctx, slotID{q.device, t}) {
+			q.stamps.set(t, queued)
+		}
+	}
+}

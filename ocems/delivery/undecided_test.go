@@ -233,3 +233,24 @@ func TestUndecidedBesideOthers(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 51})
 	})
 }
+
+// After a restart it is known at once what waits for a person, also between slots that wait apart.
+func TestUndecidedBetweenParked(t *testing.T) {
+	c := &coverage{least: 8, waits: true}
+	run(t, "", registry, c.ask, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, _ *http.Request, _ int) { fmt.Fprint(w, `{"status":111}`) })
+		for i := range 6 {
+			r := bod(2)
+			if i%2 == 1 {
+				r = few(cod(1))
+			}
+			p.put("a", at(15*i), r)
+		}
+		time.Sleep(time.Minute)
+		p.want("before", p.d.State("a").Undecided["cod"].Slots, 3)
+		p.stop()
+		p.start()
+		time.Sleep(time.Minute)
+		p.want("after a restart", p.d.State("a").Undecided["cod"].Slots, 3)
+	})
+}

@@ -24,7 +24,7 @@ const exitCodes = `Exit codes, of every verb:
     0  done, and nothing is wrong
     1  something is wrong or worth a look, and was printed: a check of doctor failed, a body
        has faults, an audit trail does not verify, status warns
-    2  status only: slots are missing, or the host does not run
+    2  status only: slots are missing, or the host does not run or cannot be judged
     3  nothing is known: a mistake in the command line, or something cannot be read, written
        or reached`
 

@@ -1,5 +1,13 @@
 GO ?= go
 
+# What the Go command records in a program is its main module's version. A collector's and Telegraf's are others, so the
+# linker tells them ours (ocems/version).
+TAG := $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null)
+COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
+DATE := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
+VERSION := $(or $(TAG:v%=%),$(if $(COMMIT),0.0.0-$(subst T,,$(subst Z,,$(subst :,,$(subst -,,$(DATE)))))-$(COMMIT)),devel)
+STAMP := -X github.com/ocems-io/ocems/ocems/version.stamp=v$(VERSION),$(COMMIT),$(DATE)
+
 # The texts are those beside the targets.
 .PHONY: help
 help: ## print this list
@@ -12,7 +20,7 @@ test: build telegraf-small telegraf-stock telegraf-external ## run the tests wit
 	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \
 		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./...
 
-SOURCES := go.mod go.sum $(shell find cmd/ocems exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
+SOURCES := go.mod go.sum $(shell find cmd/ocems cmd/internal exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 
 .PHONY: build
 build: bin/ocems bin/otelcol-ocems ## bin/ocems, the tool, and bin/otelcol-ocems, a collector with all components
@@ -25,7 +33,8 @@ bin/tools/builder:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install go.opentelemetry.io/collector/cmd/builder@v0.149.0
 
 bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
-	bin/tools/builder --config builder-config.yaml
+	sed 's/^  version: .*/  version: $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))/' builder-config.yaml >bin/builder-config.yaml
+	bin/tools/builder --config bin/builder-config.yaml --ldflags "-s -w $(STAMP)"
 	install dist/otelcol-ocems $@
 
 .PHONY: demo
@@ -49,7 +58,7 @@ TELEGRAF_VERSION := $(shell sed -n 's|^[[:space:]]*github.com/influxdata/telegra
 EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.mqtt_consumer,inputs.nats_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.nats,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
 TELEGRAF_SOURCES := $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
 TELEGRAF_OUTPUT := dist/telegraf/plugins/outputs/all/ocems.go
-TELEGRAF_BUILD = cd dist/telegraf && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION)"
+TELEGRAF_BUILD = cd dist/telegraf && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION) -X github.com/influxdata/telegraf/internal.Branch=ocems-$(VERSION) -X github.com/influxdata/telegraf/internal.Commit=$(COMMIT)-$(DATE) $(STAMP)"
 
 $(TELEGRAF_OUTPUT): go.mod go.sum Makefile
 	rm -rf dist/telegraf
@@ -173,20 +182,33 @@ screenshots: chromium ## make the pictures of docs/images
 	cd test/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images
 
 # dist/packages/*.deb and *.rpm: the collector, the external plugin and the tool, as examples/install describes.
-PACKAGE_VERSION ?= 0.1.0
+PACKAGE_VERSION ?= $(or $(TAG:v%=%),0.1.0)
 PACKAGE_ARCHS ?= $(shell $(GO) env GOARCH)
-.PHONY: packages test-packages
+.PHONY: man packages test-packages
+man: bin/ocems bin/ocems-telegraf ## manual pages in dist/man, and completion for each shell in dist/completion
+	rm -rf dist/man dist/completion && mkdir -p dist/completion
+	bin/ocems man dist/man
+	bin/ocems-telegraf --man dist/man
+	for s in bash zsh fish powershell; do bin/ocems completion $$s >dist/completion/ocems.$$s || exit 1; done
+
 bin/tools/nfpm:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
 
-packages: bin/tools/nfpm bin/otelcol-ocems ## a Debian package and an RPM in dist/packages
+packages: bin/tools/nfpm bin/otelcol-ocems man ## a Debian package and an RPM in dist/packages
+	gzip -9nf dist/man/*.1
 	@set -e; export CGO_ENABLED=0 GOOS=linux VERSION=$(PACKAGE_VERSION); for ARCH in $(PACKAGE_ARCHS); do \
 		export ARCH GOARCH=$$ARCH BIN=dist/packages/$$ARCH; mkdir -p $$BIN; \
 		$(GO) build -trimpath -ldflags "-s -w" -o $$BIN/ocems ./cmd/ocems; \
-		$(GO) build -trimpath -ldflags "-s -w -X main.version=$$VERSION" -o $$BIN/ocems-telegraf ./cmd/ocems-telegraf; \
-		(cd dist && $(GO) build -trimpath -ldflags "-s -w" -o ../$$BIN/otelcol-ocems .); \
+		$(GO) build -trimpath -ldflags "-s -w" -o $$BIN/ocems-telegraf ./cmd/ocems-telegraf; \
+		(cd dist && $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o ../$$BIN/otelcol-ocems .); \
 		for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages; done; \
 	done
+
+.PHONY: release
+release: packages ## publish the packages of a release tag on GitHub
+	@test -n "$(TAG)" || { echo "HEAD has no tag such as v1.2.3" >&2; exit 1; }
+	cd dist/packages && sha256sum *.deb *.rpm >SHA256SUMS
+	gh release create $(TAG) --verify-tag --title $(TAG) --notes "See CHANGELOG.md." dist/packages/*.deb dist/packages/*.rpm dist/packages/SHA256SUMS
 
 # Mosquitto, for examples/mqtt, is taken out of Debian's packages, since an installation would start a service.
 MOSQUITTO_PACKAGES := mosquitto mosquitto-clients libmosquitto1 libcjson1 libdlt2 libwebsockets17 libwrap0 libev4 libuv1

@@ -6,6 +6,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/ocems-io/ocems/ocems/version"
 )
 
 const testKey = "../../ocems/seal/testdata/industry_test_public.pem"
@@ -170,11 +172,12 @@ func TestArguments(t *testing.T) {
 		args      []string
 		out, want string
 	}{
-		{[]string{"--version"}, "ocems-telegraf dev\n", ""},
-		{nil, "", "--config: missing; give the file with [[outputs.ocems]]"},
+		{[]string{"--version"}, "ocems-telegraf " + version.Read().String() + "\n", ""},
+		{[]string{}, "", "--config: missing; give the file with [[outputs.ocems]]"},
 		{[]string{"--config", "/nonexistent"}, "", "--config: open /nonexistent: no such file"},
 		{[]string{"--config", "/"}, "", "--config: read /: is a directory"},
-		{[]string{"--version", "more"}, "", `unknown argument "more"`},
+		{[]string{"--check", "more"}, "", `unexpected argument "more": it takes flags only`},
+		{[]string{"-config", "x"}, "", "unknown flag -config: nearest --config"},
 	} {
 		var b bytes.Buffer
 		err := run(t.Context(), c.args, strings.NewReader(""), &b, &b)

@@ -5,7 +5,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -17,13 +16,13 @@ import (
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/outputs"
+	"github.com/spf13/cobra"
 
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	_ "github.com/ocems-io/ocems/plugins/outputs/ocems"
 )
 
 const name = "ocems"
-
-var version = "dev"
 
 // readTime is what execd has to read the error. Once the process has ended, execd may close the pipe first.
 const readTime = 200 * time.Millisecond
@@ -33,55 +32,75 @@ func main() {
 	defer stop()
 	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // execd restarts the plugin itself; its end of the log may go first
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
-	if err != nil && !errors.Is(err, flag.ErrHelp) {
+	if err != nil {
 		fmt.Fprintln(os.Stderr, "ocems-telegraf:", err)
 		time.Sleep(readTime)
 		os.Exit(1)
 	}
 }
 
-func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) (err error) {
-	flags := flag.NewFlagSet("ocems-telegraf", flag.ContinueOnError)
-	flags.SetOutput(errOut)
-	file := flags.String("config", "", "`file` with [[outputs.ocems]] as in a configuration of Telegraf")
-	check := flags.Bool("check", false, "check the configuration and stop")
+func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) error {
+	o := &options{}
+	c := &cobra.Command{
+		Use: "ocems-telegraf", Short: "the output ocems as an external plugin for an unmodified Telegraf",
+		Long: `ocems-telegraf is Telegraf's output ocems as a program of its own. outputs.execd starts it and writes metrics to its standard
+input; it makes the 15-minute slots, keeps them on disk and sends them to the CPCB. The exit code is 1 after an error.`,
+		Example: `  ocems-telegraf --config /etc/telegraf/ocems.conf --check
+  ocems-telegraf --sample-config >/etc/telegraf/ocems.conf`,
+		Args: cli.AtMost(0, ""),
+	}
+	flags := c.Flags()
+	flags.StringVar(&o.file, "config", "", "`file` with [[outputs.ocems]] as in a configuration of Telegraf (required)")
+	flags.BoolVar(&o.check, "check", false, "check the configuration and stop")
 	sample := flags.Bool("sample-config", false, "print a configuration and stop")
-	metrics := flags.String("metrics-listen", "", "`address` that shows metrics to Prometheus, such as 127.0.0.1:9274")
-	show := flags.Bool("version", false, "print the version and stop")
-	debug := flags.Bool("debug", false, "log debug messages")
-	quiet := flags.Bool("quiet", false, "log errors only")
-	if err := flags.Parse(args); err != nil {
-		return err
+	flags.StringVar(&o.metrics, "metrics-listen", "", "`address` that shows metrics to Prometheus, such as 127.0.0.1:9274")
+	flags.BoolVar(&o.debug, "debug", false, "log debug messages")
+	flags.BoolVar(&o.quiet, "quiet", false, "log errors only")
+	manual := flags.String("man", "", "write the manual page into this `directory`")
+	_ = flags.MarkHidden("man") // for the packages
+	c.RunE = func(c *cobra.Command, _ []string) error {
+		switch {
+		case *manual != "":
+			return cli.Man(c, *manual)
+		case *sample:
+			fmt.Fprint(out, outputs.Outputs[name]().SampleConfig())
+			return nil
+		case o.file == "":
+			return errors.New("--config: missing; give the file with [[outputs.ocems]]")
+		}
+		return o.run(c.Context(), in, out, errOut)
 	}
-	switch {
-	case flags.NArg() > 0:
-		return fmt.Errorf("unknown argument %q", flags.Arg(0))
-	case *show:
-		fmt.Fprintln(out, "ocems-telegraf", version)
-		return nil
-	case *sample:
-		fmt.Fprint(out, outputs.Outputs[name]().SampleConfig())
-		return nil
-	case *file == "":
-		return errors.New("--config: missing; give the file with [[outputs.ocems]]")
-	}
-	if *metrics != "" {
-		if err := checkAddress(*metrics); err != nil {
+	cli.Prepare(c)
+	c.SetArgs(args)
+	c.SetOut(out)
+	c.SetErr(errOut)
+	return c.ExecuteContext(ctx)
+}
+
+// options are those that a run needs.
+type options struct {
+	file, metrics       string
+	check, debug, quiet bool
+}
+
+func (o *options) run(ctx context.Context, in io.Reader, out, errOut io.Writer) (err error) {
+	if o.metrics != "" {
+		if err := checkAddress(o.metrics); err != nil {
 			return err
 		}
 	}
-	data, err := os.ReadFile(*file)
+	data, err := os.ReadFile(o.file)
 	if err != nil {
 		return fmt.Errorf("--config: %w", err)
 	}
-	blocks, err := load(data, *file)
+	blocks, err := load(data, o.file)
 	if err != nil {
-		return fmt.Errorf("%s: %w", *file, err)
+		return fmt.Errorf("%s: %w", o.file, err)
 	}
 	level := telegraf.Info
-	if *debug {
+	if o.debug {
 		level = telegraf.Debug
-	} else if *quiet {
+	} else if o.quiet {
 		level = telegraf.Error
 	}
 	sinks := &streams{out: out, err: errOut}
@@ -94,37 +113,37 @@ func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer
 		}
 		b.plugin.Log = log
 		if err := b.plugin.Init(); err != nil {
-			return fmt.Errorf("%s: line %d: outputs.%s: %w", *file, b.line, name, err)
+			return fmt.Errorf("%s: line %d: outputs.%s: %w", o.file, b.line, name, err)
 		}
 		if b.plugin.StateDirectory != "" {
 			dir, err := filepath.Abs(b.plugin.StateDirectory)
 			if err != nil {
-				return fmt.Errorf("%s: line %d: state_directory: %w", *file, b.line, err)
+				return fmt.Errorf("%s: line %d: state_directory: %w", o.file, b.line, err)
 			}
 			if states[dir] != 0 {
 				return fmt.Errorf("%s: line %d: state_directory: %q is that of the block of line %d too; give each its own",
-					*file, b.line, b.plugin.StateDirectory, states[dir])
+					o.file, b.line, b.plugin.StateDirectory, states[dir])
 			}
 			states[dir] = b.line
 		}
 		plugins = append(plugins, b.plugin)
 	}
-	if *check {
-		fmt.Fprintf(out, "%s: %d outputs are well configured\n", *file, len(plugins))
+	if o.check {
+		fmt.Fprintf(out, "%s: %d outputs are well configured\n", o.file, len(plugins))
 		return nil
 	}
 	var opened []telegraf.Output
 	defer func() { err = errors.Join(err, closeAll(opened)) }()
 	for i, p := range plugins {
 		if err := p.Connect(); err != nil {
-			return fmt.Errorf("%s: line %d: outputs.%s: %w", *file, blocks[i].line, name, err)
+			return fmt.Errorf("%s: line %d: outputs.%s: %w", o.file, blocks[i].line, name, err)
 		}
 		opened = append(opened, p)
 	}
-	if *metrics != "" {
+	if o.metrics != "" {
 		shown, stop := context.WithCancel(context.Background())
 		var serving sync.WaitGroup
-		serving.Go(func() { serveMetrics(shown, *metrics, &log{streams: sinks, level: level}) })
+		serving.Go(func() { serveMetrics(shown, o.metrics, &log{streams: sinks, level: level}) })
 		defer serving.Wait()
 		defer stop()
 	}

@@ -2,44 +2,55 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"crypto/subtle"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-func decode(_ context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("decode", flag.ContinueOnError)
-	tokenFile := flags.String("token-file", "", "`file` of the device's token; without it OCEMS_TOKEN of the environment")
-	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key, for --signature")
-	signature := flags.String("signature", "", "`value` of the request's signature header, to be checked too")
-	if err := parse(flags, s, args, 1); err != nil {
-		return err
+func decodeCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "decode [FILE]", Short: "decrypt a request body and list its faults",
+		Long: "ocems decode decrypts the body of a request, of a file or of standard input, prints its JSON, and lists what the board would\nrefuse in it.",
+		Example: `  ocems decode --token-file /etc/ocems/tokens/device_5678 body.txt
+  ocems decode --token-file token --private-key private.pem --signature "$SIGNATURE" <body.txt`,
+		Args: cli.AtMost(1, "file"),
 	}
-	if (*keyFile == "") != (*signature == "") {
-		return usageError{errors.New("--private-key and --signature go together")}
+	tokenFile := c.Flags().String("token-file", "", "`file` of the device's token; without it OCEMS_TOKEN of the environment")
+	keyFile := c.Flags().String("private-key", "", "PEM `file` of the industry's private key, for --signature")
+	signature := c.Flags().String("signature", "", "`value` of the request's signature header, to be checked too")
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		return decode(s, strings.Join(args, ""), *tokenFile, *keyFile, *signature)
 	}
-	token, err := readToken(*tokenFile)
+	return c
+}
+
+func decode(s std, path, tokenFile, keyFile, signature string) error {
+	if (keyFile == "") != (signature == "") {
+		return errors.New("--private-key and --signature go together")
+	}
+	token, err := readToken(tokenFile)
 	if err != nil {
 		return err
 	}
 	faulty := false
-	if *signature != "" {
-		key, err := readPrivateKey(*keyFile)
+	if signature != "" {
+		key, err := readPrivateKey(keyFile)
 		if err != nil {
 			return err
 		}
-		signed, at, err := seal.Unsign(key, *signature)
+		signed, at, err := seal.Unsign(key, signature)
 		if err != nil {
 			fmt.Fprintln(s.out, "signature:", err)
 			faulty = true
@@ -50,7 +61,7 @@ func decode(_ context.Context, s std, args []string) error {
 		}
 	}
 	in := s.in
-	if path := flags.Arg(0); path != "" {
+	if path != "" {
 		f, err := os.Open(path)
 		if err != nil {
 			return fmt.Errorf("reading the body: %w", err)
@@ -90,7 +101,7 @@ func readToken(path string) (string, error) {
 		text, source = string(file), path
 	}
 	if strings.TrimSpace(text) == "" {
-		return "", usageError{fmt.Errorf("no token: %s is empty: give --token-file or set OCEMS_TOKEN", source)}
+		return "", fmt.Errorf("no token: %s is empty: give --token-file or set OCEMS_TOKEN", source)
 	}
 	return strings.TrimSpace(text), nil
 }

@@ -2,42 +2,34 @@ package main
 
 import (
 	"bufio"
-	"context"
+	"bytes"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
-	"github.com/ocems-io/ocems/ocems/spec"
 )
-
-// texts is a flag that may be given several times.
-type texts []string
-
-func (t *texts) String() string { return strings.Join(*t, ", ") }
-
-func (t *texts) Set(s string) error {
-	*t = append(*t, s)
-	return nil
-}
 
 // hostFlags are those that say which configuration of which host is meant.
 type hostFlags struct {
-	configs, environment, sets texts
+	configs, environment, sets []string
 	host                       *string
 }
 
-func newHostFlags(flags *flag.FlagSet) *hostFlags {
+func newHostFlags(c *cobra.Command) *hostFlags {
 	h := &hostFlags{}
-	flags.Var(&h.configs, "config", "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated")
-	flags.Var(&h.sets, "set", "`key=value` as the collector is given it; may be repeated")
-	flags.Var(&h.environment, "env-file", "`file` with the environment of the service, lines of NAME=value; may be repeated")
-	h.host = flags.String("host", "", "the program that reads it, `telegraf|ocems-telegraf|collector`; by default told by the files")
+	flags := c.Flags()
+	flags.StringArrayVar(&h.configs, "config", nil, "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated")
+	flags.StringArrayVar(&h.sets, "set", nil, "`key=value` as the collector is given it; may be repeated")
+	flags.StringArrayVar(&h.environment, "env-file", nil, "`file` with the environment of the service, lines of NAME=value; may be repeated")
+	h.host = cli.Word(c, "host", "", "the program that reads it; by default told by the files", "telegraf", "ocems-telegraf", "collector")
 	return h
 }
 
@@ -46,17 +38,12 @@ var hostNames = map[string]hostconfig.Host{"": "", "telegraf": hostconfig.Telegr
 // load reads the configuration, and returns the environment that it was read with.
 func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), error) {
 	if len(h.configs) == 0 {
-		return nil, nil, usageError{errors.New("--config: missing")}
-	}
-	host, ok := hostNames[*h.host]
-	if !ok {
-		near := spec.Nearest(*h.host, []string{"telegraf", "ocems-telegraf", "collector"})
-		return nil, nil, usageError{fmt.Errorf("--host: %q is unknown: nearest %s", *h.host, near[0])}
+		return nil, nil, errors.New("--config: missing")
 	}
 	environment := map[string]string{}
 	for _, path := range h.environment {
 		if err := readEnvironment(path, environment); err != nil {
-			return nil, nil, usageError{fmt.Errorf("--env-file: %w", err)}
+			return nil, nil, fmt.Errorf("--env-file: %w", err)
 		}
 	}
 	lookup := func(name string) (string, bool) {
@@ -65,9 +52,9 @@ func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), err
 		}
 		return os.LookupEnv(name)
 	}
-	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Environment: environment, Set: h.sets, Host: host})
+	cfg, err := hostconfig.Load(h.configs, hostconfig.Options{Environment: environment, Set: h.sets, Host: hostNames[*h.host]})
 	if err != nil {
-		return nil, nil, usageError{fmt.Errorf("--config: %w", err)}
+		return nil, nil, fmt.Errorf("--config: %w", err)
 	}
 	return cfg, lookup, nil
 }
@@ -98,50 +85,55 @@ func readEnvironment(path string, into map[string]string) error {
 	return lines.Err()
 }
 
-func examine(ctx context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("doctor", flag.ContinueOnError)
-	host := newHostFlags(flags)
-	asJSON := flags.Bool("json", false, "print JSON")
-	offline := flags.Bool("offline", false, "leave out what needs the network")
-	timeout := flags.Duration("timeout", 10*time.Second, "longest `time` of each step over the network")
-	if len(args) > 0 && isHelp(args[0]) {
-		fmt.Fprint(s.out, `ocems doctor reads the configuration of Telegraf, of ocems-telegraf or of a collector, and says what would keep its slots
+func doctorCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "doctor", Short: "say what would keep a host's slots from the board",
+		Long: `ocems doctor reads the configuration of Telegraf, of ocems-telegraf or of a collector, and says what would keep its slots
 from the board: keys, devices, tokens, parameters, units; name, route, certificate and clock of the server; directories,
 free space, the audit trail, open windows and what waits. The host's own code reads the configuration, so that what the
 host refuses fails here; plugins and components that are not in this program are named as not checked. It sends no reading:
-over the network it asks the endpoint with a GET, once.
-Run it as the service's user, with the service's environment:
+over the network it asks the endpoint with a GET, once. Run it as the service's user, with the service's environment.
 
-  sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf
-  sudo -u ocems ocems doctor --config /etc/ocems/collector.yaml
-
-Each line is ok, warning, failed or skipped; under it stands what to do. Exit code: 0 nothing failed, 1 something did,
-2 a mistake in the command line. Clocks: below 30s apart is ok, below 5m a warning.
-
-`)
+Each line is ok, warning, failed or skipped; under it stands what to do. Clocks: below 30s apart is ok, below 5m a warning.
+The exit code is 0 if nothing failed, warnings or not.`,
+		Example: `  sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf
+  sudo -u ocems ocems doctor --config /etc/ocems/collector.yaml`,
+		Args: cli.AtMost(0, ""),
 	}
-	if err := parse(flags, s, args, 0); err != nil {
-		return err
+	flags := c.Flags()
+	host := newHostFlags(c)
+	asJSON := flags.Bool("json", false, "print JSON")
+	offline := flags.Bool("offline", false, "leave out what needs the network")
+	timeout := flags.Duration("timeout", 10*time.Second, "longest `time` of each step over the network")
+	c.RunE = func(*cobra.Command, []string) error {
+		if *timeout <= 0 {
+			return fmt.Errorf("--timeout: %s must be more than 0: nearest 10s", *timeout)
+		}
+		bar := newProgress(s.err)
+		defer bar.clear()
+		bar.step("reading the configuration")
+		cfg, lookup, err := host.load()
+		if err != nil {
+			return err
+		}
+		report := doctor.Run(c.Context(), cfg, doctor.Options{Offline: *offline, Timeout: *timeout, Lookup: lookup, Progress: bar.step})
+		bar.clear()
+		write := report.Text
+		if *asJSON {
+			write = report.JSON
+		}
+		var text bytes.Buffer
+		err = write(&text)
+		if err == nil {
+			err = paint(s.out, text.Bytes())
+		}
+		if err != nil {
+			return fmt.Errorf("writing the report: %w", err)
+		}
+		if report.Failed > 0 {
+			return errFaults
+		}
+		return nil
 	}
-	if *timeout <= 0 {
-		return usageError{fmt.Errorf("--timeout: %s must be more than 0: nearest 10s", *timeout)}
-	}
-	cfg, lookup, err := host.load()
-	if err != nil {
-		return err
-	}
-	report := doctor.Run(ctx, cfg, doctor.Options{Offline: *offline, Timeout: *timeout, Lookup: lookup})
-	write := report.Text
-	if *asJSON {
-		write = report.JSON
-	}
-	if err := write(s.out); err != nil {
-		return fmt.Errorf("writing the report: %w", err)
-	}
-	if report.Failed > 0 {
-		return errFaults
-	}
-	return nil
+	return c
 }
-
-func isHelp(arg string) bool { return slices.Contains([]string{"-h", "-help", "--help"}, arg) }

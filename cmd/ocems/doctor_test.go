@@ -629,7 +629,7 @@ func TestDoctorOutbox(t *testing.T) {
 			config := write(t, "telegraf.conf", text)
 			checks, _ := diagnose(t, "--offline", "--config", config)
 			wants(t, checks, "state", "failed", "sets a damaged file aside")
-			if code, out, errs := quiet(t, "preview", "--config", config); code != 1 || !strings.Contains(errs, "copying the state") {
+			if code, out, errs := quiet(t, "preview", "--config", config); code != 3 || !strings.Contains(errs, "copying the state") {
 				t.Errorf("exit %d: %s%s", code, out, errs)
 			}
 		})
@@ -657,7 +657,7 @@ func TestDoctorMistakes(t *testing.T) {
 		{"preview --config " + config + " --device dev_2", `there is no device "dev_2": nearest dev_1`},
 	} {
 		code, out, errs := quiet(t, strings.Fields(c.args)...)
-		if code != 2 || !strings.Contains(errs, c.want) {
+		if code != 3 || !strings.Contains(errs, c.want) {
 			t.Errorf("%s: exit %d, out %q, err %q", c.args, code, out, errs)
 		}
 	}

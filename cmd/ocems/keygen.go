@@ -1,45 +1,54 @@
 package main
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
 	"encoding/pem"
 	"errors"
-	"flag"
 	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 )
 
 // leastBits is the smallest RSA key that takes a token and a time under OAEP with SHA-256 with room to spare.
 const leastBits = 2048
 
-func keygen(_ context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("keygen", flag.ContinueOnError)
-	dir := flags.String("out", "", "`directory` for private.pem and public.pem (required)")
-	bits := flags.Int("bits", leastBits, "size of the RSA key in `bits`, 2048 or more")
-	if err := parse(flags, s, args, 0); err != nil {
-		return err
+func keygenCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "keygen", Short: "make a key pair for a simulated industry",
+		Long:    "ocems keygen makes the key pair of an industry, for tests with ocems simulate. The key for the real board comes from the board.",
+		Example: "  ocems keygen --out keys",
+		Args:    cli.AtMost(0, ""),
 	}
-	if *dir == "" {
-		return usageError{errors.New("--out: missing")}
+	dir := c.Flags().String("out", "", "`directory` for private.pem and public.pem (required)")
+	bits := c.Flags().Int("bits", leastBits, "size of the RSA key in `bits`, 2048 or more")
+	c.RunE = func(*cobra.Command, []string) error { return keygen(s, *dir, *bits) }
+	return c
+}
+
+func keygen(s std, dir string, bits int) error {
+	if dir == "" {
+		return errors.New("--out: missing")
 	}
-	if *bits < leastBits || *bits > 16384 {
-		return usageError{fmt.Errorf("--bits: %d is outside %d to 16384: nearest %d", *bits, leastBits, max(leastBits, min(*bits, 16384)))}
+	if bits < leastBits || bits > 16384 {
+		return fmt.Errorf("--bits: %d is outside %d to 16384: nearest %d", bits, leastBits, max(leastBits, min(bits, 16384)))
 	}
-	if err := os.MkdirAll(*dir, 0o700); err != nil {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("--out: %w", err)
 	}
-	private, public := filepath.Join(*dir, "private.pem"), filepath.Join(*dir, "public.pem")
+	private, public := filepath.Join(dir, "private.pem"), filepath.Join(dir, "public.pem")
 	for _, path := range []string{private, public} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 			return fmt.Errorf("--out: %s is there already and is not overwritten", path)
 		}
 	}
-	key, err := rsa.GenerateKey(rand.Reader, *bits)
+	key, err := rsa.GenerateKey(rand.Reader, bits)
 	if err != nil {
 		return fmt.Errorf("making the key: %w", err)
 	}

@@ -4,7 +4,6 @@ package main
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -13,42 +12,49 @@ import (
 	"strings"
 	"syscall"
 
-	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 )
 
-// command is one subcommand. Its error is exit code 1, or 2 when it is a usageError.
-type command struct {
-	name, about string
-	run         func(context.Context, std, []string) error
+// exitCodes is in the help and in README.md.
+const exitCodes = `Exit codes, of every verb:
+
+    0  done, and nothing is wrong
+    1  something is wrong or worth a look, and was printed: a check of doctor failed, a body
+       has faults, an audit trail does not verify, status warns
+    2  status only: slots are missing, or the host does not run
+    3  nothing is known: a mistake in the command line, or something cannot be read, written
+       or reached`
+
+// Those of status are what monitoring plug-ins have.
+const (
+	exitFaults  = 1
+	exitUnknown = 3
+)
+
+// exit ends the program with that code, and prints the error unless it is nil.
+type exit struct {
+	code int
+	error
 }
 
-var commands = []command{
-	{"simulate", "run a CPCB server of the OCEMS API for tests", simulate},
-	{"keygen", "make a key pair for a simulated industry", keygen},
-	{"decode", "decrypt a request body and list its faults", decode},
-	{"report", "say from audit trails what became of each slot", reportSlots},
-	{"doctor", "say what would keep a host's slots from the board", examine},
-	{"status", "say whether a host reports, and each parameter of its devices", showStatus},
-	{"serve", "show the same, and each device's last 7 days, on a page", servePage},
-	{"preview", "show the next request of each device as it waits on disk", preview},
+// errFaults says that what was to be found has been printed.
+var errFaults = exit{code: exitFaults}
+
+func (e exit) Error() string {
+	if e.error == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.error.Error()
 }
 
-// std is what a subcommand reads from and writes to.
+// std is what a verb reads from and writes to.
 type std struct {
 	in       io.Reader
 	out, err io.Writer
 }
-
-// exitCode ends the program with that code, after all that is to be said was printed.
-type exitCode int
-
-func (c exitCode) Error() string { return fmt.Sprintf("exit code %d", int(c)) }
-
-// usageError is a mistake in the command line.
-type usageError struct{ error }
-
-// errFaults says that what was to be found has been printed: exit code 1 without another message.
-var errFaults = errors.New("faults")
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -57,72 +63,132 @@ func main() {
 	os.Exit(code)
 }
 
-// run returns the exit code: 0 done, 1 failed or faults found, 2 a mistake in the command line.
+// run returns the exit code.
 func run(ctx context.Context, s std, args []string) int {
-	err := dispatch(ctx, s, args)
-	var usage usageError
-	var code exitCode
-	switch {
-	case errors.As(err, &code):
-		return int(code)
-	case err == nil, errors.Is(err, flag.ErrHelp):
+	root := newRoot(s)
+	root.SetArgs(verbFirst(root, args))
+	verb, err := root.ExecuteContextC(ctx)
+	if err == nil {
 		return 0
-	case errors.Is(err, errFaults):
-		return 1
 	}
-	fmt.Fprintln(s.err, "ocems:", err)
-	if errors.As(err, &usage) {
-		return 2
+	code, e := exitUnknown, exit{}
+	if errors.As(err, &e) {
+		code = e.code
 	}
-	return 1
+	if code == exitUnknown || e.error != nil {
+		fmt.Fprintf(s.err, "%s: %v\n", strings.ReplaceAll(verb.CommandPath(), " ", ": "), err)
+	}
+	return code
 }
 
-func dispatch(ctx context.Context, s std, args []string) error {
-	var names []string
-	for _, c := range commands {
-		names = append(names, c.name)
+func newRoot(s std) *cobra.Command {
+	root := &cobra.Command{
+		Use:   "ocems VERB",
+		Short: "the operator's tool beside a Telegraf or a collector that reports to the CPCB",
+		Long: `ocems is the operator's tool beside a Telegraf or a collector that reports to India's CPCB. It finds what would keep slots from
+the board, shows what a host is doing, and says what became of each slot.
+
+` + exitCodes,
+		Example: `  sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf
+  ocems status /var/lib/ocems
+  ocems help report`,
+		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true}, // the verb is the mistake
+		RunE:               func(*cobra.Command, []string) error { return nil },
+	}
+	root.AddCommand(doctorCommand(s), statusCommand(s), serveCommand(s), previewCommand(s), reportCommand(s),
+		simulateCommand(s), keygenCommand(s), decodeCommand(s), completionCommand(s), versionCommand(s), manCommand())
+	root.Args = func(_ *cobra.Command, args []string) error { return noVerb(root, args) }
+	root.SetHelpCommand(&cobra.Command{
+		Use: "help [VERB]", Short: "say what a verb does, with its flags and examples", Example: "  ocems help doctor",
+		RunE: func(_ *cobra.Command, args []string) error {
+			verb, rest, err := root.Find(args)
+			if err == nil && len(rest) > 0 {
+				err = noVerb(root, rest)
+			}
+			if err != nil {
+				return err
+			}
+			return verb.Help()
+		},
+	})
+	root.SetIn(s.in)
+	root.SetOut(s.out)
+	root.SetErr(s.err)
+	cli.Prepare(root)
+	return root
+}
+
+func noVerb(root *cobra.Command, args []string) error {
+	var verbs []string
+	for _, c := range root.Commands() {
+		if c.IsAvailableCommand() {
+			verbs = append(verbs, c.Name())
+		}
 	}
 	if len(args) == 0 {
-		return usageError{fmt.Errorf("a subcommand is missing: one of %s", strings.Join(names, ", "))}
+		return fmt.Errorf("the verb is missing: one of %s", strings.Join(verbs, ", "))
 	}
-	if slices.Contains([]string{"help", "-h", "-help", "--help"}, args[0]) {
-		fmt.Fprintln(s.out, "usage: ocems SUBCOMMAND [--flag VALUE]...")
-		for _, c := range commands {
-			fmt.Fprintf(s.out, "  %-10s %s\n", c.name, c.about)
-		}
-		return nil
-	}
-	for _, c := range commands {
-		if c.name == args[0] {
-			if err := c.run(ctx, s, args[1:]); err != nil {
-				return fmt.Errorf("%s: %w", c.name, err)
-			}
-			return nil
-		}
-	}
-	return usageError{fmt.Errorf("unknown subcommand %q: nearest %s", args[0], strings.Join(spec.Nearest(args[0], names), ", "))}
+	return fmt.Errorf("unknown verb %q: %s", args[0], cli.Nearest(args[0], verbs, "one of "+strings.Join(verbs, ", ")))
 }
 
-// parse reads the flags, and at most `positional` arguments after them.
-func parse(flags *flag.FlagSet, s std, args []string, positional int) error {
-	flags.SetOutput(io.Discard)
-	err := flags.Parse(args)
-	if errors.Is(err, flag.ErrHelp) {
-		fmt.Fprintf(s.out, "flags of ocems %s:\n", flags.Name())
-		flags.SetOutput(s.out)
-		flags.PrintDefaults()
-		return err
-	}
-	if err != nil {
-		if _, name, unknown := strings.Cut(err.Error(), "not defined: -"); unknown {
-			var names []string
-			flags.VisitAll(func(f *flag.Flag) { names = append(names, f.Name) })
-			err = fmt.Errorf("unknown flag --%s: nearest --%s", name, strings.Join(spec.Nearest(name, names), ", --"))
+// verbFirst puts the verb before the flags that stand before it. A flag that takes a value in any verb does so in all.
+func verbFirst(root *cobra.Command, args []string) []string {
+	for i := 0; i < len(args); i++ {
+		name, isFlag := strings.CutPrefix(args[i], "--")
+		switch {
+		case !strings.HasPrefix(args[i], "-"):
+			return slices.Concat(args[i:i+1], args[:i], args[i+1:])
+		case isFlag && slices.ContainsFunc(root.Commands(), func(c *cobra.Command) bool { return takesValue(c.Flags().Lookup(name)) }):
+			i++
 		}
-		return usageError{err}
 	}
-	if flags.NArg() > positional {
-		return usageError{fmt.Errorf("unexpected argument %q: flags come first, then at most %d file", flags.Arg(positional), positional)}
+	return args
+}
+
+func takesValue(f *pflag.Flag) bool { return f != nil && f.NoOptDefVal == "" }
+
+func completionCommand(s std) *cobra.Command {
+	shells := []string{"bash", "zsh", "fish", "powershell"}
+	return &cobra.Command{
+		Use: "completion SHELL", Short: "print what completes verbs and flags in bash, zsh, fish or powershell", ValidArgs: shells,
+		Example: `  ocems completion bash >/etc/bash_completion.d/ocems
+  ocems completion zsh >"${fpath[1]}/_ocems"
+  ocems completion fish >~/.config/fish/completions/ocems.fish
+  ocems completion powershell | Out-String | Invoke-Expression`,
+		Args: cli.AtMost(1, "shell"),
+		RunE: func(c *cobra.Command, args []string) error {
+			root := c.Root()
+			write := map[string]func() error{
+				"bash":       func() error { return root.GenBashCompletionV2(s.out, true) },
+				"zsh":        func() error { return root.GenZshCompletion(s.out) },
+				"fish":       func() error { return root.GenFishCompletion(s.out, true) },
+				"powershell": func() error { return root.GenPowerShellCompletionWithDesc(s.out) },
+			}
+			if len(args) == 0 {
+				return fmt.Errorf("the shell is missing: one of %s", strings.Join(shells, ", "))
+			}
+			if write[args[0]] == nil {
+				return fmt.Errorf("unknown shell %q: %s", args[0], cli.Nearest(args[0], shells, "one of "+strings.Join(shells, ", ")))
+			}
+			return write[args[0]]()
+		},
 	}
-	return nil
+}
+
+func versionCommand(s std) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "print the version, its commit and the commit's date", Example: "  ocems version", Args: cli.AtMost(0, ""),
+		RunE: func(c *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(s.out, "ocems", c.Root().Version)
+			return err
+		},
+	}
+}
+
+// manCommand is for the packages.
+func manCommand() *cobra.Command {
+	return &cobra.Command{
+		Use: "man DIRECTORY", Short: "write the manual pages", Hidden: true, Args: cobra.ExactArgs(1),
+		RunE: func(c *cobra.Command, args []string) error { return cli.Man(c.Root(), args[0]) },
+	}
 }

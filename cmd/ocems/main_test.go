@@ -16,9 +16,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/spf13/pflag"
+
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/version"
 )
 
 const (
@@ -79,35 +82,114 @@ func TestMistakes(t *testing.T) {
 	t.Setenv("OCEMS_TOKEN", "")
 	for _, c := range []struct {
 		args string
-		code int
 		want string
 	}{
-		{"", 2, "a subcommand is missing: one of simulate, keygen, decode, report, doctor, status, serve, preview"},
-		{"simulat", 2, `unknown subcommand "simulat": nearest simulate`},
-		{"keygen --bit 2048", 2, "unknown flag --bit: nearest --bits"},
-		{"keygen", 2, "--out: missing"},
-		{"keygen --out x --bits 1024", 2, "--bits: 1024 is outside 2048 to 16384: nearest 2048"},
-		{"keygen --bits many", 2, `invalid value "many" for flag -bits`},
-		{"simulate", 2, "--registry: missing"},
-		{"simulate --registry x extra", 2, `unexpected argument "extra"`},
-		{"simulate --registry x --tls-cert y", 2, "--tls-cert and --tls-key go together"},
-		{"simulate --registry no-such-file", 1, "--registry: reading the registry: open no-such-file"},
-		{"simulate --listen 127.0.0.1:0 --registry testdata/registry.yaml --tls-cert no-such-file --tls-key y", 1, "--tls-cert, --tls-key: open no-such-file"},
-		{"simulate --listen nowhere --registry testdata/registry.yaml", 1, "--listen: listen tcp"},
-		{"simulate --registry testdata/registry.yaml --duplicates slots", 1, `duplicates: "slots" is unknown: nearest slot`},
-		{"decode", 2, "no token: OCEMS_TOKEN is empty"},
-		{"decode --signature x", 2, "--private-key and --signature go together"},
+		{"", "ocems: the verb is missing: one of doctor, status, serve, preview, report, simulate, keygen, decode, completion, version"},
+		{"simulat --registry x", `ocems: unknown verb "simulat": nearest simulate`},
+		{"help staus", `ocems: help: unknown verb "staus": nearest status`},
+		{"xylophone", `unknown verb "xylophone": one of doctor, `},
+		{"report --frobnicate-file x", "ocems: report: unknown flag --frobnicate-file: ocems report --help lists them"},
+		{"report -format json", "unknown flag -format: nearest --format"},
+		{"report --format", "--format: the value is missing"},
+		{"completion bas", `unknown shell "bas": nearest bash`},
+		{"keygen --bit 2048", "unknown flag --bit: nearest --bits"},
+		{"keygen", "--out: missing"},
+		{"keygen --out x --bits 1024", "--bits: 1024 is outside 2048 to 16384: nearest 2048"},
+		{"keygen --bits many", `--bits: "many" is no whole number, such as 2048`},
+		{"simulate", "--registry: missing"},
+		{"simulate --registry x extra", `unexpected argument "extra"`},
+		{"simulate --registry x --tls-cert y", "--tls-cert and --tls-key go together"},
+		{"simulate --registry no-such-file", "--registry: reading the registry: open no-such-file"},
+		{"simulate --listen 127.0.0.1:0 --registry testdata/registry.yaml --tls-cert no-such-file --tls-key y", "--tls-cert, --tls-key: open no-such-file"},
+		{"simulate --listen nowhere --registry testdata/registry.yaml", "--listen: listen tcp"},
+		{"simulate --registry testdata/registry.yaml --duplicates slots", `duplicates: "slots" is unknown: nearest slot`},
+		{"decode", "no token: OCEMS_TOKEN is empty"},
+		{"decode --signature x", "--private-key and --signature go together"},
 	} {
 		t.Run(c.args, func(t *testing.T) {
 			code, out, errs := ocems("", strings.Fields(c.args)...)
-			if code != c.code || out != "" || !strings.Contains(errs, c.want) {
+			if code != 3 || out != "" || !strings.Contains(errs, c.want) {
 				t.Errorf("exit %d, out %q, err %q", code, out, errs)
 			}
 		})
 	}
-	for _, help := range []string{"help", "keygen -h"} {
-		if code, out, _ := ocems("", strings.Fields(help)...); code != 0 || !strings.Contains(out, "keygen") {
-			t.Errorf("%s: exit %d, out %q", help, code, out)
+}
+
+// Flags stand before the verb, after it and between its arguments.
+func TestFlagsAnywhere(t *testing.T) {
+	file := write(t, "token", token)
+	body := write(t, "body", sealed(t, "mg/L"))
+	for _, args := range []string{"decode --token-file " + file + " " + body, "decode " + body + " --token-file=" + file,
+		"--token-file " + file + " decode " + body, "--token-file=" + file + " decode " + body} {
+		if code, out, errs := ocems("", strings.Fields(args)...); code != 0 || !strings.Contains(out, `"parameter": "cod"`) {
+			t.Errorf("%s: exit %d: %s%s", args, code, out, errs)
+		}
+	}
+	if code, _, errs := ocems("", "--json", "status", "/nowhere"); code != 3 || !strings.Contains(errs, "ocems: status: stat /nowhere") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}
+
+// A flag means the same in every verb, or verbFirst could not tell the verb from a value; and every verb has an example.
+func TestVerbs(t *testing.T) {
+	takes := map[string]bool{}
+	for _, c := range newRoot(std{}).Commands() {
+		c.Flags().VisitAll(func(f *pflag.Flag) {
+			if value, known := takes[f.Name]; known && value != takesValue(f) {
+				t.Errorf("%s: --%s takes a value in one verb and none in another", c.Name(), f.Name)
+			}
+			takes[f.Name] = takesValue(f)
+		})
+		if c.Hidden {
+			continue
+		}
+		for _, help := range [][]string{{c.Name(), "--help"}, {c.Name(), "x", "-h"}, {"--help", c.Name()}, {"help", c.Name()}} {
+			if code, out, errs := ocems("", help...); code != 0 || errs != "" || !strings.Contains(out, "Examples:\n  ") || !strings.Contains(out, "ocems "+c.Name()) {
+				t.Errorf("%s: exit %d, %s%s", help, code, out, errs)
+			}
+		}
+	}
+}
+
+// The table of the exit codes is the same in the help and in README.md.
+func TestExitCodes(t *testing.T) {
+	readme, err := os.ReadFile("../../README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, out, _ := ocems("", "--help"); !strings.Contains(out, exitCodes) || !strings.Contains(string(readme), exitCodes) {
+		t.Errorf("not in the help, or not in README.md: %s", exitCodes)
+	}
+}
+
+func TestCompletionAndManual(t *testing.T) {
+	for _, shell := range []string{"bash", "zsh", "fish", "powershell"} {
+		if code, out, errs := ocems("", "completion", shell); code != 0 || errs != "" || !strings.Contains(out, shell+" completion") {
+			t.Errorf("%s: exit %d, %.200s%s", shell, code, out, errs)
+		}
+	}
+	for args, want := range map[string]string{"rep": "report\tsay", "report --format ": "html\n", "doctor --off": "--offline\t"} {
+		words := append([]string{"__complete"}, strings.Split(args, " ")...)
+		if _, out, _ := ocems("", words...); !strings.HasPrefix(out, want) && !strings.Contains(out, "\n"+want) {
+			t.Errorf("%s is completed by %s, want %q", args, out, want)
+		}
+	}
+	dir := t.TempDir()
+	if code, _, errs := ocems("", "man", dir); code != 0 {
+		t.Fatal(errs)
+	}
+	for page, want := range map[string]string{"ocems.1": "Exit codes", "ocems-report.1": "--flat-slots"} {
+		if text, err := os.ReadFile(filepath.Join(dir, page)); err != nil || !strings.Contains(strings.ReplaceAll(string(text), `\-`, "-"), want) {
+			t.Errorf("%s: %v, %.300s", page, err, text)
+		}
+	}
+}
+
+func TestVersion(t *testing.T) {
+	want := "ocems " + version.Read().String() + "\n"
+	for _, arg := range []string{"version", "--version"} {
+		if code, out, errs := ocems("", arg); code != 0 || out != want {
+			t.Errorf("%s: exit %d, %s%s", arg, code, out, errs)
 		}
 	}
 }
@@ -132,7 +214,7 @@ func TestKeygen(t *testing.T) {
 		t.Error(err)
 	}
 	code, _, errs := ocems("", "keygen", "--out", dir)
-	if again, _ := os.ReadFile(filepath.Join(dir, "private.pem")); code != 1 || !strings.Contains(errs, "not overwritten") || !bytes.Equal(again, private) {
+	if again, _ := os.ReadFile(filepath.Join(dir, "private.pem")); code != 3 || !strings.Contains(errs, "not overwritten") || !bytes.Equal(again, private) {
 		t.Errorf("exit %d, err %q", code, errs)
 	}
 }
@@ -150,7 +232,7 @@ func TestDecode(t *testing.T) {
 		{"good", sealed(t, "mg/L"), nil, 0, []string{`"parameter": "cod"`, `"value": 31.5`}},
 		{"good file", "", []string{write(t, "body", sealed(t, "mg/L"))}, 0, []string{`"parameter": "cod"`}},
 		{"fault", sealed(t, "mg/l"), nil, 1, []string{`"unit": "mg/l"`, `fault: data[0].device_data[0].params[0].unit: "mg/l" must be written "mg/L" (status 110)`}},
-		{"another token", sealed(t, "mg/L"), []string{"--token-file", other}, 1, []string{"opening a body"}},
+		{"another token", sealed(t, "mg/L"), []string{"--token-file", other}, 3, []string{"opening a body"}},
 		{"signature", sealed(t, "mg/L"), []string{"--private-key", privatePath, "--signature", sign(t, token)}, 0,
 			[]string{"signature: made 2026-02-10 12:07:30 IST, its token is the device's: true"}},
 		{"signature of another token", sealed(t, "mg/L"), []string{"--private-key", privatePath, "--signature", sign(t, "another-token")}, 1,

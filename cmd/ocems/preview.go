@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
@@ -16,6 +15,9 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/cmd/ocems/internal/doctor"
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/delivery"
@@ -27,24 +29,26 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-func preview(ctx context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("preview", flag.ContinueOnError)
-	host := newHostFlags(flags)
-	device := flags.String("device", "", "show this device `id` only")
-	asJSON := flags.Bool("json", false, "print the JSON of the requests only, one a line")
-	if len(args) > 0 && isHelp(args[0]) {
-		fmt.Fprint(s.out, `ocems preview shows the open windows and, for each device, what waits on disk for the board and the exact JSON of the next
-request, before it is encrypted. It reads a copy of the state that the configuration names; the host may run. Tokens are not needed and not
-shown. What it cannot know is in the host's memory only: which devices the board holds, and which parameters it refused
-since the host started, which the host leaves out of the request.
-
-  sudo -u telegraf ocems preview --config /etc/telegraf/telegraf.conf --device device_5678
-
-`)
+func previewCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "preview", Short: "show the next request of each device as it waits on disk",
+		Long: `ocems preview shows the open windows and, for each device, what waits on disk for the board and the exact JSON of the next
+request, before it is encrypted. It reads a copy of the state that the configuration names; the host may run. Tokens are not
+needed and not shown. What it cannot know is in the host's memory only: which devices the board holds, and which parameters
+it refused since the host started, which the host leaves out of the request.`,
+		Example: `  sudo -u telegraf ocems preview --config /etc/telegraf/telegraf.conf --device device_5678
+  sudo -u ocems ocems preview --config /etc/ocems/collector.yaml --json`,
+		Args: cli.AtMost(0, ""),
 	}
-	if err := parse(flags, s, args, 0); err != nil {
-		return err
-	}
+	host := newHostFlags(c)
+	v := &viewer{out: s.out, err: s.err, bar: newProgress(s.err)}
+	c.Flags().StringVar(&v.only, "device", "", "show this device `id` only")
+	c.Flags().BoolVar(&v.asJSON, "json", false, "print the JSON of the requests only, one a line")
+	c.RunE = func(c *cobra.Command, _ []string) error { return v.preview(c.Context(), host) }
+	return c
+}
+
+func (v *viewer) preview(ctx context.Context, host *hostFlags) error {
 	cfg, _, err := host.load()
 	if err != nil {
 		return err
@@ -55,7 +59,6 @@ since the host started, which the host leaves out of the request.
 		}
 		return errors.Join(errors.New("the configuration has no output of OCEMS"), err)
 	}
-	v := &viewer{only: *device, asJSON: *asJSON, out: s.out, err: s.err}
 	for _, o := range cfg.Outputs {
 		if err := v.output(ctx, o); err != nil {
 			return fmt.Errorf("%s (%s): %w", o.Name, o.Where, err)
@@ -63,11 +66,11 @@ since the host started, which the host leaves out of the request.
 	}
 	if v.only != "" && !v.found {
 		slices.Sort(v.devices)
-		near := spec.Nearest(v.only, slices.Compact(v.devices))
-		if len(near) == 0 {
-			return usageError{fmt.Errorf("--device: there is no device %q", v.only)}
+		text := fmt.Sprintf("--device: there is no device %q", v.only)
+		if near := spec.Nearest(v.only, slices.Compact(v.devices)); len(near) > 0 {
+			text += ": nearest " + strings.Join(near, ", ")
 		}
-		return usageError{fmt.Errorf("--device: there is no device %q: nearest %s", v.only, strings.Join(near, ", "))}
+		return errors.New(text)
 	}
 	return v.faults
 }
@@ -77,6 +80,7 @@ type viewer struct {
 	only     string
 	asJSON   bool
 	out, err io.Writer
+	bar      *progress
 
 	devices []string
 	found   bool
@@ -107,7 +111,9 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	if _, known := reg.Device(v.only); known {
 		v.found = true
 	}
+	v.bar.step("copying the state %s", o.State.File)
 	stored, err := store.Snapshot(o.State.File)
+	v.bar.clear()
 	if errors.Is(err, fs.ErrNotExist) {
 		v.note("nothing waits: %s is not begun yet", o.State.File)
 		return nil
@@ -121,7 +127,9 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 		v.note("it delivers to no board itself: the exporters behind it get its slots")
 		return nil
 	}
+	v.bar.step("counting what waits")
 	queues, err := delivery.Queues(ctx, stored)
+	v.bar.clear()
 	if err != nil {
 		return err
 	}

@@ -103,7 +103,7 @@ func TestPreview(t *testing.T) {
 		t.Errorf("exit %d: %s", code, out)
 	}
 	two := write(t, "telegraf.conf", text+strings.Replace(text[strings.Index(text, "[[outputs.ocems]]"):], "/state\"", "/state2\"", 1))
-	if code, out, errs = quiet(t, "preview", "--device", "dev_3", "--config", two); code != 2 || strings.Count(errs, "dev_1") != 1 || strings.Contains(out, "waits to be sent") {
+	if code, out, errs = quiet(t, "preview", "--device", "dev_3", "--config", two); code != 3 || strings.Count(errs, "dev_1") != 1 || strings.Contains(out, "waits to be sent") {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	memory := write(t, "telegraf.conf", regexp.MustCompile(`state_directory.*`).ReplaceAllString(text, ""))

@@ -5,19 +5,19 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"io/fs"
-	"math"
 	"os"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/report"
@@ -32,56 +32,67 @@ var formats = map[string]func(*report.Report, io.Writer) error{
 // readAtOnce is how many lines are read for the values of a page that nobody asked to verify, in some 20 s.
 const readAtOnce = 2_000_000
 
-var formatNames = []string{"text", "json", "csv", "html"}
+// reportFlags are those of ocems report.
+type reportFlags struct {
+	host             *hostFlags
+	from, to, device string
+	format, stamp    *string
+	out, board       string
+	notice, verify   bool
+	flat             int
+}
 
-func reportSlots(ctx context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("report", flag.ContinueOnError)
-	host := newHostFlags(flags)
-	from := flags.String("from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
-	to := flags.String("to", "", "last `day` in IST; without it the trails' last slot, or with --config the last one that is due")
-	device := flags.String("device", "", "report this device `id` only")
-	format := flags.String("format", "text", "what to write, `text|json|csv|html`; html is one page that needs no other file, or with more than 50 devices an index and a page for each")
-	out := flags.String("out", "", "`file` to write; without it standard output")
-	stamp := flags.String("stamp", "end", "the bound of its window that stamps a slot, `end|start`, as the host is configured; --config knows it")
-	board := flags.String("board", "", "compare with this CSV `file` of the board's own page; its header names the columns device, parameter, time and value")
-	notice := flags.Bool("notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with each line of the trail that speaks of them")
-	flat := flags.Int("flat-slots", 8, "how many `slots` with an equal value are a flat line, for --notice")
-	verify := flags.Bool("verify", false, "read every line of the closed files too, and not only the lines that sum them up")
-	if len(args) > 0 && isHelp(args[0]) {
-		fmt.Fprint(s.out, `ocems report says what became of each 15-minute slot of each parameter. Name the host's configuration, or its audit trails:
-
-  sudo -u telegraf ocems report --config /etc/telegraf/telegraf.conf
-  ocems report /var/lib/telegraf/ocems/audit.jsonl
+func reportCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "report [TRAIL]...", Short: "say from audit trails what became of each slot",
+		Long: `ocems report says what became of each 15-minute slot of each parameter. Name the host's configuration, or its audit trails.
 
 With a configuration each parameter in it has a row, the period goes on until now, and the state says what waits and why.
---notice answers a notice of the board, with each line of the trail that speaks of it. --board compares with the board's page.
+--notice answers a notice of the board, with each line of the trail that speaks of it. --board compares with the board's page.`,
+		Example: `  sudo -u telegraf ocems report --config /etc/telegraf/telegraf.conf
+  ocems report --format html --out report.html /var/lib/telegraf/ocems/audit.jsonl
+  ocems report --notice --device device_5678 --from 2026-11-23 --to 2026-11-24 /var/lib/telegraf/ocems/audit.jsonl`,
+	}
+	f := &reportFlags{host: newHostFlags(c)}
+	flags := c.Flags()
+	flags.StringVar(&f.from, "from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
+	flags.StringVar(&f.to, "to", "", "last `day` in IST; without it the trails' last slot, or with --config the last one that is due")
+	flags.StringVar(&f.device, "device", "", "report this device `id` only")
+	f.format = cli.Word(c, "format", "text", "what to write; html is one page that needs no other file, or with more than 50 devices an index and a page for each", "text", "json", "csv", "html")
+	flags.StringVar(&f.out, "out", "", "`file` to write; without it standard output")
+	f.stamp = cli.Word(c, "stamp", "end", "the bound of its window that stamps a slot, as the host is configured; --config knows it", "end", "start")
+	flags.StringVar(&f.board, "board", "", "compare with this CSV `file` of the board's own page; its header names the columns device, parameter, time and value")
+	flags.BoolVar(&f.notice, "notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with each line of the trail that speaks of them")
+	flags.IntVar(&f.flat, "flat-slots", 8, "how many `slots` with an equal value are a flat line, for --notice")
+	flags.BoolVar(&f.verify, "verify", false, "read every line of the closed files too, and not only the lines that sum them up")
+	c.RunE = func(c *cobra.Command, args []string) error { return reportSlots(c.Context(), s, f, args) }
+	return c
+}
 
-`)
-	}
-	if err := parse(flags, s, args, math.MaxInt); err != nil {
-		return err
-	}
-	write, ok := formats[*format]
-	if !ok {
-		return usageError{fmt.Errorf("--format: %q is unknown: nearest %s", *format, spec.Nearest(*format, formatNames)[0])}
-	}
-	options := report.Options{Device: *device, Stamp: *stamp, Now: time.Now(), Software: delivery.UserAgent(), Verify: *verify && *format != "html"}
-	of, err := host.reported(flags.Args())
+func reportSlots(ctx context.Context, s std, f *reportFlags, args []string) error {
+	write := formats[*f.format]
+	options := report.Options{Device: f.device, Stamp: *f.stamp, Now: time.Now(), Software: delivery.UserAgent(), Verify: f.verify && *f.format != "html"}
+	of, err := f.host.reported(args)
 	if err != nil {
 		return err
 	}
 	options.Stamp = cmp.Or(of.stamp, options.Stamp)
-	if options.From, err = readDay("from", *from); err != nil {
+	if options.From, err = readDay("from", f.from); err != nil {
 		return err
 	}
-	if options.To, err = readDay("to", *to); err != nil {
+	if options.To, err = readDay("to", f.to); err != nil {
 		return err
 	}
 	if _, err := report.New(options); err != nil {
-		return usageError{err}
+		return err
 	}
 	bar := newProgress(s.err)
-	found, err := of.look(options.Now, func(format string, args ...any) { fmt.Fprintf(s.err, "ocems: report: "+format+"\n", args...) })
+	defer bar.clear()
+	bar.step("copying what waits")
+	found, err := of.look(options.Now, func(format string, args ...any) {
+		bar.clear()
+		fmt.Fprintf(s.err, "ocems: report: "+format+"\n", args...)
+	})
 	if err != nil {
 		return err
 	}
@@ -89,11 +100,11 @@ With a configuration each parameter in it has a row, the period goes on until no
 	options.Host = found.host
 	add := func(b *report.Builder) error { return found.add(ctx, b) }
 	count := (*report.Builder).Report
-	if *board != "" {
-		if *notice {
-			return usageError{errors.New("both --board and --notice are given; keep one")}
+	if f.board != "" {
+		if f.notice {
+			return errors.New("both --board and --notice are given; keep one")
 		}
-		export, err := readExport(*board)
+		export, err := readExport(f.board)
 		if err != nil {
 			return err
 		}
@@ -102,24 +113,24 @@ With a configuration each parameter in it has a row, the period goes on until no
 			r, err := b.Report()
 			if err == nil {
 				if err = r.Compare(export); err != nil {
-					err = fmt.Errorf("--board: %s: %w", *board, err)
+					err = fmt.Errorf("--board: %s: %w", f.board, err)
 				}
 			}
 			return r, err
 		}
 	}
-	if *notice {
-		return s.notice(options, of, *flat, *format, *out, bar, add)
+	if f.notice {
+		return s.notice(options, of, f.flat, *f.format, f.out, bar, add)
 	}
-	result, err := readTrails(options, of.trails, *out, bar, add, count)
-	if err == nil && *format == "html" && !options.Readings {
+	result, err := readTrails(options, of.trails, f.out, bar, add, count)
+	if err == nil && *f.format == "html" && !options.Readings {
 		few, lines := len(result.Devices) <= report.OnePage, 0
 		for _, t := range result.Trails {
 			lines += t.Lines
 		}
-		switch options.Verify, options.Readings = *verify || few && lines <= readAtOnce, few; {
+		switch options.Verify, options.Readings = f.verify || few && lines <= readAtOnce, few; {
 		case options.Verify:
-			result, err = readTrails(options, of.trails, *out, bar, add, count)
+			result, err = readTrails(options, of.trails, f.out, bar, add, count)
 		case few:
 			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
 		}
@@ -127,16 +138,16 @@ With a configuration each parameter in it has a row, the period goes on until no
 	if err != nil {
 		return err
 	}
-	if *format == "html" && len(result.Devices) > report.OnePage {
-		if *out == "" {
-			return usageError{fmt.Errorf("--out: %d devices are too many for one page: give a file for the index, such as report.html", len(result.Devices))}
+	if *f.format == "html" && len(result.Devices) > report.OnePage {
+		if f.out == "" {
+			return fmt.Errorf("--out: %d devices are too many for one page: give a file for the index, such as report.html", len(result.Devices))
 		}
-		err = result.Site(*out, func(n int) { bar.show("page", n, len(result.Devices)) })
+		err = result.Site(f.out, func(n int) { bar.step("page %d of %d", n, len(result.Devices)) })
 		if err != nil {
 			err = fmt.Errorf("--out: %w", err)
 		}
 	} else {
-		err = writeReport(s.out, *out, func(w io.Writer) error { return write(result, w) })
+		err = writeReport(s.out, f.out, func(w io.Writer) error { return write(result, w) })
 	}
 	bar.clear()
 	if err != nil {
@@ -164,10 +175,10 @@ var notices = map[string]func(*report.Notice, io.Writer) error{"text": (*report.
 func (s std) notice(o report.Options, of *reported, flat int, format, out string, bar *progress, add func(*report.Builder) error) error {
 	write, ok := notices[format]
 	if !ok {
-		return usageError{fmt.Errorf("--format: %s is no form of --notice: nearest text, json, html", format)}
+		return fmt.Errorf("--format: %s is no form of --notice: nearest text, json, html", format)
 	}
 	if flat < 2 {
-		return usageError{fmt.Errorf("--flat-slots: %d slots are no line: nearest 2", flat)}
+		return fmt.Errorf("--flat-slots: %d slots are no line: nearest 2", flat)
 	}
 	o.Readings, o.Verify = true, true
 	var result *report.Notice
@@ -194,7 +205,7 @@ func faultsOf(result *report.Report) error {
 		}
 	}
 	if faults != nil {
-		return fmt.Errorf("not verified: %s", strings.Join(faults, "; "))
+		return exit{exitFaults, fmt.Errorf("not verified: %s", strings.Join(faults, "; "))}
 	}
 	return nil
 }
@@ -202,7 +213,7 @@ func faultsOf(result *report.Report) error {
 // findTrails lists the files of each trail: of one that goes on, those that were closed too.
 func findTrails(paths []string, out string) (trails [][]string, err error) {
 	if len(paths) == 0 {
-		return nil, usageError{errors.New("no audit trail: give --config, or one file or more after the flags")}
+		return nil, errors.New("no audit trail: give --config, or one file or more")
 	}
 	type known struct {
 		path string
@@ -218,9 +229,6 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 		return ""
 	}
 	for _, path := range paths {
-		if strings.HasPrefix(path, "-") {
-			return nil, usageError{fmt.Errorf("unexpected argument %q: flags come first, then the files", path)}
-		}
 		files, err := audit.Files(path)
 		if err != nil {
 			return nil, err
@@ -230,10 +238,10 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 			return nil, fmt.Errorf("reading the audit trail: %w", err)
 		}
 		if info.IsDir() {
-			return nil, usageError{fmt.Errorf("%s is a folder: give the files in it", path)}
+			return nil, fmt.Errorf("%s is a folder: give the files in it", path)
 		}
 		if other := same(given, info); other != "" {
-			return nil, usageError{fmt.Errorf("%s and %s are the same file, whose samples would count twice", other, path)}
+			return nil, fmt.Errorf("%s and %s are the same file, whose samples would count twice", other, path)
 		}
 		given = append(given, known{path, info})
 		var trail []string
@@ -253,7 +261,7 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 	}
 	if info, err := os.Stat(out); out != "" && err == nil {
 		if trail := same(all, info); trail != "" {
-			return nil, usageError{fmt.Errorf("--out: %s is the audit trail %s, and is not overwritten", out, trail)}
+			return nil, fmt.Errorf("--out: %s is the audit trail %s, and is not overwritten", out, trail)
 		}
 	}
 	return trails, nil
@@ -287,14 +295,15 @@ func readTrails(o report.Options, paths []string, out string, bar *progress, add
 func readFiles(o report.Options, trails [][]string, bar *progress, add func(*report.Builder) error, count func(*report.Builder) (*report.Report, error)) (*report.Report, error) {
 	builder, err := report.New(o)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	all := 0
 	for _, files := range trails {
 		all += len(files)
 	}
-	err = builder.Add(trails, func(n int) { bar.show("file", n, all) })
-	bar.clear()
+	defer bar.clear()
+	bar.step("reading the audit trail: file 0 of %d", all)
+	err = builder.Add(trails, func(n int) { bar.step("reading the audit trail: file %d of %d", n, all) })
 	if err == nil {
 		err = add(builder)
 	}
@@ -303,41 +312,9 @@ func readFiles(o report.Options, trails [][]string, bar *progress, add func(*rep
 	}
 	r, err := count(builder)
 	if err != nil {
-		return nil, usageError{err}
+		return nil, err
 	}
 	return r, nil
-}
-
-// progress is a line on a terminal.
-type progress struct {
-	mu    sync.Mutex
-	out   io.Writer // nil where there is none
-	shown time.Time
-}
-
-func newProgress(out io.Writer) *progress {
-	if f, ok := out.(*os.File); ok {
-		if info, err := f.Stat(); err == nil && info.Mode()&os.ModeCharDevice != 0 {
-			return &progress{out: f, shown: time.Now()}
-		}
-	}
-	return &progress{}
-}
-
-// show writes at most every 200 ms, and nothing of what takes no longer.
-func (p *progress) show(what string, n, all int) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.out != nil && time.Since(p.shown) > 200*time.Millisecond {
-		fmt.Fprintf(p.out, "\r%s %d of %d\x1b[K", what, n, all)
-		p.shown = time.Now()
-	}
-}
-
-func (p *progress) clear() {
-	if p.out != nil {
-		fmt.Fprint(p.out, "\r\x1b[K")
-	}
 }
 
 func writeReport(standard io.Writer, path string, write func(io.Writer) error) error {
@@ -364,7 +341,7 @@ func readDay(name, text string) (time.Time, error) {
 	}
 	day, err := time.ParseInLocation(time.DateOnly, text, spec.IST)
 	if err != nil {
-		return time.Time{}, usageError{fmt.Errorf("--%s: %q is not a day such as 2026-11-23: nearest %s", name, text, nearestDay(text, time.Now()))}
+		return time.Time{}, fmt.Errorf("--%s: %q is not a day such as 2026-11-23: nearest %s", name, text, nearestDay(text, time.Now()))
 	}
 	return day, nil
 }

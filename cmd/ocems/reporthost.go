@@ -38,7 +38,7 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 		return &reported{trails: args}, nil
 	}
 	if len(args) > 0 {
-		return nil, usageError{fmt.Errorf("both --config and %s are given; keep one", args[0])}
+		return nil, fmt.Errorf("both --config and %s are given; keep one", args[0])
 	}
 	cfg, _, err := h.load()
 	if err != nil {
@@ -55,7 +55,7 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 			}
 		}
 		if path == "" {
-			return nil, usageError{fmt.Errorf("%s (%s): audit_file is not set, and without it nothing is known of its slots", o.Name, o.Where)}
+			return nil, fmt.Errorf("%s (%s): audit_file is not set, and without it nothing is known of its slots", o.Name, o.Where)
 		}
 		if x.trail = slices.Index(r.trails, path); x.trail < 0 {
 			x.trail, r.trails = len(r.trails), append(r.trails, path)
@@ -64,12 +64,12 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 			continue
 		}
 		if r.stamp != "" && r.stamp != o.Rules.Stamp {
-			return nil, usageError{fmt.Errorf("%s (%s): its stamp is %s, and that of another output is %s: report their audit files one by one", o.Name, o.Where, o.Rules.Stamp, r.stamp)}
+			return nil, fmt.Errorf("%s (%s): its stamp is %s, and that of another output is %s: report their audit files one by one", o.Name, o.Where, o.Rules.Stamp, r.stamp)
 		}
 		r.stamp, r.outputs = o.Rules.Stamp, append(r.outputs, x)
 	}
 	if len(r.outputs) == 0 {
-		return nil, usageError{errors.New("--config: nothing in it delivers to a board")}
+		return nil, errors.New("--config: nothing in it delivers to a board")
 	}
 	return r, nil
 }
@@ -92,7 +92,7 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 		if err != nil {
 			note("%s (%s): since when its parameters are due is not known: %v", o.Name, o.Where, err)
 		} else if !h.Stopped && !h.Runs(now) {
-			s.off[o.trail] = audit.Off{From: h.Written, To: now, Killed: true}
+			s.off[o.trail] = audit.Off{From: h.RanUntil(), To: now, Killed: true}
 		}
 		if until := h.Expected(now); s.host.Until.IsZero() || until.Before(s.host.Until) {
 			s.host.Until = until
@@ -102,6 +102,9 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 			return nil, fmt.Errorf("%s (%s): the devices are not right, see ocems doctor: %w", o.Name, o.Where, err)
 		}
 		known := map[string]*status.Device{}
+		if h.Runs(now) {
+			h.JudgeAll(now)
+		}
 		for i := range h.Devices {
 			known[h.Devices[i].ID] = &h.Devices[i]
 		}
@@ -151,9 +154,13 @@ func due(station, device string, mapped []registry.Mapped, known *status.Device,
 		if known != nil {
 			i := slices.IndexFunc(known.Parameters, func(p status.Parameter) bool { return p.Parameter == m.Parameter && p.Diagnostic == m.Diagnostic })
 			if x.Refused = known.Held; i >= 0 {
-				x.Since = stampOf(known.Parameters[i].Due)
-				if p := known.Parameters[i].Refused; p != nil {
-					x.Refused = cmp.Or(p.Reason, x.Refused)
+				p := &known.Parameters[i]
+				x.Since = stampOf(p.Due)
+				if p.Refused != nil {
+					x.Refused = cmp.Or(p.Refused.Reason, x.Refused)
+				}
+				if v := p.Verdict; v != nil && v.Level != status.OK && v.Class != status.Waits {
+					x.Trouble, x.Cure = v.Text, v.Cure
 				}
 			}
 		}

@@ -2,9 +2,7 @@ package main
 
 import (
 	"bufio"
-	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -12,65 +10,65 @@ import (
 	"os"
 	"strings"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/ocems/operator"
 )
 
 // shortestPassword is what a page that other machines reach has at least, in bytes.
 const shortestPassword = 8
 
-func servePage(ctx context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("serve", flag.ContinueOnError)
-	host := newHostFlags(flags)
+func serveCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "serve [DIRECTORY]", Short: "show the same, and each device's last 7 days, on a page",
+		Long: `ocems serve is the operator's page: whether the host reports, in one colour and one sentence, and for each device its parameters,
+what waits and why, and what became of each slot of the last 7 days. It reads the files *.status.json beside the host's state
+and the audit trail, and changes nothing. Name the state directory, or the host's configuration.
+
+The page is at http://127.0.0.1:8790/, for this machine only. For others give an address, a password and a certificate.
+/status.json has the same for other programs. A kiosk that is to be light at night too opens /?theme=light.`,
+		Example: `  ocems serve /var/lib/ocems
+  sudo -u telegraf ocems serve --config /etc/telegraf/telegraf.conf
+  ocems serve --listen 0.0.0.0:8790 --password-file /etc/ocems/page-password --tls-cert page.pem --tls-key page-key.pem /var/lib/ocems`,
+		Args: cli.AtMost(1, "directory"),
+	}
+	flags := c.Flags()
+	host := newHostFlags(c)
 	listen := flags.String("listen", "127.0.0.1:8790", "`address` to listen on; one that other machines reach needs --password-file")
 	passwordFile := flags.String("password-file", "", fmt.Sprintf("`file` whose first line is the password of the page, of at least %d characters", shortestPassword))
 	hosts := flags.String("hosts", "", "`names` of this machine, with commas between them, under which a browser may open the page; addresses and names without a dot need none")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
-	if len(args) > 0 && isHelp(args[0]) {
-		fmt.Fprint(s.out, `ocems serve is the operator's page: whether the host reports, in one colour and one sentence, and for each device its parameters,
-what waits and why, and what became of each slot of the last 7 days. It reads the files *.status.json beside the host's state
-and the audit trail, and changes nothing. Name the state directory, or the host's configuration:
-
-  ocems serve /var/lib/ocems
-  sudo -u telegraf ocems serve --config /etc/telegraf/telegraf.conf
-
-The page is at http://127.0.0.1:8790/, for this machine only. For others give an address, a password and a certificate:
-
-  ocems serve --listen 0.0.0.0:8790 --password-file /etc/ocems/page-password --tls-cert page.pem --tls-key page-key.pem /var/lib/ocems
-
-/status.json has the same for other programs. A kiosk that is to be light at night too opens /?theme=light.
-
-`)
+	c.RunE = func(_ *cobra.Command, args []string) error {
+		if (*cert == "") != (*tlsKey == "") {
+			return errors.New("--tls-cert and --tls-key go together")
+		}
+		password, err := readPassword(*passwordFile)
+		if err != nil {
+			return err
+		}
+		open, err := reachable(*listen)
+		switch {
+		case err != nil:
+			return fmt.Errorf("--listen: %w", err)
+		case open && password == "":
+			return fmt.Errorf("--listen: other machines reach %s, so that the page needs --password-file: nearest 127.0.0.1:8790", *listen)
+		case open && *cert == "":
+			fmt.Fprintln(s.err, "ocems: serve: the password and the page cross the network in the clear: give --tls-cert and --tls-key")
+		}
+		handler, err := operator.New(operator.Config{
+			Sources:  func() ([]operator.Source, error) { return host.statusFiles(strings.Join(args, "")) },
+			Hosts:    strings.FieldsFunc(strings.ToLower(*hosts), func(r rune) bool { return r == ',' || r == ' ' }),
+			Password: password,
+		})
+		if err != nil {
+			return err
+		}
+		log := slog.NewLogLogger(slog.NewTextHandler(s.err, nil), slog.LevelWarn)
+		return listenAndServe(c.Context(), s, &http.Server{Handler: handler, ErrorLog: log}, *listen, *cert, *tlsKey, "page")
 	}
-	if err := parse(flags, s, args, 1); err != nil {
-		return err
-	}
-	if (*cert == "") != (*tlsKey == "") {
-		return usageError{errors.New("--tls-cert and --tls-key go together")}
-	}
-	password, err := readPassword(*passwordFile)
-	if err != nil {
-		return err
-	}
-	open, err := reachable(*listen)
-	switch {
-	case err != nil:
-		return usageError{fmt.Errorf("--listen: %w", err)}
-	case open && password == "":
-		return usageError{fmt.Errorf("--listen: other machines reach %s, so that the page needs --password-file: nearest 127.0.0.1:8790", *listen)}
-	case open && *cert == "":
-		fmt.Fprintln(s.err, "ocems: serve: the password and the page cross the network in the clear: give --tls-cert and --tls-key")
-	}
-	handler, err := operator.New(operator.Config{
-		Sources:  func() ([]operator.Source, error) { return host.statusFiles(flags.Arg(0)) },
-		Hosts:    strings.FieldsFunc(strings.ToLower(*hosts), func(r rune) bool { return r == ',' || r == ' ' }),
-		Password: password,
-	})
-	if err != nil {
-		return err
-	}
-	log := slog.NewLogLogger(slog.NewTextHandler(s.err, nil), slog.LevelWarn)
-	return listenAndServe(ctx, s, &http.Server{Handler: handler, ErrorLog: log}, *listen, *cert, *tlsKey, "page")
+	return c
 }
 
 // reachable reports that other machines can connect to an address to listen on.

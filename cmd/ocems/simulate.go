@@ -5,7 +5,6 @@ import (
 	"crypto/rsa"
 	"crypto/tls"
 	"errors"
-	"flag"
 	"fmt"
 	"log/slog"
 	"net"
@@ -14,6 +13,9 @@ import (
 	"strings"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
 )
@@ -21,43 +23,51 @@ import (
 // shutdownTime is how long requests under way may take when the server is told to stop.
 const shutdownTime = 5 * time.Second
 
-func simulate(ctx context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("simulate", flag.ContinueOnError)
+func simulateCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "simulate", Short: "run a CPCB server of the OCEMS API for tests",
+		Long: `ocems simulate plays the board's server: it decrypts what hosts send, answers as the document says, and keeps the readings in
+memory. A browser finds its console at the address that it prints, where faults of the board can be switched on.`,
+		Example: `  ocems simulate --registry registry.yaml --private-key keys/private.pem
+  ocems simulate --registry registry.yaml --private-key keys/private.pem --listen 0.0.0.0:8750 --hosts board.plant.example`,
+		Args: cli.AtMost(0, ""),
+	}
+	flags := c.Flags()
 	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on; a browser finds the console there, with each device's slots, requests and faults")
 	registryFile := flags.String("registry", "", "YAML `file` of stations and devices (required)")
 	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
-	duplicates := flags.String("duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp, `parameter|slot`")
+	duplicates := cli.Word(c, "duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp", simulator.DuplicatesByParameter, "slot")
 	keep := flags.Duration("keep", 8*24*time.Hour, "for what `duration` readings stay after their stamp, at least 168h; 0 keeps all")
 	hosts := flags.String("hosts", "", "`names` of this machine, with commas between them, under which a browser may open the console; addresses and names without a dot need none")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
-	if err := parse(flags, s, args, 0); err != nil {
-		return err
-	}
-	if *registryFile == "" {
-		return usageError{errors.New("--registry: missing")}
-	}
-	if (*cert == "") != (*tlsKey == "") {
-		return usageError{errors.New("--tls-cert and --tls-key go together")}
-	}
-	registry, err := simulator.LoadRegistry(*registryFile)
-	if err != nil {
-		return fmt.Errorf("--registry: %w", err)
-	}
-	config := simulator.Config{Registry: registry, Duplicates: *duplicates, Keep: *keep, Logger: slog.New(slog.NewTextHandler(s.err, nil)),
-		Hosts: strings.FieldsFunc(strings.ToLower(*hosts), func(r rune) bool { return r == ',' || r == ' ' })}
-	if *keyFile != "" {
-		if config.PrivateKey, err = readPrivateKey(*keyFile); err != nil {
+	c.RunE = func(*cobra.Command, []string) error {
+		if *registryFile == "" {
+			return errors.New("--registry: missing")
+		}
+		if (*cert == "") != (*tlsKey == "") {
+			return errors.New("--tls-cert and --tls-key go together")
+		}
+		registry, err := simulator.LoadRegistry(*registryFile)
+		if err != nil {
+			return fmt.Errorf("--registry: %w", err)
+		}
+		config := simulator.Config{Registry: registry, Duplicates: *duplicates, Keep: *keep, Logger: slog.New(slog.NewTextHandler(s.err, nil)),
+			Hosts: strings.FieldsFunc(strings.ToLower(*hosts), func(r rune) bool { return r == ',' || r == ' ' })}
+		if *keyFile != "" {
+			if config.PrivateKey, err = readPrivateKey(*keyFile); err != nil {
+				return err
+			}
+		}
+		handler, err := simulator.New(config)
+		if err != nil {
 			return err
 		}
+		server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
+		server.RegisterOnShutdown(handler.Close)
+		return listenAndServe(c.Context(), s, server, *listen, *cert, *tlsKey, "console")
 	}
-	handler, err := simulator.New(config)
-	if err != nil {
-		return err
-	}
-	server := &http.Server{Handler: handler, ErrorLog: slog.NewLogLogger(config.Logger.Handler(), slog.LevelWarn)}
-	server.RegisterOnShutdown(handler.Close)
-	return listenAndServe(ctx, s, server, *listen, *cert, *tlsKey, "console")
+	return c
 }
 
 // listenAndServe serves until the context is done. With a certificate it speaks TLS.

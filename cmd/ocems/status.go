@@ -6,7 +6,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"flag"
 	"fmt"
 	"io"
 	"os"
@@ -16,13 +15,13 @@ import (
 	"text/tabwriter"
 	"time"
 
+	"github.com/spf13/cobra"
+
+	"github.com/ocems-io/ocems/cmd/internal/cli"
 	"github.com/ocems-io/ocems/ocems/operator"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/status"
 )
-
-// unknownStatus is the exit code where nothing is known, as monitoring plug-ins have it; warning is 1 and failed 2.
-const unknownStatus exitCode = 3
 
 const (
 	allDevices  = 20 // a host with more shows those that need a person
@@ -30,44 +29,44 @@ const (
 	watchEvery  = 2 * time.Second
 )
 
-func showStatus(ctx context.Context, s std, args []string) error {
-	flags := flag.NewFlagSet("status", flag.ContinueOnError)
-	host := newHostFlags(flags)
-	device := flags.String("device", "", "show this device `id` only")
-	all := flags.Bool("all", false, fmt.Sprintf("show all devices; by default a host with more than %d shows those that need a person", allDevices))
-	asJSON := flags.Bool("json", false, "print JSON")
-	watch := flags.Bool("watch", false, "print it again each 2 seconds, until interrupted")
-	if len(args) > 0 && isHelp(args[0]) {
-		fmt.Fprint(s.out, `ocems status says whether a host reports now, when the next slot goes, and what each parameter of its devices is doing: its last
+func statusCommand(s std) *cobra.Command {
+	c := &cobra.Command{
+		Use: "status [DIRECTORY]", Short: "say whether a host reports, and each parameter of its devices",
+		Long: `ocems status says whether a host reports now, when the next slot goes, and what each parameter of its devices is doing: its last
 value and slot, what waits and why, what to do. It reads the files *.status.json that the host writes beside its state, at
-least each 5 minutes. Name the state directory, or the host's configuration:
+least each 5 minutes. Name the state directory, or the host's configuration.
 
-  ocems status /var/lib/ocems
-  sudo -u telegraf ocems status --config /etc/telegraf/telegraf.conf --watch
-
-Exit code, as monitoring plug-ins have it: 0 it reports, 1 something is worth a look, 2 slots are missing or the host does not
-run, 3 nothing is known.
-
-`)
+The exit code is that of a monitoring plug-in; ocems --help has the table.`,
+		Example: `  ocems status /var/lib/ocems
+  sudo -u telegraf ocems status --config /etc/telegraf/telegraf.conf --watch`,
+		Args: cli.AtMost(1, "directory"),
 	}
-	if err := parse(flags, s, args, 1); err != nil {
-		if errors.Is(err, flag.ErrHelp) {
-			return err
+	host := newHostFlags(c)
+	flags := c.Flags()
+	v := &statusView{}
+	flags.StringVar(&v.device, "device", "", "show this device `id` only")
+	flags.BoolVar(&v.all, "all", false, fmt.Sprintf("show all devices; by default a host with more than %d shows those that need a person", allDevices))
+	flags.BoolVar(&v.json, "json", false, "print JSON")
+	watch := flags.Bool("watch", false, "print it again each 2 seconds, until interrupted")
+	c.RunE = func(c *cobra.Command, args []string) error {
+		find := func() ([]operator.Source, error) { return host.statusFiles(strings.Join(args, "")) }
+		if *watch {
+			return v.watch(c.Context(), s.out, find)
 		}
-		return unknown(s, err)
-	}
-	v := &statusView{device: *device, all: *all, json: *asJSON}
-	find := func() ([]operator.Source, error) { return host.statusFiles(flags.Arg(0)) }
-	if !*watch {
-		level, err := v.show(s.out, find, time.Now())
-		switch {
-		case err != nil:
-			return unknown(s, err)
-		case level != status.OK:
-			return exitCode(level)
+		var text bytes.Buffer
+		level, err := v.show(&text, find, time.Now())
+		if err == nil {
+			err = paint(s.out, text.Bytes())
 		}
-		return nil
+		if err == nil && level != status.OK {
+			err = exit{code: int(level)} // 1 warning, 2 failed
+		}
+		return err
 	}
+	return c
+}
+
+func (v *statusView) watch(ctx context.Context, out io.Writer, find func() ([]operator.Source, error)) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	for {
@@ -75,11 +74,11 @@ run, 3 nothing is known.
 		if _, err := v.show(&text, find, time.Now()); err != nil {
 			fmt.Fprintln(&text, err)
 		}
-		if !v.json {
-			fmt.Fprint(s.out, "\x1b[H\x1b[2J")
+		if !v.json && isTerminal(out) {
+			fmt.Fprint(out, "\x1b[H\x1b[2J")
 		}
-		if _, err := s.out.Write(text.Bytes()); err != nil {
-			return unknown(s, err)
+		if err := paint(out, text.Bytes()); err != nil {
+			return err
 		}
 		select {
 		case <-ctx.Done():
@@ -87,11 +86,6 @@ run, 3 nothing is known.
 		case <-ticker.C:
 		}
 	}
-}
-
-func unknown(s std, err error) error {
-	fmt.Fprintln(s.err, "ocems: status:", err)
-	return unknownStatus
 }
 
 // statusFiles are those of a directory, a file, or of the configuration.

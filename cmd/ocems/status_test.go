@@ -40,6 +40,14 @@ func TestStatus(t *testing.T) {
 		{"well", func(*status.Host) {}, 0, []string{"OK      Reporting 1 parameter of 1 device; the next slot", "board answered", "usually in 250ms", "device_5678 at station_1", "ok", "cod", "31.5 mg/L", "delivered"}},
 		{"silent", func(h *status.Host) { p := parameter(h); p.Slot.Stamp = p.Slot.Stamp.Add(-time.Hour) }, 2, []string{"FAILED  1 of 1 parameter", "failed", "cod", "no reading since", "do: look at the instrument"}},
 		{"refused", func(h *status.Host) { parameter(h).Refused = &status.Refusal{Reason: "119", Since: time.Now()} }, 2, []string{"the board refuses it", "119 invalid parameter", "do: ask the board which key"}},
+		{"undecided", func(h *status.Host) {
+			p := parameter(h)
+			p.Undecided = &status.Undecided{Slots: 2, Oldest: p.Slot.Stamp.Add(-time.Hour), Why: "readings in 4 of 15 minutes, min_coverage is 0.5"}
+		}, 2, []string{"FAILED  1 of 1 parameter", "2 slots wait for a person to decide, from ", ": readings in 4 of 15 minutes, min_coverage is 0.5", "do: to send them, lower min_coverage", "set below_min_coverage to leave_out"}},
+		{"undecided, and silent since", func(h *status.Host) {
+			p := parameter(h)
+			p.Undecided, p.Slot.Stamp = &status.Undecided{Slots: 1, Oldest: p.Slot.Stamp, Why: "readings in 4 of 15 minutes"}, p.Slot.Stamp.Add(-time.Hour)
+		}, 2, []string{"no reading since", "1 slot waits for a person to decide", "do: look at the instrument", "lower min_coverage"}},
 		{"never", func(h *status.Host) {
 			p := parameter(h)
 			p.Reading, p.Slot, p.Delivered, p.Never = nil, nil, nil, "modbus has the field bod"

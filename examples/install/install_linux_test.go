@@ -111,6 +111,20 @@ func (m *machine) secrets() {
 	}
 }
 
+// The manual pages and the completion are looked for in the package: a machine may be told to install no documentation.
+func TestManualAndCompletion(t *testing.T) {
+	out, err := exec.Command("dpkg-deb", "-c", filepath.Join(packages(t), "this.deb")).CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, path := range []string{"man/man1/ocems.1.gz", "man/man1/ocems-doctor.1.gz", "man/man1/ocems-telegraf.1.gz",
+		"bash-completion/completions/ocems", "zsh/vendor-completions/_ocems", "fish/vendor_completions.d/ocems.fish"} {
+		if !strings.Contains(string(out), " ./usr/share/"+path+"\n") {
+			t.Errorf("the package has no %s", path)
+		}
+	}
+}
+
 func TestCollectorService(t *testing.T) {
 	dir := packages(t)
 	t.Parallel()

@@ -1,27 +1,24 @@
 package monitoring_test
 
 import (
-	"bytes"
 	"encoding/json"
 	"fmt"
 	"io"
 	"maps"
 	"math"
-	"net"
 	"net/http"
 	"net/url"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/status"
+	"github.com/ocems-io/ocems/test/board"
 )
 
 const (
@@ -63,39 +60,103 @@ type sample struct {
 type watched struct {
 	*testing.T
 	host                     string
+	program, tool, server    string // paths of the host, ocems and Prometheus
 	dir                      string
-	board, input, prometheus string // addresses
-	metrics                  string // the instance
-	log                      bytes.Buffer
-}
-
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
+	board, input, prometheus string        // addresses
+	metrics                  string        // the instance
+	off                      time.Duration // of the clock of all programs but Prometheus
+	environment              []string
 }
 
 func port(address string) string { return address[strings.LastIndexByte(address, ':')+1:] }
 
-// watch starts all. With units, the host's reader gives the names that Prometheus' own conventions ask for.
-func watch(t *testing.T, host string, units bool) *watched {
+func newWatched(t *testing.T, host string) *watched {
 	t.Helper()
-	server, bin := prometheus(t, "prometheus"), os.Getenv("OCEMS_BIN")
-	program := os.Getenv("OCEMS_" + strings.ToUpper(host))
-	if bin == "" || program == "" {
-		t.Skipf("OCEMS_BIN and OCEMS_%s do not name the built programs: make test-monitoring sets them", strings.ToUpper(host))
+	w := &watched{T: t, host: host, dir: t.TempDir(), server: prometheus(t, "prometheus"), program: board.Built(t, "OCEMS_"+strings.ToUpper(host)),
+		tool: filepath.Join(board.Built(t, "OCEMS_BIN"), "ocems"), board: board.FreeAddr(t), input: board.FreeAddr(t), prometheus: board.FreeAddr(t), metrics: board.FreeAddr(t)}
+	public, err := filepath.Abs(testKeys + "public.pem")
+	if err != nil {
+		t.Fatal(err)
 	}
-	w := &watched{T: t, host: host, dir: t.TempDir(), board: freeAddress(t), input: freeAddress(t), prometheus: freeAddress(t), metrics: freeAddress(t)}
-	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("the programs' log:\n%s", w.log.String())
+	w.environment = []string{"OCEMS_ENDPOINT=http://" + w.board + board.Path, "OCEMS_PUBLIC_KEY_FILE=" + public,
+		"OCEMS_DEVICES_FILE=" + filepath.Join(w.dir, "devices.yaml"), "OCEMS_STATE=" + filepath.Join(w.dir, "state"),
+		"OCEMS_METRICS_PORT=" + port(w.metrics), "OCEMS_OTLP_PORT=" + port(w.input), "OCEMS_INPUT_PORT=" + port(w.input)}
+	return w
+}
+
+// run starts a program.
+func (w *watched) run(argv ...string) *board.Program {
+	w.Helper()
+	p := board.StartAt(w.T, w.off, w.dir, w.environment, argv...)
+	w.Cleanup(func() {
+		p.Stop()
+		if strings.Contains(p.Log(), token) {
+			w.Errorf("a token is in the log of %s", filepath.Base(argv[0]))
 		}
 	})
+	return p
+}
 
+// simulate starts the board.
+func (w *watched) simulate(registry string) {
+	w.Helper()
+	key, err := filepath.Abs(testKeys + "private.pem")
+	if err != nil {
+		w.Fatal(err)
+	}
+	w.run(w.tool, "simulate", "--listen", w.board, "--registry", w.write("registry.yaml", registry), "--private-key", key)
+	w.await("the board answers", func() bool { return w.get("http://"+w.board+"/received", nil) == nil })
+}
+
+// configure writes the host's configuration, in which nothing waits for long. With units, the host's reader gives the names
+// that Prometheus' own conventions ask for.
+func (w *watched) configure(units bool) string {
+	w.Helper()
+	if w.host == "telegraf" {
+		return w.write("telegraf.conf", replace(w.T, read(w.T, "telegraf.conf"),
+			`interval = "10s"`, `interval = "1s"`, "[[outputs.prometheus_client]]\n", "[[outputs.prometheus_client]]\n  expiration_interval = \"5s\"\n",
+			"[[outputs.ocems]]\n", "[[outputs.ocems]]\n  settle = \"1s\"\n  coalesce = \"200ms\"\n  spread = \"100ms\"\n  initial_backoff = \"200ms\"\n"))
+	}
+	text := read(w.T, "collector.yaml")
+	if units {
+		text = regexp.MustCompile(`(?m)^ *without_.*\n`).ReplaceAllString(text, "")
+	}
+	return w.write("collector.yaml", replace(w.T, text,
+		"  ocems:\n", "  ocems:\n    settle: 1s\n    coalesce: 200ms\n    spread: 100ms\n    initial_backoff: 200ms\n"))
+}
+
+// start starts the host.
+func (w *watched) start(config string) *board.Program {
+	w.Helper()
+	p := w.run(w.program, "--config", config)
+	w.await("the host shows its metrics", func() bool { return w.get("http://"+w.metrics+"/metrics", nil) == nil })
+	return p
+}
+
+// scrape starts Prometheus, with rules that are edited.
+func (w *watched) scrape(edit func(rules string) string) {
+	w.Helper()
+	for _, h := range hosts {
+		name := "ocems-" + h + ".rules.yaml"
+		w.write(name, edit(read(w.T, name)))
+	}
+	mine, other := "localhost:8888", "localhost:9273"
+	if w.host == "telegraf" {
+		mine, other = other, mine
+	}
+	config := w.write("prometheus.yml", replace(w.T, read(w.T, "prometheus.yml"), "scrape_interval: 15s", "scrape_interval: 1s",
+		"evaluation_interval: 15s", "evaluation_interval: 1s", mine, w.metrics, other, board.FreeAddr(w.T)))
+	board.Start(w.T, w.dir, nil, w.server, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(w.dir, "tsdb"), "--web.listen-address="+w.prometheus, "--log.level=warn")
+	w.await("Prometheus has scraped the host", func() bool {
+		s, err := w.query(`up == 1`)
+		return err == nil && len(s) == 1 && s[0].labels["instance"] == w.metrics
+	})
+}
+
+// watch starts all.
+func watch(t *testing.T, host string, units bool) *watched {
+	t.Helper()
+	w := newWatched(t, host)
 	registry, list := "stations:\n  - id: plant\n    devices:\n", "devices:\n"
 	for _, d := range append(slices.Clone(devices), twelveDevice) {
 		known := ""
@@ -128,48 +189,13 @@ func watch(t *testing.T, host string, units bool) *watched {
 		list += "  ]}\n"
 	}
 	w.reportedBefore()
-	w.run(filepath.Join(bin, "ocems"), "simulate", "--listen", w.board, "--registry", w.write("registry.yaml", registry), "--private-key", testKeys+"private.pem")
-	w.await("the board answers", func() bool { return w.post(w.board, "/faults", "application/json", faults) == nil })
-
-	public, err := filepath.Abs(testKeys + "public.pem")
-	if err != nil {
+	w.simulate(registry)
+	if err := w.post(w.board, "/faults", "application/json", faults); err != nil {
 		t.Fatal(err)
 	}
-	environment := []string{"OCEMS_ENDPOINT=http://" + w.board + "/v1.0/industry/data", "OCEMS_PUBLIC_KEY_FILE=" + public,
-		"OCEMS_DEVICES_FILE=" + w.write("devices.yaml", list), "OCEMS_STATE=" + filepath.Join(w.dir, "state"),
-		"OCEMS_METRICS_PORT=" + port(w.metrics), "OCEMS_OTLP_PORT=" + port(w.input), "OCEMS_INPUT_PORT=" + port(w.input)}
-	var config string
-	if host == "collector" {
-		text := read(t, "collector.yaml")
-		if units {
-			text = regexp.MustCompile(`(?m)^ *without_.*\n`).ReplaceAllString(text, "")
-		}
-		config = w.write("collector.yaml", replace(t, text,
-			"  ocems:\n", "  ocems:\n    settle: 1s\n",
-			"  ocems:\n", "  ocems:\n    coalesce: 200ms\n    spread: 100ms\n    initial_backoff: 200ms\n"))
-	} else {
-		config = w.write("telegraf.conf", replace(t, read(t, "telegraf.conf"),
-			`interval = "10s"`, `interval = "1s"`, "[[outputs.prometheus_client]]\n", "[[outputs.prometheus_client]]\n  expiration_interval = \"5s\"\n",
-			"[[outputs.ocems]]\n", "[[outputs.ocems]]\n  settle = \"1s\"\n  coalesce = \"200ms\"\n  spread = \"100ms\"\n  initial_backoff = \"200ms\"\n"))
-	}
-	w.runWith(environment, program, "--config", config)
-	w.await("the host shows its metrics", func() bool { return w.get("http://"+w.metrics+"/metrics", nil) == nil })
-
-	for _, h := range hosts {
-		name := "ocems-" + h + ".rules.yaml"
-		w.write(name, read(t, name))
-	}
-	mine, other := "localhost:8888", "localhost:9273"
-	if host == "telegraf" {
-		mine, other = other, mine
-	}
-	scrape := w.write("prometheus.yml", replace(t, read(t, "prometheus.yml"), "scrape_interval: 15s", "scrape_interval: 1s",
-		"evaluation_interval: 15s", "evaluation_interval: 1s", mine, w.metrics, other, freeAddress(t)))
-	w.run(server, "--config.file="+scrape, "--storage.tsdb.path="+filepath.Join(w.dir, "tsdb"), "--web.listen-address="+w.prometheus, "--log.level=warn")
-	w.await("Prometheus has scraped the host", func() bool {
-		s, err := w.query(`up == 1`)
-		return err == nil && len(s) == 1 && s[0].labels["instance"] == w.metrics
-	})
+	w.write("devices.yaml", list)
+	w.start(w.configure(units))
+	w.scrape(func(rules string) string { return rules })
 	return w
 }
 
@@ -223,35 +249,7 @@ func (w *watched) write(name, text string) string {
 	return path
 }
 
-func (w *watched) run(argv ...string) { w.Helper(); w.runWith(nil, argv...) }
-
-func (w *watched) runWith(environment []string, argv ...string) {
-	w.Helper()
-	c := exec.Command(argv[0], argv[1:]...)
-	c.Env = append(os.Environ(), environment...)
-	log := &bytes.Buffer{}
-	c.Stdout, c.Stderr = log, log
-	if err := c.Start(); err != nil {
-		w.Fatal(err)
-	}
-	w.Cleanup(func() {
-		_ = c.Process.Signal(syscall.SIGTERM)
-		_ = c.Wait()
-		if strings.Contains(log.String(), token) {
-			w.Error("a token is in a log")
-		}
-		fmt.Fprintf(&w.log, "--- %s\n%s", filepath.Base(argv[0]), log)
-	})
-}
-
-func (w *watched) await(what string, ok func() bool) {
-	w.Helper()
-	for end := time.Now().Add(deadline); !ok(); time.Sleep(100 * time.Millisecond) {
-		if time.Now().After(end) {
-			w.Fatalf("not within %s: %s", deadline, what)
-		}
-	}
-}
+func (w *watched) await(what string, ok func() bool) { w.Helper(); board.Until(w.T, what, ok) }
 
 func (w *watched) post(address, path, kind, body string) error {
 	resp, err := http.Post("http://"+address+path, kind, strings.NewReader(body))
@@ -467,7 +465,7 @@ func TestScraped(t *testing.T) {
 			want := w.play()
 			w.alerts()
 			w.panels(want)
-			w.names()
+			w.names(map[string]string{"collector": "exporter_ocems", "telegraf": "internal_"}[c.host])
 			w.parameters()
 		})
 	}
@@ -622,8 +620,9 @@ func (w *watched) panels(want map[string]float64) {
 	}
 }
 
-// names looks for each metric that a rule or a query names: one that is spelled wrong gives no error and no alert.
-func (w *watched) names() {
+// names looks for each metric of a component that a rule or a query names: one that is spelled wrong gives no error and no
+// alert.
+func (w *watched) names(component string) {
 	var known struct{ Data []string }
 	if err := w.get("http://"+w.prometheus+"/api/v1/label/__name__/values", &known); err != nil {
 		w.Fatal(err)
@@ -637,7 +636,10 @@ func (w *watched) names() {
 			text += q.Expr + "\n"
 		}
 	}
-	for _, name := range regexp.MustCompile(`\b(?:otelcol|internal)_\w+(?:\(\w+\)\?\w*)?`).FindAllString(text, -1) {
+	for _, name := range regexp.MustCompile(`\b(?:otelcol_\([\w|]+\)|otelcol_|internal_)\w*(?:\(\w+\)\?\w*)?`).FindAllString(text, -1) {
+		if !strings.Contains(name, component) {
+			continue
+		}
 		if match := regexp.MustCompile("^(" + name + ")$"); !slices.ContainsFunc(known.Data, match.MatchString) {
 			w.Errorf("%s is in no scrape", name)
 		}

@@ -130,7 +130,7 @@ func (m *machine) follow(t *testing.T, main *machine) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	commands := regexp.MustCompile(`(?m)^ {4,}ocems (.*)$`).FindAllStringSubmatch(string(page), -1)
+	commands := regexp.MustCompile(`(?m)^(?: {4,})?ocems (.*)$`).FindAllStringSubmatch(string(page), -1)
 	if len(commands) != 3 {
 		t.Fatalf("the page has the commands %q", commands)
 	}

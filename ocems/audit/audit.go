@@ -33,9 +33,10 @@ import (
 // Outcome is what became of readings.
 type Outcome string
 
-// The outcomes. The last six are notes of the trail about itself: that its host was started, and stopped in order; damage
-// that was mended; a file that goes on from the one before it, whose last hash is its Previous; and at the end of a file
-// that was closed what it says, a line a device and day, and how many these are.
+// The outcomes. Four tell what kept slots from the board: its server did not answer, and answered again; it refused a
+// device, and took it again. The last six are notes of the trail about itself: that its host was started, and stopped in
+// order; damage that was mended; a file that goes on from the one before it, whose last hash is its Previous; and at the end
+// of a file that was closed what it says, a line a device and day, and how many these are.
 const (
 	Delivered     Outcome = "delivered"
 	AlreadyStored Outcome = "already_stored"
@@ -43,6 +44,10 @@ const (
 	Expired       Outcome = "expired"
 	Refused       Outcome = "refused"
 	Late          Outcome = "late"
+	Unreachable   Outcome = "unreachable"
+	Reachable     Outcome = "reachable"
+	Held          Outcome = "held"
+	Released      Outcome = "released"
 	Started       Outcome = "started"
 	Stopped       Outcome = "stopped"
 	Recovered     Outcome = "recovered"
@@ -111,16 +116,18 @@ func few(v float64) bool {
 
 // Entry is one line. It never holds a token or a key.
 type Entry struct {
-	Number   uint64    `json:"n"`
-	Time     time.Time `json:"time"`
-	Outcome  Outcome   `json:"outcome"`
-	Station  string    `json:"station,omitempty"`
-	Device   string    `json:"device,omitempty"`
-	Stamp    int64     `json:"stamp,omitempty"` // milliseconds since the Unix epoch; of Started, when the life before is known to have run
+	Number  uint64    `json:"n"`
+	Time    time.Time `json:"time"`
+	Outcome Outcome   `json:"outcome"`
+	Station string    `json:"station,omitempty"`
+	Device  string    `json:"device,omitempty"`
+	// Stamp is in milliseconds since the Unix epoch. Of Started it is when the life before is known to have run; of an
+	// outage, in its first line and in its last, when it began.
+	Stamp    int64     `json:"stamp,omitempty"`
 	Readings []Reading `json:"readings,omitempty"`
 	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
 	// Of readings that are in no slot: their parameter, why, and how many they are. Readings has the first of them, where it
-	// is a number.
+	// is a number. Of the end of an outage Count is how many attempts there were in it.
 	Parameter string  `json:"parameter,omitempty"`
 	Reason    string  `json:"reason,omitempty"`
 	Count     int     `json:"count,omitempty"`
@@ -146,8 +153,9 @@ type Trail struct {
 	prev   string
 	ended  bool    // the last line is Closed
 	totals *Totals // what findEnd read in it
-	lost   error   // why Append is refused
-	found  error   // what Append has mended, for the next Check
+	later  []*Later
+	lost   error // why Append is refused
+	found  error // what Append has mended, for the next Check
 
 	damage string
 }
@@ -358,6 +366,9 @@ func (t *Trail) Check() error {
 	err := cmp.Or(t.look(), t.found)
 	t.found = nil
 	if t.lost == nil {
+		if now := time.Now(); slices.ContainsFunc(t.later, func(l *Later) bool { return !now.Before(l.due) }) {
+			_ = t.write() // else the next Append fails
+		}
 		t.turnIfDue(time.Now())
 	}
 	if err != nil {
@@ -386,7 +397,8 @@ func (t *Trail) look() error {
 func (t *Trail) renew(why error, lines int64) (err error) {
 	fresh := &Trail{name: t.name, size: lines, first: t.first, begun: t.begun, last: t.last, prev: t.prev, ended: t.ended}
 	detail := fmt.Sprintf("%v; all of it is written there anew", why)
-	if lines == 0 {
+	cut := lines < t.size
+	if cut {
 		fresh.last, fresh.prev, fresh.ended, detail = 0, "", false, fmt.Sprintf("%v; a new one is begun", why)
 	}
 	defer func() {
@@ -407,7 +419,7 @@ func (t *Trail) renew(why error, lines int64) (err error) {
 	if err == nil && place.Lock(fresh.file) {
 		err = errInUse
 	}
-	if err == nil && lines == 0 {
+	if err == nil && cut {
 		err = fresh.resume()
 	}
 	if err == nil {
@@ -454,7 +466,48 @@ func (t *Trail) Append(entries ...Entry) error {
 	if err != nil {
 		return fmt.Errorf("writing the audit trail: %w", err)
 	}
-	return t.append(entries...)
+	return t.write(entries...)
+}
+
+// Later is an entry that is not written yet.
+type Later struct {
+	t     *Trail
+	entry Entry
+	due   time.Time
+}
+
+// Later has an entry written right before the next one, or by the first Check after a while.
+func (t *Trail) Later(e Entry, after time.Duration) *Later {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	e.Time = cmp.Or(e.Time, time.Now())
+	l := &Later{t, e, time.Now().Add(after)}
+	t.later = append(t.later, l)
+	return l
+}
+
+// Drop takes the entry back, and reports whether it was written before.
+func (l *Later) Drop() (written bool) {
+	l.t.mu.Lock()
+	defer l.t.mu.Unlock()
+	i := slices.Index(l.t.later, l)
+	if i >= 0 {
+		l.t.later = slices.Delete(l.t.later, i, i+1)
+	}
+	return i < 0
+}
+
+// write appends entries behind those that wait for them.
+func (t *Trail) write(entries ...Entry) error {
+	var all []Entry
+	for _, l := range t.later {
+		all = append(all, l.entry)
+	}
+	err := t.append(append(all, entries...)...)
+	if err == nil {
+		t.later = nil
+	}
+	return err
 }
 
 func (t *Trail) append(entries ...Entry) error {

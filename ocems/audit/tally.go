@@ -55,9 +55,10 @@ type Day struct {
 	Late    int             `json:"late,omitempty"` // samples that name no parameter
 	Refused int             `json:"refused,omitempty"`
 	Series  []*Series       `json:"series,omitempty"`
+	Held    []*Outage       `json:"held,omitempty"` // that began on this day
 }
 
-// Slots reports that the day has outcomes of slots, and not only of samples.
+// Slots reports that the day has outcomes of slots, and not only of samples and times when the device was held.
 func (d *Day) Slots() bool { return len(d.Lines)-d.count(Late)-d.count(Refused) > 0 }
 
 func (d *Day) count(o Outcome) int { return min(d.Lines[o], 1) }
@@ -219,6 +220,10 @@ type Totals struct {
 	Recovered  int    `json:"recovered,omitempty"`
 	Unreadable int    `json:"unreadable,omitempty"` // lines that say nothing known
 	Off        []Off  `json:"off,omitempty"`
+
+	Outages []*Outage `json:"outages,omitempty"` // of the server
+	// Over is when outages of the files before were over at the latest: the host's first start or stop in this one.
+	Over time.Time `json:"outages_over,omitzero"`
 }
 
 // Off is a time when the host was off, of a minute or more. Where it was killed, From is when it is known to have run last.
@@ -230,17 +235,78 @@ type Off struct {
 
 const shortestOff = time.Minute
 
+// Outage is a time when the board's server did not answer, or when the board refused a device. It is over with the host's
+// life, of which the trail tells: the next life finds it anew.
+type Outage struct {
+	From     time.Time `json:"from"`
+	To       time.Time `json:"to,omitzero"` // zero: it was not over by the end of the lines
+	Attempts int       `json:"attempts,omitempty"`
+	Status   *int      `json:"status,omitempty"` // the board's
+	Reason   string    `json:"reason,omitempty"`
+	Detail   string    `json:"detail,omitempty"`
+}
+
+type outageKey struct {
+	device string
+	from   int64
+}
+
+// outage takes a line that an outage began or ended. Either says when it began, so that the last one alone is enough.
+func (t *Tally) outage(e *Entry) {
+	key := outageKey{e.Device, e.Stamp}
+	o := t.open[key]
+	if o == nil {
+		o = &Outage{From: time.UnixMilli(e.Stamp).UTC(), Status: e.Status, Reason: e.Reason, Detail: e.Detail}
+		if e.Device == "" {
+			t.Outages = append(t.Outages, o)
+		} else {
+			date, _ := DateOf(e.Stamp)
+			d := t.day(e, date)
+			d.Held = append(d.Held, o)
+		}
+		if t.open == nil {
+			t.open = map[outageKey]*Outage{}
+		}
+		t.open[key] = o
+	}
+	if e.Outcome == Reachable || e.Outcome == Released {
+		o.To, o.Attempts = e.Time, e.Count
+		delete(t.open, key)
+	}
+}
+
+// over ends all outages, at the latest.
+func (t *Tally) over(at time.Time) {
+	for _, o := range t.open {
+		o.To = later(at, o.From)
+	}
+	t.open = nil
+	if t.Over.IsZero() {
+		t.Over = at
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // Tally sums up lines.
 type Tally struct {
 	Values     bool // keep those of what is added next
 	Recovered  int
 	Unreadable int
 	Off        []Off
-	Marked     bool // by a line that the host was started
+	Outages    []*Outage // of the server
+	Over       time.Time // the first start or stop of the host
+	Marked     bool      // by a line that the host was started
 	days       map[dayKey]*Day
 	first      time.Time // of the first line
 	last       time.Time // of the line before
 	stopped    bool      // by it
+	open       map[outageKey]*Outage
 }
 
 // Stopped is when the host was stopped, and not started again; zero while it may run.
@@ -257,18 +323,27 @@ func (t *Tally) First() time.Time { return t.first }
 // host notes when the host was off.
 func (t *Tally) host(e *Entry) {
 	t.Marked = t.Marked || e.Outcome == Started
-	if from := t.last; e.Outcome == Started && !from.IsZero() {
-		if ran := time.UnixMilli(e.Stamp).UTC(); !t.stopped && ran.After(from) && ran.Before(e.Time) {
-			from = ran
-		}
-		if e.Time.Sub(from) >= shortestOff {
+	from := t.last
+	if ran := time.UnixMilli(e.Stamp).UTC(); e.Outcome == Started && !t.stopped && ran.After(from) && ran.Before(e.Time) {
+		from = ran
+	}
+	switch {
+	case e.Outcome == Stopped:
+		t.over(e.Time)
+	case e.Outcome == Started && from.IsZero():
+		t.over(e.Time)
+	case e.Outcome == Started:
+		t.over(from)
+		if e.Time.Sub(from) >= shortestOff && !t.last.IsZero() {
 			t.Off = append(t.Off, Off{from, e.Time, !t.stopped})
 		}
 	}
 	if t.first.IsZero() {
 		t.first = e.Time
 	}
-	t.last, t.stopped = e.Time, e.Outcome == Stopped
+	if e.Outcome != Recovered { // which a start writes before it says so
+		t.last, t.stopped = e.Time, e.Outcome == Stopped
+	}
 }
 
 type dayKey struct {
@@ -298,6 +373,13 @@ func (t *Tally) Add(e *Entry) {
 		t.Recovered++
 		return
 	case Started, Stopped, Continued, Summary, Closed:
+		return
+	case Unreachable, Reachable, Held, Released:
+		if e.Stamp <= 0 || e.Stamp > maxStamp {
+			t.Unreadable++
+			return
+		}
+		t.outage(e)
 		return
 	default:
 		t.Unreadable++
@@ -425,5 +507,5 @@ func (t *Tally) summary(first uint64) []Entry {
 		entries = append(entries, Entry{Outcome: Summary, Station: d.Station, Device: d.Device, Day: d})
 	}
 	return append(entries, Entry{Outcome: Closed, Detail: fmt.Sprintf("the next line is in another file; %d lines before this one sum up the file", len(days)),
-		Totals: &Totals{First: first, Days: len(days), Recovered: t.Recovered, Unreadable: t.Unreadable, Off: t.Off}})
+		Totals: &Totals{First: first, Days: len(days), Recovered: t.Recovered, Unreadable: t.Unreadable, Off: t.Off, Outages: t.Outages, Over: t.Over}})
 }

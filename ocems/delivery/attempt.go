@@ -101,10 +101,15 @@ func (a *attempt) trySlot() {
 		a.carryOut(request{}, answer{verdict: refusedDevice, detail: notConfigured})
 	case a.formerly(rs):
 		a.takeOver()
-	case a.d.cfg.DryRun:
-		a.show(a.mend(rs))
 	default:
-		a.deliver(a.mend(rs))
+		rs, done := a.decided(rs)
+		switch {
+		case done:
+		case a.d.cfg.DryRun:
+			a.show(a.mend(rs))
+		default:
+			a.deliver(a.mend(rs))
+		}
 	}
 }
 
@@ -127,9 +132,10 @@ func (a *attempt) show(rs []payload.Reading) {
 	a.q.parkedUntil = time.Now().Add(a.d.cfg.HoldInterval.Duration)
 }
 
+const notDelivered = "not delivered within 7 days of its stamp"
+
 // expire takes out what was not delivered within 7 days, with what kept it.
 func (a *attempt) expire(rs []payload.Reading) {
-	const note = "not delivered within 7 days of its stamp"
 	why := cmp.Or(a.heldFor, a.s.refusal.detail)
 	for _, r := range rs {
 		if s := a.q.memory.suspended[unitOf{r.Parameter, r.Unit}]; s != nil && why == "" {
@@ -142,7 +148,9 @@ func (a *attempt) expire(rs []payload.Reading) {
 	a.d.mu.Lock()
 	a.q.set(a.s, queued) // an expiry is no try, after which what is parked would pause
 	a.d.mu.Unlock()
-	a.settle(outcome(rs, audit.Expired, note+why), a.s.refusal.status)
+	if rs = a.expireUndecided(rs); len(rs) > 0 {
+		a.settle(outcome(rs, audit.Expired, notDelivered+why), a.s.refusal.status)
+	}
 }
 
 // deliver sends the readings in as few requests as may be, until all are dealt with or the queue has to wait.
@@ -230,9 +238,10 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	d := a.d
 	d.mu.Lock()
 	e.inDoubt = a.q.inDoubt(a.s, r.readings)
-	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.stamps.n == 1
+	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.alone()
 	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
 	e.untested = !a.q.memory.accepted && a.q.perhapsSent(a.s)
+	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(len(r.readings), time.Now())
 	e.fresh = !a.s.taken && len(a.s.doubts) == 0 && !a.q.stamps.doubted(a.s.stamp)
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
@@ -248,13 +257,18 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 // settle takes readings out of the outbox with their outcome. Where these are all of the slot, the queue goes on while that
 // is on its way to the disk; else it returns when it is there. Many queues share one transaction.
 func (a *attempt) settle(dec decision, status *int) {
-	entry := audit.Entry{Outcome: dec.outcome, Station: a.target.StationID, Device: a.id.device, Stamp: a.id.stamp,
-		Readings: audit.Readings(dec.settled), Status: status, Detail: join(dec.note, a.units(dec.settled))}
+	entry := audit.Entry{Outcome: dec.outcome, Status: status, Detail: join(dec.note, a.units(dec.settled))}
 	if dec.outcome == audit.Rejected {
 		entry.Reason = "conflict"
 	}
-	w := &work{leaves: &a.id, settled: dec.settled, entry: entry}
-	if a.left -= len(dec.settled); a.left > 0 {
+	a.book(entry, dec.settled)
+}
+
+// book takes readings out of the outbox with their line of the trail.
+func (a *attempt) book(entry audit.Entry, settled []payload.Reading) {
+	entry.Station, entry.Device, entry.Stamp, entry.Readings = a.target.StationID, a.id.device, a.id.stamp, audit.Readings(settled)
+	w := &work{leaves: &a.id, settled: settled, entry: entry}
+	if a.left -= len(settled); a.left > 0 {
 		a.finish(w)
 		return
 	}
@@ -372,6 +386,9 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	}
 	before := a.q.condition
 	d.setCondition(a.q, before.after(dec, ans, now))
+	if dec.state == held && ans.detail != notConfigured {
+		d.outageGoesOn(a.q.device, 1)
+	}
 	a.log(before, dec, ans)
 }
 

@@ -41,6 +41,7 @@ type evidence struct {
 	shared       bool              // another sender reports the device too, and comes first or the server has taken something from us
 	recorded     []payload.Reading // the trail says that the server took them, with this value
 	conflict     string            // the trail says that the server took another value of the only reading
+	asks         bool              // the readings may be asked for one by one
 	fresh        bool              // nothing of the slot was sent before
 	unread       bool              // the trail could not be asked now
 	tooOld       bool              // our clock and the server's say that the slot is older than 7 days
@@ -232,7 +233,7 @@ func alreadyStored(r request, a answer, e evidence) decision {
 		return d
 	case e.unread:
 		return decision{park: true}
-	case e.shared && len(r.readings) > 1: // the other one may have lacked some, and the server may take those
+	case e.shared && len(r.readings) > 1 && e.asks: // the other one may have lacked some, and the server may take those
 		return decision{next: singly(r)}
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")

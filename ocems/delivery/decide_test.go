@@ -7,6 +7,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 var testTiming = timing{initialBackoff: 5 * time.Second, maxBackoff: 5 * time.Minute, holdInterval: 10 * time.Minute}
@@ -84,8 +85,10 @@ func TestDecide(t *testing.T) {
 			settled: "a", outcome: audit.Rejected},
 		{name: "stored alone, and nothing of it was sent before", request: one, answer: answer{verdict: stored}, evidence: evidence{fresh: true},
 			park: true, trouble: true, foreign: true},
-		{name: "stored by another sender, perhaps in part", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true},
+		{name: "stored by another sender, perhaps in part", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true, asks: true},
 			next: []string{"a", "b", "c", "d"}},
+		{name: "stored by another sender, of a hub", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true},
+			settled: "abcd", outcome: audit.AlreadyStored},
 		{name: "stored by another sender", request: one, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true},
 			settled: "a", outcome: audit.AlreadyStored},
 
@@ -162,6 +165,29 @@ func TestWhose111(t *testing.T) {
 				t.Errorf("%s, want %s", got, c.want)
 			}
 		})
+	}
+}
+
+// A plant asks for each reading; a hub that stands by asks for as many as are paid off.
+func TestAsks(t *testing.T) {
+	var a asks
+	now := time.Now()
+	allowed := 0
+	for range 2000 {
+		if a.allow(7, now) {
+			allowed += 7
+		}
+	}
+	if most := int(askBurst / askInterval); allowed < most || allowed > most+7 {
+		t.Errorf("%d requests at once, want about %d", allowed, most)
+	}
+	for slot := range 96 {
+		now = now.Add(spec.SlotLength)
+		for range 600 {
+			if !a.allow(7, now) {
+				t.Fatalf("slot %d: 600 devices are too many", slot)
+			}
+		}
 	}
 }
 

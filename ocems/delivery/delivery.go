@@ -7,8 +7,6 @@ import (
 	"log/slog"
 	"maps"
 	"net/http"
-	"runtime/debug"
-	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/ocems/version"
 )
 
 // Target is where a device's records go and how they are sealed.
@@ -28,7 +27,10 @@ type Target struct {
 	Delay               time.Duration // slots go so long after their stamp at the soonest, since that sender comes first
 	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
 	Parameter func(key string, diagnostic bool) (now, unit string)
-	Sealer    interface {
+	// TooFew says why a value is not to be sent that has readings in so many minutes, or "", and whether it waits for a person
+	// or is left out; may be nil.
+	TooFew func(parameter string, minutes int) (why string, waits bool)
+	Sealer interface {
 		Seal(payload []byte) []byte
 		Sign(at time.Time) (signature string, err error)
 	}
@@ -69,6 +71,7 @@ type Delivery struct {
 	retries  uint64 // counts calls of Retry
 	server   reachability
 	latency  latency
+	outages  outages
 	closing  bool
 	marked   bool  // the store says that requests may be under way
 	done     done  // written by the writer alone, which reads it without mu
@@ -81,12 +84,14 @@ type Delivery struct {
 
 	unwritten bool // when all work ended, something was not on disk
 
+	asks    asks // guarded by mu
 	lookup  lookup
 	repairs []repair        // the writer's: what is found damaged or lost in the store
 	told    map[string]bool // the writer's: what is in the trail of a write that failed
 
 	wake    signal // the dispatcher's
 	changed signal // what OnHealth is told may have changed
+	noted   signal // the writer's: outages has news
 	work    chan *work
 	idle    chan *attempt // taken by a worker that has none
 	stop    chan struct{}
@@ -97,17 +102,7 @@ type Delivery struct {
 }
 
 // UserAgent names this software and its version to the server.
-func UserAgent() string {
-	version := "devel"
-	if info, ok := debug.ReadBuildInfo(); ok {
-		for _, m := range append(info.Deps, &info.Main) {
-			if m.Path == "github.com/ocems-io/ocems" && strings.HasPrefix(m.Version, "v") {
-				version = m.Version[1:]
-			}
-		}
-	}
-	return "ocems/" + version
-}
+func UserAgent() string { return "ocems/" + version.Read().Version }
 
 // signal wakes one goroutine. Several signals before it wakes are one.
 type signal chan struct{}
@@ -131,7 +126,7 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 		cfg.Clock = clock.New(clock.Config{Alone: true})
 	}
 	d := &Delivery{cfg: cfg, timing: timing{cfg.InitialBackoff.Duration, cfg.MaxBackoff.Duration, cfg.HoldInterval.Duration}, queues: map[string]*queue{}, told: map[string]bool{}, heldFor: map[string]int{}, postponed: map[*queue]bool{}, agent: UserAgent(),
-		wake: make(signal, 1), changed: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
+		wake: make(signal, 1), changed: make(signal, 1), noted: make(signal, 1), work: make(chan *work, 1024), idle: make(chan *attempt), stop: make(chan struct{})}
 	if err := d.restore(ctx); err != nil {
 		return nil, fmt.Errorf("reading the outbox: %w", err)
 	}
@@ -202,6 +197,7 @@ func (d *Delivery) Retry() {
 	for _, q := range d.queues {
 		q.delay = d.delay(q.device)
 		q.retryAt(time.Now())
+		q.decide()
 		d.schedule.set(q)
 	}
 	d.wake.send()

@@ -14,7 +14,7 @@ func (d *Delivery) dispatch() {
 	timer := time.NewTimer(forever)
 	defer timer.Stop()
 	for {
-		timer.Reset(min(d.startDue(), d.checkServer()))
+		timer.Reset(min(d.startDue(), d.checkServer(), d.checkOutages()))
 		select {
 		case <-d.wake:
 		case <-timer.C:
@@ -185,6 +185,8 @@ func (d *Delivery) checkServer() (wait time.Duration) {
 func (d *Delivery) logUnreachable() {
 	d.cfg.Logger.Error("the server does not answer: the readings wait in the outbox", "since", d.server.since, "reason", d.server.reason)
 	d.changed.send()
+	d.outageBegins("", d.server.since, "", d.server.reason)
+	d.outageGoesOn("", d.server.attempts)
 }
 
 // noteAnswer notes what became of a request: where its device stands, if it was of one, and whether the server can be
@@ -203,8 +205,11 @@ func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 				q.standing = hanging
 			}
 		}
+		attempts := d.server.attempts
 		if d.server.failed(device, before, ans.detail, sent) {
 			d.logUnreachable()
+		} else if d.server.unreachable {
+			d.outageGoesOn("", d.server.attempts-attempts)
 		}
 		return
 	}
@@ -215,6 +220,7 @@ func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	if !d.server.answered(now) {
 		return
 	}
+	d.outageEnds("")
 	d.cfg.Logger.Info("the server answers again")
 	d.changed.send()
 	for _, q := range d.queues {
@@ -267,7 +273,13 @@ func (d *Delivery) forget(now time.Time) {
 
 // setCondition sets a queue's condition and keeps the list of those for which a person is needed. Delivery.mu is held.
 func (d *Delivery) setCondition(q *queue, c condition) {
-	q.condition = c
+	before := q.condition.state
+	switch q.condition = c; {
+	case c.state == held && before != held:
+		d.outageBegins(q.device, time.Now(), c.reason, c.detail)
+	case c.state != held && before == held:
+		d.outageEnds(q.device)
+	}
 	if q.stamps.n == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
 		if q.memory.reason != "" {
 			d.cfg.Logger.Info("nothing of the device waits apart any more", "device", q.device)

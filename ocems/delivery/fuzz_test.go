@@ -119,7 +119,7 @@ func FuzzJudge(f *testing.F) {
 
 func FuzzReadings(f *testing.F) {
 	at := time.UnixMilli(1726857000000)
-	two := encodeReadings(0, []payload.Reading{{Parameter: "cod", Value: 1.5, Unit: "mg/L", Stamp: at, Flag: 'U', Statistic: "mean", Samples: 900, Min: -1, Max: 2},
+	two := encodeReadings(0, []payload.Reading{{Parameter: "cod", Value: 1.5, Unit: "mg/L", Stamp: at, Flag: 'U', Statistic: "mean", Samples: 900, Min: -1, Max: 2, Minutes: 4},
 		{Parameter: "प्र", Value: -0.25, Unit: "°C", Stamp: at, Flag: 'Z', Diagnostic: true}})
 	f.Add(two, "cod", "mg/L", "mean", 900, 1.5, byte('U'), false)
 	f.Add(two[1:len(two)-4], "Nh3-n", "%", "", 0, math.MaxFloat64, byte('C'), true)

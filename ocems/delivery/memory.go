@@ -27,6 +27,7 @@ type memory struct {
 	unexplained bool                   // a 111 came for which there is no evidence, and no status 1 since
 	aside       int64                  // stamp of the newest slot that was parked when it was stored, 0 for none
 	passed      bool                   // newer slots came before such as failed often, when it was stored
+	asks        bool                   // slots wait for a person to decide, or did while others waited
 	reason      string                 // of HoldReasons: why a person must look at what is parked, or ""
 	detail      string                 // what the server answered
 	suspended   map[unitOf]*suspension // refused parameters
@@ -109,7 +110,7 @@ func (s *slot) note(d doubt) {
 const memoryPrefix = "device/"
 
 func (m *memory) empty() bool {
-	return !m.accepted && !m.unexplained && m.aside == 0 && !m.passed && len(m.suspended) == 0 && len(m.suspects) == 0 && len(m.replaced) == 0
+	return !m.accepted && !m.unexplained && m.aside == 0 && !m.passed && !m.asks && len(m.suspended) == 0 && len(m.suspects) == 0 && len(m.replaced) == 0
 }
 
 // remember encodes the queue's memory and its slots' doubts, nil where there is none.
@@ -128,7 +129,7 @@ func (q *queue) remember() []byte {
 		}
 	}
 	m := &q.memory
-	m.aside, m.passed = q.parked(), q.passesOver()
+	m.aside, m.passed, m.asks = q.parked(), q.passesOver(), len(q.asked) > 0 || m.asks && q.stamps.n > 0
 	if m.empty() && len(doubts) == 0 {
 		return nil
 	}
@@ -137,6 +138,7 @@ func (q *queue) remember() []byte {
 	e.Bool(m.unexplained)
 	e.Int(m.aside)
 	e.Bool(m.passed)
+	e.Bool(m.asks)
 	e.Text(m.reason)
 	e.Text(m.detail)
 	e.Uint(uint64(len(m.suspended)))
@@ -168,7 +170,7 @@ var plain = string((&queue{memory: memory{accepted: true}}).remember())
 
 func (q *queue) isPlain() bool {
 	m := &q.memory
-	return m.accepted && !m.unexplained && m.reason == "" && !q.passesOver() && len(m.suspended)+len(m.suspects)+len(m.replaced) == 0 &&
+	return m.accepted && !m.unexplained && !m.asks && m.reason == "" && len(q.asked) == 0 && !q.passesOver() && len(m.suspended)+len(m.suspects)+len(m.replaced) == 0 &&
 		q.parked() == 0 && q.stamps.newest((*word).doubted) == 0 && !slices.ContainsFunc(q.slots, func(s *slot) bool { return len(s.doubts) > 0 })
 }
 
@@ -223,7 +225,7 @@ func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) 
 		return memory{}, nil, err
 	}
 	m = newMemory()
-	m.accepted, m.unexplained, m.aside, m.passed, m.reason, m.detail = d.Bool(), d.Bool(), d.Int(), d.Bool(), d.Text(), d.Text()
+	m.accepted, m.unexplained, m.aside, m.passed, m.asks, m.reason, m.detail = d.Bool(), d.Bool(), d.Int(), d.Bool(), d.Bool(), d.Text(), d.Text()
 	for n := d.Count(3); n > 0 && d.Err() == nil; n-- {
 		m.suspended[unitOf{d.Text(), d.Text()}] = &suspension{reason: d.Text()}
 	}
@@ -295,7 +297,9 @@ func (d *Delivery) doubtAll(ctx context.Context) error {
 		n := 0
 		for t, ok := q.stamps.next(everBefore, (*word).queued); ok && (n < doubtful || q.memory.passed); t, ok = q.stamps.next(t+1, (*word).queued) {
 			q.stamps.doubt(t)
-			n++
+			if !q.memory.asks || !d.mayBeUndecided(ctx, slotID{q.device, t}) { // that one was not at the server, most likely
+				n++
+			}
 		}
 	}
 	return nil
@@ -346,6 +350,23 @@ func (d *Delivery) unmark(ctx context.Context) error {
 		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
 	}
 	return nil
+}
+
+// asks are the requests for single readings of slots that another sender has reported. A plant asks for all; the standby of a
+// hub would send many times the requests of a hub, and does not: each is paid off for askInterval, and it may owe askBurst.
+type asks struct{ paid time.Time }
+
+const (
+	askInterval = time.Second / 5
+	askBurst    = spec.SlotLength
+)
+
+func (a *asks) allow(requests int, now time.Time) bool {
+	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst {
+		return false
+	}
+	a.paid = a.paid.Add(time.Duration(requests) * askInterval)
+	return true
 }
 
 // lookup reads the trail for what the server has taken. It takes at most a tenth of the time, since a server that calls all

@@ -53,7 +53,7 @@ func damagedKey(key string, at time.Time) string {
 }
 
 // formatVersion is that of a slot's value, see [frame].
-const formatVersion = 3
+const formatVersion = 4
 
 // encodeReadings writes a slot's value. made is the running time at which the slot was made.
 func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
@@ -68,6 +68,7 @@ func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
 		e.Byte(byte(r.Flag))
 		e.Bool(r.Diagnostic)
 		e.Uint(r.Era)
+		e.Uint(uint64(min(max(r.Minutes, 0), math.MaxInt32)))
 		e.Bool(r.Min != r.Max)
 		if r.Min != r.Max {
 			e.Float(r.Min)
@@ -86,7 +87,7 @@ func decodeReadings(value []byte, stamp int64) (rs []payload.Reading, made time.
 	made = time.Duration(d.Uint()&math.MaxInt32) * time.Second
 	for d.Left() > 0 {
 		r := payload.Reading{Stamp: time.UnixMilli(stamp), Parameter: d.Text(), Unit: d.Text(), Statistic: d.Text(),
-			Samples: int(d.Uint() & math.MaxInt32), Value: d.Float(), Flag: spec.Flag(d.Byte()), Diagnostic: d.Bool(), Era: d.Uint()}
+			Samples: int(d.Uint() & math.MaxInt32), Value: d.Float(), Flag: spec.Flag(d.Byte()), Diagnostic: d.Bool(), Era: d.Uint(), Minutes: int(d.Uint() & math.MaxInt32)}
 		if d.Bool() {
 			r.Min, r.Max = d.Float(), d.Float()
 		}

@@ -3,6 +3,7 @@ package delivery
 import (
 	"cmp"
 	"math"
+	"math/bits"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,8 @@ type queue struct {
 	device      string
 	stamps      stamps  // of its slots
 	slots       []*slot // those that have more to tell, oldest first
-	trying      *slot   // by the attempt that is under way
+	asked       map[string]*asked
+	trying      *slot // by the attempt that is under way
 	condition   condition
 	parkedUntil time.Time // no attempt of what is parked before
 	parkedTried int64     // stamp of the one that was tried last
@@ -101,9 +103,10 @@ type slot struct {
 type slotStatus int
 
 const (
-	queued slotStatus = iota
-	parked            // what is left of it is refused for now: tried slowly, apart from the others
-	shown             // by a dry run: never sent
+	queued    slotStatus = iota
+	parked               // what is left of it is refused for now: tried slowly, apart from the others
+	shown                // by a dry run: never sent
+	undecided            // what is left of it waits for a person
 )
 
 func newQueue(device string) *queue {
@@ -148,6 +151,7 @@ func (q *queue) has(s *slot) bool { return q.find(s.stamp) == s }
 
 // remove takes a slot out. It reports whether it was there.
 func (q *queue) remove(stamp int64) bool {
+	q.ask(stamp, nil)
 	if i, found := q.place(stamp); found {
 		q.stay(q.slots[i])
 		q.slots = slices.Delete(q.slots, i, i+1)
@@ -286,6 +290,13 @@ func (q *queue) retryPerhapsSent() {
 			q.set(s, queued)
 		}
 	}
+}
+
+// alone reports that no other slot is to be sent.
+func (q *queue) alone() bool {
+	n := q.stamps.n
+	q.stamps.each(func(w *word) { n -= bits.OnesCount64(w.of[undecided]) })
+	return n == 1
 }
 
 // parked returns the stamp of the newest slot that is parked, or 0.

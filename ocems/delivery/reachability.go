@@ -21,6 +21,7 @@ type reachability struct {
 	answeredAt  time.Time       // the last answer
 	since       time.Time       // the first request after it that got no answer; zero: none
 	devices     map[string]bool // whose silence counts, at most unreachableDevices
+	attempts    int             // such requests
 	reason      string          // of the last one before it counted as unreachable
 	unreachable bool
 }
@@ -29,7 +30,10 @@ type reachability struct {
 // answered. One of which that is not known says nothing about the server, while others were answered lately. It reports
 // whether the server now counts as unreachable and did not before.
 func (r *reachability) failed(device string, before bool, reason string, sent time.Time) (changed bool) {
-	if r.unreachable || sent.Before(r.answeredAt) { // somebody was answered meanwhile: the server is there
+	if sent.Before(r.answeredAt) { // somebody was answered meanwhile: the server is there
+		return false
+	}
+	if r.attempts++; r.unreachable {
 		return false
 	}
 	if r.since.IsZero() {

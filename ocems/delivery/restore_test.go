@@ -286,9 +286,9 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 		name, want string
 		set        func(*openStore)
 	}{
-		{"newer", "newer version", func(s *openStore) { s.set(s.keys("index/")[1], framed(4)) }},
+		{"newer", "newer version", func(s *openStore) { s.set(s.keys("index/")[1], framed(5)) }},
 		{"newer, without an index", "newer version", func(s *openStore) {
-			s.set(s.slots("b")[0], framed(4))
+			s.set(s.slots("b")[0], framed(5))
 			s.drop("index/")
 		}},
 	} {

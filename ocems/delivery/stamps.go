@@ -19,9 +19,9 @@ type stamps struct {
 
 // word has the marks of 64 stamps that follow each other on a grid.
 type word struct {
-	at     int64             // number of the first, by 64
-	of     [shown + 1]uint64 // each waiting slot has one of these marks
-	unsure uint64            // a run that ended in no order may have sent it
+	at     int64                 // number of the first, by 64
+	of     [undecided + 1]uint64 // each waiting slot has one of these marks
+	unsure uint64                // a run that ended in no order may have sent it
 }
 
 // lengths are what the stamps of each grid are multiples of, in milliseconds.
@@ -32,7 +32,7 @@ func onGrid(stamp int64) bool { return spec.Aligned(time.UnixMilli(stamp), spec.
 
 const everBefore = math.MinInt64 // any stamp
 
-func (w *word) waiting() uint64 { return w.of[queued] | w.of[parked] | w.of[shown] }
+func (w *word) waiting() uint64 { return w.of[queued] | w.of[parked] | w.of[shown] | w.of[undecided] }
 func (w *word) queued() uint64  { return w.of[queued] }
 func (w *word) parked() uint64  { return w.of[parked] }
 func (w *word) doubted() uint64 { return w.unsure }

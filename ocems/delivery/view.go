@@ -86,7 +86,7 @@ func EachWaiting(ctx context.Context, stored store.Store, visit func(device stri
 }
 
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
-// average of one parameter end together. It has the suspended parameters too, which the host leaves out.
+// average of one parameter end together. It has those too that are suspended or wait for a person, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
 	done, err := readDone(ctx, stored, nil)
@@ -131,6 +131,14 @@ type State struct {
 	Apart     string            // why some of its slots wait apart, or ""
 	Detail    string            // what the server answered
 	Suspended map[string]string // of HoldReasons: why a parameter waits
+	Undecided map[string]Undecided
+}
+
+// Undecided are the slots of a parameter that wait for a person to decide.
+type Undecided struct {
+	Slots  int
+	Oldest time.Time // stamp
+	Why    string    // that of the one that was looked at last
 }
 
 // State returns that of a device, or nothing for one that has sent nothing.
@@ -150,6 +158,13 @@ func (d *Delivery) State(device string) (s State) {
 		s.Held, s.Detail = q.condition.reason, q.condition.detail
 	} else {
 		s.Apart, s.Detail = q.memory.reason, q.memory.detail
+	}
+	for parameter, x := range q.asked {
+		if s.Undecided == nil {
+			s.Undecided = map[string]Undecided{}
+		}
+		oldest, _ := x.next(everBefore, (*word).waiting)
+		s.Undecided[parameter] = Undecided{x.n, time.UnixMilli(oldest), x.why}
 	}
 	if q.saved != "" && q.saved != plain { // the memory itself is the attempt's
 		if m, _, err := decodeMemory([]byte(q.saved)); err == nil && len(m.suspended) > 0 {

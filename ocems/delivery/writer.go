@@ -63,6 +63,7 @@ func (d *Delivery) writeLoop() {
 		if list, open = d.gather(retry); len(list) == 0 {
 			wait = min(2*wait, lastRewrite)
 		}
+		d.tellOutages()
 		before := len(unwritten)
 		var err error
 		switch unwritten, err = d.write(append(unwritten, list...)); {
@@ -79,6 +80,11 @@ func (d *Delivery) writeLoop() {
 // open is false once the outbox is closed.
 func (d *Delivery) gather(retry <-chan time.Time) (list []*work, open bool) {
 	var enough <-chan time.Time
+	wait := func() {
+		if enough == nil {
+			enough = time.After(gatherFor)
+		}
+	}
 	urgent := false
 	for len(list) < maxGathered {
 		if urgent && len(d.work) == 0 {
@@ -90,11 +96,9 @@ func (d *Delivery) gather(retry <-chan time.Time) (list []*work, open bool) {
 				return list, false
 			}
 			list, urgent = w.take(list), urgent || w.urgent
-			if enough == nil {
-				timer := time.NewTimer(gatherFor)
-				defer timer.Stop()
-				enough = timer.C
-			}
+			wait()
+		case <-d.noted:
+			wait()
 		case <-enough:
 			return list, true
 		case <-retry:

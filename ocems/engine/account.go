@@ -31,6 +31,7 @@ const (
 	forgetSilent = spec.MaxAge      // a series that no entry names
 	excludedFor  = 24 * time.Hour
 	reachWithin  = time.Minute // from the closing of a window to the board
+	failsFor     = time.Minute // the status cannot be written, and it is told
 )
 
 // account is what became of each parameter that a device is to report.
@@ -56,8 +57,9 @@ type account struct {
 	troubledMu sync.Mutex // apart from mu, since the outbox calls while it holds its own
 	troubled   map[string]bool
 
-	failed bool      // the status could not be written; of run alone
-	ran    time.Time // when the life before wrote its status last
+	failing time.Time // since when the status cannot be written; of run alone
+	failed  bool      // and it was told
+	ran     time.Time // when the life before is known to have run last
 }
 
 // deviceAccount is what became of a device's parameters.
@@ -74,6 +76,7 @@ type parameterAccount struct {
 	status.Parameter
 	mapped registry.Mapped
 	told   status.Class // what the log has said that a person must see to, or ""
+	former bool         // it had another name before; of refresh alone
 }
 
 // statusFile is when a file is to be written.
@@ -98,17 +101,14 @@ func openAccount(e *Engine, path string) *account {
 	a := &account{e: e, path: path, started: time.Now().UTC().Round(0), begun: time.Now(), devices: map[string]*deviceAccount{}}
 	a.slots.by = map[int64]*slotLine{}
 	a.host.matters = true
-	before := map[string]*status.Device{}
+	var before []status.Device
 	if path != "" {
 		h, err := status.Read(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			e.log.Warn("what the last run wrote of each parameter cannot be read: it begins anew", "error", err)
 		}
 		if err == nil {
-			a.ran = h.Written
-			for i := range h.Devices {
-				before[h.Devices[i].ID] = &h.Devices[i]
-			}
+			a.ran, before = h.RanUntil(), h.Devices
 		}
 	}
 	a.mu.Lock()
@@ -124,45 +124,62 @@ func statusPath(s store.Store) string {
 	return ""
 }
 
-// refresh brings the devices to those of the configuration.
-func (a *account) refresh(before map[string]*status.Device) {
+// refresh brings the devices to those of the configuration. What is known of them goes on, also under a former name.
+func (a *account) refresh(before []status.Device) {
 	version := a.e.names.Version()
 	if version == a.names {
 		return
 	}
 	a.names = version
+	for _, d := range before {
+		old := &deviceAccount{Device: &registry.Device{DeviceID: d.ID}}
+		for _, p := range d.Parameters {
+			old.parameters = append(old.parameters, &parameterAccount{Parameter: p})
+		}
+		a.devices[d.ID] = old
+	}
 	list := a.e.names.Devices()
 	files := max(status.Files(len(list)), 1)
 	devices := make(map[string]*deviceAccount, len(list))
 	a.ids = make([]string, len(list))
 	for i, d := range list {
-		old := a.devices[d.DeviceID]
-		x := &deviceAccount{Device: d, file: status.FileOf(d.DeviceID, files)}
-		if old != nil {
+		a.ids[i], devices[d.DeviceID] = d.DeviceID, &deviceAccount{Device: d, file: status.FileOf(d.DeviceID, files)}
+	}
+	known := map[slot.Series]*parameterAccount{}
+	for _, old := range a.devices {
+		id, _ := a.e.names.Current(slot.Series{Device: old.DeviceID}, "")
+		if x := devices[id.Device]; x != nil && (x.held == "" || id.Device == old.DeviceID) {
 			x.held, x.heldSince = old.held, old.heldSince
 		}
-		for _, m := range d.Mapped() {
-			p := &parameterAccount{mapped: m, Parameter: status.Parameter{Parameter: m.Parameter, Diagnostic: m.Diagnostic, Unit: m.Unit, Due: firstWindow(a.now())}}
-			if known := old.find(m.Parameter, m.Diagnostic); known != nil {
-				known.mapped, p = m, known
-			} else if b := before[d.DeviceID]; b != nil {
-				if i := slices.IndexFunc(b.Parameters, func(q status.Parameter) bool { return q.Parameter == m.Parameter && q.Diagnostic == m.Diagnostic }); i >= 0 {
-					p.Parameter = b.Parameters[i]
-				}
+		for _, p := range old.parameters {
+			was := slot.Series{Device: old.DeviceID, Parameter: p.Parameter.Parameter, Diagnostic: p.Diagnostic}
+			now, _ := a.e.names.Current(was, "")
+			p.former = now != was
+			if other := known[now]; other == nil || p.goesOnBefore(other) {
+				known[now] = p
 			}
-			p.Unit = cmp.Or(m.Unit, p.Unit)
+			p.Parameter.Parameter = now.Parameter
+		}
+	}
+	for _, x := range devices {
+		for _, m := range x.Mapped() {
+			key := slot.Series{Device: x.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
+			p := known[key]
+			if p == nil {
+				p = &parameterAccount{Parameter: status.Parameter{Parameter: m.Parameter, Diagnostic: m.Diagnostic, Due: firstWindow(a.now())}}
+			}
+			p.mapped, p.Unit = m, cmp.Or(m.Unit, p.Unit)
 			x.parameters = append(x.parameters, p)
 		}
-		if x.named = len(x.parameters); x.named == 0 {
-			if old != nil {
-				x.parameters = old.parameters
-			} else if b := before[d.DeviceID]; b != nil {
-				for _, p := range b.Parameters {
-					x.parameters = append(x.parameters, &parameterAccount{Parameter: p})
-				}
-			}
+		x.named = len(x.parameters)
+	}
+	for key, p := range known {
+		if x := devices[key.Device]; x != nil && x.named == 0 {
+			x.parameters = append(x.parameters, p)
 		}
-		devices[d.DeviceID], a.ids[i] = x, d.DeviceID
+	}
+	for _, x := range devices {
+		x.sort()
 	}
 	a.devices, a.delay = devices, 0
 	for _, d := range list {
@@ -173,6 +190,22 @@ func (a *account) refresh(before map[string]*status.Device) {
 		a.files[i].matters = true
 	}
 	a.host.matters = true
+}
+
+func (d *deviceAccount) sort() {
+	slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
+}
+
+// goesOnBefore reports that of two accounts of one parameter this one goes on: one that has had a reading, and then the one
+// that has the present name, or was the last to read.
+func (p *parameterAccount) goesOnBefore(o *parameterAccount) bool {
+	switch had, other := p.Reading != nil || p.Slot != nil, o.Reading != nil || o.Slot != nil; {
+	case had != other:
+		return had
+	case p.former != o.former:
+		return o.former
+	}
+	return p.lastSeen().After(o.lastSeen())
 }
 
 // firstWindow is the start of the first whole window from now on.
@@ -211,7 +244,7 @@ func (a *account) of(device, parameter string, diagnostic bool) (*deviceAccount,
 	if p == nil && d.named == 0 && parameter != "" {
 		p = &parameterAccount{Parameter: status.Parameter{Parameter: parameter, Diagnostic: diagnostic, Due: firstWindow(a.now())}}
 		d.parameters = append(d.parameters, p)
-		slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
+		d.sort()
 	}
 	return d, p
 }
@@ -401,24 +434,32 @@ func (a *account) run(done <-chan struct{}) {
 // step does what is due. At the end of the host all is written.
 func (a *account) step(end bool) {
 	a.came.hurry(mostNearest)
-	err := a.write(a.take(end))
-	if err != nil {
-		a.again()
-	}
-	if (err != nil) != a.failed {
-		if a.failed = err != nil; a.failed {
+	w := a.take(end)
+	err := a.write(w)
+	switch {
+	case err != nil:
+		a.again(w)
+		if a.failing.IsZero() {
+			a.failing = time.Now()
+		}
+		if !a.failed && (end || time.Since(a.failing) >= failsFor) {
+			a.failed = true
 			a.e.log.Warn("cannot write the status of each parameter: it is tried again, and nothing else depends on it", "error", err)
 		}
+	case w.host != nil || len(w.files) > 0:
+		a.failing, a.failed = time.Time{}, false
 	}
 }
 
-// again has all files written again.
-func (a *account) again() {
+// again has what could not be written come again soon.
+func (a *account) again(w written) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.host.changed = true
-	for i := range a.files {
-		a.files[i].changed = true
+	a.host.matters = a.host.matters || w.host != nil
+	for i := range w.files {
+		if i < len(a.files) {
+			a.files[i].matters = true
+		}
 	}
 }
 
@@ -506,7 +547,7 @@ func (a *account) trouble(device string) {
 func (a *account) describe(now time.Time, end bool) *status.Host {
 	e := a.e
 	h := &status.Host{
-		Written: time.Now().UTC().Round(0), Started: a.started, Stopped: end, Software: delivery.UserAgent(), Process: os.Getpid(),
+		Written: time.Now().UTC().Round(0), Started: a.started, Before: a.ran, Stopped: end, Software: delivery.UserAgent(), Process: os.Getpid(),
 		Slots: e.cfg.Board == nil, Stamp: e.rules.Stamp, Grace: (e.rules.Grace + e.rules.Settle).Seconds(), Within: a.within().Seconds(),
 		Trouble: e.health.text(), Clock: status.Clock{Trouble: e.clock.Trouble(), Skew: e.clock.Skew().Seconds()},
 	}
@@ -627,6 +668,11 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 			x.Since = timeOf(d.heldSince)
 		}
 		for _, p := range d.parameters {
+			if p.Undecided = nil; q.Undecided != nil {
+				if u, waits := q.Undecided[p.Parameter.Parameter]; waits {
+					p.Undecided = &status.Undecided{Slots: u.Slots, Oldest: u.Oldest.UTC(), Why: u.Why}
+				}
+			}
 			reason, refused := q.Suspended[p.Parameter.Parameter]
 			switch {
 			case !refused:

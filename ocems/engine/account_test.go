@@ -1,7 +1,9 @@
 package engine_test
 
 import (
+	"context"
 	"fmt"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -193,5 +195,72 @@ func TestVerdictsOfSeven(t *testing.T) {
 			assert.Regexp(t, "^warning waiting: slots wait for the board: [23]", verdicts(p.status(), clock(2, 1, second))["cod"], second)
 		}
 		p.net.unplug(false)
+	})
+}
+
+// A status that cannot be replaced, as on Windows while somebody reads it, is there seconds later, and the log is silent.
+func TestStatusThatCannotBeReplaced(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		lasts time.Duration
+		lines int
+	}{{"a moment", 3 * time.Second, 0}, {"hours", 2 * time.Hour, 1}} {
+		run(t, c.name, seven, func(p *plant) {
+			until(clock(1, 1, 0))
+			path := status.Path(filepath.Join(p.dir, "state.db"))
+			require.NoError(p.t, os.Remove(path))
+			require.NoError(p.t, os.MkdirAll(filepath.Join(path, "in the way"), 0o700))
+			p.mustTake(field("cod", clock(1, 1, 0), 1))
+			time.Sleep(c.lasts)
+			require.NoError(p.t, os.RemoveAll(path))
+			time.Sleep(8 * time.Second)
+			assert.WithinRange(t, p.status().Written, time.Now().Add(-8*time.Second), time.Now())
+			assert.Len(t, p.log.lines("cannot write the status"), c.lines)
+		})
+	}
+}
+
+// Of any number of sources each flag that stands beside no reading is told once, and none that stands beside one.
+func TestFlagsOfManySources(t *testing.T) {
+	run(t, "many", seven, func(p *plant) {
+		const sources = 3000
+		from := func(i int, r engine.Reading) engine.Reading {
+			r.Source = engine.Source{ID: uint64(i + 100), Text: func() string { return fmt.Sprintf("host=plc unit=%d", i) }}
+			return r
+		}
+		for hour := range 3 {
+			until(clock(1+hour, 1, 0))
+			b := p.e.NewBatch()
+			for i := range sources {
+				r := from(i, field(fmt.Sprint("status", i%30), clock(1+hour, 1, 0), 1, "ocems.flag", "U"))
+				b.Add(r)
+				b.Bare(r)
+				b.Add(from(i, field("cod", clock(1+hour, 1, 0).Add(time.Duration(i)*time.Millisecond), 1, "ocems.flag", "U")))
+			}
+			b.Bare(from(sources+1, field("", clock(1+hour, 1, 0), 1, "ocems.flag", "M")))
+			require.NoError(p.t, b.Commit(context.Background()))
+			until(clock(1+hour, 50, 0))
+		}
+		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		require.Len(p.t, lines, 1)
+		assert.Contains(t, lines[0], `of="host=plc unit=3001"`)
+	})
+	run(t, "lost ones", seven, func(p *plant) {
+		for hour := range 3 {
+			until(clock(1+hour, 1, 0))
+			b := p.e.NewBatch()
+			for i := range 1200 {
+				r := field("", clock(1+hour, 1, 0), 1, "ocems.flag", "M")
+				r.Source = engine.Source{ID: uint64(i + 100), Text: func() string { return fmt.Sprint("unit=", i) }}
+				b.Bare(r)
+			}
+			require.NoError(p.t, b.Commit(context.Background()))
+			until(clock(1+hour, 50, 0))
+		}
+		assert.Len(t, p.log.lines("a flag or unit stands on a metric of which no field is reported"), 40)
+		more := p.log.lines("more flags or units stand on metrics")
+		require.Len(p.t, more, 2)
+		assert.Contains(t, more[0], "metrics=980")
+		assert.Contains(t, more[1], "metrics=180")
 	})
 }

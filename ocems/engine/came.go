@@ -1,11 +1,14 @@
 package engine
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"slices"
 	"strings"
 	"sync"
+
+	"github.com/cespare/xxhash/v2"
 
 	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
@@ -15,23 +18,28 @@ import (
 const (
 	mostCameMetrics = 200
 	mostCameFields  = 50
-	mostFlagged     = 1000
+	mostFlagged     = 1000    // between two slots
+	mostJudged      = 1 << 16 // of more no flag or unit is told as lost
 )
 
 // came are the names of readings that are no parameter of any device: what an entry was perhaps meant for.
 type came struct {
 	mu      sync.Mutex
 	metrics map[string]map[string]string // what else the first reading of each field said of itself, by metric and field
-	flagged map[string]flagged           // metrics with a flag or a unit of which a reading is none, by name and source
-	spoken  map[string]bool              // those of which a reading is one
+	flagged map[metricOf]flagged         // metrics with a flag or a unit of which no reading is one, since the last slot
+	judged  map[metricOf]struct{}        // those of which a reading is one, or of which it was told that none is: for ever
 	left    int                          // how often the nearest name is looked for, which takes milliseconds
 }
 
-// flagged is a flag or a unit beside readings that are no parameter.
-type flagged struct {
-	metric, word, source string
-	told                 bool
+// metricOf is a metric of a source.
+type metricOf struct{ name, source uint64 }
+
+func (r Reading) metricOf() metricOf {
+	return metricOf{xxhash.Sum64String(r.Name), r.Source.some().ID}
 }
+
+// flagged is a flag or a unit beside readings that are no parameter.
+type flagged struct{ metric, word, source string }
 
 const mostNearest = 20
 
@@ -86,20 +94,22 @@ func (r Reading) text() string {
 	return registry.Short(r.Source.Text())
 }
 
-func (r Reading) from() string {
-	return fmt.Sprintf("%s\x00%016x", registry.Short(r.Name), r.Source.some().ID)
-}
-
 // flag notes a flag or a unit of which no reading may be one.
 func (c *came) flag(r Reading) {
-	word, key := r.Word(), r.from()
-	if _, known := c.flagged[key]; word == "" || known || len(c.flagged) >= mostFlagged {
+	word := r.Word()
+	if word == "" || len(c.flagged) >= mostFlagged || len(c.judged) >= mostJudged {
+		return
+	}
+	key := r.metricOf()
+	if _, known := c.judged[key]; known {
 		return
 	}
 	if c.flagged == nil {
-		c.flagged = map[string]flagged{}
+		c.flagged = map[metricOf]flagged{}
 	}
-	c.flagged[key] = flagged{metric: registry.Short(r.Name), word: word, source: r.text()}
+	if _, known := c.flagged[key]; !known {
+		c.flagged[key] = flagged{metric: registry.Short(r.Name), word: word, source: r.text()}
+	}
 }
 
 // ours notes that a reading beside a flag or a unit is a parameter.
@@ -109,23 +119,32 @@ func (c *came) ours(r Reading) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.spoken == nil || len(c.spoken) >= mostFlagged {
-		c.spoken = map[string]bool{}
+	c.judge(r.metricOf())
+}
+
+func (c *came) judge(key metricOf) {
+	delete(c.flagged, key)
+	if c.judged == nil {
+		c.judged = map[metricOf]struct{}{}
 	}
-	c.spoken[r.from()] = true
+	if len(c.judged) < mostJudged {
+		c.judged[key] = struct{}{}
+	}
 }
 
 // lost are the flags and units that say nothing of any parameter, each once.
 func (c *came) lost() (list []flagged) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	for _, key := range slices.Sorted(maps.Keys(c.flagged)) {
-		if f := c.flagged[key]; !f.told && !c.spoken[key] {
+	for key, f := range c.flagged {
+		if len(c.judged) < mostJudged {
 			list = append(list, f)
-			f.told = true
-			c.flagged[key] = f
 		}
+		c.judge(key)
 	}
+	slices.SortFunc(list, func(a, b flagged) int {
+		return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(a.source, b.source))
+	})
 	return list
 }
 

@@ -61,6 +61,7 @@ type Engine struct {
 	aligns  bool // else the aligner closes what an earlier configuration has left in it
 	rules   slot.Options
 	trail   *audit.Trail
+	started *audit.Later // in the trail, once the host has run for a while, or has an outcome
 	outbox  *delivery.Delivery
 	ready   *ready // in a processor, in place of the outbox
 
@@ -152,7 +153,13 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
 	e.account = openAccount(e, statusPath(cfg.Store))
-	e.mark(audit.Started, e.account.ran)
+	if e.trail != nil {
+		started := e.entry(audit.Started)
+		if ran := e.account.ran; !ran.IsZero() {
+			started.Stamp = ran.UnixMilli()
+		}
+		e.started = e.trail.Later(started, status.Settled)
+	}
 	if err := e.openExit(run); err != nil {
 		return e, err
 	}
@@ -187,22 +194,13 @@ func (e *Engine) openTrail() (err error) {
 	return nil
 }
 
-// mark lets the trail tell when the host ran, and until when the life before is known to have run.
-func (e *Engine) mark(o audit.Outcome, ran time.Time) {
-	if e.trail == nil {
-		return
-	}
+// entry lets the trail tell when the host ran, and of Started until when the life before is known to have run.
+func (e *Engine) entry(o audit.Outcome) audit.Entry {
 	devices, parameters := e.names.Devices(), 0
 	for _, d := range devices {
 		parameters += len(d.Mapped())
 	}
-	entry := audit.Entry{Outcome: o, Detail: fmt.Sprintf("%s: devices %d, parameters %d", delivery.UserAgent(), len(devices), parameters)}
-	if !ran.IsZero() {
-		entry.Stamp = ran.UnixMilli()
-	}
-	if err := e.trail.Append(entry); err != nil {
-		e.log.Warn("cannot write to the audit_file that the host is "+string(o), "error", err)
-	}
+	return audit.Entry{Outcome: o, Detail: fmt.Sprintf("%s: devices %d, parameters %d", delivery.UserAgent(), len(devices), parameters)}
 }
 
 func (e *Engine) openExit(ctx context.Context) (err error) {
@@ -223,11 +221,14 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 // settled hears of final outcomes.
 func (e *Engine) settled(entries []audit.Entry) {
 	e.account.note(entries)
-	if e.cfg.Board.OnResult == nil {
-		return
-	}
 	for i := range entries {
-		e.cfg.Board.OnResult(entries[i].Outcome, len(entries[i].Readings))
+		x := &entries[i]
+		switch {
+		case x.Outcome == audit.Refused && x.Reason == string(slot.TooFew): // its readings are in no slot, as where none waited
+			e.counts.refused(slot.TooFew, x.Count)
+		case e.cfg.Board.OnResult != nil:
+			e.cfg.Board.OnResult(x.Outcome, len(x.Readings))
+		}
 	}
 }
 
@@ -244,7 +245,11 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if delay > 0 && e.rules.Stamp == "start" {
 		delay += spec.SlotLength
 	}
-	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter, Sealer: d}, true
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter,
+		TooFew: func(parameter string, minutes int) (why string, waits bool) {
+			rules := d.Rules(parameter)
+			return rules.TooFew(minutes), rules.Waits
+		}, Sealer: d}, true
 }
 
 // delay is how long after its window a slot of a device is sent at the soonest.
@@ -319,8 +324,10 @@ func (e *Engine) close(ctx context.Context) error {
 	if e.account != nil && e.loop.restored {
 		e.account.step(true)
 	}
-	if e.loop.restored {
-		e.mark(audit.Stopped, time.Time{})
+	if e.started != nil && e.started.Drop() {
+		if err := e.trail.Append(e.entry(audit.Stopped)); err != nil {
+			e.log.Warn("cannot write to the audit_file that the host is stopped", "error", err)
+		}
 	}
 	if e.trail != nil {
 		errs = append(errs, e.trail.Close())

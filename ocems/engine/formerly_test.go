@@ -13,6 +13,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/registry"
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
@@ -120,6 +121,75 @@ func TestFormerlyInTheDevicesFile(t *testing.T) {
 		until(clock(1, 33, 0))
 		assert.Equal(t, []string{"a/bod@01:15=3U", "a/cod@01:15=1U", "a/cod@01:30=3U"}, p.received())
 		assert.Empty(t, p.trail())
+	})
+}
+
+// What is known of a parameter goes on under its present name, after a restart and after a devices_file that is read again.
+func TestAccountOfFormerNames(t *testing.T) {
+	account := func(p *plant, device, parameter string) status.Parameter {
+		p.t.Helper()
+		h := p.status()
+		for _, d := range h.Devices {
+			for _, x := range d.Parameters {
+				if d.ID == device && x.Parameter == parameter {
+					return x
+				}
+			}
+		}
+		p.t.Fatalf("no %s of %s in %+v", parameter, device, h.Devices)
+		return status.Parameter{}
+	}
+	feed := func(p *plant, upTo time.Time, r func(at time.Time, value float64) engine.Reading) {
+		for at := time.Now().Truncate(time.Minute).Add(time.Minute); !at.After(upTo); at = at.Add(time.Minute) {
+			until(at)
+			p.mustTake(r(at, float64(at.Minute())))
+		}
+	}
+	check := func(p *plant, before status.Parameter) {
+		p.t.Helper()
+		time.Sleep(8 * time.Second)
+		after := account(p, "a", "cod")
+		before.Parameter = "cod"
+		assert.Equal(p.t, before, after)
+		assert.NotNil(p.t, after.Slot)
+		assert.NotNil(p.t, after.Reading)
+	}
+	for _, c := range []struct{ id, formerly, key, formerKey string }{
+		{"wrong", "wrong", "bod", "bod"}, {"a", "older", "bod", "bod"}, {"wrong", "wrong", "cod", ""},
+	} {
+		run(t, fmt.Sprintf("restart, %s and %s", c.id, c.key), nil, func(p *plant) {
+			p.close()
+			p.called(c.id)
+			p.cfg.Names.Devices[0].Parameters[0].Parameter = c.key
+			p.open()
+			feed(p, clock(2, 3, 0), flow)
+			p.close()
+			before := account(p, c.id, c.key)
+			p.called("a", c.formerly)
+			p.cfg.Names.Devices[0].Parameters[0].Formerly = nil
+			if c.formerKey != "" {
+				p.cfg.Names.Devices[0].Parameters[0].Formerly = []string{c.formerKey}
+			}
+			p.open()
+			check(p, before)
+		})
+	}
+	run(t, "reload", nil, func(p *plant) {
+		p.close()
+		file := filepath.Join(p.dir, "devices.csv")
+		write := func(id, formerly string) {
+			text := "station_id,device_id,token_id,formerly\ns-a," + id + "," + tokenA + "," + formerly + "\n"
+			require.NoError(p.t, os.WriteFile(file, []byte(text), 0o600))
+		}
+		write("wrong", "")
+		p.cfg.Names.Devices, p.cfg.Names.DevicesFile = nil, file
+		p.open()
+		feed(p, clock(2, 3, 0), func(at time.Time, value float64) engine.Reading { return reading("wrong", "cod", at, value) })
+		time.Sleep(2 * time.Minute)
+		before := account(p, "wrong", "cod")
+		write("a", "wrong")
+		time.Sleep(time.Minute)
+		check(p, before)
 	})
 }
 

@@ -17,7 +17,7 @@ type ParameterState struct {
 
 // Troubles are the classes of a parameter that needs a person, or a look.
 func Troubles() []status.Class {
-	return []status.Class{status.Never, status.Silent, status.Excludes, status.Refuses, status.Waits, status.FlatLine, status.Limit, status.Partly}
+	return []status.Class{status.Never, status.Silent, status.Excludes, status.Refuses, status.Asks, status.Waits, status.FlatLine, status.Limit, status.Partly}
 }
 
 // Parameters tells what each parameter is doing now. It is empty where they are more than parameter_metrics.

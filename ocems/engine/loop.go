@@ -14,6 +14,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
@@ -457,29 +458,32 @@ func (e *Engine) check(now time.Time) {
 	e.loop.files = text
 }
 
-// sendable are the slots that JSON can carry and whose readings cover them. What an earlier configuration has let in stops no
-// other.
+// sendable are the slots that JSON can carry and whose readings cover them, or that wait for a person where they do not:
+// these alone keep their Minutes. What an earlier configuration has let in stops no other.
 func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
-	return slices.DeleteFunc(slots, func(s slot.Slot) bool {
-		// One in doubt stays known, so that its window is opened again where its clock was wrong.
-		if d, known := e.names.Device(s.Device); known && !s.Flag.Calibration() && !s.Doubt {
-			const minutes = int(spec.SlotLength / time.Minute)
-			if least := d.Rules(s.Parameter).MinCoverage; float64(s.Minutes)/float64(minutes) < least {
-				x := sampleOf(s)
-				x.count = s.Samples
-				e.refuse(x, slot.TooFew, func() string {
-					return fmt.Sprintf("readings in %d of %d minutes, min_coverage is %v; the value is that of all of them", s.Minutes, minutes, least)
-				}, now)
-				return true
-			}
+	list := slots[:0]
+	for _, s := range slots {
+		rules := &registry.Rules{}
+		if d, known := e.names.Device(s.Device); known && !s.Flag.Calibration() {
+			rules = d.Rules(s.Parameter)
+		}
+		switch why := rules.TooFew(s.Minutes); {
+		case why == "" || s.Doubt && !rules.Waits: // one in doubt stays known, so that its window is opened again where its clock was wrong
+			s.Minutes = 0
+		case !rules.Waits:
+			x := sampleOf(s)
+			x.count = s.Samples
+			e.refuse(x, slot.TooFew, func() string { return why + delivery.OfAll }, now)
+			continue
 		}
 		r := payload.Reading{Parameter: s.Parameter, Unit: s.Unit, Value: s.Value, Flag: s.Flag}
-		err := r.Check()
-		if err != nil {
+		if err := r.Check(); err != nil {
 			e.refuse(sampleOf(s), slot.BadUnit, err.Error, now)
+			continue
 		}
-		return err != nil
-	})
+		list = append(list, s)
+	}
+	return list
 }
 
 // checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and

@@ -357,7 +357,7 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 	}
 	records[i].Readings = append(records[i].Readings, payload.Reading{
 		Parameter: s.Parameter, Value: s.Value, Unit: s.Unit, Stamp: s.Stamp, Flag: s.Flag, Diagnostic: s.Diagnostic,
-		Statistic: s.Statistic.String(), Samples: s.Samples, Min: s.Min, Max: s.Max})
+		Statistic: s.Statistic.String(), Samples: s.Samples, Min: s.Min, Max: s.Max, Minutes: s.Minutes})
 	if s.Doubt {
 		readings := records[i].Readings
 		readings[len(readings)-1].Era = e.loop.era

@@ -149,9 +149,13 @@ func (a *account) tell(now time.Time) {
 		return
 	}
 	a.slots.last, h = stamp, *a.describe(now, false)
-	for _, f := range a.came.lost() {
+	lost := a.came.lost()
+	for _, f := range lost[:min(len(lost), mostNamed)] {
 		a.e.log.Warn("a flag or unit stands on a metric of which no field is reported, so that it says nothing of any reading: join it with the readings by a processor",
 			"metric", f.metric, "attribute", f.word, "of", f.source)
+	}
+	if more := len(lost) - mostNamed; more > 0 {
+		a.e.log.Warn("more flags or units stand on metrics of which no field is reported", "metrics", more)
 	}
 	window, due, warned := a.e.windowOf(stamp), 0, 0
 	x, classes, well := a.slots.of(stamp), map[status.Class]int{}, 0

@@ -2,6 +2,7 @@ package engine
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"math"
 	"os"
@@ -115,4 +116,74 @@ func TestTrailTellsWhenTheHostRan(t *testing.T) {
 		require.NoError(t, err)
 		assert.Equal(t, []string{"00:00 started", "01:00 stopped", "01:00 started", "03:00 started", "ran until about two", "04:00 stopped"}, got)
 	})
+}
+
+// A start that fails leaves no line, nor does a host that ends at once: a host that cannot start was off.
+func TestFailedStartsAreNoLife(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		dir := t.TempDir()
+		file, err := store.Open(filepath.Join(dir, "state.db"))
+		require.NoError(t, err)
+		defer file.Close()
+		cfg := Config{
+			Slots: options.DefaultSlots(), Store: file, Logger: slog.New(slog.DiscardHandler),
+			Names: registry.Config{Devices: []registry.DeviceConfig{{StationID: "station", DeviceID: "dev", Parameters: []registry.ParameterConfig{{Metric: "cod"}}}}, Words: registry.Collector, NamesOnly: true},
+			Next:  func(context.Context, uint8, []slot.Slot) error { return nil },
+		}
+		cfg.Slots.AuditFile = filepath.Join(dir, "audit.jsonl")
+		live := func(lasts time.Duration, kill bool) {
+			e, err := Open(t.Context(), cfg)
+			require.NoError(t, err)
+			time.Sleep(lasts)
+			if !kill {
+				require.NoError(t, e.Close(t.Context()))
+				return
+			}
+			e.stop()
+			e.ready.stop()
+			synctest.Wait()
+			e.trail.Close()
+		}
+		live(time.Hour, true)
+		for range 100 { // as where another component has no port
+			time.Sleep(20 * time.Second)
+			live(3*time.Second, false)
+			time.Sleep(20 * time.Second)
+			live(3*time.Second, true)
+		}
+		broken := errors.New("cannot read")
+		cfg.Store = unreadable{file, broken}
+		_, err = Open(t.Context(), cfg)
+		require.ErrorIs(t, err, broken)
+		cfg.Store = file
+		live(time.Hour, false)
+
+		tally := &audit.Tally{}
+		var got []audit.Outcome
+		_, err = audit.Scan(cfg.Slots.AuditFile, func(e *audit.Entry, verified bool) {
+			got = append(got, e.Outcome)
+			tally.Add(e)
+		})
+		require.NoError(t, err)
+		assert.Equal(t, []audit.Outcome{audit.Started, audit.Started, audit.Stopped}, got)
+		require.Len(t, tally.Off, 1)
+		assert.True(t, tally.Off[0].Killed)
+		assert.WithinRange(t, tally.Off[0].From.In(time.UTC), clockOf(1, -5), clockOf(1, 0))
+		assert.Equal(t, 100*46*time.Second, tally.Off[0].To.Sub(clockOf(1, 0)))
+	})
+}
+
+func clockOf(hour, minute int) time.Time { return time.Date(2000, 1, 1, hour, minute, 0, 0, time.UTC) }
+
+// unreadable is a store of which the slots that are ready cannot be read.
+type unreadable struct {
+	*store.File
+	err error
+}
+
+func (u unreadable) Range(ctx context.Context, prefix string, visit func(string, []byte) error) error {
+	if strings.HasPrefix(prefix, "ready/") {
+		return u.err
+	}
+	return u.File.Range(ctx, prefix, visit)
 }

@@ -28,7 +28,10 @@ type Reading struct {
 	Samples   int    // of how many samples; not sent
 	// Min and Max are the least and the greatest of these, both 0 where they are the same or not known; not sent.
 	Min, Max float64
-	Era      uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
+	// Minutes is in how many minutes of its slot there are readings, where these are too few and a person is to decide; 0
+	// otherwise; not sent.
+	Minutes int
+	Era     uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
 }
 
 // Record is what one request carries: readings of one device of one station.

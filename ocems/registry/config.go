@@ -23,6 +23,8 @@ type Config struct {
 	Words Words `mapstructure:"-" toml:"-" yaml:"-"`
 	// NamesOnly reads neither tokens nor keys: the devices can then name metrics, and not seal.
 	NamesOnly bool `mapstructure:"-" toml:"-" yaml:"-"`
+	// NoOutbox says that slots are handed on at once, so that none can wait for a person.
+	NoOutbox bool `mapstructure:"-" toml:"-" yaml:"-"`
 }
 
 // DeviceConfig is one registered device (spec 2.1). Relative file names start at the working directory.

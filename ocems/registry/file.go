@@ -300,7 +300,7 @@ func yamlError(path, text string, hide bool) error {
 	if m := yamlType.FindStringSubmatch(text); m != nil {
 		keys := slices.Concat(columns, []string{"devices", "parameters", "metric", "field", "attributes", "parameter", "unit",
 			"statistic", "decimals", "diagnostic", "allow_unlisted", "valid_min", "valid_max", "invalid_values", "max_step",
-			"min_coverage", "flat_line_after", "limit_low", "limit_high"})
+			"min_coverage", "below_min_coverage", "flat_line_after", "limit_low", "limit_high"})
 		text = fmt.Sprintf("%skey %q is unknown; nearest: %s", m[1], m[2], strings.Join(spec.Nearest(m[2], keys), ", "))
 	}
 	if m := yamlLine.FindStringSubmatch(text); m != nil {

@@ -156,7 +156,7 @@ type source struct {
 
 func load(cfg Config) look {
 	var (
-		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noField: cfg.Words.NoField}
+		b    = builder{snapshot: &snapshot{devices: map[string]*Device{}, formerly: map[string]*Device{}, index: map[selector]*group{}}, tokens: newHider(), namesOnly: cfg.NamesOnly, noOutbox: cfg.NoOutbox, noField: cfg.Words.NoField}
 		v    version
 		list []source
 	)
@@ -186,6 +186,7 @@ type builder struct {
 	*snapshot
 	tokens    *hider
 	namesOnly bool
+	noOutbox  bool
 	noField   string // of Words
 	faults    []error
 	keys      map[string]parsedKey

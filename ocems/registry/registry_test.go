@@ -429,12 +429,12 @@ func TestDevicesFile(t *testing.T) {
 func TestRules(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.yaml")
 	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", reading_stamp: end, parameters: [\n"+
-		"  {metric: bod, unit: mg/L, valid_min: 0, valid_max: 9.5, invalid_values: [0, -9.9, 5], max_step: 2, min_coverage: 0.6, flat_line_after: 0s, limit_low: 1, limit_high: 8, reading_stamp: start},\n"+
+		"  {metric: bod, unit: mg/L, valid_min: 0, valid_max: 9.5, invalid_values: [0, -9.9, 5], max_step: 2, min_coverage: 0.6, below_min_coverage: leave_out, flat_line_after: 0s, limit_low: 1, limit_high: 8, reading_stamp: start},\n"+
 		"  {metric: cod, unit: mg/L, max_step: 3}, {metric: ph, unit: pH}]}\n")
-	cfg := Config{PublicKeyFile: keyFile, DevicesFile: path, Common: Common{MinCoverage: 0.2, FlatLineAfter: Duration{6 * time.Hour}}}
+	cfg := Config{PublicKeyFile: keyFile, DevicesFile: path, Common: Common{MinCoverage: 0.2, BelowMinCoverage: "wait", FlatLineAfter: Duration{6 * time.Hour}}}
 	r := mustNew(t, cfg)
 	d, _ := r.Device("d1")
-	none := Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1), MinCoverage: 0.2, EndStamped: true, FlatLineAfter: 6 * time.Hour}
+	none := Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1), MinCoverage: 0.2, Waits: true, EndStamped: true, FlatLineAfter: 6 * time.Hour}
 	cod := none
 	cod.MaxStep = 3
 	for key, want := range map[string]Rules{"cod": cod, "ph": none, "tss": none,

@@ -15,19 +15,24 @@ type Common struct {
 	// ReadingStamp is which bound of its own period stamps a reading: start or end. One stamped end, and on the boundary of
 	// two slots, is of the slot that ends there.
 	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
-	// MinCoverage is the share of a slot's 15 minutes, 0 to 1, in which there must be readings. Else the slot is left out.
+	// MinCoverage is the share of a slot's 15 minutes, 0 to 1, in which there must be readings. Else BelowMinCoverage holds.
 	MinCoverage Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
+	// BelowMinCoverage is what becomes of a slot below MinCoverage: leave_out, or wait for a person.
+	BelowMinCoverage string `mapstructure:"below_min_coverage" toml:"below_min_coverage" yaml:"below_min_coverage"`
 	// FlatLineAfter is after how long a value that stays the same is told. It changes no data; 0 is never.
 	FlatLineAfter Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
 }
 
 // DefaultCommon returns the defaults.
 func DefaultCommon() Common {
-	return Common{ReadingStamp: ReadingStamps[0], FlatLineAfter: Duration{24 * time.Hour}}
+	return Common{ReadingStamp: ReadingStamps[0], BelowMinCoverage: BelowMinCoverage[0], FlatLineAfter: Duration{24 * time.Hour}}
 }
 
-// ReadingStamps are the values of that key.
-var ReadingStamps = []string{"start", "end"}
+// ReadingStamps and BelowMinCoverage are the values of these keys.
+var (
+	ReadingStamps    = []string{"start", "end"}
+	BelowMinCoverage = []string{"leave_out", "wait"}
+)
 
 // Validity are the keys of a parameter that say which of its readings and values are to be believed.
 type Validity struct {
@@ -42,6 +47,8 @@ type Validity struct {
 	MaxStep *Number `mapstructure:"max_step" toml:"max_step" yaml:"max_step"`
 	// MinCoverage is as in Common.
 	MinCoverage *Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
+	// BelowMinCoverage is as in Common.
+	BelowMinCoverage string `mapstructure:"below_min_coverage" toml:"below_min_coverage" yaml:"below_min_coverage"`
 	// FlatLineAfter is as in Common.
 	FlatLineAfter *Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
 	// LimitLow and LimitHigh are bounds of a 15-minute value, beyond which it is told. They change no data.
@@ -54,6 +61,7 @@ type Rules struct {
 	ValidMin, ValidMax  float64 // of a reading, inclusive; infinite where not set
 	MaxStep             float64 // of a reading, a minute; 0 is no limit
 	MinCoverage         float64 // of a slot, 0 to 1
+	Waits               bool    // a slot below it, for a person; else it is left out
 	EndStamped          bool    // a reading's time is the end of its period
 	FlatLineAfter       time.Duration
 	LimitLow, LimitHigh float64 // of a 15-minute value, inclusive; infinite where not set
@@ -66,13 +74,22 @@ func (r *Rules) LeftOut(v float64) (reason slot.Reason, detail string) {
 	switch {
 	case math.IsInf(v, 0): // no number
 	case slices.Contains(r.invalid, v):
-		return slot.Invalid, "it is one of invalid_values"
+		return slot.Invalid, fmt.Sprint(v, " is one of invalid_values")
 	case v < min(r.ValidMin, float64(float32(r.ValidMin))): // an instrument at its range's end may send 32 bits
-		return slot.BelowMin, fmt.Sprint("valid_min is ", r.ValidMin)
+		return slot.BelowMin, fmt.Sprint(v, " is below valid_min ", r.ValidMin)
 	case v > max(r.ValidMax, float64(float32(r.ValidMax))):
-		return slot.AboveMax, fmt.Sprint("valid_max is ", r.ValidMax)
+		return slot.AboveMax, fmt.Sprint(v, " is above valid_max ", r.ValidMax)
 	}
 	return slot.Taken, ""
+}
+
+// TooFew says why a slot with readings in so many of its minutes is below MinCoverage, or "".
+func (r *Rules) TooFew(minutes int) string {
+	const all = int(spec.SlotLength / time.Minute)
+	if float64(minutes)/float64(all) >= r.MinCoverage {
+		return ""
+	}
+	return fmt.Sprintf("readings in %d of %d minutes, min_coverage is %v", minutes, all, r.MinCoverage)
 }
 
 // LeavesOut reports whether LeftOut leaves anything out.
@@ -92,8 +109,9 @@ func (d *Device) Rules(parameter string) *Rules {
 func (b *builder) common(d Common) *Rules {
 	at := func(key string) string { return key }
 	r := &Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1)}
-	r.EndStamped = b.readingStamp(at, d.ReadingStamp, false)
+	r.EndStamped = b.second(at, "reading_stamp", d.ReadingStamp, ReadingStamps, false)
 	r.MinCoverage = b.coverage(at, d.MinCoverage)
+	r.Waits = b.waits(at, d.BelowMinCoverage, false)
 	r.FlatLineAfter = b.flatLine(at, d.FlatLineAfter)
 	return r
 }
@@ -101,11 +119,12 @@ func (b *builder) common(d Common) *Rules {
 // rules are those of an entry, of which the common ones hold where it says nothing.
 func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rules {
 	if v.ReadingStamp == "" && v.ValidMin == nil && v.ValidMax == nil && len(v.InvalidValues) == 0 && v.MaxStep == nil && v.MinCoverage == nil &&
-		v.FlatLineAfter == nil && v.LimitLow == nil && v.LimitHigh == nil {
+		v.BelowMinCoverage == "" && v.FlatLineAfter == nil && v.LimitLow == nil && v.LimitHigh == nil {
 		return common
 	}
 	r := *common
-	r.EndStamped = b.readingStamp(at, v.ReadingStamp, r.EndStamped)
+	r.EndStamped = b.second(at, "reading_stamp", v.ReadingStamp, ReadingStamps, r.EndStamped)
+	r.Waits = b.waits(at, v.BelowMinCoverage, r.Waits)
 	b.bounds(at, "valid_min", "valid_max", v.ValidMin, v.ValidMax, &r.ValidMin, &r.ValidMax)
 	b.bounds(at, "limit_low", "limit_high", v.LimitLow, v.LimitHigh, &r.LimitLow, &r.LimitHigh)
 	for _, n := range v.InvalidValues {
@@ -132,11 +151,21 @@ func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rul
 	return &r
 }
 
-func (b *builder) readingStamp(at func(string) string, value string, common bool) (end bool) {
-	if value != "" && !slices.Contains(ReadingStamps, value) {
-		b.fault(at("reading_stamp"), "%q is neither %q nor %q; nearest: %s", value, ReadingStamps[0], ReadingStamps[1], spec.Nearest(value, ReadingStamps)[0])
+// second reports whether a key has the second of its two values.
+func (b *builder) second(at func(string) string, key, value string, values []string, common bool) bool {
+	if value != "" && !slices.Contains(values, value) {
+		b.fault(at(key), "%q is neither %q nor %q; nearest: %s", value, values[0], values[1], spec.Nearest(value, values)[0])
 	}
-	return value == "end" || value == "" && common
+	return value == values[1] || value == "" && common
+}
+
+func (b *builder) waits(at func(string) string, value string, common bool) bool {
+	const key = "below_min_coverage"
+	waits := b.second(at, key, value, BelowMinCoverage, common)
+	if b.noOutbox && value == BelowMinCoverage[1] {
+		b.fault(at(key), "%q needs an outbox, which a processor does not have: let the exporter make these slots; nearest: %s", value, BelowMinCoverage[0])
+	}
+	return waits
 }
 
 func (b *builder) coverage(at func(string) string, share Number) float64 {

@@ -47,6 +47,7 @@ type Due struct {
 	Diagnostic                       bool
 	Since                            time.Time // stamp of the first slot; zero is that of the period
 	Refused                          string    // why the board refuses it now, a status or another hold reason, or ""
+	Trouble, Cure                    string    // what is wrong with it now, and what to do; "" where nothing is, or nothing is known
 }
 
 // Builder takes in trails.
@@ -71,6 +72,7 @@ type Builder struct {
 type hostTimes struct {
 	off     []audit.Off
 	stopped time.Time // and not started again
+	outages map[outageKey]*audit.Outage
 }
 
 type device struct {
@@ -100,6 +102,7 @@ type series struct {
 	reasons                       map[string]int
 	calibrations                  []run
 	rejectedPoints, expiredPoints int
+	undecided                     int // slots that wait for a person
 }
 
 // day is one IST day. Days that are alike share their ranks.
@@ -218,6 +221,9 @@ func (b *Builder) Wait(device string, r *payload.Reading) {
 	}
 	s := b.device(&audit.Day{Device: device, Date: date}).of(date, x)
 	s.closed = true
+	if r.Minutes > 0 {
+		s.undecided++
+	}
 	b.slots(s, int64(date), x, true)
 }
 

@@ -31,8 +31,14 @@ type Finding struct {
 	Last       time.Time `json:"last"`
 	Slots      int       `json:"slots,omitempty"`
 	Text       string    `json:"text"`
+	Outages    []Outage  `json:"outages,omitempty"` // that explain it
 	Lines      []Line    `json:"lines"`
 	More       int       `json:"lines_not_shown,omitempty"`
+
+	made  bool      // there were slots to send
+	waits bool      // some still wait
+	until time.Time // when the last of the others was settled
+	trail int       // of the device; negative: not one
 }
 
 // Line is one line of a trail, of one parameter.
@@ -65,7 +71,7 @@ func (b *Builder) Notice(flat int) (*Notice, error) {
 		for j, s := range d.series {
 			p := &d.Parameters[j]
 			for _, f := range append(b.runs(s, flat), calibrationsOf(p)...) {
-				f.Station, f.Device, f.Parameter, f.Diagnostic, f.Lines = d.Station, d.ID, p.Parameter, p.Diagnostic, []Line{}
+				f.Station, f.Device, f.Parameter, f.Diagnostic, f.Lines, f.trail = d.Station, d.ID, p.Parameter, p.Diagnostic, []Line{}, b.devices[d.ID].trail
 				n.Findings = append(n.Findings, f)
 			}
 		}
@@ -115,6 +121,9 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 			}
 		} else if gap.n > 0 {
 			end(&gap, "gap", gapText(counts, off, b.marked))
+			f := &list[len(list)-1]
+			f.waits = counts[isWaiting]+counts[isRefused] > 0
+			f.made = f.waits || counts[isExpired]+counts[isRejected] > 0
 			gap.n = 0
 		}
 		if class == isLate {
@@ -124,6 +133,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 			late.n++
 		} else if late.n > 0 {
 			end(&late, "delivered late", "delivered more than 30 minutes after the stamp")
+			list[len(list)-1].made = true
 			late.n = 0
 		}
 		if now != (reading{}) && now == value {
@@ -162,17 +172,24 @@ func gapText(counts [isCalibration + 1]int, off int, known bool) string {
 	return strings.Join(list, "; ")
 }
 
-// collect reads the lines of the findings.
+// collect reads the lines of the findings, and of the outages.
 func (n *Notice) collect() error {
 	byDevice := map[string][]*Finding{}
 	for i := range n.Findings {
 		f := &n.Findings[i]
 		byDevice[f.Device] = append(byDevice[f.Device], f)
 	}
+	outages := map[outageKey][]Line{}
 	for i := range n.Trails {
 		name := n.Trails[i].Name
 		_, err := audit.Scan(name, func(e *audit.Entry, _ bool) {
 			stamp := time.UnixMilli(e.Stamp).In(spec.IST)
+			switch e.Outcome {
+			case audit.Unreachable, audit.Reachable, audit.Held, audit.Released:
+				key := outageKey{e.Device, e.Stamp}
+				outages[key] = append(outages[key], lineOf(name, e, stamp))
+				return
+			}
 			for _, f := range byDevice[e.Device] {
 				if e.Stamp == 0 || stamp.Before(f.First) || stamp.After(f.Last) {
 					continue
@@ -184,11 +201,16 @@ func (n *Notice) collect() error {
 			return err
 		}
 	}
+	n.prove(outages)
 	return nil
 }
 
+func lineOf(trail string, e *audit.Entry, stamp time.Time) Line {
+	return Line{Trail: trail, Number: e.Number, Written: e.Time.In(spec.IST), Stamp: stamp, Outcome: e.Outcome, Status: e.Status, Reason: e.Reason, Count: e.Count, Detail: e.Detail}
+}
+
 func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
-	line := Line{Trail: trail, Number: e.Number, Written: e.Time.In(spec.IST), Stamp: stamp, Outcome: e.Outcome, Status: e.Status, Reason: e.Reason, Count: e.Count, Detail: e.Detail}
+	line := lineOf(trail, e, stamp)
 	for i := range e.Readings {
 		if x := &e.Readings[i]; x.Parameter == f.Parameter && x.Diagnostic == f.Diagnostic {
 			if calibration := x.Flag == "C" || x.Flag == "Z"; calibration != (f.Kind == "calibration") {
@@ -199,6 +221,9 @@ func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
 	}
 	if line.Reading == nil && e.Parameter != f.Parameter {
 		return
+	}
+	if line.Written.After(f.until) {
+		f.until = line.Written
 	}
 	if len(f.Lines) == mostEvidence {
 		f.More++
@@ -259,7 +284,7 @@ func (l Line) WrittenText() string { return l.Written.Format(time.DateTime) }
 // whole says what the lines are worth.
 func (n *Notice) whole() string {
 	if n.Verified {
-		return "Every line of the trails was read, and their chain of hashes is whole. The number of a line is in it as n. Attempts without an outcome are in the host's log, and not in the trail."
+		return "Every line of the trails was read, and their chain of hashes is whole. The number of a line is in it as n. Attempts without an outcome are counted where the board's server did not answer, or the device was held, for 5 minutes or more; all are in the host's log."
 	}
 	return "The chain of hashes is NOT whole, see the trails."
 }
@@ -277,6 +302,9 @@ func (n *Notice) Text(w io.Writer) error {
 			fmt.Fprintf(out, "\n%s\n", plain(d))
 		}
 		fmt.Fprintf(out, "\n  %s\n  %s\n", plain(f.Title()), plain(f.Text))
+		for _, o := range f.Outages {
+			fmt.Fprintf(out, "  %s\n", o.Proof())
+		}
 		if len(f.Lines) == 0 {
 			fmt.Fprintln(out, "    no line speaks of it")
 		}

@@ -26,6 +26,7 @@ type Report struct {
 	OffGrid  int         `json:"readings_off_the_grid"` // in no slot
 	Unnamed  Samples     `json:"samples_of_no_device"`
 	Off      []Off       `json:"host_off"` // in the period
+	Outages  []Outage    `json:"server_did_not_answer"`
 	Devices  []Device    `json:"devices"`
 	Board    *Comparison `json:"board,omitempty"`
 
@@ -52,6 +53,7 @@ type Device struct {
 	ID         string      `json:"device"`
 	Parameters []Parameter `json:"parameters"`
 	Other      Samples     `json:"samples_of_no_parameter"`
+	Held       []Outage    `json:"held"` // the board refused it
 	Days       []Day       `json:"days"`
 
 	series []*series // of the parameters
@@ -80,6 +82,9 @@ type Parameter struct {
 	Waiting       int      `json:"waiting"`
 	Refused       int      `json:"refused"` // they wait, since the board refuses them
 	Code          string   `json:"refused_code,omitempty"`
+	Trouble       string   `json:"trouble,omitempty"` // as of the end of a period that goes on until now
+	Cure          string   `json:"cure,omitempty"`
+	Undecided     int      `json:"undecided,omitempty"` // of those that wait, for a person to decide
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
 	Excluded      int      `json:"excluded"` // no slot was made, and readings of it were left out
@@ -197,7 +202,7 @@ func (b *Builder) Report() (*Report, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Made: b.o.Now.In(spec.IST), Software: b.o.Software, Verified: true, Off: []Off{}, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
+	r := &Report{Made: b.o.Now.In(spec.IST), Software: b.o.Software, Verified: true, Off: []Off{}, Outages: []Outage{}, Trails: b.trails, Stamp: b.o.Stamp, OffGrid: b.offGrid, unitNames: b.unitNames, Readings: b.o.Readings, Devices: []Device{}}
 	for _, t := range b.trails {
 		r.Verified = r.Verified && t.Fault == ""
 	}
@@ -205,6 +210,8 @@ func (b *Builder) Report() (*Report, error) {
 		r.Period = &Period{at(first), at(last), int(last - first + 1)}
 	}
 	off := b.off(r, first, last)
+	var held map[string][]Outage
+	r.Outages, held = b.outages(first, last)
 	if d := b.devices[""]; d != nil {
 		r.Unnamed = d.other
 		for _, s := range d.series {
@@ -217,7 +224,10 @@ func (b *Builder) Report() (*Report, error) {
 		names = []string{b.o.Device}
 	}
 	r.Devices = make([]Device, len(names))
-	inParallel(len(names), func(i int) { r.Devices[i] = b.devices[names[i]].report(b, first, last, off) })
+	inParallel(len(names), func(i int) {
+		r.Devices[i] = b.devices[names[i]].report(b, first, last, off)
+		r.Devices[i].Held = append(r.Devices[i].Held, held[names[i]]...)
+	})
 	slices.SortStableFunc(r.Devices, func(a, b Device) int { return cmp.Compare(a.Station, b.Station) })
 	r.Verdict = r.verdict()
 	return r, nil
@@ -249,7 +259,7 @@ func (b *Builder) off(r *Report, first, last int64) (slots []map[int64]bool) {
 }
 
 func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Device {
-	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: d.other}
+	out := Device{Station: d.station, ID: d.id, Parameters: []Parameter{}, Days: []Day{}, Other: d.other, Held: []Outage{}}
 	keys := slices.SortedFunc(maps.Keys(d.series), func(a, b seriesKey) int {
 		return cmp.Or(cmp.Compare(a.parameter, b.parameter), cmp.Compare(fmt.Sprint(a.diagnostic), fmt.Sprint(b.diagnostic)))
 	})
@@ -264,6 +274,9 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 		p := s.count(first, last)
 		p.Parameter, p.Diagnostic, p.Unit, p.Configured = key.parameter, key.diagnostic, s.unit, s.due != nil
 		p.Samples, p.LeftOut = s.samples, s.reasons
+		if s.due != nil && last == floor(b.o.Host.Until.UnixMilli(), slotMillis) {
+			p.Trouble, p.Cure = s.due.Trouble, s.due.Cure
+		}
 		p.Calibrations, p.Calibrated = s.compare(first, last)
 		out.Parameters = append(out.Parameters, p)
 		out.series = append(out.series, s)
@@ -320,6 +333,7 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
+	p.Undecided = s.undecided
 	if s.due != nil {
 		p.Code = s.due.Refused
 	}

@@ -5,6 +5,7 @@ import (
 	"encoding/csv"
 	"errors"
 	"fmt"
+	"html"
 	"io"
 	"math/rand/v2"
 	"os"
@@ -203,7 +204,7 @@ func random(n int) (list []audit.Entry) {
 	for range n {
 		stamp := day.Add(time.Duration(rand.IntN(400)-50) * spec.SlotLength)
 		e := audit.Entry{Time: stamp.Add(time.Minute), Device: pick("a", "b", "c", ""), Station: pick("s", "t", ""), Stamp: stamp.UnixMilli(),
-			Outcome: audit.Outcome(pick("delivered", "delivered", "delivered", "already_stored", "rejected", "expired", "late", "refused", "recovered", "started", "stopped", "unknown"))}
+			Outcome: audit.Outcome(pick("delivered", "delivered", "delivered", "already_stored", "rejected", "expired", "late", "refused", "recovered", "started", "stopped", "unknown", "unreachable", "reachable", "held", "released"))}
 		for range rand.IntN(4) {
 			e.Readings = append(e.Readings, audit.Reading{Parameter: pick("cod", "bod", "ph"), Value: rand.Float64(), Unit: pick("mg/L", "pH", ""),
 				Flag: pick("U", "U", "U", "M", "", "C", "Z"), Diagnostic: rand.IntN(5) == 0})
@@ -403,4 +404,124 @@ func TestCellsAreNoFormulas(t *testing.T) {
 			t.Errorf("no line of %q as %q", name, want)
 		}
 	}
+}
+
+// The trail tells when the server did not answer and when a device was held. A report has these periods, over all files and
+// lives, and an answer to a notice has them, with their lines, beside what they kept from the board.
+func TestOutages(t *testing.T) {
+	day := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
+	clock := func(hour, minute int) time.Time { return day.Add(time.Duration(60*hour+minute) * time.Minute) }
+	line := func(o audit.Outcome, written, since time.Time, attempts int) []audit.Entry {
+		e := audit.Entry{Time: written, Outcome: o, Stamp: since.UnixMilli(), Count: attempts, Detail: "no answer: \x1bconnection refused"}
+		if status := 102; o == audit.Held || o == audit.Released {
+			e.Station, e.Device, e.Status, e.Detail = "s", "d", &status, "status 102"
+		}
+		return []audit.Entry{e}
+	}
+	host := func(o audit.Outcome, at, ran time.Time) []audit.Entry {
+		e := audit.Entry{Time: at, Outcome: o}
+		if !ran.IsZero() {
+			e.Stamp = ran.UnixMilli()
+		}
+		return []audit.Entry{e}
+	}
+	slots := func(o audit.Outcome, written time.Time, from, to time.Time) (list []audit.Entry) {
+		for at := from; !at.After(to); at = at.Add(spec.SlotLength) {
+			e := audit.Entry{Time: written, Outcome: o, Station: "s", Device: "d", Stamp: at.UnixMilli(), Readings: []audit.Reading{{Parameter: "cod", Value: float64(at.Unix()), Unit: "mg/L", Flag: "U"}}}
+			if written.IsZero() {
+				e.Time = at.Add(time.Minute)
+			}
+			list = append(list, e)
+		}
+		return list
+	}
+	whole := slots(audit.Delivered, time.Time{}, clock(0, 0), clock(10, 0))
+	const down, held = "The board's server did not answer from 2026-01-01 10:02 to 2026-01-01 ", "The device was held from 2026-01-01 10:02 to 2026-01-01 "
+	for _, c := range []struct {
+		name  string
+		files [][]audit.Entry
+		want  string   // of the report
+		texts []string // of the findings
+	}{
+		{"the server, in one file", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0), line(audit.Reachable, clock(13, 40), clock(10, 2), 37),
+			slots(audit.Delivered, clock(13, 41), clock(10, 15), clock(13, 30)))}, down + "13:40, 37 attempts: no answer: \ufffdconnection refused.",
+			[]string{"delivered late 10:15, 12 slots: audit.jsonl line 42, audit.jsonl line 43"}},
+		{"over two files", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0)), line(audit.Reachable, clock(13, 40), clock(10, 2), 37)},
+			down + "13:40, 37 attempts", nil},
+		{"its begin is in a file that is not here", [][]audit.Entry{slices.Concat(whole, line(audit.Reachable, clock(13, 40), clock(10, 2), 37))}, down + "13:40, 37 attempts", nil},
+		{"stopped meanwhile", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0), host(audit.Stopped, clock(11, 0), time.Time{}))}, down + "11:00: no", nil},
+		{"stopped in the next file", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0)), host(audit.Stopped, clock(11, 0), time.Time{})}, down + "11:00: no", nil},
+		{"killed meanwhile", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0), host(audit.Started, clock(12, 0), clock(11, 30)))}, down + "11:30: no", nil},
+		{"killed, and started in the next file", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0)), slices.Concat(whole[:1], host(audit.Started, clock(12, 0), clock(11, 30)),
+			slots(audit.Delivered, clock(12, 1), clock(10, 15), clock(10, 15)))}, down + "11:30: no", []string{"delivered late 10:15, 1 slot: audit.jsonl.000000000001.zst line 42"}},
+		{"not over", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0))}, "The board's server does not answer since 2026-01-01 10:02: no", nil},
+		{"the device", [][]audit.Entry{slices.Concat(whole, line(audit.Held, clock(10, 7), clock(10, 2), 0)), slices.Concat(line(audit.Released, clock(13, 40), clock(10, 2), 22),
+			slots(audit.Expired, clock(13, 41), clock(10, 15), clock(13, 30)), slots(audit.Delivered, time.Time{}, clock(13, 45), clock(13, 45)))}, held + "13:40, 22 attempts: status 102.",
+			[]string{"gap 10:15, 14 slots: audit.jsonl.000000000001.zst line 42, audit.jsonl line 46"}},
+		{"no slot was late", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0), line(audit.Reachable, clock(10, 12), clock(10, 2), 5),
+			slots(audit.Delivered, time.Time{}, clock(10, 15), clock(11, 0)), slots(audit.Delivered, time.Time{}, clock(12, 0), clock(12, 0)))}, down + "10:12, 5 attempts", []string{"gap 11:15, 3 slots: none"}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Chdir(t.TempDir())
+			write(t, "audit.jsonl", c.files...)
+			for _, verify := range []bool{false, true} {
+				o := report.Options{From: day, To: day, Readings: verify, Verify: verify, Now: clock(20, 0)}
+				b, err := report.New(o)
+				if err != nil {
+					t.Fatal(err)
+				}
+				files, err := audit.Files("audit.jsonl")
+				if err == nil {
+					err = b.Add([][]string{files}, nil)
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				var out, page bytes.Buffer
+				if !verify {
+					r, err := b.Report()
+					if err == nil {
+						err = errors.Join(r.Text(&out), r.HTML(&page))
+					}
+					if err != nil {
+						t.Fatal(err)
+					}
+					if !strings.Contains(out.String(), c.want) || !strings.Contains(html.UnescapeString(page.String()), c.want) || strings.Count(out.String(), "answer from")+strings.Count(out.String(), "answer since")+strings.Count(out.String(), "held from") != 1 {
+						t.Errorf("no %q alone in\n%s", c.want, out.String())
+					}
+					continue
+				}
+				n, err := b.Notice(8)
+				if err == nil {
+					err = errors.Join(n.Text(&out), n.HTML(&page))
+				}
+				if err != nil {
+					t.Fatal(err)
+				}
+				var texts []string
+				for _, f := range n.Findings {
+					places := "none"
+					for _, o := range f.Outages {
+						_, places, _ = strings.Cut(o.Proof(), "(")
+						if !strings.Contains(out.String(), "  "+o.Proof()+"\n") || !strings.Contains(html.UnescapeString(page.String()), "<p>"+o.Proof()+"</p>") {
+							t.Errorf("no %q in\n%s", o.Proof(), out.String())
+						}
+					}
+					if f.Last.Before(clock(15, 0)) { // what came later is missing in all
+						texts = append(texts, fmt.Sprintf("%s %s, %s: %s", f.Kind, f.First.Format("15:04"), plural(f.Slots), strings.TrimSuffix(places, ")")))
+					}
+				}
+				if c.texts != nil && !slices.Equal(texts, c.texts) {
+					t.Errorf("findings %q, want %q", texts, c.texts)
+				}
+			}
+		})
+	}
+}
+
+func plural(n int) string {
+	if n == 1 {
+		return "1 slot"
+	}
+	return fmt.Sprintf("%d slots", n)
 }

@@ -206,6 +206,7 @@ func (r *Report) notes() []string {
 		}
 		list = append(list, x.text(len(r.Trails) > 1))
 	}
+	list = append(list, outageTexts(r.Outages, "The board's server did not answer")...)
 	if r.OffGrid > 0 {
 		list = append(list, count(r.OffGrid, "reading")+" stamped off the grid of slots, and counted in none.")
 	}
@@ -234,7 +235,7 @@ func (d *Device) title() string {
 }
 
 func (d *Device) notes() []string {
-	var list []string
+	list := outageTexts(d.Held, "The device was held")
 	if d.Other != (Samples{}) {
 		list = append(list, fmt.Sprintf("Samples that name no parameter: %d late, %d refused.", d.Other.Late, d.Other.Refused))
 	}
@@ -245,8 +246,14 @@ func (d *Device) notes() []string {
 	}
 	for i := range d.Parameters {
 		p := &d.Parameters[i]
-		if p.Refused > 0 {
+		switch {
+		case p.Trouble != "":
+			list = append(list, fmt.Sprintf("%s: %s. Do: %s.", p.name(), p.Trouble, p.Cure))
+		case p.Refused > 0:
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
+		}
+		if p.Undecided > 0 {
+			list = append(list, fmt.Sprintf("%s, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: %d. Lower min_coverage, or set below_min_coverage to leave_out.", p.name(), p.Undecided))
 		}
 		if left := p.leftOut(); left != "" {
 			list = append(list, p.name()+", readings in no slot: "+left+".")

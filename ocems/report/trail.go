@@ -1,6 +1,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"runtime"
 	"slices"
@@ -35,6 +36,8 @@ type sums struct {
 	recovered  int
 	unreadable int
 	times      hostTimes
+	outages    []*audit.Outage
+	over       time.Time // when those of the files before were over
 	first      time.Time
 	marked     bool
 	err        error
@@ -89,7 +92,8 @@ func (b *Builder) sumUp(path string) (x sums) {
 		var ok bool
 		if x.file, x.verified, ok, x.err = audit.ScanSummary(path); x.err != nil || ok {
 			if ok {
-				x.times.off = x.file.Totals.Off
+				t := x.file.Totals
+				x.times.off, x.outages, x.over = t.Off, t.Outages, t.Over
 			}
 			return x
 		}
@@ -108,6 +112,7 @@ func (b *Builder) sumUp(path string) (x sums) {
 	if !unverified.First().IsZero() {
 		x.times.stopped = unverified.Stopped()
 	}
+	x.outages, x.over = slices.Concat(verified.Outages, unverified.Outages), cmp.Or(verified.Over, unverified.Over)
 	x.marked = verified.Marked || unverified.Marked
 	x.recovered, x.unreadable = verified.Recovered+unverified.Recovered, verified.Unreadable+unverified.Unreadable
 	return x
@@ -137,6 +142,7 @@ func (b *Builder) add(trail int, x *sums, before *audit.File) {
 	b.trails = append(b.trails, t)
 	h := &b.hosts[trail]
 	h.off, h.stopped = append(h.off, x.times.off...), x.times.stopped
+	h.goOn(x, b.o.Device)
 	b.marked = b.marked || x.marked
 	if b.begun.IsZero() || !x.first.IsZero() && x.first.Before(b.begun) {
 		b.begun = x.first

@@ -24,7 +24,7 @@ const (
 	cellMissing     = 'M' // nothing came, and can still come
 	cellRejected    = 'R'
 	cellCalibration = 'C'
-	cellOutside     = '-' // not due yet, or older than 7 days
+	cellOutside     = '-' // not due yet, of before the first that came, or older than 7 days
 )
 
 type refusalKey struct {
@@ -160,13 +160,16 @@ func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) C
 
 	s.mu.Lock()
 	var readings []Reading
+	begin := now.UnixMilli() // nothing is missing before the first that ever came
 	for _, i := range d.readings {
+		begin = min(begin, slotOf(s.readings[i].Timestamp))
 		if r := s.readings[i]; at(slotOf(r.Timestamp)) != nil {
 			readings = append(readings, r)
 		}
 	}
 	refused := map[refusalKey]refusal{}
 	for k := range s.refused.byDevice[d.id] {
+		begin = min(begin, k.slot)
 		if at(k.slot) != nil {
 			refused[k] = s.refused.byKey[k]
 		}
@@ -251,7 +254,7 @@ func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) C
 		var letters strings.Builder
 		for i := range 96 {
 			stamp := day.Add(time.Duration(i) * slot)
-			letter := at(stamp.UnixMilli()).letter(c.Parameters, expected, !stamp.Before(oldest) && !stamp.Add(due).After(now))
+			letter := at(stamp.UnixMilli()).letter(c.Parameters, expected, !stamp.Before(oldest) && stamp.UnixMilli() >= begin && !stamp.Add(due).After(now))
 			letters.WriteRune(letter)
 			c.Cells[string(letter)]++
 		}
@@ -266,8 +269,8 @@ func midnight(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, spec.IST)
 }
 
-// letter speaks for all parameters that are expected. Nothing is missing outside the 7 days.
-func (c *cell) letter(parameters []CalendarParameter, expected int, inside bool) rune {
+// letter speaks for all parameters that are expected. What did not come is missing where the slot is due.
+func (c *cell) letter(parameters []CalendarParameter, expected int, due bool) rune {
 	var came, calibrated int
 	for i := range c.averages {
 		if parameters[i].expected {
@@ -292,7 +295,7 @@ func (c *cell) letter(parameters []CalendarParameter, expected int, inside bool)
 		return cellPartly
 	case refused:
 		return cellRejected
-	case inside:
+	case due:
 		return cellMissing
 	}
 	return cellOutside

@@ -106,7 +106,7 @@ func TestCalendar(t *testing.T) {
 		{slot, "D", "whole"}, {back(1), "P", "one of two parameters"}, {back(2), "R", "refused"}, {back(3), "D", "refused, then stored"},
 		{back(4), "D", "stored, then sent again"}, {calibrated, "C", "calibration"}, {back(6), "M", "nothing"}, {back(9), "R", "HTTP 503"},
 		{back(10), "M", "success that a fault told"}, {back(11), "D", "reply lost"},
-		{slot.Add(spec.SlotLength), "-", "not due"}, {slot.Add(-spec.MaxAge), "-", "too old"}, {slot.Add(-spec.MaxAge + spec.SlotLength), "M", "oldest"},
+		{slot.Add(spec.SlotLength), "-", "not due"}, {slot.Add(-spec.MaxAge), "-", "too old"}, {back(12), "-", "before the first that came"},
 	} {
 		if got := letter(t, c, want.stamp); got != want.letter {
 			t.Errorf("%s: %s, want %s", want.name, got, want.letter)
@@ -120,7 +120,7 @@ func TestCalendar(t *testing.T) {
 			t.Errorf("%s has %d slots", d.Date, len(d.Slots))
 		}
 	}
-	if c.Cells["D"] != 4 || c.Cells["P"] != 1 || c.Cells["R"] != 2 || c.Cells["C"] != 1 || c.Cells["M"] != spec.SlotsKept-8 {
+	if c.Cells["D"] != 4 || c.Cells["P"] != 1 || c.Cells["R"] != 2 || c.Cells["C"] != 1 || c.Cells["M"] != 4 {
 		t.Errorf("cells %v", c.Cells)
 	}
 	if fmt.Sprint(c.Parameters) != `[{cod mg/L false false} {ph pH false false}]` {
@@ -131,6 +131,13 @@ func TestCalendar(t *testing.T) {
 	}
 	if len(c.Refused) != 2 || c.Refused[0][3] != 503. || c.Refused[0][4] != nil || c.Refused[1][4] != 110. {
 		t.Errorf("refused %v", c.Refused)
+	}
+
+	oldest := slot.Add(-spec.MaxAge + spec.SlotLength)
+	both(oldest)
+	c = read[simulator.Calendar](t, server, "/console/calendar?device=dev_1")
+	if c.Cells["M"] != spec.SlotsKept-9 || letter(t, c, oldest) != "D" || letter(t, c, back(12)) != "M" {
+		t.Errorf("with the oldest: cells %v", c.Cells)
 	}
 
 	one := read[simulator.Calendar](t, server, "/console/calendar?device=dev_1&parameter=ph")
@@ -146,6 +153,7 @@ func TestCalendar(t *testing.T) {
 func TestCalendarDue(t *testing.T) {
 	for after, want := range map[time.Duration]string{0: "-", time.Minute: "-", 2 * time.Minute: "M"} {
 		server := start(t, func(c *simulator.Config) { c.Now = func() time.Time { return slot.Add(after) } })
+		good().at(slot.Add(-spec.SlotLength)).want(t, server, 1)
 		if got := letter(t, read[simulator.Calendar](t, server, "/console/calendar?device=dev_1"), slot); got != want {
 			t.Errorf("%s after the stamp: %s, want %s", after, got, want)
 		}

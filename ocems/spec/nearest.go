@@ -19,6 +19,16 @@ func Nearest(s string, candidates []string) []string {
 	return nearest(s, named)
 }
 
+// Alike returns those of Nearest that s may be a mistake for: about a third of the letters is wrong at most, or half of them
+// are words of both.
+func Alike(s string, candidates []string) []string {
+	return slices.DeleteFunc(Nearest(s, candidates), func(c string) bool {
+		a, b, cost := letters(s), letters(c), compare(s, c)
+		words := cost[0] < shares || cost[0] == shares && -2*cost[1] >= len(a)
+		return a == "" || !words && 3*distance(a, b) > max(len(a), len(b))+2
+	})
+}
+
 type named struct{ key, name string }
 
 func nearestParameters(s string) []string {

@@ -4,6 +4,7 @@
 package status
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -12,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -24,9 +26,10 @@ type Host struct {
 	Version  int       `json:"version"`
 	Written  time.Time `json:"written"`
 	Started  time.Time `json:"started"`
-	Stopped  bool      `json:"stopped,omitempty"` // in order; Written is when
-	Software string    `json:"software"`          // name and version
-	Process  int       `json:"process"`           // its id
+	Before   time.Time `json:"ran_before,omitzero"` // when the life before is known to have run last
+	Stopped  bool      `json:"stopped,omitempty"`   // in order; Written is when
+	Software string    `json:"software"`            // name and version
+	Process  int       `json:"process"`             // its id
 	Endpoint string    `json:"endpoint,omitempty"`
 	Slots    bool      `json:"slots,omitempty"` // a processor: it hands slots on, and delivers to no board itself
 	DryRun   bool      `json:"dry_run,omitempty"`
@@ -44,6 +47,17 @@ type Host struct {
 	// Of [Host.JudgeAll].
 	Verdict *Verdict `json:"verdict,omitempty"`
 	Next    *Next    `json:"next,omitempty"`
+}
+
+// Settled is after how long a host counts as started: what fails within it has not run.
+const Settled = 10 * time.Second
+
+// RanUntil is when a host is known to have run last.
+func (h *Host) RanUntil() time.Time {
+	if h.Written.Sub(h.Started) < Settled && !h.Before.IsZero() {
+		return h.Before
+	}
+	return h.Written
 }
 
 // Clock is the machine's clock.
@@ -87,6 +101,7 @@ type Parameter struct {
 	Delivered  *time.Time `json:"delivered,omitempty"`     // newest stamp that the board has
 	Already    bool       `json:"already,omitempty"`       // it had that before, as from another sender
 	Refused    *Refusal   `json:"refused,omitempty"`       // its slots wait for this
+	Undecided  *Undecided `json:"undecided,omitempty"`     // slots that wait for a person to decide
 	Rejected   *Refusal   `json:"rejected,omitempty"`      // the last slot that was given up
 	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot, the last of each reason in a day
 	Calibrated *time.Time `json:"calibrated,omitempty"`    // stamp of the last point of a calibration
@@ -122,6 +137,13 @@ type Refusal struct {
 	Reason string    `json:"reason"` // a status, or another hold reason
 	Detail string    `json:"detail,omitempty"`
 	Since  time.Time `json:"since"`
+}
+
+// Undecided are slots of too few readings, which wait for a person to decide.
+type Undecided struct {
+	Slots  int       `json:"slots"`
+	Oldest time.Time `json:"oldest"` // stamp
+	Why    string    `json:"why"`
 }
 
 // Excluded are readings of one slot.
@@ -164,26 +186,62 @@ const suffix = ".status.json"
 func Path(state string) string { return strings.TrimSuffix(state, ".db") + suffix }
 
 func part(path string, i int) string {
-	return fmt.Sprintf("%s.%02d%s", strings.TrimSuffix(path, suffix), i, suffix)
+	return fmt.Sprintf("%s.%04d%s", strings.TrimSuffix(path, suffix), i, suffix)
 }
 
-// Write replaces the host's own file.
+// partOf is the number of a file of devices by its name, or -1.
+func partOf(path string) int {
+	name := strings.TrimSuffix(path, suffix)
+	digits := name[strings.LastIndexByte(name, '.')+1:]
+	if n, err := strconv.ParseUint(digits, 10, 31); err == nil && fmt.Sprintf("%04d", n) == digits {
+		return int(n)
+	}
+	return -1
+}
+
+// Write replaces the host's own file, and removes files of devices that it no longer has.
 func (h *Host) Write(path string) error {
 	h.Version = Version
-	return replace(path, h)
+	if err := replace(path, h); err != nil {
+		return err
+	}
+	for i := h.Files; os.Remove(part(path, i)) == nil; i++ {
+	}
+	return nil
 }
 
 // WriteDevices replaces the i-th file of devices.
 func WriteDevices(path string, i int, devices []Device) error { return replace(part(path, i), devices) }
 
+// On Windows a file that somebody reads keeps its name, and one that is being replaced cannot be opened.
+const (
+	tries    = 5
+	tryAgain = 20 * time.Millisecond
+)
+
+// retry does something until it succeeds or has failed too often.
+func retry(do func() error) (err error) {
+	for n := range tries {
+		if n > 0 {
+			time.Sleep(tryAgain)
+		}
+		if err = do(); err == nil {
+			return nil
+		}
+	}
+	return err
+}
+
+const anew = ".new" // is written, and then replaces the file of before
+
 // replace is atomic for those that read, and not synced.
 func replace(path string, v any) error {
 	text, err := json.Marshal(v)
 	if err == nil {
-		err = os.WriteFile(path+".new", append(text, '\n'), 0o600)
+		err = os.WriteFile(path+anew, append(text, '\n'), 0o600)
 	}
 	if err == nil {
-		err = os.Rename(path+".new", path)
+		err = retry(func() error { return os.Rename(path+anew, path) })
 	}
 	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
@@ -213,23 +271,36 @@ func Read(path string) (*Host, error) {
 	return h, nil
 }
 
-// Modified is when a host last wrote one of its files, zero where there is none.
+// Modified is when a host last wrote one of its files, zero where there is none. It writes them in their order.
 func Modified(path string) (last time.Time) {
-	parts, _ := filepath.Glob(strings.TrimSuffix(path, suffix) + ".[0-9]*" + suffix)
-	for _, path := range append(parts, path) {
-		if info, err := os.Stat(path); err == nil && info.ModTime().After(last) {
+	info, err := os.Stat(path)
+	for i := 0; err == nil; i++ {
+		if info.ModTime().After(last) {
 			last = info.ModTime()
 		}
+		info, err = os.Stat(part(path, i))
 	}
 	return last
 }
 
+// read reads a file whole. It waits a little for one that is being written; one that is not there, and is not about to be,
+// is missing at once.
 func read(path string, v any) error {
-	text, err := os.ReadFile(path)
-	if err == nil {
-		err = json.Unmarshal(text, v)
-	}
-	if err != nil {
+	var missing error
+	err := retry(func() error {
+		_, err := os.Stat(path + anew)
+		comes := err == nil
+		text, err := os.ReadFile(path)
+		if errors.Is(err, fs.ErrNotExist) && !comes {
+			missing = err
+			return nil
+		}
+		if err == nil {
+			err = json.Unmarshal(text, v)
+		}
+		return err
+	})
+	if err = cmp.Or(err, missing); err != nil {
 		return fmt.Errorf("reading the status: %w", err)
 	}
 	return nil
@@ -237,20 +308,20 @@ func read(path string, v any) error {
 
 // Find lists the hosts' files in a directory and in those right below it.
 func Find(directory string) (paths []string, err error) {
-	var all []string
-	for _, pattern := range []string{"*" + suffix, filepath.Join("*", "*"+suffix)} {
-		found, err := filepath.Glob(filepath.Join(directory, pattern))
+	for _, below := range []string{"", "*"} {
+		found, err := filepath.Glob(filepath.Join(directory, below, "*"+suffix+"*")) // with what is about to replace one
 		if err != nil {
 			return nil, fmt.Errorf("looking for the status: %w", err)
 		}
-		all = append(all, found...)
-	}
-	for _, path := range all {
-		name := strings.TrimSuffix(path, suffix)
-		if n := len(name); n > 3 && name[n-3] == '.' && name[n-2] >= '0' && name[n-2] <= '9' && name[n-1] >= '0' && name[n-1] <= '9' {
-			continue // devices
+		for _, path := range found {
+			path = strings.TrimSuffix(path, anew)
+			if !strings.HasSuffix(path, suffix) || partOf(path) >= 0 || slices.Contains(paths, path) {
+				continue
+			}
+			if retry(func() error { _, err := os.Stat(path); return err }) == nil {
+				paths = append(paths, path)
+			}
 		}
-		paths = append(paths, path)
 	}
 	return paths, nil
 }

@@ -32,6 +32,7 @@ const (
 	Begins     Class = "begins"      // its first slot is not due yet
 	Waits      Class = "waiting"     // its slots wait for the board
 	Refuses    Class = "refused"     // by the board
+	Asks       Class = "undecided"   // a person, who is to decide on its slots
 	Excludes   Class = "excluded"    // all its readings are left out
 	Calibrates Class = "calibration" // it is calibrated
 	Silent     Class = "silent"      // no reading comes any more
@@ -137,8 +138,30 @@ func meaning(reason string) string {
 	return strings.ReplaceAll(reason, "_", " ")
 }
 
-// Judge says what a parameter of a device is doing.
+// Judge says what a parameter of a device is doing, and what a person must decide besides.
 func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
+	v := h.judge(d, p, now)
+	u := p.Undecided
+	if u == nil {
+		return v
+	}
+	text := fmt.Sprintf("%s for a person to decide, from %s: %s", waits(u.Slots), Time(u.Oldest, now), u.Why)
+	cure := fmt.Sprintf("to send them, lower min_coverage of its entry (0 sends all); to leave them out, set below_min_coverage to leave_out; then restart the host. "+
+		"The first expires on %s", u.Oldest.Add(spec.MaxAge).In(spec.IST).Format("2006-01-02 at 15:04"))
+	if v.Level == Failed {
+		return Verdict{Failed, v.Class, v.Text + "; " + text, v.Cure + "; " + cure}
+	}
+	return Verdict{Failed, Asks, text, cure}
+}
+
+func waits(slots int) string {
+	if slots == 1 {
+		return "1 slot waits"
+	}
+	return fmt.Sprintf("%d slots wait", slots)
+}
+
+func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	window := h.window(now)
 	expected := h.StampOf(window)
 	due := h.Due(p, now)

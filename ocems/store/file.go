@@ -38,7 +38,7 @@ var (
 
 // format is to be raised when a version cannot read what this one writes, and when the version of any value in it is: an older
 // value would be taken for damaged.
-const format = 4
+const format = 5
 
 // olderBucket is where the collector's file_storage keeps its entries.
 const olderBucket = "default"

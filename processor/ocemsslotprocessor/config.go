@@ -19,7 +19,7 @@ type Config struct {
 }
 
 func createDefaultConfig() component.Config {
-	return &Config{Config: registry.Config{Words: registry.Collector, Common: registry.DefaultCommon(), NamesOnly: true}, Slots: options.DefaultSlots()}
+	return &Config{Config: registry.Config{Words: registry.Collector, Common: registry.DefaultCommon(), NamesOnly: true, NoOutbox: true}, Slots: options.DefaultSlots()}
 }
 
 // gone are keys of earlier versions, with what to do instead.

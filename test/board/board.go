@@ -19,6 +19,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/test/wallclock"
 )
 
 // Path is where data is taken.
@@ -113,6 +114,7 @@ func Key(parameter string, stamp time.Time, flag string) string {
 type Program struct {
 	t       *testing.T
 	command *exec.Cmd
+	clock   *wallclock.Clock
 	log     string
 	ended   chan struct{}
 }
@@ -130,6 +132,12 @@ func Built(t *testing.T, variable string) string {
 // Start starts a program in dir with these variables, such as NAME=value, and stops it at the end of the test.
 func Start(t *testing.T, dir string, variables []string, argv ...string) *Program {
 	t.Helper()
+	return StartAt(t, 0, dir, variables, argv...)
+}
+
+// StartAt is Start of a program whose wall clock is off by so many seconds.
+func StartAt(t *testing.T, off time.Duration, dir string, variables []string, argv ...string) *Program {
+	t.Helper()
 	log, err := os.CreateTemp(dir, "*.log")
 	if err != nil {
 		t.Fatal(err)
@@ -138,12 +146,20 @@ func Start(t *testing.T, dir string, variables []string, argv ...string) *Progra
 	p := &Program{t: t, command: exec.Command(argv[0], argv[1:]...), log: log.Name(), ended: make(chan struct{})}
 	p.command.Dir, p.command.Env = dir, append(os.Environ(), variables...)
 	p.command.Stdout, p.command.Stderr = log, log
-	if err := p.command.Start(); err != nil {
+	if off == 0 {
+		err = p.command.Start()
+	} else {
+		p.clock, err = wallclock.Start(p.command, off)
+	}
+	if err != nil {
 		t.Fatal(err)
 	}
 	go func() { _ = p.command.Wait(); close(p.ended) }()
 	t.Cleanup(func() {
 		p.Stop()
+		if p.clock != nil {
+			p.clock.Close()
+		}
 		if t.Failed() {
 			text := p.Log()
 			t.Logf("the end of the log of %s:\n%s", filepath.Base(argv[0]), text[max(0, len(text)-8000):])
@@ -165,6 +181,20 @@ func (p *Program) Log() string {
 func (p *Program) Says(text string) {
 	p.t.Helper()
 	Until(p.t, fmt.Sprintf("the log says %q", text), func() bool { return strings.Contains(p.Log(), text) })
+}
+
+// Ended waits for the program's end, and returns its exit code.
+func (p *Program) Ended() int {
+	p.t.Helper()
+	Until(p.t, filepath.Base(p.command.Path)+" ends", func() bool {
+		select {
+		case <-p.ended:
+			return true
+		default:
+			return false
+		}
+	})
+	return p.command.ProcessState.ExitCode()
 }
 
 // Kill is kill -9.

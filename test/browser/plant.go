@@ -107,7 +107,7 @@ func fiveTroubles(dir string, now time.Time) (operator.Source, error) {
 	flat.Flat = &status.Flat{Since: day(0, 8, 46).UTC(), Slots: 30, Alert: 4 * 3600}
 	toc := parameter("toc", "mg/L", -9999, day(0, 13, 0))
 	toc.Reading.At = now.Add(-9 * time.Second).UTC()
-	toc.Excluded = []status.Excluded{{Reason: "invalid_value", Count: 90, Stamp: last.UTC(), Detail: "the first is -9999"}}
+	toc.Excluded = []status.Excluded{{Reason: "invalid_value", Count: 90, Stamp: last.UTC(), Detail: "-9999 is one of invalid_values"}}
 	waiting := int(last.Sub(day(0, 10, 15))/spec.SlotLength) + 1
 	h := &status.Host{Written: now.Add(-20 * time.Second).UTC(), Started: day(6, 9, 0).UTC(), Software: "ocems/1.0", Endpoint: "https://cems.cpcb.gov.in/v1.0/industry/data",
 		Trail: filepath.Join(dir, "audit.jsonl"), Stamp: "end", Grace: 35, Within: 95, Clock: status.Clock{Trusted: true, Skew: .2},

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"io/fs"
 	"math"
 	"os"
 	"os/exec"
@@ -33,16 +34,19 @@ type block struct {
 	text          string
 }
 
+var indented = regexp.MustCompile(`^    [^ *0-9|-]`)
+
 // blocks reads a page. A comment belongs to the block that begins on the next line.
 func blocks(t *testing.T, page string) (all []block) {
 	t.Helper()
-	text, err := os.ReadFile(docs + page)
+	text, err := os.ReadFile(root + page)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var open *block
 	about, section := "", ""
-	for i, line := range strings.Split(string(text), "\n") {
+	lines := strings.Split(string(text), "\n")
+	for i, line := range lines {
 		switch {
 		case open != nil && strings.TrimSpace(line) == "```":
 			all = append(all, *open)
@@ -53,6 +57,9 @@ func blocks(t *testing.T, page string) (all []block) {
 			open = &block{page, section, i + 1, about, strings.TrimPrefix(strings.TrimSpace(line), "```"), ""}
 			about = ""
 		default:
+			if indented.MatchString(line) && (i == 0 || strings.TrimSpace(lines[i-1]) == "") {
+				t.Errorf("%s:%d: a block without a fence, which this test does not see", page, i+1)
+			}
 			if about != "" { // it was alone
 				all = append(all, block{page, section, i, about, "", ""})
 				about = ""
@@ -75,7 +82,7 @@ func blocks(t *testing.T, page string) (all []block) {
 func TestBlocksAreOfAKindThatIsChecked(t *testing.T) {
 	for _, page := range pages(t) {
 		for _, b := range blocks(t, page) {
-			switch b.language {
+			switch language, _, _ := strings.Cut(b.language, " "); language {
 			case "sh", "text", "toml", "yaml", "json", "":
 			default:
 				t.Errorf("%s:%d: a block of %q: this test checks sh, text, toml, yaml and json", page, b.line, b.language)
@@ -84,30 +91,119 @@ func TestBlocksAreOfAKindThatIsChecked(t *testing.T) {
 	}
 }
 
-// The commands of the other pages run anywhere, or say why they do not.
+// The commands of the other pages run anywhere, on a machine where the host is a service, or in a clone; or they say why they
+// do not.
 func TestCommands(t *testing.T) {
+	t.Parallel()
 	for _, page := range pages(t) {
-		if page == "getting-started.md" { // see TestGettingStarted
+		if page == "docs/getting-started.md" { // see TestGettingStarted
 			continue
 		}
-		said := ""
+		all := blocks(t, page)
+		t.Run(page, func(t *testing.T) {
+			clones := map[int]<-chan ran{}
+			for _, b := range all {
+				if b.about == "clone" {
+					clones[b.line] = clone(t, b)
+				}
+			}
+			t.Parallel()
+			var w *walk
+			section := ""
+			for _, b := range all {
+				if w != nil && b.section != section {
+					w.said = "" // another section's text is not what a command prints
+				}
+				section = b.section
+				switch {
+				case b.language == "sh" || w != nil && (b.language == "text" || strings.HasPrefix(b.about, "not run: ")):
+					if w == nil {
+						w = newWalk(t, "ocems", "otelcol-ocems", "telegraf-ocems-small")
+					}
+					if clones[b.line] == nil {
+						w.step(b)
+						continue
+					}
+					said := <-clones[b.line]
+					if w.said = said.out; said.err != nil {
+						t.Errorf("%s:%d: %v: %s", page, b.line, said.err, said.out)
+					}
+				case b.language == "json" && !json.Valid([]byte(b.text)):
+					t.Errorf("%s:%d: this is no JSON", page, b.line)
+				case (b.language == "toml" || b.language == "yaml") && strings.HasPrefix(page, "docs/"):
+					t.Errorf("%s:%d: a configuration that no program checks", page, b.line)
+				}
+			}
+		})
+	}
+}
+
+// What a command names is there, also where it is not run: targets of make, packages and scripts of the repository, programs
+// that are built, commands and flags of ocems; and a service's user is that of its configuration.
+func TestCommandsNameWhatIsThere(t *testing.T) {
+	makefile, err := os.ReadFile(root + "Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tool := program(t, "ocems")
+	help := map[string]string{}
+	for _, page := range pages(t) {
+		text, err := os.ReadFile(root + page)
+		if err != nil {
+			t.Fatal(err)
+		}
+		commands := ""
 		for _, b := range blocks(t, page) {
-			switch {
-			case strings.HasPrefix(b.about, "not run: "):
-				said = ""
-			case b.language == "sh":
-				out, err := exec.Command("bash", "-eu", "-c", b.text).CombinedOutput()
-				if said = string(out); err != nil {
-					t.Errorf("%s:%d: %v: %s", page, b.line, err, out)
+			if b.language == "sh" {
+				commands += b.text
+				if out, err := exec.Command("bash", "-n", "-c", b.text).CombinedOutput(); err != nil {
+					t.Errorf("%s:%d: %s", page, b.line, out)
 				}
-			case b.language == "text" && said != "":
-				if missing, ok := shown(b.text, said); !ok || plain(b.text) == "" {
-					t.Errorf("%s:%d: not printed: %s\n%s", page, b.line, missing, said)
+			}
+		}
+		inline := strings.ReplaceAll(strings.Join(inCode.FindAllString(fenced.ReplaceAllString(string(text), ""), -1), "\n"), "`", "")
+		commands = strings.ReplaceAll(commands, "\\\n", "") + inline
+		for line := range strings.Lines(commands) {
+			line, _, _ = strings.Cut(line, " #")
+			wrong := func(format string, args ...any) {
+				t.Helper()
+				t.Errorf("%s: %s: %s", page, strings.TrimSpace(line), fmt.Sprintf(format, args...))
+			}
+			if m := regexp.MustCompile(`^(?:sudo )?(?:[A-Z]+=\S+ )*make((?: [a-z][a-z/-]*)+)`).FindStringSubmatch(line); m != nil {
+				for _, target := range strings.Fields(m[1]) {
+					if !regexp.MustCompile(`(?m)^([\w/ -]+ )?` + target + `( [\w/ -]+)?&?:`).Match(makefile) {
+						wrong("the Makefile has no target %s", target)
+					}
 				}
-			case b.language == "json" && !json.Valid([]byte(b.text)):
-				t.Errorf("%s:%d: this is no JSON", page, b.line)
-			case b.language == "toml" || b.language == "yaml":
-				t.Errorf("%s:%d: a configuration that no program checks", page, b.line)
+			}
+			for _, m := range regexp.MustCompile(`(?:^| )(?:\./)?((?:examples|cmd|test|ocems|plugins)/[\w./-]+)`).FindAllStringSubmatch(line, -1) {
+				if _, err := os.Stat(root + strings.TrimSuffix(m[1], "/...")); err != nil && strings.Contains(commands, "go ") {
+					wrong("%s is not there", m[1])
+				}
+			}
+			for _, m := range regexp.MustCompile(`\bbin/((?:tools/)?[\w-]+)`).FindAllStringSubmatch(line, -1) {
+				if !regexp.MustCompile(`bin/`+m[1]+`\b`).Match(makefile) && m[1] != "plant" && !strings.HasPrefix(m[1], "telegraf-ocems") {
+					wrong("nothing makes bin/%s", m[1])
+				}
+			}
+			if m := regexp.MustCompile(`sudo -u (\w+) .*/etc/(\w+)/`).FindStringSubmatch(line); m != nil && m[1] != m[2] {
+				wrong("the user %s and the configuration of %s", m[1], m[2])
+			}
+			line = regexp.MustCompile(`sudo -u \w+ `).ReplaceAllString(line, "")
+			for _, m := range regexp.MustCompile(`(?:^|[ /])ocems ([a-z]+)( [^|>&]*)?`).FindAllStringSubmatch(line, -1) {
+				if _, known := help[m[1]]; !known {
+					out, _ := exec.Command(tool, m[1], "--help").CombinedOutput()
+					help[m[1]] = string(out)
+				}
+				if strings.Contains(help[m[1]], "unknown command") {
+					wrong("ocems has no command %s", m[1])
+					continue
+				}
+				for _, flag := range regexp.MustCompile(` -(-[a-z-]+)`).FindAllStringSubmatch(m[2], -1) {
+					if !regexp.MustCompile(`(?m)^ +-?` + flag[1] + `\b`).MatchString(help[m[1]]) {
+						wrong("ocems %s has no flag -%s", m[1], flag[1])
+					}
+				}
 			}
 		}
 	}
@@ -141,14 +237,22 @@ func TestByteOrders(t *testing.T) {
 	}
 }
 
-func pages(t *testing.T) []string {
+// pages are all of the repository, seen from its top.
+func pages(t *testing.T) (list []string) {
 	t.Helper()
-	list, err := filepath.Glob(docs + "*.md")
+	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		switch {
+		case err != nil:
+			return err
+		case d.IsDir() && path != root && (strings.HasPrefix(d.Name(), ".") || d.Name() == "bin" || d.Name() == "dist" || d.Name() == "testdata"):
+			return fs.SkipDir
+		case !d.IsDir() && filepath.Ext(path) == ".md":
+			list = append(list, strings.TrimPrefix(filepath.ToSlash(path), root))
+		}
+		return nil
+	})
 	if err != nil || len(list) == 0 {
 		t.Fatalf("the pages: %v, %v", list, err)
-	}
-	for i, path := range list {
-		list[i] = filepath.Base(path)
 	}
 	return list
 }

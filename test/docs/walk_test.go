@@ -6,16 +6,19 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 const patience = 40 * time.Second // for what a background program or a retried command must show
@@ -25,7 +28,7 @@ const patience = 40 * time.Second // for what a background program or a retried 
 func TestGettingStarted(t *testing.T) {
 	t.Parallel()
 	const collector = "The same with a collector"
-	all := blocks(t, "getting-started.md")
+	all := blocks(t, "docs/getting-started.md")
 	t.Run("Telegraf", func(t *testing.T) {
 		t.Parallel()
 		w := newWalk(t, "ocems", "telegraf-ocems-small")
@@ -57,6 +60,7 @@ type walk struct {
 	board   string
 	running map[string]*terminal
 	said    string // by the last command
+	machine string // directory of the machine of service, or ""
 }
 
 // terminal is a program that runs on.
@@ -85,7 +89,7 @@ func newWalk(t *testing.T, programs ...string) *walk {
 			w.board = free
 		}
 	}
-	pairs = append(pairs, "ocems simulate --", "ocems simulate --listen "+w.board+" --")
+	pairs = append(pairs, "ocems simulate --", "ocems simulate --listen "+w.board+" --", "ocems serve --", "ocems serve --listen "+freeAddress(t)+" --")
 	w.ports = strings.NewReplacer(pairs...)
 	for _, name := range []string{"telegraf.conf", "history.conf", "collector.yaml", "registry.yaml"} {
 		w.copy(name)
@@ -163,8 +167,15 @@ func (w *walk) step(b block) {
 		t.Helper()
 		t.Fatalf("%s:%d: %s", b.page, b.line, fmt.Sprintf(format, args...))
 	}
+	if b.language == "sh" && !slices.Contains([]string{"", "not", "stop", "background", "retry", "service"}, word) {
+		failed("%q is no directive", b.about)
+	}
 	switch {
 	case word == "not":
+		w.said = ""
+	case word == "service":
+		b.about, b.text = rest, w.service(b)
+		w.step(b)
 	case word == "stop":
 		w.stop(name)
 		if b.language == "sh" {
@@ -205,7 +216,7 @@ func (w *walk) step(b block) {
 			failed("%v: %s", err, out)
 		}
 		w.said = out
-	case b.language == "text":
+	case b.language == "text" && w.said != "":
 		var missing string
 		command, again := strings.CutPrefix(w.said, "retry\x00")
 		out := w.said
@@ -219,6 +230,104 @@ func (w *walk) step(b block) {
 		}) || missing != "" {
 			failed("not printed: %s\n%s", missing, out)
 		}
+	}
+}
+
+// clone starts a block in this repository, where make has built the programs. It may take minutes, in which others run.
+func clone(t *testing.T, b block) <-chan ran {
+	t.Helper()
+	for _, name := range []string{"ocems", "otelcol-ocems", "telegraf-ocems-small", "ocems-telegraf", "tools/telegraf"} {
+		if _, err := os.Stat(root + "bin/" + name); err != nil {
+			t.Skipf("make test builds the programs: %v", err)
+		}
+	}
+	command := exec.CommandContext(t.Context(), "bash", "-eu", "-c", b.text)
+	command.Dir, command.Env = root, os.Environ()
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // what it has started ends with it
+	for _, name := range []string{"BOARD", "MODBUS", "OTLP"} {
+		_, port, _ := strings.Cut(freeAddress(t), ":")
+		command.Env = append(command.Env, "OCEMS_"+name+"_PORT="+port)
+	}
+	done := make(chan ran, 1)
+	go func() {
+		out, err := command.CombinedOutput()
+		done <- ran{string(out), err}
+	}()
+	return done
+}
+
+// ran is what a command has printed.
+type ran struct {
+	out string
+	err error
+}
+
+// service is a block as it is on a machine where Telegraf runs as a service with the README's configuration, and the
+// collector's is beside it.
+func (w *walk) service(b block) string {
+	w.t.Helper()
+	if w.machine == "" {
+		w.machine = filepath.Join(w.dir, "machine")
+		w.install()
+	}
+	return w.here(regexp.MustCompile(`(?m)\bsudo (-u \w+ )?`).ReplaceAllString(b.text, ""))
+}
+
+// here names the machine's directories.
+func (w *walk) here(text string) string {
+	return strings.NewReplacer("/etc/", w.machine+"/etc/", "/var/lib/", w.machine+"/var/lib/").Replace(text)
+}
+
+func (w *walk) install() {
+	t := w.t
+	t.Helper()
+	write := func(path, text string) {
+		t.Helper()
+		path = w.here(path)
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	key, err := os.ReadFile(testKeys + "industry_test_public.pem")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("/etc/telegraf/ocems-public.pem", string(key))
+	write("/etc/ocems/public.pem", string(key))
+	server := httptest.NewServer(board(t, simulator.Station{ID: "station_1234", Devices: []simulator.Device{{ID: "device_5678", Token: testToken}}}))
+	t.Cleanup(server.Close)
+	endpoint := server.URL + "/v1.0/industry/data"
+	for _, c := range blocks(t, "README.md") {
+		switch {
+		case c.language == "toml" && strings.Contains(c.text, "[[outputs.ocems]]\n"):
+			text := "[agent]\n  interval = \"1s\"\n  flush_interval = \"1s\"\n  round_interval = false\n" + strings.Replace(c.text, "192.168.0.10:502", freeAddress(t), 1)
+			write("/etc/telegraf/telegraf.conf", w.here(strings.Replace(text, "[[outputs.ocems]]\n",
+				fmt.Sprintf("[[outputs.ocems]]\n  endpoint = %q\n  settle = \"1s\"\n  coalesce = \"0s\"\n  spread = \"0s\"\n", endpoint), 1)))
+		case c.language == "yaml" && strings.Contains(c.text, "receivers:\n"):
+			write("/etc/ocems/collector.yaml", w.here(strings.Replace(c.text, "  ocems:\n", "  ocems:\n    endpoint: "+endpoint+"\n", 1)))
+		}
+	}
+	history := ""
+	for i := range 15 {
+		history += fmt.Sprintf("modbus cod=%d %d\n", 100+i, time.Now().Truncate(spec.SlotLength).Add(time.Duration(i-30)*time.Minute).UnixNano())
+	}
+	write("/var/lib/telegraf/history.influx", history)
+	write("/var/lib/ocems/storage/.keep", "")
+	write("/etc/telegraf/telegraf.d/history.conf", w.here("[[inputs.file]]\n  interval = \"24h\"\n  files = [\"/var/lib/telegraf/history.influx\"]\n  data_format = \"influx\"\n"))
+	if out, err := w.sh("export PATH=$PWD/bin:$PATH OCEMS_TOKEN=" + testToken + `
+echo "device,parameter,time,value
+device_5678,cod,` + time.Now().Truncate(spec.SlotLength).Add(-spec.SlotLength).In(spec.IST).Format(time.DateTime) + `,107" >export.csv`); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	w.step(block{about: "background the service: Reporting", language: "sh", text: w.here("telegraf-ocems-small --config /etc/telegraf/telegraf.conf --config-directory /etc/telegraf/telegraf.d")})
+	if !until(patience, func() bool {
+		trail, _ := os.ReadFile(w.here("/var/lib/telegraf/ocems/audit.jsonl"))
+		return strings.Contains(string(trail), `"delivered"`)
+	}) {
+		t.Fatalf("the service delivers nothing:\n%s", w.running["the service"].end())
 	}
 }
 

@@ -45,7 +45,26 @@ var mendings = []mending{
 		delivered: true, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
 	{name: "bound", wrong: func(d *device) { d.parameters[0].rules = map[string]any{"valid_max": 25} }, right: func(*device) {}, delivered: true, // what it has left out stays so
 		board: []string{"15 mg/L", "50 mg/L", "60 mg/L"}, refused: []refused{{reason: "above_valid_max", count: 1}}},
+	{name: "coverage-lowered", wrong: waits, right: func(*device) {}, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
+	{name: "coverage-left-out", wrong: waits, right: func(d *device) { d.parameters[0].rules = map[string]any{"min_coverage": 0.5} },
+		refused: []refused{{reason: "min_coverage", count: 5}}},
 	{name: "removed", wrong: func(*device) {}, delivered: true, board: []string{"15 mg/L"}, logs: []string{"not configured: put it back", "removed"}},
+}
+
+// waits has slots of few readings wait for a person.
+func waits(d *device) {
+	d.parameters[0].rules = map[string]any{"min_coverage": 0.5, "below_min_coverage": "wait"}
+}
+
+// mendingsOf are those of a host. A processor has left out what waits in the others.
+func mendingsOf(host string) []mending {
+	list := slices.Clone(mendings)
+	for i := range list {
+		if m := &list[i]; m.name == "coverage-lowered" && host == "processor-exporter" {
+			m.board, m.refused = m.board[1:], []refused{{reason: "min_coverage", count: 2}}
+		}
+	}
+	return list
 }
 
 // configured are the plants of the first and of the second life, and what the board knows.
@@ -76,6 +95,7 @@ func TestMendedConfigurations(t *testing.T) {
 		} {
 			t.Run(host+" "+end, func(t *testing.T) {
 				t.Parallel()
+				mendings := mendingsOf(host)
 				first, second, stations := configured(mendings)
 				b := board.New(t, stations...)
 				at := newPlace(t, b.URL, b.PublicKey)

@@ -172,6 +172,13 @@ func (p plant) processor(at place) map[string]any {
 	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff", "hold_interval", "max_concurrency"} {
 		delete(conf, key)
 	}
+	delete(conf, "below_min_coverage") // a processor has no outbox, and leaves out
+	for _, d := range conf["devices"].([]any) {
+		parameters, _ := d.(map[string]any)["parameters"].([]any)
+		for _, x := range parameters {
+			delete(x.(map[string]any), "below_min_coverage")
+		}
+	}
 	return conf
 }
 

@@ -144,7 +144,7 @@ func newScript(seed uint64) script {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := script{restarts: seed%3 == 0, plant: plant{options: map[string]any{
 		"grace": "30s", "calibration_grace": "30s", "settle": "1s", "timestamps": "source", "min_samples": 1 + 2*r.IntN(2), "stamp": []string{"end", "start"}[r.IntN(2)],
-		"reading_stamp": []string{"start", "end"}[r.IntN(2)], "min_coverage": []float64{0, 0, 0.1, 0.2}[r.IntN(4)]}}}
+		"reading_stamp": []string{"start", "end"}[r.IntN(2)], "min_coverage": []float64{0, 0, 0.1, 0.2}[r.IntN(4)], "below_min_coverage": []string{"leave_out", "wait"}[r.IntN(2)]}}}
 	for i := range perPlant() {
 		s.plant.devices = append(s.plant.devices, randomDevice(r, fmt.Sprintf("dev-%d", i)))
 	}
@@ -210,6 +210,7 @@ func randomRules(r *rand.Rand, x parameter) {
 		{"invalid_values", []any{0.0, float64(r.IntN(1000)) / 10, 1e9 + float64(r.IntN(1000))}},
 		{"max_step", 1 + float64(r.IntN(400))/10},
 		{"min_coverage", 2.0 / 15},
+		{"below_min_coverage", []string{"leave_out", "wait"}[r.IntN(2)]},
 		{"reading_stamp", []string{"start", "end"}[r.IntN(2)]},
 	} {
 		if r.IntN(4) == 0 {

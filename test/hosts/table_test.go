@@ -22,6 +22,7 @@ type row struct {
 	before, after, late [][]reading
 	want                []want
 	refused             []refused
+	waits               int        // readings of cod in slots that wait for a person; a processor leaves them out
 	repeats             int        // readings that are counted as duplicates after the host runs again
 	warns               [][]string // words of one line of the log
 }
@@ -382,11 +383,13 @@ func validity() []row {
 	bounds := ruled(map[string]any{"valid_min": 0, "valid_max": 500.5, "invalid_values": []any{0, -9999.9, 65535, 6553.5, 250.0}})
 	slow := ruled(map[string]any{"max_step": 50})
 	covered := ruled(map[string]any{"min_coverage": 0.2})
+	waits := ruled(map[string]any{"min_coverage": 0.2, "below_min_coverage": "wait"})
+	waits[0].parameters = append(waits[0].parameters, parameter{name: "analyser.bod", unit: "mg/L"})
 	single, two := float64(float32(-9999.9)), 2
 	return []row{
 		{name: "sentinel", devices: bounds, before: batches(each(0, 100, -9999.9, single, 200, 65535, 6553.5, 0, -1, 501, math.NaN(), math.Inf(1), 250)),
 			want: []want{{value: 150, of: "2 100..200"}}, refused: []refused{{reason: "invalid_value", count: 6, lines: 1, detail: []string{"invalid_values"}},
-				{reason: "below_valid_min", count: 1, detail: []string{"valid_min is 0"}}, {reason: "above_valid_max", count: 1, detail: []string{"valid_max is 500.5"}}, {reason: "not_a_number", count: 2}}},
+				{reason: "below_valid_min", count: 1, detail: []string{" is below valid_min 0"}}, {reason: "above_valid_max", count: 1, detail: []string{" is above valid_max 500.5"}}, {reason: "not_a_number", count: 2}}},
 		{name: "sentinel-alone", devices: bounds, before: batches(each(0, times(9, 65535)...)), want: nil, refused: []refused{{reason: "invalid_value", count: 9}},
 			warns: [][]string{{"reading is refused", "sentinel-alone", "invalid_value"}}},
 		{name: "sentinel-across-kill", devices: bounds, before: batches(each(0, 100, -2)), after: batches(each(1, -2, 300)), want: one(200), refused: []refused{{reason: "below_valid_min", count: 2}}},
@@ -400,6 +403,8 @@ func validity() []row {
 			refused: []refused{{reason: "max_step", count: 15}}},
 		{name: "coverage", devices: covered, before: batches([]reading{at(0, 1), at(0.5, 2), at(7, 3), at(15, 5), at(20, 6), at(29, 7)}), want: []want{{slot: 2, value: 6, of: "3 5..7"}},
 			refused: []refused{{reason: "min_coverage", count: 3, detail: []string{"readings in 2 of 15 minutes", "min_coverage is 0.2"}}}},
+		{name: "coverage-waits", devices: waits, before: batches([]reading{at(0, 1), at(0.5, 2)}, called(each(0, 8), "analyser.bod")),
+			after: batches([]reading{at(7, 3), at(15, 5), at(20, 6), at(29, 7)}), want: []want{{parameter: "bod", value: 8}, {slot: 2, value: 6}}, waits: 3},
 		{name: "trail-of-one", before: batches(each(3, 7)), want: []want{{value: 7, of: "1 0..0"}}},
 		{name: "trail-of-the-same", before: batches(each(3, 7, 7)), want: []want{{value: 7, of: "2 0..0"}}},
 		{name: "trail-of-nought", before: batches(each(3, 0, 7)), want: []want{{value: 3.5, of: "2 0..7"}}},

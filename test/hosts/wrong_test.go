@@ -44,6 +44,8 @@ var wrong = []struct {
 	{"#reading_stamp", `"ende"`, `#reading_stamp: "ende" is neither "start" nor "end"; nearest: end`, false},
 	{"min_coverage", `1.5`, `min_coverage: 1.5 is not from 0 to 1; nearest: 1`, false},
 	{"#min_coverage", `-1`, `#min_coverage: -1 is not from 0 to 1; nearest: 0`, false},
+	{"below_min_coverage", `"waits"`, `below_min_coverage: "waits" is neither "leave_out" nor "wait"; nearest: wait`, false},
+	{"#below_min_coverage", `"leave out"`, `#below_min_coverage: "leave out" is neither "leave_out" nor "wait"; nearest: leave_out`, false},
 	{"flat_line_after", `"5m"`, `flat_line_after: 5m is not from 15m to 168h; nearest: 15m`, false},
 	{"flat_line_after", `5`, `5 has no unit; nearest: "5s"`, false},
 	{"#flat_line_after", `"200h"`, `#flat_line_after: 200h is not from 15m to 168h; nearest: 168h`, false},

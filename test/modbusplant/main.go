@@ -137,12 +137,12 @@ func (g *gateway) history(path string) (all []reading, err error) {
 	return all, os.WriteFile(path, b.Bytes(), 0o600)
 }
 
-// HandleHoldingRegisters serves the status and the floats of one instrument.
+// HandleHoldingRegisters serves the status and the floats of one instrument, or a part of them.
 func (g *gateway) HandleHoldingRegisters(req *modbus.HoldingRegistersRequest) ([]uint16, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	i := slices.IndexFunc(g.list, func(in instrument) bool { return in.unit == req.UnitId })
-	if i < 0 || req.IsWrite || req.Addr != 0 || int(req.Quantity) != 1+2*len(g.list[i].quantities) {
+	if i < 0 || req.IsWrite || int(req.Addr)+int(req.Quantity) > 1+2*len(g.list[i].quantities) {
 		return nil, modbus.ErrIllegalDataAddress
 	}
 	if time.Now().After(g.last) {
@@ -155,7 +155,7 @@ func (g *gateway) HandleHoldingRegisters(req *modbus.HoldingRegistersRequest) ([
 		bits := math.Float32bits(float32(v))
 		registers = append(registers, uint16(bits>>16), uint16(bits))
 	}
-	return registers, nil
+	return registers[req.Addr:][:req.Quantity], nil
 }
 
 // HandleCoils implements modbus.RequestHandler.

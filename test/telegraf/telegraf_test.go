@@ -301,8 +301,8 @@ func TestCommands(t *testing.T) {
 	p.write("telegraf.conf", agentConf+fmt.Sprintf("[[secretstores.docker]]\n  id = \"store\"\n  path = %q\n", p.path("secrets"))+
 		"[[inputs.mqtt_consumer]]\n  servers = [\"tcp://127.0.0.1:1\"]\n  topics = [\"a\"]\n  metric_buffer = 7\n"+p.output(token, cod))
 	for args, want := range map[string]string{
-		"--version":       "Telegraf 1.38.3\n",
-		"version":         "Telegraf 1.38.3\n",
+		"--version":       "Telegraf 1.38.3 (git: ocems-",
+		"version":         "Telegraf 1.38.3 (git: ocems-",
 		"plugins outputs": "outputs.ocems\n",
 		"--usage ocems":   "[[outputs.ocems]]",
 		"config create --section-filter outputs --output-filter ocems": "[[outputs.ocems]]",

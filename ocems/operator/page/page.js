@@ -128,10 +128,10 @@ class Device {
 
   showDays() {
     const { days, trends, late, fault } = this.history
-    text(this.week, ...fault ? [fault] : shareOf(days, 0, late))
+    text(this.week, ...fault ? [fault] : shareOf(days, late))
     this.picture.hidden = this.values.hidden = this.choice.hidden = !!fault
     if (fault) return
-    this.calendar.show(days, 0, says)
+    this.calendar.show(days, says)
     trends.forEach((t, i) => { if (this.rows.rows[i]) text(this.rows.rows[i].cells[4].firstChild, ...trend(t, this.device.parameters[i].unit)) })
     this.showValues()
     if (this.chosen) this.open(this.chosen, true)

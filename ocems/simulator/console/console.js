@@ -122,16 +122,15 @@ function showCalendar() {
   }
   $('parameter').value = chosen.parameter
   document.querySelector('.legend [data-letter=P]').hidden = chosen.parameter !== ''
-  const begin = Math.min(...c.bySlot.keys()) // a device that is new has no gap before its first slot
-  $('summary').replaceChildren(...shareOf(c.days, c.bySlot.size ? begin : 0))
-  board.show(c.days, begin, says)
+  $('summary').replaceChildren(...shareOf(c.days))
+  board.show(c.days, says)
   if (!$('tip').hidden) showTip(Number($('tip').dataset.at))
   if ($('detail').open && openSlot) showSlot(openSlot)
 }
 
 function says(cell) {
   if (cell.letter !== '-') return names[cell.letter]
-  return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : 'due now'
+  return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : cell.stamp > now - 2 * 60000 ? 'due now' : 'before the first slot that came'
 }
 
 // ---- tip: the readings of a slot

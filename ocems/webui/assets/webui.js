@@ -37,18 +37,12 @@ export const tableOf = (head, rows) => put('table', { class: 'cards' }, put('the
 // link says whether the page follows what it shows.
 export function link(state, text) { if ($('link').dataset.state !== state) { $('link').dataset.state = state; $('link').textContent = text } }
 
-// shareOf is what of the slots of some days reached the board, as a sentence. What is missing before the first slot is told
-// apart, and so is how many were delivered late.
-export function shareOf(days, begin, late) {
+// shareOf is what of the slots of some days reached the board, as a sentence, and how many were delivered late.
+export function shareOf(days, late) {
   const n = {}
-  let before = 0
-  for (const day of days) for (let i = 0; i < 96; i++) {
-    const letter = day.slots[i]
-    n[letter] = (n[letter] ?? 0) + 1
-    if (letter === 'M' && day.first + i * slotLength < begin) before++
-  }
+  for (const letter of days.flatMap(day => [...day.slots])) n[letter] = (n[letter] ?? 0) + 1
   const due = 'DPMXWBRE'.split('').reduce((sum, l) => sum + (n[l] ?? 0), 0)
-  const said = { P: 'with some parameters only', M: before ? `missing (${before} before its first)` : 'missing', C: 'in calibration' }
+  const said = { P: 'with some parameters only', C: 'in calibration' }
   return due ? [put('b', null, `${(Math.floor((n.D ?? 0) * 10000 / due) / 100).toFixed(2)} %`), ` of ${due} slots delivered${late ? `, ${late} of them late` : ''}`,
     ...'PMXWBREC'.split('').flatMap(l => n[l] ? [`, ${n[l]} ${said[l] ?? names[l]}`] : []), '.'] : ['No slot is due yet.']
 }
@@ -71,8 +65,8 @@ export class Calendar {
     grid.addEventListener('click', e => { const at = e.target.dataset.at; if (at) { this.rove(Number(at)); open(Number(at)) } })
   }
 
-  // show takes days of {first, slots}; what is missing before begin is drawn without weight. says words a cell.
-  show(days, begin, says) {
+  // show takes days of {first, slots}. says words a cell.
+  show(days, says) {
     if (this.grid.children.length !== days.length) {
       this.cells = []
       this.grid.replaceChildren(...days.map(() => put('div', { role: 'row', class: 'day' }, put('span', { role: 'rowheader' }), [0, 1, 2, 3].map(q =>
@@ -89,7 +83,7 @@ export class Calendar {
         const cell = this.cells[row * 96 + i]
         cell.stamp = day.first + i * slotLength
         cell.letter = day.slots[i]
-        const kind = cell.letter === '-' ? 'o' : cell.letter === 'M' && cell.stamp < begin ? 'm early' : cell.letter.toLowerCase()
+        const kind = cell.letter === '-' ? 'o' : cell.letter.toLowerCase()
         if (cell.element.dataset.kind !== kind) {
           cell.element.dataset.kind = kind
           cell.element.className = 'cell ' + kind

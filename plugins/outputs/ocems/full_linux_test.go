@@ -80,6 +80,7 @@ func TestFirstStartOnAFullDisk(t *testing.T) {
 func fillBlock(t *testing.T, path string) {
 	trail, err := audit.Open(path)
 	require.NoError(t, err)
+	require.NoError(t, trail.Append(audit.Entry{Outcome: audit.Recovered})) // with the line that waits for the next one
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.NoError(t, trail.Append(audit.Entry{Outcome: audit.Recovered, Detail: strings.Repeat("x", 3800-int(info.Size()))}))

@@ -60,6 +60,8 @@ type Options struct {
 	Timeout time.Duration
 	// Lookup finds the proxy variables of the environment; os.LookupEnv when nil.
 	Lookup func(string) (string, bool)
+	// Progress is told what is looked at next; may be nil.
+	Progress func(format string, args ...any)
 }
 
 // Run makes all checks of a configuration, in an order in which the first failure is the first to mend.
@@ -69,6 +71,9 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 	}
 	if opt.Lookup == nil {
 		opt.Lookup = os.LookupEnv
+	}
+	if opt.Progress == nil {
+		opt.Progress = func(string, ...any) {}
 	}
 	e := &examination{opt: opt, report: &Report{Host: cfg.Host, Files: cfg.Files, Checks: []Check{}}}
 	e.user(cfg)
@@ -84,12 +89,16 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 		if len(cfg.Outputs) > 1 {
 			e.output += " (" + o.Where + ")"
 		}
+		opt.Progress("%s: checking the configuration", e.output)
 		reg := e.configuration(o, cfg.Outputs[:i])
 		if !o.Slots {
+			opt.Progress("%s: asking the endpoint", e.output)
 			e.network(ctx, o)
 		}
+		opt.Progress("%s: looking at its directories and the audit trail", e.output)
 		e.disk(o, reg)
 		e.trail(o)
+		opt.Progress("%s: looking at what waits", e.output)
 		e.outbox(ctx, o, reg)
 	}
 	return e.report

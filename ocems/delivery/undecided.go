@@ -1,0 +1,118 @@
+package delivery
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
+)
+
+// A value of too few minutes may wait for a person, who decides by the configuration. A slot of which nothing else is left is
+// tried when that may have changed, and when it is too old.
+
+// OfAll is what the trail says of a value that is left out for its minutes, behind the reason.
+const OfAll = "; the value is that of all of them"
+
+// asked are the slots of a parameter that wait for a person.
+type asked struct {
+	stamps
+	why string // of the one that was looked at last
+}
+
+// tooFew says why a reading is not to be sent, or "", and whether it waits for a person or is left out.
+func (t Target) tooFew(r payload.Reading) (why string, waits bool) {
+	if r.Minutes == 0 || t.TooFew == nil {
+		return "", false
+	}
+	return t.TooFew(r.Parameter, r.Minutes)
+}
+
+// decided returns the readings that may be sent. The others are left out, or wait for a person. done says that none is left
+// for now.
+func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bool) {
+	var why map[string]string
+	for _, r := range rs {
+		text, waits := a.target.tooFew(r)
+		switch {
+		case text == "":
+			send = append(send, r)
+		case waits:
+			if why == nil {
+				why = map[string]string{}
+			}
+			why[r.Parameter] = text
+		default:
+			a.book(audit.Entry{Outcome: audit.Refused, Parameter: r.Parameter, Reason: "min_coverage", Count: max(r.Samples, 1), Detail: text + OfAll}, []payload.Reading{r})
+		}
+	}
+	d := a.d
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if a.q.ask(a.id.stamp, why) && d.cfg.OnTrouble != nil {
+		d.cfg.OnTrouble(a.q.device)
+	}
+	if len(send) == 0 && len(why) > 0 {
+		d.release(a.s)
+		if a.version == a.s.version && a.retries == d.retries { // else something was added, or another configuration is to be asked
+			a.q.set(a.s, undecided)
+		}
+		if now := time.Now(); !now.Before(a.id.time().Add(spec.MaxAge)) { // one of the clocks does not say so yet
+			a.q.parkedUntil = now.Add(d.cfg.HoldInterval.Duration)
+		}
+	}
+	return send, len(send) == 0
+}
+
+// ask notes for which parameters of a slot a person is asked, and why. It reports whether that has changed.
+func (q *queue) ask(stamp int64, why map[string]string) (changed bool) {
+	for parameter, x := range q.asked {
+		if _, still := why[parameter]; still || !x.remove(stamp) {
+			continue
+		}
+		if changed = true; x.n == 0 {
+			delete(q.asked, parameter)
+		}
+	}
+	for parameter, text := range why {
+		x := q.asked[parameter]
+		if x == nil {
+			if q.asked == nil {
+				q.asked = map[string]*asked{}
+			}
+			x = &asked{}
+			q.asked[parameter] = x
+		}
+		changed = x.add(stamp) || changed
+		x.why = text
+	}
+	return changed
+}
+
+// decide has the slots tried that wait for a person: the configuration may be another.
+func (q *queue) decide() {
+	q.stamps.each(func(w *word) {
+		w.of[queued] |= w.of[undecided]
+		w.of[undecided] = 0
+	})
+}
+
+// expireUndecided takes out what a person has not decided on, and returns the rest.
+func (a *attempt) expireUndecided(rs []payload.Reading) (rest []payload.Reading) {
+	for _, r := range rs {
+		if why, waits := a.target.tooFew(r); waits {
+			a.settle(outcome([]payload.Reading{r}, audit.Expired, notDelivered+": nobody has decided: "+why), nil)
+		} else {
+			rest = append(rest, r)
+		}
+	}
+	return rest
+}
+
+// mayBeUndecided reports that all of a waiting slot may have waited for a person when the last run ended.
+func (d *Delivery) mayBeUndecided(ctx context.Context, id slotID) bool {
+	rs, _, _, err := d.load(ctx, id)
+	return err == nil && len(rs) > 0 && !slices.ContainsFunc(rs, func(r payload.Reading) bool { return r.Minutes == 0 })
+}

@@ -42,14 +42,18 @@ demo: build ## send a whole day through the collector to a simulated board and c
 	examples/collector/run.sh
 
 # The cluster's brokers and their command-line tool, for examples/cluster.
-.PHONY: demo-cluster
+.PHONY: demo-cluster test-cluster
 bin/tools/nats-server:
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath github.com/nats-io/nats-server/v2@v2.15.2
 bin/tools/nats:
 	CGO_ENABLED=0 GOBIN=$(CURDIR)/bin/tools $(GO) install -trimpath github.com/nats-io/natscli/nats@v0.5.0
 
 demo-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster with 300 devices, kill a broker and a worker and delete their disks
-	cd test/cluster && $(GO) run ./demo -root $(CURDIR)
+	cd test/cluster && $(GO) build -o $(CURDIR)/bin/demo-cluster ./demo
+	bin/demo-cluster -root $(CURDIR)
+
+test-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## test examples/cluster: acknowledgement, replays, the gateway
+	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 .
 
 # Telegraf's own command with one file more, which registers the output: a copy of Telegraf's module, in a folder that git
 # ignores. That file is made last, so that a copy without it is made anew. Telegraf's go.mod takes the versions that this

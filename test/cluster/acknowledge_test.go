@@ -8,7 +8,7 @@ import (
 // TestAcknowledge holds one worker of each partition to it: a message is acknowledged once its readings are on disk, neither
 // before nor never, and a restart gets no acknowledged one again. All slots are right at the end.
 func TestAcknowledge(t *testing.T) {
-	b := newBench(t, 40, 0, quick)
+	b := newBench(t, 40, 0)
 	first, other := b.Workers[0], b.Workers[2]
 	noDisk := first.Disk(4 << 20) // bytes
 	b.must(first.Start())

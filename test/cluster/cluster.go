@@ -34,6 +34,7 @@ type Cluster struct {
 	Board   *Board
 	Brokers []*Broker
 	Workers []*Worker // the first one and the standby of each partition
+	Gateway *Gateway
 
 	certs     string // directory
 	list      string // the devices_file
@@ -50,7 +51,7 @@ func New(cfg Config) (c *Cluster, err error) {
 	if c.authority, err = newAuthority(c.certs); err != nil {
 		return nil, err
 	}
-	for _, user := range []string{"gateway", "operator", "admin-0", "admin-1"} {
+	for _, user := range []string{"gateway", "admin-gateways", "admin-0", "admin-1"} {
 		if err := c.authority.issue(user); err != nil {
 			return nil, err
 		}
@@ -65,6 +66,9 @@ func New(cfg Config) (c *Cluster, err error) {
 		return nil, err
 	}
 	if c.Brokers, err = newBrokers(c); err != nil {
+		return nil, err
+	}
+	if c.Gateway, err = newGateway(c); err != nil {
 		return nil, err
 	}
 	for partition := range Partitions {
@@ -151,9 +155,10 @@ func (c *Cluster) StartWorkers() error {
 	return nil
 }
 
-// Close stops all that runs: the workers, then the brokers and the board.
+// Close stops all that runs: the gateway and the workers, then the brokers and the board.
 func (c *Cluster) Close() error {
 	errs := make([]error, len(c.Workers)+len(c.Brokers))
+	stopped := c.Gateway.Stop()
 	var stopping sync.WaitGroup
 	for i, w := range c.Workers {
 		stopping.Go(func() { errs[i] = errors.Join(w.Stop(), w.unmount()) })
@@ -163,5 +168,5 @@ func (c *Cluster) Close() error {
 		stopping.Go(func() { errs[len(c.Workers)+i] = b.Stop() })
 	}
 	stopping.Wait()
-	return errors.Join(append(errs, c.Board.server.Close())...)
+	return errors.Join(append(errs, stopped, c.Board.server.Close())...)
 }

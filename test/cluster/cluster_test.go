@@ -16,7 +16,7 @@ import (
 const root = "../.."
 
 // quick are worker.conf's waits for a test: above AckWait and what a broker's followers take to come in.
-var quick = []string{"OCEMS_GRACE=12s", "OCEMS_SETTLE=12s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=12s"}
+var quick = []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=20s"}
 
 // bench is a cluster under test, with what was published.
 type bench struct {
@@ -28,11 +28,11 @@ type bench struct {
 	samples []judge.Sample
 }
 
-// newBench starts the brokers and makes the streams. The workers do not run yet.
-func newBench(t *testing.T, devices, rate int, worker []string) *bench {
+// newCluster writes all files. Nothing runs yet.
+func newCluster(t *testing.T, devices, rate int) *Cluster {
 	t.Helper()
-	for _, program := range []string{"nats-server", "nats"} {
-		if _, err := os.Stat(filepath.Join(root, "bin/tools", program)); err != nil {
+	for _, program := range []string{"tools/nats-server", "tools/nats", "telegraf-ocems-small"} {
+		if _, err := os.Stat(filepath.Join(root, "bin", program)); err != nil {
 			t.Skipf("%v: make test-cluster builds it", err)
 		}
 	}
@@ -40,9 +40,7 @@ func newBench(t *testing.T, devices, rate int, worker []string) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	t.Cleanup(cancel)
-	c, err := New(Config{Root: absolute, Dir: t.TempDir(), Devices: Devices(devices), AckWait: 4 * time.Second, Rate: rate, First: worker, Standby: worker})
+	c, err := New(Config{Root: absolute, Dir: t.TempDir(), Devices: Devices(devices), AckWait: 2 * time.Second, Rate: rate, First: quick, Standby: quick})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,8 +52,19 @@ func newBench(t *testing.T, devices, rate int, worker []string) *bench {
 			for _, w := range c.Workers {
 				t.Logf("the end of the log of %s:\n%s", w.Name(), w.tail())
 			}
+			t.Logf("the end of the log of the gateway:\n%s", c.Gateway.tail())
 		}
 	})
+	return c
+}
+
+// newBench starts the brokers and makes the streams. The workers do not run yet.
+func newBench(t *testing.T, devices, rate int) *bench {
+	t.Helper()
+	t.Parallel()
+	c := newCluster(t, devices, rate)
+	ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
+	t.Cleanup(cancel)
 	if err := c.StartBrokers(ctx); err != nil {
 		t.Fatal(err)
 	}
@@ -86,27 +95,35 @@ func (b *bench) consumer(partition int, worker string) *jetstream.ConsumerInfo {
 	return info
 }
 
-func (b *bench) tryConsumer(partition int, worker string) (*jetstream.ConsumerInfo, error) {
+func (b *bench) tryConsumer(partition int, worker string) (info *jetstream.ConsumerInfo, err error) {
+	err = b.stream(partition, func(ctx context.Context, s jetstream.Stream) error {
+		consumer, err := s.PushConsumer(ctx, worker)
+		if err == nil {
+			info = consumer.CachedInfo()
+		}
+		return err
+	})
+	return info, err
+}
+
+// stream looks a partition's stream up.
+func (b *bench) stream(partition int, use func(context.Context, jetstream.Stream) error) error {
 	conn, err := b.Connect(fmt.Sprintf("admin-%d", partition))
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer conn.Close()
 	js, err := jetstream.New(conn)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
 	defer cancel()
 	stream, err := js.Stream(ctx, "READINGS")
 	if err != nil {
-		return nil, err
+		return err
 	}
-	consumer, err := stream.PushConsumer(ctx, worker)
-	if err != nil {
-		return nil, err
-	}
-	return consumer.CachedInfo(), nil
+	return use(ctx, stream)
 }
 
 func (b *bench) until(what string, ok func() bool) {
@@ -120,15 +137,26 @@ func (b *bench) until(what string, ok func() bool) {
 	}
 }
 
-// acknowledged waits until a worker has acknowledged all that its stream has.
+// acknowledged waits until a worker has acknowledged all that was published until now.
 func (b *bench) acknowledged(partition int, worker string) (info *jetstream.ConsumerInfo) {
 	b.t.Helper()
+	last := b.last(partition)
 	b.until("all is acknowledged", func() bool {
 		var err error
 		info, err = b.tryConsumer(partition, worker)
-		return err == nil && info.NumPending == 0 && info.NumAckPending == 0
+		return err == nil && info.AckFloor.Stream >= last
 	})
 	return info
+}
+
+// last is the number of a partition's newest message.
+func (b *bench) last(partition int) (n uint64) {
+	b.t.Helper()
+	b.until("the stream is there", func() bool {
+		err := b.stream(partition, func(_ context.Context, s jetstream.Stream) error { n = s.CachedInfo().State.LastSeq; return nil })
+		return err == nil
+	})
+	return n
 }
 
 // judged waits until the board has all slots, and each value must be right.

@@ -44,21 +44,28 @@ func (c *Cluster) Feed(ctx context.Context, from, to time.Time, within time.Dura
 		case <-ctx.Done():
 		}
 		for i, d := range c.Devices {
-			var lines []byte
-			for m := t; m.Before(t.Add(step)); m = m.Add(Interval) {
-				lines = append(lines, "stack,ocems_device_id="+d.ID+",ocems_unit="+unit+" "...)
-				for j, parameter := range parameters {
-					if j > 0 {
-						lines = append(lines, ',')
-					}
-					lines = strconv.AppendFloat(append(lines, parameter+"="...), value(i, j, m), 'f', -1, 64)
-					samples = append(samples, judge.Sample{Station: d.Station, Device: d.ID, Parameter: parameter, Unit: unit, At: m, Value: value(i, j, m), Flag: "U"})
-				}
-				lines = append(strconv.AppendInt(append(lines, ' '), m.UnixNano(), 10), '\n')
-			}
+			lines, list := c.readings(i, t, t.Add(step))
 			f.Publish(d.ID, lines)
+			samples = append(samples, list...)
 		}
 	}
 	f.Close()
 	return samples, ctx.Err()
+}
+
+// readings are those of a device, a line each time.
+func (c *Cluster) readings(device int, from, to time.Time) (lines []byte, samples []judge.Sample) {
+	d := c.Devices[device]
+	for t := from; t.Before(to); t = t.Add(Interval) {
+		lines = append(lines, "stack,ocems_device_id="+d.ID+",ocems_unit="+unit+" "...)
+		for i, parameter := range parameters {
+			if i > 0 {
+				lines = append(lines, ',')
+			}
+			lines = strconv.AppendFloat(append(lines, parameter+"="...), value(device, i, t), 'f', -1, 64)
+			samples = append(samples, judge.Sample{Station: d.Station, Device: d.ID, Parameter: parameter, Unit: unit, At: t, Value: value(device, i, t), Flag: "U"})
+		}
+		lines = append(strconv.AppendInt(append(lines, ' '), t.UnixNano(), 10), '\n')
+	}
+	return lines, samples
 }

@@ -11,7 +11,7 @@ import (
 // with its disk, and the worker itself: a slot that closed in a pause would be made of a part of its readings. The board has
 // none of the slots before.
 func TestReplay(t *testing.T) {
-	b := newBench(t, 100, 1_000_000, quick)
+	b := newBench(t, 100, 1_000_000)
 	b.publish(6*time.Hour, 2*time.Second)
 	first, other := b.Workers[0], b.Workers[2]
 	total := b.consumer(0, "a").NumPending
@@ -32,7 +32,7 @@ func TestReplay(t *testing.T) {
 			for _, broker := range b.Brokers {
 				broker.Pause()
 			}
-			time.Sleep(20 * time.Second)
+			time.Sleep(25 * time.Second)
 			for _, broker := range b.Brokers {
 				broker.Resume()
 			}

@@ -57,9 +57,9 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 	// The waits of worker.conf, for a demonstration of two minutes. The readings are of hours ago, so that every slot closes
 	// by settle: the standby's is longer, so that it comes second as it does with its delay.
 	c, err := cluster.New(cluster.Config{
-		Root: root, Dir: dir, Devices: cluster.Devices(devices), AckWait: 5 * time.Second,
-		First:   []string{"OCEMS_GRACE=15s", "OCEMS_SETTLE=15s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=15s"},
-		Standby: []string{"OCEMS_GRACE=15s", "OCEMS_SETTLE=35s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=35s"},
+		Root: root, Dir: dir, Devices: cluster.Devices(devices), AckWait: 2 * time.Second,
+		First:   []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=20s"},
+		Standby: []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=40s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=40s"},
 	})
 	if err != nil {
 		return nil, err

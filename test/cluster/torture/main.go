@@ -148,6 +148,8 @@ func run(ctx context.Context, o options, alone bool) (ok bool, err error) {
 			_ = os.RemoveAll(dir)
 		}
 	}()
+	ctx, end := context.WithCancel(ctx)
+	defer end()
 	t := &torture{Cluster: c, options: o, ctx: ctx, from: time.Now().Add(-history).Truncate(judge.Slot)}
 	if alone {
 		for _, b := range c.Brokers {
@@ -171,7 +173,11 @@ func run(ctx context.Context, o options, alone bool) (ok bool, err error) {
 	t.start = time.Now()
 	for i, list := range lanes {
 		lane := rand.New(rand.NewPCG(random.Uint64(), 1))
-		striking.Go(func() { errs[i] = t.strike(lane, list, (o.faults+i)/len(lanes)) })
+		striking.Go(func() {
+			if errs[i] = t.strike(lane, list, (o.faults+i)/len(lanes)); errs[i] != nil {
+				end() // what is not mended is waited for in vain
+			}
+		})
 	}
 	struck := make(chan struct{})
 	go func() { striking.Wait(); close(struck) }()

@@ -24,6 +24,8 @@ func TestConfigurations(t *testing.T) {
 	}
 	broker, worker, gateway := c.Brokers[0], c.Workers[1], c.Gateway
 	check(broker.env, append(broker.argv, "-t")...)
+	check(nil, "bash", "-ec", `set -a; . "$1/examples/cluster/brokers.env"; NATS_CERT=$2.pem NATS_KEY=$2-key.pem NATS_CA=$3/ca.pem exec "$1/bin/tools/nats-server" -c "$1/examples/cluster/nats-server.conf" -t`,
+		"bash", c.Root, filepath.Join(c.certs, broker.Name()), c.certs)
 	check(worker.env, gateway.argv[0], "config", "check", "--strict-env-handling", "--config", filepath.Join(c.Root, "examples/cluster/worker.conf"))
 	check(gateway.env, append([]string{gateway.argv[0], "config", "check"}, gateway.argv[1:]...)...)
 }

@@ -20,6 +20,7 @@ type Feeder struct {
 	js      jetstream.JetStream
 	lanes   []chan message
 	done    sync.WaitGroup
+	under   sync.WaitGroup // messages under way
 
 	mu                 sync.Mutex
 	published, retried int
@@ -53,6 +54,7 @@ func (c *Cluster) NewFeeder(ctx context.Context) (*Feeder, error) {
 		f.done.Go(func() {
 			for m := range lane {
 				f.publish(ctx, m)
+				f.under.Done()
 			}
 		})
 	}
@@ -69,6 +71,7 @@ func (c *Cluster) Connect(user string) (*nats.Conn, error) {
 func (f *Feeder) Publish(device string, data []byte) {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(device))
+	f.under.Add(1)
 	f.lanes[h.Sum32()%lanes] <- message{"readings." + device, data}
 }
 
@@ -90,6 +93,9 @@ func (f *Feeder) publish(ctx context.Context, m message) {
 		time.Sleep(100 * time.Millisecond)
 	}
 }
+
+// Flush waits until all is acknowledged.
+func (f *Feeder) Flush() { f.under.Wait() }
 
 // Close waits until every message is acknowledged, or the context has ended.
 func (f *Feeder) Close() {

@@ -113,6 +113,7 @@ func (p *process) Stop() error {
 	_ = syscall.Kill(pid, syscall.SIGTERM)
 	select {
 	case <-ended:
+		_ = syscall.Kill(-pid, syscall.SIGKILL) // a child of a script
 		return nil
 	case <-time.After(stopWithin):
 		_ = syscall.Kill(-pid, syscall.SIGKILL)

@@ -11,6 +11,7 @@ import (
 	"log"
 	"os"
 	"os/signal"
+	"sync"
 	"syscall"
 	"time"
 
@@ -76,14 +77,17 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 
 	to := time.Now().Truncate(judge.Slot).Add(-judge.Slot)
 	broker, worker := c.Brokers[0], c.Workers[0]
-	struck, mended := make(chan error, 1), false
+	var strikes sync.WaitGroup
+	var struck error
+	begun := false
 	samples, err := c.Feed(ctx, to.Add(-hours), to, within, func(share float64) {
-		if share > 0.6 && !mended {
-			mended = true
-			go func() { struck <- strike(ctx, broker, worker) }()
+		if share > 0.6 && !begun {
+			begun = true
+			strikes.Go(func() { struck = strike(ctx, broker, worker) })
 		}
 	})
-	if err := errors.Join(err, <-struck); err != nil {
+	strikes.Wait()
+	if err := errors.Join(err, struck); err != nil {
 		return nil, err
 	}
 	log.Print("all readings are acknowledged; waiting for the slots")

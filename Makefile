@@ -29,12 +29,14 @@ bin/ocems: $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev
 	$(GO) build -o $@ ./cmd/ocems
 
 # The builder at exactly the version of the components it is given.
-bin/tools/builder:
-	GOBIN=$(CURDIR)/bin/tools $(GO) install go.opentelemetry.io/collector/cmd/builder@v0.149.0
+BUILDER := bin/tools/builder-$(shell sed -n 's|.*/receiver/otlpreceiver v||p' builder-config.yaml)
+bin/tools/builder-%:
+	GOBIN=$(CURDIR)/bin/tools/$* $(GO) install go.opentelemetry.io/collector/cmd/builder@v$*
+	mv bin/tools/$*/builder $@ && rmdir bin/tools/$*
 
-bin/otelcol-ocems: builder-config.yaml $(SOURCES) | bin/tools/builder
+bin/otelcol-ocems: builder-config.yaml $(SOURCES) | $(BUILDER)
 	sed 's/^  version: .*/  version: $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))/' builder-config.yaml >bin/builder-config.yaml
-	bin/tools/builder --config bin/builder-config.yaml --ldflags "-s -w $(STAMP)"
+	$(BUILDER) --config bin/builder-config.yaml --ldflags "-s -w $(STAMP)"
 	install dist/otelcol-ocems $@
 
 .PHONY: demo
@@ -66,27 +68,28 @@ torture-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run exam
 # ignores. That file is made last, so that a copy without it is made anew. Telegraf's go.mod takes the versions that this
 # module wants higher; the checksums of both are there.
 TELEGRAF_VERSION := $(shell sed -n 's|^[[:space:]]*github.com/influxdata/telegraf v||p' go.mod)
-EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.modbus,inputs.mqtt_consumer,inputs.nats_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.nats,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
+EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.kafka_consumer,inputs.modbus,inputs.mqtt_consumer,inputs.nats_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.kafka,outputs.nats,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
 TELEGRAF_SOURCES := $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
-TELEGRAF_OUTPUT := dist/telegraf/plugins/outputs/all/ocems.go
-TELEGRAF_BUILD = cd dist/telegraf && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION) -X github.com/influxdata/telegraf/internal.Branch=ocems-$(VERSION) -X github.com/influxdata/telegraf/internal.Commit=$(COMMIT)-$(DATE) $(STAMP)"
+TELEGRAF_COPY := dist/telegraf
+TELEGRAF_OUTPUT = $(TELEGRAF_COPY)/plugins/outputs/all/ocems.go
+TELEGRAF_BUILD = cd $(TELEGRAF_COPY) && CGO_ENABLED=0 $(GO) build -mod=mod -trimpath -ldflags "-s -w -X github.com/influxdata/telegraf/internal.Version=$(TELEGRAF_VERSION) -X github.com/influxdata/telegraf/internal.Branch=ocems-$(VERSION) -X github.com/influxdata/telegraf/internal.Commit=$(COMMIT)-$(DATE) $(STAMP)"
 
 $(TELEGRAF_OUTPUT): go.mod go.sum Makefile
-	rm -rf dist/telegraf
-	mkdir -p dist
-	$(GO) mod download github.com/influxdata/telegraf
-	cp -R "$$($(GO) list -m -f '{{.Dir}}' github.com/influxdata/telegraf)" dist/telegraf
-	chmod -R u+w dist/telegraf
-	cat go.sum >>dist/telegraf/go.sum
-	cd dist/telegraf && $(GO) mod edit -require github.com/ocems-io/ocems@v0.0.0 -replace github.com/ocems-io/ocems=../..
+	rm -rf $(TELEGRAF_COPY)
+	mkdir -p $(dir $(TELEGRAF_COPY))
+	cp -R "$$($(GO) mod download -json github.com/influxdata/telegraf@v$(TELEGRAF_VERSION) | sed -n 's/.*"Dir": "\(.*\)".*/\1/p')" $(TELEGRAF_COPY)
+	chmod -R u+w $(TELEGRAF_COPY)
+	cat go.sum >>$(TELEGRAF_COPY)/go.sum
+	cd $(TELEGRAF_COPY) && $(GO) mod edit -require github.com/ocems-io/ocems@v0.0.0 -replace github.com/ocems-io/ocems=../..
 	printf '//go:build !custom || outputs || outputs.ocems\n\npackage all\n\nimport _ "github.com/ocems-io/ocems/plugins/outputs/ocems" // register plugin\n' >$@
 
 .PHONY: telegraf telegraf-small telegraf-stock telegraf-external test-telegraf
 telegraf: $(TELEGRAF_OUTPUT) ## bin/telegraf-ocems, with every plugin, in 15 minutes; TELEGRAF_TAGS="custom,inputs.modbus,..." builds bin/telegraf-ocems-custom
 	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS),migrations,outputs.ocems" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom)$$($(GO) env GOEXE) ./cmd/telegraf
 
-telegraf-small: bin/telegraf-ocems-small ## bin/telegraf-ocems-small, with the plugins of the examples
-bin/telegraf-ocems-small: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES)
+TELEGRAF_SMALL := bin/telegraf-ocems-small
+telegraf-small: $(TELEGRAF_SMALL) ## bin/telegraf-ocems-small, with the plugins of the examples
+$(TELEGRAF_SMALL): $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES)
 	$(TELEGRAF_BUILD) -tags "$(EXAMPLE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@ ./cmd/telegraf
 
 telegraf-stock: bin/tools/telegraf ## bin/tools/telegraf, the same without outputs.ocems
@@ -103,6 +106,10 @@ test-telegraf: telegraf-small ## test Telegraf as a process
 .PHONY: demo-telegraf
 demo-telegraf: bin/ocems telegraf-small ## send a whole day through Telegraf, which reads instruments by Modbus
 	examples/telegraf-modbus/run.sh
+
+.PHONY: compat
+compat: bin/ocems telegraf-external ## build the components into the versions of both hosts that are in use, and send a day through each, in half an hour
+	test/compat/run.sh
 
 # TORTURE="-kills 120 -seed 7" is a long run. The seed repeats the choices of an earlier run.
 TORTURE ?= -kills 4
@@ -178,6 +185,10 @@ bin/tools/prometheus bin/tools/amtool &:
 test-monitoring: build telegraf-small bin/tools/prometheus bin/tools/amtool ## test the alerts and dashboards of examples/monitoring with a real Prometheus and Alertmanager
 	OCEMS_PROMETHEUS=$(CURDIR)/bin/tools OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems \
 		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -race -count=1 ./examples/monitoring
+
+.PHONY: test-kafka
+test-kafka: build telegraf-small ## test examples/kafka against a broker in process
+	cd test/kafka && $(GO) vet . && OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 .
 
 # make chromium installs Debian's Chromium if CHROMIUM is missing and we are root.
 CHROMIUM ?= /usr/bin/chromium

@@ -788,6 +788,29 @@ exporters:
 	}
 }
 
+// By its defaults the Kafka receiver forgets messages that the exporter does not have.
+func TestDoctorKafka(t *testing.T) {
+	const marked, waits = "message_marking: {after: true}", "error_backoff: {enabled: true}"
+	for _, c := range []struct {
+		name, keys, pipeline string
+		marking, backoff     bool // is warned of
+	}{
+		{"defaults", "", "kafka", true, true},
+		{"marked after", marked, "kafka", false, true},
+		{"marked after, and waits", marked + ", " + waits, "kafka", false, false},
+		{"marked before", "message_marking: {after: false}, " + waits, "kafka", true, false},
+		{"not used", "", "otlp", false, false},
+	} {
+		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", "")
+		text = strings.Replace(text, "\nexporters:\n", "\nreceivers: {otlp: {}, kafka: {"+c.keys+"}}\nexporters:\n", 1)
+		text = strings.Replace(text, "receivers: [otlp]", "receivers: ["+c.pipeline+"]", 1)
+		code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "c.yaml", text))
+		if code != 0 || strings.Contains(out, "receivers.kafka: message_marking.after is not true") != c.marking || strings.Contains(out, "receivers.kafka: error_backoff.enabled is not true") != c.backoff {
+			t.Errorf("%s: exit %d: %s%s", c.name, code, out, errs)
+		}
+	}
+}
+
 // Every configuration of the README and of the examples passes, but that of a Telegraf that reports through a collector.
 func TestDoctorExamples(t *testing.T) {
 	dir := t.TempDir()
@@ -852,7 +875,7 @@ func TestDoctorExamples(t *testing.T) {
 		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
 		}
-		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument's"} {
+		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument's", "is not true"} {
 			if strings.Contains(out, spoilt) {
 				t.Errorf("%s: %q in %s", file, spoilt, out)
 			}

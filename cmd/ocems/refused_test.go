@@ -31,9 +31,11 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		starts       bool // the collector finds it when it starts, not when it validates
 	}{
 		{name: "good"},
-		{name: "unknown key of http", more: "http: {keepalive: true}", want: []string{"'http'", "keepalive"}},
+		{name: "unknown key of http", more: "http: {proxyurl: x}", want: []string{"'http'", "proxyurl"}},
+		{name: "key of http that only newer collectors have", more: "http: {keepalive: {max_idle_conns: 5}}", want: []string{"http.keepalive: not every version"}},
+		{name: "key of http that only older collectors have", more: "http: {max_idle_conns: 5}", want: []string{"http.max_idle_conns: not every version"}},
 		{name: "unknown key of http.tls", more: "http: {tls: {ca_fil: x}}", want: []string{"http.tls", "ca_fil", "nearest: ca_file"}},
-		{name: "type of a key of http", more: "http: {max_idle_conns: many}", want: []string{"http.max_idle_conns"}},
+		{name: "type of a key of http", more: "http: {max_conns_per_host: many}", want: []string{"http.max_conns_per_host"}},
 		{name: "value of a key of http.tls", more: "http: {tls: {reload_interval: -1s, cert_file: x}}", want: []string{"cert"}},
 		{name: "duration without unit", more: "coalesce: 5 seconds", want: []string{"coalesce"}},
 		{name: "duration as a text without unit", more: `spread: "10"`, want: []string{"spread"}},

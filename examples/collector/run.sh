@@ -55,7 +55,7 @@ mkdir -p "$OCEMS_STATE"
 pids+=($!)
 await "http://$board/received" "${pids[0]}" simulator
 
-"$root/bin/otelcol-ocems" --config "$here/config.yaml" >collector.log 2>&1 &
+"${OCEMS_COLLECTOR:-$root/bin/otelcol-ocems}" --config "$here/config.yaml" >collector.log 2>&1 &
 pids+=($!)
 await "http://$health/" "${pids[1]}" collector
 

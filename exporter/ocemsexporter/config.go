@@ -2,6 +2,7 @@ package ocemsexporter
 
 import (
 	"errors"
+	"fmt"
 	"time"
 
 	"go.opentelemetry.io/collector/component"
@@ -35,9 +36,20 @@ var gone = map[string]string{
 	"require_slots": "leave it out: the exporter aligns readings itself, and takes finished slots of ocems_slot as they are; `align: false` is for slots of another maker",
 }
 
-// Unmarshal refuses keys that are gone, and durations that are numbers without a unit.
+// unlike are keys of http that only some versions of the collector have.
+var unlike = []string{"disable_keep_alives", "idle_conn_timeout", "keepalive", "max_idle_conns", "max_idle_conns_per_host"}
+
+// Unmarshal refuses keys that are gone or not in every version of the collector, and durations that are numbers without a unit.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
-	if err := options.Check(conf.ToStringMap(), c, gone); err != nil {
+	raw := conf.ToStringMap()
+	faults := []error{options.Check(raw, c, gone)}
+	client, _ := raw["http"].(map[string]any)
+	for _, key := range unlike {
+		if _, given := client[key]; given {
+			faults = append(faults, fmt.Errorf("http.%s: not every version of the collector has the key; leave it out: the exporter keeps as many connections as max_concurrency", key))
+		}
+	}
+	if err := errors.Join(faults...); err != nil {
 		return err
 	}
 	return conf.Unmarshal(c)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net/http"
 	"sync/atomic"
 	"time"
 
@@ -50,15 +51,15 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 		log.Warn("http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more",
 			zap.Duration("timeout", e.cfg.HTTP.Timeout))
 	}
-	httpCfg := e.cfg.HTTP
-	if httpCfg.MaxIdleConnsPerHost == 0 {
-		httpCfg.MaxIdleConnsPerHost = e.cfg.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
-	}
 	telemetry := e.set.TelemetrySettings
 	telemetry.TracerProvider, telemetry.MeterProvider = nil, nil // no span and no trace header for each request: the board wants exact headers
-	client, err := httpCfg.ToClient(ctx, host.GetExtensions(), telemetry)
+	client, err := e.cfg.HTTP.ToClient(ctx, host.GetExtensions(), telemetry)
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
+	}
+	// Not in the configuration, where it has another place in each version of the collector. Behind an authenticator it stays 2.
+	if t, bare := client.Transport.(*http.Transport); bare {
+		t.MaxIdleConnsPerHost = e.cfg.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
 	}
 	if e.storage, err = ocemsstorage.OpenOrMemory(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {
 		return err

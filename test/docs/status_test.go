@@ -384,10 +384,11 @@ func (p *process) read(name string) string {
 	return string(b)
 }
 
+// trail are the lines about devices: those about the host come when they come.
 func (p *process) trail() (list []audit.Entry) {
 	for line := range strings.Lines(p.read("state/audit.jsonl")) {
 		var e audit.Entry
-		if json.Unmarshal([]byte(line), &e) == nil {
+		if json.Unmarshal([]byte(line), &e) == nil && e.Device != "" {
 			list = append(list, e)
 		}
 	}

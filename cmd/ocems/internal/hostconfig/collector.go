@@ -102,6 +102,7 @@ func (r *reader) collector() {
 	if len(r.cfg.Outputs) == 0 && wrong == nil {
 		r.cfg.Faults.fault(Failed, "give the file, or all the files, that the collector is started with", "there is no exporter `ocems` and no processor `ocems_slot`")
 	}
+	c.kafka()
 	c.leftOut()
 }
 
@@ -336,6 +337,24 @@ func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.
 	} else {
 		o.State = &State{Key: "extensions." + storage.String() + ".directory", Directory: cfg.Directory,
 			File: filepath.Join(cfg.Directory, ocemsstorage.FileName(kind, id, "")), Create: cfg.CreateDirectory}
+	}
+}
+
+// kafka warns of receivers whose messages can be lost, by their defaults, although the broker has them.
+func (c *collectorReader) kafka() {
+	for _, id := range sortedIDs(c.file.Receivers) {
+		if id.Type().String() != "kafka" || !c.used["receivers."+id.String()] {
+			continue
+		}
+		for _, k := range []struct{ section, key, why string }{
+			{"message_marking", "after", "a message is marked before it is on the disk, and a crash loses it"},
+			{"error_backoff", "enabled", "after an error, such as a full disk, the partition stands still until the next rebalance"},
+		} {
+			if keys, _ := c.file.Receivers[id][k.section].(map[string]any); keys[k.key] != true {
+				c.cfg.Faults.fault(Warning, fmt.Sprintf("set %s: true in its %s: edit %s", k.key, k.section, c.places.find("receivers", id.String(), k.section)),
+					"receivers.%s: %s.%s is not true: %s", id, k.section, k.key, k.why)
+			}
+		}
 	}
 }
 

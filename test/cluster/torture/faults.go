@@ -84,7 +84,7 @@ func (t *torture) pause(d time.Duration) error {
 	}
 }
 
-// ready waits for a broker that is up to date.
+// ready waits for brokers that are up to date, and for a leader of each stream.
 func (t *torture) ready(list ...*cluster.Broker) error {
 	ctx, cancel := context.WithTimeout(t.ctx, time.Minute)
 	defer cancel()
@@ -93,7 +93,7 @@ func (t *torture) ready(list ...*cluster.Broker) error {
 			return err
 		}
 	}
-	return nil
+	return t.elected("")
 }
 
 // brokerFaults are those of brokers. Where alone, the parts have addresses and disks of their own.
@@ -133,7 +133,7 @@ func (t *torture) brokerFaults(alone bool) []fault {
 			begins(b.Name(), -1)
 			b.Kill()
 			// An empty disk has no vote to give: the others must have elected before it comes.
-			return errors.Join(b.Wipe(), t.elected(b), b.Start(), t.ready(b))
+			return errors.Join(b.Wipe(), t.elected(b.Name()), b.Start(), t.ready(b))
 		}},
 	}
 	if alone {
@@ -163,15 +163,15 @@ func (t *torture) slow(b *cluster.Broker) error {
 	return nil
 }
 
-// elected waits until another broker than b leads each partition's stream.
-func (t *torture) elected(b *cluster.Broker) error {
+// elected waits until a broker leads each partition's stream, another one than the named.
+func (t *torture) elected(other string) error {
 	for p := 0; p < cluster.Partitions; {
 		leader := ""
 		err := t.stream(p, func(ctx context.Context, s jetstream.Stream) error {
 			leader = s.CachedInfo().Cluster.Leader
 			return nil
 		})
-		if err == nil && leader != "" && leader != b.Name() {
+		if err == nil && leader != "" && leader != other {
 			p++
 			continue
 		}

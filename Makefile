@@ -61,7 +61,7 @@ test-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## test exampl
 TORTURE_CLUSTER ?= -faults 6
 .PHONY: torture-cluster
 torture-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster under faults of brokers, workers and network; TORTURE_CLUSTER="-faults 200" is a long run
-	cd test/cluster && $(GO) vet ./... && $(GO) build -o $(CURDIR)/bin/torture-cluster ./torture
+	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 ./torture && $(GO) build -o $(CURDIR)/bin/torture-cluster ./torture
 	bin/torture-cluster $(TORTURE_CLUSTER)
 
 # Telegraf's own command with one file more, which registers the output: a copy of Telegraf's module, in a folder that git

@@ -42,7 +42,7 @@ type slot struct {
 // nobody waits for any more may be under way.
 const answered = 10 * time.Second
 
-func (t *torture) judge(wants judge.Wants, got *judge.Received) (v verdict) {
+func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []cluster.Request) (v verdict) {
 	compared := wants.Compare(got)
 	v.faults = compared.Faults
 	for _, c := range compared.Devices {
@@ -59,7 +59,7 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received) (v verdict) {
 	first := map[slot]cluster.Request{}  // that was stored
 	sent := map[slot]map[string]bool{}   // by worker
 	same := map[string]cluster.Request{} // the last of a worker with these readings
-	for _, r := range t.Board.Requests() {
+	for _, r := range requests {
 		if len(r.Points) == 0 || r.Status != spec.StatusSuccess && r.Status != spec.StatusNotSlot {
 			v.wrong++
 			v.faults = append(v.faults, fmt.Sprintf("%s %s: the board answered %d", r.Worker, r.Device, r.Status))

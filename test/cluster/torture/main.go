@@ -239,7 +239,7 @@ func (t *torture) drained(wants judge.Wants) (v verdict) {
 	for end := time.Now().Add(t.drain); ; {
 		got, err := t.Board.Received(t.ctx)
 		if err == nil {
-			v = t.judge(wants, got)
+			v = t.judge(wants, got, t.Board.Requests())
 		}
 		if err == nil && v.lost+v.alone == 0 || time.Now().After(end) || t.ctx.Err() != nil {
 			return v

@@ -18,7 +18,7 @@ import (
 	"github.com/ocems-io/ocems/cmd/internal/cli"
 )
 
-// exitCodes is in the help and in README.md.
+// exitCodes is in the help and in docs/tool.md.
 const exitCodes = `Exit codes, of every verb:
 
     0  done, and nothing is wrong

@@ -151,14 +151,14 @@ func TestVerbs(t *testing.T) {
 	}
 }
 
-// The table of the exit codes is the same in the help and in README.md.
+// The table of the exit codes is the same in the help and in docs/tool.md.
 func TestExitCodes(t *testing.T) {
-	readme, err := os.ReadFile("../../README.md")
+	page, err := os.ReadFile("../../docs/tool.md")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, out, _ := ocems("", "--help"); !strings.Contains(out, exitCodes) || !strings.Contains(string(readme), exitCodes) {
-		t.Errorf("not in the help, or not in README.md: %s", exitCodes)
+	if _, out, _ := ocems("", "--help"); !strings.Contains(out, exitCodes) || !strings.Contains(string(page), exitCodes) {
+		t.Errorf("not in the help, or not in docs/tool.md: %s", exitCodes)
 	}
 }
 

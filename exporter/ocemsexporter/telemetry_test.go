@@ -26,6 +26,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/status"
 )
@@ -371,7 +372,8 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestReadme holds the README's table to the keys of Config, in both directions.
+// TestReadme holds the README's tables of keys to Config, its devices and their parameters, in both directions. It is the
+// reference of Telegraf's output too, whose README has the key that is Telegraf's alone.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)
@@ -379,19 +381,22 @@ func TestReadme(t *testing.T) {
 	for level, signals := range doc.Status.Stability {
 		require.Contains(t, string(text), "| Stability | "+level+": "+strings.Join(signals, ", "))
 	}
-	_, table, ok := strings.Cut(string(text), "| Key | Default | |\n|---|---|---|\n")
-	require.True(t, ok)
-	table, _, _ = strings.Cut(table, "\n\n")
-	var documented, keys []string
-	for row := range strings.Lines(table) {
-		for _, key := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
-			documented = append(documented, key[1])
+	tables := strings.Split(string(text), "| Key | Default | |\n|---|---|---|\n")[1:]
+	levels := []reflect.Type{reflect.TypeFor[Config](), reflect.TypeFor[registry.DeviceConfig](), reflect.TypeFor[registry.ParameterConfig]()}
+	require.Len(t, tables, len(levels))
+	for i, table := range tables {
+		table, _, _ = strings.Cut(table, "\n\n")
+		var documented, keys []string
+		for row := range strings.Lines(table) {
+			for _, key := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
+				documented = append(documented, key[1])
+			}
 		}
-	}
-	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
-		if key := f.Tag.Get("mapstructure"); key != ",squash" && key != "-" {
-			keys = append(keys, key)
+		for _, f := range reflect.VisibleFields(levels[i]) {
+			if key := f.Tag.Get("mapstructure"); key != ",squash" && key != "-" && key != "field" {
+				keys = append(keys, key)
+			}
 		}
+		require.ElementsMatch(t, keys, documented)
 	}
-	require.ElementsMatch(t, keys, documented)
 }

@@ -229,18 +229,16 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestReadme holds the README's table to the keys of Config, in both directions. Keys of secrets are not the processor's.
+// TestReadme holds the README's list of keys to those of Config, in both directions. Keys of secrets are not the processor's.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)
-	_, table, ok := strings.Cut(string(text), "| Key | Default | |\n|---|---|---|\n")
+	_, list, ok := strings.Cut(string(text), "The processor has these keys:\n\n")
 	require.True(t, ok)
-	table, _, _ = strings.Cut(table, "\n\n")
+	list, _, _ = strings.Cut(list, "\n\n")
 	var documented, keys []string
-	for row := range strings.Lines(table) {
-		for _, key := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(strings.Split(row, "|")[1], -1) {
-			documented = append(documented, key[1])
-		}
+	for _, key := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(list, -1) {
+		documented = append(documented, key[1])
 	}
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[Config]()) {
 		if key := f.Tag.Get("mapstructure"); !slices.Contains([]string{",squash", "-", "public_key", "public_key_file"}, key) {

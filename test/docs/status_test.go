@@ -135,6 +135,21 @@ func TestStatusCodes(t *testing.T) {
 	if !slices.Equal(codes, want) {
 		t.Errorf("%s has the codes %v, the document %v", page, codes, want)
 	}
+	listed := map[string]bool{}
+	overview, _, _ := strings.Cut(string(text), "\n## ")
+	for _, row := range regexp.MustCompile(`(?m)^\| (\[.*\)) \| (.*) \|$`).FindAllStringSubmatch(overview, -1) {
+		for _, m := range regexp.MustCompile(`\[([^]]+)\]`).FindAllStringSubmatch(row[1], -1) {
+			listed[m[1]] = true
+			if says := cell(sections[m[1]], "the product"); says == "" || row[2] != says && !strings.HasPrefix(row[2], says+". ") {
+				t.Errorf("%s: %s is %q in the overview and %q in its section", page, m[1], row[2], says)
+			}
+		}
+	}
+	for name := range sections {
+		if !listed[name] {
+			t.Errorf("%s: section %s is not in the overview", page, name)
+		}
+	}
 	list := answers()
 	said := report(t, list)
 	said["TLS failure"] = untrusted(t)

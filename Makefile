@@ -58,7 +58,7 @@ test-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## test exampl
 	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 .
 
 # TORTURE_CLUSTER="-faults 200 -seed 7" is a long run.
-TORTURE_CLUSTER ?= -faults 6
+TORTURE_CLUSTER ?= -faults 4
 .PHONY: torture-cluster
 torture-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster under faults of brokers, workers and network; TORTURE_CLUSTER="-faults 200" is a long run
 	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 ./torture && $(GO) build -o $(CURDIR)/bin/torture-cluster ./torture

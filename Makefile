@@ -165,6 +165,13 @@ bench-hub: build telegraf-external strace ## measure whole hosts with 2,000 devi
 	$(GO) build -o bin/hub ./test/hub
 	bin/hub $(HUB)
 
+# CLUSTER="-rounds 3" takes each case three times; bin/cluster-bench -h lists the options.
+CLUSTER ?=
+.PHONY: bench-cluster
+bench-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## measure brokers and workers of examples/cluster: CPU a message, a reading and a slot, disk, memory
+	cd test/cluster && $(GO) vet ./... && $(GO) build -o $(CURDIR)/bin/cluster-bench ./bench
+	bin/cluster-bench -root $(CURDIR) $(CLUSTER)
+
 GROWTH ?= 4000
 bench-growth: ## fail where twice the devices, series, waiting slots or trail costs over 2.3 times; GROWTH=10000 is a long run
 	$(GO) build -o bin/hub ./test/hub

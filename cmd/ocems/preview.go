@@ -187,10 +187,10 @@ func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Re
 	d, known := reg.Device(q.Device)
 	target, station := delivery.Target{DeviceID: q.Device}, "(not configured)"
 	if known {
-		target = delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Parameter: d.Parameter}
+		target = delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Parameter: d.Parameter, TooFew: d.TooFew}
 		station = d.StationID
 	}
-	oldest := q.Stamps[0]
+	oldest, decide := q.Stamps[0], 0
 	v.note("\n%s / %s: slots waiting %d, the oldest %s", station, q.Device, len(q.Stamps), spec.ISTString(oldest))
 	if !known {
 		v.note("held: the configuration has no such device: its slots wait until they are 7 days old; put it back, or name it in formerly of the device that it is now")
@@ -198,7 +198,17 @@ func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Re
 	if time.Since(oldest) > spec.MaxAge {
 		v.note("the oldest is more than 7 days old: it is not sent any more, and goes to the audit trail as expired")
 	}
-	records, err := delivery.Requests(ctx, stored, q.Device, oldest, target)
+	var records []payload.Record
+	var err error
+	for _, stamp := range q.Stamps {
+		if records, err = delivery.Requests(ctx, stored, q.Device, stamp, target); err != nil || len(records) > 0 {
+			break
+		}
+		decide++
+	}
+	if decide > 0 {
+		v.note("slots that come first and are not sent, with readings in fewer minutes than min_coverage asks for: %d", decide)
+	}
 	if err != nil {
 		v.note("%v", err)
 		v.faults = errFaults

@@ -32,7 +32,7 @@ import (
 )
 
 func TestPreview(t *testing.T) {
-	text := telegrafText(t, "dry_run = true") + `
+	text := telegrafText(t, "dry_run = true", "min_coverage = 0.5", `below_min_coverage = "wait"`) + `
   [[outputs.ocems.device]]
     station_id = "station_2"
     device_id = "dev_2"
@@ -49,9 +49,11 @@ func TestPreview(t *testing.T) {
 	point.Flag = 'Z'
 	diagnostic := reading("pm", 0.00001, "mg/Nm³", now)
 	diagnostic.Diagnostic = true
+	few, fewToo := reading("cod", 1, "mg/L", stamp.Add(-spec.SlotLength)), reading("ph", 1, "pH", stamp)
+	few.Minutes, fewToo.Minutes = 4, 4 // a person is to decide
 	// The database is open and locked all the time, as a host has it.
 	outbox(t, text,
-		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{reading("cod", 31.5, "mg/L", stamp), reading("bod", 1e21, "mg/L", stamp), reading("cod", 32, "mg/L", stamp.Add(spec.SlotLength))}},
+		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{few, fewToo, reading("cod", 31.5, "mg/L", stamp), reading("bod", 1e21, "mg/L", stamp), reading("cod", 32, "mg/L", stamp.Add(spec.SlotLength))}},
 		payload.Record{StationID: "x", DeviceID: "dev_2", Readings: []payload.Reading{reading("so2", 40, "mg/Nm³", now), point, diagnostic}},
 		payload.Record{StationID: "x", DeviceID: "gone", Readings: []payload.Reading{reading("ph", 7, "pH", now)}})
 
@@ -61,7 +63,8 @@ func TestPreview(t *testing.T) {
 	}
 	for _, want := range []string{
 		"dry_run is set: the host logs this and sends nothing",
-		"station_1 / dev_1: slots waiting 2, the oldest 2026-11-23 10:15:00 IST\n",
+		"station_1 / dev_1: slots waiting 3, the oldest 2026-11-23 10:00:00 IST\n",
+		"slots that come first and are not sent, with readings in fewer minutes than min_coverage asks for: 1\n",
 		"parameter  value                   unit  flag  stamp\n" +
 			"bod        1000000000000000000000  mg/L  U     2026-11-23 10:15:00 IST\n" +
 			"cod        31.5                    mg/L  U     2026-11-23 10:15:00 IST\n",
@@ -86,7 +89,7 @@ func TestPreview(t *testing.T) {
 	want := `{"data":[{"stationId":"station_1","device_data":[{"deviceId":"dev_1","params":[` +
 		`{"parameter":"bod","value":1000000000000000000000,"unit":"mg/L","timestamp":1795409100000,"flag":"U"},` +
 		`{"parameter":"cod","value":31.5,"unit":"mg/L","timestamp":1795409100000,"flag":"U"}]}]}]}`
-	if lines := strings.Split(out, "\n"); code != 0 || len(lines) != 4 || lines[0] != want || !strings.Contains(errs, "slots waiting 2") {
+	if lines := strings.Split(out, "\n"); code != 0 || len(lines) != 4 || lines[0] != want || !strings.Contains(errs, "slots waiting 3") {
 		t.Errorf("exit %d:\n%swant\n%s\n%s", code, out, want, errs)
 	}
 	code, out, _ = quiet(t, "preview", "--json", "--device", "dev_2", "--config", config)

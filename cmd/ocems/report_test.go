@@ -501,6 +501,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 	point.Flag, point2.Flag = spec.FlagCalibration, spec.FlagCalibration
 	few := reading("cod", 5, "mg/L", slot(9))
 	few.Minutes = 4
+	decided := few
+	decided.Minutes = 8
 	host := func(o audit.Outcome, at time.Time) audit.Entry { return audit.Entry{Time: at, Outcome: o} }
 	for _, test := range []struct {
 		name   string
@@ -509,6 +511,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 		change func(h *status.Host, cod *status.Parameter)
 		want   string   // of cod
 		text   []string // parts of the text
+		not    string   // no part of it
 	}{
 		{name: "nothing ever came", change: func(_ *status.Host, cod *status.Parameter) { cod.Never = `no metric "modbus" came` }, want: "due 10: missing 10",
 			text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10.", `cod: no reading ever came: no metric "modbus" came. Do: correct metric`}},
@@ -522,6 +525,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
 		{name: "waits for a person", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
 			text: []string{"cod, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: 1."}},
+		{name: "a person has decided, and it waits for the board", waits: []payload.Reading{decided}, want: "due 10: waiting 1, missing 9", not: "a person"},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(_ *status.Host, cod *status.Parameter) {
@@ -552,7 +556,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := filepath.Join(t.TempDir(), "audit.jsonl")
-			text := telegrafText(t, fmt.Sprintf("audit_file = %q", path))
+			text := telegrafText(t, fmt.Sprintf("audit_file = %q", path), "min_coverage = 0.5", `below_min_coverage = "wait"`)
 			trail(t, path, test.trail)
 			require.NoError(t, os.MkdirAll(stateOf(text), 0o700))
 			if test.waits != nil {
@@ -605,6 +609,9 @@ func TestReportOfAConfiguration(t *testing.T) {
 			require.Equal(t, 0, code, errs)
 			for _, want := range test.text {
 				require.Contains(t, out, want)
+			}
+			if test.not != "" {
+				require.NotContains(t, out, test.not)
 			}
 		})
 	}

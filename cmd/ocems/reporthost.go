@@ -77,8 +77,14 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 // states are what hosts have written beside their trails, from before these are read: what has left since is in them.
 type states struct {
 	host   *report.Host
-	stored []*store.File
+	stored []waiting
 	off    map[int]audit.Off
+}
+
+// waiting is what waits, and the devices that it is of.
+type waiting struct {
+	*store.File
+	devices *registry.Registry
 }
 
 // look reads them. What cannot be known is told by note.
@@ -117,7 +123,7 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 		stored, err := store.Snapshot(o.State.File)
 		switch {
 		case err == nil:
-			s.stored = append(s.stored, stored)
+			s.stored = append(s.stored, waiting{stored, reg})
 		case !errors.Is(err, fs.ErrNotExist):
 			note("%s (%s): what waits is not known: %v", o.Name, o.Where, err)
 		}
@@ -175,7 +181,14 @@ func (s *states) add(ctx context.Context, b *report.Builder) error {
 		b.Off(trail, off)
 	}
 	for _, stored := range s.stored {
-		if err := delivery.EachWaiting(ctx, stored, func(device string, r *payload.Reading) { b.Wait(device, r) }); err != nil {
+		if err := delivery.EachWaiting(ctx, stored, func(device string, r *payload.Reading) {
+			if d, known := stored.devices.Device(device); known {
+				if why, _ := d.TooFew(r.Parameter, r.Minutes); why == "" {
+					r.Minutes = 0 // it is decided
+				}
+			}
+			b.Wait(device, r)
+		}); err != nil {
 			return err
 		}
 	}

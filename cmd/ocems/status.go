@@ -101,6 +101,9 @@ func (h *hostFlags) statusFiles(place string) (files []operator.Source, err erro
 		if !info.IsDir() {
 			return []operator.Source{{Name: place, Path: place}}, nil
 		}
+		if _, err := os.ReadDir(place); err != nil { // of which Find says nothing
+			return nil, fmt.Errorf("%w: run it as the host's user", err)
+		}
 		paths, err := status.Find(place)
 		if err == nil && len(paths) == 0 {
 			err = fmt.Errorf("%s has no *.status.json: give the directory of a host's state, and see that the host runs", place)

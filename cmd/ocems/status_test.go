@@ -127,3 +127,16 @@ func TestStatusUnknown(t *testing.T) {
 	assert.Equal(t, 2, code)
 	assert.Contains(t, out, "is of version 2, and this program reads 1")
 }
+
+func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {
+	if os.Geteuid() <= 0 {
+		t.Skip("root may read all, and Windows has other permissions")
+	}
+	dir := t.TempDir()
+	if err := os.Chmod(dir, 0o300); err != nil {
+		t.Fatal(err)
+	}
+	if code, _, errs := quiet(t, "status", dir); code != 3 || !strings.Contains(errs, "permission denied: run it as the host's user") {
+		t.Errorf("exit %d: %s", code, errs)
+	}
+}

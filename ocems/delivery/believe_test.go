@@ -278,6 +278,24 @@ func TestSharedDevice(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 1, audit.Delivered: 1})
 	})
+	run(t, "the answer is lost to a slot of which the other one lacked some", registry, standby, func(p *plant) {
+		lost := false
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // it has cod from the other one
+			body, _ := io.ReadAll(r.Body)
+			switch text, _ := seal.Open(tokenOf+"a", body); {
+			case strings.Contains(string(text), "cod") && !lost && r.Method == http.MethodPost:
+				lost = true
+				panic(http.ErrAbortHandler)
+			case strings.Contains(string(text), "cod"):
+				fmt.Fprint(w, `{"status":111}`)
+			default:
+				fmt.Fprint(w, `{"status":1}`)
+			}
+		}))
+		p.put("a", at(15), cod(1), bod(2))
+		time.Sleep(time.Hour)
+		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 1, audit.Delivered: 1})
+	})
 }
 
 func TestAnotherSender(t *testing.T) {

@@ -221,6 +221,8 @@ func outcome(rs []payload.Reading, o audit.Outcome, note string) decision {
 // believe that the server has the readings.
 func alreadyStored(r request, a answer, e evidence) decision {
 	switch {
+	case e.shared && len(r.readings) > 1 && e.asks: // the other one may have lacked some, and the server may take those
+		return decision{next: singly(r)}
 	case e.sentBefore():
 		return outcome(r.readings, audit.AlreadyStored, "sent before, and the answer was lost")
 	case e.conflict != "":
@@ -233,8 +235,6 @@ func alreadyStored(r request, a answer, e evidence) decision {
 		return d
 	case e.unread:
 		return decision{park: true}
-	case e.shared && len(r.readings) > 1 && e.asks: // the other one may have lacked some, and the server may take those
-		return decision{next: singly(r)}
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
 	case e.untested && !e.unexplained:

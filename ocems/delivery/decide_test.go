@@ -87,6 +87,8 @@ func TestDecide(t *testing.T) {
 			park: true, trouble: true, foreign: true},
 		{name: "stored by another sender, perhaps in part", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true, asks: true},
 			next: []string{"a", "b", "c", "d"}},
+		{name: "stored by another sender, perhaps in part, and an answer was lost", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true, inDoubt: true, asks: true},
+			next: []string{"a", "b", "c", "d"}},
 		{name: "stored by another sender, of a hub", request: many, answer: answer{verdict: stored}, evidence: evidence{shared: true},
 			settled: "abcd", outcome: audit.AlreadyStored},
 		{name: "stored by another sender", request: one, answer: answer{verdict: stored}, evidence: evidence{shared: true, unexplained: true},

@@ -245,10 +245,14 @@ func (d *Delivery) queue(device string) *queue {
 	return q
 }
 
-// delay is that of a device, as it is configured now.
+// delay is that of a device, as it is configured now. All devices of a hub that stands by would else have their turn at
+// the same instant.
 func (d *Delivery) delay(device string) time.Duration {
 	target, _ := d.cfg.Lookup(device)
-	return target.Delay
+	if target.Delay > 0 {
+		return target.Delay + d.offset(device)
+	}
+	return 0
 }
 
 // reschedule schedules a queue, or removes it when it is empty and its standing tells nothing. Delivery.mu is held.

@@ -13,6 +13,9 @@ import (
 // slot from the board for long, and a server that comes and goes writes no more than two lines in that time.
 const evident = 5 * time.Minute
 
+// lookAgain is between two looks at all outages: where a key is wrong, a hub has thousands, each of its own millisecond.
+const lookAgain = time.Second
+
 // outage is a time without an answer of the server, or in which a device is held, for the trail: one line when it is
 // evident, one when it is over.
 type outage struct {
@@ -95,6 +98,7 @@ func (d *Delivery) checkOutages() (wait time.Duration) {
 	if s.due.IsZero() {
 		return forever
 	}
+	s.due = later(s.due, now.Add(lookAgain))
 	return s.due.Sub(now)
 }
 

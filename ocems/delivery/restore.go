@@ -48,6 +48,7 @@ func (d *Delivery) restore(ctx context.Context) error {
 		err = d.doubtAll(ctx)
 	}
 	for _, q := range d.queues {
+		d.askAgain(ctx, q)
 		d.setCondition(q, q.condition)
 		d.reschedule(q)
 	}

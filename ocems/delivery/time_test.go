@@ -10,7 +10,6 @@ import (
 	"strings"
 	"sync"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
@@ -140,40 +139,50 @@ func TestExpiryByBothClocks(t *testing.T) {
 }
 
 func TestRequestsAreSpreadByDevice(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		time.Sleep(time.Hour)
-		const devices, spread, coalesce = 200, 40 * time.Second, 5 * time.Second
-		p := newPlant(t, registry, func(c *delivery.Config) { c.Spread.Duration = spread })
-		asked := p.answers(success)
-		var rounds [2]map[string]time.Duration
-		for round := range rounds {
-			boundary := time.Now()
-			for i := range devices {
-				p.put(fmt.Sprint("device-", i), at(15+15*round), cod(1))
+	const devices, spread, coalesce = 200, 40 * time.Second, 5 * time.Second
+	for _, c := range []struct {
+		name        string
+		delay, turn time.Duration // after the boundary
+	}{{"the first host", 0, coalesce}, {"a host that stands by", 5 * time.Minute, 5 * time.Minute}} {
+		run(t, c.name, registry, func(cfg *delivery.Config) {
+			lookup := cfg.Lookup
+			cfg.Spread.Duration, cfg.Lookup = spread, func(device string) (delivery.Target, bool) {
+				target, ok := lookup(device)
+				target.Delay = c.delay
+				return target, ok
 			}
-			time.Sleep(15 * time.Minute)
-			rounds[round] = map[string]time.Duration{}
-			quarters := [4]int{}
-			for device, times := range asked() {
-				after := times[round].Sub(boundary) - coalesce
-				rounds[round][device] = after
-				if after < 0 || after > spread+time.Second {
-					t.Fatalf("%s asked %s after its slot was whole, want within %s", device, after, spread)
+		}, func(p *plant) {
+			asked := p.answers(success)
+			var rounds [2]map[string]time.Duration
+			for round := range rounds {
+				boundary := time.Now()
+				for i := range devices {
+					p.put(fmt.Sprint("device-", i), at(int(boundary.Sub(at(0))/time.Minute)), cod(1))
 				}
-				quarters[min(int(4*after/spread), 3)]++
-			}
-			for i, n := range quarters {
-				if n < devices/8 || n > devices/2 {
-					t.Errorf("quarter %d of the spread has %d of %d devices", i+1, n, devices)
+				time.Sleep(15 * time.Minute)
+				rounds[round] = map[string]time.Duration{}
+				quarters := [4]int{}
+				for device, times := range asked() {
+					after := times[round].Sub(boundary) - c.turn
+					rounds[round][device] = after
+					if after < 0 || after > spread+time.Second {
+						p.t.Fatalf("%s asked %s after its turn, want within %s", device, after, spread)
+					}
+					quarters[min(int(4*after/spread), 3)]++
+				}
+				for i, n := range quarters {
+					if n < devices/8 || n > devices/2 {
+						p.t.Errorf("quarter %d of the spread has %d of %d devices", i+1, n, devices)
+					}
 				}
 			}
-		}
-		for device, first := range rounds[0] {
-			if d := (rounds[1][device] - first).Abs(); d > time.Second {
-				t.Fatalf("%s moved by %s between two slots", device, d)
+			for device, first := range rounds[0] {
+				if d := (rounds[1][device] - first).Abs(); d > time.Second {
+					p.t.Fatalf("%s moved by %s between two slots", device, d)
+				}
 			}
-		}
-	})
+		})
+	}
 }
 
 func TestRetryAfterIsObeyed(t *testing.T) {

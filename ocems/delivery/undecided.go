@@ -8,6 +8,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/ocems/store"
 )
 
 // A value of too few minutes may wait for a person, who decides by the configuration. A slot of which nothing else is left is
@@ -46,6 +47,12 @@ func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bo
 			why[r.Parameter] = text
 		default:
 			a.book(audit.Entry{Outcome: audit.Refused, Parameter: r.Parameter, Reason: "min_coverage", Count: max(r.Samples, 1), Detail: text + OfAll}, []payload.Reading{r})
+		}
+	}
+	if len(why) > 0 && !a.q.memory.asks { // on disk before a newer slot is at the server: doubtAll needs it
+		a.q.memory.asks = true
+		if value, changed := a.changedMemory(); changed {
+			a.finish(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
 		}
 	}
 	d := a.d
@@ -115,4 +122,17 @@ func (a *attempt) expireUndecided(rs []payload.Reading) (rest []payload.Reading)
 func (d *Delivery) mayBeUndecided(ctx context.Context, id slotID) bool {
 	rs, _, _, err := d.load(ctx, id)
 	return err == nil && len(rs) > 0 && !slices.ContainsFunc(rs, func(r payload.Reading) bool { return r.Minutes == 0 })
+}
+
+// askAgain brings back the slots that a start took for parked, and that may have waited for a person: the person may have
+// decided, and what is parked is tried slowly.
+func (d *Delivery) askAgain(ctx context.Context, q *queue) {
+	if !q.memory.asks {
+		return
+	}
+	for t, ok := q.stamps.next(everBefore, (*word).parked); ok; t, ok = q.stamps.next(t+1, (*word).parked) {
+		if d.mayBeUndecided(ctx, slotID{q.device, t}) {
+			q.stamps.set(t, queued)
+		}
+	}
 }

@@ -1,6 +1,7 @@
 package delivery_test
 
 import (
+	"context"
 	"fmt"
 	"net/http"
 	"strings"
@@ -174,6 +175,36 @@ func TestUndecidedAfterAKill(t *testing.T) {
 	})
 }
 
+// Nor where they came all at once, such as history, right before the kill.
+func TestUndecidedAtOnceBeforeAKill(t *testing.T) {
+	c, disk := &coverage{least: 8, waits: true}, newOpenStore()
+	run(t, "", registry, func(cfg *delivery.Config) { c.ask(cfg); cfg.Store = disk }, func(p *plant) {
+		time.Sleep(3 * time.Hour)
+		p.put("a", at(0), bod(1))
+		time.Sleep(2 * time.Minute)
+		p.fault(`{"count":1,"latency":"20s","after_store":true}`)
+		var records []payload.Record
+		for i := range 13 {
+			r := few(cod(1))
+			if i == 12 {
+				r = bod(2)
+			}
+			r.Stamp = at(15*i + 15)
+			records = append(records, payload.Record{StationID: "s-a", DeviceID: "a", Readings: []payload.Reading{r}})
+		}
+		if err := p.d.Put(context.Background(), records); err != nil {
+			t.Fatal(err)
+		}
+		time.Sleep(time.Second)
+		p.cfg.Trail = nil // which may know of it
+		p.killed(disk, disk.copy())
+		time.Sleep(10 * time.Minute)
+		p.want("received", p.received(), []string{"a/bod@00:00:00=1U", "a/bod@03:15:00=2U"})
+		p.want("waiting", p.d.Stats().Slots, 12)
+		p.want("in trouble", p.d.Stats().HeldFor, map[string]int{})
+	})
+}
+
 // What waits for a person changes nothing of how others are tried.
 func TestUndecidedBesideOthers(t *testing.T) {
 	c := &coverage{least: 8, waits: true}
@@ -200,5 +231,26 @@ func TestUndecidedBesideOthers(t *testing.T) {
 		time.Sleep(time.Minute)
 		p.want("waiting", p.d.Stats().Slots, 1)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 51})
+	})
+}
+
+// After a restart it is known at once what waits for a person, also between slots that wait apart.
+func TestUndecidedBetweenParked(t *testing.T) {
+	c := &coverage{least: 8, waits: true}
+	run(t, "", registry, c.ask, func(p *plant) {
+		p.answers(func(w http.ResponseWriter, _ *http.Request, _ int) { fmt.Fprint(w, `{"status":111}`) })
+		for i := range 6 {
+			r := bod(2)
+			if i%2 == 1 {
+				r = few(cod(1))
+			}
+			p.put("a", at(15*i), r)
+		}
+		time.Sleep(time.Minute)
+		p.want("before", p.d.State("a").Undecided["cod"].Slots, 3)
+		p.stop()
+		p.start()
+		time.Sleep(time.Minute)
+		p.want("after a restart", p.d.State("a").Undecided["cod"].Slots, 3)
 	})
 }

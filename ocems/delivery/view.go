@@ -86,7 +86,8 @@ func EachWaiting(ctx context.Context, stored store.Store, visit func(device stri
 }
 
 // Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
-// average of one parameter end together. It has those too that are suspended or wait for a person, which the host leaves out.
+// average of one parameter end together; none where all of it waits for a person, or is left out. It has those too that are
+// suspended, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
 	done, err := readDone(ctx, stored, nil)
@@ -114,6 +115,10 @@ func Requests(ctx context.Context, stored store.Store, device string, stamp time
 	for i := range rs {
 		rs[i], _ = to.current(rs[i])
 	}
+	rs = slices.DeleteFunc(rs, func(r payload.Reading) bool {
+		why, _ := to.tooFew(r)
+		return why != ""
+	})
 	var records []payload.Record
 	for _, r := range requests(rs) {
 		records = append(records, to.record(r.readings))

@@ -245,11 +245,7 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	if delay > 0 && e.rules.Stamp == "start" {
 		delay += spec.SlotLength
 	}
-	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter,
-		TooFew: func(parameter string, minutes int) (why string, waits bool) {
-			rules := d.Rules(parameter)
-			return rules.TooFew(minutes), rules.Waits
-		}, Sealer: d}, true
+	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter, TooFew: d.TooFew, Sealer: d}, true
 }
 
 // delay is how long after its window a slot of a device is sent at the soonest.

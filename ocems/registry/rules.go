@@ -105,6 +105,13 @@ func (d *Device) Rules(parameter string) *Rules {
 	return d.rules
 }
 
+// TooFew says why a parameter's value of so many minutes is not to be sent, or "", and whether it waits for a person or is
+// left out.
+func (d *Device) TooFew(parameter string, minutes int) (why string, waits bool) {
+	r := d.Rules(parameter)
+	return r.TooFew(minutes), r.Waits
+}
+
 // common checks the keys that hold for all.
 func (b *builder) common(d Common) *Rules {
 	at := func(key string) string { return key }

@@ -96,7 +96,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	var gap, late, equal struct{ from, n int64 }
 	var value reading
 	var counts [isCalibration + 1]int
-	off := 0
+	off, before, begun := 0, 0, b.firstWindow()
 	end := func(x *struct{ from, n int64 }, kind, text string) {
 		list = append(list, Finding{Kind: kind, First: at(x.from), Last: at(x.from + x.n - 1), Slots: int(x.n), Text: text})
 	}
@@ -112,15 +112,19 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 		}
 		if class > isOutside && class < isStored {
 			if gap.n == 0 {
-				gap.from, counts, off = slot, [isCalibration + 1]int{}, 0
+				gap.from, counts, off, before = slot, [isCalibration + 1]int{}, 0, 0
 			}
 			gap.n++
 			counts[class]++
-			if class == isMissing && hostOff[slot] {
+			switch {
+			case class != isMissing:
+			case hostOff[slot]:
 				off++
+			case slot < begun:
+				before++
 			}
 		} else if gap.n > 0 {
-			end(&gap, "gap", gapText(counts, off, b.marked))
+			end(&gap, "gap", gapText(counts, off, before, b.marked))
 			f := &list[len(list)-1]
 			f.waits = counts[isWaiting]+counts[isRefused] > 0
 			f.made = f.waits || counts[isExpired]+counts[isRejected] > 0
@@ -151,7 +155,16 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	return list
 }
 
-func gapText(counts [isCalibration + 1]int, off int, known bool) string {
+// firstWindow is the first slot of which a line of the trails may tell whether the host ran.
+func (b *Builder) firstWindow() int64 {
+	slot := floor(b.begun.UnixMilli(), slotMillis)
+	if b.o.Stamp == "end" {
+		slot++
+	}
+	return slot
+}
+
+func gapText(counts [isCalibration + 1]int, off, before int, known bool) string {
 	var list []string
 	for class, n := range counts {
 		if n == 0 {
@@ -164,6 +177,10 @@ func gapText(counts [isCalibration + 1]int, off int, known bool) string {
 			text += ", since the host was off"
 		case off > 0:
 			text += fmt.Sprintf(", of which the host was off in %d", off)
+		case before == n:
+			text += ", before the first line of the trail"
+		case before > 0:
+			text += fmt.Sprintf(", of which %d before the first line of the trail", before)
 		case known:
 			text += ", and the host ran: it got no reading"
 		}

@@ -525,3 +525,45 @@ func plural(n int) string {
 	}
 	return fmt.Sprintf("%d slots", n)
 }
+
+// An answer to a notice says that the host ran only of a time of which the trail tells.
+func TestNoticeOfATimeBeforeTheTrail(t *testing.T) {
+	day := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
+	clock := func(hour, minute int) time.Time { return day.Add(time.Duration(60*hour+minute) * time.Minute) }
+	slot := func(at time.Time) audit.Entry {
+		return audit.Entry{Time: at.Add(time.Minute), Outcome: audit.Delivered, Device: "d", Stamp: at.UnixMilli(), Readings: []audit.Reading{{Parameter: "cod", Unit: "mg/L", Flag: "U"}}}
+	}
+	started := audit.Entry{Time: clock(10, 7), Outcome: audit.Started}
+	for _, c := range []struct {
+		stamp string
+		lines []audit.Entry
+		want  []string
+	}{
+		{"end", []audit.Entry{started, slot(clock(10, 15)), slot(clock(11, 0))}, []string{"00:00: missing 41, before the first line of the trail", "10:30: missing 2, and the host ran: it got no reading"}},
+		{"end", []audit.Entry{started, slot(clock(11, 0))}, []string{"00:00: missing 44, of which 41 before the first line of the trail"}},
+		{"start", []audit.Entry{started, slot(clock(10, 0)), slot(clock(10, 30))}, []string{"00:00: missing 40, before the first line of the trail", "10:15: missing 1, and the host ran: it got no reading"}},
+	} {
+		t.Chdir(t.TempDir())
+		write(t, "audit.jsonl", c.lines)
+		b, err := report.New(report.Options{From: day, To: day, Readings: true, Verify: true, Stamp: c.stamp, Now: clock(11, 0)})
+		if err == nil {
+			err = b.Add([][]string{{"audit.jsonl"}}, nil)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		n, err := b.Notice(8)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got []string
+		for _, f := range n.Findings {
+			if f.First.Before(clock(10, 45)) {
+				got = append(got, f.First.Format("15:04")+": "+f.Text)
+			}
+		}
+		if !slices.Equal(got, c.want) {
+			t.Errorf("stamp %s: got %q, want %q", c.stamp, got, c.want)
+		}
+	}
+}

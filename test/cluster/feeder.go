@@ -68,11 +68,13 @@ func (c *Cluster) Connect(user string) (*nats.Conn, error) {
 }
 
 // Publish hands a message over, and waits while the device's lane is full.
-func (f *Feeder) Publish(device string, data []byte) {
+func (f *Feeder) Publish(device string, data []byte) { f.publishTo("readings.", device, data) }
+
+func (f *Feeder) publishTo(prefix, device string, data []byte) {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(device))
 	f.under.Add(1)
-	f.lanes[h.Sum32()%lanes] <- message{"readings." + device, data}
+	f.lanes[h.Sum32()%lanes] <- message{prefix + device, data}
 }
 
 func (f *Feeder) publish(ctx context.Context, m message) {

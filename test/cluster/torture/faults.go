@@ -20,6 +20,7 @@ import (
 type fault struct {
 	name  string
 	takes bool // a worker's disk with it
+	stops bool // the streams, since two brokers or more are away
 	// strike does it, and returns when it is mended. It says to what as it begins; the partition -1 is all.
 	strike func(random *rand.Rand, begins func(part string, partition int)) error
 }
@@ -29,7 +30,7 @@ type event struct {
 	kind          string
 	worker        string // "" of brokers
 	partition     int    // that it is of; -1 is all
-	takes         bool
+	takes, stops  bool
 	begin, mended time.Time
 }
 
@@ -52,7 +53,7 @@ func (t *torture) strike(random *rand.Rand, list []fault, n int) error {
 		if err := t.pause(between(random, 1, 4)); err != nil {
 			return err
 		}
-		e := event{kind: f.name, takes: f.takes, partition: -1}
+		e := event{kind: f.name, takes: f.takes, stops: f.stops, partition: -1}
 		err := f.strike(random, func(part string, partition int) {
 			log.Printf("%s: %s", part, f.name)
 			e.begin, e.partition = time.Now(), partition
@@ -100,7 +101,7 @@ func (t *torture) ready(list ...*cluster.Broker) error {
 func (t *torture) brokerFaults(alone bool) []fault {
 	// some strikes from one to n brokers, mends them after a while, and waits until they are up to date.
 	some := func(name string, least, n int, from, to float64, strike, mend func(*cluster.Broker) error) fault {
-		return fault{name: name, strike: func(random *rand.Rand, begins func(string, int)) error {
+		return fault{name: name, stops: least > 1, strike: func(random *rand.Rand, begins func(string, int)) error {
 			var list []*cluster.Broker
 			var names []string
 			for _, i := range random.Perm(len(t.Brokers))[:least+random.IntN(n-least+1)] {

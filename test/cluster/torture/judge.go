@@ -131,7 +131,25 @@ type row struct {
 	median, longest time.Duration
 }
 
-// table says for each kind of fault how late those slots were that waited while there was one, and how late all others.
+// stopped is how long in a time no stream could take anything. These faults follow each other.
+func (t *torture) stopped(from, to time.Time) (total time.Duration) {
+	for _, e := range t.events {
+		begin, end := e.begin, e.mended
+		if begin.Before(from) {
+			begin = from
+		}
+		if end.After(to) {
+			end = to
+		}
+		if e.stops && end.After(begin) {
+			total += end.Sub(begin)
+		}
+	}
+	return total
+}
+
+// table says for each kind of fault how late those slots were that waited while there was one, and how late all others. It
+// does not count the time in which two brokers or more were away.
 func (t *torture) table(v verdict) []row {
 	times, waited := map[string]int{}, map[string][]time.Duration{}
 	for _, e := range t.events {
@@ -149,7 +167,7 @@ func (t *torture) table(v verdict) []row {
 			kinds[none] = true
 		}
 		for k := range kinds {
-			waited[k] = append(waited[k], l.at.Sub(l.due))
+			waited[k] = append(waited[k], l.at.Sub(l.due)-t.stopped(l.due, l.at))
 		}
 	}
 	var rows []row

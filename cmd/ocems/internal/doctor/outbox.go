@@ -84,7 +84,7 @@ func (e *examination) queues(ctx context.Context, s store.Store, o *hostconfig.O
 		case reg != nil && !known:
 			warn("put the device back into the configuration, or name it in formerly of the device that it is now; else its slots expire", "%s: the configuration has no such device", line)
 		case age > oldSlot && !o.DryRun:
-			warn("see the host's log for why: the board refuses the device or does not answer; ocems preview shows what waits", "%s", line)
+			warn("see ocems status for why: the board refuses the device or does not answer, or a person is to decide; ocems preview shows what waits", "%s", line)
 		case waiting <= most:
 			e.add("outbox", OK, "", "%s", line)
 		}

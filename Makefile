@@ -57,6 +57,13 @@ demo-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run example
 test-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## test examples/cluster: acknowledgement, replays, the gateway
 	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 .
 
+# TORTURE_CLUSTER="-faults 200 -seed 7" is a long run.
+TORTURE_CLUSTER ?= -faults 4
+.PHONY: torture-cluster
+torture-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster under faults of brokers, workers and network; TORTURE_CLUSTER="-faults 200" is a long run
+	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 ./torture && $(GO) build -o $(CURDIR)/bin/torture-cluster ./torture
+	bin/torture-cluster $(TORTURE_CLUSTER)
+
 # Telegraf's own command with one file more, which registers the output: a copy of Telegraf's module, in a folder that git
 # ignores. That file is made last, so that a copy without it is made anew. Telegraf's go.mod takes the versions that this
 # module wants higher; the checksums of both are there.

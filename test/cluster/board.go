@@ -1,19 +1,30 @@
 package cluster
 
 import (
+	"bytes"
 	"context"
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"maps"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
+	"time"
 
+	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/test/judge"
 )
 
@@ -23,6 +34,19 @@ type Board struct {
 	received  string
 	publicKey string
 	server    *http.Server
+	simulator http.Handler
+	tokens    map[string]string // of the devices
+
+	mu       sync.Mutex
+	requests []Request
+}
+
+// Request is one that the board answered.
+type Request struct {
+	Worker, Device string
+	At             time.Time // of the answer
+	Status         spec.Status
+	Points         []payload.Point
 }
 
 // Device is one that the board knows.
@@ -36,7 +60,7 @@ func Devices(n int) (list []Device) {
 	return list
 }
 
-func newBoard(dir string, devices []Device) (*Board, error) {
+func newBoard(cfg Config, host string) (*Board, error) {
 	key, err := rsa.GenerateKey(rand.Reader, 2048)
 	if err != nil {
 		return nil, err
@@ -45,8 +69,9 @@ func newBoard(dir string, devices []Device) (*Board, error) {
 	if err != nil {
 		return nil, err
 	}
-	registry := &simulator.Registry{}
-	for _, d := range devices {
+	registry, tokens := &simulator.Registry{}, map[string]string{}
+	for _, d := range cfg.Devices {
+		tokens[d.ID] = d.Token
 		if n := len(registry.Stations); n == 0 || registry.Stations[n-1].ID != d.Station {
 			registry.Stations = append(registry.Stations, simulator.Station{ID: d.Station})
 		}
@@ -57,15 +82,57 @@ func newBoard(dir string, devices []Device) (*Board, error) {
 	if err != nil {
 		return nil, err
 	}
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	listener, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
 	if err != nil {
 		return nil, err
 	}
 	at := "http://" + listener.Addr().String()
-	b := &Board{URL: at + "/v1.0/industry/data", received: at + "/received", publicKey: filepath.Join(dir, "public.pem"), server: &http.Server{Handler: handler}}
+	b := &Board{URL: at + "/v1.0/industry/data", received: at + "/received", publicKey: filepath.Join(cfg.Dir, "public.pem"), simulator: handler, tokens: tokens}
+	b.server = &http.Server{Handler: b}
 	b.server.RegisterOnShutdown(handler.Close)
 	go func() { _ = b.server.Serve(listener) }()
 	return b, write(b.publicKey, "PUBLIC KEY", der)
+}
+
+// of is the endpoint of a worker, by which its requests are told from others'.
+func (b *Board) of(worker string) string {
+	return strings.Replace(b.URL, "/v1.0/", "/"+worker+"/v1.0/", 1)
+}
+
+// ServeHTTP passes a request on to the simulator, and notes what a worker sent and how it was answered.
+func (b *Board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	worker, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
+	if !strings.HasPrefix(worker, "worker-") {
+		b.simulator.ServeHTTP(w, r)
+		return
+	}
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return
+	}
+	r.URL.Path, r.Body = "/"+path, io.NopCloser(bytes.NewReader(body))
+	answer := httptest.NewRecorder()
+	b.simulator.ServeHTTP(answer, r)
+	one := Request{Worker: worker, Device: r.Header.Get("X-Device-Id"), At: time.Now()}
+	var said struct{ Status spec.Status }
+	if text, err := seal.Open(b.tokens[one.Device], body); err == nil && json.Unmarshal(answer.Body.Bytes(), &said) == nil {
+		if doc, err := payload.Decode(text); err == nil && len(doc.Data) == 1 && len(doc.Data[0].Devices) == 1 {
+			one.Status, one.Points = said.Status, doc.Data[0].Devices[0].Params
+			b.mu.Lock()
+			b.requests = append(b.requests, one)
+			b.mu.Unlock()
+		}
+	}
+	maps.Copy(w.Header(), answer.Header())
+	w.WriteHeader(answer.Code)
+	_, _ = w.Write(answer.Body.Bytes())
+}
+
+// Requests are all that workers sent, in the order of the answers.
+func (b *Board) Requests() []Request {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return slices.Clone(b.requests)
 }
 
 // Received is the board's account.

@@ -6,8 +6,8 @@ import (
 	"math/rand/v2"
 	"net"
 	"net/http"
-	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 )
@@ -15,8 +15,8 @@ import (
 // Broker is one nats-server of the cluster.
 type Broker struct {
 	process
+	disk                    // of its streams
 	address, route, monitor string
-	store                   string
 }
 
 func newBrokers(c *Cluster) ([]*Broker, error) {
@@ -27,8 +27,13 @@ func newBrokers(c *Cluster) ([]*Broker, error) {
 		return nil, err
 	}
 	for i := range 3 {
-		b := &Broker{process: process{name: fmt.Sprintf("broker-%d", i+1), dir: c.Dir}, address: ports[3*i], route: ports[3*i+1], monitor: ports[3*i+2]}
-		b.store = filepath.Join(c.Dir, b.name)
+		b := &Broker{process: process{name: fmt.Sprintf("broker-%d", i+1), dir: c.Dir}}
+		b.path = filepath.Join(c.Dir, b.name)
+		host, err := c.Network.join(&b.process)
+		if err != nil {
+			return nil, err
+		}
+		b.address, b.route, b.monitor = net.JoinHostPort(host, ports[3*i]), net.JoinHostPort(host, ports[3*i+1]), net.JoinHostPort(host, ports[3*i+2])
 		routes = append(routes, `"nats-route://`+b.route+`"`)
 		list = append(list, b)
 	}
@@ -38,19 +43,19 @@ func newBrokers(c *Cluster) ([]*Broker, error) {
 		}
 		b.argv = []string{filepath.Join(c.Root, "bin/tools/nats-server"), "-c", filepath.Join(c.Root, "examples/cluster/nats-server.conf")}
 		b.env = []string{"NATS_NAME=" + b.name, "NATS_LISTEN=" + b.address, "NATS_MONITOR=" + b.monitor, "NATS_ROUTE_LISTEN=" + b.route,
-			"NATS_ROUTES=[" + strings.Join(routes, ",") + "]", "NATS_STORE=" + b.store, "NATS_MAX_FILE=4GB",
+			"NATS_ROUTES=[" + strings.Join(routes, ",") + "]", "NATS_STORE=" + b.path, "NATS_MAX_FILE=4GB",
 			"NATS_CERT=" + filepath.Join(c.certs, b.name+".pem"), "NATS_KEY=" + filepath.Join(c.certs, b.name+"-key.pem"), "NATS_CA=" + filepath.Join(c.certs, "ca.pem")}
 	}
 	return list, nil
 }
 
-// Wipe takes its disk. It must not run.
-func (b *Broker) Wipe() error { return os.RemoveAll(b.store) }
+// impatient does not wait for a broker that hangs.
+var impatient = &http.Client{Timeout: 2 * time.Second}
 
 // Ready waits until the broker serves and is up to date with the others.
 func (b *Broker) Ready(ctx context.Context) error {
 	return b.until(ctx, "is ready", func() bool {
-		resp, err := http.Get("http://" + b.monitor + "/healthz")
+		resp, err := impatient.Get("http://" + b.monitor + "/healthz")
 		if err != nil {
 			return false
 		}
@@ -71,7 +76,7 @@ func (p *process) until(ctx context.Context, what string, ok func() bool) error 
 	return nil
 }
 
-// freePorts are addresses of this machine at which nobody listens, below the ports that connections get: another process
+// freePorts are ports of this machine at which nobody listens, below the ports that connections get: another process
 // must not have one between the lives of a broker.
 func freePorts(n int) (list []string, err error) {
 	for tries := 0; len(list) < n; tries++ {
@@ -82,7 +87,7 @@ func freePorts(n int) (list []string, err error) {
 			return nil, err
 		}
 		defer l.Close()
-		list = append(list, l.Addr().String())
+		list = append(list, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
 	}
 	return list, nil
 }

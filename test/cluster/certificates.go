@@ -19,13 +19,14 @@ import (
 // authority issues the certificates of brokers and clients. A client's user is the certificate's DNS name.
 type authority struct {
 	dir  string
+	own  []net.IP // addresses of all parts
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
 // newAuthority makes one, with dir/ca.pem.
-func newAuthority(dir string) (*authority, error) {
-	a := &authority{dir: dir, cert: &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cluster CA"}, NotBefore: time.Now().Add(-time.Hour),
+func newAuthority(dir string, addresses []net.IP) (*authority, error) {
+	a := &authority{dir: dir, own: addresses, cert: &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cluster CA"}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}}
 	key, der, err := a.sign(a.cert)
 	if err != nil {
@@ -41,7 +42,7 @@ func newAuthority(dir string) (*authority, error) {
 // issue writes name.pem and name-key.pem.
 func (a *authority) issue(name string) error {
 	key, der, err := a.sign(&x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{name}, IPAddresses: []net.IP{net.IPv4(127, 0, 0, 1)},
+		NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{name}, IPAddresses: a.own,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return fmt.Errorf("issuing the certificate of %s: %w", name, err)

@@ -19,6 +19,7 @@ type Config struct {
 	Dir     string // of the run
 	Devices []Device
 	AckWait time.Duration // after which the brokers send again what a worker has not acknowledged
+	Network *Network      // of brokers and workers; nil is the loopback
 	Rate    int           // of a consumer's delivery, bits a second; 0 is no limit
 
 	// First and Standby are variables of worker.conf for the two workers of each partition, such as OCEMS_GRACE=20s.
@@ -48,7 +49,7 @@ func New(cfg Config) (c *Cluster, err error) {
 	if err := os.MkdirAll(c.certs, 0o700); err != nil {
 		return nil, err
 	}
-	if c.authority, err = newAuthority(c.certs); err != nil {
+	if c.authority, err = newAuthority(c.certs, c.Network.addresses()); err != nil {
 		return nil, err
 	}
 	for _, user := range []string{"gateway", "admin-gateways", "admin-0", "admin-1"} {
@@ -56,7 +57,7 @@ func New(cfg Config) (c *Cluster, err error) {
 			return nil, err
 		}
 	}
-	if c.Board, err = newBoard(cfg.Dir, c.Devices); err != nil {
+	if c.Board, err = newBoard(cfg, c.Network.board()); err != nil {
 		return nil, err
 	}
 	if err := c.Board.writeDevices(c.list, c.Devices); err != nil {
@@ -165,7 +166,7 @@ func (c *Cluster) Close() error {
 	}
 	stopping.Wait()
 	for i, b := range c.Brokers {
-		stopping.Go(func() { errs[len(c.Workers)+i] = b.Stop() })
+		stopping.Go(func() { errs[len(c.Workers)+i] = errors.Join(b.Stop(), b.unmount()) })
 	}
 	stopping.Wait()
 	return errors.Join(append(errs, stopped, c.Board.server.Close())...)

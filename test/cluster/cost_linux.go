@@ -60,7 +60,7 @@ func (p *process) Cost() (c Cost, err error) {
 
 // Stored are the bytes on a broker's disk.
 func (b *Broker) Stored() (n int64, err error) {
-	err = filepath.WalkDir(b.store, func(path string, e fs.DirEntry, err error) error {
+	err = filepath.WalkDir(b.path, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {
 			return err
 		}

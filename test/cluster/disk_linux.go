@@ -6,22 +6,22 @@ import (
 	"syscall"
 )
 
-// Disk gives the worker a small disk of its own, so that it can be filled. It needs root, and a worker that was never started.
-func (w *Worker) Disk(bytes int) error {
-	if err := os.MkdirAll(w.State, 0o700); err != nil {
+// Disk gives it bytes of its own, so that it can be filled. It needs root, and that nobody has used it yet.
+func (d *disk) Disk(bytes int) error {
+	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return err
 	}
-	if err := syscall.Mount("tmpfs", w.State, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		return fmt.Errorf("giving %s a disk of its own: %w", w.name, err)
+	if err := syscall.Mount("tmpfs", d.path, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
+		return fmt.Errorf("giving %s a disk of its own: %w", d.path, err)
 	}
-	w.mounted = true
+	d.mounted = true
 	return nil
 }
 
-func (w *Worker) unmount() error {
-	if !w.mounted {
+func (d *disk) unmount() error {
+	if !d.mounted {
 		return nil
 	}
-	w.mounted = false
-	return syscall.Unmount(w.State, 0)
+	d.mounted = false
+	return syscall.Unmount(d.path, 0)
 }

@@ -5,6 +5,6 @@ package cluster
 import "errors"
 
 // Disk is for Linux.
-func (*Worker) Disk(int) error { return errors.New("giving a worker a disk of its own: only on Linux") }
+func (*disk) Disk(int) error { return errors.New("giving a part a disk of its own: only on Linux") }
 
-func (*Worker) unmount() error { return nil }
+func (*disk) unmount() error { return nil }

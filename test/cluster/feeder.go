@@ -15,11 +15,12 @@ import (
 // Feeder publishes as a gateway does: to a subject of the device, in the device's order, each message until it is
 // acknowledged. A message that was stored, and its acknowledgement lost, is stored twice.
 type Feeder struct {
-	conn  *nats.Conn
-	js    jetstream.JetStream
-	lanes []chan message
-	done  sync.WaitGroup
-	under sync.WaitGroup // messages under way
+	cluster *Cluster
+	conn    *nats.Conn
+	js      jetstream.JetStream
+	lanes   []chan message
+	done    sync.WaitGroup
+	under   sync.WaitGroup // messages under way
 
 	mu                 sync.Mutex
 	published, retried int
@@ -46,7 +47,7 @@ func (c *Cluster) NewFeeder(ctx context.Context) (*Feeder, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &Feeder{conn: conn, js: js}
+	f := &Feeder{cluster: c, conn: conn, js: js}
 	for range lanes {
 		lane := make(chan message, 4)
 		f.lanes = append(f.lanes, lane)

@@ -23,7 +23,7 @@ func newGateway(c *Cluster) (*Gateway, error) {
 	if err != nil {
 		return nil, err
 	}
-	g := &Gateway{process: process{name: "gateway", dir: c.Dir}, address: ports[0], certs: c.certs}
+	g := &Gateway{process: process{name: "gateway", dir: c.Dir}, address: "127.0.0.1:" + ports[0], certs: c.certs}
 	g.argv = []string{filepath.Join(c.Root, "bin/telegraf-ocems-small"), "--config", filepath.Join(c.Root, "examples/cluster/gateway.conf")}
 	g.env = append(c.environment(), "OCEMS_GATEWAY="+g.address)
 	return g, nil

@@ -103,7 +103,7 @@ func (s *single) post(minutes int) {
 // outcomes are the host's.
 func (s *single) outcomes() Outcomes {
 	s.b.t.Helper()
-	o, err := (&Worker{State: filepath.Join(s.b.Dir, "host")}).Outcomes()
+	o, err := (&Worker{disk: disk{path: filepath.Join(s.b.Dir, "host")}}).Outcomes()
 	s.b.must(err)
 	return o
 }

@@ -5,6 +5,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -21,6 +22,7 @@ type process struct {
 	dir  string // of the log
 	argv []string
 	env  []string // NAME=value
+	in   []string // the command that starts it in its network
 
 	mu      sync.Mutex
 	command *exec.Cmd     // of the present life, or the last
@@ -49,7 +51,8 @@ func (p *process) live() error {
 		return fmt.Errorf("starting %s: %w", p.name, err)
 	}
 	defer log.Close()
-	command, ended := exec.Command(p.argv[0], p.argv[1:]...), make(chan struct{})
+	argv := slices.Concat(p.in, p.argv)
+	command, ended := exec.Command(argv[0], argv[1:]...), make(chan struct{})
 	command.Env = append(os.Environ(), p.env...)
 	command.Stdout, command.Stderr = log, log
 	// A group of its own: Ctrl-C reaches the harness alone, which then stops all in order, and a kill takes children along.

@@ -43,15 +43,22 @@ func (c *Cluster) Feed(ctx context.Context, from, to time.Time, within time.Dura
 		case <-time.After(time.Until(began.Add(time.Duration(share * float64(within))))):
 		case <-ctx.Done():
 		}
-		for i, d := range c.Devices {
-			lines, list := c.readings(i, t, t.Add(step))
-			f.Publish(d.ID, lines)
-			samples = append(samples, list...)
-		}
-		f.Flush() // no device is ahead of another by more than a message, as with loggers of one clock
+		samples = append(samples, f.Readings(t, t.Add(step))...)
 	}
 	f.Close()
 	return samples, ctx.Err()
+}
+
+// Readings publishes those of all devices, and returns them once they are acknowledged: no device is ahead of another by
+// more than a message, as with loggers of one clock.
+func (f *Feeder) Readings(from, to time.Time) (samples []judge.Sample) {
+	for i, d := range f.cluster.Devices {
+		lines, list := f.cluster.readings(i, from, to)
+		f.Publish(d.ID, lines)
+		samples = append(samples, list...)
+	}
+	f.Flush()
+	return samples
 }
 
 // readings are those of a device, a line each time.

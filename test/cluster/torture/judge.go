@@ -1,0 +1,180 @@
+//go:build linux
+
+package main
+
+import (
+	"fmt"
+	"math"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/test/cluster"
+	"github.com/ocems-io/ocems/test/judge"
+)
+
+// verdict is what the judge says of the board's account and of each request.
+type verdict struct {
+	slots   int // due, of a device and of all its parameters
+	lost    int // readings of the board that are missing or not the mean of what was acknowledged
+	wrong   int // values that a worker sent, and the board took or had, other than that mean
+	twice   int // slots that the board has twice or that one worker sent again without need
+	standby int // slots of which a worker was told that the board had them of the other
+	alone   int // slots that only one worker of the partition was ever answered for
+	faults  []string
+	late    []late
+}
+
+// late is how long after the end of its readings a slot was at the board.
+type late struct {
+	partition int
+	due, at   time.Time
+}
+
+// slot is one of a device.
+type slot struct {
+	device string
+	stamp  int64 // Unix ms
+}
+
+// answered is how long after an answer a kill may come so that the worker does not know it, and how long a request that
+// nobody waits for any more may be under way.
+const answered = 10 * time.Second
+
+func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []cluster.Request) (v verdict) {
+	compared := wants.Compare(got)
+	v.faults = compared.Faults
+	for _, c := range compared.Devices {
+		v.lost += c.Missing
+	}
+	for _, f := range compared.Faults {
+		switch {
+		case strings.HasSuffix(f, "there twice"):
+			v.twice++
+		case !strings.HasSuffix(f, "missing"):
+			v.wrong++
+		}
+	}
+	first := map[slot]cluster.Request{}  // that was stored
+	sent := map[slot]map[string]bool{}   // by worker
+	same := map[string]cluster.Request{} // the last of a worker with these readings
+	for _, r := range requests {
+		if len(r.Points) == 0 || r.Status != spec.StatusSuccess && r.Status != spec.StatusNotSlot {
+			v.wrong++
+			v.faults = append(v.faults, fmt.Sprintf("%s %s: the board answered %d", r.Worker, r.Device, r.Status))
+			continue
+		}
+		stamp, err := r.Points[0].Stamp()
+		if err != nil {
+			v.faults = append(v.faults, err.Error())
+			v.wrong++
+			continue
+		}
+		s := slot{r.Device, stamp.UnixMilli()}
+		if sent[s] == nil {
+			sent[s] = map[string]bool{}
+		}
+		if r.Status == spec.StatusSuccess {
+			first[s] = r
+		}
+		sent[s][r.Worker] = true
+		// A worker that is told 111 of several readings asks for each of them alone.
+		readings := fmt.Sprint(r.Worker, s)
+		for _, p := range r.Points {
+			readings += " " + p.Parameter
+		}
+		if before, ok := same[readings]; ok && !t.unknown(r.Worker, before.At, r.At) {
+			v.twice++
+			v.faults = append(v.faults, fmt.Sprintf("%s at %s and again at %s", readings, before.At.Format(time.TimeOnly), r.At.Format(time.TimeOnly)))
+		}
+		same[readings] = r
+		// A value that the board had already is not kept there: it must be right as well.
+		for _, p := range r.Points {
+			value := 0.0
+			if _, err := fmt.Sscan(strings.Trim(string(p.Value), `"`), &value); err != nil {
+				v.faults, v.wrong = append(v.faults, fmt.Sprintf("%s %s: %s: %v", r.Worker, r.Device, p.Value, err)), v.wrong+1
+			}
+			if want, ok := wants.Value(r.Device, p.Parameter, s.stamp, p.Flag); ok && math.Abs(value-want) > 5e-7*want && r.Status != spec.StatusSuccess {
+				v.wrong++
+				v.faults = append(v.faults, fmt.Sprintf("%s sent %v of %s %s %s, which the board had: must be %v", r.Worker, value, r.Device, p.Parameter, stamp.Format(time.RFC3339), want))
+			}
+		}
+	}
+	for s, r := range first {
+		v.late = append(v.late, late{partition(r.Worker), t.due(time.UnixMilli(s.stamp)), r.At})
+		if len(sent[s]) < 2 {
+			v.alone++
+		} else {
+			v.standby++
+		}
+	}
+	v.slots = len(first)
+	return v
+}
+
+// unknown reports that a worker may not have known at a time what it was answered before.
+func (t *torture) unknown(worker string, answer, again time.Time) bool {
+	return slices.ContainsFunc(t.events, func(e event) bool {
+		return e.worker == worker && e.begin.Before(again) && (e.takes && e.mended.After(answer) ||
+			e.begin.Before(answer.Add(answered)) && e.mended.After(answer.Add(-answered)))
+	})
+}
+
+// partition is that of a worker's name.
+func partition(worker string) int { return int(worker[len("worker-")] - '0') }
+
+// row is one of the table.
+type row struct {
+	kind            string
+	times, slots    int
+	median, longest time.Duration
+}
+
+// stopped is how long in a time no stream could take anything. These faults follow each other.
+func (t *torture) stopped(from, to time.Time) (total time.Duration) {
+	for _, e := range t.events {
+		begin, end := e.begin, e.mended
+		if begin.Before(from) {
+			begin = from
+		}
+		if end.After(to) {
+			end = to
+		}
+		if e.stops && end.After(begin) {
+			total += end.Sub(begin)
+		}
+	}
+	return total
+}
+
+// table says for each kind of fault how late those slots were that waited while there was one, and how late all others. It
+// does not count the time in which two brokers or more were away.
+func (t *torture) table(v verdict) []row {
+	times, waited := map[string]int{}, map[string][]time.Duration{}
+	for _, e := range t.events {
+		times[e.kind]++
+	}
+	const none = "no fault"
+	for _, l := range v.late {
+		kinds := map[string]bool{}
+		for _, e := range t.events {
+			if (e.partition < 0 || e.partition == l.partition) && e.begin.Before(l.at) && e.mended.After(l.due) {
+				kinds[e.kind] = true
+			}
+		}
+		if len(kinds) == 0 {
+			kinds[none] = true
+		}
+		for k := range kinds {
+			waited[k] = append(waited[k], l.at.Sub(l.due)-t.stopped(l.due, l.at))
+		}
+	}
+	var rows []row
+	for k, list := range waited {
+		slices.Sort(list)
+		rows = append(rows, row{k, times[k], len(list), list[len(list)/2], list[len(list)-1]})
+	}
+	slices.SortFunc(rows, func(a, b row) int { return strings.Compare(a.kind, b.kind) })
+	return rows
+}

@@ -22,6 +22,7 @@ import (
 	"github.com/ocems-io/ocems/extension/ocemsstorage"
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/version"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
@@ -104,7 +105,7 @@ func (s *shared) start(ctx context.Context, host component.Host, p *slotProcesso
 		return err
 	}
 	s.engine.Store(e)
-	s.gauges, err = points.Observe(s.settings.MeterProvider.Meter(metadata.ScopeName), metadata.Prefix,
+	s.gauges, err = points.Observe(s.settings.MeterProvider.Meter(metadata.ScopeName, metric.WithInstrumentationVersion(version.Read().Version)), metadata.Prefix,
 		attribute.String("processor", s.settings.ID.String()), e)
 	return err
 }

@@ -20,12 +20,14 @@ import (
 	"go.opentelemetry.io/collector/pdata/pcommon"
 	"go.opentelemetry.io/collector/pdata/pmetric"
 	"go.opentelemetry.io/otel/attribute"
+	"go.opentelemetry.io/otel/sdk/instrumentation"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata"
 	"go.opentelemetry.io/otel/sdk/metric/metricdata/metricdatatest"
 	"go.yaml.in/yaml/v3"
 
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/version"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
@@ -124,14 +126,12 @@ func TestTelemetry(t *testing.T) {
 
 // document is metadata.yaml; a key that is not here is an error.
 type document struct {
-	DisplayName string `yaml:"display_name"`
-	Type        string
-	Status      struct {
-		Class     string
-		Stability map[string][]string
-		Warnings  []string
-	}
-	Attributes map[string]struct {
+	DisplayName   string `yaml:"display_name"`
+	Type          string
+	GitHubProject string    `yaml:"github_project"`
+	Status        yaml.Node // test/docs holds it, and the keys, to page and factory
+	Config        yaml.Node
+	Attributes    map[string]struct {
 		Name              string `yaml:"name_override"`
 		Description, Type string
 		Enum              []string
@@ -164,18 +164,12 @@ func TestMetadata(t *testing.T) {
 	require.NoError(t, err)
 
 	f := NewFactory()
-	require.Equal(t, doc.Type, f.Type().String())
-	require.Equal(t, "processor", doc.Status.Class)
-	stability := f.MetricsStability().String()
-	require.Equal(t, map[string][]string{strings.ToLower(stability): {"metrics"}}, doc.Status.Stability)
 	require.Equal(t, component.StabilityLevelUndefined, f.TracesStability())
 	require.Equal(t, component.StabilityLevelUndefined, f.LogsStability())
-	require.Contains(t, string(readme), "| Stability | "+strings.ToLower(stability)+": metrics |")
-	require.Contains(t, string(readme), "| Type | `"+doc.Type+"` |")
 	require.Equal(t, reflect.TypeFor[Config]().PkgPath(), metadata.ScopeName)
 
 	everyMetric(t, func(got metricdata.ScopeMetrics) {
-		require.Equal(t, metadata.ScopeName, got.Scope.Name)
+		require.Equal(t, instrumentation.Scope{Name: metadata.ScopeName, Version: version.Read().Version}, got.Scope)
 		registered := map[string]bool{}
 		for _, m := range got.Metrics {
 			name := strings.TrimPrefix(m.Name, "otelcol_")

@@ -13,6 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/delivery"
 	"github.com/ocems-io/ocems/ocems/engine"
+	"github.com/ocems-io/ocems/ocems/version"
 )
 
 const (
@@ -47,7 +48,7 @@ type Telemetry struct {
 
 // NewTelemetry makes the instruments.
 func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry, error) {
-	t := &Telemetry{meter: set.MeterProvider.Meter(ScopeName), Exporter: attribute.String("exporter", id.String())}
+	t := &Telemetry{meter: set.MeterProvider.Meter(ScopeName, metric.WithInstrumentationVersion(version.Read().Version)), Exporter: attribute.String("exporter", id.String())}
 	var errs [11]error
 	t.readings, errs[0] = t.meter.Int64Counter(prefix+"readings", metric.WithUnit("{reading}"),
 		metric.WithDescription("Readings that reached their final outcome. [Alpha]"))

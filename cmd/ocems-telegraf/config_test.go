@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/ocems-io/ocems/ocems/version"
+	"github.com/ocems-io/ocems/plugins/outputs/ocems"
 )
 
 const testKey = "../../ocems/seal/testdata/industry_test_public.pem"
@@ -177,7 +178,10 @@ func TestArguments(t *testing.T) {
 		{[]string{"--config", "/nonexistent"}, "", "--config: open /nonexistent: no such file"},
 		{[]string{"--config", "/"}, "", "--config: read /: is a directory"},
 		{[]string{"--check", "more"}, "", `unexpected argument "more": it takes flags only`},
-		{[]string{"-config", "x"}, "", "unknown flag -config: nearest --config"},
+		{[]string{"-config", "/nonexistent"}, "", "--config: open /nonexistent: no such file"},
+		{[]string{"-config=/nonexistent", "-poll_interval", "1s", "-poll_interval_disabled"}, "", "--config: open /nonexistent: no such file"},
+		{[]string{"-cnfig", "x"}, "", "unknown flag --cnfig: nearest --config"},
+		{[]string{"-usage"}, (&ocems.OCEMS{}).SampleConfig(), ""},
 	} {
 		var b bytes.Buffer
 		err := run(t.Context(), c.args, strings.NewReader(""), &b, &b)

@@ -17,6 +17,7 @@ import (
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/plugins/outputs"
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/ocems-io/ocems/cmd/internal/cli"
 	_ "github.com/ocems-io/ocems/plugins/outputs/ocems"
@@ -56,6 +57,17 @@ input; it makes the 15-minute slots, keeps them on disk and sends them to the CP
 	flags.StringVar(&o.metrics, "metrics-listen", "", "`address` that shows metrics to Prometheus, such as 127.0.0.1:9274")
 	flags.BoolVar(&o.debug, "debug", false, "log debug messages")
 	flags.BoolVar(&o.quiet, "quiet", false, "log errors only")
+	// Telegraf and the shim of its external plugins take these. An output is not polled.
+	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "usage" {
+			name = "sample-config"
+		}
+		return pflag.NormalizedName(name)
+	})
+	flags.Duration("poll_interval", time.Second, "no effect")
+	flags.Bool("poll_interval_disabled", false, "no effect")
+	_ = flags.MarkHidden("poll_interval")
+	_ = flags.MarkHidden("poll_interval_disabled")
 	manual := flags.String("man", "", "write the manual page into this `directory`")
 	_ = flags.MarkHidden("man") // for the packages
 	c.RunE = func(c *cobra.Command, _ []string) error {
@@ -71,10 +83,21 @@ input; it makes the 15-minute slots, keeps them on disk and sends them to the CP
 		return o.run(c.Context(), in, out, errOut)
 	}
 	cli.Prepare(c)
-	c.SetArgs(args)
+	c.SetArgs(twoDashes(args))
 	c.SetOut(out)
 	c.SetErr(errOut)
 	return c.ExecuteContext(ctx)
+}
+
+// twoDashes makes --config of -config: the programs of Telegraf's shim take either.
+func twoDashes(args []string) (all []string) {
+	for _, a := range args {
+		if len(a) > 2 && a[0] == '-' && a[1] != '-' {
+			a = "-" + a
+		}
+		all = append(all, a)
+	}
+	return all
 }
 
 // options are those that a run needs.

@@ -50,6 +50,15 @@ func TestSample(t *testing.T) {
 		require.Len(t, c.Outputs, 1)
 	}
 
+	// Telegraf's docs/developers/SAMPLE_CONFIG.md: indented by 2, "## " for text, "# " for a default, a blank line between options.
+	line := regexp.MustCompile(`^((  )+(## \S.*|# ( *)[a-z_0-9]+ = .+|# \[[a-z_.]+\]|[a-z_0-9]+ = .+|\[\[[a-z_.]+\]\])|)$`)
+	for i, l := range strings.Split(sampleConfig, "\n")[2:] {
+		assert.Regexp(t, line, l, "line %d", i+3)
+	}
+	for _, l := range regexp.MustCompile(`(?m)^ *(?:# )?[a-z_0-9]+ = .*\n *## .*`).FindAllString(sampleConfig, -1) {
+		assert.Contains(t, l, "tls_", "no blank line before the text") // Telegraf's own block of them has none
+	}
+
 	var documented []string
 	for _, m := range regexp.MustCompile(`(?m)^ *(?:# )?([a-z_0-9]+) = `).FindAllStringSubmatch(sampleConfig, -1) {
 		documented = append(documented, m[1])

@@ -13,6 +13,8 @@ import (
 	"time"
 
 	"github.com/influxdata/telegraf"
+	"github.com/influxdata/telegraf/config"
+	"github.com/influxdata/telegraf/models"
 	"github.com/influxdata/telegraf/selfstat"
 	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
@@ -236,13 +238,40 @@ func TestRefusedIsNotedOverAKill(t *testing.T) {
 	}
 }
 
-func TestTwoOnOneDirectory(t *testing.T) {
+// A directory in use may become free: Telegraf does what startup_error_behavior says. A file in its place stays so.
+func TestStartupErrorBehavior(t *testing.T) {
 	t.Parallel()
-	b, dir := startBoard(t), t.TempDir()
-	open(t, settings(b, dir)+oneDevice)
-	second, _ := load(t, settings(b, dir)+oneDevice)
-	require.NoError(t, second.Init())
-	require.EqualError(t, second.Connect(), fmt.Sprintf("the state_directory %q is in use by another process or plugin; give each its own", dir))
+	b, dir, another := startBoard(t), t.TempDir(), filepath.Join(t.TempDir(), "file")
+	first, _ := open(t, settings(b, dir)+oneDevice)
+	inUse := fmt.Sprintf("the state_directory %q is in use by another process or plugin; give each its own", dir)
+	require.NoError(t, os.WriteFile(another, nil, 0o600))
+	connect := func(dir, behavior string) (*models.RunningOutput, error) {
+		c := config.NewConfig()
+		require.NoError(t, c.LoadConfigData([]byte(fmt.Sprintf("%s  startup_error_behavior = %q\n", settings(b, dir), behavior)+oneDevice), "test.conf"))
+		r := c.Outputs[0]
+		require.NoError(t, r.Init())
+		t.Cleanup(r.Close)
+		return r, r.Connect()
+	}
+	for _, behavior := range []string{"", "error"} {
+		_, err := connect(dir, behavior)
+		require.EqualError(t, err, inUse, behavior)
+	}
+	_, err := connect(dir, "ignore")
+	require.EqualError(t, err, inUse)
+	require.Equal(t, "*internal.FatalError", fmt.Sprintf("%T", err), "Telegraf goes on without the output")
+	r, err := connect(dir, "retry")
+	require.NoError(t, err)
+	r.AddMetric(modbus(time.Now(), "cod", 1.0))
+	require.EqualError(t, r.Write(), "not connected")
+	require.NoError(t, first.Close())
+	require.NoError(t, r.Write(), "the directory is free")
+	require.Zero(t, r.BufferLength(), "Telegraf has handed over what it kept")
+	for _, behavior := range []string{"error", "ignore", "retry"} {
+		_, err := connect(another, behavior)
+		require.Error(t, err, behavior)
+		require.NotEqual(t, "*internal.FatalError", fmt.Sprintf("%T", err))
+	}
 }
 
 // State of another version is refused and left as it is.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"log/slog"
 	"path/filepath"
+	"reflect"
 	"sync"
 	"time"
 
@@ -195,7 +196,7 @@ func (o *OCEMS) state() (store.Store, error) {
 	var err error
 	if o.file, err = store.Open(filepath.Join(o.StateDirectory, stateFile)); err != nil {
 		if errors.Is(err, store.ErrInUse) {
-			return nil, fmt.Errorf("the state_directory %q is in use by another process or plugin; give each its own", o.StateDirectory)
+			return nil, tryAgain{fmt.Errorf("the state_directory %q is in use by another process or plugin; give each its own", o.StateDirectory)}
 		}
 		return nil, fmt.Errorf("state_directory: %w", err)
 	}
@@ -203,6 +204,27 @@ func (o *OCEMS) state() (store.Store, error) {
 		o.Log.Error("The state " + damage)
 	}
 	return o.file, nil
+}
+
+// tryAgain is an error of Connect that may pass. Telegraf does with it what startup_error_behavior says. Telegraf's type for
+// that is internal to its module, so the error becomes one when Telegraf asks for it.
+type tryAgain struct{ error }
+
+// As is for errors.As.
+func (e tryAgain) As(target any) bool {
+	asked := reflect.ValueOf(target).Elem()
+	if t := asked.Type(); t.Kind() != reflect.Pointer || t.Elem().Name() != "StartupError" || t.Elem().PkgPath() != "github.com/influxdata/telegraf/internal" {
+		return false
+	}
+	startup := reflect.New(asked.Type().Elem())
+	cause, again := startup.Elem().FieldByName("Err"), startup.Elem().FieldByName("Retry")
+	if !cause.CanSet() || !again.CanSet() {
+		return false // of another version of Telegraf: the start fails
+	}
+	cause.Set(reflect.ValueOf(e.error))
+	again.SetBool(true)
+	asked.Set(startup)
+	return true
 }
 
 // observe keeps what inputs.internal shows up to date.

@@ -88,14 +88,14 @@ func lastNumber(t *testing.T, file, pattern string) (n int) {
 	return n
 }
 
-// scraped adds up the counters of duplicates that a collector shows.
+// scraped adds up the counters of duplicates that a collector shows, each with the version of its scope.
 func scraped(t *testing.T, url string) (n int) {
 	resp, err := http.Get(url)
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)
 	require.NoError(t, err)
-	for _, found := range regexp.MustCompile(`(?m)^\w+_duplicate_samples\S* (\d+)$`).FindAllSubmatch(text, -1) {
+	for _, found := range regexp.MustCompile(`(?m)^\w+_duplicate_samples\{\S*otel_scope_version="[^"]+"\S* (\d+)$`).FindAllSubmatch(text, -1) {
 		one, err := strconv.Atoi(string(found[1]))
 		require.NoError(t, err)
 		n += one
@@ -171,7 +171,7 @@ func collectorProcess(processors ...string) func(t *testing.T, p plant, at place
 				"extensions": []string{"ocems_storage"},
 				"pipelines":  object{"metrics": object{"receivers": []string{"otlp"}, "processors": processors, "exporters": []string{"ocems"}}},
 				"telemetry": object{"logs": object{"sampling": object{"enabled": false}}, "metrics": object{"readers": []any{object{"pull": object{"exporter": object{
-					"prometheus": object{"host": "127.0.0.1", "port": number, "without_scope_info": true, "without_units": true}}}}}}},
+					"prometheus": object{"host": "127.0.0.1", "port": number, "without_scope_info": false, "without_units": true}}}}}}},
 			},
 		}
 		if processors != nil {

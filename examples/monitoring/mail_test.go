@@ -186,8 +186,10 @@ func TestMail(t *testing.T) {
 	}
 
 	// The README's test message.
-	_, command, _ := strings.Cut(read(t, "README.md"), "    amtool --alertmanager.url=http://localhost:9093 ")
-	command, _, _ = strings.Cut(command, "\n\n")
+	_, command, found := strings.Cut(read(t, "README.md"), "\namtool --alertmanager.url=http://localhost:9093 ")
+	if command, _, _ = strings.Cut(command, "\n```"); !found {
+		t.Fatal("README.md has no test message")
+	}
 	if out, err := exec.Command("sh", "-c", amtool+" --alertmanager.url=http://"+address+" "+command).CombinedOutput(); err != nil {
 		t.Fatalf("amtool %s: %v\n%s", command, err, out)
 	}

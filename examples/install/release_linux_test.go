@@ -24,11 +24,11 @@ func released(t *testing.T) string {
 	return dir
 }
 
-// files are those of a release that match, which must be at least one.
+// files are those of a release that match.
 func files(t *testing.T, pattern string) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(released(t), pattern))
-	if err != nil || len(found) == 0 {
+	if err != nil || len(found) == 0 && pattern != "*.zip" { // only where it was made for Windows
 		t.Fatalf("%s: %v %v", pattern, found, err)
 	}
 	return found
@@ -58,7 +58,7 @@ func TestReleaseChecksums(t *testing.T) {
 }
 
 func TestReleaseArchives(t *testing.T) {
-	for _, path := range slices.Concat(files(t, "*.tar.gz"), globbed(t, "*.zip")) {
+	for _, path := range slices.Concat(files(t, "*.tar.gz"), files(t, "*.zip")) {
 		t.Run(filepath.Base(path), func(t *testing.T) {
 			dir, exe, extract := t.TempDir(), "", []string{"tar", "-xzf", path, "-C"}
 			if strings.HasSuffix(path, ".zip") {
@@ -84,14 +84,6 @@ func TestReleaseArchives(t *testing.T) {
 			}
 		})
 	}
-}
-
-func globbed(t *testing.T, pattern string) []string {
-	found, err := filepath.Glob(filepath.Join(released(t), pattern))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return found
 }
 
 // Who installs the package needs no other Telegraf for a plant's instruments.

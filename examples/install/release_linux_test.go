@@ -93,6 +93,7 @@ func TestReleaseTelegrafPlugins(t *testing.T) {
 	for kind, want := range map[string][]string{
 		"inputs":     {"directory_monitor", "exec", "file", "modbus", "mqtt_consumer", "opcua", "tail"},
 		"outputs":    {"ocems", "prometheus_client"},
+		"parsers":    {"csv"},
 		"processors": {"converter", "enum", "starlark"},
 	} {
 		got := output(t, filepath.Join(dir, "telegraf-ocems"), "plugins", kind)

@@ -210,34 +210,75 @@ test-browser: bin/ocems chromium ## test the pages in a real Chromium; CHROMIUM=
 screenshots: chromium ## make the pictures of docs/images
 	cd test/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images
 
-# dist/packages/*.deb and *.rpm: the collector, the external plugin and the tool, as examples/install describes.
+# dist/packages: what examples/install describes. A platform is linux-amd64, linux-arm64, linux-arm7 or windows-amd64.
 PACKAGE_VERSION ?= $(or $(TAG:v%=%),0.1.0)
-PACKAGE_ARCHS ?= $(shell $(GO) env GOARCH)
-.PHONY: man packages test-packages
+PLATFORMS ?= linux-$(shell $(GO) env GOARCH)
+PACKAGE_TAGS := $(EXAMPLE_TAGS),inputs.directory_monitor,inputs.http,inputs.opcua_listener,processors.rename,processors.scale,secretstores.systemd
+PROGRAMS := $(PLATFORMS:%=dist/programs/%)
+PLATFORM = export GOOS=$(word 1,$(subst -, ,$*)) ARCH=$(word 2,$(subst -, ,$*)) CGO_ENABLED=0 GOARM=7; export GOARCH=$${ARCH%7} EXE=$$([ $$GOOS = linux ] || echo .exe)
+IMAGES := $(filter dist/programs/linux-%,$(PROGRAMS))
+.PHONY: man packages archives images release-files test-packages test-archives
 man: bin/ocems bin/ocems-telegraf ## manual pages in dist/man, and completion for each shell in dist/completion
 	rm -rf dist/man dist/completion && mkdir -p dist/completion
 	bin/ocems man dist/man
 	bin/ocems-telegraf --man dist/man
+	gzip -9n dist/man/*.1
 	for s in bash zsh fish powershell; do bin/ocems completion $$s >dist/completion/ocems.$$s || exit 1; done
 
 bin/tools/nfpm:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/goreleaser/nfpm/v2/cmd/nfpm@v2.43.0
+bin/tools/crane:
+	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/google/go-containerregistry/cmd/crane@v0.22.1
+bin/tools/cyclonedx-gomod:
+	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-packages: bin/tools/nfpm bin/otelcol-ocems man ## a Debian package and an RPM in dist/packages
-	gzip -9nf dist/man/*.1
-	@set -e; export CGO_ENABLED=0 GOOS=linux VERSION=$(PACKAGE_VERSION); for ARCH in $(PACKAGE_ARCHS); do \
-		export ARCH GOARCH=$$ARCH BIN=dist/packages/$$ARCH; mkdir -p $$BIN; \
-		$(GO) build -trimpath -ldflags "-s -w" -o $$BIN/ocems ./cmd/ocems; \
-		$(GO) build -trimpath -ldflags "-s -w" -o $$BIN/ocems-telegraf ./cmd/ocems-telegraf; \
-		(cd dist && $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o ../$$BIN/otelcol-ocems .); \
-		for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages; done; \
-	done
+.SECONDARY: $(PROGRAMS) # else make takes them away as intermediate
+dist/programs/%: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES) bin/otelcol-ocems
+	rm -rf $@ && mkdir -p $@.part
+	$(PLATFORM); $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $@.part/ ./cmd/ocems ./cmd/ocems-telegraf
+	$(PLATFORM); cd dist && $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $(CURDIR)/$@.part/otelcol-ocems$$EXE .
+	$(PLATFORM); $(TELEGRAF_BUILD) -tags "$(PACKAGE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@.part/telegraf-ocems$$EXE ./cmd/telegraf
+	mv $@.part $@
+
+packages: $(IMAGES:dist/programs/%=package-%) ## Debian packages and RPMs in dist/packages; PLATFORMS="linux-amd64 linux-arm7" for several
+package-%: dist/programs/% bin/tools/nfpm man
+	mkdir -p dist/packages
+	$(PLATFORM); export BIN=$< VERSION=$(PACKAGE_VERSION); for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages || exit 1; done
+
+# The same files give the same archive.
+archives: $(PLATFORMS:%=archive-%) ## .tar.gz and .zip of the programs in dist/packages
+archive-%: dist/programs/%
+	@rm -rf dist/archive/$* && d=dist/archive/$*/ocems-$(PACKAGE_VERSION)-$* && mkdir -p $$d dist/packages && cp $</* $$d && \
+		git ls-files -z LICENSE README.md CHANGELOG.md SECURITY.md docs examples ':!*.go' | xargs -0 cp --parents -t $$d && touch -d '$(DATE)' $$(find $$d)
+	$(PLATFORM); cd dist/archive/$* && f=../../packages/ocems-$(PACKAGE_VERSION)-$* && case $$GOOS in \
+		windows) rm -f $$f.zip; find * | LC_ALL=C sort | TZ=UTC0 zip -qX9@ $$f.zip;; \
+		*) tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w -c * | gzip -9n >$$f.tar.gz;; esac
+	rm -r dist/archive/$*
+
+images: $(IMAGES:dist/programs/%=image-%) ## container images in dist/packages, for docker load or podman load
+image-%: dist/programs/% bin/tools/crane bin/tools/ca-certificates.crt
+	$(PLATFORM); VERSION=$(PACKAGE_VERSION) DATE=$(DATE) examples/install/images.sh $<
+
+# Mozilla's, as Debian has them, and none that only this machine trusts.
+bin/tools/ca-certificates.crt:
+	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put a file of CA certificates at $@" >&2; exit 1; }
+	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download ca-certificates || { apt-get -q update && apt-get -q download ca-certificates; }; } && \
+		dpkg-deb -x ca-certificates_*.deb . && mkdir -p $(CURDIR)/bin/tools && cat usr/share/ca-certificates/mozilla/*.crt >$(CURDIR)/$@
+
+# What each program is made of, in CycloneDX: read out of the program itself, where this module has its folder's name.
+release-files: packages archives images bin/tools/cyclonedx-gomod ## all files of a release in dist/packages, with SBOMs and SHA256SUMS
+	cd dist/programs && for f in $(PLATFORMS:%=%/*); do p=$$(basename $${f%.exe}); o=../packages/$$p-$(PACKAGE_VERSION)-$$(dirname $$f).cdx.json; \
+		case $$p in telegraf-ocems) v=$(TELEGRAF_VERSION);; *) v=$(PACKAGE_VERSION);; esac; \
+		../../bin/tools/cyclonedx-gomod bin -json -std -version v$$v -output $$o $$f || exit 1; \
+		sed -E -i 's|pkg:golang/\.\./(\.\.)?@\(devel\)|pkg:golang/github.com/ocems-io/ocems@v$(PACKAGE_VERSION)|g; /"name": "\.\.\/(\.\.)?",/{s|"\.\./(\.\.)?"|"github.com/ocems-io/ocems"|;n;s|\(devel\)|v$(PACKAGE_VERSION)|}' $$o; done
+	cd dist/packages && rm -f SHA256SUMS && sha256sum * >../SHA256SUMS && mv ../SHA256SUMS .
 
 .PHONY: release
-release: packages ## publish the packages of a release tag on GitHub
+release: ## publish the files of a release tag on GitHub
 	@test -n "$(TAG)" || { echo "HEAD has no tag such as v1.2.3" >&2; exit 1; }
-	cd dist/packages && sha256sum *.deb *.rpm >SHA256SUMS
-	gh release create $(TAG) --verify-tag --title $(TAG) --notes "See CHANGELOG.md." dist/packages/*.deb dist/packages/*.rpm dist/packages/SHA256SUMS
+	rm -rf dist/packages
+	$(MAKE) release-files PLATFORMS="linux-amd64 linux-arm64 linux-arm7 windows-amd64"
+	gh release create $(TAG) --verify-tag --title $(TAG) --notes "See CHANGELOG.md." dist/packages/*
 
 # Mosquitto, for examples/mqtt, is taken out of Debian's packages, since an installation would start a service.
 MOSQUITTO_PACKAGES := mosquitto mosquitto-clients libmosquitto1 libcjson1 libdlt2 libwebsockets17 libwrap0 libev4 libuv1
@@ -249,6 +290,8 @@ bin/tools/mosquitto:
 		printf '#!/bin/sh\nd=$$(dirname "$$0")/mosquitto.d/usr\nLD_LIBRARY_PATH=$$(echo "$$d"/lib/*-linux-gnu*) exec "$$d/%s" "$$@"\n' $$p >$$f; chmod 755 $$f; done
 
 # In a machine made of namespaces, so that nothing of this one is changed; it needs root and systemd's package.
-test-packages: packages telegraf-small ## install the Debian package in namespaces and test it; needs root
-	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb \
-		OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 ./examples/install
+test-packages: packages ## install the Debian package in namespaces and test it; needs root
+	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb $(GO) test -count=1 ./examples/install
+
+test-archives: release-files ## test the archives, images, SBOMs and checksums in dist/packages
+	OCEMS_RELEASE=$(CURDIR)/dist/packages $(GO) test -count=1 -run TestRelease ./examples/install

@@ -8,5 +8,5 @@ chgrp ocems /etc/ocems/tokens
 chmod 2750 /etc/ocems/tokens
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload
-	systemctl try-restart otelcol-ocems.service
+	systemctl try-restart otelcol-ocems.service telegraf-ocems.service
 fi

@@ -4,7 +4,7 @@ set -e
 case $1 in
 remove | 0)
 	if [ -d /run/systemd/system ]; then
-		systemctl disable --now otelcol-ocems.service
+		systemctl disable --now otelcol-ocems.service telegraf-ocems.service
 	fi
 	;;
 esac

@@ -362,7 +362,7 @@ func (x *process) reload(config string) error {
 	if err != nil {
 		x.p.Fatal(err)
 	}
-	here := strings.NewReplacer("/usr/local/bin/telegraf-ocems", binary(x.p.T), "/etc/ocems/telegraf.conf", config, "$MAINPID", fmt.Sprint(x.cmd.Process.Pid))
+	here := strings.NewReplacer("/usr/bin/telegraf-ocems", binary(x.p.T), "/etc/ocems/telegraf.conf", config, "$MAINPID", fmt.Sprint(x.cmd.Process.Pid))
 	commands := 0
 	for l := range strings.Lines(string(unit)) {
 		if command, ok := strings.CutPrefix(strings.TrimSpace(l), "ExecReload="); ok {

@@ -96,8 +96,10 @@ func TestInternalMetrics(t *testing.T) {
 
 	readme, err := os.ReadFile("README.md")
 	require.NoError(t, err)
+	_, metrics, _ := strings.Cut(string(readme), "\n## Metrics\n")
+	metrics, _, _ = strings.Cut(metrics, "\n## ")
 	var documented, shown []string
-	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z_]+`.*?) \\|").FindAllStringSubmatch(string(readme), -1) {
+	for _, row := range regexp.MustCompile("(?m)^\\| (`[a-z_]+`.*?) \\|").FindAllStringSubmatch(metrics, -1) {
 		for _, name := range regexp.MustCompile("`([a-z_]+)`").FindAllStringSubmatch(row[1], -1) {
 			documented = append(documented, name[1])
 		}

@@ -2,7 +2,6 @@ package cluster
 
 import (
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"testing"
@@ -96,7 +95,7 @@ func (b *bench) consumer(partition int, worker string) *jetstream.ConsumerInfo {
 }
 
 func (b *bench) tryConsumer(partition int, worker string) (info *jetstream.ConsumerInfo, err error) {
-	err = b.stream(partition, func(ctx context.Context, s jetstream.Stream) error {
+	err = b.Stream(b.ctx, partition, func(ctx context.Context, s jetstream.Stream) error {
 		consumer, err := s.PushConsumer(ctx, worker)
 		if err == nil {
 			info = consumer.CachedInfo()
@@ -104,26 +103,6 @@ func (b *bench) tryConsumer(partition int, worker string) (info *jetstream.Consu
 		return err
 	})
 	return info, err
-}
-
-// stream looks a partition's stream up.
-func (b *bench) stream(partition int, use func(context.Context, jetstream.Stream) error) error {
-	conn, err := b.Connect(fmt.Sprintf("admin-%d", partition))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(b.ctx, 5*time.Second)
-	defer cancel()
-	stream, err := js.Stream(ctx, "READINGS")
-	if err != nil {
-		return err
-	}
-	return use(ctx, stream)
 }
 
 func (b *bench) until(what string, ok func() bool) {
@@ -153,7 +132,7 @@ func (b *bench) acknowledged(partition int, worker string) (info *jetstream.Cons
 func (b *bench) last(partition int) (n uint64) {
 	b.t.Helper()
 	b.until("the stream is there", func() bool {
-		err := b.stream(partition, func(_ context.Context, s jetstream.Stream) error { n = s.CachedInfo().State.LastSeq; return nil })
+		err := b.Stream(b.ctx, partition, func(_ context.Context, s jetstream.Stream) error { n = s.CachedInfo().State.LastSeq; return nil })
 		return err == nil
 	})
 	return n

@@ -67,6 +67,26 @@ func (c *Cluster) Connect(user string) (*nats.Conn, error) {
 		nats.ClientCert(filepath.Join(c.certs, user+".pem"), filepath.Join(c.certs, user+"-key.pem")))
 }
 
+// Stream looks a partition's stream up, for five seconds at most in all.
+func (c *Cluster) Stream(ctx context.Context, partition int, use func(context.Context, jetstream.Stream) error) error {
+	conn, err := c.Connect(fmt.Sprintf("admin-%d", partition))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	js, err := jetstream.New(conn)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	stream, err := js.Stream(ctx, "READINGS")
+	if err != nil {
+		return err
+	}
+	return use(ctx, stream)
+}
+
 // Publish hands a message over, and waits while the device's lane is full.
 func (f *Feeder) Publish(device string, data []byte) { f.publishTo("readings.", device, data) }
 

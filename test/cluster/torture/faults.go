@@ -168,7 +168,7 @@ func (t *torture) slow(b *cluster.Broker) error {
 func (t *torture) elected(other string) error {
 	for p := 0; p < cluster.Partitions; {
 		leader := ""
-		err := t.stream(p, func(ctx context.Context, s jetstream.Stream) error {
+		err := t.Stream(t.ctx, p, func(ctx context.Context, s jetstream.Stream) error {
 			leader = s.CachedInfo().Cluster.Leader
 			return nil
 		})
@@ -181,25 +181,6 @@ func (t *torture) elected(other string) error {
 		}
 	}
 	return nil
-}
-
-func (t *torture) stream(partition int, use func(context.Context, jetstream.Stream) error) error {
-	conn, err := t.Connect(fmt.Sprintf("admin-%d", partition))
-	if err != nil {
-		return err
-	}
-	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeout(t.ctx, 5*time.Second)
-	defer cancel()
-	s, err := js.Stream(ctx, "READINGS")
-	if err != nil {
-		return err
-	}
-	return use(ctx, s)
 }
 
 // workerFaults are those of workers.
@@ -229,7 +210,7 @@ func (t *torture) workerFaults(alone bool) []fault {
 		of("a worker is removed, another added", true, func(random *rand.Rand, w *cluster.Worker) error {
 			err := errors.Join(w.Stop(), w.Wipe())
 			for err == nil {
-				gone := t.stream(w.Partition, func(ctx context.Context, s jetstream.Stream) error {
+				gone := t.Stream(t.ctx, w.Partition, func(ctx context.Context, s jetstream.Stream) error {
 					return s.DeleteConsumer(ctx, w.Name()[len(w.Name())-1:])
 				})
 				if gone == nil || errors.Is(gone, jetstream.ErrConsumerNotFound) {

@@ -240,6 +240,7 @@ func TestHostThatGrows(t *testing.T) {
 			p.close()
 			devices(&p.cfg, c.after)
 			p.open()
+			time.Sleep(time.Second / 2) // between two writes
 			for second := range 5 {
 				time.Sleep(time.Second)
 				ids := map[string]bool{}

@@ -139,6 +139,9 @@ func measure(root string, l load) (err error) {
 		taking += float64((taken[i].CPU - start[i].CPU).Microseconds())
 	}
 	for want := l.devices * perLine; ; time.Sleep(2 * time.Second) {
+		if err := c.Again(began); err != nil { // windows settle only while readings come
+			return err
+		}
 		got, err := c.Board.Received(ctx)
 		if err != nil {
 			return err

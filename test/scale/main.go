@@ -220,7 +220,7 @@ type worker struct {
 	inFlight []request       // in the order of their answers
 	room     float64         // requests that its core has time for
 	asks     int             // for single readings, that are to be sent
-	paid     time.Duration   // until when the asks are paid off
+	share    float64         // of a slot that is asked for next
 }
 
 type request struct {
@@ -231,12 +231,14 @@ type request struct {
 // send takes the answers that have come and sends what is due, as far as there are places and CPU. The board had the first
 // so many of its slots already: of some it asks for each reading, as often as ocems/delivery allows.
 func (x *worker) send(now time.Duration, had int) (sent int) {
-	const interval, burst = time.Second / 5, quarter
+	const perTurn = 5 * float64(quarter/time.Second) // requests
 	for len(x.inFlight) > 0 && x.inFlight[0].answer <= now {
 		if x.inFlight[0].slot {
-			if x.answered++; x.answered <= had && max(x.paid, now)-now <= burst {
-				x.paid = max(x.paid, now) + time.Duration(x.plan.Parameters)*interval
-				x.asks += x.plan.Parameters
+			if x.answered++; x.answered <= had {
+				if x.share += min(1, perTurn/float64(x.plan.Parameters*len(x.due))); x.share >= 1 {
+					x.share--
+					x.asks += x.plan.Parameters
+				}
 			}
 		}
 		x.inFlight = x.inFlight[1:]

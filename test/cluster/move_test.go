@@ -108,7 +108,7 @@ func (s *single) outcomes() Outcomes {
 	return o
 }
 
-// TestMove moves a single machine to the cluster as docs/scale.md says, with slots that wait for the board. The board has
+// TestMove moves a single machine to the cluster as docs/growing.md says, with slots that wait for the board. The board has
 // each slot once, of all its readings, although publishing begins and the host ends in the middle of a slot.
 func TestMove(t *testing.T) {
 	b := newBench(t, 20, 0)

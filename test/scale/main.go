@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Plan is what is asked for.
@@ -96,7 +98,7 @@ func (p Plan) needs(w io.Writer) {
 	row("streams on disk, TB in 8 days", fmt.Sprintf("%.1f", 3*kept*p.Disk/1e12), fmt.Sprintf("%.1f a broker", 3*kept*p.Disk/1e12/float64(p.Brokers)))
 	row("written by workers a day, GB", f(2*slots*86400*p.StateOfSlot/1e9), f(slots*86400*p.StateOfSlot/1e9/float64(p.Partitions))+" a worker, slots alone")
 	replay := kept / float64(p.Partitions) * p.Read.Seconds()
-	again := float64(p.Devices) / float64(p.Partitions) * p.Kept.Seconds() / quarter.Seconds()
+	again := float64(p.Devices) / float64(p.Partitions) * spec.MaxAge.Seconds() / quarter.Seconds() // older slots expire
 	row("a worker without its state reads the whole stream", "", fmt.Sprintf("%s of a core, then %s requests to the board in %s or more", time.Duration(replay*1e9).Round(time.Minute), f(again), time.Duration(again/p.rate()*1e9).Round(time.Minute)))
 }
 

@@ -35,7 +35,7 @@ var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namep
 	"fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude", "metricpass", "metric_batch_size", "metric_buffer_limit",
 	"flush_interval", "flush_jitter", "startup_error_behavior", "labels"}
 
-const noStores = "secret stores are Telegraf's and not available to an external plugin; use ${VARIABLE} or a key that ends with _file"
+const noStores = "secret stores are not available to an external plugin; use ${VARIABLE} or a key that ends with _file"
 
 // load reads a file that holds [[outputs.ocems]] and nothing else, by Telegraf's own loader. What is looked at before is
 // what that loader would take and ignore, and what it says without the line.

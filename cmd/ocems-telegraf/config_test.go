@@ -139,7 +139,7 @@ func TestSecretStoresAreTelegrafs(t *testing.T) {
 	p.change("${TOKEN}", "@{store:key}")
 	r := p.start()
 	r.end(1)
-	if got := r.err.String(); !strings.Contains(got, `line 13: unknown secret-store for "@{store:key}": secret stores are Telegraf's and not available to an external plugin`) {
+	if got := r.err.String(); !strings.Contains(got, `line 13: unknown secret-store for "@{store:key}": secret stores are not available to an external plugin`) {
 		t.Errorf("standard error: %q", got)
 	}
 	t.Setenv("STORED", "@{store:key}")

@@ -23,14 +23,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // entry is a line of a trail, written 20 s after its stamp.
 func entry(o audit.Outcome, device string, stamp time.Time, rs ...audit.Reading) audit.Entry {
 	return audit.Entry{Time: stamp.Add(20 * time.Second), Outcome: o, Station: "station_1", Device: device, Stamp: stamp.UnixMilli(), Readings: rs}
 }
 
-// twoDays has each outcome: a gap over midnight, a refused and an expired slot, calibrations of two slots and of a third
+// twoDays has every outcome: a gap over midnight, a refused and an expired slot, calibrations of two slots and of a third
 // of one, samples that came late, a device that falls silent.
 func twoDays() []audit.Entry {
 	var list []audit.Entry
@@ -96,7 +96,7 @@ func trail(t *testing.T, name string, list []audit.Entry) {
 	}
 }
 
-// change writes a trail anew, its lines changed.
+// change rewrites a trail with changed lines.
 func change(t *testing.T, name string, edit func(lines []string) []string) {
 	t.Helper()
 	text, err := os.ReadFile(name)
@@ -160,10 +160,10 @@ func TestReportGolden(t *testing.T) {
 	}
 }
 
-// made is when and by what a report was made.
+// made matches the time and the software of a report.
 var made = regexp.MustCompile(`(Made |"made": "|,)\d[^,"<\n]*( IST by |",\s*"software": "|,)ocems/[^,"<\n]*`)
 
-// row is what the table tests look at of one parameter.
+// row is the part of a parameter that the table tests check.
 type row struct {
 	Parameter     string   `json:"parameter"`
 	Expected      int      `json:"expected"`
@@ -316,7 +316,8 @@ func TestReportCounts(t *testing.T) {
 	}
 }
 
-// A trail of several files is one report. A page of few devices has the values of closed files too; of many there is an index.
+// A trail of several files gives one report. A page with few devices has the values of closed files too; many devices give an
+// index.
 func TestReportOfClosedFiles(t *testing.T) {
 	t.Chdir(t.TempDir())
 	list := twoDays()
@@ -391,7 +392,7 @@ func TestReportOfClosedFiles(t *testing.T) {
 	}
 }
 
-// A report of a trail that its host appends to and closes meanwhile has all lines of when it began.
+// A host appends to a trail and closes it during the report: the report has all lines from before its start.
 func TestReportOfARunningHost(t *testing.T) {
 	t.Chdir(t.TempDir())
 	file, err := audit.Open("audit.jsonl")
@@ -448,7 +449,7 @@ func TestReportOfARunningHost(t *testing.T) {
 	}
 }
 
-// No slot after now is expected: the test stands whatever the day is.
+// No slot after now is expected, so the test passes on any day.
 func TestReportExpectsNothingOfTheFuture(t *testing.T) {
 	t.Chdir(t.TempDir())
 	now := time.Now()
@@ -483,8 +484,8 @@ func TestReportOut(t *testing.T) {
 	}
 }
 
-// With a configuration each parameter of it has a row, whatever the trail names: a slot that reached the board, waits, is
-// refused, was left out, or is missing, until now.
+// With a configuration each of its parameters has a row, even if the trail does not name it. Each slot until now reached the
+// board, waits, is refused, was left out, or is missing.
 func TestReportOfAConfiguration(t *testing.T) {
 	end := (&status.Host{Stamp: "end", Within: 95}).Expected(time.Now())
 	slot := func(n int) time.Time { return end.Add(time.Duration(n-9) * spec.SlotLength) } // of the ten slots 0 to 9
@@ -617,8 +618,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 	}
 }
 
-// An instrument's zero and span are the means of the points of each calibration; the drift is the difference to the one before,
-// also where that is in a closed file or before the period.
+// Zero and span are the means of the points of each calibration. The drift is the difference from the previous calibration,
+// even if that is in a closed file or before the period.
 func TestReportCalibrations(t *testing.T) {
 	day := time.Date(2026, 11, 20, 0, 0, 0, 0, spec.IST)
 	points := func(from time.Time, flag string, first float64, n int, o audit.Outcome) (list []audit.Entry) {
@@ -662,7 +663,7 @@ func TestReportCalibrations(t *testing.T) {
 	}
 }
 
-// What the board's page shows is compared slot by slot, whatever the page calls its columns.
+// The board's page is compared slot by slot, whatever its columns are called.
 func TestReportBoard(t *testing.T) {
 	t.Chdir(t.TempDir())
 	trail(t, "audit.jsonl", twoDays())
@@ -705,7 +706,7 @@ func TestReportBoard(t *testing.T) {
 	}
 }
 
-// What a trail names is neither markup nor a command to the terminal.
+// Names in a trail are neither markup nor terminal commands.
 func TestReportOfHostileNames(t *testing.T) {
 	t.Chdir(t.TempDir())
 	reading := audit.Reading{Parameter: "<script>\x1b[2J", Unit: "\"><b>", Flag: "U"}
@@ -742,8 +743,8 @@ func TestReportMistakes(t *testing.T) {
 		{"--to 2026-11-31 audit.jsonl", `--to: "2026-11-31" is not a day such as 2026-11-23: nearest 2026-11-30`},
 		{"--to 2026/13/0 audit.jsonl", "nearest 2026-12-01"},
 		{"--to yesterday audit.jsonl", "nearest " + today},
-		{"--notice --format csv audit.jsonl", "--format: csv is no form of --notice: nearest text, json, html"},
-		{"--notice --flat-slots 1 audit.jsonl", "--flat-slots: 1 slots are no line: nearest 2"},
+		{"--notice --format csv audit.jsonl", "--format: csv is not available with --notice: nearest text, json, html"},
+		{"--notice --flat-slots 1 audit.jsonl", "--flat-slots: 1 is too small: nearest 2"},
 		{"--notice --board x.csv audit.jsonl", "both --board and --notice are given; keep one"},
 		{"--board no-such-file audit.jsonl", "--board: open no-such-file"},
 		{"--config x.conf audit.jsonl", "both --config and audit.jsonl are given; keep one"},
@@ -753,7 +754,7 @@ func TestReportMistakes(t *testing.T) {
 		{"--device dev1 audit.jsonl", `--device: "dev1" is not in the trails: nearest dev_1`},
 		{"--device dev_1 empty.jsonl", `--device: "dev_1" is not in the trails, which name no device`},
 		{"audit.jsonl ./audit.jsonl", "audit.jsonl and ./audit.jsonl are the same file"},
-		{"--out audit.jsonl audit.jsonl", "--out: audit.jsonl is the audit trail audit.jsonl, and is not overwritten"},
+		{"--out audit.jsonl audit.jsonl", "--out: audit.jsonl is the audit trail audit.jsonl, which is never overwritten"},
 		{"--out no-such-folder/x audit.jsonl", "--out: open no-such-folder/x"},
 		{"no-such-file", "reading the audit trail: "},
 		{".", ". is a folder: give the files in it"},

@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// hostStatusOf writes what a host writes that has delivered the last slot, changed.
+// hostStatusOf writes the status of a host that has delivered the last slot, after change.
 func hostStatusOf(t *testing.T, change func(*status.Host)) (path string) {
 	t.Helper()
 	now := time.Now().UTC()

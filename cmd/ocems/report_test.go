@@ -368,7 +368,7 @@ func TestReportOfClosedFiles(t *testing.T) {
 		}
 	}
 	text := report(0, "audit.jsonl")
-	for _, want := range []string{"audit.jsonl.000000000001.zst: its sums are verified, 203 lines (--verify reads them all)", "audit.jsonl: verified, "} {
+	for _, want := range []string{"audit.jsonl.000000000001.zst: its summary is verified, 203 lines (--verify reads every line)", "audit.jsonl: verified, "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -525,14 +525,14 @@ func TestReportOfAConfiguration(t *testing.T) {
 		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
 		{name: "waits for a person", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
-			text: []string{"cod, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: 1."}},
+			text: []string{"cod, slots that wait for a person to decide because their readings cover fewer minutes than min_coverage requires: 1."}},
 		{name: "a person has decided, and it waits for the board", waits: []payload.Reading{decided}, want: "due 10: waiting 1, missing 9", not: "a person"},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(_ *status.Host, cod *status.Parameter) {
 				cod.Slot, cod.Refused = &status.Slot{Stamp: slot(9)}, &status.Refusal{Reason: "119", Since: slot(8)}
 			},
-			want: "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it since", ": 119 invalid parameter; its slots wait. Do: ask the board which key"}},
+			want: "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board has refused it since", ": 119 invalid parameter; its slots wait. Do: ask the board which key"}},
 		{name: "refused by the board, and the host is stopped", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(h *status.Host, cod *status.Parameter) {
 				h.Stopped, cod.Refused = true, &status.Refusal{Reason: "119"}
@@ -545,7 +545,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 		{name: "stopped", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(2)), host(audit.Started, slot(4)), in(audit.Delivered, time.Minute, 5, "cod")},
 			want: "due 10: delivered 1, missing 9, host off 2", text: []string{"The host was off from " + slot(2).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Started, slot(4))},
-			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it is known to have run until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it ran at least until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed, and the status was newer than the trail", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"),
 			{Time: slot(6), Outcome: audit.Started, Stamp: slot(3).UnixMilli()}},
 			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it is known to have run until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
@@ -680,14 +680,14 @@ func TestReportBoard(t *testing.T) {
 			want: []string{"same 0, only there 1, only here 88", "other value 1", "dev_1 bod 2026-11-20 00:00: other value; here 12 delivered, there 12.04",
 				"dev_1 bod 2026-11-20 00:15: only here; here 12.1 delivered, there nothing", "dev_1 bod 2026-11-20 00:30: only here",
 				"dev_1 bod 2026-11-20 23:30: only there; here missing, there 5"}},
-		{name: "no device", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", code: 3, want: []string{"no column is its device, and the report has 2: add one that is called deviceid, or name a --device"}},
+		{name: "no device", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", code: 3, want: []string{"it has no device column, but the report has 2 devices: add a column deviceid, or give --device"}},
 		{name: "no device, and one is named", flags: "--device dev_1", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", want: []string{"same 1, only there 0"}},
 		{name: "date and time apart", csv: "device,parameter,date,time,value\ndev_1,bod,2026-11-20,00:15,12.1\n", want: []string{"same 1, only there 0"}},
-		{name: "no value", csv: "device,parameter,time\n", code: 3, want: []string{"--board: board.csv: no column is its value: it has device, parameter, time; one must be called value"}},
+		{name: "no value", csv: "device,parameter,time\n", code: 3, want: []string{"--board: board.csv: the header has no column for the value: it has device, parameter, time; name one \"value\""}},
 		{name: "a time that is none", csv: "device,parameter,time,value\ndev_1,bod,yesterday,1\n", code: 3, want: []string{`line 2: time "yesterday" is not a time such as 2026-11-23 10:15`}},
 		{name: "off the grid", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:10,1\n", code: 3, want: []string{"is not on the grid of 15 minutes"}},
 		{name: "no number", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:15,good\n", code: 3, want: []string{`line 2: value "good" is not a number`}},
-		{name: "empty", csv: "device,parameter,time,value\n", code: 3, want: []string{"it has no line but its header"}},
+		{name: "empty", csv: "device,parameter,time,value\n", code: 3, want: []string{"it has a header only"}},
 		{name: "nothing", csv: "", code: 3, want: []string{"--board: board.csv: reading its header"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -749,8 +749,8 @@ func TestReportMistakes(t *testing.T) {
 		{"--board no-such-file audit.jsonl", "--board: open no-such-file"},
 		{"--config x.conf audit.jsonl", "both --config and audit.jsonl are given; keep one"},
 		{"--from 2026-11-22 --to 2026-11-21 audit.jsonl", "--from: 2026-11-22 is after --to 2026-11-21: nearest 2026-11-21"},
-		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", "and a report has at most 3660: nearest 2000-01-08"},
-		{"long.jsonl", "--from, --to: the trails name slots from 1970-01-01 05:30 to "},
+		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", "but a report covers at most 3660: nearest 2000-01-08"},
+		{"long.jsonl", "--from, --to: the trails have slots from 1970-01-01 05:30 to "},
 		{"--device dev1 audit.jsonl", `--device: "dev1" is not in the trails: nearest dev_1`},
 		{"--device dev_1 empty.jsonl", `--device: "dev_1" is not in the trails, which name no device`},
 		{"audit.jsonl ./audit.jsonl", "audit.jsonl and ./audit.jsonl are the same file"},

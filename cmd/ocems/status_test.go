@@ -66,11 +66,11 @@ func TestStatus(t *testing.T) {
 			h.Board, h.Waiting, h.Devices[0].Waiting = status.Board{Reason: "connection refused"}, 4, 4
 			stamp := p.Slot.Stamp
 			h.Devices[0].Oldest = &stamp
-		}, 2, []string{"FAILED  Not reporting: the board does not answer; slots waiting: 4.", "do: see the connection to the board: connection refused", "slots wait for the board: 4: connection refused"}},
+		}, 2, []string{"FAILED  Not reporting: the board does not answer; slots waiting: 4.", "do: check the connection to the board: connection refused", "slots wait for the board: 4: connection refused"}},
 		{"clock", func(h *status.Host) { h.Clock.Trouble = "this machine's clock contradicts the server's" }, 2, []string{"FAILED  Not reporting: this machine's clock contradicts"}},
 		{"dry run", func(h *status.Host) { h.DryRun = true }, 1, []string{"WARNING Dry run: nothing is sent."}},
 		{"stopped", func(h *status.Host) { h.Stopped = true }, 2, []string{"FAILED  The host was stopped at"}},
-		{"killed", func(h *status.Host) { h.Written = h.Written.Add(-time.Hour) }, 2, []string{"FAILED  The host does not run: it wrote last at"}},
+		{"killed", func(h *status.Host) { h.Written = h.Written.Add(-time.Hour) }, 2, []string{"FAILED  The host does not run: its last status is of"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := hostStatusOf(t, test.change)
@@ -125,7 +125,7 @@ func TestStatusUnknown(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(`{"version":2}`), 0o600))
 	code, out, _ := ocems("", "status", path)
 	assert.Equal(t, 2, code)
-	assert.Contains(t, out, "is of version 2, and this program reads 1")
+	assert.Contains(t, out, "has version 2, this program reads version 1")
 }
 
 func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {

@@ -18,13 +18,13 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// A reader meets a file that is being replaced, as on Windows, or half written.
+// A file may be half written, or is being replaced, as on Windows.
 func TestReadWhileItIsWritten(t *testing.T) {
 	whole, err := json.Marshal(status.Host{Version: status.Version, Process: 7})
 	require.NoError(t, err)
 	for _, c := range []struct {
 		name         string
-		before, anew []byte // nil: not there
+		before, anew []byte // nil: no file
 		comes        bool   // 30 ms later
 		missing      bool
 		found        bool
@@ -69,13 +69,13 @@ func TestReadWhileItIsWritten(t *testing.T) {
 	}
 }
 
-// The files of a hub of any size are in the order of their names, are found, and are removed when it has fewer devices.
+// The files of a hub of any size are sorted by name, are found, and are removed when it has fewer devices.
 func TestFilesOfAHub(t *testing.T) {
 	path := status.Path(filepath.Join(t.TempDir(), "state.db"))
 	write := func(devices int) int {
 		n := status.Files(devices)
 		lists := make([][]status.Device, n)
-		for i := range devices * min(n, 1) { // a small host has them in its own file
+		for i := range devices * min(n, 1) { // a small host has its devices in its own file
 			id := fmt.Sprintf("d%06d", i)
 			lists[status.FileOf(id, n)] = append(lists[status.FileOf(id, n)], status.Device{ID: id})
 		}

@@ -590,7 +590,7 @@ func TestDoctorOutbox(t *testing.T) {
 	_, out, _ := quiet(t, "doctor", "--offline", "--config", config)
 	for _, want := range []string{
 		"warning  outbox        device dev_1: slots waiting 2, the oldest " + spec.ISTString(start.Add(-3*time.Hour)),
-		"-> see ocems status for why: the board refuses the device or does not answer, or a person is to decide",
+		"-> see ocems status for the reason: the board refuses the device or does not answer, or a person must decide",
 		"warning  outbox        device gone: slots waiting 1, the oldest " + spec.ISTString(start) + ": the configuration does not have this device",
 		"devices with waiting slots 2, slots 3",
 	} {

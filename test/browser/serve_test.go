@@ -200,7 +200,7 @@ func TestOperatorOfAHub(t *testing.T) {
 	}
 	p := visit(t, served(t, source), 1280, 900, false)
 	p.wait(t, "document.querySelectorAll('.device').length === 20")
-	if got := value[string](t, p, "document.querySelector('.device h2').innerText + '; ' + document.querySelector('#count').textContent"); got != etp+" at "+effluent+"; 401 devices, 1 need a look; page 1 of 21" {
+	if got := value[string](t, p, "document.querySelector('.device h2').innerText + '; ' + document.querySelector('#count').textContent"); got != etp+" at "+effluent+"; 401 devices, 1 need a person; page 1 of 21" {
 		t.Errorf("the page says %q", got)
 	}
 	asked := func() (n int) {

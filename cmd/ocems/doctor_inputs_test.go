@@ -25,7 +25,7 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 `
 	known := status("default = \"not mapped\"\n")
 	agent := func(keys string) string { return "[agent]\n" + keys }
-	const cut, open, elsewhere, late, csv, retained, unit = "makes an integer of the scaled value", "count as U", "the flag reaches no reading", "together exceed grace", "csv_skip_errors", "retained message", "one of them is another instrument's"
+	const cut, open, elsewhere, late, csv, retained, unit = "makes an integer of the scaled value", "count as U", "the flag reaches no reading", "together exceed grace", "csv_skip_errors", "retained message", "one of them belongs to another instrument"
 	for _, c := range []struct{ name, text, want, do string }{
 		{"an integer in hundredths", holding(`{name = "cod", byte_order = "AB", data_type = "INT16", scale = 0.01, address = [1]}`), cut, `data_type = "FIXED"`},
 		{"one without a sign", holding(`{name = "cod", byte_order = "AB", data_type = "UINT16", scale = 0.1, address = [1]}`), cut, `data_type = "UFIXED"`},

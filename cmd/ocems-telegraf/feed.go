@@ -209,7 +209,7 @@ func (f *feeder) report(err error) {
 	if f.reported >= badFirst && time.Since(f.lastBad) < badEvery {
 		return
 	}
-	f.log.Errorf("Lines skipped: %d, the last because %v", f.bad, err)
+	f.log.Errorf("Lines skipped: %d; reason for the last: %v", f.bad, err)
 	f.bad, f.lastBad = 0, time.Now()
 	f.reported++
 }
@@ -243,7 +243,7 @@ func (f *feeder) write() {
 			return
 		}
 		if !logged {
-			f.log.Errorf("%d metrics cannot be stored and wait; reading has stopped: %v", len(metrics), err)
+			f.log.Errorf("%d metrics cannot be stored; reading has stopped until they can: %v", len(metrics), err)
 		}
 		waiting = failed
 		select {

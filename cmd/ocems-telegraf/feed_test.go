@@ -202,12 +202,12 @@ func TestBadLinesAreSkipped(t *testing.T) {
 		name, bad string
 		report    string
 	}{
-		{"no field", "etp cod\n", `Lines skipped: 1, the last because metric parse error: expected field at 2:8: "etp cod"`},
+		{"no field", "etp cod\n", `Lines skipped: 1; reason for the last: metric parse error: expected field at 2:8: "etp cod"`},
 		{"control characters", "etp \x1b[2Jcod=\r\x00 1\n", `\x1b[2J`},
 		{"not UTF-8", "\xff\xfe cod\n", `\xff\xfe`},
 		{"JSON", `{"fields":{"cod":1},"name":"etp"}` + "\n", "Lines skipped: 1"},
 		{"text that another closes", "etp note=\"abc\netp cod=2 1\netp note=\"x\" 1\n", "Lines skipped: 1"},
-		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1, the last because it is longer than 16777215 bytes: "etp note=\"xxx`},
+		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1; reason for the last: it is longer than 16777215 bytes: "etp note=\"xxx`},
 		{"too long with newlines", "etp note=\"" + strings.Repeat("\netp cod=4 1"+strings.Repeat(" ", 1000), longest/1000) + "\",cod=3 1\n", "longer than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestReportsOfBadLinesAreRare(t *testing.T) {
 		l.err.Reset()
 		time.Sleep(badEvery)
 		write("bad\n")
-		if got := l.err.String(); !strings.HasPrefix(got, "Lines skipped: 996, ") {
+		if got := l.err.String(); !strings.HasPrefix(got, "Lines skipped: 996; ") {
 			t.Errorf("logged %q", got)
 		}
 		l.err.Reset()
@@ -378,7 +378,7 @@ func TestFailingWriteHoldsThePipe(t *testing.T) {
 		if time.Since(until) > lastRetry {
 			t.Errorf("taken %s after it worked again", time.Since(until))
 		}
-		if got := l.err.String(); got != "1 metrics cannot be stored and wait; reading has stopped: no space left\n" {
+		if got := l.err.String(); got != "1 metrics cannot be stored; reading has stopped until they can: no space left\n" {
 			t.Errorf("errors %q", got)
 		}
 		if got := l.out.String(); got != "1 waiting metrics are stored\n" {

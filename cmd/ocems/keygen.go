@@ -22,7 +22,7 @@ const leastBits = 2048
 func keygenCommand(s std) *cobra.Command {
 	c := &cobra.Command{
 		Use: "keygen", Short: "make a key pair for tests",
-		Long:    "ocems keygen makes the key pair of an industry, for tests with ocems simulate. The key for the real board comes from the board.",
+		Long:    "ocems keygen makes the key pair of an industry, for tests with ocems simulate. The key of the real board comes from the board.",
 		Example: "  ocems keygen --out keys",
 		Args:    cli.AtMost(0, ""),
 	}

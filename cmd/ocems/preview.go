@@ -43,7 +43,7 @@ the host started. The host leaves these parameters out of the request.`,
 	host := newHostFlags(c)
 	v := &viewer{out: s.out, err: s.err, bar: newProgress(s.err)}
 	c.Flags().StringVar(&v.only, "device", "", "show this device `id` only")
-	c.Flags().BoolVar(&v.asJSON, "json", false, "print the JSON of the requests only, one a line")
+	c.Flags().BoolVar(&v.asJSON, "json", false, "print only the JSON of the requests, one per line")
 	c.RunE = func(c *cobra.Command, _ []string) error { return v.preview(c.Context(), host) }
 	return c
 }

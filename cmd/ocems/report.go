@@ -60,7 +60,7 @@ With a configuration each parameter in it has a row, the period ends now, and th
 	flags.StringVar(&f.device, "device", "", "report this device `id` only")
 	f.format = cli.Word(c, "format", "text", "output format; html is one self-contained page, or with more than 50 devices an index and a page for each", "text", "json", "csv", "html")
 	flags.StringVar(&f.out, "out", "", "`file` to write; by default standard output")
-	f.stamp = cli.Word(c, "stamp", "end", "the bound of its window that stamps a slot; must equal the host's key stamp; --config reads it", "end", "start")
+	f.stamp = cli.Word(c, "stamp", "end", "which end of its window stamps a slot, as in the host's configuration; --config reads it there", "end", "start")
 	flags.StringVar(&f.board, "board", "", "compare with this CSV `file`, exported from the board's page; its header names the columns device, parameter, time and value")
 	flags.BoolVar(&f.notice, "notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with the lines of the trail as evidence")
 	flags.IntVar(&f.flat, "flat-slots", 8, "number of `slots` with an equal value that make a flat line, for --notice")

@@ -27,7 +27,7 @@ parameters, what waits and why, and the outcome of each slot of the last 8 days.
 host's state and the audit trail, and changes nothing. Name the state directory or the host's configuration.
 
 The page is at http://127.0.0.1:8790/, for this machine only. For other machines give an address, a password and a certificate.
-/status.json has the same for other programs. A wall screen that stays light at night opens /?theme=light.`,
+/status.json has the same for other programs. For a screen on a wall that must stay light at night, open /?theme=light.`,
 		Example: `  ocems serve /var/lib/ocems
   sudo -u telegraf ocems serve --config /etc/telegraf/telegraf.conf
   ocems serve --listen 0.0.0.0:8790 --password-file /etc/ocems/page-password --tls-cert page.pem --tls-key page-key.pem /var/lib/ocems`,

@@ -70,7 +70,7 @@ func TestStatus(t *testing.T) {
 		{"clock", func(h *status.Host) { h.Clock.Trouble = "this machine's clock contradicts the server's" }, 2, []string{"FAILED  Not reporting: this machine's clock contradicts"}},
 		{"dry run", func(h *status.Host) { h.DryRun = true }, 1, []string{"WARNING Dry run: nothing is sent."}},
 		{"stopped", func(h *status.Host) { h.Stopped = true }, 2, []string{"FAILED  The host was stopped at"}},
-		{"killed", func(h *status.Host) { h.Written = h.Written.Add(-time.Hour) }, 2, []string{"FAILED  The host does not run: its last status is of"}},
+		{"killed", func(h *status.Host) { h.Written = h.Written.Add(-time.Hour) }, 2, []string{"FAILED  The host does not run: its last status is from"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := hostStatusOf(t, test.change)

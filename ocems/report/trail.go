@@ -174,7 +174,7 @@ func (t *Trail) verdict() string {
 	text := ""
 	switch {
 	case t.Fault != "":
-		text = fmt.Sprintf("NOT VERIFIED: %s. Verified are the first %d of %s", t.Fault, t.Verified, count(t.Lines, "line"))
+		text = fmt.Sprintf("NOT VERIFIED: %s. Only the first %d of %s are verified", t.Fault, t.Verified, count(t.Lines, "line"))
 	case t.Lines == 0:
 		return "empty"
 	case t.Summed:

@@ -106,7 +106,7 @@ type Parameter struct {
 	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot: the last of each reason within a day
 	Calibrated *time.Time `json:"calibrated,omitempty"`    // stamp of the last point of a calibration
 	Upstream   bool       `json:"made_upstream,omitempty"` // its slots are made upstream and arrive later
-	Never      string     `json:"never,omitempty"`         // why: there was no reading ever, only other metrics
+	Never      string     `json:"never,omitempty"`         // if no reading has ever arrived: what arrived instead
 	Flat       *Flat      `json:"flat,omitempty"`
 	Beyond     string     `json:"beyond,omitempty"`  // the limit that the last slot exceeds
 	Verdict    *Verdict   `json:"verdict,omitempty"` // set by [Host.JudgeAll]

@@ -36,7 +36,7 @@ const (
 	Excludes   Class = "excluded"    // all its readings are left out
 	Calibrates Class = "calibration" // it is in calibration
 	Silent     Class = "silent"      // readings have stopped
-	Never      Class = "never"       // there was no reading ever
+	Never      Class = "never"       // no reading has ever arrived
 	FlatLine   Class = "flat"        // all readings are equal
 	Limit      Class = "limit"       // the last value is beyond a limit
 	Partly     Class = "partly"      // some readings of the last slot were left out
@@ -286,7 +286,7 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.Stopped:
 		return Verdict{Failed, Silent, "The host was stopped at " + Time(h.Written, now) + ".", "start it"}
 	case !h.Runs(now):
-		return Verdict{Failed, Silent, "The host does not run: its last status is of " + Time(h.Written, now) + ".", "start it, and see its log"}
+		return Verdict{Failed, Silent, "The host does not run: its last status is from " + Time(h.Written, now) + ".", "start it, and see its log"}
 	case h.Clock.Trouble != "":
 		return Verdict{Failed, Waits, "Not reporting: " + h.Clock.Trouble + ".", "set this machine's clock by NTP"}
 	case !h.Board.Reachable && h.Board.Reason != "":

@@ -548,7 +548,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it ran at least until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed, and the status was newer than the trail", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"),
 			{Time: slot(6), Outcome: audit.Started, Stamp: slot(3).UnixMilli()}},
-			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it is known to have run until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it ran at least until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed in the midst of a line", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Recovered, slot(4)), host(audit.Started, slot(4))},
 			want: "due 10: delivered 1, missing 9, host off 3"},
 		{name: "off now", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(6))}, want: "due 10: missing 10, host off 3"},

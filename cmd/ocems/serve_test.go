@@ -93,7 +93,7 @@ func TestServeMistakes(t *testing.T) {
 		{[]string{"--listen", "plant.example:8790", path}, "--listen: other machines can reach plant.example:8790"},
 		{[]string{"--listen", "8790", path}, "--listen: address 8790: missing port in address"},
 		{[]string{"--password-file", "/nowhere", path}, "--password-file: open /nowhere"},
-		{[]string{"--password-file", short, path}, "has 5 characters: nearest 8"},
+		{[]string{"--password-file", short, path}, "has 5 characters; at least 8"},
 		{[]string{"--tls-cert", "x", path}, "--tls-cert and --tls-key go together"},
 		{[]string{"--passwort-file", "x", path}, "unknown flag --passwort-file: nearest --password-file"},
 	} {

@@ -39,7 +39,7 @@ func TestStatus(t *testing.T) {
 	}{
 		{"well", func(*status.Host) {}, 0, []string{"OK      Reporting 1 parameter of 1 device; the next slot", "board answered", "usually in 250ms", "device_5678 at station_1", "ok", "cod", "31.5 mg/L", "delivered"}},
 		{"silent", func(h *status.Host) { p := parameter(h); p.Slot.Stamp = p.Slot.Stamp.Add(-time.Hour) }, 2, []string{"FAILED  1 of 1 parameter", "failed", "cod", "no reading since", "do: look at the instrument"}},
-		{"refused", func(h *status.Host) { parameter(h).Refused = &status.Refusal{Reason: "119", Since: time.Now()} }, 2, []string{"the board refuses it", "119 invalid parameter", "do: ask the board which key"}},
+		{"refused", func(h *status.Host) { parameter(h).Refused = &status.Refusal{Reason: "119", Since: time.Now()} }, 2, []string{"the board has refused it", "119 invalid parameter", "do: ask the board which key"}},
 		{"undecided", func(h *status.Host) {
 			p := parameter(h)
 			p.Undecided = &status.Undecided{Slots: 2, Oldest: p.Slot.Stamp.Add(-time.Hour), Why: "readings in 4 of 15 minutes, min_coverage is 0.5"}

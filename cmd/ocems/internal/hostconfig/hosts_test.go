@@ -138,7 +138,7 @@ func TestCollectorSources(t *testing.T) {
 	_, err := hostconfig.Load([]string{first}, hostconfig.Options{Set: []string{"exporters.ocems.dry_run"}})
 	assert.ErrorContains(t, err, "key=value")
 	_, err = hostconfig.Load([]string{write(t, "t.conf", "")}, hostconfig.Options{Set: []string{"a=b"}})
-	assert.ErrorContains(t, err, "--set is the collector's")
+	assert.ErrorContains(t, err, "--set is for the collector")
 }
 
 func telegrafOutput(t *testing.T, id, more string) string {

@@ -146,7 +146,7 @@ func TestSecretStoresAreTelegrafs(t *testing.T) {
 	p.change("@{store:key}", "${STORED}")
 	r = p.start()
 	r.end(1)
-	if got := r.err.String(); !strings.Contains(got, `ocems.conf: unknown secret-store for "@{store:key}": secret stores are Telegraf's`) {
+	if got := r.err.String(); !strings.Contains(got, `ocems.conf: unknown secret-store for "@{store:key}": secret stores are not available`) {
 		t.Errorf("standard error: %q", got)
 	}
 }

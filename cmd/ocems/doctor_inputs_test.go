@@ -54,7 +54,7 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 		{"little jitter", agent("flush_interval = \"10s\"\nflush_jitter = \"5s\"\n"), "", ""},
 		{"no time for the collection", agent("flush_interval = \"28s\"\n"), late, "grace to 33s"},
 
-		{"rows that are lost in silence", "[[inputs.tail]]\nfiles = [\"/srv/x.csv\"]\ndata_format = \"csv\"\ncsv_header_row_count = 1\ncsv_skip_errors = true\n", csv, "leave csv_skip_errors out"},
+		{"rows that are lost in silence", "[[inputs.tail]]\nfiles = [\"/srv/x.csv\"]\ndata_format = \"csv\"\ncsv_header_row_count = 1\ncsv_skip_errors = true\n", csv, "remove csv_skip_errors"},
 		{"messages without a time", "[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:1883\"]\ntopics = [\"x\"]\ndata_format = \"json\"\n", retained, "publish without the retain flag"},
 		{"messages with a time", "[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:1883\"]\ntopics = [\"x\"]\ndata_format = \"json_v2\"\n[[inputs.mqtt_consumer.json_v2]]\ntimestamp_path = \"time\"\ntimestamp_format = \"unix\"\n", "", ""},
 		{"a unit of another quantity", "#unit m3/hr", unit, "check parameter and unit"},

@@ -231,7 +231,7 @@ func TestDoctorCertificates(t *testing.T) {
 			[]string{"expired " + spec.ISTString(now.Add(-24*time.Hour).Truncate(time.Second)), "check this machine's clock"}, nil},
 		{"not yet valid", good.issue(t, "127.0.0.1", now.Add(24*time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"not valid before", "check this machine's clock"}, nil},
 		{"another name", good.issue(t, "cems.example.org", now.Add(-time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed",
-			[]string{"is for cems.example.org, and not for 127.0.0.1", "NAMEKEY"}, nil},
+			[]string{"is for cems.example.org, not for 127.0.0.1", "NAMEKEY"}, nil},
 		{"another name given", good.issue(t, "cems.example.org", now.Add(-time.Hour), year), []string{"tls_ca = CA", `tls_server_name = "cems.example.org"`},
 			"tls: {ca_file: CA, server_name_override: cems.example.org}", "ok", []string{"cems.example.org"}, nil},
 		{"not verified", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"insecure_skip_verify = true"}, "tls: {insecure_skip_verify: true}", "warning",
@@ -415,7 +415,7 @@ func TestDoctorProxy(t *testing.T) {
 	} {
 		asked = nil
 		checks, _ := diagnose(t, args...)
-		wants(t, checks, "proxy", "ok", "it resolves cems.invalid")
+		wants(t, checks, "proxy", "ok", "the proxy resolves cems.invalid")
 		wants(t, checks, "tls", "ok", "cems.invalid")
 		wants(t, checks, "clock", "ok")
 		if len(asked) != 1 || asked[0] != "CONNECT cems.invalid:443" {
@@ -474,7 +474,7 @@ func TestDoctorDisk(t *testing.T) {
 	}
 	if _, err := os.Stat("/proc/self"); err == nil { // not even root can write there
 		checks, _ = diagnose(t, "--offline", "--config", state("/proc/ocems"))
-		wants(t, checks, "disk", "failed", "cannot be written", "make it, and chown it")
+		wants(t, checks, "disk", "failed", "cannot be written", "create it, and chown it")
 	}
 }
 
@@ -536,7 +536,7 @@ func TestDoctorTrail(t *testing.T) {
 	fmt.Fprint(f, "\nhunter2 is no line\n")
 	f.Close()
 	checks, _ = diagnose(t, "--offline", "--config", config)
-	wants(t, checks, "audit trail", "failed", "the last line is not one of an audit trail: the host sets a damaged trail aside")
+	wants(t, checks, "audit trail", "failed", "the last line is not a line of an audit trail: the host sets a damaged trail aside")
 	if after, _ := os.ReadFile(path); !bytes.HasPrefix(after, before) {
 		t.Error("the trail was changed")
 	}
@@ -647,7 +647,7 @@ func TestDoctorMistakes(t *testing.T) {
 		{"doctor", "--config: missing"},
 		{"doctor --config no-such-file", "no such file"},
 		{"doctor --config " + dir, "has no *.conf"},
-		{"doctor --config ../../README.md", "ends neither in .conf"},
+		{"doctor --config ../../README.md", "unknown ending: Telegraf's files end in .conf"},
 		{"doctor --offline --config " + config + " --host telegaf", `--host: "telegaf" is unknown: nearest telegraf`},
 		{"doctor --offline --config " + config + " --host collector", "is not a configuration of"},
 		{"doctor --offline --config " + config + " --config " + write(t, "c.yaml", ""), "give the files of one host"},
@@ -876,7 +876,7 @@ func TestDoctorExamples(t *testing.T) {
 		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
 		}
-		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument's", "is not true"} {
+		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument", "is not true"} {
 			if strings.Contains(out, spoilt) {
 				t.Errorf("%s: %q in %s", file, spoilt, out)
 			}

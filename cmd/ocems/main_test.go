@@ -168,7 +168,7 @@ func TestCompletionAndManual(t *testing.T) {
 			t.Errorf("%s: exit %d, %.200s%s", shell, code, out, errs)
 		}
 	}
-	for args, want := range map[string]string{"rep": "report\tsay", "report --format ": "html\n", "doctor --off": "--offline\t"} {
+	for args, want := range map[string]string{"rep": "report\tshow", "report --format ": "html\n", "doctor --off": "--offline\t"} {
 		words := append([]string{"__complete"}, strings.Split(args, " ")...)
 		if _, out, _ := ocems("", words...); !strings.HasPrefix(out, want) && !strings.Contains(out, "\n"+want) {
 			t.Errorf("%s is completed by %s, want %q", args, out, want)

@@ -62,7 +62,7 @@ func TestPreview(t *testing.T) {
 		t.Fatalf("exit %d: %s%s", code, out, errs)
 	}
 	for _, want := range []string{
-		"dry_run is set: the host logs this and sends nothing",
+		"dry_run is set: the host logs the requests and sends nothing",
 		"station_1 / dev_1: slots waiting 3, the oldest 2026-11-23 10:00:00 IST\n",
 		"older slots that are not sent because their readings cover fewer minutes than min_coverage requires: 1\n",
 		"parameter  value                   unit  flag  stamp\n" +
@@ -156,7 +156,7 @@ service:
 		t.Fatal(err)
 	}
 	want := "open slot " + spec.ISTString(end) + ": parameters 1, readings so far 3\n"
-	if code, out, errs := quiet(t, "preview", "--device", "dev_1", "--config", config); code != 0 || !strings.Contains(out, want) || !strings.Contains(out, "it delivers to no board itself") || errs != "" {
+	if code, out, errs := quiet(t, "preview", "--device", "dev_1", "--config", config); code != 0 || !strings.Contains(out, want) || !strings.Contains(out, "it does not deliver to the board") || errs != "" {
 		t.Errorf("exit %d: %s%s, want %s", code, out, errs, want)
 	}
 	if code, out, _ := quiet(t, "preview", "--device", "dev_2", "--config", config); code != 0 || !strings.Contains(out, "open slots: none") {

@@ -358,7 +358,7 @@ func TestReportOfClosedFiles(t *testing.T) {
 	for _, format := range []string{"csv", "html"} {
 		of := func(name string) string {
 			out := report(0, "--format", format, name)
-			if _, rest, ok := strings.Cut(out, `<p>Samples that name`); ok {
+			if _, rest, ok := strings.Cut(out, `<p>Samples without`); ok {
 				return rest
 			}
 			return out

@@ -106,7 +106,7 @@ func TestCalendar(t *testing.T) {
 		{slot, "D", "whole"}, {back(1), "P", "one of two parameters"}, {back(2), "R", "refused"}, {back(3), "D", "refused, then stored"},
 		{back(4), "D", "stored, then sent again"}, {calibrated, "C", "calibration"}, {back(6), "M", "nothing"}, {back(9), "R", "HTTP 503"},
 		{back(10), "M", "success that a fault told"}, {back(11), "D", "reply lost"},
-		{slot.Add(spec.SlotLength), "-", "not due"}, {slot.Add(-spec.MaxAge), "-", "too old"}, {back(12), "-", "before the first that came"},
+		{slot.Add(spec.SlotLength), "-", "not due"}, {slot.Add(-spec.MaxAge), "-", "too old"}, {back(12), "-", "before the first that arrived"},
 	} {
 		if got := letter(t, c, want.stamp); got != want.letter {
 			t.Errorf("%s: %s, want %s", want.name, got, want.letter)

@@ -29,7 +29,7 @@ var formats = map[string]func(*report.Report, io.Writer) error{
 	"text": (*report.Report).Text, "json": (*report.Report).JSON, "csv": (*report.Report).CSV, "html": (*report.Report).HTML,
 }
 
-// readAtOnce is up to how many lines an HTML page without --verify reads its values, in about 20 s.
+// readAtOnce is the number of lines, about 20 s of reading, up to which an HTML page without --verify has values.
 const readAtOnce = 2_000_000
 
 // reportFlags are the flags of ocems report.

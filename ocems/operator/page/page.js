@@ -29,7 +29,7 @@ function facts(h) {
   if (!h.slots) list.push(['board’s last answer', h.board.answered ? `${at(h.board.answered)}, usually in ${h.board.latency_seconds >= 1 ? h.board.latency_seconds.toFixed(1) + ' s' : Math.round((h.board.latency_seconds ?? 0) * 1000) + ' ms'}` : 'none yet'])
   list.push(['clock', h.clock.trouble || (h.clock.trusted ? 'trusted' : 'not trusted yet') + skew(h.clock.server_ahead_seconds)], ['slots waiting', (h.slots_waiting ?? 0).toLocaleString('en')])
   if (h.trouble && h.trouble !== h.verdict.text) list.push(['trouble', h.trouble])
-  list.push(['status written', at(h.written)], ['to', h.slots ? 'exporters behind it' : h.endpoint])
+  list.push(['status written', at(h.written)], ['sends to', h.slots ? 'exporters behind it' : h.endpoint])
   return list
 }
 
@@ -44,7 +44,7 @@ function showHosts() {
     const list = facts(h), dl = box.lastChild
     while (dl.children.length > list.length) dl.lastChild.remove()
     list.forEach(([name, value], k) => {
-      const fact = dl.children[k] ?? dl.appendChild(put('div', { class: name === 'to' && 'wide' }, put('dt'), put('dd')))
+      const fact = dl.children[k] ?? dl.appendChild(put('div', { class: name === 'sends to' && 'wide' }, put('dt'), put('dd')))
       text(fact.firstChild, name)
       text(fact.lastChild, value)
     })

@@ -216,7 +216,7 @@ func (e *examination) trail(o *hostconfig.Output) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && closed > 0:
-		e.add("audit trail", OK, "", "%s: missing; the host continues after the closed files%s", o.AuditFile, in)
+		e.add("audit trail", OK, "", "%s: does not exist%s; the host continues from there", o.AuditFile, in)
 	case errors.Is(err, fs.ErrNotExist):
 		e.add("audit trail", OK, "", "%s: does not exist yet", o.AuditFile)
 	case errors.Is(err, errEmpty):

@@ -72,7 +72,7 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 		name  string
 		heals bool
 		stops bool
-	}{{"until it can", true, false}, {"until it is told to stop", false, true}, {"until it can, and is told to stop at once", true, true}} {
+	}{{"until it can", true, false}, {"until it must stop", false, true}, {"until it can, and must stop immediately", true, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)

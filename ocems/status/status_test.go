@@ -23,11 +23,11 @@ func TestReadWhileItIsWritten(t *testing.T) {
 	whole, err := json.Marshal(status.Host{Version: status.Version, Process: 7})
 	require.NoError(t, err)
 	for _, c := range []struct {
-		name         string
-		before, anew []byte // nil: no file
-		comes        bool   // 30 ms later
-		missing      bool
-		found        bool
+		name          string
+		before, after []byte // nil: no file
+		comes         bool   // 30 ms later
+		missing       bool
+		found         bool
 	}{
 		{"half there", whole[:10], nil, true, false, true},
 		{"empty", []byte{}, nil, true, false, true},
@@ -39,7 +39,7 @@ func TestReadWhileItIsWritten(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				path := status.Path(filepath.Join(t.TempDir(), "state.db"))
-				for name, text := range map[string][]byte{path: c.before, path + ".new": c.anew} {
+				for name, text := range map[string][]byte{path: c.before, path + ".new": c.after} {
 					if text != nil {
 						require.NoError(t, os.WriteFile(name, text, 0o600))
 					}
@@ -61,8 +61,8 @@ func TestReadWhileItIsWritten(t *testing.T) {
 					assert.Equal(t, c.missing, errors.Is(err, fs.ErrNotExist))
 				}
 				assert.Less(t, time.Since(begun), time.Second)
-				if c.missing && c.anew == nil {
-					assert.Zero(t, time.Since(begun), "what is not there is not waited for")
+				if c.missing && c.after == nil {
+					assert.Zero(t, time.Since(begun), "a missing file is an error immediately")
 				}
 			})
 		})

@@ -422,22 +422,22 @@ func (w *watched) play() map[string]float64 {
 	want := map[string]float64{
 		"Delivered A": float64(w.accepted()), "Slots waiting A": 6, "Devices held A": 2, "Clock skew A": 120,
 		"Oldest undelivered A":               time.Since(long.Truncate(length).Add(length)).Seconds(),
-		"Late and refused samples an hour A": 1,
+		"Late and refused samples per hour A": 1,
 	}
 	if w.host == "collector" {
 		maps.Copy(want, map[string]float64{
-			"Delivered of made A": 5. / 11, "Lost A": 2,
-			"Final outcomes an hour A outcome=delivered": 4, "Final outcomes an hour A outcome=already_stored": 1,
-			"Final outcomes an hour A outcome=rejected": 1, "Final outcomes an hour A outcome=expired": 1,
-			"Late and refused samples an hour B reason=future": 1, "Late and refused samples an hour B reason=unit": 1, "Answers an hour A ok=true": 2, "Answers an hour A ok=false": 8,
-			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
+			"Delivered share A": 5. / 11, "Lost A": 2,
+			"Final outcomes per hour A outcome=delivered": 4, "Final outcomes per hour A outcome=already_stored": 1,
+			"Final outcomes per hour A outcome=rejected": 1, "Final outcomes per hour A outcome=expired": 1,
+			"Late and refused samples per hour B reason=future": 1, "Late and refused samples per hour B reason=unit": 1, "Answers per hour A ok=true": 2, "Answers per hour A ok=false": 8,
+			"Delivered and due per hour A": 4 * 6, "Delivered and due per hour B": 11, "Delivered and due per hour C": 5,
 		})
 	} else {
 		maps.Copy(want, map[string]float64{
-			"Delivered of made A": 5. / 11, "Lost A": 0,
-			"Final outcomes an hour A": 4, "Final outcomes an hour B": 1, "Final outcomes an hour C": 0, "Final outcomes an hour D": 0,
-			"Final outcomes an hour E": 0, "Late and refused samples an hour B": 2, "Answers an hour A": 2, "Answers an hour B": 7,
-			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
+			"Delivered share A": 5. / 11, "Lost A": 0,
+			"Final outcomes per hour A": 4, "Final outcomes per hour B": 1, "Final outcomes per hour C": 0, "Final outcomes per hour D": 0,
+			"Final outcomes per hour E": 0, "Late and refused samples per hour B": 2, "Answers per hour A": 2, "Answers per hour B": 7,
+			"Delivered and due per hour A": 4 * 6, "Delivered and due per hour B": 11, "Delivered and due per hour C": 5,
 		})
 	}
 	return want

@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// boot makes a machine in namespaces: the root of this one under an overlay that takes all changes, no network but its
-// own loopback, a /dev with nothing of this machine's, and systemd as its first process.
+// boot makes a machine in namespaces. Its root is this machine's root under an overlay, which gets all changes. It has only a
+// loopback network, a /dev without this machine's devices, and systemd as its first process.
 const boot = `
 set -e
 echo $$ >"$2/cgroup.procs"
@@ -44,13 +44,13 @@ exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/syst
 ' sh "$@"
 `
 
-// machine is where a package can be installed and its services run.
+// machine is a machine in namespaces, in which a package can be installed and its services run.
 type machine struct {
 	t   *testing.T
 	pid string // of its systemd
 }
 
-// newMachine gives one in which dir is /tmp/host.
+// newMachine makes a machine in which dir is /tmp/host.
 func newMachine(t *testing.T, dir string) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make the machine that the package is installed in")
@@ -161,7 +161,7 @@ func (m *machine) until(what string, ok func() bool) {
 	}
 }
 
-// property is one of a unit's, as systemctl show prints it.
+// property is a property of a unit, as systemctl show prints it.
 func (m *machine) property(unit, name string) string {
 	m.t.Helper()
 	return strings.TrimSpace(m.run("systemctl", "show", "--value", "-p", name, unit))

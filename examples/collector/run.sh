@@ -25,7 +25,7 @@ finish() {
 	if [ "$code" -ne 0 ]; then
 		for log in simulator collector; do
 			[ -s "$work/$log.log" ] || continue
-			echo "--- the end of $log.log" >&2 || true
+			echo "--- the last lines of $log.log" >&2 || true
 			tail -n 40 "$work/$log.log" >&2 || true
 		done
 	fi

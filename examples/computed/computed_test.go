@@ -311,8 +311,8 @@ func TestComputed(t *testing.T) {
 				}
 			}
 			if name == "telegraf" {
-				for _, text := range []string{"so2: no o2 in the same step of 10 s", "pm: no temperature in", "so2: o2 is not within 0 and 19.0",
-					"so2: o2 has the flag C", "so2_load: so2 is not within -10 and 3000", "so2: computed again"} {
+				for _, text := range []string{"so2: no o2 in the same step of 10 s", "pm: no temperature in", "so2: o2 is not between 0 and 19.0",
+					"so2: o2 has the flag C", "so2_load: so2 is not between -10 and 3000", "so2: computed again"} {
 					if !strings.Contains(program.Log(), text) {
 						t.Errorf("the log does not say %q", text)
 					}

@@ -145,7 +145,7 @@ func TestBadRowsAreSeen(t *testing.T) {
 		{"another date form", minute(5).Format("2006-01-02 15:04:05") + ",OK,999,9,9\n", minute(5).Format("2006-01-02 15:04:05"), ""},
 		{"the month first", minute(6).Format("01/") + "24" + minute(6).Format("/2006 15:04:05") + ",OK,999,9,9\n", minute(6).Format("01/") + "24", ""},
 		{"a 12-hour clock", minute(7).Format("02/01/2006 03:04:05 PM") + ",OK,999,9,9\n", minute(7).Format("03:04:05 PM"), ""},
-		{"decimal commas", minute(8).Format(clock) + ",OK,81,2,7,4,120031\n", "has not 5 cells", ""},
+		{"decimal commas", minute(8).Format(clock) + ",OK,81,2,7,4,120031\n", "does not have 5 cells", ""},
 		{"a number with commas", minute(9).Format(clock) + ",OK,999,9,1,20,031\n", `"inlet_total": "1"`, ""},
 		{"a number with commas in quotes", minute(10).Format(clock) + `,OK,80,7.5,"1,20,031"` + "\n", "", `"parameter":"flow_inlet_totalizer","reason":"not_a_number","count":1`},
 		{"a decimal comma in quotes", minute(11).Format(clock) + `,OK,"81,2",7.5,120031` + "\n", "", `"parameter":"cod","reason":"not_a_number","count":2`},

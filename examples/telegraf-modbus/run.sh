@@ -38,7 +38,7 @@ finish() {
 	if [ "$code" -ne 0 ]; then
 		for log in simulator collector telegraf; do
 			[ -s "$work/$log.log" ] || continue
-			echo "--- the end of $log.log" >&2 || true
+			echo "--- the last lines of $log.log" >&2 || true
 			tail -n 40 "$work/$log.log" >&2 || true
 		done
 	fi
@@ -57,7 +57,7 @@ await() { # pid name command...
 		"$@" 2>/dev/null && return 0
 		sleep 0.2
 	done
-	echo "the $name is not there after 20 s" >&2
+	echo "the $name does not answer after 20 s" >&2
 	return 1
 }
 listens() { exec 3<>"/dev/tcp/${1%:*}/${1#*:}" && exec 3>&-; }

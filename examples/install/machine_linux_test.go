@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// boot makes a machine in namespaces. Its root is this machine's root under an overlay, which gets all changes. It has only a
-// loopback network, a /dev without this machine's devices, and systemd as its first process.
+// boot makes a machine in namespaces: the root of this one under an overlay that takes all changes, no network but its
+// own loopback, a /dev with nothing of this machine's, and systemd as its first process.
 const boot = `
 set -e
 echo $$ >"$2/cgroup.procs"
@@ -50,7 +50,7 @@ type machine struct {
 	pid string // of its systemd
 }
 
-// newMachine makes a machine in which dir is /tmp/host.
+// newMachine gives one in which dir is /tmp/host.
 func newMachine(t *testing.T, dir string) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make the machine that the package is installed in")

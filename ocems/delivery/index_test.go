@@ -177,7 +177,7 @@ func TestIndexAgreesWithTheOutbox(t *testing.T) {
 				}
 				d.Close(context.Background())
 			}
-			if strings.Contains(p.log.String(), "is made anew") || strings.Contains(p.log.String(), "cannot be read") {
+			if strings.Contains(p.log.String(), "rebuilding the index of the outbox") || strings.Contains(p.log.String(), "cannot read a slot of the outbox") {
 				p.t.Errorf("the index was damaged: %s", p.log)
 			}
 		})
@@ -214,11 +214,11 @@ func TestIndexIsMadeAnew(t *testing.T) {
 			s.fill(false)
 			p.put("c", at(45), cod(3)) // the index is made with it
 			p.stop()
-			p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
+			p.want("notes", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
 			want["c"] = []time.Time{at(45).Local()}
 			p.start()
 			p.want("waiting after a second start", delivery.Waiting(p.d), want)
-			p.want("notes after a second start", strings.Count(p.log.String(), "is made anew"), 1)
+			p.want("notes after a second start", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
 		})
 	}
 }
@@ -237,8 +237,8 @@ func TestDamageInTheRunningIndex(t *testing.T) {
 		p.stop()
 		p.start()
 		p.want("waiting", delivery.Waiting(p.d), map[string][]time.Time{"a": {at(60).Local()}})
-		p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
-		p.want("faults", strings.Contains(p.log.String(), "cannot be read"), false)
+		p.want("notes", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
+		p.want("faults", strings.Contains(p.log.String(), "cannot read a slot of the outbox"), false)
 	})
 }
 
@@ -275,7 +275,7 @@ func TestIndexOfADamagedFile(t *testing.T) {
 		p.cfg.Store = file
 		p.net.unplug(false)
 		p.start()
-		p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
+		p.want("notes", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U", "a/cod@00:45:00=3U"})
 		p.stop()

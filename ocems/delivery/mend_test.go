@@ -175,7 +175,7 @@ func TestFormerly(t *testing.T) {
 		all := p.outcomes()
 		p.want("delivered", all[audit.Delivered], 6)
 		p.want("not sent or not taken", all[audit.Refused]+all[audit.AlreadyStored]+all[audit.Rejected], 2)
-		p.want("log", strings.Contains(p.log.String(), "what waits under former names is taken over\" device=a slots=3"), true)
+		p.want("log", strings.Contains(p.log.String(), "moved waiting slots from former names to the current ones\" device=a slots=3"), true)
 		p.want("log of a device that is not configured", strings.Contains(p.log.String(), "not configured"), false)
 	})
 	former(t, "when the devices are read again", newOpenStore(), func(p *plant, n *mending) {
@@ -185,7 +185,7 @@ func TestFormerly(t *testing.T) {
 		p.start()
 		time.Sleep(time.Minute)
 		p.want("held", p.d.Stats().HeldFor, map[string]int{"not_configured": 1})
-		p.want("log", strings.Contains(p.log.String(), "slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now\" device=gone waiting_slots=3"), true)
+		p.want("log", strings.Contains(p.log.String(), "slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that replaces it\" device=gone waiting_slots=3"), true)
 		n.set(func(n *mending) { n.devices = devices })
 		p.d.Retry()
 		time.Sleep(time.Minute)

@@ -223,7 +223,7 @@ func TestHealthNamesFewDevices(t *testing.T) {
 		texts, _ := h.all()
 		last := texts[len(texts)-1]
 		p.want("named", strings.Count(last, "is held"), 10)
-		p.want("text", strings.HasPrefix(last, `device "gone-00" is held (waiting slots: 1): it is not configured: put it back`) && strings.HasSuffix(last, "other devices in trouble: 15"), true)
+		p.want("text", strings.HasPrefix(last, `device "gone-00" is held (waiting slots: 1): the device is not configured: put it back`) && strings.HasSuffix(last, "other devices in trouble: 15"), true)
 		time.Sleep(9 * 24 * time.Hour) // until all has expired
 		texts, _ = h.all()
 		p.want("at the end", texts[len(texts)-1], "well")

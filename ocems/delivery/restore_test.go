@@ -251,7 +251,7 @@ func TestDamageInTheRunningStore(t *testing.T) {
 		p.want("kept", len(s.keys("damaged/outbox/")), 2)
 		p.stop()
 		p.want("left in the store", len(s.keys("outbox/")), 0)
-		p.want("notes in the log", strings.Count(p.log.String(), "a slot of the outbox cannot be read"), 2)
+		p.want("notes in the log", strings.Count(p.log.String(), "cannot read a slot of the outbox"), 2)
 		p.want("notes in the trail", p.recovered(), 2)
 	})
 }

@@ -119,7 +119,7 @@ func TestUndecided(t *testing.T) {
 					case audit.Refused:
 						p.want("refused", fmt.Sprint(e.Parameter, " ", e.Reason, " ", e.Count, " ", e.Detail), "cod min_coverage 8 readings in 4 minutes; the value is that of all of them")
 					case audit.Expired:
-						p.want("expired", e.Detail, "not delivered within 7 days of its stamp: nobody has decided: readings in 4 minutes")
+						p.want("expired", e.Detail, "not delivered within 7 days of its stamp: no decision was made: readings in 4 minutes")
 					}
 				})
 			})
@@ -133,7 +133,7 @@ func TestUndecided(t *testing.T) {
 		p.net.unplug(false)
 		time.Sleep(time.Hour)
 		p.want("expired", strings.Join(p.details(audit.Expired), "|"),
-			"not delivered within 7 days of its stamp: nobody has decided: readings in 4 minutes|not delivered within 7 days of its stamp")
+			"not delivered within 7 days of its stamp: no decision was made: readings in 4 minutes|not delivered within 7 days of its stamp")
 	})
 	c = &coverage{least: 8, waits: true}
 	run(t, "the clocks do not agree on its age", registry, c.ask, func(p *plant) {

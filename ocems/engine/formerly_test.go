@@ -61,7 +61,7 @@ func TestFormerly(t *testing.T) {
 		assert.Len(t, p.log.lines("open slots of former names go on under the present ones\" open_slots=1"), 1)
 		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, the rest, and one that is late
 		time.Sleep(time.Second)
-		assert.Len(t, p.log.lines("what waits under former names is taken over\" device=a slots=1"), 1)
+		assert.Len(t, p.log.lines("moved waiting slots from former names to the current ones\" device=a slots=1"), 1)
 	})
 	renamed(t, "killed at once, and the names are back", func(p *plant) {
 		p.open()
@@ -232,12 +232,12 @@ func TestRemovedDeviceIsNamed(t *testing.T) {
 		p.net.unplug(false)
 		p.open()
 		until(clock(1, 3, 0))
-		lines := p.log.lines("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now")
+		lines := p.log.lines("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that replaces it")
 		require.Len(t, lines, 1)
 		assert.Contains(t, lines[0], "device=a waiting_slots=3")
 		assert.Empty(t, p.log.lines("the server refuses the device"))
 		_, _, told := n.all()
 		require.NotEmpty(t, told)
-		assert.ErrorContains(t, told[len(told)-1], `device "a" is held (waiting slots: 3): it is not configured: put it back`)
+		assert.ErrorContains(t, told[len(told)-1], `device "a" is held (waiting slots: 3): the device is not configured: put it back`)
 	})
 }

@@ -15,7 +15,7 @@ import (
 // is tried when the configuration may have changed, and when it is too old.
 
 // OfAll is appended to the reason when a value is left out because of its minutes.
-const OfAll = "; the value is that of all of them"
+const OfAll = "; the value is computed from all of them"
 
 // asked has the slots of a parameter that wait for a person.
 type asked struct {

@@ -117,7 +117,7 @@ func TestUndecided(t *testing.T) {
 				p.trailOf(func(e audit.Entry) {
 					switch e.Outcome {
 					case audit.Refused:
-						p.want("refused", fmt.Sprint(e.Parameter, " ", e.Reason, " ", e.Count, " ", e.Detail), "cod min_coverage 8 readings in 4 minutes; the value is that of all of them")
+						p.want("refused", fmt.Sprint(e.Parameter, " ", e.Reason, " ", e.Count, " ", e.Detail), "cod min_coverage 8 readings in 4 minutes; the value is computed from all of them")
 					case audit.Expired:
 						p.want("expired", e.Detail, "not delivered within 7 days of its stamp: no decision was made: readings in 4 minutes")
 					}

@@ -110,19 +110,19 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 			p.mustTake(field("cod", at, 1), coil)
 		}
 		until(clock(1, 17, 0))
-		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		lines := p.log.lines("a flag or unit is on a metric without a reported field")
 		assert.Len(t, lines, 1)
 		assert.Contains(t, lines[0], `metric=modbus attribute=ocems_flag of="host=plc type=coil"`)
 	})
 	run(t, "a flag beside a reading", seven, func(p *plant) {
 		p.mustTake(field("cod", clock(1, 0, 0), 1, "ocems_flag", "U"), field("status", clock(1, 0, 0), 1, "ocems_flag", "U"))
 		until(clock(1, 32, 0))
-		assert.Empty(t, p.log.lines("a flag or unit stands"))
+		assert.Empty(t, p.log.lines("a flag or unit is on"))
 	})
 	run(t, "nothing comes", seven, func(p *plant) {
 		until(clock(1, 17, 0))
 		h := p.status()
-		assert.Equal(t, `failed never: no reading ever came: nothing came that no entry names, and no metric "modbus"`, verdicts(h, clock(1, 17, 0))["cod"])
+		assert.Equal(t, `failed never: no reading ever came: no metric "modbus" came, and no metric without an entry`, verdicts(h, clock(1, 17, 0))["cod"])
 		assert.Contains(t, h.JudgeAll(clock(1, 17, 0)).Text, "7 of 7 parameters need a person")
 	})
 }
@@ -241,7 +241,7 @@ func TestFlagsOfManySources(t *testing.T) {
 			require.NoError(p.t, b.Commit(context.Background()))
 			until(clock(1+hour, 50, 0))
 		}
-		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		lines := p.log.lines("a flag or unit is on a metric without a reported field")
 		require.Len(p.t, lines, 1)
 		assert.Contains(t, lines[0], `of="host=plc unit=3001"`)
 	})
@@ -257,8 +257,8 @@ func TestFlagsOfManySources(t *testing.T) {
 			require.NoError(p.t, b.Commit(context.Background()))
 			until(clock(1+hour, 50, 0))
 		}
-		assert.Len(t, p.log.lines("a flag or unit stands on a metric of which no field is reported"), 40)
-		more := p.log.lines("more flags or units stand on metrics")
+		assert.Len(t, p.log.lines("a flag or unit is on a metric without a reported field"), 40)
+		more := p.log.lines("more flags or units are on metrics")
 		require.Len(p.t, more, 2)
 		assert.Contains(t, more[0], "metrics=980")
 		assert.Contains(t, more[1], "metrics=180")

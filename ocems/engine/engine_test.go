@@ -633,7 +633,7 @@ func TestClosed(t *testing.T) {
 	run(t, "twice, and takes after it", nil, func(p *plant) {
 		require.NoError(t, p.e.Close(context.Background()))
 		require.NoError(t, p.e.Close(context.Background()))
-		assert.ErrorContains(t, p.take(reading("a", "cod", clock(1, 0, 0), 1)), "it is shut down")
+		assert.ErrorContains(t, p.take(reading("a", "cod", clock(1, 0, 0), 1)), "the engine is shut down")
 		assert.Error(t, p.take(finished("a", "cod", clock(0, 45, 0), 1)))
 		p.e.Stats()
 	})
@@ -668,7 +668,7 @@ func TestTrailThatCannotBeWritten(t *testing.T) {
 			require.NoError(t, trail.Close()) // for the engine too
 			until(clock(1, 40, 0))            // the slot closes, and the samples go
 			end(p)
-			assert.Len(t, p.log.lines("cannot write what was refused"), 1)
+			assert.Len(t, p.log.lines("cannot write refused readings"), 1)
 			p.open()
 			until(clock(1, 50, 0))
 			assert.Equal(t, []string{"refused not_a_number a/cod@01:15 1x"}, p.trail())

@@ -58,7 +58,7 @@ func renamed(t *testing.T, name string, f func(p *plant)) {
 func TestFormerly(t *testing.T) {
 	renamed(t, "at the start", func(p *plant) {
 		p.open()
-		assert.Len(t, p.log.lines("open slots of former names go on under the present ones\" open_slots=1"), 1)
+		assert.Len(t, p.log.lines("open slots continue under their current names\" open_slots=1"), 1)
 		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, the rest, and one that is late
 		time.Sleep(time.Second)
 		assert.Len(t, p.log.lines("moved waiting slots from former names to the current ones\" device=a slots=1"), 1)

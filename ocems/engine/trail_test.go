@@ -55,7 +55,7 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 				require.NoError(t, e.trail.Close()) // as a disk that is full
 				time.Sleep(20 * time.Minute)
 				assert.EqualValues(t, 1, left.Load())
-				assert.Equal(t, 1, strings.Count(log.String(), "cannot write what was refused"), "said once")
+				assert.Equal(t, 1, strings.Count(log.String(), "cannot write refused readings"), "said once")
 				end(t, e)
 
 				e, err = Open(t.Context(), cfg)

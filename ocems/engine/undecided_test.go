@@ -28,7 +28,7 @@ func TestSlotsThatWaitForAPerson(t *testing.T) {
 	}{
 		{"lowered", func(c *engine.Config) { cod(c).MinCoverage = &less }, true, audit.Delivered, "", "ok reporting: 07:00 delivered", 0},
 		{"left out", func(c *engine.Config) { cod(c).BelowMinCoverage = "" }, false, audit.Refused,
-			"readings in 4 of 15 minutes, min_coverage is 0.5; the value is that of all of them", "ok reporting: 07:00 delivered", 4},
+			"readings in 4 of 15 minutes, min_coverage is 0.5; the value is computed from all of them", "ok reporting: 07:00 delivered", 4},
 	} {
 		run(t, decision.name, func(c *engine.Config) {
 			seven(c)

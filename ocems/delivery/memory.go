@@ -245,7 +245,7 @@ func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) 
 		doubts[stamp] = append(doubts[stamp], one)
 	}
 	if d.Err() == nil && d.Left() > 0 {
-		d.Fail("more than was written")
+		d.Fail("unexpected data at the end")
 	}
 	return m, doubts, d.Err()
 }

@@ -550,7 +550,7 @@ func TestClosedFileOfAnotherTrail(t *testing.T) {
 	if err := trail.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-failed; !strings.Contains(err.Error(), "audit.jsonl.000000000001.zst is of another trail: move it away") {
+	if err := <-failed; !strings.Contains(err.Error(), "audit.jsonl.000000000001.zst belongs to another trail: move it away") {
 		t.Error(err)
 	}
 	appendTo(t, trail, day("a", 3, 1)...)

@@ -394,10 +394,10 @@ func (f *File) Check() error {
 	if err = f.lost; err != nil {
 		kept, wrong := f.renew()
 		if f.lost = wrong; wrong != nil {
-			f.lost = fmt.Errorf("%w, and it cannot be written there anew: %w", err, wrong)
+			f.lost = fmt.Errorf("%w, and it cannot be written there again: %w", err, wrong)
 			return f.failed("looking for", f.lost)
 		}
-		done := fmt.Sprintf("%v; all of it is written there anew, and nothing is lost", err)
+		done := fmt.Sprintf("%v; the whole file is written there again, and nothing is lost", err)
 		if kept != "" {
 			done += "; the other file is kept as " + kept
 		}

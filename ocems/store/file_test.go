@@ -199,7 +199,7 @@ func TestCheckRefuses(t *testing.T) {
 	require.NoError(t, os.Rename(path, path+".away"))
 	other, err := store.Open(path)
 	require.NoError(t, err)
-	require.ErrorContains(t, f.Check(), "another file was put in its place while the host ran, and it cannot be written there anew: a process has the other file open")
+	require.ErrorContains(t, f.Check(), "another file was put in its place while the host ran, and it cannot be written there again: a process has the other file open")
 	require.Error(t, f.Batch(t.Context(), set("a", "1")))
 	require.NoError(t, other.Batch(t.Context(), set("b", "1")), "the other is not disturbed")
 	require.NoError(t, other.Close())

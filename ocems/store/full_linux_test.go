@@ -77,10 +77,10 @@ func TestFullDiskAtRenewal(t *testing.T) {
 	require.NoError(t, os.RemoveAll(filepath.Dir(path)))
 	for range 2 {
 		require.ErrorIs(t, f.Check(), syscall.ENOSPC)
-		require.ErrorContains(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("1")}), "it was removed or renamed while the host ran, and it cannot be written there anew")
+		require.ErrorContains(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("1")}), "it was removed or renamed while the host ran, and it cannot be written there again")
 	}
 	require.NoError(t, os.Remove(ballast))
-	require.ErrorContains(t, f.Check(), "all of it is written there anew, and nothing is lost")
+	require.ErrorContains(t, f.Check(), "the whole file is written there again, and nothing is lost")
 	require.NoError(t, f.Check())
 	require.NoError(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("2")}))
 	require.NoError(t, f.Close())

@@ -61,7 +61,7 @@ func TestTroubleshooting(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "state", "state.db")); err != nil {
 		t.Fatal(err)
 	}
-	if !until(patience, func() bool { return strings.Contains(p.log(), "anew") }) {
+	if !until(patience, func() bool { return strings.Contains(p.log(), "written there again") }) {
 		t.Errorf("it is not told that the state is gone:\n%s", p.log())
 	}
 	p.stop()

@@ -139,7 +139,7 @@ func TestLostEntriesAreDamage(t *testing.T) {
 	bucket(t, path, "ocems", map[string]string{"format": "\x05"})
 	f, err := store.Open(path)
 	require.NoError(t, err)
-	assert.Contains(t, f.Damage(), "its entries are not there")
+	assert.Contains(t, f.Damage(), "its entries are missing")
 	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
 	require.NoError(t, f.Close())
 }

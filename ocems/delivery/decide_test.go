@@ -12,7 +12,7 @@ import (
 
 var testTiming = timing{initialBackoff: 5 * time.Second, maxBackoff: 5 * time.Minute, holdInterval: 10 * time.Minute}
 
-// readings are named by letters: a to z are averages, A to Z calibration points of the same parameters.
+// readings makes readings named by letters: a to z are averages, A to Z calibration points of the same parameters.
 func readings(names string) (rs []payload.Reading) {
 	for _, n := range names {
 		r := payload.Reading{Parameter: string(n), Unit: "mg/L", Flag: 'U'}
@@ -145,7 +145,8 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// Two slots that the server has and nobody here has sent are told apart by what else it has taken.
+// A 111 for two slots that were never sent from here has one of two causes, depending on what else the server has
+// accepted.
 func TestWhose111(t *testing.T) {
 	for _, c := range []struct {
 		name, before string
@@ -170,7 +171,7 @@ func TestWhose111(t *testing.T) {
 	}
 }
 
-// A plant asks for each reading; a hub that stands by asks for as many as are paid off.
+// A plant sends each reading alone; a standby hub sends as many as the limit allows.
 func TestAsks(t *testing.T) {
 	var a asks
 	now := time.Now()

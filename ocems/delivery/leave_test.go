@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
-// What happens to a slot while its outcome is gathered, and to a device whose slots have left.
+// Tests of a slot whose outcome is not written yet, and of a device whose slots have left.
 func TestWhileOutcomesAreGathered(t *testing.T) {
 	const era = 7
 	wrong := cod(9)
@@ -59,7 +59,7 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.net.unplug(true)
 		p.put("gone", at(45), wrong)
 		p.put("a", at(45), cod(9))
-		synctest.Wait() // else an attempt may meet the new name, and take the slot over before it is withdrawn
+		synctest.Wait() // else an attempt may find the new name, and move the slot before it is withdrawn
 		n.set(func(n *mending) { n.devices = map[string]string{"gone": "a"} })
 		withdraw(p, 1)
 		p.net.unplug(false)

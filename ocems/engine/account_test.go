@@ -16,7 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// seven is a plant of seven parameters, of which some are in trouble.
+// seven is a plant of seven parameters, some of which are in trouble.
 func seven(c *engine.Config) {
 	d := registry.DeviceConfig{StationID: "s-seven", DeviceID: "seven", TokenID: "token-of-device-seven"}
 	for _, p := range []struct{ field, parameter string }{{"cod", "cod"}, {"bodd", "bod"}, {"ph", "ph"}, {"tss", "tss"}, {"toc", "toc"}, {"do", "do"}, {"no3-n", "no3-n"}} {
@@ -26,7 +26,7 @@ func seven(c *engine.Config) {
 	c.Names.Devices = []registry.DeviceConfig{d}
 }
 
-// field is a field of a Telegraf metric.
+// field makes a reading of a field of a Telegraf metric.
 func field(name string, at time.Time, value float64, attributes ...string) engine.Reading {
 	r := reading("", "modbus", at, value, attributes...)
 	r.Field = name
@@ -41,7 +41,7 @@ func (p *plant) status() *status.Host {
 	return h
 }
 
-// verdicts are what the status says of each parameter.
+// verdicts returns what the status says of each parameter.
 func verdicts(h *status.Host, now time.Time) map[string]string {
 	out := map[string]string{}
 	for i := range h.Devices {
@@ -53,7 +53,7 @@ func verdicts(h *status.Host, now time.Time) map[string]string {
 	return out
 }
 
-// Of each parameter that is in trouble the log and the status say so, from the first whole slot on.
+// The log and the status name each parameter in trouble, from the first whole slot on.
 func TestEachParameterIsAccountedFor(t *testing.T) {
 	run(t, "seven parameters", seven, func(p *plant) {
 		feed := func(from, to time.Time) {
@@ -127,7 +127,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 	})
 }
 
-// A value that stays the same, or is beyond a limit, is told once. Nothing of the data changes.
+// A value that does not change, or exceeds a limit, is reported once. The data is not changed.
 func TestFlatLinesAndLimits(t *testing.T) {
 	change := func(c *engine.Config) {
 		seven(c)
@@ -160,7 +160,7 @@ func TestFlatLinesAndLimits(t *testing.T) {
 	})
 }
 
-// What looks like trouble and is none, and the reverse.
+// Situations that look like trouble but are not, and the reverse.
 func TestVerdictsOfSeven(t *testing.T) {
 	feed := func(p *plant, from, to time.Time, attributes ...string) {
 		for at := from; at.Before(to); at = at.Add(20 * time.Second) {
@@ -198,7 +198,8 @@ func TestVerdictsOfSeven(t *testing.T) {
 	})
 }
 
-// A status that cannot be replaced, as on Windows while somebody reads it, is there seconds later, and the log is silent.
+// If the status file cannot be replaced, for example on Windows while it is being read, it is written seconds later
+// without a log line.
 func TestStatusThatCannotBeReplaced(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -220,7 +221,8 @@ func TestStatusThatCannotBeReplaced(t *testing.T) {
 	}
 }
 
-// Of any number of sources each flag that stands beside no reading is told once, and none that stands beside one.
+// For any number of sources, each flag on a metric without a reported field is reported once; other flags are not
+// reported.
 func TestFlagsOfManySources(t *testing.T) {
 	run(t, "many", seven, func(p *plant) {
 		const sources = 3000

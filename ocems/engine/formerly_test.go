@@ -17,7 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// called is device a with an id, and with former ones.
+// called gives device a an id and former ids.
 func (p *plant) called(id string, formerly ...string) {
 	p.cfg.Names.Devices = slices.Clone(p.cfg.Names.Devices)
 	d := &p.cfg.Names.Devices[0]
@@ -34,8 +34,8 @@ func flow(at time.Time, value float64) engine.Reading {
 	return engine.Reading{Metric: registry.Metric{Name: "flow"}, Time: at, Value: value}
 }
 
-// renamed runs a plant that has one slot in the outbox, one open window in the saved aligner, and samples of it beside,
-// under a wrong id and a wrong key, until it is mended.
+// renamed runs a plant with one slot in the outbox, one open window in the saved aligner and further samples of it, all
+// under a wrong id and a wrong key; then both are corrected.
 func renamed(t *testing.T, name string, f func(p *plant)) {
 	run(t, name, nil, func(p *plant) {
 		p.close()
@@ -59,7 +59,7 @@ func TestFormerly(t *testing.T) {
 	renamed(t, "at the start", func(p *plant) {
 		p.open()
 		assert.Len(t, p.log.lines("open slots continue under their current names\" open_slots=1"), 1)
-		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, the rest, and one that is late
+		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, two new readings, and a late one
 		time.Sleep(time.Second)
 		assert.Len(t, p.log.lines("moved waiting slots from former names to the current ones\" device=a slots=1"), 1)
 	})
@@ -100,7 +100,7 @@ func TestFormerly(t *testing.T) {
 	}
 }
 
-// A devices_file that is read again renames what waits, and a finished slot of before finds its device.
+// A changed devices_file renames what waits, and a finished slot under a former id finds its device.
 func TestFormerlyInTheDevicesFile(t *testing.T) {
 	run(t, "reload", nil, func(p *plant) {
 		p.close()
@@ -124,7 +124,7 @@ func TestFormerlyInTheDevicesFile(t *testing.T) {
 	})
 }
 
-// What is known of a parameter goes on under its present name, after a restart and after a devices_file that is read again.
+// The state of a parameter continues under its current name, after a restart and after a change of the devices_file.
 func TestAccountOfFormerNames(t *testing.T) {
 	account := func(p *plant, device, parameter string) status.Parameter {
 		p.t.Helper()
@@ -218,7 +218,8 @@ func TestReadySlotsOfFormerNames(t *testing.T) {
 	})
 }
 
-// What waits for a device that is configured no more is told at the start, at a change of the devices_file, and in health.
+// Slots of a device that is no longer configured are reported at the start, at a change of the devices_file, and in the
+// health.
 func TestRemovedDeviceIsNamed(t *testing.T) {
 	var n next
 	run(t, "removed", func(c *engine.Config) { c.OnHealth = n.told }, func(p *plant) {

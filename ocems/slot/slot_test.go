@@ -142,6 +142,7 @@ func TestWaitForNewer(t *testing.T) {
 	}
 }
 
+// Samples whose timestamps do not advance, or hardly, do not keep a window open for ever.
 func TestStampThatRepeats(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -325,7 +325,7 @@ func (a *attempt) suspend(r payload.Reading, ans answer) {
 		return
 	}
 	if m.suspended[u] == nil {
-		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
+		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's other parameters are sent; check the key and the unit with the board",
 			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", ans.detail)
 	}
 	m.suspended[u] = &suspension{reason: ans.reason(), tried: time.Now()}
@@ -401,7 +401,7 @@ func (a *attempt) explain(ans answer, dec decision) {
 		cure = cmp.Or(cures[reason], cure)
 	}
 	if dec.trouble && m.reason != reason {
-		a.d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+cure,
+		a.d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones are sent; "+cure,
 			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
 	}
 	m.reason, m.detail = reason, ans.detail
@@ -412,7 +412,7 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	logger, now := a.d.cfg.Logger, a.q.condition
 	switch {
 	case before.state == held && now.state == ready:
-		logger.Info("the server takes the device's readings again", "device", a.q.device)
+		logger.Info("the server accepts the device's readings again", "device", a.q.device)
 	case dec.state == held && ans.detail == notConfigured:
 		if before.detail != now.detail {
 			logger.Error("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that replaces it",

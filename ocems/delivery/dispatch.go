@@ -286,7 +286,7 @@ func (d *Delivery) setCondition(q *queue, c condition) {
 	}
 	if q.stamps.n == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
 		if q.memory.reason != "" {
-			d.cfg.Logger.Info("nothing of the device waits apart any more", "device", q.device)
+			d.cfg.Logger.Info("no slot of the device waits apart any more", "device", q.device)
 		}
 		q.memory.reason, q.memory.detail = "", ""
 	}

@@ -177,7 +177,7 @@ func (c *came) instead(m registry.Mapped, d *deviceAccount) string {
 	if len(names) == 0 {
 		return fmt.Sprintf("no metric %q came, and no metric without an entry", m.Metric)
 	}
-	return fmt.Sprintf("no metric %q came; no entry names %s", m.Metric, fewOf("metric", names)) + c.nearest(m.Metric, names)
+	return fmt.Sprintf("no metric %q came, but %s without an entry", m.Metric, fewOf("metric", names)) + c.nearest(m.Metric, names)
 }
 
 // fewOf lists names, and the number of those left out.

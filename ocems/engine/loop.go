@@ -268,7 +268,7 @@ func (e *Engine) full(err error) error {
 // writable records that the state can be written.
 func (e *Engine) writable() {
 	if e.refusing.Swap(false) {
-		e.log.Info("readings are taken again")
+		e.log.Info("readings are accepted again")
 		e.health.set(&e.health.intake, nil)
 	}
 }

@@ -393,7 +393,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 		}
 		e.counts.finished.Add(uint64(n))
 	}
-	// After the records, because they may come again and still count once.
+	// After the records: if this fails, they are sent again and still count once.
 	if len(b.kept) > 0 {
 		t := e.newTake(moment{now: b.before.Now, era: b.before.Era})
 		t.samples = append(t.samples, b.kept...)

@@ -82,7 +82,7 @@ func read(path string, entry func(bucket, k, v []byte), fault func(error)) error
 	if info, err := file.Stat(); err != nil {
 		return err
 	} else if uint64(info.Size()) < r.pages*r.pageSize { // bbolt maps the existing part, and reads free pages beyond it when they are reused
-		fault(fmt.Errorf("it ends before its %d pages do", r.pages))
+		fault(fmt.Errorf("it is too short for its %d pages", r.pages))
 	}
 	for id := range uint64(2) { // bbolt checks a meta page by its sum only, and fails later because of its header
 		head := make([]byte, pageHeader)
@@ -226,7 +226,7 @@ func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err erro
 // ended distinguishes a file that is too short from a read error of the disk.
 func ended(id uint64, err error) error {
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("it ends before page %d does", id)
+		return fmt.Errorf("it ends before the end of page %d", id)
 	}
 	return fmt.Errorf("reading page %d: %w", id, err)
 }

@@ -176,7 +176,7 @@ func TestCutThatTookFreePages(t *testing.T) {
 	require.NoError(t, err)
 	got, damage := mended(t, text[:len(text)/4])
 	assert.Equal(t, map[string]string{"key": "\x00\x00\x00\x00"}, got)
-	assert.Contains(t, damage, "it ends before its")
+	assert.Contains(t, damage, "it is too short for its")
 	assert.Contains(t, damage, "entries recovered: 1")
 }
 

@@ -37,7 +37,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// If several processes find the same damage at one time, one repairs the file and has it, and the others are refused.
+// If several processes find the same damage at one time, one repairs and opens the file, and the others are refused.
 func TestDamageThatManyFind(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	want, _ := write(t, path, false)

@@ -52,8 +52,8 @@ func (c condition) after(d decision, a answer, now time.Time) condition {
 	return next
 }
 
-// queue has the waiting slots of one device. Delivery.mu guards it, except search and memory (but for its reason and
-// detail), which only the queue's one attempt uses.
+// queue has the waiting slots of one device. Delivery.mu guards it, except search and memory, which only the queue's one
+// attempt uses. The reason and detail of memory are guarded too.
 type queue struct {
 	device      string
 	stamps      stamps  // of its slots

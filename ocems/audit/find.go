@@ -80,7 +80,7 @@ func Recent(path, device string, since time.Time, from Position, anew func(), vi
 	return Position{info, end}, wrapRead(err)
 }
 
-// lastBreak returns where the last whole line of a part of a file ends, or the part's begin. What follows is being
+// lastBreak returns where the last whole line of a part of a file ends, or the part's beginning. What follows is being
 // written.
 func lastBreak(f *os.File, begin, end int64) (int64, error) {
 	block := make([]byte, 64<<10)

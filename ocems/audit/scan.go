@@ -134,7 +134,7 @@ func (s *scanner) line(line []byte, err error) {
 	s.visit(e, false)
 }
 
-// note records the begin and end of the file.
+// note records where the file begins and ends.
 func (s *scanner) note(e *Entry, sum string) {
 	if s.file.First == 0 {
 		s.file.First, s.file.Previous = e.Number, e.Previous

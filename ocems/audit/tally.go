@@ -199,7 +199,7 @@ func DateOf(millis int64) (d Date, rest int64) {
 	return Date((millis + istMillis - rest) / dayMillis), rest
 }
 
-// Millis is the begin of the day, in milliseconds since the Unix epoch.
+// Millis is the beginning of the day, in milliseconds since the Unix epoch.
 func (d Date) Millis() int64 { return int64(d)*dayMillis - istMillis }
 
 // MarshalText returns a date such as 2026-11-23.

@@ -286,7 +286,7 @@ func (d *Delivery) hand(w *work) {
 	d.work <- w
 }
 
-// finish passes work to the writer and waits until it is on disk, or until the outbox closes without waiting.
+// finish passes work to the writer and waits until it is on disk, or until the outbox is aborted.
 func (a *attempt) finish(w *work) {
 	w.urgent = true
 	a.d.hand(w)
@@ -332,7 +332,7 @@ func (a *attempt) suspend(r payload.Reading, ans answer) {
 }
 
 // taken records what the server has accepted. If it accepts a parameter that it refused before, all refused parameters
-// are tried again. first reports that this is the device's first delivered slot.
+// are tried again. first reports that this is the first slot of the device that it has accepted.
 func (a *attempt) taken(dec decision) (first bool) {
 	m := &a.q.memory
 	if dec.outcome == audit.Delivered {

@@ -36,7 +36,7 @@ func (r request) known() (answer, bool) {
 // evidence is what is known when an answer arrives, beside the answer.
 type evidence struct {
 	inDoubt      bool              // this very request was sent before, or one with its only reading, and its answer was lost
-	untested     bool              // a crashed run may have sent it, and the server has delivered nothing of the device yet
+	untested     bool              // a crashed run may have sent it, and the server has accepted nothing of the device yet
 	unexplained  bool              // a 111 came without evidence, and no status 1 of the device since
 	shared       bool              // another sender reports the device too, and that sender goes first or the server has accepted something from us
 	recorded     []payload.Reading // readings that the trail has as delivered with this value
@@ -239,7 +239,7 @@ func alreadyStored(r request, a answer, e evidence) decision {
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
 	case e.untested && !e.unexplained:
-		return decision{park: true} // until the server has delivered another slot
+		return decision{park: true} // until the server has accepted another slot
 	case len(r.readings) > 1 && !e.unexplained:
 		return decision{next: halve(r, &a)}
 	}

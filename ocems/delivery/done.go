@@ -14,7 +14,7 @@ import (
 // done has slots that have left the outbox but whose values are still in the store. Deleting each value immediately
 // would rewrite a whole page of other slots. Instead, one value names many slots until all are deleted together.
 type done struct {
-	slots map[slotID]bool // true: the server has called it delivered
+	slots map[slotID]bool // true: delivered
 	keys  []string        // of the values that name the slots
 	next  uint64          // number of the next key
 	since time.Time       // time of the first

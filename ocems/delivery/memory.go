@@ -23,7 +23,7 @@ import (
 // memory is what is known of a device beside its waiting slots. It is stored under device/<id> and survives a restart;
 // a device of which nothing is known has no value.
 type memory struct {
-	accepted    bool                   // the server has delivered something of the device at least once
+	accepted    bool                   // the server has accepted something of the device at least once, with status 1
 	unexplained bool                   // a 111 came without evidence, and no status 1 since
 	aside       int64                  // when stored: stamp of the newest parked slot, 0 if none
 	passed      bool                   // when stored: newer slots went before one that had failed often

@@ -22,7 +22,7 @@ const lookAgain = time.Second
 type outage struct {
 	since          time.Time
 	reason, detail string
-	told           bool // the trail has its begin
+	told           bool // its first line is in the trail
 	over           bool
 	attempts       int
 }

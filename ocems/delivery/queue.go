@@ -95,7 +95,7 @@ type slot struct {
 	failures int       // answered attempts without success
 	before   int       // queue.delivered at the first failure
 	refusal  answer    // answer that caused parking, if the server gave one
-	taken    bool      // the server has delivered a part of it
+	taken    bool      // the server has accepted a part of it
 	foreign  bool      // the server had it before anything of it was sent
 	doubts   []doubt
 }
@@ -282,7 +282,7 @@ func (q *queue) unpark() {
 	})
 }
 
-// retryPerhapsSent queues again the slots that waited for the device's first delivered slot.
+// retryPerhapsSent queues again the slots that waited for the device's first accepted slot.
 func (q *queue) retryPerhapsSent() {
 	for _, s := range q.slots {
 		if status, _ := q.stamps.status(s.stamp); status == parked && q.perhapsSent(s) && s.refusal.verdict == stored {

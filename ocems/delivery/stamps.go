@@ -37,7 +37,7 @@ func (w *word) queued() uint64  { return w.of[queued] }
 func (w *word) parked() uint64  { return w.of[parked] }
 func (w *word) doubted() uint64 { return w.unsure }
 
-// locate finds the place of a stamp. If found, words[i] has its bit.
+// locate finds the place of a stamp. If found, (*grid)[i] has its bit.
 func (s *stamps) locate(stamp int64) (grid *[]word, i int, found bool, at int64, bit uint64) {
 	g := 0
 	if stamp%lengths[0] != 0 {

@@ -85,7 +85,7 @@ func speaks(resp *http.Response) bool {
 }
 
 // observe passes an answer to the clock. sure says that it had an API status; accepted is the stamp of the slot that
-// the server has delivered.
+// the server has accepted.
 func (d *Delivery) observe(h http.Header, sent time.Time, sure bool, accepted time.Time) {
 	if d.cfg.Clock.Observe(h, time.Since(sent), sure, accepted) {
 		d.cfg.Logger.Warn("this machine's clock differs from the server's: correct it with NTP", "server_ahead_by", d.cfg.Clock.Skew().String())

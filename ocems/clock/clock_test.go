@@ -92,8 +92,8 @@ func TestTrust(t *testing.T) {
 		{"a start that is confirmed", func(_ *testing.T, m *machine) { m.hears(30*time.Second, false) }, clock.Confirmed, false, 0},
 		{"an answer that differs, not the board's own", func(_ *testing.T, m *machine) { m.hears(2*time.Hour, false) }, clock.Untrusted, true, 0},
 		{"an answer without a Date", func(_ *testing.T, m *machine) { m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, false, 0},
-		{"2 minutes, and nobody heard", func(_ *testing.T, m *machine) { time.Sleep(2 * time.Minute) }, clock.Trusted, true, 0},
-		{"6 hours, and nobody heard", func(_ *testing.T, m *machine) { time.Sleep(6 * time.Hour) }, clock.Trusted, false, 0},
+		{"2 minutes without an answer", func(_ *testing.T, m *machine) { time.Sleep(2 * time.Minute) }, clock.Trusted, true, 0},
+		{"6 hours without an answer", func(_ *testing.T, m *machine) { time.Sleep(6 * time.Hour) }, clock.Trusted, false, 0},
 		{"6 hours of Dates that differ", func(_ *testing.T, m *machine) {
 			m.hears(time.Hour, false)
 			time.Sleep(5 * time.Hour)
@@ -102,7 +102,7 @@ func TestTrust(t *testing.T) {
 			m.hears(time.Hour, true)
 		}, clock.Trusted, false, 0},
 		{"confirmed, and then contradicted", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, true) }, clock.Confirmed, true, 0},
-		{"confirmed, and then another's Date differs", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, false) }, clock.Confirmed, false, 0},
+		{"confirmed, and then a proxy's Date differs", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, false) }, clock.Confirmed, false, 0},
 		{"contradicted, and then confirmed", func(_ *testing.T, m *machine) { m.hears(-2000*day, true); m.hears(0, false) }, clock.Confirmed, false, 0},
 		{"a step that nobody confirms", func(_ *testing.T, m *machine) { m.hears(0, false); m.Now(); m.offset = time.Hour }, clock.Untrusted, true, 0},
 		{"a step, 5 minutes ago", func(_ *testing.T, m *machine) {
@@ -111,14 +111,14 @@ func TestTrust(t *testing.T) {
 			m.Now()
 			time.Sleep(5 * time.Minute)
 		}, clock.Trusted, true, 0},
-		{"a step after a start that nobody has confirmed", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 0},
-		{"and back to what was confirmed", func(_ *testing.T, m *machine) {
+		{"a step after an unconfirmed start", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 0},
+		{"a step, and back to the confirmed clock", func(_ *testing.T, m *machine) {
 			m.hears(0, false)
 			m.offset = 9 * day
 			m.Now()
 			m.offset = 0
 		}, clock.Untrusted, true, 1},
-		{"and back, put right", func(_ *testing.T, m *machine) {
+		{"a step, and back, put right", func(_ *testing.T, m *machine) {
 			m.hears(0, false)
 			m.offset = 9 * day
 			m.Now()
@@ -134,13 +134,13 @@ func TestTrust(t *testing.T) {
 				m.Now()
 			}
 		}, clock.Confirmed, false, 0},
-		{"a start behind what was stored", func(t *testing.T, m *machine) {
+		{"a start behind the stored time", func(t *testing.T, m *machine) {
 			m.hears(0, false)
 			m.saved, m.offset = m.Save(), -3*time.Hour
 			m.start(t, false)
 			time.Sleep(4 * time.Minute)
 		}, clock.Untrusted, true, 0},
-		{"a start behind what was stored, and nobody had confirmed that", func(t *testing.T, m *machine) {
+		{"a start behind an unconfirmed stored time", func(t *testing.T, m *machine) {
 			m.saved, m.offset = m.Save(), -3*time.Hour
 			m.start(t, false)
 		}, clock.Untrusted, true, 1},
@@ -183,7 +183,7 @@ func TestAccused(t *testing.T) {
 		{"set, and an answer without a Date", func(_ *testing.T, m *machine) { m.set(9 * day); m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9 * day); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},
 		{"set, and confirmed", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(9*day, false) }, clock.Wrong, clock.Confirmed, 1},
-		{"set, and a server's clock is that of before", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
+		{"set, and a server has the previous clock", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
 		{"set back", func(_ *testing.T, m *machine) { m.set(9*day, 0) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set back, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9*day, 0); time.Sleep(5 * time.Minute) }, clock.Trusted, clock.Trusted, 1},
 		{"set right for minutes, and wrong for an instant", func(_ *testing.T, m *machine) {
@@ -206,7 +206,7 @@ func TestAccused(t *testing.T) {
 		{"set while the host is off, and back", func(t *testing.T, m *machine) { m.off(t, 9*day); m.set(0); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
 		{"set, and back while the host is off", func(t *testing.T, m *machine) { m.set(9 * day); m.off(t, 0); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
 		{"off for a day", func(t *testing.T, m *machine) { m.off(t, 0); time.Sleep(2 * time.Minute) }, clock.Trusted, clock.Trusted, 0},
-		{"set forward while the machine boots: nothing tells", func(t *testing.T, m *machine) {
+		{"set forward while the machine boots, which cannot be detected", func(t *testing.T, m *machine) {
 			m.saved, m.boot = m.Save(), "another"
 			m.set(9 * day)
 			m.start(t, false)
@@ -305,7 +305,7 @@ func TestExpired(t *testing.T) {
 		{"old by both", 8 * day, 0, 0, true, 0, true, true},
 		{"a machine that is 9 days ahead", time.Hour, 9 * day, 0, true, 0, false, true},
 		{"a Date of 10 days ahead", time.Hour, 0, 10 * day, true, 0, false, true},
-		{"a server that nobody has heard", 30 * day, 0, 0, false, 0, false, true},
+		{"a server that was never heard", 30 * day, 0, 0, false, 0, false, true},
 		{"7 days of running", time.Hour, 0, 0, false, 7*day + time.Second, true, true},
 		{"nearly 7 days of running", time.Hour, -day, 0, false, 7*day - time.Second, false, true},
 		{"in the future by both", -time.Hour, 0, 0, true, 0, false, false},

@@ -117,7 +117,7 @@ func TestWhatIsInDoubt(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1})
 	})
-	run(t, "another content is asked for in parts", registry, noWait, func(p *plant) {
+	run(t, "a request with other content is split", registry, noWait, func(p *plant) {
 		p.fault(`{"count":1,"close":true,"after_store":true}`)
 		p.put("a", at(15), cod(1))
 		time.Sleep(time.Second)
@@ -193,7 +193,7 @@ func TestWhatIsInDoubt(t *testing.T) {
 		p.want("outcomes in the end", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 24})
 	})
 	all := newOpenStore()
-	run(t, "a kill is no evidence where an unexplained 111 stands", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = all }, func(p *plant) {
+	run(t, "a kill is no evidence after an unexplained 111", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = all }, func(p *plant) {
 		honest := p.serve(&counting{body: `{"status":111}`})
 		p.put("a", at(15), cod(1))
 		time.Sleep(time.Minute)
@@ -278,7 +278,7 @@ func TestSharedDevice(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 1, audit.Delivered: 1})
 	})
-	run(t, "the answer is lost to a slot of which the other one lacked some", registry, standby, func(p *plant) {
+	run(t, "the answer is lost for a slot that the other sender had in part", registry, standby, func(p *plant) {
 		lost := false
 		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // it has cod from the other sender
 			body, _ := io.ReadAll(r.Body)
@@ -299,7 +299,7 @@ func TestSharedDevice(t *testing.T) {
 }
 
 func TestAnotherSender(t *testing.T) {
-	run(t, "half of the slots are another's", registry, noWait, func(p *plant) {
+	run(t, "another sender has half of the slots", registry, noWait, func(p *plant) {
 		stored := &counting{body: `{"status":111}`}
 		honest := p.serve(stored)
 		for i := range 6 {

@@ -405,7 +405,7 @@ func TestOutcomes(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
 		p.want("waiting", p.d.Stats().Slots, 2)
 	})
-	run(t, "calibration that is not scheduled waits, and not the slot with it", registry, nil, func(p *plant) {
+	run(t, "an unscheduled calibration point waits, its slot does not", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
 		var asked atomic.Int32

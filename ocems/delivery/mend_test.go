@@ -101,7 +101,7 @@ func TestMendedUnit(t *testing.T) {
 		})
 	}
 	n := &mending{unit: "mg/L"}
-	run(t, "nothing is known of the refusal", registry, n.mend, func(p *plant) {
+	run(t, "the refusal is not known", registry, n.mend, func(p *plant) {
 		p.put("a", at(15), in("ppm", cod(1)))
 		p.put("a", at(30), in("ppm", cod(2)), bod(2))
 		time.Sleep(time.Minute)
@@ -196,7 +196,7 @@ func TestFormerly(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6, audit.AlreadyStored: 1, audit.Rejected: 2})
 	})
 	aged := &mending{}
-	run(t, "it is as old as it was", registry, aged.mend, func(p *plant) {
+	run(t, "a moved slot keeps its age", registry, aged.mend, func(p *plant) {
 		p.net.unplug(true)
 		p.put("gone", at(15), bod(1))
 		time.Sleep(4 * 24 * time.Hour)

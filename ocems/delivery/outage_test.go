@@ -81,7 +81,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 		{"no answer for a while", nil, unplugged(4 * time.Minute), nil},
 		{"the device is refused", nil, unregistered(3 * time.Hour), []string{"01:05 held since 01:00 of a, status 102", "04:.. released since 01:00 of a, attempts, status 102"}},
 		{"the device is refused once", nil, unregistered(time.Second), []string{"01:05 held since 01:00 of a, status 102", "01:10 released since 01:00 of a, attempts, status 102"}},
-		{"it is not configured, and expires", nil, func(p *plant) {
+		{"a device that is not configured, until its slots expire", nil, func(p *plant) {
 			p.put("gone", at(15), cod(1))
 			time.Sleep(8 * 24 * time.Hour)
 		}, []string{"01:05 held since 01:00 of gone, not_configured", "..:.. released since 01:00 of gone, not_configured"}},
@@ -92,7 +92,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 			time.Sleep(time.Hour)
 		}, nil},
 		{"no trail", func(cfg *delivery.Config) { cfg.Trail = nil }, unplugged(time.Hour), nil},
-		{"over three lives", nil, func(p *plant) {
+		{"over three runs", nil, func(p *plant) {
 			p.net.unplug(true)
 			p.put("a", at(15), cod(1))
 			time.Sleep(time.Hour)

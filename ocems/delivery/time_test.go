@@ -90,10 +90,10 @@ func TestExpiryByBothClocks(t *testing.T) {
 		{"young for both", 0, week - 15*time.Minute, true, audit.Delivered, 1},
 		{"old for both", 0, week + 15*time.Minute, true, audit.Expired, 0},
 		{"old by the server alone", 2 * time.Hour, week - time.Hour, true, audit.Delivered, 1},
-		{"old by a Date of 10 days ahead", 10 * 24 * time.Hour, time.Hour, true, audit.Delivered, 1},
+		{"old by a Date 10 days ahead", 10 * 24 * time.Hour, time.Hour, true, audit.Delivered, 1},
 		{"old by our clock alone", -2 * time.Hour, week + time.Hour, true, audit.Delivered, 1},
-		{"old by a clock that nobody confirmed", 0, week + 12*time.Hour, false, audit.Delivered, 1},
-		{"9 days old by a clock that nobody confirmed", 0, week + 48*time.Hour, false, audit.Delivered, 1},
+		{"old by an unconfirmed clock", 0, week + 12*time.Hour, false, audit.Delivered, 1},
+		{"9 days old by an unconfirmed clock", 0, week + 48*time.Hour, false, audit.Delivered, 1},
 	} {
 		run(t, c.name, registry, nil, func(p *plant) {
 			time.Sleep(10 * 24 * time.Hour)
@@ -115,7 +115,7 @@ func TestExpiryByBothClocks(t *testing.T) {
 			}
 		})
 	}
-	run(t, "a week of running, of two lives", registry, nil, func(p *plant) {
+	run(t, "a week of running time in two runs", registry, nil, func(p *plant) {
 		p.cfg.Clock = clock.New(clock.Config{Alone: true})
 		p.stop()
 		p.start()

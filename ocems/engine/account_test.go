@@ -101,7 +101,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		assert.True(t, h.Stopped)
 		assert.Equal(t, "The host was stopped at 08:05.", h.JudgeAll(clock(2, 36, 0)).Text)
 	})
-	run(t, "a flag beside nothing", seven, func(p *plant) {
+	run(t, "a flag on a metric without a reported field", seven, func(p *plant) {
 		for minute := range 15 {
 			at := clock(1, minute, 0)
 			until(at)
@@ -114,7 +114,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		assert.Len(t, lines, 1)
 		assert.Contains(t, lines[0], `metric=modbus attribute=ocems_flag of="host=plc type=coil"`)
 	})
-	run(t, "a flag beside a reading", seven, func(p *plant) {
+	run(t, "a flag on a metric with a reported field", seven, func(p *plant) {
 		p.mustTake(field("cod", clock(1, 0, 0), 1, "ocems_flag", "U"), field("status", clock(1, 0, 0), 1, "ocems_flag", "U"))
 		until(clock(1, 32, 0))
 		assert.Empty(t, p.log.lines("a flag or unit is on"))
@@ -180,7 +180,7 @@ func TestVerdictsOfSeven(t *testing.T) {
 		feed(p, clock(5, 1, 0), clock(5, 5, 0))
 		assert.Equal(t, "ok begins: it reads again: its next slot is 10:45", verdicts(p.status(), clock(5, 5, 0))["cod"])
 	})
-	run(t, "a reading of a wrong clock is no mark for ever", seven, func(p *plant) {
+	run(t, "a reading by a wrong clock has no lasting effect", seven, func(p *plant) {
 		p.mustTake(field("cod", clock(1, 0, 0).AddDate(3, 0, 0), 1))
 		feed(p, clock(1, 0, 10), clock(1, 32, 0))
 		assert.Equal(t, "ok reporting: 07:00 delivered", verdicts(p.status(), clock(1, 32, 0))["cod"])

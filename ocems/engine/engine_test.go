@@ -296,7 +296,7 @@ func TestFloodOfRefusedReadings(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	run(t, "a slow source that goes on is one line a slot too, but for its first one", nil, func(p *plant) {
+	run(t, "a slow source makes one line a slot too, after its first one", nil, func(p *plant) {
 		for i := range 270 {
 			until(clock(2, 0, 10*i))
 			p.mustTake(reading("a", "cod", clock(2, 0, 10*i).Add(-240*time.Hour), float64(i)))

@@ -52,7 +52,7 @@ func SourcePart(key, value string) uint64 {
 func SourceWord(key, value string) string { return registry.Short(key) + "=" + registry.Short(value) }
 
 const (
-	mostSources   = 10_000  // smallest number of cached texts
+	mostSources   = 10_000  // limit of cached texts; higher for a large configuration
 	longestSource = 1 << 10 // bytes of one text
 )
 

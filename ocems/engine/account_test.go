@@ -216,7 +216,7 @@ func TestStatusThatCannotBeReplaced(t *testing.T) {
 			require.NoError(p.t, os.RemoveAll(path))
 			time.Sleep(8 * time.Second)
 			assert.WithinRange(t, p.status().Written, time.Now().Add(-8*time.Second), time.Now())
-			assert.Len(t, p.log.lines("cannot write the status"), c.lines)
+			assert.Len(t, p.log.lines("cannot write the parameter status"), c.lines)
 		})
 	}
 }

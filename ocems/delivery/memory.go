@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -353,9 +354,9 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	return nil
 }
 
-// asks limits the requests for single readings of slots that another sender has reported. A plant sends all of them;
-// the standby of a hub would send many times a hub's requests. Each request adds a debt of askInterval, and the debt
-// may be at most askBurst.
+// asks limits the requests for single readings of slots that another sender has reported. A plant sends all of them. The
+// standby of a hub would send many times the hub's requests, so it sends those of a random share of its slots: on average
+// one request in askInterval. The requests of one askBurst may be sent in advance.
 type asks struct{ paid time.Time }
 
 const (
@@ -363,11 +364,13 @@ const (
 	askBurst    = spec.SlotLength
 )
 
-func (a *asks) allow(requests int, now time.Time) bool {
-	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst {
+func (a *asks) allow(requests, devices int, now time.Time) bool {
+	cost := time.Duration(requests) * askInterval
+	share := float64(askBurst) / float64(cost) / float64(devices)
+	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst || rand.Float64() >= share {
 		return false
 	}
-	a.paid = a.paid.Add(time.Duration(requests) * askInterval)
+	a.paid = a.paid.Add(cost)
 	return true
 }
 

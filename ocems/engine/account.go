@@ -48,6 +48,7 @@ type account struct {
 	ids     []string      // sorted
 	delay   time.Duration // longest delay of the devices: slots are expected later by this time
 	files   []statusFile
+	moved   bool // the number of files has changed
 	host    statusFile
 	health  string // at the last step
 	taken   uint64 // readings taken until the last step
@@ -108,7 +109,7 @@ func openAccount(e *Engine, path string) *account {
 			e.log.Warn("cannot read the parameter status of the last run: starting with an empty one", "error", err)
 		}
 		if err == nil {
-			a.ran, before = h.RanUntil(), h.Devices
+			a.ran, before, a.files = h.RanUntil(), h.Devices, make([]statusFile, max(h.Files, 1))
 		}
 	}
 	a.mu.Lock()
@@ -185,6 +186,7 @@ func (a *account) refresh(before []status.Device) {
 	for _, d := range list {
 		a.delay = max(a.delay, a.e.delay(d))
 	}
+	a.moved = a.files != nil && len(a.files) != files
 	a.files = make([]statusFile, files)
 	for i := range a.files {
 		a.files[i].matters = true
@@ -481,7 +483,9 @@ func (a *account) write(w written) error {
 	return w.host.Write(a.path)
 }
 
-// take returns what to write now. It returns one device file at a time, because a hub has many.
+// take returns what to write now. It returns one device file at a time, because a hub has many. If the number of files
+// changes, it returns all of them, because nearly every device moves to another file and a kill in between would lose its
+// account.
 func (a *account) take(end bool) (w written) {
 	health := fmt.Sprint(a.e.health.text(), a.e.reachable())
 	a.mu.Lock()
@@ -503,7 +507,8 @@ func (a *account) take(end bool) (w written) {
 	clear(a.troubled)
 	a.troubledMu.Unlock()
 
-	files, wall := status.Files(len(a.ids)), time.Now()
+	files, wall, all := status.Files(len(a.ids)), time.Now(), end || a.moved
+	a.moved = false
 	if files == 0 {
 		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // a hub updates its status with new slots only
 			a.taken, a.host.changed = taken, true
@@ -511,7 +516,7 @@ func (a *account) take(end bool) (w written) {
 		}
 		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
 	}
-	if a.host.due(wall, true) || end {
+	if a.host.due(wall, true) || all {
 		w.host = a.describe(now, end)
 		if w.host.Files = files; files == 0 {
 			w.host.Devices, a.files[0] = a.describeAll(0, now), statusFile{}
@@ -520,12 +525,12 @@ func (a *account) take(end bool) (w written) {
 	}
 	for i := range files {
 		f := &a.files[i]
-		if f.due(wall, false) || end && (f.changed || f.matters) {
+		if f.due(wall, false) || all && (f.changed || f.matters) {
 			if w.files == nil {
 				w.files = map[int][]status.Device{}
 			}
 			w.files[i], *f = a.describeAll(i, now), statusFile{written: wall}
-			if !end {
+			if !all {
 				break
 			}
 		}

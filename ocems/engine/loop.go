@@ -24,10 +24,11 @@ import (
 
 const (
 	tick        = time.Second
-	restWithin  = 5 * time.Second // after the first retaken reading, for the rest of the sender's readings
-	mostTakes   = 512             // takes that share one write
-	showFiles   = time.Minute     // how long a fault of the files stays in the health
-	mostBytes   = 32 << 20        // of samples beside the saved aligner, or as many as the aligner has: more would make a restart slow
+	frozen      = 10 * time.Second // longer between two steps: the process, its machine or its disk stood still
+	restWithin  = 5 * time.Second  // after the first retaken reading, for the rest of the sender's readings
+	mostTakes   = 512              // takes that share one write
+	showFiles   = time.Minute      // how long a fault of the files stays in the health
+	mostBytes   = 32 << 20         // of samples beside the saved aligner, or as many as the aligner has: more would make a restart slow
 	samplesKeys = "samples/"
 	openKeys    = "open/"
 )
@@ -45,6 +46,8 @@ type loop struct {
 	refusals   refusals
 	unnoted    bool // the trail cannot be written
 	units      map[string]string
+	stepped    time.Time            // end of the last step
+	opens      time.Time            // no window closes before: the process stood still, and readings sent meanwhile are not taken yet
 	saved      time.Time            // when the aligner was saved or restored
 	held       []held               // these readings are in the batches too
 	again      bool                 // the readings being aligned were counted in a previous run
@@ -409,7 +412,10 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	e.check(now)
 	e.believe(now)
 	e.tellClock()
-	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
+	if !e.loop.stepped.IsZero() && time.Since(e.loop.stepped) > frozen {
+		e.loop.opens = time.Now().Add(e.rules.Grace + e.rules.Settle)
+	}
+	if len(e.loop.wrong) == 0 && !time.Now().Before(e.loop.opens) && int64(e.clock.Running()) >= e.patience.Load() {
 		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
 		e.account.made(closed, false)
 		if len(e.loop.closed) > 0 {
@@ -438,6 +444,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
+	e.loop.stepped = time.Now()
 }
 
 // check verifies that the next start will find state and trail.

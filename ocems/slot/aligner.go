@@ -113,6 +113,8 @@ type Aligner struct {
 	next     int64  // no window is due before this time, Unix ns
 	settle   bool   // a window is due and waits to settle
 	evictAt  int64  // no series can be evicted before this time, ns since base
+	came     int64  // last arrival, with WaitForNewer, ns since base
+	flow     int64  // flowing at the last arrival, ns
 	taken    uint64
 	closed   uint64
 	refused  map[Reason]uint64
@@ -234,7 +236,9 @@ func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 func (a *Aligner) Add(x Sample, now time.Time) Result {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.count(&x.Head, &x.Reading, now.Round(0), a.since(now))
+	arrival := a.since(now)
+	a.arrive(arrival)
+	return a.count(&x.Head, &x.Reading, now.Round(0), arrival)
 }
 
 // AddAll takes n samples that arrived together, in order. It calls result for each sample that was not taken, or whose
@@ -243,12 +247,30 @@ func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Readin
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	arrival := a.since(now)
+	a.arrive(arrival)
 	now = now.Round(0)
 	for i := range n {
 		h, x := sample(i)
 		if r := a.count(h, &x, now, arrival); r != (Result{}) {
 			result(i, r)
 		}
+	}
+}
+
+// flowing is the time with which windows settle. With WaitForNewer it advances only while samples arrive: a longer gap
+// counts as a quarter of Settle. So a source that pauses, for any time, can still resend samples that newer ones have
+// overtaken.
+func (a *Aligner) flowing(elapsed int64) int64 {
+	if !a.opt.WaitForNewer || elapsed < a.came { // before the start
+		return elapsed
+	}
+	return a.flow + min(elapsed-a.came, int64(a.opt.Settle/4))
+}
+
+// arrive records an arrival of samples.
+func (a *Aligner) arrive(elapsed int64) {
+	if a.opt.WaitForNewer && elapsed > a.came {
+		a.flow, a.came = a.flowing(elapsed), elapsed
 	}
 }
 
@@ -293,7 +315,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
 	}
 	c.doubt = c.doubt || x.Doubt
-	c.window.arrival, s.seen = arrival, arrival
+	c.window.arrival, s.seen = a.flowing(arrival), arrival
 	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -462,12 +484,13 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 		return nil
 	}
 	var due []*window
+	flow := a.flowing(elapsed)
 	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
 		for _, d := range sh.devices {
 			n := len(due)
-			if due = a.takeDue(d, elapsed, wall, due); len(due) > n {
+			if due = a.takeDue(d, flow, wall, due); len(due) > n {
 				sh.mark.dirty = true
 			}
 		}
@@ -479,13 +502,13 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 }
 
 // takeDue removes the device's windows that are due.
-func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*window {
+func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
-		w.arrival = min(w.arrival, elapsed) // a replayed sample may have arrived by a clock that was ahead
+		w.arrival = min(w.arrival, flow) // a replayed sample may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if elapsed-a.settlesFrom(w, elapsed) < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
+		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -503,12 +526,12 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 
 // settlesFrom returns the time from which a due window settles: its last arrival. With WaitForNewer, newer samples may
 // have overtaken some of its own; so it settles no earlier than from the time when it became due.
-func (a *Aligner) settlesFrom(w *window, elapsed int64) int64 {
+func (a *Aligner) settlesFrom(w *window, flow int64) int64 {
 	if !a.opt.WaitForNewer {
 		return w.arrival
 	}
 	if w.held == 0 {
-		w.held = max(elapsed, 1)
+		w.held = max(flow, 1)
 	}
 	return max(w.arrival, w.held)
 }

@@ -58,18 +58,18 @@ func (b bounds) compare(c bounds) int {
 // window is an open window of a device. It closes as a whole.
 type window struct {
 	bounds
-	arrival int64 // arrival of its last sample, ns since Aligner.base
-	held    int64 // when it was first due but not settled, ns since Aligner.base; 0: never
+	arrival int64 // arrival of its last sample, ns of Aligner.flowing
+	held    int64 // when it was first due but not settled, ns of Aligner.flowing; 0: never
 	cells   []*cell
 }
 
 // heldTooLong reports that samples have arrived for 15 minutes since the window was due. Otherwise a source with a
 // stopped clock would keep it open for ever.
-func (w *window) heldTooLong(elapsed int64) bool {
+func (w *window) heldTooLong(flow int64) bool {
 	if w.held == 0 {
-		w.held = max(elapsed, 1)
+		w.held = max(flow, 1)
 	}
-	return elapsed-w.held >= int64(spec.SlotLength)
+	return flow-w.held >= int64(spec.SlotLength)
 }
 
 // cell is the part of a series in an open window.

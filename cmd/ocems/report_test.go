@@ -249,7 +249,7 @@ func TestReportCounts(t *testing.T) {
 		}())}, want: "cod 3 = 2+0+0+0+1+0, unverified 0, 66.66 %, gap 1"},
 		{name: "a value altered", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
 			edit: func(l []string) []string { l[2] = strings.Replace(l[2], `"value":2`, `"value":9`, 1); return l },
-			want: "cod 4 = 4+0+0+0+0+0, unverified 3, 100 %, gap 0", errs: "a0.jsonl: line 3: it was altered"},
+			want: "cod 4 = 4+0+0+0+0+0, unverified 3, 100 %, gap 0", errs: "a0.jsonl: line 3: the line was altered"},
 		{name: "a line taken out", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
 			edit: func(l []string) []string { return append(l[:1], l[2:]...) },
 			want: "cod 4 = 3+0+0+0+1+0, unverified 3, 75 %, gap 1", errs: "a0.jsonl: line 2: the chain is broken"},
@@ -264,7 +264,7 @@ func TestReportCounts(t *testing.T) {
 			want: "cod 1 = 1+0+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: not an audit line"},
 		{name: "another trail vouches for a slot", files: [][]audit.Entry{cod(audit.Delivered, 0), cod(audit.AlreadyStored, 0)},
 			edit: func(l []string) []string { l[0] = strings.Replace(l[0], `"value":0`, `"value":9`, 1); return l },
-			want: "cod 1 = 0+1+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: it was altered"},
+			want: "cod 1 = 0+1+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: the line was altered"},
 		{name: "senseless stamps", files: [][]audit.Entry{cod(audit.Delivered, 0)},
 			edit: func(l []string) []string {
 				for _, stamp := range []string{"-9223372036854775808", "9223372036854775807", "-1"} {

@@ -94,7 +94,7 @@ func TestStorageFails(t *testing.T) {
 		b.consume(e, md)
 		pass(time.Minute)
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
-		require.Len(t, b.said("readings are taken again"), 1)
+		require.Len(t, b.said("readings are accepted again"), 1)
 		require.Equal(t, []string{"dev_1 cod 41 mg/L U -15", "dev_1 tss 12 mg/L U -0"}, b.received())
 		require.Len(t, b.trail(audit.Refused), 2, "cpu, and the second of one time")
 		require.EqualValues(t, 1, b.number("ignored_points"))

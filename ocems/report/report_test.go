@@ -306,7 +306,7 @@ func TestFaultsOfASet(t *testing.T) {
 				return err
 			}
 			return os.WriteFile(f[1], text, 0o600)
-		}, []string{"", "it does not go on from the last line of", "lines 4 to 7", ""}, 3, 3, 0},
+		}, []string{"", "it does not continue the last line of", "lines 4 to 7", ""}, 3, 3, 0},
 		"damaged": {func(f []string, _ string) error {
 			text, err := os.ReadFile(f[1])
 			if err != nil {

@@ -61,7 +61,7 @@ func TestTroubleshooting(t *testing.T) {
 	if err := os.Remove(filepath.Join(dir, "state", "state.db")); err != nil {
 		t.Fatal(err)
 	}
-	if !until(patience, func() bool { return strings.Contains(p.log(), "anew") }) {
+	if !until(patience, func() bool { return strings.Contains(p.log(), "written there again") }) {
 		t.Errorf("it is not told that the state is gone:\n%s", p.log())
 	}
 	p.stop()
@@ -70,7 +70,7 @@ func TestTroubleshooting(t *testing.T) {
 	// A wrong id: it is taken out, and then named.
 	dir = t.TempDir()
 	for _, life := range []struct{ id, formerly, says string }{
-		{"device_5679", "", "refuses the device"}, {"device_5678", "", "not configured"}, {"device_5678", `formerly = ["device_5679"]`, "taken over"}} {
+		{"device_5679", "", "refuses the device"}, {"device_5678", "", "not configured"}, {"device_5678", `formerly = ["device_5679"]`, "waiting slots from former names"}} {
 		p = startIn(t, dir, strings.Replace(config, `device_id = "device_5678"`, fmt.Sprintf("device_id = %q\n%s\n", life.id, life.formerly), 1))
 		if life.id == "device_5679" {
 			p.write(fmt.Sprintf("etp cod=110.5 %d\n", past.UnixNano()))

@@ -81,7 +81,7 @@ func answers() (list []answered) {
 	twoSlots := slices.Concat(each(0, 1), each(15, 2))
 	both := []want{{slot: 1, value: 1}, {slot: 2, value: 2}}
 	list = []answered{
-		{name: "always-111", readings: twoSlots, reply: always(111), later: both, says: []string{"never taken a slot", "stamp", "shared_device"}},
+		{name: "always-111", readings: twoSlots, reply: always(111), later: both, says: []string{"never accepted a slot", "stamp", "shared_device"}},
 		{name: "fresh-117", readings: twoSlots, reply: always(117), later: both, says: []string{"contradicts", "clock"}},
 		{name: "fresh-118", reply: always(118), later: both[:1], says: []string{"contradicts", "clock"}},
 		{name: "112-on-u", reply: always(112), later: both[:1], says: []string{"contradicts", "ask the board"}},

@@ -32,9 +32,9 @@ type mending struct {
 
 var mendings = []mending{
 	{name: "id", wrong: func(d *device) { d.id = "wrong-id" }, right: func(d *device) { d.formerly = []string{"wrong-id"} },
-		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"taken over", "wrong-id"}},
+		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"waiting slots from former names", "wrong-id"}},
 	{name: "key", wrong: func(d *device) { d.parameters[0].parameter = "bod" }, right: func(d *device) { d.parameters[0].formerly = []string{"bod"} },
-		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"taken over", "bod"}},
+		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"waiting slots from former names", "bod"}},
 	{name: "unit", wrong: func(d *device) { d.parameters[0].unit = "ppm" }, right: func(*device) {},
 		board: []string{"15 mg/L", "30 mg/L", "60 mg/L"}, notes: []string{"made in ppm and sent in mg/L"}, refused: []refused{{reason: "unit", count: 1}}},
 	{name: "spelling", wrong: func(d *device) { d.parameters[0].unit, d.parameters[0].unlisted = "mg/l", true }, right: func(*device) {},

@@ -54,14 +54,14 @@ var taken = []struct {
 	do   func(t *testing.T, p place)
 	says string
 }{
-	{"trail removed", func(t *testing.T, p place) { require.NoError(t, os.Remove(p.trail())) }, "it was removed or renamed while the host ran; all of it is written there anew"},
-	{"trail cut", func(t *testing.T, p place) { require.NoError(t, os.Truncate(p.trail(), 0)) }, "0 bytes while the host ran; a new one is begun"},
+	{"trail removed", func(t *testing.T, p place) { require.NoError(t, os.Remove(p.trail())) }, "it was removed or renamed while the host ran; the whole file is written there again"},
+	{"trail cut", func(t *testing.T, p place) { require.NoError(t, os.Truncate(p.trail(), 0)) }, "0 bytes while the host ran; a new one is started"},
 	{"directory renamed", func(t *testing.T, p place) { require.NoError(t, os.Rename(p.state(), p.state()+".old")) }, "it was removed or renamed"},
-	{"state replaced", func(t *testing.T, p place) { forEach(t, p.stateFiles(t), replace) }, "another file was put in its place while the host ran; all of it is written there anew, and nothing is lost; the other file is kept as "},
+	{"state replaced", func(t *testing.T, p place) { forEach(t, p.stateFiles(t), replace) }, "another file was put in its place while the host ran; the whole file is written there again, and nothing is lost; the other file is kept as "},
 	{"trail renamed, and a new one made", func(t *testing.T, p place) {
 		require.NoError(t, os.Rename(p.trail(), p.trail()+".1"))
 		require.NoError(t, os.WriteFile(p.trail(), nil, 0o600))
-	}, "another file was put in its place while the host ran; all of it is written there anew; the file that was there is kept as "},
+	}, "another file was put in its place while the host ran; the whole file is written there again; the file that was there is kept as "},
 	{"directory removed", func(t *testing.T, p place) { require.NoError(t, os.RemoveAll(p.state())) }, "it was removed or renamed"},
 }
 

@@ -290,7 +290,7 @@ func TestTwoSendersOfOneDevice(t *testing.T) {
 		assert.Len(t, b.values(), 2*slots)
 		for _, w := range pair {
 			assert.Equal(t, map[string]int{"outlet delivered": slots}, settled(w.at.trail()), w.name)
-			said := strings.Count(strings.ToLower(w.log()), "another sender reports the device, since")
+			said := strings.Count(strings.ToLower(w.log()), "another sender reports the device, because")
 			assert.Equal(t, 1, said, "lines of %s:\n%s", w.name, w.log())
 			h, v := w.status(t)
 			assert.Equal(t, status.Failed, v.Level, w.name)

@@ -33,7 +33,7 @@ func createDefaultConfig() component.Config {
 // gone are keys of earlier versions, with what to do instead.
 var gone = map[string]string{
 	"max_series":    options.NoMaxSeries,
-	"require_slots": "leave it out: the exporter aligns readings itself, and takes finished slots of ocems_slot as they are; `align: false` is for slots of another maker",
+	"require_slots": "leave it out: the exporter averages readings itself and accepts finished slots of ocems_slot; `align: false` is for 15-minute values from other sources",
 }
 
 // unlike are keys of http that only some versions of the collector have.

@@ -43,7 +43,7 @@ func TestLifecycle(t *testing.T) {
 func TestFaultsAtStart(t *testing.T) {
 	for name, c := range map[string]struct{ config, want string }{
 		"no storage":      {`storage: ocems_storage/outbox`, `storage: there is no extension "ocems_storage/outbox" in service.extensions; nearest: ocems_storage/outbx, file_storage`},
-		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; use an ocems_storage extension`},
+		"no such storage": {`storage: network`, `storage: the extension "network" is not a storage extension; use an ocems_storage extension`},
 		"another storage": {`storage: file_storage`, `storage: "file_storage" cannot list its keys; use an ocems_storage extension`},
 		"storage fails":   {`storage: ocems_storage/outbx`, `storage: opening "ocems_storage/outbx": directory: opening the state /dev/null/exporter_ocems_: mkdir /dev/null: not a directory`},
 		"audit_file":      {`audit_file: /dev/null/audit.jsonl`, `audit_file: opening the audit trail: mkdir /dev/null: not a directory`},
@@ -87,9 +87,9 @@ func TestWarningsAtStart(t *testing.T) {
 		want   []string
 	}{
 		"none":         {`storage: ocems_storage`, nil},
-		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more map[timeout:29s]"}},
+		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a slot ends, and may still store a request that timed out; set 30s or more map[timeout:29s]"}},
 		"30 s":         {`{storage: ocems_storage, http: {timeout: 30s}}`, nil},
-		"memory":       {`{}`, []string{"warn: no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension map[]"}},
+		"memory":       {`{}`, []string{"warn: no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension map[]"}},
 		"no trail":     {`{storage: ocems_storage, audit_file: ""}`, []string{"warn: no audit_file is set: final outcomes go to the log only map[]"}},
 	} {
 		t.Run(name, func(t *testing.T) {

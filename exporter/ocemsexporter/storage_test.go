@@ -79,7 +79,7 @@ func TestStorageFails(t *testing.T) {
 		d.full.Store(true)
 		for range 40 { // within a minute of each other: the window of 00:00 must not close before the sender is through
 			err := e.ConsumeMetrics(t.Context(), md)
-			require.EqualError(t, err, "writing the outbox: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+			require.EqualError(t, err, "writing the outbox: no space left on device; the readings stay with the sender: make sure that the directory of the storage is writable and has free space")
 			pass(50 * time.Second)
 		}
 		require.Empty(t, b.asked())

@@ -144,26 +144,26 @@ func TestTelemetry(t *testing.T) {
 		const prefix = "otelcol_exporter_ocems_"
 		want := []metricdata.Metrics{
 			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(4))},
-			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(1))},
-			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat an earlier one with the same time, value and flag. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was already closed. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 1), refused(slot.TooOld, 2), refused(slot.Future, 3), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
 				refused(slot.BadUnit, 1), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0),
 				refused(slot.BelowMin, 0), refused(slot.AboveMax, 0), refused(slot.Invalid, 0), refused(slot.TooFar, 0), refused(slot.TooFew, 0), refused("off_grid", 1), refused("unknown", 1))},
-			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
+			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are not a parameter of a device. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
-			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},
+			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not passed on yet. [Alpha]", Data: level(0)},
 			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
-			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, as of the end of the last slot. [Alpha]",
+			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, at the end of the last slot. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: classes}},
 			{Name: prefix + "parameter_expected", Unit: "{slot}", Description: "1 where slots of the parameter are due, 0 before its first one. [Alpha]",
 				Data: each(0, "dev_1 cod", "dev_1 ph", "dev_2 co", "dev_2 so2", "dev_3 co")},
-			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest stamp of the parameter that was delivered, in Unix time. [Alpha]",
+			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest delivered stamp of the parameter, in Unix time. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: append(each(y2k.Unix(), "dev_1 cod", "dev_1 ph").DataPoints,
 					each(y2k.Add(15*time.Minute).Unix(), "dev_2 co", "dev_2 so2").DataPoints...)}},
-			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for what is wrong with the parameter. Nothing where it reports. [Alpha]",
+			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for each trouble of the parameter. No series without trouble. [Alpha]",
 				Data: each(1, "dev_1 ph partly", "dev_2 so2 partly", "dev_3 co refused")},
-			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, repeated ones among them. [Alpha]", Data: counter(value(4))},
+			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, including repeated ones. [Alpha]", Data: counter(value(4))},
 			{Name: prefix + "readings", Unit: "{reading}", Description: "Readings that reached their final outcome. [Alpha]", Data: counter(
 				outcome(5, audit.Delivered), outcome(0, audit.AlreadyStored), outcome(0, audit.Rejected), outcome(0, audit.Expired), outcome(1, audit.Refused))},
 			{Name: prefix + "attempts", Unit: "{request}", Description: "Requests sent. [Alpha]", Data: counter(
@@ -181,7 +181,7 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "held_devices", Unit: "{device}", Description: "Devices whose registration or credentials the server refuses. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: held}},
 			{Name: prefix + "server_unreachable", Unit: "{server}", Description: "1 while the server does not answer. [Alpha]", Data: level(0)},
-			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock less this machine's. [Alpha]", Data: seconds(-50 * time.Second)},
+			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock minus this machine's. [Alpha]", Data: seconds(-50 * time.Second)},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
 	})

@@ -62,7 +62,7 @@ func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
 		case storage.Delete:
 			write(op.Key, nil)
 		default:
-			return fmt.Errorf("key %q: there is no operation of type %d", op.Key, op.Type)
+			return fmt.Errorf("key %q: there is no operation type %d", op.Key, op.Type)
 		}
 	}
 	return c.file.Batch(ctx, writes...)

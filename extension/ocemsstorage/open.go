@@ -63,7 +63,7 @@ func find(host component.Host, storageID component.ID) (storage.Extension, error
 	}
 	s, ok := ext.(storage.Extension)
 	if !ok {
-		return nil, fmt.Errorf("storage: the extension %q stores nothing; use an ocems_storage extension", storageID)
+		return nil, fmt.Errorf("storage: the extension %q is not a storage extension; use an ocems_storage extension", storageID)
 	}
 	return s, nil
 }
@@ -99,7 +99,7 @@ func (a adapter) Close() error { return a.ranger.Close(context.Background()) }
 // says so.
 func OpenOrMemory(ctx context.Context, host component.Host, storageID *component.ID, kind component.Kind, id component.ID, log *zap.Logger) (Store, error) {
 	if storageID == nil {
-		log.Warn("no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension")
+		log.Warn("no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension")
 		return memory{store.NewMemory()}, nil
 	}
 	return Open(ctx, host, *storageID, kind, id)

@@ -33,7 +33,7 @@ type Config struct {
 // Validate implements xconfmap.Validator.
 func (c *Config) Validate() error {
 	if c.Directory == "" {
-		return errors.New("directory: not set; name a directory on a disk that outlives a restart, such as /var/lib/ocems/storage")
+		return errors.New("directory: not set; name a directory on a disk that survives a restart, such as /var/lib/ocems/storage")
 	}
 	return nil
 }
@@ -65,10 +65,10 @@ func (e *files) Start(context.Context, component.Host) error {
 	}
 	info, err := os.Stat(e.cfg.Directory)
 	if err == nil && !info.IsDir() {
-		err = errors.New("it is not one")
+		err = errors.New("it is not a directory")
 	}
 	if err != nil {
-		return fmt.Errorf("directory: looking for %q: %w; make it, or set create_directory: true", e.cfg.Directory, err)
+		return fmt.Errorf("directory: looking for %q: %w; create it, or set create_directory: true", e.cfg.Directory, err)
 	}
 	return nil
 }
@@ -83,7 +83,7 @@ func (e *files) GetClient(_ context.Context, kind component.Kind, id component.I
 		return nil, fmt.Errorf("directory: %w", err)
 	}
 	if damage := file.Damage(); damage != "" {
-		e.log.Error("The storage of a component was damaged; it goes on with what can be read", zap.Stringer("component", id), zap.String("damage", damage))
+		e.log.Error("The storage of a component was damaged; it continues with the readable part", zap.Stringer("component", id), zap.String("damage", damage))
 	}
 	return &client{file}, nil
 }

@@ -88,7 +88,7 @@ func TestConfig(t *testing.T) {
 func TestCreateDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "here")
 	e, _ := create(t, map[string]any{"directory": dir, "create_directory": false})
-	require.ErrorContains(t, e.Start(t.Context(), componenttest.NewNopHost()), "make it, or set create_directory: true")
+	require.ErrorContains(t, e.Start(t.Context(), componenttest.NewNopHost()), "create it, or set create_directory: true")
 	e, _ = start(t, dir)
 	open(t, e)
 	info, err := os.Stat(dir)
@@ -121,7 +121,7 @@ func TestClient(t *testing.T) {
 	gets[2].Value = []byte("of before")
 	require.NoError(t, c.Batch(ctx, gets[0], storage.SetOperation("a", []byte("2")), gets[1], gets[2], storage.DeleteOperation("a"), gets[3], storage.SetOperation("a", nil)))
 	assert.Equal(t, [][]byte{[]byte("1"), []byte("2"), nil, nil}, [][]byte{gets[0].Value, gets[1].Value, gets[2].Value, gets[3].Value})
-	require.ErrorContains(t, c.Batch(ctx, storage.SetOperation("b", nil), &storage.Operation{Key: "c", Type: 9}), `key "c": there is no operation of type 9`)
+	require.ErrorContains(t, c.Batch(ctx, storage.SetOperation("b", nil), &storage.Operation{Key: "c", Type: 9}), `key "c": there is no operation type 9`)
 	assert.Equal(t, []string{"a", "nothing"}, list(t, c, ""), "all or nothing")
 
 	require.NoError(t, c.Close(ctx))

@@ -175,7 +175,7 @@ func CheckClient(timeoutKey string, timeout time.Duration, proxyKey, proxy strin
 	}
 	for _, key := range slices.Sorted(maps.Keys(tls)) {
 		if v := tls[key]; v != "" && !slices.Contains(known, v) {
-			c.fault("%s: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", key, v, spec.Nearest(v, known)[0])
+			c.fault("%s: %q is not TLS 1.2 or newer; nearest: %s", key, v, spec.Nearest(v, known)[0])
 		}
 	}
 	return c.err()
@@ -235,7 +235,7 @@ func nearestEndpoint(s string) string {
 type Duration = registry.Duration
 
 // NoMaxSeries is what to do instead of the key max_series, which is gone.
-const NoMaxSeries = "leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others"
+const NoMaxSeries = "leave it out: the configured devices and parameters limit the number of series"
 
 // Check returns what is wrong with the keys of a YAML configuration before they are decoded: those that are gone, each with
 // what to do instead, and durations that are numbers without a unit, which a decoder would take for nanoseconds. cfg is

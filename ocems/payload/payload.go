@@ -98,7 +98,7 @@ func (r Record) Marshal() ([]byte, error) {
 	for i := 1; i < len(sorted); i++ {
 		a, b := &sorted[i-1], &sorted[i]
 		if a.Diagnostic == b.Diagnostic && a.Stamp.UnixMilli() == b.Stamp.UnixMilli() && strings.TrimSpace(a.Parameter) == strings.TrimSpace(b.Parameter) {
-			return nil, fmt.Errorf("writing a payload of device %q: parameter %q is there twice for %s, as %v %s flag %s and as %v %s flag %s", device,
+			return nil, fmt.Errorf("writing a payload of device %q: parameter %q occurs twice for %s, as %v %s flag %s and as %v %s flag %s", device,
 				strings.TrimSpace(a.Parameter), spec.ISTString(a.Stamp), a.Value, a.Unit, a.Flag, b.Value, b.Unit, b.Flag)
 		}
 	}

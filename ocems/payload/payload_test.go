@@ -159,12 +159,12 @@ func TestMarshalRefuses(t *testing.T) {
 		{"a parameter twice", func(r *payload.Record) {
 			r.Readings = append(r.Readings, reading("ph", 7, "pH"), reading(" cod", 2, "ppm"))
 			r.Readings[2].Flag = spec.FlagZeroCalibration
-		}, `parameter "cod" is there twice for 2024-09-21 00:00:00 IST, as 1 mg/L flag U and as 2 ppm flag Z`},
+		}, `parameter "cod" occurs twice for 2024-09-21 00:00:00 IST, as 1 mg/L flag U and as 2 ppm flag Z`},
 		{"a diagnostic parameter twice", func(r *payload.Record) {
 			r.Readings = append(r.Readings, r.Readings[0], r.Readings[0], r.Readings[0])
 			r.Readings[0].Diagnostic, r.Readings[3].Diagnostic = true, true
 			r.Readings[2].Stamp = r.Readings[2].Stamp.Add(spec.SlotLength)
-		}, "is there twice"},
+		}, "occurs twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := record(reading("cod", 1, "mg/L"))
@@ -183,7 +183,7 @@ func TestMarshalRefuses(t *testing.T) {
 func TestMarshalRefusesTheSameTwice(t *testing.T) {
 	a, b := reading("cod", 1, "mg/L"), reading(" cod", 2, "ppm")
 	r := record(a, b)
-	if text, err := r.Marshal(); err == nil || text != nil || !strings.Contains(err.Error(), `parameter "cod" is there twice`) {
+	if text, err := r.Marshal(); err == nil || text != nil || !strings.Contains(err.Error(), `parameter "cod" occurs twice`) {
 		t.Errorf("Marshal = %s, %v", text, err)
 	}
 	if err := r.Check(); err != nil {

@@ -105,7 +105,7 @@ func CheckDelay(delay *Duration, shared *bool) error {
 	case delay.Duration < 0 || delay.Duration > maxDelay:
 		return fmt.Errorf("%s is not from 0s to %s; nearest: %s", delay, Duration{Duration: maxDelay}, Duration{Duration: min(max(delay.Duration, 0), maxDelay)})
 	case shared == nil || !*shared:
-		return fmt.Errorf("%s is of a host that stands by for another sender; set shared_device = true beside it, or leave it out", delay)
+		return fmt.Errorf("%s is for a host that stands by for another sender; set shared_device = true beside it, or leave it out", delay)
 	}
 	return nil
 }

@@ -33,7 +33,7 @@ func (v version) is(o version) bool { return v.modified.Equal(o.modified) && v.s
 
 func readVersion(path string) ([]byte, version, error) {
 	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // such as a FIFO, which nobody may ever write to
-		return nil, version{}, fmt.Errorf("%s is no regular file; name one", path)
+		return nil, version{}, fmt.Errorf("%s is not a regular file; name one", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -93,9 +93,9 @@ var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "
 func parseCSV(path string, data []byte) ([]source, error) {
 	switch {
 	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("\xd0\xcf\x11\xe0")):
-		return nil, fmt.Errorf("%s: this is a workbook of a spreadsheet; save it as CSV UTF-8", path)
+		return nil, fmt.Errorf("%s: this is a spreadsheet workbook; save it as CSV UTF-8", path)
 	case bytes.ContainsRune(data, 0):
-		return nil, fmt.Errorf("%s: this is no text of UTF-8; save it as CSV UTF-8", path)
+		return nil, fmt.Errorf("%s: this text is not UTF-8; save it as CSV UTF-8", path)
 	}
 	comma, skipped := separator(&data)
 	r := csv.NewReader(bytes.NewReader(data))
@@ -146,7 +146,7 @@ func parseCSV(path string, data []byte) ([]source, error) {
 		}
 		line := lineAt(r) + skipped
 		if n := len(header); len(row) < n || !blank(row[n:]) {
-			faults = append(faults, fmt.Errorf("%s:%d: wrong number of fields: %d, and the first row has %d; put a cell that holds %q in quotes", path, line, len(row), n, comma))
+			faults = append(faults, fmt.Errorf("%s:%d: wrong number of fields: %d, but the first row has %d; put a cell that contains %q in quotes", path, line, len(row), n, comma))
 			continue
 		}
 		src := source{words: Collector, at: func(key string) string { return fmt.Sprintf("%s:%d: %s", path, line, key) }}

@@ -32,7 +32,7 @@ func (b *builder) rename(list []renaming, present map[string]string, inUse strin
 			case !utf8.ValidString(former) || strings.ContainsFunc(former, unicode.IsControl):
 				b.fault(n.at, "%q is not one line of UTF-8; write it as it was", former)
 			case former == n.name:
-				b.fault(n.at, "%q is the present name; give the one before it, or leave it out", former)
+				b.fault(n.at, "%q is the current name; give an earlier one, or leave it out", former)
 			case now:
 				b.fault(n.at, "%q (%s) %s", former, at, inUse)
 			case twice:

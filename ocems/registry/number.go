@@ -37,7 +37,7 @@ func (l *Numbers) UnmarshalTOML(source []byte) error {
 	inner, open := strings.CutPrefix(text.String(), "[")
 	inner, closed := strings.CutSuffix(inner, "]")
 	if !open || !closed {
-		return fmt.Errorf("%s is no list of numbers such as [-9999, 65535]", source)
+		return fmt.Errorf("%s is not a list of numbers such as [-9999, 65535]", source)
 	}
 	*l = Numbers{}
 	for word := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(inner), ","), ",") {

@@ -53,6 +53,6 @@ func TestNumbersInEachLanguage(t *testing.T) {
 		require.NoError(t, toml.Unmarshal([]byte("invalid_values = "+text), &p), text)
 		require.Equal(t, want, p.InvalidValues, text)
 	}
-	require.ErrorContains(t, toml.Unmarshal([]byte(`invalid_values = -9999`), &p), "-9999 is no list of numbers such as [-9999, 65535]")
+	require.ErrorContains(t, toml.Unmarshal([]byte(`invalid_values = -9999`), &p), "-9999 is not a list of numbers such as [-9999, 65535]")
 	require.ErrorContains(t, toml.Unmarshal([]byte(`invalid_values = [1, "none"]`), &p), `"none" is not a number such as 19.076`)
 }

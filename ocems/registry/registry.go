@@ -353,10 +353,10 @@ func (b *builder) addAll(cfg Config, list []source) {
 		for key, j := range params {
 			present[key] = src.at(src.words.parameter(j, "parameter"))
 		}
-		b.rename(keys, present, "is a parameter of the device now; name a key that it has no more",
+		b.rename(keys, present, "is a current parameter of the device; name a key that it no longer has",
 			func(n renaming, key string) { device.formerly[key] = n.name })
 	}
-	b.rename(renamed, places, "is configured, so that its slots are sent as its own; name an id that no device has now",
+	b.rename(renamed, places, "is a configured device; name an id that no device has any more",
 		func(n renaming, id string) { b.formerly[id] = n.device })
 	if len(keyless) > 0 {
 		b.fault("public_key", "missing; give public_key or public_key_file (devices without their own: %d, the first %s)", len(keyless), keyless[0])
@@ -389,7 +389,7 @@ func (b *builder) credentials(device *Device, src source, common *rsa.PublicKey)
 		b.fault(src.at("token_id"), "%q is the name of a variable that is not set in the environment", token)
 		token = ""
 	case strings.HasPrefix(token, "${"):
-		b.fault(src.at("token_id"), "it begins with ${ as a variable does, and has no name and } behind it (it is not shown, since it may hold the token)")
+		b.fault(src.at("token_id"), "it begins with ${ but is not a variable such as ${NAME} (it is not shown, since it may hold the token)")
 		token = ""
 	default:
 		if text := mistaken(token); text != "" {
@@ -444,13 +444,13 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 	m.parameter = strings.TrimSpace(p.Parameter)
 	switch {
 	case !utf8.ValidString(m.parameter):
-		b.fault(at("parameter"), "%q is not UTF-8, which JSON must be; save the file as UTF-8", m.parameter)
+		b.fault(at("parameter"), "%q is not UTF-8, which JSON requires; save the file as UTF-8", m.parameter)
 	case m.parameter == "":
 		if name := m.catalogueName(); spec.IsParameter(name) {
 			m.parameter = name
 		} else if name != "" {
 			_, err := spec.LookupParameter(name)
-			b.fault(at("parameter"), "missing, and the metric's name is none: %w", err)
+			b.fault(at("parameter"), "missing, and the metric's name is not a parameter key: %w", err)
 		} else {
 			b.fault(at("parameter"), "missing; give a key of the catalogue")
 		}
@@ -460,7 +460,7 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 		}
 	}
 	if m.unit = strings.TrimSpace(p.Unit); !utf8.ValidString(m.unit) {
-		b.fault(at("unit"), "%q is not UTF-8, which JSON must be; save the file as UTF-8", m.unit)
+		b.fault(at("unit"), "%q is not UTF-8, which JSON requires; save the file as UTF-8", m.unit)
 	} else if m.unit != "" && !p.AllowUnlisted {
 		unit, err := spec.ResolveUnit(m.unit)
 		if err != nil {
@@ -479,7 +479,7 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 		m.statistic = &stat
 	}
 	if m.rules = b.rules(at, d.rules, &p.Validity); m.rules.EndStamped && m.statistic != nil && *m.statistic == slot.TimeWeighted {
-		b.fault(at("reading_stamp"), `"end" does not go with the statistic time_weighted, by which a value holds from its time on; nearest: start`)
+		b.fault(at("reading_stamp"), `"end" does not fit the statistic time_weighted, where a value holds from its timestamp on; nearest: start`)
 	}
 	if p.Decimals != nil {
 		if m.decimals = *p.Decimals; m.decimals < 0 || m.decimals > 10 {

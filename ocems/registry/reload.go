@@ -25,7 +25,7 @@ func (r *Registry) look(ctx context.Context, read func() look) (look, error) {
 		r.asked = nil
 		return l, l.err
 	case <-timer.C:
-		return look{}, fmt.Errorf("the devices_file, or a file that the configuration names, is not read within %s: see whether its disk or network mount answers", answerWithin)
+		return look{}, fmt.Errorf("the devices_file, or a file that the configuration names, cannot be read within %s: check its disk or network mount", answerWithin)
 	case <-ctx.Done():
 		return look{}, ctx.Err()
 	}
@@ -44,7 +44,7 @@ func (r *Registry) first() look {
 			return l
 		}
 	}
-	return look{err: fmt.Errorf("devices_file: %s is still being written; start again when it is whole", r.file)}
+	return look{err: fmt.Errorf("devices_file: %s is still being written; start again when it is complete", r.file)}
 }
 
 // Reload looks at the devices_file, and says whether its devices are in force now for the first time. A file is taken
@@ -73,7 +73,7 @@ func (r *Registry) Reload(ctx context.Context) (changed bool, err error) {
 	}
 	if n, before := len(l.ids), len(r.now.Load().ids); 2*n < before && !l.is(r.few) {
 		r.few = l.version
-		return false, fmt.Errorf("the devices_file %s leaves %d devices of %d: it is taken if it is still so at the next look", r.file, n, before)
+		return false, fmt.Errorf("the devices_file %s has only %d devices of %d: it is used if the next look finds the same content", r.file, n, before)
 	}
 	r.seen = l.version
 	r.before.Store(r.now.Load())

@@ -144,7 +144,7 @@ func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rul
 		switch {
 		case !b.finite(at, "max_step", r.MaxStep):
 		case r.MaxStep == 0:
-			b.fault(at("max_step"), "0 leaves out all that changes; leave it out for no limit")
+			b.fault(at("max_step"), "0 refuses every reading that differs from the one before; leave the key out for no limit")
 		case r.MaxStep < 0:
 			b.fault(at("max_step"), "%v is less than 0; nearest: %v", r.MaxStep, -r.MaxStep)
 		}
@@ -170,7 +170,7 @@ func (b *builder) waits(at func(string) string, value string, common bool) bool 
 	const key = "below_min_coverage"
 	waits := b.second(at, key, value, BelowMinCoverage, common)
 	if b.noOutbox && value == BelowMinCoverage[1] {
-		b.fault(at(key), "%q needs an outbox, which a processor does not have: let the exporter make these slots; nearest: %s", value, BelowMinCoverage[0])
+		b.fault(at(key), "%q needs an outbox, and a processor has none: let the exporter make these slots; nearest: %s", value, BelowMinCoverage[0])
 	}
 	return waits
 }
@@ -204,7 +204,7 @@ func (b *builder) bounds(at func(string) string, low, high string, from, to *Num
 
 func (b *builder) finite(at func(string) string, key string, v float64) bool {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
-		b.fault(at(key), "%v is no finite number; leave it out, or give one such as 19.076", v)
+		b.fault(at(key), "%v is not a finite number; leave it out, or give one such as 19.076", v)
 		return false
 	}
 	return true

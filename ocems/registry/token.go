@@ -24,17 +24,17 @@ func mistaken(token string) string {
 	case !utf8.ValidString(token):
 		return "it is not UTF-8; copy the token from the board's e-mail again"
 	case asNumber.MatchString(token):
-		return "a spreadsheet has made a number of it, such as 1.23E+31, and the token is lost; copy it again into a column of the format Text"
+		return "a spreadsheet has changed it into a number, such as 1.23E+31, and the token is lost; copy it again into a column with the format Text"
 	case label.MatchString(token):
-		return "it begins with a name such as token=; give only what stands behind"
+		return "it begins with a name such as token=; give only the part behind it"
 	case strings.ContainsAny(token, "\r\n"):
-		return "it has several lines; give the token alone, on one"
+		return "it has several lines; give the token alone, on one line"
 	case strings.ContainsFunc(token, invisible):
-		return "it has a character that cannot be seen, such as a zero-width space; type the token, or copy it as plain text"
+		return "it contains an invisible character, such as a zero-width space; type the token, or copy it as plain text"
 	case strings.ContainsFunc(token, unicode.IsSpace):
-		return "there is a space in it; give the token alone"
+		return "it contains a space; give the token alone"
 	case strings.Trim(token, "\"'`<>“”‘’") != token:
-		return "it stands in quotes or brackets; give it without"
+		return "it is in quotes or brackets; remove them"
 	}
 	return ""
 }
@@ -58,5 +58,5 @@ func OddToken(token string) string {
 	case n > 44:
 		return "it is too long"
 	}
-	return "it has other characters or another length"
+	return "its characters or its length differ"
 }

@@ -18,7 +18,7 @@ type Words struct {
 // The words of the hosts.
 var (
 	Collector = Words{"devices", "parameters", "attributes", "attribute", "ocems.device.id", "ocems.unit", "ca_file", "proxy_url",
-		"a metric of the collector has none: leave it out"}
+		"metrics of the collector have no fields: leave it out"}
 	Telegraf = Words{"device", "parameter", "tags", "tag", "ocems_device_id", "ocems_unit", "tls_ca",
 		"http_proxy_url", ""}
 )

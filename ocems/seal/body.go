@@ -61,7 +61,7 @@ func (b *Body) Open(body []byte) ([]byte, error) {
 	}
 	pad := int(text[len(text)-1])
 	if pad == 0 || pad > n || !bytes.Equal(text[len(text)-pad:], bytes.Repeat([]byte{byte(pad)}, pad)) {
-		return nil, errors.New("opening a body: wrong padding: it was sealed under another token")
+		return nil, errors.New("opening a body: wrong padding: it was encrypted with another token")
 	}
 	return text[:len(text)-pad], nil
 }

@@ -26,7 +26,7 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 		if key, ok := key.(*rsa.PublicKey); ok {
 			return key, nil
 		}
-		return nil, fmt.Errorf("reading the public key: it is a %T, the API needs RSA", key)
+		return nil, fmt.Errorf("reading the public key: it is a %T; the API needs an RSA key", key)
 	}
 	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
 		return key, nil
@@ -41,7 +41,7 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 		return nil, fmt.Errorf("reading the public key: this is a %q; the key from the board's e-mail is needed", kind)
 	}
 	if there, whole := lengths(der); there < whole {
-		return nil, fmt.Errorf("reading the public key: it is cut: %d of %d bytes are there; copy the whole key from the board's e-mail", there, whole)
+		return nil, fmt.Errorf("reading the public key: it is truncated: %d of %d bytes; copy the whole key from the board's e-mail", there, whole)
 	}
 	return nil, errors.New("reading the public key: neither a PKIX nor a PKCS#1 RSA key: paste the whole key from the board's e-mail")
 }
@@ -90,7 +90,7 @@ func keyBytes(text string) (der []byte, kind string, err error) {
 	}
 	switch {
 	case strings.HasPrefix(text, "ssh-") || strings.HasPrefix(text, "---- BEGIN SSH2"):
-		return nil, "", errors.New("this is a key of SSH; the key from the board's e-mail is needed, as PEM (ssh-keygen -e -m PKCS8 -f FILE turns it)")
+		return nil, "", errors.New("this is an SSH key; the key from the board's e-mail is needed, as PEM (ssh-keygen -e -m PKCS8 -f FILE turns it)")
 	case strings.HasPrefix(text, "{"):
 		return nil, "", errors.New("this is JSON, such as a JWK; the key from the board's e-mail is needed, as PEM")
 	}

@@ -59,7 +59,7 @@ func CheckStamp(stamp time.Time, flag Flag, now time.Time) error {
 		return fmt.Errorf("timestamp %s is %w of %s: nearest %s and %s", ISTString(stamp), ErrNotAligned, length,
 			ISTString(before), ISTString(after))
 	case stamp.Before(now.Add(-MaxAge)):
-		return fmt.Errorf("timestamp %s is %w: oldest taken now %s", ISTString(stamp), ErrTooOld, ISTString(now.Add(-MaxAge)))
+		return fmt.Errorf("timestamp %s is %w: the oldest valid timestamp is now %s", ISTString(stamp), ErrTooOld, ISTString(now.Add(-MaxAge)))
 	case stamp.After(now):
 		return fmt.Errorf("timestamp %s is %w: now is %s", ISTString(stamp), ErrFuture, ISTString(now))
 	}

@@ -48,7 +48,7 @@ func TestWarningsAtStart(t *testing.T) {
 		h := newHost(t, t.TempDir())
 		p := h.start("audit_file: ''\n"+twoDevices, &sink{})
 		require.Equal(t, []string{
-			"warn: no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension map[]",
+			"warn: no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension map[]",
 			"warn: no audit_file is set: final outcomes go to the log only map[]"}, h.said("warn"))
 		require.Len(t, h.said("info: making slots"), 1)
 		h.consume(p, cod(1, "ocems.flag", "X"))
@@ -303,7 +303,7 @@ func TestStorageFails(t *testing.T) {
 		h.full.Store(true)
 		refused := cod(3)
 		err := p.ConsumeMetrics(t.Context(), refused)
-		require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+		require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: make sure that the directory of the storage is writable and has free space")
 		require.False(t, consumererror.IsPermanent(err))
 		for range 20 {
 			pass(50 * time.Second)

@@ -54,7 +54,7 @@ func Commit(ctx context.Context, b *engine.Batch) error {
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
+	return fmt.Errorf("%w; the readings stay with the sender: make sure that the directory of the storage is writable and has free space", err)
 }
 
 func (a *adder) all(md pmetric.Metrics) { a.b.Fill(func() { a.fill(md) }) }

@@ -57,7 +57,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("How long requests took. [Alpha]"),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60))
 	t.finished, errs[3] = t.meter.Int64ObservableCounter(prefix+"finished_slots", metric.WithUnit("{slot}"),
-		metric.WithDescription("Slots made upstream, repeated ones among them. [Alpha]"))
+		metric.WithDescription("Slots made upstream, including repeated ones. [Alpha]"))
 	t.outbox, errs[4] = t.meter.Int64ObservableGauge(prefix+"outbox_slots", metric.WithUnit("{slot}"),
 		metric.WithDescription("Slots that wait in the outbox. [Alpha]"))
 	t.oldest, errs[5] = t.meter.Float64ObservableGauge(prefix+"oldest_age", metric.WithUnit("s"),
@@ -65,7 +65,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 	t.held, errs[6] = t.meter.Int64ObservableGauge(prefix+"held_devices", metric.WithUnit("{device}"),
 		metric.WithDescription("Devices whose registration or credentials the server refuses. [Alpha]"))
 	t.skew, errs[7] = t.meter.Float64ObservableGauge(prefix+"clock_skew", metric.WithUnit("s"),
-		metric.WithDescription("The server's clock less this machine's. [Alpha]"))
+		metric.WithDescription("The server's clock minus this machine's. [Alpha]"))
 	t.silent, errs[8] = t.meter.Int64ObservableGauge(prefix+"server_unreachable", metric.WithUnit("{server}"),
 		metric.WithDescription("1 while the server does not answer. [Alpha]"))
 	// What every exporter of the collector's has, in the same scope and words: else a reader has two metrics of one name.

@@ -33,7 +33,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/version"
 )
 
-// everyMetric drives an exporter until each of its metrics has a value for each of its attributes.
+// everyMetric drives an exporter until each of its metrics has a value for each attribute.
 func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(`
@@ -136,7 +136,7 @@ func TestTelemetry(t *testing.T) {
 		var classes []metricdata.DataPoint[int64]
 		for _, class := range engine.Troubles() {
 			n := int64(0)
-			if class == status.Refuses || class == status.Partly { // the slot that began before the first whole window
+			if class == status.Refuses || class == status.Partly { // for the slot that began before the first whole window
 				n = 1
 			}
 			classes = append(classes, value(n, attribute.String("class", string(class))))
@@ -187,7 +187,7 @@ func TestTelemetry(t *testing.T) {
 	})
 }
 
-// The counters that each exporter of the collector's has: what the board has, and what was given up.
+// The counters that all exporters of the collector have: readings that the board has, and readings that were given up.
 func TestSentAndFailed(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(oneDevice)
@@ -224,7 +224,7 @@ func TestSentAndFailed(t *testing.T) {
 	})
 }
 
-// A note of the trail about itself is of no readings, and its outcome no documented one.
+// The trail's note about itself has no readings, and its outcome is not a documented one.
 func TestRecoveredIsNotCounted(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		b.start(oneDevice).onResult(audit.Recovered, 0)
@@ -236,12 +236,12 @@ func TestRecoveredIsNotCounted(t *testing.T) {
 	})
 }
 
-// document is metadata.yaml; a key that is not here is an error.
+// document is the schema of metadata.yaml; any other key is an error.
 type document struct {
 	DisplayName   string `yaml:"display_name"`
 	Type          string
 	GitHubProject string    `yaml:"github_project"`
-	Status        yaml.Node // test/docs holds it, and the keys, to page and factory
+	Status        yaml.Node // test/docs compares it, and the keys, with page and factory
 	Config        yaml.Node
 	Exported      yaml.Node `yaml:"exported_configs"`
 	Attributes    map[string]struct {
@@ -274,7 +274,7 @@ func readDocument(t *testing.T) (doc document) {
 	return doc
 }
 
-// registered is a metric in the words of metadata.yaml, with the attributes of its points.
+// registered returns a metric as metadata.yaml describes it, with the attributes of its points.
 func registered(t *testing.T, m metricdata.Metrics) (kind string, as instrument, sets []attribute.Set) {
 	switch data := m.Data.(type) {
 	case metricdata.Sum[int64]:
@@ -320,7 +320,7 @@ func TestMetadata(t *testing.T) {
 			require.True(t, listed, "%s is not in metadata.yaml", m.Name)
 			require.True(t, want.Enabled, name)
 			require.Equal(t, want.Unit, m.Unit, name)
-			// The collector's generator writes the stability behind the description.
+			// The collector's generator appends the stability to the description.
 			require.Equal(t, want.Description+" ["+strings.ToUpper(want.Stability[:1])+want.Stability[1:]+"]", m.Description, name)
 
 			kind, as, sets := registered(t, m)
@@ -346,13 +346,13 @@ func TestMetadata(t *testing.T) {
 			}
 			for _, id := range want.Attributes {
 				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
-				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // those of the configuration
+				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // values come from the configuration
 					continue
 				}
 				if doc.Attributes[id].Type == "bool" {
 					enum = []string{"true", "false"}
 				}
-				if id == "exporter" { // an id, and no enumeration
+				if id == "exporter" { // an id, not an enumeration
 					enum, values[key] = []string{"ocems"}, slices.Compact(values[key])
 				}
 				require.ElementsMatch(t, enum, values[key], name)
@@ -371,8 +371,8 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestReadme holds the README's tables of keys to Config, its devices and their parameters, in both directions. It is the
-// reference of Telegraf's output too, whose README has the key that is Telegraf's alone.
+// TestReadme compares the README's tables of keys with Config, its devices and their parameters, in both directions. The
+// tables are the reference for Telegraf's output too. Its README has the key that only Telegraf has.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)

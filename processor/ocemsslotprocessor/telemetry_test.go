@@ -31,7 +31,7 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
-// everyMetric drives a processor until each of its metrics has a value and each reason that it can have has refused something.
+// everyMetric drives a processor until each of its metrics has a value and each possible reason has refused a sample.
 func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -124,12 +124,12 @@ func TestTelemetry(t *testing.T) {
 	})
 }
 
-// document is metadata.yaml; a key that is not here is an error.
+// document is the schema of metadata.yaml; any other key is an error.
 type document struct {
 	DisplayName   string `yaml:"display_name"`
 	Type          string
 	GitHubProject string    `yaml:"github_project"`
-	Status        yaml.Node // test/docs holds it, and the keys, to page and factory
+	Status        yaml.Node // test/docs compares it, and the keys, with page and factory
 	Config        yaml.Node
 	Attributes    map[string]struct {
 		Name              string `yaml:"name_override"`
@@ -178,7 +178,7 @@ func TestMetadata(t *testing.T) {
 			require.True(t, listed, "%s is not in metadata.yaml", m.Name)
 			require.True(t, want.Enabled, name)
 			require.Equal(t, want.Unit, m.Unit, name)
-			// The collector's generator writes the stability behind the description.
+			// The collector's generator appends the stability to the description.
 			require.Equal(t, want.Description+" ["+strings.ToUpper(want.Stability[:1])+want.Stability[1:]+"]", m.Description, name)
 			var points []metricdata.DataPoint[int64]
 			switch data := m.Data.(type) {
@@ -204,12 +204,12 @@ func TestMetadata(t *testing.T) {
 				}
 			}
 			for _, id := range want.Attributes {
-				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // those of the configuration
+				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // values come from the configuration
 					continue
 				}
 				require.Equal(t, "string", doc.Attributes[id].Type, name)
 				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
-				if id == "processor" { // an id, and no enumeration
+				if id == "processor" { // an id, not an enumeration
 					enum, values[key] = []string{"ocems_slot"}, slices.Compact(values[key])
 				}
 				require.ElementsMatch(t, enum, values[key], name)
@@ -223,7 +223,7 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestReadme holds the README's list of keys to those of Config, in both directions. Keys of secrets are not the processor's.
+// TestReadme compares the README's list of keys with those of Config, in both directions, except the keys of secrets.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -11,8 +11,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// Observe makes the instruments of taking and closing, whose names begin with prefix and which all carry own: without it,
-// two components of one collector overwrite each other's. They are read from e until the registration is undone.
+// Observe makes the instruments for readings and windows. Their names begin with prefix. All have the attribute own; without
+// it, two components of one collector overwrite each other's values. They are read from e until they are unregistered.
 func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, e *engine.Engine) (metric.Registration, error) {
 	var errs []error
 	var all []metric.Observable

@@ -243,7 +243,7 @@ func (b *board) consume(e *ocemsExporter, md pmetric.Metrics) {
 	require.NoError(b, e.ConsumeMetrics(b.Context(), md))
 }
 
-// fault sets faults of the server (simulator.Fault). An empty list ends them.
+// fault sets faults of the server (simulator.Fault). An empty text ends them.
 func (b *board) fault(text string) {
 	method, answer := http.MethodPost, httptest.NewRecorder()
 	if text == "" {

@@ -73,7 +73,7 @@ func (c *client) Range(ctx context.Context, prefix string, visit func(key string
 	return c.file.Range(ctx, prefix, visit)
 }
 
-// Check checks that the file is still in its place; see [store.Store].
+// Check checks the file and repairs it; see [store.Store].
 func (c *client) Check() error { return c.file.Check() }
 
 // Path returns the path of the file.

@@ -172,7 +172,7 @@ func TestMarshalRefuses(t *testing.T) {
 			if text, err := r.Marshal(); err == nil || !strings.Contains(err.Error(), c.want) || text != nil {
 				t.Errorf("Marshal = %s, %v, want an error with %q", text, err, c.want)
 			}
-			// Two of a parameter go in two requests: only one request cannot have them.
+			// Two readings of a parameter are valid in two requests, but not in one.
 			if err := r.Check(); (err == nil) != strings.Contains(c.want, "twice") {
 				t.Errorf("Check = %v", err)
 			}

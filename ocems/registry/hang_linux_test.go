@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// fifo is a file whose reader waits for ever, as on a network mount that does not answer.
+// fifo makes a file whose reader waits forever, as on a network mount that does not answer.
 func fifo(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "fifo.csv")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {

@@ -36,14 +36,14 @@ const (
 
 func ptr[T any](v T) *T { return &v }
 
-// words are the collector's, for a host whose metrics have fields.
+// words are the collector's words for a host whose metrics have fields.
 func words() Words {
 	w := Collector
 	w.NoField = ""
 	return w
 }
 
-// good is a configuration without mistakes.
+// good returns a configuration without mistakes.
 func good() Config {
 	return Config{PublicKeyFile: keyFile, Words: words(), Devices: []DeviceConfig{{
 		StationID: " station_1 ", DeviceID: "device_1", TokenID: token, Latitude: ptr(Number(17.4)), Longitude: ptr(Number(78.5)),
@@ -330,7 +330,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 }
 
-// utf16Of is a text as Excel saves it as "Unicode text".
+// utf16Of encodes a text as Excel does for "Unicode text".
 func utf16Of(text string) string {
 	out := "\xff\xfe"
 	for _, r := range text {
@@ -341,7 +341,7 @@ func utf16Of(text string) string {
 
 const csvHead = "\xef\xbb\xbfstation_id,device_id,token_id,latitude,longitude\n"
 
-// write makes a file that has been at rest for a while.
+// write makes a file that was not changed for a while.
 func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -353,7 +353,7 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-// reload looks twice, as long as there is nothing to say.
+// reload looks at the file up to twice, until there is a change or an error.
 func reload(t testing.TB, r *Registry) (changed bool, err error) {
 	if changed, err = r.Reload(t.Context()); !changed && err == nil {
 		return r.Reload(t.Context())
@@ -424,8 +424,7 @@ func TestDevicesFile(t *testing.T) {
 	}
 }
 
-// A field called `value` is none, so that one file serves both hosts.
-// What a parameter says of its readings holds, or else its device, or else the whole configuration.
+// A key of the parameter overrides the device's key, which overrides the key of the whole configuration.
 func TestRules(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.yaml")
 	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", reading_stamp: end, parameters: [\n"+
@@ -473,6 +472,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// The field `value` is the same as no field, so that one file serves both hosts.
 func TestFieldsOfAHostWithout(t *testing.T) {
 	const entry = "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: bod\n    field: value\n    unit: mg/L\n"
 	path := filepath.Join(t.TempDir(), "d.yaml")
@@ -488,7 +488,7 @@ func TestFieldsOfAHostWithout(t *testing.T) {
 	}
 }
 
-// A processor names metrics, and has no use for tokens and keys.
+// A processor names metrics and needs no tokens or keys.
 func TestNamesOnly(t *testing.T) {
 	cfg := good()
 	cfg.NamesOnly, cfg.PublicKeyFile, cfg.Devices[0].TokenIDFile, cfg.Devices[0].PublicKey = true, "absent.pem", "absent.txt", "nonsense"
@@ -606,7 +606,7 @@ func TestReloadWhileResolving(t *testing.T) {
 	wg.Wait()
 }
 
-// Only a file that is whole and at rest is taken: each step is what is in the file at a look.
+// Only a complete file that does not change is used. Each step is the content of the file at one look.
 func TestHalfADevicesFile(t *testing.T) {
 	row := func(id string) string { return "s," + id + "," + token + ",17.25,78.5\n" }
 	all := csvHead + row("d1") + row("d2") + row("d3") + row("d4") + row("d5")
@@ -645,7 +645,7 @@ func TestHalfADevicesFile(t *testing.T) {
 	}
 }
 
-// A file that is still being written is waited for.
+// At the start the registry waits for a file that is still being written.
 func TestDevicesFileThatIsWrittenAtTheStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.csv")
 	part := csvHead + "s,d1," + token + ",,\n"
@@ -739,7 +739,7 @@ func BenchmarkResolve(b *testing.B) {
 	}
 }
 
-// What comes under a former name is the present one's, as far as a name goes.
+// Series under a former name get the current name.
 func TestFormerly(t *testing.T) {
 	cfg := good()
 	cfg.Devices[0].Formerly, cfg.Devices[0].Parameters[1].Formerly = []string{" old_1", "old_2"}, []string{"bod"}
@@ -778,7 +778,7 @@ func TestFormerly(t *testing.T) {
 	}
 }
 
-// Tokens and ids of digits and one e are what they are, and no number.
+// A token or id of digits and one e is not a number.
 func TestNoNumberOfASpreadsheet(t *testing.T) {
 	for _, token := range []string{"000000000000000000000000000037e5", "12345678901234567890123456789E12"} {
 		mustNew(t, Config{PublicKeyFile: keyFile, Devices: []DeviceConfig{{StationID: "1e5", DeviceID: "12E34", TokenID: Secret(token)}}})

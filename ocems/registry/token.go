@@ -8,15 +8,15 @@ import (
 )
 
 var (
-	// tokenForm is that of the tokens that the board is known to give out: 32 hex digits or 44 characters of base64.
+	// tokenForm matches the known forms of the board's tokens: 32 hex digits or 44 characters of base64.
 	tokenForm = regexp.MustCompile(`^([0-9a-fA-F]{32}|[A-Za-z0-9+/_-]{43}=)$`)
-	// asNumber is what a spreadsheet makes of a text that looks like a number. A token of hex digits, one of them an e, is none.
+	// asNumber matches a text that a spreadsheet has changed into a number. It does not match a token of hex digits with one e.
 	asNumber = regexp.MustCompile(`^[+-]?[0-9]([.,][0-9]+)?E[+-][0-9]{2,3}$`)
-	// label is what stands before a token where a whole line was copied.
+	// label matches the text before a token if a whole line was copied.
 	label = regexp.MustCompile(`(?i)^(token[ _-]?id|token|x-device-token|bearer|key)\s*([:=]\s*|\s)`)
 )
 
-// mistaken says why a text is no token, and what to do; "" where it may be one. It shows nothing of the text.
+// mistaken returns why a text is not a token, and what to do, or "". It shows nothing of the text.
 func mistaken(token string) string {
 	switch {
 	case strings.ContainsRune(token, 0) || strings.HasPrefix(token, "\xff\xfe") || strings.HasPrefix(token, "\xfe\xff"):
@@ -43,8 +43,7 @@ func invisible(r rune) bool {
 	return unicode.IsControl(r) || unicode.Is(unicode.Cf, r) || r == '\u00a0' || r == '\u2060' || r == '\u3164'
 }
 
-// OddToken says why a token is none of the forms that the board is known to give out; "" for one that is. It shows nothing
-// of it.
+// OddToken returns why a token does not have a known form of the board's tokens, or "". It shows nothing of the token.
 func OddToken(token string) string {
 	switch n := len(token); {
 	case tokenForm.MatchString(token):

@@ -52,7 +52,7 @@ func calibration(h *host, feed func(pmetric.Metrics)) {
 		switch {
 		case 30 <= i && i < 36:
 			flag = "Z"
-		case 36 <= i && i < 40: // the second window has a gap
+		case 36 <= i && i < 40: // the second 30-second window is only partly filled
 			flag = "C"
 		case i == 41:
 			flag = "M"

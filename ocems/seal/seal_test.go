@@ -66,11 +66,11 @@ func privateKey(t testing.TB) *rsa.PrivateKey {
 	return key
 }
 
-// hidesToken fails the test when an error tells the token, or a good part of it.
+// hidesToken fails the test if an error shows the token or a large part of it.
 func hidesToken(t *testing.T, err error, token string) {
 	t.Helper()
 	if err != nil && strings.Contains(err.Error(), token[:len(token)/2]) {
-		t.Errorf("the error tells the token: %v", err)
+		t.Errorf("the error shows the token: %v", err)
 	}
 }
 
@@ -286,7 +286,7 @@ func TestParsePublicKeyForms(t *testing.T) {
 	}
 }
 
-// selfSigned is a certificate as DER.
+// selfSigned returns a certificate as DER.
 func selfSigned(t *testing.T) []byte {
 	key := privateKey(t)
 	about := &x509.Certificate{SerialNumber: big.NewInt(1)}
@@ -404,7 +404,7 @@ func FuzzOpen(f *testing.F) {
 		} else if back, err := body.Open(body.Seal(plain)); err != nil || !bytes.Equal(back, plain) {
 			t.Errorf("what was opened does not survive sealing: %v", err)
 		}
-		// Any bytes are a payload too.
+		// Any bytes can be a payload too.
 		if back, err := body.Open(body.Seal(text)); err != nil || !bytes.Equal(back, text) {
 			t.Errorf("Open(Seal(%q)) = %q, %v", text, back, err)
 		}

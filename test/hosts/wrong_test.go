@@ -19,8 +19,8 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
 )
 
-// wrong are mistakes of the keys that all hosts share, and the text that names each. @ stands for the device's path, #
-// for its parameter's. A value is written as both TOML and YAML have it.
+// wrong lists mistakes in the keys that all hosts share, and the error text of each. @ is the path of the device, # the path of
+// its parameter. Each value is valid in both TOML and YAML.
 var wrong = []struct {
 	key, value string
 	want       string
@@ -56,7 +56,7 @@ var wrong = []struct {
 	{"#max_step", `-2.5`, `#max_step: -2.5 is less than 0; nearest: 2.5`, false},
 	{"#max_step", `0`, `#max_step: 0 refuses every reading that differs from the one before; leave the key out for no limit`, false},
 	{"#statistic", `"time_weighted"`, `#reading_stamp: "end" does not fit the statistic time_weighted, where a value holds from its timestamp on; nearest: start`, false},
-	{"max_series", `100000`, `max_series: the key is gone; leave it out: the devices and their parameters bound the series`, false},
+	{"max_series", `100000`, `max_series: the key is gone; leave it out: the configured devices and parameters limit the number of series`, false},
 	{"devices_file_interval", `"0s"`, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`, false},
 	{"devices_file", `"absent.csv"`, `devices_file: open absent.csv`, false},
 	{"endpoint", `"cems.cpcb.gov.in"`, `endpoint: "cems.cpcb.gov.in" is not a URL with http or https and a host; nearest: https://cems.cpcb.gov.in`, true},
@@ -88,9 +88,9 @@ var wrong = []struct {
 	{"#decimals", `11`, `#decimals: 11 is outside 0 to 10; nearest: 10`, false},
 }
 
-// TestWrongConfigurations wants the same text of every host, in the host's own words.
+// TestWrongConfigurations checks that every host gives the same text, with the host's names of keys.
 func TestWrongConfigurations(t *testing.T) {
-	log.SetOutput(io.Discard) // Telegraf's loader
+	log.SetOutput(io.Discard) // Telegraf's loader logs
 	for _, w := range wrong {
 		t.Run(w.key+" "+w.value, func(t *testing.T) {
 			for name, h := range map[string]struct {

@@ -146,7 +146,7 @@ func TestDoctorNamesWhatAFileIs(t *testing.T) {
 		{"a key as DER", "key", string(block.Bytes), ""},
 		{"a key of UTF-16", "key", utf16(string(public)), ""},
 		{"a key of SSH", "key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp\n", "this is an SSH key"},
-		{"a key that is cut", "key", string(public[:200]), "it is cut"},
+		{"a key that is cut", "key", string(public[:200]), "it is truncated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text, path := telegrafText(t), write(t, c.file, c.text)

@@ -176,7 +176,7 @@ func TestAsks(t *testing.T) {
 	now := time.Now()
 	allowed := 0
 	for range 2000 {
-		if a.allow(7, now) {
+		if a.allow(7, 1, now) {
 			allowed += 7
 		}
 	}
@@ -186,9 +186,22 @@ func TestAsks(t *testing.T) {
 	for slot := range 96 {
 		now = now.Add(spec.SlotLength)
 		for range 600 {
-			if !a.allow(7, now) {
+			if !a.allow(7, 600, now) {
 				t.Fatalf("slot %d: 600 devices are too many", slot)
 			}
+		}
+	}
+	const devices = 15_000 // of which 643 can be asked for, the last ones of a turn as often as the first
+	now = now.Add(spec.SlotLength)
+	var thirds [3]int
+	for device := range devices {
+		if a.allow(7, devices, now) {
+			thirds[device*3/devices]++
+		}
+	}
+	for i, n := range thirds {
+		if n < 140 || n > 290 {
+			t.Errorf("%d devices are asked for in third %d of a turn, want about 214", n, i+1)
 		}
 	}
 }

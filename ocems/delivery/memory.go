@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -352,8 +353,9 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	return nil
 }
 
-// asks are the requests for single readings of slots that another sender has reported. A plant asks for all; the standby of a
-// hub would send many times the requests of a hub, and does not: each is paid off for askInterval, and it may owe askBurst.
+// asks are the requests for single readings of slots that another sender has reported. A plant asks for all readings. The
+// standby of a hub asks for those of a random share of its slots, or it would send many times the requests of the hub: one
+// request each askInterval on average, of any device at any time of the turn. A turn of askBurst may be used in advance.
 type asks struct{ paid time.Time }
 
 const (
@@ -361,11 +363,13 @@ const (
 	askBurst    = spec.SlotLength
 )
 
-func (a *asks) allow(requests int, now time.Time) bool {
-	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst {
+func (a *asks) allow(requests, devices int, now time.Time) bool {
+	cost := time.Duration(requests) * askInterval
+	share := float64(askBurst) / float64(cost) / float64(devices)
+	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst || rand.Float64() >= share {
 		return false
 	}
-	a.paid = a.paid.Add(time.Duration(requests) * askInterval)
+	a.paid = a.paid.Add(cost)
 	return true
 }
 

@@ -48,6 +48,7 @@ type account struct {
 	ids     []string      // sorted
 	delay   time.Duration // the longest of theirs: a slot is expected so much later
 	files   []statusFile
+	moved   bool // the devices are in another number of files
 	host    statusFile
 	health  string // as of the last step
 	taken   uint64 // readings, by then
@@ -108,7 +109,7 @@ func openAccount(e *Engine, path string) *account {
 			e.log.Warn("what the last run wrote of each parameter cannot be read: it begins anew", "error", err)
 		}
 		if err == nil {
-			a.ran, before = h.RanUntil(), h.Devices
+			a.ran, before, a.files = h.RanUntil(), h.Devices, make([]statusFile, max(h.Files, 1))
 		}
 	}
 	a.mu.Lock()
@@ -185,6 +186,7 @@ func (a *account) refresh(before []status.Device) {
 	for _, d := range list {
 		a.delay = max(a.delay, a.e.delay(d))
 	}
+	a.moved = a.files != nil && len(a.files) != files
 	a.files = make([]statusFile, files)
 	for i := range a.files {
 		a.files[i].matters = true
@@ -481,7 +483,8 @@ func (a *account) write(w written) error {
 	return w.host.Write(a.path)
 }
 
-// take is what is to be written now: of the files of devices one at a time, since a hub has many.
+// take returns what is to be written now. The files of devices are written one at a time, since a hub has many; all together
+// when their number changes, since nearly every device is then in another file, and a kill in between would lose its account.
 func (a *account) take(end bool) (w written) {
 	health := fmt.Sprint(a.e.health.text(), a.e.reachable())
 	a.mu.Lock()
@@ -503,7 +506,8 @@ func (a *account) take(end bool) (w written) {
 	clear(a.troubled)
 	a.troubledMu.Unlock()
 
-	files, wall := status.Files(len(a.ids)), time.Now()
+	files, wall, all := status.Files(len(a.ids)), time.Now(), end || a.moved
+	a.moved = false
 	if files == 0 {
 		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // of a hub, new slots are enough
 			a.taken, a.host.changed = taken, true
@@ -511,7 +515,7 @@ func (a *account) take(end bool) (w written) {
 		}
 		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
 	}
-	if a.host.due(wall, true) || end {
+	if a.host.due(wall, true) || all {
 		w.host = a.describe(now, end)
 		if w.host.Files = files; files == 0 {
 			w.host.Devices, a.files[0] = a.describeAll(0, now), statusFile{}
@@ -520,12 +524,12 @@ func (a *account) take(end bool) (w written) {
 	}
 	for i := range files {
 		f := &a.files[i]
-		if f.due(wall, false) || end && (f.changed || f.matters) {
+		if f.due(wall, false) || all && (f.changed || f.matters) {
 			if w.files == nil {
 				w.files = map[int][]status.Device{}
 			}
 			w.files[i], *f = a.describeAll(i, now), statusFile{written: wall}
-			if !end {
+			if !all {
 				break
 			}
 		}

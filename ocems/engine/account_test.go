@@ -220,6 +220,43 @@ func TestStatusThatCannotBeReplaced(t *testing.T) {
 	}
 }
 
+// A host that gets more devices has the account of each, whenever it is killed.
+func TestHostThatGrows(t *testing.T) {
+	devices := func(c *engine.Config, n int) {
+		seven(c)
+		d := c.Names.Devices[0]
+		c.Names.Devices = nil
+		for i := range n {
+			cod := d.Parameters[0]
+			d.DeviceID = fmt.Sprintf("d%04d", i)
+			cod.Attributes = map[string]string{"n": d.DeviceID}
+			d.Parameters = []registry.ParameterConfig{cod}
+			c.Names.Devices = append(c.Names.Devices, d)
+		}
+	}
+	for _, c := range []struct{ before, after int }{{500, 501}, {1000, 1001}, {1001, 400}} {
+		run(t, fmt.Sprintf("%d and %d", c.before, c.after), func(cfg *engine.Config) { devices(cfg, c.before) }, func(p *plant) {
+			until(clock(1, 0, 10))
+			p.close()
+			devices(&p.cfg, c.after)
+			p.open()
+			time.Sleep(time.Second / 2) // between two writes
+			for second := range 5 {
+				time.Sleep(time.Second)
+				ids := map[string]bool{}
+				for _, d := range p.status().Devices {
+					ids[d.ID] = true
+				}
+				for i := range min(c.before, c.after) {
+					if id := fmt.Sprintf("d%04d", i); !ids[id] {
+						p.t.Fatalf("second %d: the status lacks %s", second+1, id)
+					}
+				}
+			}
+		})
+	}
+}
+
 // Of any number of sources each flag that stands beside no reading is told once, and none that stands beside one.
 func TestFlagsOfManySources(t *testing.T) {
 	run(t, "many", seven, func(p *plant) {

@@ -24,10 +24,11 @@ import (
 
 const (
 	tick        = time.Second
-	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
-	mostTakes   = 512             // that share one write
-	showFiles   = time.Minute     // of what was found, in the health
-	mostBytes   = 32 << 20        // of samples beside the saved aligner, or as many as it has itself: beyond, a restart would take long
+	frozen      = 10 * time.Second // between two steps: the process, its machine or its disk stood still
+	restWithin  = 5 * time.Second  // of a sender's rest, after the first that was taken again
+	mostTakes   = 512              // that share one write
+	showFiles   = time.Minute      // of what was found, in the health
+	mostBytes   = 32 << 20         // of samples beside the saved aligner, or as many as it has itself: beyond, a restart would take long
 	samplesKeys = "samples/"
 	openKeys    = "open/"
 )
@@ -45,6 +46,8 @@ type loop struct {
 	refusals   refusals
 	unnoted    bool // the trail cannot be written
 	units      map[string]string
+	stepped    time.Time            // the end of the last step
+	opens      time.Time            // no window closes earlier: the process stood still, and what came meanwhile is not taken yet
 	saved      time.Time            // when the aligner was saved, or restored
 	held       []held               // also in the batches
 	again      bool                 // what is aligned now was counted in a life before
@@ -408,7 +411,10 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	e.check(now)
 	e.believe(now)
 	e.tellClock()
-	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
+	if !e.loop.stepped.IsZero() && time.Since(e.loop.stepped) > frozen {
+		e.loop.opens = time.Now().Add(e.rules.Grace + e.rules.Settle)
+	}
+	if len(e.loop.wrong) == 0 && !time.Now().Before(e.loop.opens) && int64(e.clock.Running()) >= e.patience.Load() {
 		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
 		e.account.made(closed, false)
 		if len(e.loop.closed) > 0 {
@@ -437,6 +443,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
+	e.loop.stepped = time.Now()
 }
 
 // check sees that the next start will find state and trail.

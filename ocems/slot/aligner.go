@@ -112,6 +112,8 @@ type Aligner struct {
 	next     int64  // no window ends and has its grace before, Unix ns
 	settle   bool   // some window only waits to settle
 	evictAt  int64  // no series is idle for long enough before, ns since base
+	came     int64  // with WaitForNewer the last arrival, ns since base
+	flow     int64  // and the time in which samples came until then, ns; see flowing
 	taken    uint64
 	closed   uint64
 	refused  map[Reason]uint64
@@ -231,7 +233,9 @@ func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 func (a *Aligner) Add(x Sample, now time.Time) Result {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.count(&x.Head, &x.Reading, now.Round(0), a.since(now))
+	arrival := a.since(now)
+	a.arrive(arrival)
+	return a.count(&x.Head, &x.Reading, now.Round(0), arrival)
 }
 
 // AddAll takes n samples that arrived together, in their order. result hears of those that were not simply taken. Both
@@ -240,12 +244,30 @@ func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Readin
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	arrival := a.since(now)
+	a.arrive(arrival)
 	now = now.Round(0)
 	for i := range n {
 		h, x := sample(i)
 		if r := a.count(h, &x, now, arrival); r != (Result{}) {
 			result(i, r)
 		}
+	}
+}
+
+// flowing is the time by which windows settle. With WaitForNewer it goes on only while samples come: of a longer gap a
+// quarter of Settle counts. A source that stops, for however long, may then still send again what newer samples have
+// overtaken.
+func (a *Aligner) flowing(elapsed int64) int64 {
+	if !a.opt.WaitForNewer || elapsed < a.came { // of before the start
+		return elapsed
+	}
+	return a.flow + min(elapsed-a.came, int64(a.opt.Settle/4))
+}
+
+// arrive notes that samples come.
+func (a *Aligner) arrive(elapsed int64) {
+	if a.opt.WaitForNewer && elapsed > a.came {
+		a.flow, a.came = a.flowing(elapsed), elapsed
 	}
 }
 
@@ -290,7 +312,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
 	}
 	c.doubt = c.doubt || x.Doubt
-	c.window.arrival, s.seen = arrival, arrival
+	c.window.arrival, s.seen = a.flowing(arrival), arrival
 	a.restored = a.restored || arrival < 0 // it was taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -459,12 +481,13 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 		return nil
 	}
 	var due []*window
+	flow := a.flowing(elapsed)
 	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
 		for _, d := range sh.devices {
 			n := len(due)
-			if due = a.takeDue(d, elapsed, wall, due); len(due) > n {
+			if due = a.takeDue(d, flow, wall, due); len(due) > n {
 				sh.mark.dirty = true
 			}
 		}
@@ -476,13 +499,13 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 }
 
 // takeDue takes out the device's windows whose time has come.
-func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*window {
+func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
-		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
+		w.arrival = min(w.arrival, flow) // what was replayed came by a clock that may have been ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if elapsed-a.settlesFrom(w, elapsed) < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
+		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -500,12 +523,12 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 
 // settlesFrom is the last arrival of a window that is due. Where it waited for newer samples, these may have overtaken some
 // of its own, which come again: then it is no sooner than it was due.
-func (a *Aligner) settlesFrom(w *window, elapsed int64) int64 {
+func (a *Aligner) settlesFrom(w *window, flow int64) int64 {
 	if !a.opt.WaitForNewer {
 		return w.arrival
 	}
 	if w.held == 0 {
-		w.held = max(elapsed, 1)
+		w.held = max(flow, 1)
 	}
 	return max(w.arrival, w.held)
 }

@@ -107,9 +107,8 @@ func TestGraceAndSettle(t *testing.T) {
 	}
 }
 
-// What comes in every second has a stamp that stands still, or almost.
 // With WaitForNewer a pause of any length closes nothing, be the window live or long over: it ends by the samples, of any
-// device, and what these have overtaken has until the window settles.
+// device, and what these have overtaken has until the window settles, which takes as long as samples come.
 func TestWaitForNewer(t *testing.T) {
 	end := t0.Add(15 * time.Minute)
 	for name, now := range map[string]time.Time{"live": end.Add(-5 * time.Minute), "replayed": end.Add(48 * time.Hour)} {
@@ -122,27 +121,41 @@ func TestWaitForNewer(t *testing.T) {
 				t.Fatalf("%s: closed %s: %+v", name, when, got)
 			}
 		}
-		add(t, a, of("x", t0, 1, 'U'), now)
-		for range 10 {
-			now = now.Add(time.Hour)
-			open("in the pause")
+		pause := func(when string) {
+			t.Helper()
+			for range 10 {
+				now = now.Add(time.Hour)
+				open(when)
+			}
 		}
+		add(t, a, of("x", t0, 1, 'U'), now)
+		pause("in the pause")
 		add(t, a, other, now)
 		now = now.Add(time.Minute)
 		open("within the grace")
-		other.Time = end.Add(30 * time.Second)
-		add(t, a, other, now)
-		open("at once after the pause")
-		now = now.Add(4 * time.Second)
+		flows := func(seconds int, when string) { // of a settle of 5 s
+			t.Helper()
+			for range seconds {
+				now = now.Add(time.Second)
+				other.Time = other.Time.Add(time.Second)
+				add(t, a, other, now)
+				open(when)
+			}
+		}
+		flows(2, "at once after the pause")
+		pause("in a pause while it settles") // counts 1.25 s
+		flows(1, "at once after that pause")
 		add(t, a, of("x", t0.Add(14*time.Minute), 3, 'U'), now)
-		now = now.Add(4 * time.Second)
-		open("before it settled")
-		if got := one(t, a.Close(now.Add(time.Second))); got.Value != 2 || got.Samples != 2 {
+		pause("in a pause after a sample that was overtaken")
+		flows(4, "before it settled")
+		now = now.Add(time.Second)
+		if got := one(t, a.Close(now)); got.Value != 2 || got.Samples != 2 {
 			t.Errorf("%s: closed %+v", name, got)
 		}
 	}
 }
 
+// What comes in every second has a stamp that stands still, or almost.
 func TestStampThatRepeats(t *testing.T) {
 	for _, c := range []struct {
 		name    string

@@ -58,18 +58,18 @@ func (b bounds) compare(c bounds) int {
 // window is an open window of a device. It closes as a whole.
 type window struct {
 	bounds
-	arrival int64 // when its last sample came, ns since Aligner.base
-	held    int64 // when it was first due and not settled, ns since Aligner.base; 0 is never
+	arrival int64 // when its last sample came, ns of Aligner.flowing
+	held    int64 // when it was first due and not settled, ns of Aligner.flowing; 0 is never
 	cells   []*cell
 }
 
 // heldTooLong reports that samples have come for a quarter of an hour since the window was due: a source whose clock
 // stands still would hold it open for ever.
-func (w *window) heldTooLong(elapsed int64) bool {
+func (w *window) heldTooLong(flow int64) bool {
 	if w.held == 0 {
-		w.held = max(elapsed, 1)
+		w.held = max(flow, 1)
 	}
-	return elapsed-w.held >= int64(spec.SlotLength)
+	return flow-w.held >= int64(spec.SlotLength)
 }
 
 // cell is what a series has in an open window.

@@ -197,6 +197,14 @@ func (p *Program) Ended() int {
 	return p.command.ProcessState.ExitCode()
 }
 
+// Signal sends a signal.
+func (p *Program) Signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.command.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
 // Kill sends kill -9.
 func (p *Program) Kill() {
 	_ = p.command.Process.Kill()

@@ -117,6 +117,19 @@ func (b *bench) until(what string, ok func() bool) {
 	}
 }
 
+// settled is until for work that the workers do when windows have settled.
+func (b *bench) settled(what string, ok func() bool) {
+	b.t.Helper()
+	again := time.Now()
+	b.until(what, func() bool {
+		if time.Since(again) > time.Second {
+			b.must(b.Again(b.to))
+			again = time.Now()
+		}
+		return ok()
+	})
+}
+
 // acknowledged waits until a worker has acknowledged all published messages.
 func (b *bench) acknowledged(partition int, worker string) (info *jetstream.ConsumerInfo) {
 	b.t.Helper()
@@ -144,13 +157,13 @@ func (b *bench) judged() {
 	b.t.Helper()
 	wants := judge.Expect(b.samples, func(judge.Sample) time.Time { return b.to })
 	var v *judge.Verdict
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+	end := time.Now().Add(60 * time.Second)
+	b.settled("the board has all slots", func() bool {
 		got, err := b.Board.Received(b.ctx)
 		b.must(err)
-		if v = wants.Compare(got); len(v.Faults) == 0 || time.Now().After(end) {
-			break
-		}
-	}
+		v = wants.Compare(got)
+		return len(v.Faults) == 0 || time.Now().After(end)
+	})
 	for i, f := range v.Faults {
 		if i == 10 {
 			b.t.Errorf("and %d more", len(v.Faults)-i)

@@ -30,7 +30,7 @@ type single struct {
 func newSingle(b *bench) *single {
 	ports, err := freePorts(1)
 	b.must(err)
-	s := &single{Gateway: b.Gateway, b: b, boardAt: ports[0], gateway: filepath.Join(b.Root, "examples/cluster/gateway.conf"),
+	s := &single{Gateway: b.Gateway, b: b, boardAt: "127.0.0.1:" + ports[0], gateway: filepath.Join(b.Root, "examples/cluster/gateway.conf"),
 		host: filepath.Join(b.Root, "examples/cluster/host.conf"), direct: filepath.Join(b.Dir, "direct.conf")}
 	text, err := os.ReadFile(s.gateway)
 	b.must(err)
@@ -108,7 +108,7 @@ func (s *single) outcomes() Outcomes {
 	return o
 }
 
-// TestMove moves a single machine to the cluster as described in docs/scale.md, while slots wait for the board. The board gets
+// TestMove moves a single machine to the cluster as described in docs/growing.md, while slots wait for the board. The board gets
 // each slot once, with all its readings, although publishing begins and the host ends in the middle of a slot.
 func TestMove(t *testing.T) {
 	b := newBench(t, 20, 0)
@@ -143,7 +143,7 @@ func TestMove(t *testing.T) {
 		return n
 	}
 	stored := func(o Outcomes) int { return o.Stored }
-	b.until("both workers know that the board has a complete slot", func() bool { return workers(stored) >= 2*4*perSlot })
+	b.settled("both workers know that the board has a complete slot", func() bool { return workers(stored) >= 2*4*perSlot })
 	if n := workers(func(o Outcomes) int { return o.Delivered }); n > 0 {
 		t.Errorf("the workers delivered %d readings while the host was first", n)
 	}
@@ -153,7 +153,7 @@ func TestMove(t *testing.T) {
 	s.lose()
 	s.run(s.gateway, s.host)
 	s.post(60)
-	b.until("the workers deliver", func() bool { return workers(func(o Outcomes) int { return o.Delivered }) >= 3*perSlot })
+	b.settled("the workers deliver", func() bool { return workers(func(o Outcomes) int { return o.Delivered }) >= 3*perSlot })
 	s.reach()
 	b.until("the host knows that the board has the slots", func() bool { o := s.outcomes(); return o.Stored >= 3*perSlot })
 
@@ -179,7 +179,7 @@ func TestMove(t *testing.T) {
 	b.acknowledged(0, "a")
 	all, err := other.Outcomes()
 	b.must(err)
-	b.until("it knows which slots the board has", func() bool {
+	b.settled("it knows which slots the board has", func() bool {
 		o, err := lost.Outcomes()
 		b.must(err)
 		if o.Stored > all.Stored+all.Delivered-4*len(parameters) {
@@ -233,7 +233,7 @@ func TestMovePartition(t *testing.T) {
 	publish(67, "part.0.")
 	publish(53, "part.0.", "part.1.")
 	publish(7, "part.0.", "part.1.")
-	b.until("both workers of partition 1 know which slots the board has", func() bool {
+	b.settled("both workers of partition 1 know which slots the board has", func() bool {
 		return count(1, func(o Outcomes) int { return o.Stored }) >= 2*4*perSlot
 	})
 	if n := count(1, func(o Outcomes) int { return o.Delivered }); n > 0 {

@@ -49,8 +49,8 @@ var growths = []growth{
 	{"series", "series of a fixed number of devices, a slot of each delivered", 4, growSeries},
 	{"waiting", "slots that wait while the server is down, with a restart", 8, growWaiting},
 	{"recovery", "waiting slots that are delivered after a restart", 1, growRecovery},
-	{"held", "devices that the server holds, two slots of each", 1, growHeld},
-	{"trail", "trail lines, reported of", 10, growTrail},
+	{"held", "devices that the board holds, two slots of each", 1, growHeld},
+	{"trail", "trail lines, in a report", 10, growTrail},
 }
 
 // grow measures each case, and fails if a doubling costs too much.

@@ -11,6 +11,8 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Plan has the options.
@@ -96,7 +98,7 @@ func (p Plan) needs(w io.Writer) {
 	row("streams on disk, TB in 8 days", fmt.Sprintf("%.1f", 3*kept*p.Disk/1e12), fmt.Sprintf("%.1f a broker", 3*kept*p.Disk/1e12/float64(p.Brokers)))
 	row("written by workers a day, GB", f(2*slots*86400*p.StateOfSlot/1e9), f(slots*86400*p.StateOfSlot/1e9/float64(p.Partitions))+" a worker, slots alone")
 	replay := kept / float64(p.Partitions) * p.Read.Seconds()
-	again := float64(p.Devices) / float64(p.Partitions) * p.Kept.Seconds() / quarter.Seconds()
+	again := float64(p.Devices) / float64(p.Partitions) * spec.MaxAge.Seconds() / quarter.Seconds() // older slots expire
 	row("a worker without its state reads the whole stream", "", fmt.Sprintf("%s of a core, then %s requests to the board in %s or more", time.Duration(replay*1e9).Round(time.Minute), f(again), time.Duration(again/p.rate()*1e9).Round(time.Minute)))
 }
 
@@ -220,7 +222,7 @@ type worker struct {
 	inFlight []request       // in the order of their answers
 	room     float64         // requests for which its core has time
 	asks     int             // requests for single readings that must be sent
-	paid     time.Duration   // time until which the rate limit of asks is used up
+	share    float64         // fraction of a slot to ask for, carried over
 }
 
 type request struct {
@@ -231,12 +233,14 @@ type request struct {
 // send processes arrived answers and sends due requests, as max_concurrency and CPU allow. The board already has the first had
 // slots. For some of these the worker sends each reading alone, as often as ocems/delivery allows.
 func (x *worker) send(now time.Duration, had int) (sent int) {
-	const interval, burst = time.Second / 5, quarter
+	const perTurn = 5 * float64(quarter/time.Second) // requests
 	for len(x.inFlight) > 0 && x.inFlight[0].answer <= now {
 		if x.inFlight[0].slot {
-			if x.answered++; x.answered <= had && max(x.paid, now)-now <= burst {
-				x.paid = max(x.paid, now) + time.Duration(x.plan.Parameters)*interval
-				x.asks += x.plan.Parameters
+			if x.answered++; x.answered <= had {
+				if x.share += min(1, perTurn/float64(x.plan.Parameters*len(x.due))); x.share >= 1 {
+					x.share--
+					x.asks += x.plan.Parameters
+				}
 			}
 		}
 		x.inFlight = x.inFlight[1:]

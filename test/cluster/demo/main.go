@@ -103,6 +103,9 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 		}
 		select {
 		case <-time.After(time.Second):
+			if err := c.Again(to); err != nil {
+				return v, err
+			}
 		case <-ctx.Done():
 		}
 	}

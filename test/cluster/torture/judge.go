@@ -28,8 +28,9 @@ type verdict struct {
 
 // late is the time at which a slot was due and the time at which it was at the board.
 type late struct {
-	partition int
-	due, at   time.Time
+	slot
+	worker  string // the worker that delivered it
+	due, at time.Time
 }
 
 // slot identifies a slot of a device.
@@ -102,7 +103,7 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []clust
 		}
 	}
 	for s, r := range first {
-		v.late = append(v.late, late{partition(r.Worker), t.due(time.UnixMilli(s.stamp)), r.At})
+		v.late = append(v.late, late{s, r.Worker, t.due(time.UnixMilli(s.stamp)), r.At})
 		if len(sent[s]) < 2 {
 			v.alone++
 		} else {
@@ -148,8 +149,10 @@ func (t *torture) stopped(from, to time.Time) (total time.Duration) {
 	return total
 }
 
-// table returns for each kind of fault how late the slots were that waited during one, and how late all other slots were. The
-// time in which two or more brokers were away does not count.
+// lateness returns how late a slot was, without the time in which two or more brokers were away.
+func (t *torture) lateness(l late) time.Duration { return l.at.Sub(l.due) - t.stopped(l.due, l.at) }
+
+// table returns for each kind of fault how late the slots were that waited during one, and how late all other slots were.
 func (t *torture) table(v verdict) []row {
 	times, waited := map[string]int{}, map[string][]time.Duration{}
 	for _, e := range t.events {
@@ -159,7 +162,7 @@ func (t *torture) table(v verdict) []row {
 	for _, l := range v.late {
 		kinds := map[string]bool{}
 		for _, e := range t.events {
-			if (e.partition < 0 || e.partition == l.partition) && e.begin.Before(l.at) && e.mended.After(l.due) {
+			if (e.partition < 0 || e.partition == partition(l.worker)) && e.begin.Before(l.at) && e.mended.After(l.due) {
 				kinds[e.kind] = true
 			}
 		}
@@ -167,7 +170,7 @@ func (t *torture) table(v verdict) []row {
 			kinds[none] = true
 		}
 		for k := range kinds {
-			waited[k] = append(waited[k], l.at.Sub(l.due)-t.stopped(l.due, l.at))
+			waited[k] = append(waited[k], t.lateness(l))
 		}
 	}
 	var rows []row

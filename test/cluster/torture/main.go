@@ -20,6 +20,7 @@ import (
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"sync"
 	"syscall"
 	"time"
@@ -114,6 +115,7 @@ type torture struct {
 	ctx    context.Context
 	start  time.Time // start of the feed
 	from   time.Time // time of the first reading
+	to     time.Time // end of the last slot
 	events []event
 
 	mu sync.Mutex
@@ -223,6 +225,7 @@ func (t *torture) feed(struck <-chan struct{}) (judge.Wants, error) {
 		}
 		samples = append(samples, f.Readings(at, at.Add(step))...)
 	}
+	t.to = to
 	f.Close()
 	published, retried, last := f.Stats()
 	log.Printf("%d messages were published; %d attempts failed, the last one: %v", published, retried, last)
@@ -246,6 +249,9 @@ func (t *torture) drained(wants judge.Wants) (v verdict) {
 		}
 		select {
 		case <-time.After(2 * time.Second):
+			if err := t.Again(t.to); err != nil {
+				log.Print("publishing once more: ", err)
+			}
 		case <-t.ctx.Done():
 		}
 	}
@@ -267,6 +273,11 @@ func (t *torture) report(v verdict) bool {
 		if row.longest > goal {
 			slow++
 		}
+	}
+	if len(v.late) > 0 {
+		l := slices.MaxFunc(v.late, func(x, y late) int { return cmp.Compare(t.lateness(x), t.lateness(y)) })
+		fmt.Printf("the latest: %s %s, published until %s, delivered at %s by %s\n", l.device, time.UnixMilli(l.stamp).UTC().Format(time.RFC3339),
+			l.due.Format(time.TimeOnly), l.at.Format(time.TimeOnly), l.worker)
 	}
 	if v.alone > 0 {
 		fmt.Printf("%d slots for which a worker never got an answer\n", v.alone)

@@ -218,7 +218,7 @@ PROGRAMS := $(PLATFORMS:%=dist/programs/%)
 PLATFORM = export GOOS=$(word 1,$(subst -, ,$*)) ARCH=$(word 2,$(subst -, ,$*)) CGO_ENABLED=0 GOARM=7; export GOARCH=$${ARCH%7} EXE=$$([ $$GOOS = linux ] || echo .exe)
 IMAGES := $(filter dist/programs/linux-%,$(PROGRAMS))
 .PHONY: man packages archives images release-files test-packages test-archives
-man: bin/ocems bin/ocems-telegraf ## make manual pages in dist/man, and completion for each shell in dist/completion
+man: bin/ocems bin/ocems-telegraf ## manual pages in dist/man, and completion for each shell in dist/completion
 	rm -rf dist/man dist/completion && mkdir -p dist/completion
 	bin/ocems man dist/man
 	bin/ocems-telegraf --man dist/man

@@ -7,9 +7,13 @@ user=$1 worker=$2
 nats() {
 	"${OCEMS_NATS_CLI:-nats}" --server "$OCEMS_NATS" --tlsca "$OCEMS_CERTS/ca.pem" --tlscert "$OCEMS_CERTS/$user.pem" --tlskey "$OCEMS_CERTS/$user-key.pem" "$@"
 }
-if nats consumer info READINGS "$worker" >/dev/null 2>&1; then
-	[ "${3:-}" = anew ] || exit 0
-	nats consumer rm -f READINGS "$worker"
+if [ "${3:-}" = anew ]; then # brokers that cannot answer now must not make it keep the old one
+	answer=$(nats consumer rm -f READINGS "$worker" 2>&1) || case $answer in
+	*"consumer not found"*) ;;
+	*) echo "$answer" >&2 && exit 1 ;;
+	esac
+elif nats consumer info READINGS "$worker" >/dev/null 2>&1; then
+	exit 0
 fi
 config=$(mktemp)
 trap 'rm -f "$config"' EXIT

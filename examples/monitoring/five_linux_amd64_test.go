@@ -28,8 +28,8 @@ import (
 var seven = []instrument{
 	{parameter: "cod", field: "cod"},
 	{"bod", "bodd", "", "no reading ever came: .*nearest: .*bod", "correct metric, field or tags of its entry", "OcemsParameterNeverSeen", "correct its entry"},
-	{"ph", "ph", "", "the board refuses it since .*119 invalid parameter", "ask the board which key of annexe 3.1", "OcemsParameterRefused", "Mend the entry, or ask the board"},
-	{"tss", "tss", "flat_line_after: 1h", "all readings are equal since ", "look whether the instrument measures", "OcemsParameterFlat", "look whether the instrument measures"},
+	{"ph", "ph", "", "the board has refused it since .*119 invalid parameter", "ask the board which key of annexe 3.1", "OcemsParameterRefused", "Mend the entry, or ask the board"},
+	{"tss", "tss", "flat_line_after: 1h", "all readings are equal since ", "check that the instrument measures", "OcemsParameterFlat", "look whether the instrument measures"},
 	{"do", "do", "", "no reading since ", "look at the instrument, its cable and the input", "OcemsParameterSilent", "look at the instrument, its cable and its input"},
 	{"toc", "toc", "invalid_values: [-9999]", "invalid value.*, -9999 is one of invalid_values", "look at the instrument, or correct the limits", "OcemsParameterExcluded", "look at the instrument, or correct its entry"},
 	{parameter: "no3-n", field: "no3-n"},

@@ -75,7 +75,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 			"cod": "ok reporting: 06:45 delivered", "tss": "ok reporting: 06:45 delivered", "toc": "ok reporting: 06:45 delivered", "no3-n": "ok reporting: 06:45 delivered",
 			"bod": `failed never: no reading ever came: modbus has the fields bod, cod, do, no3-n, ph, status, toc, tss; "bodd" is not among them; nearest: bod`,
 			"do":  `failed never: no reading ever came: modbus do came with "host=plc slave=1", and its entry asks for "slave=7"`,
-			"ph":  "failed refused: the board refuses it since 06:45: 119 invalid parameter; its slots wait",
+			"ph":  "failed refused: the board has refused it since 06:45: 119 invalid parameter; its slots wait",
 		}, verdicts(p.status(), clock(1, 20, 0)))
 		assert.Len(t, p.log.lines("06:45 delivered 4 of 7 parameters of seven; never: bod, do; refused: ph"), 1)
 		assert.Len(t, p.log.lines("a parameter needs a person: no reading ever came: modbus has the fields"), 1)
@@ -178,7 +178,7 @@ func TestVerdictsOfSeven(t *testing.T) {
 		feed(p, clock(1, 0, 0), clock(1, 30, 0))
 		until(clock(5, 1, 0))
 		feed(p, clock(5, 1, 0), clock(5, 5, 0))
-		assert.Equal(t, "ok begins: it reads again: its next slot is 10:45", verdicts(p.status(), clock(5, 5, 0))["cod"])
+		assert.Equal(t, "ok begins: readings arrive again: its next slot is 10:45", verdicts(p.status(), clock(5, 5, 0))["cod"])
 	})
 	run(t, "a reading of a wrong clock is no mark for ever", seven, func(p *plant) {
 		p.mustTake(field("cod", clock(1, 0, 0).AddDate(3, 0, 0), 1))

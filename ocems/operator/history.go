@@ -19,12 +19,12 @@ const (
 	pointMillis = int64(spec.CalibrationLength / time.Millisecond)
 	allPoints   = uint32(1)<<(slotMillis/pointMillis) - 1
 	days        = 8                           // today and the last 7
-	lookBack    = (days + 1) * 24 * time.Hour // of lines: a reading may be refused before its slot ends
-	forget      = 10 * time.Minute            // a device that nobody looks at
+	lookBack    = (days + 1) * 24 * time.Hour // for lines: a reading may be refused before its slot ends
+	forget      = 10 * time.Minute            // a device that no page shows
 )
 
-// class is what became of a slot of a parameter, the best last where several lines speak of it. Classes and letters are those
-// of ocems report.
+// class is the outcome of a slot of a parameter. They are ordered: of several lines the highest counts. Classes and letters are
+// those of ocems report.
 type class uint8
 
 const (
@@ -44,13 +44,13 @@ const (
 var classNames = [...]string{missing: "missing", excluded: "excluded", waiting: "waiting", refused: "refused by the board", expired: "expired", rejected: "rejected",
 	stored: "already stored", late: "delivered late", delivered: "delivered", calibration: "calibration", outside: "not due"}
 
-// troubles are the letters of slots of which no parameter has reached the board, what a person must see before the rest.
+// troubles are the letters of slots of which no parameter has reached the board, the most urgent first.
 var troubles = []struct {
 	class  class
 	letter byte
 }{{refused, 'B'}, {rejected, 'R'}, {expired, 'E'}, {waiting, 'W'}, {excluded, 'X'}, {missing, 'M'}}
 
-// trails are read a device at a time, when somebody looks at it.
+// trails are read for one device at a time, when a page shows it.
 type trails struct {
 	mu    sync.Mutex
 	known map[trailKey]*history
@@ -58,14 +58,14 @@ type trails struct {
 
 type trailKey struct{ path, device string }
 
-// history is what a trail says of a device.
+// history is the content of a trail for one device.
 type history struct {
 	mu     sync.Mutex
 	at     audit.Position
 	series map[seriesKey]map[int64]*outcome
-	points map[seriesKey]map[int64]uint32 // a bit for each point that was delivered, by slot
+	points map[seriesKey]map[int64]uint32 // a bit for each delivered point, by slot
 	first  map[seriesKey]int64            // stamp
-	some   map[int64]bool                 // slots of which a parameter has reached the board, so that what waits of them was refused
+	some   map[int64]bool                 // slots of which a parameter has reached the board; their waiting parameters were refused
 	used   time.Time                      // guarded by trails.mu
 }
 
@@ -74,7 +74,7 @@ type seriesKey struct {
 	diagnostic bool
 }
 
-// outcome is the best that is known of a slot.
+// outcome is the outcome of a slot with the highest class.
 type outcome struct {
 	class  class
 	value  *float64
@@ -84,9 +84,9 @@ type outcome struct {
 	detail string
 }
 
-var errNoTrail = errors.New("audit_file is not set, and without it nothing is known of the days before")
+var errNoTrail = errors.New("audit_file is not set, so there is no record of past slots")
 
-// of returns what a device's trail says up to now. It is never nil.
+// of returns the history of a device up to now. It is never nil.
 func (t *trails) of(d *known, now time.Time) (*history, error) {
 	key := trailKey{d.host.Trail, d.ID}
 	t.mu.Lock()
@@ -183,7 +183,7 @@ func (h *history) begin(key seriesKey, stamp int64) {
 	}
 }
 
-// pointOf is the slot of a 30-second point of a calibration, and its bit in it.
+// pointOf is the slot of a 30-second point of a calibration, and the point's bit in it.
 func pointOf(stamp int64, bound string) (slot int64, bit uint32) {
 	if bound == "start" {
 		slot = stamp - stamp%slotMillis
@@ -193,7 +193,7 @@ func pointOf(stamp int64, bound string) (slot int64, bit uint32) {
 	return start + slotMillis, 1 << ((stamp - pointMillis - start) / pointMillis)
 }
 
-// state is what became of a slot of a parameter.
+// state is the outcome of a slot of a parameter.
 func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int64) (class, *outcome) {
 	key := seriesKey{p.Parameter, p.Diagnostic}
 	o := h.series[key][stamp]
@@ -232,7 +232,7 @@ func dueSince(h *status.Host, p *status.Parameter) int64 {
 	return p.Due.Add(spec.SlotLength).UnixMilli()
 }
 
-// waits reports that a slot of the device waits.
+// waits reports whether a slot of the device waits.
 func (d *known) waits(stamp int64) bool {
 	for _, run := range d.Runs {
 		if run[0] <= stamp && stamp <= run[1] {
@@ -242,7 +242,7 @@ func (d *known) waits(stamp int64) bool {
 	return false
 }
 
-// letter speaks for all parameters that are shown.
+// letter is the letter for all shown parameters.
 func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int64) (letter byte, wasLate bool) {
 	var counts [outside + 1]int
 	for i := range shown {
@@ -272,9 +272,9 @@ func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int
 // History is the answer of GET /history.json.
 type History struct {
 	Fault  string  `json:"fault,omitempty"` // why there are no days
-	Days   []Day   `json:"days"`            // the newest first
-	Late   int     `json:"late"`            // slots that were delivered, one parameter of them late
-	Trends []Trend `json:"trends"`          // of the parameters, in their order
+	Days   []Day   `json:"days"`            // newest first
+	Late   int     `json:"late"`            // delivered slots with a late parameter
+	Trends []Trend `json:"trends"`          // of the parameters, in order
 }
 
 // Day is one row of a calendar.
@@ -289,11 +289,11 @@ type Trend struct {
 	Values []float64 `json:"values"`
 }
 
-// days draws the calendar of the parameters that are shown, and the trends of all.
+// days makes the calendar of the shown parameters, and the trends of all.
 func (h *history) days(d *known, shown []status.Parameter, now time.Time, err error) History {
 	out := History{Days: []Day{}, Trends: []Trend{}}
-	if d.host.Slots { // the exporter behind it knows
-		out.Fault = "This host hands slots on: the exporter behind it knows what became of them."
+	if d.host.Slots { // the exporter behind it has the outcomes
+		out.Fault = "This host passes slots on: the exporter behind it has their outcomes."
 		return out
 	}
 	if err != nil {
@@ -329,7 +329,7 @@ func (h *history) days(d *known, shown []status.Parameter, now time.Time, err er
 	return out
 }
 
-// SlotPart is what became of one parameter in a slot: an element of the answer of GET /slot.json.
+// SlotPart is the outcome of one parameter in a slot: an element of the answer of GET /slot.json.
 type SlotPart struct {
 	Parameter  string     `json:"parameter"`
 	Diagnostic bool       `json:"diagnostic,omitempty"`

@@ -56,7 +56,7 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 
 	p.point(t, cell(slot(3)))
 	p.wait(t, tip+".includes('90.75 mg/L')")
-	for _, want := range []string{"delivered", "cod", "7.25 pH", "flag U", "came "} {
+	for _, want := range []string{"delivered", "cod", "7.25 pH", "flag U", "arrived "} {
 		if got := value[string](t, p, tip); !strings.Contains(got, want) {
 			t.Errorf("no %q in the tip %q", want, got)
 		}
@@ -89,7 +89,7 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 	}
 	p.click(t, "document.querySelector('#only-refused')")
 	p.wait(t, rows+".length === 1")
-	if row := value[string](t, p, rows+"[0].innerText"); !strings.Contains(row, "110") || !strings.Contains(row, `unit "mg/l" is not the device's mg/L`) {
+	if row := value[string](t, p, rows+"[0].innerText"); !strings.Contains(row, "110") || !strings.Contains(row, `unit "mg/l" is not accepted for this device: nearest mg/L`) {
 		t.Errorf("the refused request: %s", row)
 	}
 }
@@ -355,12 +355,12 @@ func TestClicksOnABusyBoard(t *testing.T) {
 	button := row(0) + ".querySelector('button')"
 	at := p.point(t, button)
 	send()
-	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer one ')")
+	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer request ')")
 	p.mouse(t, input.DispatchMouseEventTypeMousePressed, at)
 	p.mouse(t, input.DispatchMouseEventTypeMouseReleased, at)
 	p.wait(t, "document.querySelector('dialog').open && document.querySelector('dialog pre').textContent.includes('"+fmt.Sprint(slot(2).UnixMilli())+"')")
 	send()
-	p.wait(t, "document.querySelector('#newer').textContent.startsWith('2 newer ones ')")
+	p.wait(t, "document.querySelector('#newer').textContent.startsWith('2 newer requests ')")
 	if got := value[string](t, p, first); got != "2" {
 		t.Errorf("under the open request the first row is %s", got)
 	}
@@ -372,7 +372,7 @@ func TestClicksOnABusyBoard(t *testing.T) {
 	value[bool](t, p, "document.querySelector('#only-refused').focus() || true")
 	p.keys(t, kb.Tab)
 	send()
-	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer one ')")
+	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer request ')")
 	if got := value[string](t, p, "document.activeElement.closest('tr').dataset.id"); got != "4" {
 		t.Errorf("the focus is in row %s", got)
 	}

@@ -60,8 +60,8 @@ func TestOperatorSeesFiveTroubles(t *testing.T) {
 				}
 				for parameter, want := range map[string][]string{
 					"bod":   {"failed", "none", `no reading ever came: modbus has the fields`, `nearest: cod`, "Do: correct metric, field or tags"},
-					"nh3-n": {"failed", "4.41 mg/L", "the board refuses it since 10:16: 119 invalid parameter", "Do: ask the board which key"},
-					"tss":   {"warning", "28.4 mg/L", "all readings are equal since 08:46", "Do: look whether the instrument measures"},
+					"nh3-n": {"failed", "4.41 mg/L", "the board has refused it since 10:16: 119 invalid parameter", "Do: ask the board which key"},
+					"tss":   {"warning", "28.4 mg/L", "all readings are equal since 08:46", "Do: check that the instrument measures"},
 					"flow":  {"failed", "97 m3/hr", "12:00:00", "no reading since 12:00", "Do: look at the instrument, its cable"},
 					"toc":   {"failed", "-9999 mg/L", "readings left out: 90 (invalid value), -9999 is one of invalid_values", "Do: look at the instrument, or correct"},
 					"cod":   {"ok", "88.2 mg/L", "16:21:31", "72.1 to 111.9 mg/L", "16:15 delivered"},
@@ -200,7 +200,7 @@ func TestOperatorOfAHub(t *testing.T) {
 	}
 	p := visit(t, served(t, source), 1280, 900, false)
 	p.wait(t, "document.querySelectorAll('.device').length === 20")
-	if got := value[string](t, p, "document.querySelector('.device h2').innerText + '; ' + document.querySelector('#count').textContent"); got != etp+" at "+effluent+"; 401 devices, 1 need a look; page 1 of 21" {
+	if got := value[string](t, p, "document.querySelector('.device h2').innerText + '; ' + document.querySelector('#count').textContent"); got != etp+" at "+effluent+"; 401 devices, 1 need a person; page 1 of 21" {
 		t.Errorf("the page says %q", got)
 	}
 	asked := func() (n int) {

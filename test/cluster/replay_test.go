@@ -54,3 +54,27 @@ func TestReplay(t *testing.T) {
 	b.acknowledged(0, "a")
 	b.judged()
 }
+
+// TestLostDiskInAnOutage starts a worker without its state while two brokers hang: what it has once acknowledged must come
+// again, from a consumer that is made anew however long the brokers cannot answer.
+func TestLostDiskInAnOutage(t *testing.T) {
+	b := newBench(t, 20, 0)
+	first := b.Workers[0]
+	b.must(first.Start())
+	b.publish(time.Hour, time.Second)
+	before := b.acknowledged(0, "a")
+	first.Kill()
+	b.must(first.Wipe())
+	for _, broker := range b.Brokers[:2] {
+		broker.Pause()
+	}
+	b.must(first.Start())
+	time.Sleep(6 * time.Second) // the first question has failed by then, and the second one is asked
+	for _, broker := range b.Brokers[:2] {
+		broker.Resume()
+	}
+	b.until("the consumer is made anew", func() bool {
+		info, err := b.tryConsumer(0, "a")
+		return err == nil && info.Created.After(before.Created) && info.AckFloor.Stream >= before.AckFloor.Stream
+	})
+}

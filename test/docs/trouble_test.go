@@ -62,12 +62,12 @@ func TestTroubleshooting(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !until(patience, func() bool { return strings.Contains(p.log(), "anew") }) {
-		t.Errorf("the loss of the state is not in the log:\n%s", p.log())
+		t.Errorf("it is not told that the state is gone:\n%s", p.log())
 	}
 	p.stop()
 	keep(p.log())
 
-	// A wrong id: it is removed, and then listed in formerly.
+	// A wrong id: it is taken out, and then named.
 	dir = t.TempDir()
 	for _, life := range []struct{ id, formerly, says string }{
 		{"device_5679", "", "refuses the device"}, {"device_5678", "", "not configured"}, {"device_5678", `formerly = ["device_5679"]`, "taken over"}} {

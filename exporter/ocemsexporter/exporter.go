@@ -48,7 +48,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	}()
 	log := e.set.Logger
 	if e.cfg.HTTP.Timeout < options.ShortTimeout {
-		log.Warn("http.timeout is short: the server is slow after a slot ends, and may still store a request that timed out; set 30s or more",
+		log.Warn("http.timeout is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out; set 30s or more",
 			zap.Duration("timeout", e.cfg.HTTP.Timeout))
 	}
 	telemetry := e.set.TelemetrySettings

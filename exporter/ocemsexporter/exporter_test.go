@@ -87,7 +87,7 @@ func TestWarningsAtStart(t *testing.T) {
 		want   []string
 	}{
 		"none":         {`storage: ocems_storage`, nil},
-		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a slot ends, and may still store a request that timed out; set 30s or more map[timeout:29s]"}},
+		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out; set 30s or more map[timeout:29s]"}},
 		"30 s":         {`{storage: ocems_storage, http: {timeout: 30s}}`, nil},
 		"memory":       {`{}`, []string{"warn: no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension map[]"}},
 		"no trail":     {`{storage: ocems_storage, audit_file: ""}`, []string{"warn: no audit_file is set: final outcomes go to the log only map[]"}},

@@ -159,7 +159,7 @@ func (o Delivery) Check() error {
 	return c.err()
 }
 
-// ShortTimeout is the shortest timeout without a warning. The server is slow after a slot ends, and may store a request
+// ShortTimeout is the shortest timeout without a warning. The server is slow just after a slot ends, and may store a request
 // that timed out.
 const ShortTimeout = 30 * time.Second
 

@@ -55,8 +55,8 @@ func TestReplay(t *testing.T) {
 	b.judged()
 }
 
-// TestLostDiskInAnOutage starts a worker without its state while two brokers hang: what it has once acknowledged must come
-// again, from a consumer that is made anew however long the brokers cannot answer.
+// TestLostDiskInAnOutage starts a worker without its state while two brokers hang. The messages that it had acknowledged must
+// come again, from a new consumer, even if the brokers do not answer for a long time.
 func TestLostDiskInAnOutage(t *testing.T) {
 	b := newBench(t, 20, 0)
 	first := b.Workers[0]
@@ -69,11 +69,11 @@ func TestLostDiskInAnOutage(t *testing.T) {
 		broker.Pause()
 	}
 	b.must(first.Start())
-	time.Sleep(6 * time.Second) // the first question has failed by then, and the second one is asked
+	time.Sleep(6 * time.Second) // then the first request has failed, and the second one is sent
 	for _, broker := range b.Brokers[:2] {
 		broker.Resume()
 	}
-	b.until("the consumer is made anew", func() bool {
+	b.until("the consumer is created again", func() bool {
 		info, err := b.tryConsumer(0, "a")
 		return err == nil && info.Created.After(before.Created) && info.AckFloor.Stream >= before.AckFloor.Stream
 	})

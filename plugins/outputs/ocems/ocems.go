@@ -123,7 +123,7 @@ func (o *OCEMS) registry() (registry.Config, error) {
 // because Telegraf would exit with all its other outputs. The output then opens the state as soon as possible.
 func (o *OCEMS) Connect() error {
 	if time.Duration(o.Timeout) < options.ShortTimeout {
-		o.Log.Warnf("timeout = %q is short: the server is slow after a slot ends, and may still store a request that timed out; set 30s or more",
+		o.Log.Warnf("timeout = %q is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out; set 30s or more",
 			time.Duration(o.Timeout))
 	}
 	ctx, cancel := context.WithCancel(context.Background())

@@ -84,7 +84,7 @@ func (o Slots) Check() error {
 		c.fault("timestamps: %w", registry.WrongTimestamps(o.Timestamps))
 	}
 	c.duration("devices_file_interval", o.DevicesFileInterval, time.Millisecond, 24*time.Hour)
-	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // the closing is remembered for 7 days, so grace must be longer than 0
+	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // closed windows are remembered for 7 days, so a window must not close exactly at its end
 	c.duration("calibration_grace", o.CalibrationGrace, time.Millisecond, spec.MaxAge)
 	c.duration("settle", o.Settle, 0, spec.MaxAge)
 	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
@@ -114,7 +114,7 @@ type Delivery struct {
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
 	// SharedDevice says that another sender reports the devices too. Status 111 then means that the server has the slot.
 	SharedDevice bool `mapstructure:"shared_device" toml:"shared_device"`
-	// Delay is the shortest time from the window's end until a slot is sent. It is for a standby of another sender.
+	// Delay is the shortest time from the window's end until a slot is sent. It is for the standby of two hosts.
 	Delay Duration `mapstructure:"delay" toml:"delay"`
 	// SignatureTime is the time in a signature (spec 2.3.2): now, or the slot's time.
 	SignatureTime string `mapstructure:"signature_time" toml:"signature_time"`

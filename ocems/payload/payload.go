@@ -31,7 +31,7 @@ type Reading struct {
 	// Minutes is the number of minutes of the slot with readings, if there are too few and a person must decide; otherwise 0;
 	// not sent.
 	Minutes int
-	Era     uint64 // of the clock at that time, if it was not confirmed; otherwise 0; not sent
+	Era     uint64 // era of the clock that took it, if that clock was not confirmed; otherwise 0; not sent
 }
 
 // Record is the content of one request: readings of one device of one station.

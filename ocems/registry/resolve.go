@@ -80,8 +80,8 @@ func (e *ResolveError) Error() string {
 func (e *ResolveError) Unwrap() error { return e.Err }
 
 // Resolve returns the parameters to which a metric is mapped: all mappings of the configuration that it fits. Without a
-// mapping it is the device that its attribute names, and the catalogue key that is its name. A metric without match and
-// error is ignored. If some of several mappings are faulty, the others are returned with the error.
+// mapping, its attribute gives the device and its name gives the catalogue key. A metric without match and error is
+// ignored. If some of several mappings are faulty, the others are returned with the error.
 func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	s := r.now.Load()
 	sel := selector{m.Name, plainField(m.Field)}

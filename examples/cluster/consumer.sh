@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# consumer.sh USER WORKER [anew]: makes the worker's consumer of the user's partition, if it is not there; anew: in any case,
-# so that the worker gets the whole stream again.
+# consumer.sh USER WORKER [anew]: creates the worker's consumer in the user's partition if it does not exist. With anew it
+# deletes the consumer first, so that the worker reads the whole stream again.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 user=$1 worker=$2

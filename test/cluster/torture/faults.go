@@ -50,7 +50,7 @@ func (t *torture) strike(random *rand.Rand, list []fault, n int) error {
 		}
 		f := deck[0]
 		deck = deck[1:]
-		if err := t.pause(between(random, 1, 4)); err != nil {
+		if err := t.pause(t.apart + between(random, 1, 4)); err != nil {
 			return err
 		}
 		e := event{kind: f.name, takes: f.takes, stops: f.stops, partition: -1}

@@ -152,13 +152,18 @@ func (t *torture) stopped(from, to time.Time) (total time.Duration) {
 // lateness returns how late a slot was, without the time in which two or more brokers were away.
 func (t *torture) lateness(l late) time.Duration { return l.at.Sub(l.due) - t.stopped(l.due, l.at) }
 
-// table returns for each kind of fault how late the slots were that waited during one, and how late all other slots were.
+// The rows of slots that waited during no fault, or during several kinds of fault.
+const (
+	none    = "no fault"
+	several = "several kinds of fault"
+)
+
+// table returns for each kind of fault how late the slots were that waited during this kind only.
 func (t *torture) table(v verdict) []row {
 	times, waited := map[string]int{}, map[string][]time.Duration{}
 	for _, e := range t.events {
 		times[e.kind]++
 	}
-	const none = "no fault"
 	for _, l := range v.late {
 		kinds := map[string]bool{}
 		for _, e := range t.events {
@@ -166,12 +171,15 @@ func (t *torture) table(v verdict) []row {
 				kinds[e.kind] = true
 			}
 		}
-		if len(kinds) == 0 {
-			kinds[none] = true
+		row := several
+		switch len(kinds) {
+		case 0:
+			row = none
+		case 1:
+			for row = range kinds {
+			}
 		}
-		for k := range kinds {
-			waited[k] = append(waited[k], t.lateness(l))
-		}
+		waited[row] = append(waited[row], t.lateness(l))
 	}
 	var rows []row
 	for k, list := range waited {

@@ -58,8 +58,8 @@ func TestReplay(t *testing.T) {
 	b.judged()
 }
 
-// TestLostDiskInAnOutage starts a worker without its state while the brokers cannot answer. The messages that it had acknowledged must
-// be delivered again, by a consumer that is created as soon as they answer.
+// TestLostDiskInAnOutage starts a worker without its state while the brokers cannot answer. The messages that it had
+// acknowledged must be delivered again, by a consumer that is created as soon as the brokers answer.
 func TestLostDiskInAnOutage(t *testing.T) {
 	b := newBench(t, 20, 0)
 	first := b.Workers[0]

@@ -141,12 +141,12 @@ func TestDoctorNamesWhatAFileIs(t *testing.T) {
 		{"a table of UTF-16", "devices.csv", utf16(strings.ReplaceAll(table, ",", "\t")), ""},
 		{"a table in capitals with a comma at the end", "devices.csv", strings.ToUpper(strings.SplitN(table, "\n", 2)[0]) + ",\n" + strings.SplitN(table, "\n", 2)[1], ""},
 		{"a workbook", "devices.csv", "PK\x03\x04\x14", "save it as CSV UTF-8"},
-		{"a token of a spreadsheet", "devices.csv", strings.Replace(table, token, "8.97E+31", 1), "a spreadsheet has made a number of it"},
+		{"a token of a spreadsheet", "devices.csv", strings.Replace(table, token, "8.97E+31", 1), "a spreadsheet has changed it into a number"},
 		{"a short token", "devices.csv", strings.Replace(table, token, token[1:], 1), "dev_2 (a character is missing)"},
 		{"a key as DER", "key", string(block.Bytes), ""},
 		{"a key of UTF-16", "key", utf16(string(public)), ""},
-		{"a key of SSH", "key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp\n", "this is a key of SSH"},
-		{"a key that is cut", "key", string(public[:200]), "it is cut"},
+		{"a key of SSH", "key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp\n", "this is an SSH key"},
+		{"a key that is cut", "key", string(public[:200]), "it is truncated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text, path := telegrafText(t), write(t, c.file, c.text)

@@ -681,8 +681,8 @@ func TestDoctorTokens(t *testing.T) {
 		{"0123456789", "tokens", "warning", "too short"},
 		{token + token, "tokens", "warning", "too long"},
 		{"token=" + token, "configuration", "failed", "begins with a name"},
-		{"1.23E+31", "configuration", "failed", "a spreadsheet has made a number of it"},
-		{token[:7] + "\u200b" + token[7:], "configuration", "failed", "cannot be seen"},
+		{"1.23E+31", "configuration", "failed", "a spreadsheet has changed it into a number"},
+		{token[:7] + "\u200b" + token[7:], "configuration", "failed", "an invisible character"},
 	} {
 		text := strings.Replace(telegrafText(t), token, c.text, 1)
 		checks, _ := diagnose(t, "--offline", "--host", "telegraf", "--config", write(t, "telegraf.conf", text))

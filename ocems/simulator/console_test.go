@@ -198,7 +198,7 @@ func TestRequests(t *testing.T) {
 		{name: "parameter", change: func(q *request) { q.parameter = "PH" }, http: 200, status: 119, reason: `unknown parameter "PH": nearest "ph"`},
 		{name: "future", change: func(q *request) { q.stamp = slot.Add(time.Hour) }, http: 200, status: 118, reason: "ph of 2026-02-10 13:00:00 IST is after the board's 2026-02-10 12:07:30 IST"},
 		{name: "signature of another device", change: func(q *request) { q.signToken = "token-of-dev-2" }, http: 200, status: 10, reason: "the signature has another token than the device's", payload: "7.20"},
-		{name: "sealed under another token", change: func(q *request) { q.token = "token-of-dev-2" }, http: 200, status: 109, reason: "sealed under another token"},
+		{name: "sealed under another token", change: func(q *request) { q.token = "token-of-dev-2" }, http: 200, status: 109, reason: "encrypted with another token"},
 		{name: "HTTP", fault: `{"count":1,"http_status":429,"retry_after":30}`, http: 429, status: -1, reason: "fault: HTTP 429 Too Many Requests, Retry-After 30 s", payload: "7.20"},
 		{name: "HTML", fault: `{"count":1,"html":true}`, http: 200, status: -1, reason: "fault: answers HTML"},
 		{name: "status", fault: `{"count":1,"status":102}`, http: 200, status: 102, reason: "fault: status 102 (", payload: "7.20"},

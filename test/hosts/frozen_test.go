@@ -12,8 +12,8 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// TestFrozenProcess stops each program in the middle of a slot, as a machine does whose disk or hypervisor stands still, for
-// longer than grace and settle. What is sent meanwhile waits in the kernel, and belongs to the slot.
+// TestFrozenProcess stops each program in the middle of a slot for longer than grace and settle, as when a machine's disk or
+// hypervisor freezes. Readings that are sent in this time wait in the kernel, and belong to the slot.
 func TestFrozenProcess(t *testing.T) {
 	for name, start := range programs {
 		t.Run(name, func(t *testing.T) {

@@ -2,7 +2,7 @@ package main
 
 import "time"
 
-// measured are those of docs/scale.md with 7 readings a message and 20,000 devices.
+// measured has the costs of docs/scale.md for 7 readings per message and 20,000 devices.
 var measured = Costs{
 	Store: 150 * time.Microsecond, Deliver: 32 * time.Microsecond,
 	Read: 3400 * time.Nanosecond, Slot: 328 * time.Microsecond,

@@ -513,6 +513,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 		want   string   // of cod
 		text   []string // parts of the text
 		not    string   // no part of it
+		notice string   // part of the notice
 	}{
 		{name: "nothing ever came", change: func(_ *status.Host, cod *status.Parameter) { cod.Never = `no metric "modbus" came` }, want: "due 10: missing 10",
 			text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10.", `cod: no reading ever came: no metric "modbus" came. Do: correct metric`}},
@@ -525,7 +526,13 @@ func TestReportOfAConfiguration(t *testing.T) {
 		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
 		{name: "waits for a person", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
-			text: []string{"cod, slots that wait for a person to decide because their readings cover fewer minutes than min_coverage requires: 1."}},
+			text:   []string{"cod, slots that wait for a person to decide because their readings cover fewer minutes than min_coverage requires: 1."},
+			notice: "waiting 1, 1 of them for a person to decide, because of min_coverage"},
+		{name: "waits for a person, as the status says", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
+			change: func(_ *status.Host, cod *status.Parameter) {
+				cod.Slot, cod.Undecided = &status.Slot{Stamp: slot(9)}, &status.Undecided{Slots: 1, Oldest: slot(9), Why: "readings in 4 of 15 minutes"}
+			},
+			text: []string{"cod: 1 slot waits for a person to decide"}, not: "cod, slots that wait"},
 		{name: "a person has decided, and it waits for the board", waits: []payload.Reading{decided}, want: "due 10: waiting 1, missing 9", not: "a person"},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
@@ -611,6 +618,12 @@ func TestReportOfAConfiguration(t *testing.T) {
 			for _, want := range test.text {
 				require.Contains(t, out, want)
 			}
+			if test.not != "" {
+				require.NotContains(t, out, test.not)
+			}
+			code, out, errs = quiet(t, "report", "--notice", "--config", config)
+			require.Equal(t, 0, code, errs)
+			require.Contains(t, out, test.notice)
 			if test.not != "" {
 				require.NotContains(t, out, test.not)
 			}

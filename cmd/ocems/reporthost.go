@@ -166,7 +166,7 @@ func due(station, device string, mapped []registry.Mapped, known *status.Device,
 					x.Refused = cmp.Or(p.Refused.Reason, x.Refused)
 				}
 				if v := p.Verdict; v != nil && v.Level != status.OK && v.Class != status.Waits {
-					x.Trouble, x.Cure = v.Text, v.Cure
+					x.Trouble, x.Cure, x.Asked = v.Text, v.Cure, p.Undecided != nil
 				}
 			}
 		}

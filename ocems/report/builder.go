@@ -48,6 +48,7 @@ type Due struct {
 	Since                            time.Time // stamp of the first slot; zero is the start of the period
 	Refused                          string    // why the board refuses it now: a status code or another hold reason, or ""
 	Trouble, Cure                    string    // what is wrong with it now, and what to do; "" if nothing is known to be wrong
+	Asked                            bool      // Trouble names the slots on which a person must decide
 }
 
 // Builder collects the content of trails.
@@ -102,7 +103,7 @@ type series struct {
 	reasons                       map[string]int
 	calibrations                  []run
 	rejectedPoints, expiredPoints int
-	undecided                     int // slots that wait for a person to decide
+	undecided                     map[int64]bool // slots that wait for a person to decide
 }
 
 // day is one IST day. Equal days share their ranks.
@@ -210,7 +211,8 @@ func (b *Builder) Wait(device string, r *payload.Reading) {
 		stamp = slot * slotMillis
 	}
 	date, rest := audit.DateOf(stamp)
-	if slot := floor(stamp, slotMillis); rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
+	slot := floor(stamp, slotMillis)
+	if rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
 		return
 	}
 	x := &audit.Series{Parameter: r.Parameter, Diagnostic: r.Diagnostic, Unit: r.Unit}
@@ -222,7 +224,10 @@ func (b *Builder) Wait(device string, r *payload.Reading) {
 	s := b.device(&audit.Day{Device: device, Date: date}).of(date, x)
 	s.closed = true
 	if r.Minutes > 0 {
-		s.undecided++
+		if s.undecided == nil {
+			s.undecided = map[int64]bool{}
+		}
+		s.undecided[slot] = true
 	}
 	b.slots(s, int64(date), x, true)
 }

@@ -96,7 +96,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	var gap, late, equal struct{ from, n int64 }
 	var value reading
 	var counts [isCalibration + 1]int
-	off, before, begun := 0, 0, b.firstWindow()
+	off, before, asked, begun := 0, 0, 0, b.firstWindow()
 	end := func(x *struct{ from, n int64 }, kind, text string) {
 		list = append(list, Finding{Kind: kind, First: at(x.from), Last: at(x.from + x.n - 1), Slots: int(x.n), Text: text})
 	}
@@ -112,11 +112,13 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 		}
 		if class > isOutside && class < isStored {
 			if gap.n == 0 {
-				gap.from, counts, off, before = slot, [isCalibration + 1]int{}, 0, 0
+				gap.from, counts, off, before, asked = slot, [isCalibration + 1]int{}, 0, 0, 0
 			}
 			gap.n++
 			counts[class]++
 			switch {
+			case s.undecided[slot]:
+				asked++
 			case class != isMissing:
 			case hostOff[slot]:
 				off++
@@ -124,7 +126,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 				before++
 			}
 		} else if gap.n > 0 {
-			end(&gap, "gap", gapText(counts, off, before, b.marked))
+			end(&gap, "gap", gapText(counts, off, before, asked, b.marked))
 			f := &list[len(list)-1]
 			f.waits = counts[isWaiting]+counts[isRefused] > 0
 			f.made = f.waits || counts[isExpired]+counts[isRejected] > 0
@@ -164,7 +166,7 @@ func (b *Builder) firstWindow() int64 {
 	return slot
 }
 
-func gapText(counts [isCalibration + 1]int, off, before int, known bool) string {
+func gapText(counts [isCalibration + 1]int, off, before, asked int, known bool) string {
 	var list []string
 	for class, n := range counts {
 		if n == 0 {
@@ -172,6 +174,8 @@ func gapText(counts [isCalibration + 1]int, off, before int, known bool) string 
 		}
 		text := fmt.Sprintf("%s %d", classNames[class], n)
 		switch {
+		case class == int(isWaiting) && asked > 0:
+			text += fmt.Sprintf(", %d of them for a person to decide, because of min_coverage", asked)
 		case class != int(isMissing):
 		case off == n:
 			text += ", because the host was off"

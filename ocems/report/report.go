@@ -85,6 +85,7 @@ type Parameter struct {
 	Trouble       string   `json:"trouble,omitempty"` // at the end of a period that ends now
 	Cure          string   `json:"cure,omitempty"`
 	Undecided     int      `json:"undecided,omitempty"` // waiting slots on which a person must decide
+	asked         bool     // Trouble names them
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
 	Excluded      int      `json:"excluded"` // no slot was made because its readings were left out
@@ -275,7 +276,7 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 		p.Parameter, p.Diagnostic, p.Unit, p.Configured = key.parameter, key.diagnostic, s.unit, s.due != nil
 		p.Samples, p.LeftOut = s.samples, s.reasons
 		if s.due != nil && last == floor(b.o.Host.Until.UnixMilli(), slotMillis) {
-			p.Trouble, p.Cure = s.due.Trouble, s.due.Cure
+			p.Trouble, p.Cure, p.asked = s.due.Trouble, s.due.Cure, s.due.Asked
 		}
 		p.Calibrations, p.Calibrated = s.compare(first, last)
 		out.Parameters = append(out.Parameters, p)
@@ -333,7 +334,7 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
-	p.Undecided = s.undecided
+	p.Undecided = len(s.undecided)
 	if s.due != nil {
 		p.Code = s.due.Refused
 	}

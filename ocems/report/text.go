@@ -252,7 +252,7 @@ func (d *Device) notes() []string {
 		case p.Refused > 0:
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
 		}
-		if p.Undecided > 0 {
+		if p.Undecided > 0 && !p.asked {
 			list = append(list, fmt.Sprintf("%s, slots that wait for a person to decide because their readings cover fewer minutes than min_coverage requires: %d. Lower min_coverage, or set below_min_coverage to leave_out.", p.name(), p.Undecided))
 		}
 		if left := p.leftOut(); left != "" {

@@ -71,7 +71,7 @@ func prefixClash(s, folded string) bool {
 	if !strings.HasPrefix(s, "M") || s == strings.ToUpper(s) {
 		return false
 	}
-	for _, liquid := range []string{"mg/l", "mgl-1", "mg/nm3", "mg/ncum mg/nmc milligram/nm3 mg/normalm3"} { // tonnes per litre do not occur
+	for _, liquid := range []string{"mg/l", "mgl-1", "mg/nm3", "mg/ncum", "mg/nmc", "mg/normalm3"} { // tonnes per litre do not occur
 		if strings.HasPrefix(folded, liquid) {
 			return false
 		}
@@ -122,7 +122,7 @@ var unitSpellings = map[string]string{
 	"mbar":         "millibar hpa hectopascal",
 	"mg/L":         "mgl-1 mg/lit mg/lt mg/litre mg/liter mg/ltr mg/lts mgpl mgs/l mgs/ltr milligram/litre milligrams/litre milligram/liter",
 	"mg/m³":        "mgm-3 mg/cum",
-	"mg/Nm³":       "mg/ncum",
+	"mg/Nm³":       "mg/ncum mg/nmc milligram/nm3 milligrams/nm3 mg/normalm3",
 	"μg/m³":        "ugm-3 ugm/m3 ug/cum mcg/m3 microgram/m3 micrograms/m3 microgram/cum",
 	"g/m³":         "gm-3 gm/m3 g/cum",
 	"kg/m³":        "kgm-3",

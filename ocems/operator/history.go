@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/status"
 )
@@ -22,33 +23,6 @@ const (
 	lookBack    = (days + 1) * 24 * time.Hour // for lines: a reading may be refused before its slot ends
 	forget      = 10 * time.Minute            // a device that no page shows
 )
-
-// class is the outcome of a slot of a parameter. They are ordered: of several lines the highest counts. Classes and letters are
-// those of ocems report.
-type class uint8
-
-const (
-	missing class = iota
-	excluded
-	waiting
-	refused
-	expired
-	rejected
-	stored
-	late
-	delivered
-	calibration
-	outside
-)
-
-var classNames = [...]string{missing: "missing", excluded: "excluded", waiting: "waiting", refused: "refused by the board", expired: "expired", rejected: "rejected",
-	stored: "already stored", late: "delivered late", delivered: "delivered", calibration: "calibration", outside: "not due"}
-
-// troubles are the letters of slots of which no parameter has reached the board, the most urgent first.
-var troubles = []struct {
-	class  class
-	letter byte
-}{{refused, 'B'}, {rejected, 'R'}, {expired, 'E'}, {waiting, 'W'}, {excluded, 'X'}, {missing, 'M'}}
 
 // trails are read for one device at a time, when a page shows it.
 type trails struct {
@@ -76,7 +50,7 @@ type seriesKey struct {
 
 // outcome is the outcome of a slot with the highest class.
 type outcome struct {
-	class  class
+	class  calendar.Class
 	value  *float64
 	unit   string
 	flag   string
@@ -119,24 +93,24 @@ func (h *history) clear() {
 }
 
 func (h *history) take(e *audit.Entry, bound string) {
-	var c class
+	var c calendar.Class
 	switch e.Outcome {
 	case audit.Delivered:
-		if c = delivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > audit.LateAfter {
-			c = late
+		if c = calendar.Delivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > audit.LateAfter {
+			c = calendar.Late
 		}
 	case audit.AlreadyStored:
-		c = stored
+		c = calendar.Stored
 	case audit.Rejected:
-		c = rejected
+		c = calendar.Rejected
 	case audit.Expired:
-		c = expired
+		c = calendar.Expired
 	case audit.Late, audit.Refused:
 		if e.Stamp == 0 || e.Stamp%slotMillis != 0 {
 			return
 		}
 		x := audit.Reading{Parameter: e.Parameter}
-		o := &outcome{class: excluded, when: e.Time, detail: strings.ReplaceAll(cmp.Or(e.Reason, string(e.Outcome)), "_", " ")}
+		o := &outcome{class: calendar.Excluded, when: e.Time, detail: strings.ReplaceAll(cmp.Or(e.Reason, string(e.Outcome)), "_", " ")}
 		if len(e.Readings) > 0 {
 			x = e.Readings[0]
 			o.value, o.unit, o.flag = &x.Value, x.Unit, x.Flag
@@ -149,7 +123,7 @@ func (h *history) take(e *audit.Entry, bound string) {
 	for i := range e.Readings {
 		x := &e.Readings[i]
 		key := seriesKey{x.Parameter, x.Diagnostic}
-		if flag := x.Flag; (flag == spec.FlagCalibration.String() || flag == spec.FlagZeroCalibration.String()) && c >= stored {
+		if flag := x.Flag; (flag == spec.FlagCalibration.String() || flag == spec.FlagZeroCalibration.String()) && c >= calendar.Stored {
 			slot, bit := pointOf(e.Stamp, bound)
 			if h.points[key] == nil {
 				h.points[key] = map[int64]uint32{}
@@ -161,7 +135,7 @@ func (h *history) take(e *audit.Entry, bound string) {
 		if e.Stamp%slotMillis == 0 {
 			h.put(key, e.Stamp, &outcome{c, &x.Value, x.Unit, x.Flag, e.Time, e.Detail})
 			h.begin(key, e.Stamp)
-			h.some[e.Stamp] = h.some[e.Stamp] || c >= stored
+			h.some[e.Stamp] = h.some[e.Stamp] || c >= calendar.Stored
 		}
 	}
 }
@@ -194,21 +168,21 @@ func pointOf(stamp int64, bound string) (slot int64, bit uint32) {
 }
 
 // state is the outcome of a slot of a parameter.
-func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int64) (class, *outcome) {
+func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int64) (calendar.Class, *outcome) {
 	key := seriesKey{p.Parameter, p.Diagnostic}
 	o := h.series[key][stamp]
-	if o != nil && o.class > excluded {
+	if o != nil && o.class > calendar.Excluded {
 		return o.class, o
 	}
 	if bits.OnesCount32(h.points[key][stamp]&allPoints) == bits.OnesCount32(allPoints) {
-		return calibration, nil
+		return calendar.Calibration, nil
 	}
 	if made := p.Slot != nil && stamp <= p.Slot.Stamp.UnixMilli(); made && d.waits(stamp) && o == nil {
 		switch {
 		case p.Refused != nil || d.Held != "":
-			return refused, nil
+			return calendar.Refused, nil
 		case !h.some[stamp]:
-			return waiting, nil
+			return calendar.Waiting, nil
 		}
 	}
 	first := dueSince(d.host, p)
@@ -217,11 +191,11 @@ func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int
 	}
 	switch {
 	case stamp < first || stamp > expected:
-		return outside, o
+		return calendar.Outside, o
 	case o != nil:
-		return excluded, o
+		return calendar.Excluded, o
 	}
-	return missing, nil
+	return calendar.Missing, nil
 }
 
 // dueSince is the stamp of the first slot that is due.
@@ -244,29 +218,13 @@ func (d *known) waits(stamp int64) bool {
 
 // letter is the letter for all shown parameters.
 func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int64) (letter byte, wasLate bool) {
-	var counts [outside + 1]int
+	var counts calendar.Counts
 	for i := range shown {
 		c, _ := h.state(d, &shown[i], stamp, expected)
 		counts[c]++
 	}
-	due := len(shown) - counts[outside]
-	reached := counts[stored] + counts[late] + counts[delivered] + counts[calibration]
-	switch {
-	case due == 0:
-		return '-', false
-	case counts[calibration] == due:
-		return 'C', false
-	case reached == due:
-		return 'D', counts[late] > 0
-	case reached > 0:
-		return 'P', false
-	}
-	for _, t := range troubles {
-		if counts[t.class] > 0 {
-			return t.letter, false
-		}
-	}
-	return '-', false
+	letter = counts.Letter()
+	return letter, letter == calendar.LetterDelivered && counts[calendar.Late] > 0
 }
 
 // History is the answer of GET /history.json.
@@ -320,7 +278,7 @@ func (h *history) days(d *known, shown []status.Parameter, now time.Time, err er
 		series := h.series[seriesKey{d.Parameters[i].Parameter, d.Parameters[i].Diagnostic}]
 		end := now.UnixMilli() - now.UnixMilli()%slotMillis
 		for stamp := end - 95*slotMillis; stamp <= end; stamp += slotMillis {
-			if o := series[stamp]; o != nil && o.class > excluded && o.value != nil {
+			if o := series[stamp]; o != nil && o.class > calendar.Excluded && o.value != nil {
 				t.Stamps, t.Values = append(t.Stamps, stamp), append(t.Values, *o.value)
 			}
 		}
@@ -348,13 +306,13 @@ func (h *history) slotOf(d *known, stamp int64, now time.Time) []SlotPart {
 	for i := range d.Parameters {
 		p := &d.Parameters[i]
 		c, o := h.state(d, p, stamp, d.host.Expected(now).UnixMilli())
-		x := SlotPart{Parameter: p.Parameter, Diagnostic: p.Diagnostic, Outcome: classNames[c]}
+		x := SlotPart{Parameter: p.Parameter, Diagnostic: p.Diagnostic, Outcome: c.String()}
 		if o != nil {
 			x.Value, x.Unit, x.Flag, x.Detail = o.value, o.unit, o.flag, o.detail
 			when := o.when
 			x.Time = &when
 		}
-		if c == refused {
+		if c == calendar.Refused {
 			if x.Detail = d.Held; p.Refused != nil {
 				x.Detail = p.Refused.Reason
 			}

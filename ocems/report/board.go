@@ -14,6 +14,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -246,14 +247,14 @@ func (c *Comparison) compare(r *Report, device, parameter string, s *series, x *
 		on, place := split(key.slot)
 		today := s.day(on)
 		class, _ := s.state(today, on, place)
-		diff := BoardDifference{Device: device, Parameter: parameter, Stamp: at(key.slot), Class: classNames[class]}
-		if class > isExcluded && class != isCalibration && today.readings != nil && today.readings[place] != (reading{}) {
+		diff := BoardDifference{Device: device, Parameter: parameter, Stamp: at(key.slot), Class: class.String()}
+		if class > calendar.Excluded && class != calendar.Calibration && today.readings != nil && today.readings[place] != (reading{}) {
 			diff.Here = &today.readings[place].value
 		}
 		if has {
 			diff.There = &there.value
 		}
-		switch reached := class >= isStored && class != isCalibration; {
+		switch reached := class >= calendar.Stored && class != calendar.Calibration; {
 		case !reached && !has:
 			continue
 		case !reached:

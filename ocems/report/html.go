@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -145,12 +146,12 @@ type deviceView struct {
 
 type cellView struct{ Class, Letter, Title string }
 
-var classes = map[byte]string{cellDelivered: "d", cellPartly: "p", cellMissing: "m", cellRejected: "r", cellExpired: "e",
-	cellExcluded: "x", cellWaiting: "w", cellRefused: "b", cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
+var classes = map[byte]string{calendar.LetterDelivered: "d", calendar.LetterPartly: "p", calendar.LetterMissing: "m", calendar.LetterRejected: "r", calendar.LetterExpired: "e",
+	calendar.LetterExcluded: "x", calendar.LetterWaiting: "w", calendar.LetterRefused: "b", calendar.LetterCalibration: "c", calendar.LetterUnverified: "u", calendar.LetterOutside: "o"}
 
 // letter distinguishes the cells without colours.
 func letter(c byte) string {
-	if c == cellOutside {
+	if c == calendar.LetterOutside {
 		return ""
 	}
 	return string(rune(c))
@@ -252,7 +253,7 @@ func (d deviceView) Cells(day Day) template.HTML {
 	for i := range len(day.Slots) {
 		c := day.Slots[i]
 		b.WriteString(`<td class="` + classes[c] + `"`)
-		if c != cellOutside && (d.r.Readings || c != cellDelivered) {
+		if c != calendar.LetterOutside && (d.r.Readings || c != calendar.LetterDelivered) {
 			b.WriteString(` title="` + template.HTMLEscapeString(d.says(day, i)) + `"`)
 		}
 		b.WriteString(">" + letter(c) + "</td>")
@@ -269,17 +270,17 @@ func (d deviceView) says(day Day, at int) string {
 		}
 		today := s.day(day.day)
 		class, verified := s.state(today, day.day, at)
-		if class == isOutside {
+		if class == calendar.Outside {
 			continue
 		}
 		b.WriteString("\n" + d.Parameters[i].name() + " ")
-		if value := d.value(today, at); value != "" && class != isCalibration {
+		if value := d.value(today, at); value != "" && class != calendar.Calibration {
 			b.WriteString(value)
-			if class != isDelivered {
-				b.WriteString(", " + classNames[class])
+			if class != calendar.Delivered {
+				b.WriteString(", " + class.String())
 			}
 		} else {
-			b.WriteString(classNames[class])
+			b.WriteString(class.String())
 		}
 		if !verified {
 			b.WriteString(", not verified")
@@ -316,21 +317,17 @@ func (d deviceView) Values(day Day) template.HTML {
 	return template.HTML(b.String())
 }
 
-// letterOfClass is the letter for a slot of one parameter.
-var letterOfClass = [...]byte{isOutside: cellOutside, isMissing: cellMissing, isExcluded: cellExcluded, isWaiting: cellWaiting, isRefused: cellRefused,
-	isExpired: cellExpired, isRejected: cellRejected, isStored: cellDelivered, isLate: cellDelivered, isDelivered: cellDelivered, isCalibration: cellCalibration}
-
 // shown is a slot in the table of values: a slot at the board has no letter. Readings that were left out are not shown.
 func (s *series) shown(today *day, n int64, at int) (class, text string) {
 	c, verified := s.state(today, n, at)
-	l := letterOfClass[c]
+	l := c.Letter()
 	if !verified {
-		l = cellUnverified
+		l = calendar.LetterUnverified
 	}
-	if class = classes[l]; l != cellDelivered {
+	if class = classes[l]; l != calendar.LetterDelivered {
 		text = letter(l)
 	}
-	if c == isOutside || c == isExcluded || c == isCalibration || today == nil || today.readings == nil || today.readings[at] == (reading{}) {
+	if c == calendar.Outside || c == calendar.Excluded || c == calendar.Calibration || today == nil || today.readings == nil || today.readings[at] == (reading{}) {
 		return class, text
 	}
 	x := today.readings[at]

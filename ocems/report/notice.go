@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -95,31 +96,31 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	hostOff := s.hostOff
 	var gap, late, equal struct{ from, n int64 }
 	var value reading
-	var counts [isCalibration + 1]int
+	var counts calendar.Counts
 	off, before, asked, begun := 0, 0, 0, b.firstWindow()
 	end := func(x *struct{ from, n int64 }, kind, text string) {
 		list = append(list, Finding{Kind: kind, First: at(x.from), Last: at(x.from + x.n - 1), Slots: int(x.n), Text: text})
 	}
 	for slot := s.first; slot <= s.last+1; slot++ {
-		class, now := isOutside, reading{}
+		class, now := calendar.Outside, reading{}
 		if slot <= s.last {
 			n, at := split(slot)
 			today := s.day(n)
 			class, _ = s.state(today, n, at)
-			if class > isExcluded && class != isCalibration && today.readings != nil {
+			if class > calendar.Excluded && class != calendar.Calibration && today.readings != nil {
 				now = today.readings[at]
 			}
 		}
-		if class > isOutside && class < isStored {
+		if class > calendar.Outside && class < calendar.Stored {
 			if gap.n == 0 {
-				gap.from, counts, off, before, asked = slot, [isCalibration + 1]int{}, 0, 0, 0
+				gap.from, counts, off, before, asked = slot, calendar.Counts{}, 0, 0, 0
 			}
 			gap.n++
 			counts[class]++
 			switch {
 			case s.undecided[slot]:
 				asked++
-			case class != isMissing:
+			case class != calendar.Missing:
 			case hostOff[slot]:
 				off++
 			case slot < begun:
@@ -128,11 +129,11 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 		} else if gap.n > 0 {
 			end(&gap, "gap", gapText(counts, off, before, asked, b.marked))
 			f := &list[len(list)-1]
-			f.waits = counts[isWaiting]+counts[isRefused] > 0
-			f.made = f.waits || counts[isExpired]+counts[isRejected] > 0
+			f.waits = counts[calendar.Waiting]+counts[calendar.Refused] > 0
+			f.made = f.waits || counts[calendar.Expired]+counts[calendar.Rejected] > 0
 			gap.n = 0
 		}
-		if class == isLate {
+		if class == calendar.Late {
 			if late.n == 0 {
 				late.from = slot
 			}
@@ -166,17 +167,18 @@ func (b *Builder) firstWindow() int64 {
 	return slot
 }
 
-func gapText(counts [isCalibration + 1]int, off, before, asked int, known bool) string {
+func gapText(counts calendar.Counts, off, before, asked int, known bool) string {
 	var list []string
-	for class, n := range counts {
+	for i, n := range counts {
+		class := calendar.Class(i)
 		if n == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s %d", classNames[class], n)
+		text := fmt.Sprintf("%s %d", class.String(), n)
 		switch {
-		case class == int(isWaiting) && asked > 0:
+		case class == calendar.Waiting && asked > 0:
 			text += fmt.Sprintf(", %d of them for a person to decide, because of min_coverage", asked)
-		case class != int(isMissing):
+		case class != calendar.Missing:
 		case off == n:
 			text += ", because the host was off"
 		case off > 0:

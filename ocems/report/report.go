@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -135,59 +136,24 @@ type Day struct {
 	day int64
 }
 
-// class is the outcome of a slot of a parameter.
-type class uint8
-
-const (
-	isOutside class = iota // not expected
-	isMissing
-	isExcluded
-	isWaiting
-	isRefused
-	isExpired
-	isRejected
-	isStored
-	isLate
-	isDelivered
-	isCalibration
-)
-
-var classOf = [...]class{missing: isMissing, excluded: isExcluded, waiting: isWaiting, expired: isExpired, rejected: isRejected,
-	stored: isStored, late: isLate, delivered: isDelivered}
-
-var classNames = [...]string{isMissing: "missing", isExcluded: "excluded", isWaiting: "waiting", isRefused: "refused by the board", isExpired: "expired",
-	isRejected: "rejected", isStored: "already stored", isLate: "delivered late", isDelivered: "delivered", isCalibration: "calibration"}
-
-// The letters of a calendar. A cell stands for all parameters of the device.
-const (
-	cellDelivered   = 'D'
-	cellPartly      = 'P'
-	cellMissing     = 'M'
-	cellExcluded    = 'X'
-	cellWaiting     = 'W'
-	cellRefused     = 'B'
-	cellRejected    = 'R'
-	cellExpired     = 'E'
-	cellCalibration = 'C'
-	cellUnverified  = '?'
-	cellOutside     = '-'
-)
+var classOf = [...]calendar.Class{missing: calendar.Missing, excluded: calendar.Excluded, waiting: calendar.Waiting, expired: calendar.Expired, rejected: calendar.Rejected,
+	stored: calendar.Stored, late: calendar.Late, delivered: calendar.Delivered}
 
 // cells explains the letters, in the order of the legend.
 var cells = []struct {
 	Letter      rune
 	Block, Name string
 }{
-	{cellDelivered, "█", "delivered"},
-	{cellPartly, "▒", "some parameters delivered"},
-	{cellMissing, "·", "missing"},
-	{cellExcluded, "X", "excluded"},
-	{cellWaiting, "W", "waiting"},
-	{cellRefused, "B", "refused by the board"},
-	{cellRejected, "R", "rejected"},
-	{cellExpired, "E", "expired"},
-	{cellCalibration, "C", "calibration"},
-	{cellUnverified, "?", "not verified"},
+	{calendar.LetterDelivered, "█", "delivered"},
+	{calendar.LetterPartly, "▒", "some parameters delivered"},
+	{calendar.LetterMissing, "·", "missing"},
+	{calendar.LetterExcluded, "X", "excluded"},
+	{calendar.LetterWaiting, "W", "waiting"},
+	{calendar.LetterRefused, "B", "refused by the board"},
+	{calendar.LetterRejected, "R", "rejected"},
+	{calendar.LetterExpired, "E", "expired"},
+	{calendar.LetterCalibration, "C", "calibration"},
+	{calendar.LetterUnverified, "?", "not verified"},
 }
 
 // Report makes the report.
@@ -295,7 +261,7 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 		}
 		row := make([]byte, slotsADay)
 		for i := range row {
-			row[i] = cellOutside
+			row[i] = calendar.LetterOutside
 			if slot := n*slotsADay - istSlots + int64(i); first <= slot && slot <= last {
 				row[i] = letterOf(shown, days, n, i)
 			}
@@ -306,20 +272,20 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 }
 
 // state is the outcome of a slot of a parameter, at index at of day n.
-func (s *series) state(d *day, n int64, at int) (c class, verified bool) {
+func (s *series) state(d *day, n int64, at int) (c calendar.Class, verified bool) {
 	slot := n*slotsADay - istSlots + int64(at)
 	r, verified := missing, true
 	if d != nil && d.ranks[at] != missing {
 		r, verified = d.ranks[at].outcome(), d.ranks[at].verified()
 	}
 	if p := s.points[slot]; r <= excluded && p.all == allPoints {
-		return isCalibration, p.verified == allPoints
+		return calendar.Calibration, p.verified == allPoints
 	}
 	switch {
 	case slot < s.first || slot > s.last:
-		return isOutside, true
+		return calendar.Outside, true
 	case r == waiting && s.due != nil && s.due.Refused != "":
-		return isRefused, true
+		return calendar.Refused, true
 	}
 	return classOf[r], verified
 }
@@ -352,21 +318,21 @@ func (s *series) count(first, last int64) (p Parameter) {
 		}
 		gap++
 		switch class {
-		case isLate:
+		case calendar.Late:
 			p.Late++
 			p.Delivered++
-		case isDelivered:
+		case calendar.Delivered:
 			p.Delivered++
-		case isMissing:
+		case calendar.Missing:
 			p.Missing++
 			if s.hostOff[slot] {
 				p.HostOff++
 			}
 		default:
-			*[...]*int{isExcluded: &p.Excluded, isWaiting: &p.Waiting, isRefused: &p.Refused, isExpired: &p.Expired, isRejected: &p.Rejected,
-				isStored: &p.AlreadyStored, isCalibration: &p.Calibration}[class]++
+			*[...]*int{calendar.Excluded: &p.Excluded, calendar.Waiting: &p.Waiting, calendar.Refused: &p.Refused, calendar.Expired: &p.Expired, calendar.Rejected: &p.Rejected,
+				calendar.Stored: &p.AlreadyStored, calendar.Calibration: &p.Calibration}[class]++
 		}
-		if class >= isStored {
+		if class >= calendar.Stored {
 			gap = 0
 		}
 		if gap > longest {
@@ -383,40 +349,17 @@ func (s *series) count(first, last int64) (p Parameter) {
 	return p
 }
 
-// lostLetters are the letters of slots of which no parameter has reached the board, the most urgent first.
-var lostLetters = []struct {
-	class  class
-	letter byte
-}{{isRefused, cellRefused}, {isRejected, cellRejected}, {isExpired, cellExpired}, {isWaiting, cellWaiting}, {isExcluded, cellExcluded}, {isMissing, cellMissing}}
-
 // letterOf is the letter for all parameters that have slots.
 func letterOf(all []*series, days []*day, n int64, at int) byte {
-	var counts [isCalibration + 1]int
+	var counts calendar.Counts
 	for i, s := range all {
 		class, verified := s.state(days[i], n, at)
 		if !verified {
-			return cellUnverified
+			return calendar.LetterUnverified
 		}
 		counts[class]++
 	}
-	expected := len(all) - counts[isOutside]
-	reached := counts[isStored] + counts[isLate] + counts[isDelivered] + counts[isCalibration]
-	switch {
-	case expected == 0:
-		return cellOutside
-	case counts[isCalibration] == expected:
-		return cellCalibration
-	case reached == expected:
-		return cellDelivered
-	case reached > 0:
-		return cellPartly
-	}
-	for _, l := range lostLetters {
-		if counts[l.class] > 0 {
-			return l.letter
-		}
-	}
-	return cellMissing
+	return counts.Letter()
 }
 
 // percent formats a share, as a dash if nothing was expected.

@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -81,7 +82,7 @@ func (r *Report) head(out io.Writer) {
 
 // blocks are the cells of a terminal.
 var blocks = func() *strings.Replacer {
-	pairs := []string{string(cellOutside), " "}
+	pairs := []string{string(calendar.LetterOutside), " "}
 	for _, c := range cells {
 		pairs = append(pairs, string(c.Letter), c.Block)
 	}

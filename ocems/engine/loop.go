@@ -24,7 +24,7 @@ import (
 
 const (
 	tick        = time.Second
-	frozen      = 10 * time.Second // longer between two steps: the process, its machine or its disk stood still
+	frozen      = 10 * time.Second // longer without progress: the process, its machine or its disk stood still
 	restWithin  = 5 * time.Second  // after the first retaken reading, for the rest of the sender's readings
 	mostTakes   = 512              // takes that share one write
 	showFiles   = time.Minute      // how long a fault of the files stays in the health
@@ -46,8 +46,9 @@ type loop struct {
 	refusals   refusals
 	unnoted    bool // the trail cannot be written
 	units      map[string]string
-	stepped    time.Time            // end of the last step
-	opens      time.Time            // no window closes before: the process stood still, and readings sent meanwhile are not taken yet
+	moved      time.Time            // last progress
+	stood      time.Time            // when windows began to wait because the process stood still; zero if they do not
+	opens      time.Time            // until when they wait
 	saved      time.Time            // when the aligner was saved or restored
 	held       []held               // these readings are in the batches too
 	again      bool                 // the readings being aligned were counted in a previous run
@@ -130,20 +131,40 @@ func (e *Engine) run(ctx context.Context) {
 		case t := <-e.takes:
 			e.takeAll(ctx, t)
 		case <-ticker.C:
-			for n := 0; n < mostTakes && len(e.takes) > 0; n++ { // these takes came before the time up to which windows close now
-				e.takeAll(ctx, <-e.takes)
+			now, _ := e.clock.Now()
+			for n, came := 0, false; n < mostTakes && !came && len(e.takes) > 0; n++ { // takes that came before now, up to which windows close
+				t := <-e.takes
+				came = t.now.After(now) // on a slow disk another one always waits
+				e.takeAll(ctx, t)
 			}
 			if ctx.Err() == nil { // both channels may be ready
-				now, _ := e.clock.Now()
 				e.step(ctx, now)
 			}
 		}
 	}
 }
 
+// moves records progress. After a time without any, readings that were sent meanwhile are not taken yet, so no window
+// closes for grace and settle. A machine that stands still again and again closes windows every 15 minutes nevertheless.
+func (e *Engine) moves() {
+	now, rest := time.Now(), e.rules.Grace+e.rules.Settle
+	if !e.loop.moved.IsZero() && now.Sub(e.loop.moved) > frozen {
+		if e.loop.stood.IsZero() {
+			e.loop.stood = now
+		}
+		e.loop.opens = now.Add(rest)
+		if last := e.loop.stood.Add(rest + spec.SlotLength); last.Before(e.loop.opens) {
+			e.loop.opens = last
+		}
+	}
+	e.loop.moved = now
+}
+
 // takeAll writes all waiting batches in one value, and then aligns them in the order that a restart would use. It saves
 // closed slots first: otherwise a reading could be late now, but after a restart its window would be open again.
 func (e *Engine) takeAll(ctx context.Context, first *take) {
+	e.moves()
+	defer e.moves()
 	list := []*take{first}
 	for len(list) < mostTakes {
 		select {
@@ -407,16 +428,23 @@ func (e *Engine) mixed(x sample, other uint64) {
 		"device", x.Device, "parameter", x.Parameter, "one", a, "other", b, "tell_apart_by", parting(a, b))
 }
 
-// step closes the windows whose time has come and saves the state if needed.
+// step closes the windows whose time has come and saves the state if needed. All takes that came before now are aligned.
 func (e *Engine) step(ctx context.Context, now time.Time) {
+	e.moves()
+	defer e.moves()
 	e.check(now)
 	e.believe(now)
 	e.tellClock()
-	if !e.loop.stepped.IsZero() && time.Since(e.loop.stepped) > frozen {
-		e.loop.opens = time.Now().Add(e.rules.Grace + e.rules.Settle)
+	waits := time.Now().Before(e.loop.opens)
+	if !waits {
+		e.loop.stood = time.Time{}
 	}
-	if len(e.loop.wrong) == 0 && !time.Now().Before(e.loop.opens) && int64(e.clock.Running()) >= e.patience.Load() {
-		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
+	if len(e.loop.wrong) == 0 && !waits && int64(e.clock.Running()) >= e.patience.Load() {
+		over := e.closesBy()
+		if now.Before(over) {
+			over = now
+		}
+		closed := e.sendable(e.aligner.CloseBy(now, over), now)
 		e.account.made(closed, false)
 		if len(e.loop.closed) > 0 {
 			closed = append(e.loop.closed, closed...)
@@ -444,7 +472,6 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
-	e.loop.stepped = time.Now()
 }
 
 // check verifies that the next start will find state and trail.

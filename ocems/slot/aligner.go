@@ -261,8 +261,11 @@ func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Readin
 // counts as a quarter of Settle. So a source that pauses, for any time, can still resend samples that newer ones have
 // overtaken.
 func (a *Aligner) flowing(elapsed int64) int64 {
-	if !a.opt.WaitForNewer || elapsed < a.came { // before the start
+	if !a.opt.WaitForNewer {
 		return elapsed
+	}
+	if elapsed < a.came { // before the start, or a little before the last arrival
+		return min(elapsed, a.flow)
 	}
 	return a.flow + min(elapsed-a.came, int64(a.opt.Settle/4))
 }
@@ -476,6 +479,9 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	elapsed, wall := a.since(now), over.UnixNano()
+	if a.next == math.MinInt64 { // restored
+		a.came = min(a.came, max(elapsed, 0)) // a replayed sample may have arrived by a clock that was ahead
+	}
 	if a.opt.WaitForNewer {
 		wall = min(wall, a.newest)
 	}
@@ -505,7 +511,7 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
-		w.arrival = min(w.arrival, flow) // a replayed sample may have arrived by a clock that was ahead
+		w.arrival = min(w.arrival, flow) // likewise
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
 		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow) {

@@ -155,6 +155,42 @@ func TestWaitForNewer(t *testing.T) {
 	}
 }
 
+// A clock that was ahead before the restart: its samples are replayed. Settling still counts only while samples arrive,
+// and no window is kept open.
+func TestWaitForNewerAfterAClockAhead(t *testing.T) {
+	for _, ahead := range []time.Duration{0, 20 * time.Second, 50 * time.Second} {
+		o := Defaults()
+		o.WaitForNewer = true
+		a := New(o)
+		end := t0.Add(15 * time.Minute)
+		now := end.Add(time.Minute)
+		if _, err := a.Restore(map[string][]byte{}, now); err != nil {
+			t.Fatal(err)
+		}
+		add(t, a, of("x", t0.Add(time.Minute), 1, 'U'), now.Add(ahead)) // replayed
+		now = now.Add(31 * time.Second)
+		other := of("x", end.Add(40*time.Second), 1, 'U')
+		other.Device = "other"
+		add(t, a, other, now)
+		for range 25 { // a pause
+			if got := a.Close(now); len(got) > 0 {
+				t.Fatalf("ahead by %s: a pause closed %+v at %s", ahead, got, now)
+			}
+			now = now.Add(time.Second)
+		}
+		closed := 0
+		for range 60 {
+			other.Time = other.Time.Add(time.Second)
+			now = now.Add(time.Second)
+			add(t, a, other, now)
+			closed += len(a.Close(now))
+		}
+		if closed == 0 {
+			t.Fatalf("ahead by %s: nothing closed", ahead)
+		}
+	}
+}
+
 // Samples whose timestamps do not advance, or hardly, do not keep a window open for ever.
 func TestStampThatRepeats(t *testing.T) {
 	for _, c := range []struct {

@@ -241,7 +241,7 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.alone()
 	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
 	e.untested = !a.q.memory.accepted && a.q.perhapsSent(a.s)
-	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(len(r.readings), len(d.queues), time.Now())
+	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(&a.q.counted, len(r.readings), time.Now())
 	e.fresh = !a.s.taken && len(a.s.doubts) == 0 && !a.q.stamps.doubted(a.s.stamp)
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock

@@ -176,8 +176,10 @@ func TestAsks(t *testing.T) {
 	var a asks
 	now := time.Now()
 	allowed := 0
+	const devices = 15_000
+	var counted [devices]time.Time
 	for range 2000 {
-		if a.allow(7, 1, now) {
+		if a.allow(&counted[0], 7, now) {
 			allowed += 7
 		}
 	}
@@ -186,23 +188,35 @@ func TestAsks(t *testing.T) {
 	}
 	for slot := range 96 {
 		now = now.Add(spec.SlotLength)
-		for range 600 {
-			if !a.allow(7, 600, now) {
+		for device := range 600 {
+			if !a.allow(&counted[device], 7, now) {
 				t.Fatalf("slot %d: 600 devices are too many", slot)
 			}
 		}
 	}
-	const devices = 15_000 // readings of 643 can be sent alone; the last devices of a turn are chosen as often as the first
+	// Queues of other devices do not count, and neither do several slots of one device.
 	now = now.Add(spec.SlotLength)
+	for range 3 {
+		now = now.Add(spec.SlotLength)
+		for range 20 {
+			if !a.allow(&counted[1], 7, now) {
+				t.Fatal("one device is too many")
+			}
+		}
+	}
+	// Readings of 643 devices can be sent alone. The last devices of a turn are chosen as often as the first.
 	var thirds [3]int
-	for device := range devices {
-		if a.allow(7, devices, now) {
-			thirds[device*3/devices]++
+	for turn := range 3 {
+		now = now.Add(spec.SlotLength)
+		for device := range devices {
+			if a.allow(&counted[device], 7, now) && turn > 0 { // the first one shows how many they are
+				thirds[device*3/devices]++
+			}
 		}
 	}
 	for i, n := range thirds {
-		if n < 140 || n > 290 {
-			t.Errorf("%d devices are asked for in third %d of a turn, want about 214", n, i+1)
+		if n < 320 || n > 540 {
+			t.Errorf("%d devices are asked for in third %d of two turns, want about 428", n, i+1)
 		}
 	}
 }

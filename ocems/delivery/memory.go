@@ -355,18 +355,30 @@ func (d *Delivery) unmark(ctx context.Context) error {
 }
 
 // asks limits the requests for single readings of slots that another sender has reported. A plant sends all of them. The
-// standby of a hub would send many times the hub's requests, so it sends those of a random share of its slots: on average
+// standby of a hub would send many times the hub's requests, so it sends those of a random share of such slots: on average
 // one request in askInterval. The requests of one askBurst may be sent in advance.
-type asks struct{ paid time.Time }
+type asks struct {
+	paid           time.Time
+	turn           time.Time     // when the current askBurst began
+	wanted, before time.Duration // cost of one such slot of each device in this askBurst, and in the one before
+}
 
 const (
 	askInterval = time.Second / 5
 	askBurst    = spec.SlotLength
 )
 
-func (a *asks) allow(requests, devices int, now time.Time) bool {
+// allow decides on a slot. counted is the device's last turn with such a slot.
+func (a *asks) allow(counted *time.Time, requests int, now time.Time) bool {
 	cost := time.Duration(requests) * askInterval
-	share := float64(askBurst) / float64(cost) / float64(devices)
+	if now.Sub(a.turn) >= askBurst {
+		a.turn, a.before, a.wanted = now, a.wanted, 0
+	}
+	if *counted != a.turn {
+		*counted = a.turn
+		a.wanted += cost
+	}
+	share := float64(askBurst) / float64(max(a.before, a.wanted))
 	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst || rand.Float64() >= share {
 		return false
 	}

@@ -68,6 +68,7 @@ type queue struct {
 	trouble     string // trouble as last reported
 	heldFor     string // reason of the trouble as last counted
 	search      search
+	counted     time.Time // see asks.allow
 	standing    standing
 	delay       time.Duration // shortest time from a slot's stamp to its first attempt
 	answered    time.Time     // time of the last answer, zero before the first

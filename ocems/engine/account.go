@@ -186,7 +186,7 @@ func (a *account) refresh(before []status.Device) {
 	for _, d := range list {
 		a.delay = max(a.delay, a.e.delay(d))
 	}
-	a.moved = a.files != nil && len(a.files) != files
+	a.moved = a.moved || a.files != nil && len(a.files) != files
 	a.files = make([]statusFile, files)
 	for i := range a.files {
 		a.files[i].matters = true
@@ -457,7 +457,7 @@ func (a *account) step(end bool) {
 func (a *account) again(w written) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	a.host.matters = a.host.matters || w.host != nil
+	a.host.matters, a.moved = a.host.matters || w.host != nil, a.moved || w.moved
 	for i := range w.files {
 		if i < len(a.files) {
 			a.files[i].matters = true
@@ -469,6 +469,7 @@ func (a *account) again(w written) {
 type written struct {
 	host  *status.Host
 	files map[int][]status.Device
+	moved bool // files has all of them
 }
 
 func (a *account) write(w written) error {
@@ -508,7 +509,7 @@ func (a *account) take(end bool) (w written) {
 	a.troubledMu.Unlock()
 
 	files, wall, all := status.Files(len(a.ids)), time.Now(), end || a.moved
-	a.moved = false
+	w.moved, a.moved = a.moved, false
 	if files == 0 {
 		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // a hub updates its status with new slots only
 			a.taken, a.host.changed = taken, true

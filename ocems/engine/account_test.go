@@ -256,6 +256,18 @@ func TestHostThatGrows(t *testing.T) {
 			}
 		})
 	}
+	run(t, "files that cannot be written for a moment", func(cfg *engine.Config) { devices(cfg, 1000) }, func(p *plant) {
+		until(clock(1, 0, 10))
+		p.close()
+		devices(&p.cfg, 1001)
+		third := filepath.Join(p.dir, "state.0002.status.json")
+		require.NoError(p.t, os.MkdirAll(filepath.Join(third, "in the way"), 0o700))
+		p.open()
+		time.Sleep(2500 * time.Millisecond)
+		require.NoError(p.t, os.RemoveAll(third))
+		time.Sleep(time.Second)
+		require.Len(p.t, p.status().Devices, 1001)
+	})
 }
 
 // For any number of sources, each flag on a metric without a reported field is reported once; other flags are not

@@ -533,6 +533,8 @@ func TestReportOfAConfiguration(t *testing.T) {
 				cod.Slot, cod.Undecided = &status.Slot{Stamp: slot(9)}, &status.Undecided{Slots: 1, Oldest: slot(9), Why: "readings in 4 of 15 minutes"}
 			},
 			text: []string{"cod: 1 slot waits for a person to decide"}, not: "cod, slots that wait"},
+		{name: "waited for a person, and has expired in the trail", waits: []payload.Reading{few, reading("cod", 5, "mg/L", slot(8))}, want: "due 10: waiting 1, missing 8",
+			trail: []audit.Entry{in(audit.Expired, time.Minute, 9, "cod")}, not: "for a person"},
 		{name: "a person has decided, and it waits for the board", waits: []payload.Reading{decided}, want: "due 10: waiting 1, missing 9", not: "a person"},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},

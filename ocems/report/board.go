@@ -313,7 +313,7 @@ func (d BoardDifference) StampText() string { return d.Stamp.Format("2006-01-02 
 // HereText is the value and outcome in the trails.
 func (d BoardDifference) HereText() string {
 	if d.Here == nil {
-		return cmp.Or(d.Class, "not expected")
+		return d.Class
 	}
 	return strconv.FormatFloat(*d.Here, 'f', -1, 64) + " " + d.Class
 }

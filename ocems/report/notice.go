@@ -118,7 +118,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 			gap.n++
 			counts[class]++
 			switch {
-			case s.undecided[slot]:
+			case class == calendar.Waiting && s.undecided[slot]:
 				asked++
 			case class != calendar.Missing:
 			case hostOff[slot]:

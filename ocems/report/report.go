@@ -300,7 +300,6 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
-	p.Undecided = len(s.undecided)
 	if s.due != nil {
 		p.Code = s.due.Refused
 	}
@@ -317,6 +316,9 @@ func (s *series) count(first, last int64) (p Parameter) {
 			p.Unverified++
 		}
 		gap++
+		if (class == calendar.Waiting || class == calendar.Refused) && s.undecided[slot] {
+			p.Undecided++
+		}
 		switch class {
 		case calendar.Late:
 			p.Late++

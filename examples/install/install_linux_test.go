@@ -50,7 +50,7 @@ func packages(t *testing.T) string {
 
 // stage is a machine that knows the board's server and one device of it.
 func stage(t *testing.T, dir string) *machine {
-	m := newMachine(t, dir)
+	m := newMachine(t, "/", dir)
 	m.run("dpkg", "-i", "/tmp/host/this.deb")
 	m.run("ocems", "keygen", "--out", "/root/keys")
 	m.write("/root/registry.yaml", registry)

@@ -200,6 +200,7 @@ func TestFirstSlotOfService(t *testing.T) {
 	f.reading()
 	f.accepted("package as a service", began, 1)
 	t.Log(f.types("", "sudo -u ocems ocems status /var/lib/ocems"))
+	f.types("", "sudo systemctl reload otelcol-ocems")
 }
 
 // A stock Telegraf that works, and the page of the external plugin.

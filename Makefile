@@ -1,14 +1,14 @@
 GO ?= go
 
-# What the Go command records in a program is its main module's version. A collector's and Telegraf's are others, so the
-# linker tells them ours (ocems/version).
+# The Go command records the version of the main module in a program. A collector and Telegraf have another main module, so
+# the linker sets our version (ocems/version).
 TAG := $(shell git describe --tags --exact-match --match 'v[0-9]*' 2>/dev/null)
 COMMIT := $(shell git rev-parse --short=12 HEAD 2>/dev/null)
 DATE := $(shell TZ=UTC0 git log -1 --date=format-local:%Y-%m-%dT%H:%M:%SZ --format=%cd 2>/dev/null)
 VERSION := $(or $(TAG:v%=%),$(if $(COMMIT),0.0.0-$(subst T,,$(subst Z,,$(subst :,,$(subst -,,$(DATE)))))-$(COMMIT)),devel)
 STAMP := -X github.com/ocems-io/ocems/ocems/version.stamp=v$(VERSION),$(COMMIT),$(DATE)
 
-# The texts are those beside the targets.
+# help prints the texts behind ## at the targets.
 .PHONY: help
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ build: bin/ocems bin/otelcol-ocems ## bin/ocems, the tool, and bin/otelcol-ocems
 bin/ocems: $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
 	$(GO) build -o $@ ./cmd/ocems
 
-# The builder at exactly the version of the components it is given.
+# The builder must have exactly the version of the components.
 BUILDER := bin/tools/builder-$(shell sed -n 's|.*/receiver/otlpreceiver v||p' builder-config.yaml)
 bin/tools/builder-%:
 	GOBIN=$(CURDIR)/bin/tools/$* $(GO) install go.opentelemetry.io/collector/cmd/builder@v$*
@@ -60,13 +60,13 @@ test-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## test exampl
 # TORTURE_CLUSTER="-faults 200 -seed 7" is a long run.
 TORTURE_CLUSTER ?= -faults 4
 .PHONY: torture-cluster
-torture-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster under faults of brokers, workers and network; TORTURE_CLUSTER="-faults 200" is a long run
+torture-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## run examples/cluster with faults of brokers, workers and network; TORTURE_CLUSTER="-faults 200" is a long run
 	cd test/cluster && $(GO) vet ./... && $(GO) test -count=1 ./torture && $(GO) build -o $(CURDIR)/bin/torture-cluster ./torture
 	bin/torture-cluster $(TORTURE_CLUSTER)
 
-# Telegraf's own command with one file more, which registers the output: a copy of Telegraf's module, in a folder that git
-# ignores. That file is made last, so that a copy without it is made anew. Telegraf's go.mod takes the versions that this
-# module wants higher; the checksums of both are there.
+# A copy of Telegraf's module, in a folder that git ignores, with one more file that registers the output. This file is made
+# last, so that an incomplete copy is made again. Telegraf's go.mod gets the versions that this module needs higher; go.sum has
+# the checksums of both.
 TELEGRAF_VERSION := $(shell sed -n 's|^[[:space:]]*github.com/influxdata/telegraf v||p' go.mod)
 EXAMPLE_TAGS := custom,inputs.exec,inputs.file,inputs.http_listener_v2,inputs.internal,inputs.kafka_consumer,inputs.modbus,inputs.mqtt_consumer,inputs.nats_consumer,inputs.opcua,inputs.tail,outputs.execd,outputs.file,outputs.kafka,outputs.nats,outputs.opentelemetry,outputs.prometheus_client,processors.converter,processors.enum,processors.starlark,parsers.csv,parsers.influx,parsers.json_v2,parsers.value,serializers.influx,serializers.json,secretstores.docker
 TELEGRAF_SOURCES := $(SOURCES) $(shell find plugins -type f -not -name '*_test.go' 2>/dev/null)
@@ -84,7 +84,7 @@ $(TELEGRAF_OUTPUT): go.mod go.sum Makefile
 	printf '//go:build !custom || outputs || outputs.ocems\n\npackage all\n\nimport _ "github.com/ocems-io/ocems/plugins/outputs/ocems" // register plugin\n' >$@
 
 .PHONY: telegraf telegraf-small telegraf-stock telegraf-external test-telegraf
-telegraf: $(TELEGRAF_OUTPUT) ## bin/telegraf-ocems, with every plugin, in 15 minutes; TELEGRAF_TAGS="custom,inputs.modbus,..." builds bin/telegraf-ocems-custom
+telegraf: $(TELEGRAF_OUTPUT) ## bin/telegraf-ocems, with every plugin; takes 15 minutes; TELEGRAF_TAGS="custom,inputs.modbus,..." builds bin/telegraf-ocems-custom
 	$(TELEGRAF_BUILD) -tags "$(TELEGRAF_TAGS),migrations,outputs.ocems" -o $(CURDIR)/bin/telegraf-ocems$(if $(TELEGRAF_TAGS),-custom)$$($(GO) env GOEXE) ./cmd/telegraf
 
 TELEGRAF_SMALL := bin/telegraf-ocems-small
@@ -100,15 +100,15 @@ telegraf-external: bin/ocems-telegraf ## bin/ocems-telegraf, the external plugin
 bin/ocems-telegraf: $(TELEGRAF_SOURCES) $(wildcard cmd/ocems-telegraf/*.go)
 	$(GO) build -o $@ ./cmd/ocems-telegraf
 
-test-telegraf: telegraf-small ## test Telegraf as a process
+test-telegraf: telegraf-small ## test Telegraf as a separate process
 	OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 -parallel 8 ./test/telegraf
 
 .PHONY: demo-telegraf
-demo-telegraf: bin/ocems telegraf-small ## send a whole day through Telegraf, which reads instruments by Modbus
+demo-telegraf: bin/ocems telegraf-small ## send a whole day through Telegraf, which reads instruments over Modbus
 	examples/telegraf-modbus/run.sh
 
 .PHONY: compat
-compat: bin/ocems telegraf-external ## build the components into the versions of both hosts that are in use, and send a day through each, in half an hour
+compat: bin/ocems telegraf-external ## build the components into current versions of both hosts, and send a day through each; takes half an hour
 	test/compat/run.sh
 
 # TORTURE="-kills 120 -seed 7" is a long run. The seed repeats the choices of an earlier run.
@@ -116,19 +116,19 @@ TORTURE ?= -kills 4
 .PHONY: torture strace
 strace:
 	@command -v strace >/dev/null || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends strace; } || \
-		echo "left out: the test of what a power cut takes, since strace cannot be had here"
+		echo "left out: the test of a power cut, because strace is not available here"
 
-torture: build telegraf-small telegraf-external strace ## run every host under kills, full disks and a faulty board; TORTURE="-kills 120" is a long run
+torture: build telegraf-small telegraf-external strace ## run every host with kills, full disks and a faulty board; TORTURE="-kills 120" is a long run
 	$(GO) build -o bin/torture ./test/torture
 	OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 ./test/torture
 	bin/torture $(TORTURE)
 
 STREAMS ?= 20000
 .PHONY: streams
-streams: ## compare all hosts with a naive reference on random streams; STREAMS=1000000 is a long run
+streams: ## compare all hosts with a simple reference on random streams; STREAMS=1000000 is a long run
 	$(GO) test -count=1 -timeout 0 -v -run '^TestStreams$$' ./test/hosts -streams $(STREAMS)
 
-# Before Go 1.27 a target may end with "context deadline exceeded" as its time is over: that is no finding (go.dev/issue/75804).
+# Before Go 1.27 a target may end with "context deadline exceeded" at its time limit. This is not a finding (go.dev/issue/75804).
 FUZZTIME ?= 5s
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME=5s
@@ -144,10 +144,10 @@ bin/tools/govulncheck:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install golang.org/x/vuln/cmd/govulncheck@v1.9.0
 
 .PHONY: lint
-lint: bin/tools/staticcheck bin/tools/govulncheck ## staticcheck, and govulncheck if its database can be reached
+lint: bin/tools/staticcheck bin/tools/govulncheck ## run staticcheck, and govulncheck if its database can be reached
 	bin/tools/staticcheck ./...
 	@out=$$(bin/tools/govulncheck ./... 2>&1) && echo "$$out" | tail -1 || { case $$out in \
-		*"fetching vulnerabilities"*) echo "govulncheck: its database cannot be reached from here";; \
+		*"fetching vulnerabilities"*) echo "govulncheck: cannot reach its database from here";; \
 		*) echo "$$out"; exit 1;; esac; }
 
 .PHONY: bench
@@ -161,26 +161,26 @@ bench-intake: ## compare the CPU time of taking readings with Telegraf's influxd
 # HUB="-devices 20000 -delay 10ms -settle 5s -scenarios worst" is the large hub on a slow disk; bin/hub -h lists the options.
 HUB ?=
 .PHONY: bench-hub bench-growth
-bench-hub: build telegraf-external strace ## measure whole hosts with 2,000 devices against a bare loop; HUB="-devices 20000" is a large hub
+bench-hub: build telegraf-external strace ## compare whole hosts with 2,000 devices with a bare loop; HUB="-devices 20000" is a large hub
 	$(GO) build -o bin/hub ./test/hub
 	bin/hub $(HUB)
 
-# CLUSTER="-rounds 3" takes each case three times; bin/cluster-bench -h lists the options.
+# CLUSTER="-rounds 3" runs each case three times; bin/cluster-bench -h lists the options.
 CLUSTER ?=
 .PHONY: bench-cluster
-bench-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## measure brokers and workers of examples/cluster: CPU a message, a reading and a slot, disk, memory
+bench-cluster: telegraf-small bin/tools/nats-server bin/tools/nats ## measure brokers and workers of examples/cluster: CPU per message, reading and slot; disk; memory
 	cd test/cluster && $(GO) vet ./... && $(GO) build -o $(CURDIR)/bin/cluster-bench ./bench
 	bin/cluster-bench -root $(CURDIR) $(CLUSTER)
 
 GROWTH ?= 4000
-bench-growth: ## fail where twice the devices, series, waiting slots or trail costs over 2.3 times; GROWTH=10000 is a long run
+bench-growth: ## fail if twice the devices, series, waiting slots or trail costs more than 2.3 times; GROWTH=10000 is a long run
 	$(GO) build -o bin/hub ./test/hub
 	bin/hub -growth -from $(GROWTH)
 
-# Prometheus and Alertmanager are taken out of Debian's packages, since an installation would start services. Alertmanager
-# finds its templates below /usr/share only: it runs where that is the package's.
+# Prometheus and Alertmanager are extracted from Debian's packages, because an installation would start services. Alertmanager
+# finds its templates only in /usr/share, so it runs in a namespace where this is the package's directory.
 bin/tools/prometheus bin/tools/amtool &:
-	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put prometheus, promtool, prometheus-alertmanager and amtool into bin/tools" >&2; exit 1; }
+	@command -v dpkg-deb >/dev/null || { echo "this is not Debian: put prometheus, promtool, prometheus-alertmanager and amtool into bin/tools" >&2; exit 1; }
 	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && p="prometheus prometheus-alertmanager" && \
 		{ apt-get -q download $$p || { apt-get -q update && apt-get -q download $$p; }; } && dpkg-deb -x prometheus_*.deb . && \
 		mkdir -p $(CURDIR)/bin/tools/alertmanager.d && dpkg-deb -x prometheus-alertmanager_*.deb $(CURDIR)/bin/tools/alertmanager.d && \
@@ -197,12 +197,12 @@ test-monitoring: build telegraf-small bin/tools/prometheus bin/tools/amtool ## t
 test-kafka: build telegraf-small ## test examples/kafka against a broker in process
 	cd test/kafka && $(GO) vet . && OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small $(GO) test -count=1 .
 
-# make chromium installs Debian's Chromium if CHROMIUM is missing and we are root.
+# chromium installs Debian's Chromium if CHROMIUM does not exist and the user is root.
 CHROMIUM ?= /usr/bin/chromium
 .PHONY: chromium test-browser screenshots
 chromium:
 	@[ -x "$(CHROMIUM)" ] || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install -y --no-install-recommends chromium fonts-dejavu-core; } || \
-		{ echo "$(CHROMIUM) is not there: install Chromium, or name it with CHROMIUM=" >&2; exit 1; }
+		{ echo "$(CHROMIUM) does not exist: install Chromium, or give its path in CHROMIUM=" >&2; exit 1; }
 
 test-browser: bin/ocems chromium ## test the pages in a real Chromium; CHROMIUM=PATH names another one
 	cd test/browser && $(GO) vet . && CHROMIUM=$(CHROMIUM) OCEMS_BIN=$(CURDIR)/bin $(GO) test -count=1 .
@@ -210,7 +210,7 @@ test-browser: bin/ocems chromium ## test the pages in a real Chromium; CHROMIUM=
 screenshots: chromium ## make the pictures of docs/images
 	cd test/browser && $(GO) run . -chromium $(CHROMIUM) -out $(CURDIR)/docs/images
 
-# dist/packages: what examples/install describes. A platform is linux-amd64, linux-arm64, linux-arm7 or windows-amd64.
+# dist/packages has the files that examples/install describes. A platform is linux-amd64, linux-arm64, linux-arm7 or windows-amd64.
 PACKAGE_VERSION ?= $(or $(TAG:v%=%),0.1.0)
 PLATFORMS ?= linux-$(shell $(GO) env GOARCH)
 PACKAGE_TAGS := $(EXAMPLE_TAGS),inputs.directory_monitor,inputs.http,inputs.opcua_listener,processors.rename,processors.scale,secretstores.systemd
@@ -232,7 +232,7 @@ bin/tools/crane:
 bin/tools/cyclonedx-gomod:
 	GOBIN=$(CURDIR)/bin/tools $(GO) install github.com/CycloneDX/cyclonedx-gomod/cmd/cyclonedx-gomod@v1.10.0
 
-.SECONDARY: $(PROGRAMS) # else make takes them away as intermediate
+.SECONDARY: $(PROGRAMS) # otherwise make deletes them as intermediate files
 dist/programs/%: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES) bin/otelcol-ocems
 	rm -rf $@ && mkdir -p $@.part
 	$(PLATFORM); $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $@.part/ ./cmd/ocems ./cmd/ocems-telegraf
@@ -240,13 +240,13 @@ dist/programs/%: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES) bin/otelcol-ocems
 	$(PLATFORM); $(TELEGRAF_BUILD) -tags "$(PACKAGE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@.part/telegraf-ocems$$EXE ./cmd/telegraf
 	mv $@.part $@
 
-packages: $(IMAGES:dist/programs/%=package-%) ## Debian packages and RPMs in dist/packages; PLATFORMS="linux-amd64 linux-arm7" for several
+packages: $(IMAGES:dist/programs/%=package-%) ## make Debian packages and RPMs in dist/packages; PLATFORMS="linux-amd64 linux-arm7" for several
 package-%: dist/programs/% bin/tools/nfpm man
 	mkdir -p dist/packages
 	$(PLATFORM); export BIN=$< VERSION=$(PACKAGE_VERSION); for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages || exit 1; done
 
-# The same files give the same archive.
-archives: $(PLATFORMS:%=archive-%) ## .tar.gz and .zip of the programs in dist/packages
+# Archives are reproducible: the same files give the same archive.
+archives: $(PLATFORMS:%=archive-%) ## make .tar.gz and .zip of the programs in dist/packages
 archive-%: dist/programs/%
 	@rm -rf dist/archive/$* && d=dist/archive/$*/ocems-$(PACKAGE_VERSION)-$* && mkdir -p $$d dist/packages && cp $</* $$d && \
 		git ls-files -z LICENSE README.md CHANGELOG.md SECURITY.md docs examples ':!*.go' | xargs -0 cp --parents -t $$d && touch -d '$(DATE)' $$(find $$d)
@@ -255,18 +255,18 @@ archive-%: dist/programs/%
 		*) tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w -c * | gzip -9n >$$f.tar.gz;; esac
 	rm -r dist/archive/$*
 
-images: $(IMAGES:dist/programs/%=image-%) ## container images in dist/packages, for docker load or podman load
+images: $(IMAGES:dist/programs/%=image-%) ## make container images in dist/packages, for docker load or podman load
 image-%: dist/programs/% bin/tools/crane bin/tools/ca-certificates.crt
 	$(PLATFORM); VERSION=$(PACKAGE_VERSION) DATE=$(DATE) examples/install/images.sh $<
 
-# Mozilla's, as Debian has them, and none that only this machine trusts.
+# Mozilla's CA certificates from Debian's package, without those that only this machine trusts.
 bin/tools/ca-certificates.crt:
-	@command -v dpkg-deb >/dev/null || { echo "no Debian here: put a file of CA certificates at $@" >&2; exit 1; }
+	@command -v dpkg-deb >/dev/null || { echo "this is not Debian: put a file of CA certificates at $@" >&2; exit 1; }
 	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download ca-certificates || { apt-get -q update && apt-get -q download ca-certificates; }; } && \
 		dpkg-deb -x ca-certificates_*.deb . && mkdir -p $(CURDIR)/bin/tools && cat usr/share/ca-certificates/mozilla/*.crt >$(CURDIR)/$@
 
-# What each program is made of, in CycloneDX: read out of the program itself, where this module has its folder's name.
-release-files: packages archives images bin/tools/cyclonedx-gomod ## all files of a release in dist/packages, with SBOMs and SHA256SUMS
+# A CycloneDX SBOM for each program, read from the program itself. There this module has the name of its folder, so sed corrects it.
+release-files: packages archives images bin/tools/cyclonedx-gomod ## make all files of a release in dist/packages, with SBOMs and SHA256SUMS
 	cd dist/programs && for f in $(PLATFORMS:%=%/*); do p=$$(basename $${f%.exe}); o=../packages/$$p-$(PACKAGE_VERSION)-$$(dirname $$f).cdx.json; \
 		case $$p in telegraf-ocems) v=$(TELEGRAF_VERSION);; *) v=$(PACKAGE_VERSION);; esac; \
 		../../bin/tools/cyclonedx-gomod bin -json -std -version v$$v -output $$o $$f || exit 1; \
@@ -280,16 +280,16 @@ release: ## publish the files of a release tag on GitHub
 	$(MAKE) release-files PLATFORMS="linux-amd64 linux-arm64 linux-arm7 windows-amd64"
 	gh release create $(TAG) --verify-tag --title $(TAG) --notes "See CHANGELOG.md." dist/packages/*
 
-# Mosquitto, for examples/mqtt, is taken out of Debian's packages, since an installation would start a service.
+# Mosquitto, for examples/mqtt, is extracted from Debian's packages, because an installation would start a service.
 MOSQUITTO_PACKAGES := mosquitto mosquitto-clients libmosquitto1 libcjson1 libdlt2 libwebsockets17 libwrap0 libev4 libuv1
 bin/tools/mosquitto:
-	@command -v dpkg-deb >/dev/null || { echo "no Debian here: install mosquitto" >&2; exit 1; }
+	@command -v dpkg-deb >/dev/null || { echo "this is not Debian: install mosquitto" >&2; exit 1; }
 	@d=$$(mktemp -d) && trap 'rm -rf $$d' EXIT && chmod 755 $$d && cd $$d && { apt-get -q download $(MOSQUITTO_PACKAGES) || { apt-get -q update && apt-get -q download $(MOSQUITTO_PACKAGES); }; } && \
 		mkdir -p $(CURDIR)/bin/tools/mosquitto.d && for f in *.deb; do dpkg-deb -x $$f $(CURDIR)/bin/tools/mosquitto.d; done
 	@for p in bin/mosquitto_pub bin/mosquitto_passwd sbin/mosquitto; do f=bin/tools/$${p#*/}; \
 		printf '#!/bin/sh\nd=$$(dirname "$$0")/mosquitto.d/usr\nLD_LIBRARY_PATH=$$(echo "$$d"/lib/*-linux-gnu*) exec "$$d/%s" "$$@"\n' $$p >$$f; chmod 755 $$f; done
 
-# In a machine made of namespaces, so that nothing of this one is changed; it needs root and systemd's package.
+# The test runs in namespaces, so that this machine is not changed. It needs root and systemd's package.
 test-packages: packages ## install the Debian package in namespaces and test it; needs root
 	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb $(GO) test -count=1 ./examples/install
 

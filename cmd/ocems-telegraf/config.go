@@ -28,17 +28,17 @@ type block struct {
 	level  telegraf.LogLevel
 }
 
-// hostOptions are those that Telegraf itself keeps for every output. Its loader takes them, and there is no buffer and no
-// filter here that would obey them.
+// hostOptions are Telegraf's common keys of outputs. Its loader accepts them, but this program has no buffer and no filter to
+// which they could apply.
 var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator",
 	"namedrop", "namedrop_separator", "fieldpass", "fielddrop", "fieldinclude",
 	"fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude", "metricpass", "metric_batch_size", "metric_buffer_limit",
 	"flush_interval", "flush_jitter", "startup_error_behavior", "labels"}
 
-const noStores = "secret stores are Telegraf's and not available to an external plugin; use ${VARIABLE} or a key that ends with _file"
+const noStores = "secret stores are not available to an external plugin; use ${VARIABLE} or a key that ends with _file"
 
-// load reads a file that holds [[outputs.ocems]] and nothing else, by Telegraf's own loader. What is looked at before is
-// what that loader would take and ignore, and what it says without the line.
+// load reads a file that has only [[outputs.ocems]], with Telegraf's own loader. Before that it checks for mistakes that the
+// loader ignores or reports without the line.
 func load(data []byte, file string) ([]block, error) {
 	tables, err := tablesOf(data)
 	if err != nil {
@@ -54,7 +54,7 @@ func load(data []byte, file string) ([]block, error) {
 	c := config.NewConfig()
 	c.Agent.OmitHostname = true
 	if err := c.LoadConfigData(data, file); err != nil {
-		if missing := new(template.MissingRequiredError); errors.As(err, &missing) { // the rest of it may hold a value
+		if missing := new(template.MissingRequiredError); errors.As(err, &missing) { // the rest of the error may have a value
 			return nil, fmt.Errorf("%s%w", whereIs("{"+missing.Variable, data), missing)
 		}
 		return nil, errors.New(strings.TrimPrefix(err.Error(), "error parsing ocems array, "))
@@ -74,7 +74,7 @@ func load(data []byte, file string) ([]block, error) {
 	return blocks, found.err()
 }
 
-// tablesOf are the blocks, with the lines that Telegraf's loader does not keep.
+// tablesOf returns the blocks with their lines, which Telegraf's loader does not keep.
 func tablesOf(data []byte) ([]*ast.Table, error) {
 	root, err := toml.Parse(bytes.TrimPrefix(data, []byte("\uFEFF")))
 	if err != nil {
@@ -109,7 +109,7 @@ func (m *mistakes) add(line int, format string, args ...any) {
 	*m = append(*m, mistake{line, fmt.Sprintf(format, args...)})
 }
 
-// err names all, in their order in the file.
+// err returns all mistakes, in file order.
 func (m mistakes) err() error {
 	slices.SortFunc(m, func(a, b mistake) int { return cmp.Or(a.line-b.line, strings.Compare(a.text, b.text)) })
 	var errs []error
@@ -128,7 +128,7 @@ func (m *mistakes) block(t *ast.Table) {
 		case key == "alias" || key == "log_level":
 			kv, _ := v.(*ast.KeyValue)
 			if kv == nil || reflect.TypeOf(kv.Value) != reflect.TypeFor[*ast.String]() {
-				m.add(lineOf(v), "%s: it is not a text", key)
+				m.add(lineOf(v), "%s: the value is not a string", key)
 			}
 		default:
 			own[key] = v
@@ -137,7 +137,7 @@ func (m *mistakes) block(t *ast.Table) {
 	m.unknown(own, reflect.TypeFor[ocems.OCEMS]())
 }
 
-// unknown finds keys that the options do not have, and names the nearest that they have.
+// unknown reports keys that the options do not have, with the nearest valid keys.
 func (m *mistakes) unknown(fields map[string]any, options reflect.Type) {
 	known := keys(options)
 	for key, v := range fields {
@@ -194,7 +194,7 @@ func lineOf(v any) int {
 	return 0
 }
 
-// whereIs says at which line a text first is, but for comments; it is empty for one that a variable held.
+// whereIs is the first line with a text outside comments; it is empty for a text from a variable.
 func whereIs(text string, data []byte) string {
 	n := 0
 	for line := range strings.Lines(string(data)) {

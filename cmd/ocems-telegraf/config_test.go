@@ -13,7 +13,7 @@ import (
 
 const testKey = "../../ocems/seal/testdata/industry_test_public.pem"
 
-// minimal is a block without a mistake, of 9 lines.
+// minimal is a valid block of 9 lines.
 const minimal = `[[outputs.ocems]]
   endpoint = "http://127.0.0.1:1/v1.0/industry/data"
   public_key_file = "` + testKey + `"
@@ -37,7 +37,7 @@ func check(t *testing.T, text string) (out string, err error) {
 	return strings.ReplaceAll(b.String(), file, "FILE"), err
 }
 
-func with(line string) string { // in the block, as line 4
+func with(line string) string { // inserts line 4
 	lines := strings.SplitAfter(minimal, "\n")
 	return strings.Join(lines[:3], "") + line + "\n" + strings.Join(lines[3:], "")
 }
@@ -87,16 +87,16 @@ func TestMistakesAreNamed(t *testing.T) {
 		"unquoted":           {strings.Replace(minimal, `"8d97c71e68c2f4eee5fb254fccb49773"`, "8d97c71e68c2f4eee5fb254fccb49773", 1), "invalid TOML syntax"},
 		"unset":              {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "${UNSET}", 1), `line 1: outputs.ocems: device[0].token_id: "${UNSET}"`},
 		"required":           {strings.Replace(minimal, "8d97c71e68c2f4eee5fb254fccb49773", "8d97c71e${UNSET:?the board's}", 1), "line 7: required variable UNSET is missing a value: the board's"},
-		"not in effect":      {with(`order = 1`), `line 4: unknown key "order"`}, // for Telegraf's loader this is a processor's
+		"not in effect":      {with(`order = 1`), `line 4: unknown key "order"`}, // Telegraf's loader accepts it, as a key of processors
 		"labels":             {with(`labels = {site = "a"}`), `line 4: "labels" is Telegraf's own`},
 		"level by name":      {with(`log_level = "${LEVEL}"`), `line 4: log_level: "loud" is unknown`},
 		"Init":               {with("max_concurrency = 0\nstate_directory = \"x\""), "line 1: outputs.ocems: max_concurrency: 0 is less than 1; nearest: 1"},
 		"Init, 2nd":          {with("state_directory = \"a\"") + with("max_concurrency = 0"), "line 11: outputs.ocems: max_concurrency"},
 		"type":               {with("max_concurrency = \"many\""), "line 4: "},
 		"duration":           {with(`grace = "soon"`), "line 4: "},
-		"alias":              {with("alias = 5"), "line 4: alias: it is not a text"},
+		"alias":              {with("alias = 5"), "line 4: alias: the value is not a string"},
 		"level":              {with(`log_level = "warning"`), `line 4: log_level: "warning" is unknown; nearest: warn`},
-		"same directory":     {with(`state_directory = "x/"`) + with(`state_directory = "./x"`), `line 11: state_directory: "./x" is that of the block of line 1 too; give each its own`},
+		"same directory":     {with(`state_directory = "x/"`) + with(`state_directory = "./x"`), `line 11: state_directory: "./x" is also that of the block in line 1; give each block its own`},
 		"injection":          {with(`alias = "${INJECT}"` + "\n" + `endpont = ""`), `line 5: unknown key "endpont"`},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -114,7 +114,7 @@ func TestMistakesAreNamed(t *testing.T) {
 	}
 }
 
-// Variables mean what they mean in Telegraf's own file.
+// Variables work as in Telegraf's own file.
 func TestVariablesAreTelegrafs(t *testing.T) {
 	t.Setenv("A", "a")
 	t.Setenv("EMPTY", "")
@@ -133,25 +133,25 @@ func TestVariablesAreTelegrafs(t *testing.T) {
 	}
 }
 
-// Telegraf's loader remembers for the life of a process that a secret has no store.
+// Telegraf's loader keeps for the life of the process that a secret has no store.
 func TestSecretStoresAreTelegrafs(t *testing.T) {
 	p := newPlant(t)
 	p.change("${TOKEN}", "@{store:key}")
 	r := p.start()
 	r.end(1)
-	if got := r.err.String(); !strings.Contains(got, `line 13: unknown secret-store for "@{store:key}": secret stores are Telegraf's and not available to an external plugin`) {
+	if got := r.err.String(); !strings.Contains(got, `line 13: unknown secret-store for "@{store:key}": secret stores are not available to an external plugin`) {
 		t.Errorf("standard error: %q", got)
 	}
 	t.Setenv("STORED", "@{store:key}")
 	p.change("@{store:key}", "${STORED}")
 	r = p.start()
 	r.end(1)
-	if got := r.err.String(); !strings.Contains(got, `ocems.conf: unknown secret-store for "@{store:key}": secret stores are Telegraf's`) {
+	if got := r.err.String(); !strings.Contains(got, `ocems.conf: unknown secret-store for "@{store:key}": secret stores are not available`) {
 		t.Errorf("standard error: %q", got)
 	}
 }
 
-// A variable's value ends no string and begins no key.
+// A variable's value cannot end a string or begin a key.
 func TestVariableIsOnlyAValue(t *testing.T) {
 	value := "x\"\nendpoint = \"http://evil.example\"\n[[outputs.ocems]]\n\\u0041 ${HOME} \x1b'"
 	t.Setenv("INJECT", value)

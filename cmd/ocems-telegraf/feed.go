@@ -14,11 +14,11 @@ import (
 )
 
 const (
-	longest    = 16<<20 - 1  // line in bytes; the parser doubles its buffer, and this is the most that fits into 16 MiB
-	roomy      = 64 << 10    // line in bytes that no metric needs
-	chunk      = 1 << 20     // read at once
-	mostBatch  = 5000        // metrics written at once
-	drain      = time.Second // of reading, once told to stop
+	longest    = 16<<20 - 1  // bytes of a line; the parser doubles its buffer up to 16 MiB
+	roomy      = 64 << 10    // bytes of a line, more than any metric needs
+	chunk      = 1 << 20     // bytes per read
+	mostBatch  = 5000        // metrics per write
+	drain      = time.Second // how long to read on after a signal
 	firstRetry = time.Second
 	lastRetry  = 30 * time.Second
 	badEvery   = time.Minute // between reports of bad lines, beyond the first few
@@ -26,13 +26,13 @@ const (
 )
 
 var (
-	errEnd  = errors.New("end of the metrics") // at io.EOF the parser would take a last line that has no end
+	errEnd  = errors.New("end of the metrics") // at io.EOF the parser would accept a last line without a newline
 	errLong = fmt.Errorf("it is longer than %d bytes", longest)
 )
 
-// feed reads line protocol until its end, or for a moment after ctx has ended. What is read is durable in every plugin
-// before the next read: what does not fit yet stays with Telegraf. When it cannot be made durable and ctx has ended,
-// nothing more is read. The error says how many metrics are lost.
+// feed reads line protocol until its end, or until shortly after ctx has ended. Each read is durable in every plugin before
+// the next one: Telegraf keeps the rest. If a read cannot be made durable and ctx has ended, feed stops. The error has the
+// number of lost metrics.
 func feed(ctx context.Context, in io.Reader, plugins []telegraf.Output, log telegraf.Logger) error {
 	f := &feeder{ctx: ctx, done: ctx.Done(), in: in, buf: make([]byte, chunk), reads: make(chan read, 1), plugins: plugins, log: log}
 	f.parser = influx.NewStreamParser(f)
@@ -43,11 +43,11 @@ func feed(ctx context.Context, in io.Reader, plugins []telegraf.Output, log tele
 			if f.metrics = append(f.metrics, m); len(f.metrics) >= mostBatch {
 				f.write()
 			}
-			if f.most > roomy { // the parser's buffer does not shrink, and is moved with each metric
+			if f.most > roomy { // the parser's buffer does not shrink, and is copied with each metric
 				f.parser, f.most = influx.NewStreamParser(f), 0
 			}
 			f.held = 0
-		case errors.As(err, &bad): // the parser goes on in the next line
+		case errors.As(err, &bad): // the parser continues with the next line
 			f.held -= f.parser.Position()
 			f.report(err)
 		case errors.Is(err, errLong):
@@ -58,7 +58,7 @@ func feed(ctx context.Context, in io.Reader, plugins []telegraf.Output, log tele
 	}
 }
 
-// feeder is what its parser reads from.
+// feeder is the reader of its parser.
 type feeder struct {
 	ctx     context.Context
 	done    <-chan struct{}
@@ -69,17 +69,17 @@ type feeder struct {
 	plugins []telegraf.Output
 	log     telegraf.Logger
 
-	next    read // what the parser has not been given yet
+	next    read // bytes that the parser has not read yet
 	parser  *influx.StreamParser
-	held    int               // bytes that the parser has of a line
-	most    int               // it ever held
+	held    int               // bytes of the current line that the parser has read
+	most    int               // maximum of held
 	metrics []telegraf.Metric // parsed and not yet written
 
 	bad      int // lines since the last report
 	reported int
 	lastBad  time.Time
 
-	lost  int // metrics that were read and could not be kept
+	lost  int // metrics that were read but could not be stored
 	fault error
 }
 
@@ -88,7 +88,7 @@ type read struct {
 	err  error // after the data
 }
 
-// Read gives the parser no more than one line, so that it never holds what comes after.
+// Read gives the parser at most one line, so that the parser never holds data of the next line.
 func (f *feeder) Read(p []byte) (int, error) {
 	for len(f.next.data) == 0 {
 		if err := f.more(); err != nil {
@@ -108,7 +108,7 @@ func (f *feeder) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// more makes durable what was read, and reads on.
+// more makes the parsed metrics durable, and reads more.
 func (f *feeder) more() error {
 	f.write()
 	select {
@@ -116,13 +116,13 @@ func (f *feeder) more() error {
 		f.next.err = errEnd
 	default:
 	}
-	if f.lost > 0 { // what is not read is not lost, but for what fits into the pipe
+	if f.lost > 0 { // Telegraf keeps unread metrics, except those in the pipe
 		f.next.err = errEnd
 	}
 	if f.next.err != nil {
 		return f.next.err
 	}
-	go func() { // stays behind in a read that nothing ends
+	go func() { // may stay blocked in a read
 		n, err := f.in.Read(f.buf)
 		if errors.Is(err, io.EOF) {
 			err = errEnd
@@ -133,7 +133,7 @@ func (f *feeder) more() error {
 		select {
 		case f.next = <-f.reads:
 			return nil
-		case <-f.done: // Telegraf may have been told at the same time, and writes what it has left
+		case <-f.done: // Telegraf may have got the same signal, and writes its remaining metrics
 			f.stop, f.done = time.After(drain), nil
 		case <-f.stop:
 			select {
@@ -146,8 +146,8 @@ func (f *feeder) more() error {
 	}
 }
 
-// skip gives up a line that is too long. A newline inside of its text does not end it: what follows there may look like
-// a metric, and is none.
+// skip drops a line that is too long. A newline inside a quoted text does not end the line: the text after it may look like a
+// metric.
 func (f *feeder) skip() {
 	line, q := f.parser.LineText(), quotes{}
 	f.report(fmt.Errorf("%w: %.120q", errLong, line))
@@ -162,7 +162,7 @@ func (f *feeder) skip() {
 				return
 			}
 		}
-		if f.next.data = nil; f.more() != nil { // the parser is told again
+		if f.next.data = nil; f.more() != nil { // the parser gets the error at its next read
 			return
 		}
 	}
@@ -185,10 +185,10 @@ func (q *quotes) ends(c byte) bool {
 	return false
 }
 
-// end says what is lost. A last line that has no end was cut off, with a number in it perhaps: it is not taken.
+// end reports what is lost. A last line without a newline may be cut off, even inside a number: it is dropped.
 func (f *feeder) end(err error) error {
 	if line := strings.TrimLeft(f.parser.LineText(), "\n"); line != "" && !strings.HasSuffix(line, "\n") {
-		f.report(fmt.Errorf("it has no end, so it may be cut off: %.120q", line))
+		f.report(fmt.Errorf("it has no newline at its end, so it may be cut off: %.120q", line))
 	}
 	if f.bad > 0 {
 		f.log.Errorf("%d more lines were skipped", f.bad)
@@ -198,24 +198,24 @@ func (f *feeder) end(err error) error {
 		faults = append(faults, fmt.Errorf("reading metrics: %w", err))
 	}
 	if f.lost > 0 {
-		faults = append(faults, fmt.Errorf("%d metrics were read and could not be kept: %w", f.lost, f.fault))
+		faults = append(faults, fmt.Errorf("%d metrics were read but could not be stored: %w", f.lost, f.fault))
 	}
 	return errors.Join(faults...)
 }
 
-// report names a line that is skipped: the first few, and then one a minute.
+// report logs skipped lines: the first few, then one a minute.
 func (f *feeder) report(err error) {
 	f.bad++
 	if f.reported >= badFirst && time.Since(f.lastBad) < badEvery {
 		return
 	}
-	f.log.Errorf("Lines skipped: %d, the last because %v", f.bad, err)
+	f.log.Errorf("Lines skipped: %d; reason for the last: %v", f.bad, err)
 	f.bad, f.lastBad = 0, time.Now()
 	f.reported++
 }
 
-// write hands metrics to every plugin and does not give up, so that the pipe fills and Telegraf keeps what comes. Only
-// the end of ctx ends it.
+// write writes metrics to every plugin, and retries until ctx ends. Meanwhile the pipe fills and Telegraf keeps new
+// metrics.
 func (f *feeder) write() {
 	metrics := f.metrics
 	if f.metrics = nil; len(metrics) == 0 {
@@ -233,7 +233,7 @@ func (f *feeder) write() {
 		}
 		if len(failed) == 0 {
 			if logged {
-				f.log.Infof("%d metrics that waited are taken", len(metrics))
+				f.log.Infof("%d waiting metrics are stored", len(metrics))
 			}
 			return
 		}
@@ -243,11 +243,11 @@ func (f *feeder) write() {
 			return
 		}
 		if !logged {
-			f.log.Errorf("%d metrics wait, and nothing more is read: %v", len(metrics), err)
+			f.log.Errorf("%d metrics cannot be stored; reading has stopped until they can: %v", len(metrics), err)
 		}
 		waiting = failed
 		select {
-		case <-f.ctx.Done(): // once more: it may work again
+		case <-f.ctx.Done(): // one last attempt
 		case <-time.After(wait):
 			wait = min(2*wait, lastRetry)
 		}

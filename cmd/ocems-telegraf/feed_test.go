@@ -23,7 +23,7 @@ import (
 	serializer "github.com/influxdata/telegraf/plugins/serializers/influx"
 )
 
-// recorder stands in for an output: it takes what it is given, or fails.
+// recorder is an output that records its metrics, or fails.
 type recorder struct {
 	mu    sync.Mutex
 	fails func() error
@@ -73,7 +73,7 @@ func (l *lines) log() *log {
 	return &log{streams: &streams{out: &l.out, err: &l.err}, level: telegraf.Debug}
 }
 
-// pieces is an input that gives at each read what next says of what is left.
+// pieces is an input whose reads have the sizes that next returns.
 type pieces struct {
 	rest []byte
 	next func(left int) int
@@ -90,7 +90,7 @@ func (p *pieces) Read(b []byte) (int, error) {
 
 func whole(left int) int { return left }
 
-// fed is what a feed takes of an input, and what it logs.
+// fed returns the metrics and the log of a feed of an input.
 func fed(t testing.TB, in io.Reader) (took []string, logged string) {
 	t.Helper()
 	r, l := &recorder{}, &lines{}
@@ -100,8 +100,8 @@ func fed(t testing.TB, in io.Reader) (took []string, logged string) {
 	return r.took, l.err.String()
 }
 
-// written is metrics as a Telegraf writes them, with what it spells in its own ways: texts of several lines that look
-// like metrics, quotes, backslashes, and names and tags with everything.
+// written is metrics as Telegraf writes them, with difficult cases: texts of several lines that look like metrics, quotes,
+// backslashes, and special characters in names and tags.
 func written(t testing.TB) (wire []byte, want []string) {
 	t.Helper()
 	at := time.Unix(1764000000, 0)
@@ -130,7 +130,7 @@ func written(t testing.TB) (wire []byte, want []string) {
 		wire = append(wire, b...)
 		back, err := parser.Parse(b)
 		if err != nil {
-			continue // a name that begins with # is a comment for every reader
+			continue // a name that begins with # reads as a comment
 		}
 		for _, m := range back {
 			want = append(want, spell(m))
@@ -173,7 +173,7 @@ func FuzzFeed(f *testing.F) {
 	f.Add([]byte("a b=\"c\nd e=1 1\nf g=\"h\" 1\n\xff\x00=\"\\\n"), []byte{1})
 	f.Add([]byte("a b=1 1\n# c=\"\n\n  d e=2 1\n"), []byte{3})
 	f.Add([]byte("a,t=\\\\ u=\" b=1 1\nc d=2 1\n"), []byte{2})
-	untimed := regexp.MustCompile(` \d{19}$`) // a metric without a time has that of its reading
+	untimed := regexp.MustCompile(` \d{19}$`) // a metric without a time gets the time at which it is read
 	f.Fuzz(func(t *testing.T, wire, cuts []byte) {
 		i := 0
 		some := func(int) int {
@@ -202,12 +202,12 @@ func TestBadLinesAreSkipped(t *testing.T) {
 		name, bad string
 		report    string
 	}{
-		{"no field", "etp cod\n", `Lines skipped: 1, the last because metric parse error: expected field at 2:8: "etp cod"`},
+		{"no field", "etp cod\n", `Lines skipped: 1; reason for the last: metric parse error: expected field at 2:8: "etp cod"`},
 		{"control characters", "etp \x1b[2Jcod=\r\x00 1\n", `\x1b[2J`},
 		{"not UTF-8", "\xff\xfe cod\n", `\xff\xfe`},
 		{"JSON", `{"fields":{"cod":1},"name":"etp"}` + "\n", "Lines skipped: 1"},
 		{"text that another closes", "etp note=\"abc\netp cod=2 1\netp note=\"x\" 1\n", "Lines skipped: 1"},
-		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1, the last because it is longer than 16777215 bytes: "etp note=\"xxx`},
+		{"too long", "etp note=\"" + strings.Repeat("x", longest) + "\",cod=3 1\n", `Lines skipped: 1; reason for the last: it is longer than 16777215 bytes: "etp note=\"xxx`},
 		{"too long with newlines", "etp note=\"" + strings.Repeat("\netp cod=4 1"+strings.Repeat(" ", 1000), longest/1000) + "\",cod=3 1\n", "longer than"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -228,7 +228,7 @@ func TestBadLinesAreSkipped(t *testing.T) {
 func TestLongLineIsTaken(t *testing.T) {
 	long := "etp note=\"" + strings.Repeat("x", 15<<20) + "\",cod=3 1764000000000000000\n"
 	bad := strings.Replace(long, "cod=3", "cod=", 1)
-	rest := strings.Repeat("etp cod=1 1\n", 10_000) // which take half a minute in a buffer that stays as large
+	rest := strings.Repeat("etp cod=1 1\n", 10_000) // these take half a minute if the buffer stays large
 	for _, c := range []struct {
 		wire    string
 		metrics int
@@ -253,7 +253,7 @@ func TestLineThatNeverEndsIsBounded(t *testing.T) {
 	}
 }
 
-// endless repeats a text, and notes how much memory is in use.
+// endless repeats a text, and records the memory in use.
 type endless struct {
 	begin, repeat string
 	left, most    int
@@ -280,7 +280,7 @@ func (e *endless) Read(p []byte) (int, error) {
 func TestLastLineWithoutEndIsNotTaken(t *testing.T) {
 	for _, last := range []string{"etp cod=12", "etp cod=12.5 1", "etp note=\"a\nb"} {
 		took, logged := fed(t, strings.NewReader("etp cod=12.5 1\n"+last))
-		if len(took) != 1 || !strings.Contains(logged, fmt.Sprintf("it has no end, so it may be cut off: %q", last)) {
+		if len(took) != 1 || !strings.Contains(logged, fmt.Sprintf("it has no newline at its end, so it may be cut off: %q", last)) {
 			t.Errorf("took %q, logged %q", took, logged)
 		}
 	}
@@ -303,7 +303,7 @@ func TestReportsOfBadLinesAreRare(t *testing.T) {
 		l.err.Reset()
 		time.Sleep(badEvery)
 		write("bad\n")
-		if got := l.err.String(); !strings.HasPrefix(got, "Lines skipped: 996, ") {
+		if got := l.err.String(); !strings.HasPrefix(got, "Lines skipped: 996; ") {
 			t.Errorf("logged %q", got)
 		}
 		l.err.Reset()
@@ -315,7 +315,7 @@ func TestReportsOfBadLinesAreRare(t *testing.T) {
 	})
 }
 
-// memoryPipe is a pipe with room, whose reads a fake clock can wait for; the kernel's cannot.
+// memoryPipe is a buffered pipe that works with a fake clock; the kernel's pipe does not.
 func memoryPipe(t *testing.T) (*io.PipeReader, *io.PipeWriter) {
 	r, w := io.Pipe()
 	t.Cleanup(func() { r.Close() })
@@ -334,7 +334,7 @@ func TestWhatWasReadIsWrittenBeforeTheNextRead(t *testing.T) {
 	random := rand.New(rand.NewPCG(3, 4))
 	in := &pieces{wire, func(left int) int {
 		whole := wire[:1+bytes.LastIndexByte(wire[:read], '\n')]
-		if before, _ := parser.Parse(whole); r.count() < len(before) { // none where it ends inside of a text
+		if before, _ := parser.Parse(whole); r.count() < len(before) { // no metric if the line ends inside a text
 			t.Errorf("after %d bytes %d metrics of %d are written", read, r.count(), len(before))
 		}
 		n := min(left, 1+random.IntN(300))
@@ -378,10 +378,10 @@ func TestFailingWriteHoldsThePipe(t *testing.T) {
 		if time.Since(until) > lastRetry {
 			t.Errorf("taken %s after it worked again", time.Since(until))
 		}
-		if got := l.err.String(); got != "1 metrics wait, and nothing more is read: no space left\n" {
+		if got := l.err.String(); got != "1 metrics cannot be stored; reading has stopped until they can: no space left\n" {
 			t.Errorf("errors %q", got)
 		}
-		if got := l.out.String(); got != "1 metrics that waited are taken\n" {
+		if got := l.out.String(); got != "1 waiting metrics are stored\n" {
 			t.Errorf("information %q", got)
 		}
 	})
@@ -404,7 +404,7 @@ func TestStopWhileWriteFails(t *testing.T) {
 		told := time.Now()
 		stop()
 		err := <-done
-		if err == nil || err.Error() != "1 metrics were read and could not be kept: no space left" { // 29 stay with Telegraf
+		if err == nil || err.Error() != "1 metrics were read but could not be stored: no space left" { // Telegraf keeps 29
 			t.Errorf("error %v", err)
 		}
 		if healthy.count() != 1 {

@@ -11,14 +11,14 @@ import (
 	"github.com/influxdata/telegraf"
 )
 
-// streams are what outputs.execd reads: it logs a line of standard error as an error, and one of standard output as
+// streams are read by outputs.execd: it logs a line of standard error as an error, and a line of standard output as
 // information.
 type streams struct {
 	mu       sync.Mutex
 	out, err io.Writer
 }
 
-// log implements telegraf.Logger. A level that execd would show as another is named in the line.
+// log implements telegraf.Logger. If execd would show another level, the line has the level as a prefix.
 type log struct {
 	*streams
 	level telegraf.LogLevel
@@ -56,10 +56,10 @@ func (l *log) print(level telegraf.LogLevel, text string) {
 	_, _ = io.WriteString(to, text+"\n")
 }
 
-// longestLine is in bytes. At 64 KiB outputs.execd stops reading for good, and then writing a line would never end.
+// longestLine is in bytes. After a line of 64 KiB outputs.execd stops reading, and writing a line would block forever.
 const longestLine = 60 << 10
 
-// oneLine escapes what would end a line or steer a terminal.
+// oneLine escapes newlines and terminal control characters.
 func oneLine(text string) string {
 	text = strings.ReplaceAll(strings.ToValidUTF8(strings.TrimSpace(text), "\uFFFD"), "\n", "; ")
 	if strings.IndexFunc(text, unicode.IsControl) < 0 {

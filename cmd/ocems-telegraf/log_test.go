@@ -51,7 +51,7 @@ func TestLogWritesOneLine(t *testing.T) {
 	}
 }
 
-// outputs.execd reads with a bufio.Scanner, which a longer line stops for good.
+// outputs.execd reads with a bufio.Scanner, which stops at a longer line.
 func TestLogBreaksWhatExecdCannotRead(t *testing.T) {
 	var out, err bytes.Buffer
 	l := &log{streams: &streams{out: &out, err: &err}, level: telegraf.Info}

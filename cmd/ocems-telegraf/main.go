@@ -1,5 +1,5 @@
-// Command ocems-telegraf is outputs.ocems as an external plugin, for a Telegraf as it is: outputs.execd starts it and
-// writes line protocol to its standard input. A metric is durable before the next is read.
+// Command ocems-telegraf is outputs.ocems as an external plugin of an unmodified Telegraf: outputs.execd starts it and writes
+// line protocol to its standard input. Each read is durable before the next one.
 package main
 
 import (
@@ -25,13 +25,13 @@ import (
 
 const name = "ocems"
 
-// readTime is what execd has to read the error. Once the process has ended, execd may close the pipe first.
+// readTime is the time for execd to read the error. After the process has ended, execd may close the pipe before it reads.
 const readTime = 200 * time.Millisecond
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // execd restarts the plugin itself; its end of the log may go first
+	signal.Ignore(syscall.SIGHUP, syscall.SIGPIPE) // execd restarts the plugin itself; execd may close its end of the log first
 	err := run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr)
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "ocems-telegraf:", err)
@@ -43,21 +43,21 @@ func main() {
 func run(ctx context.Context, args []string, in io.Reader, out, errOut io.Writer) error {
 	o := &options{}
 	c := &cobra.Command{
-		Use: "ocems-telegraf", Short: "the output ocems as an external plugin for an unmodified Telegraf",
-		Long: `ocems-telegraf is Telegraf's output ocems as a program of its own. outputs.execd starts it and writes metrics to its standard
-input; it makes the 15-minute slots, keeps them on disk and sends them to the CPCB. The exit code is 1 after an error.`,
+		Use: "ocems-telegraf", Short: "the output ocems as an external plugin of an unmodified Telegraf",
+		Long: `ocems-telegraf is Telegraf's output ocems as a separate program. outputs.execd starts it and writes metrics to its standard
+input. It makes the 15-minute slots, keeps them on disk and sends them to the CPCB. The exit code is 1 after an error.`,
 		Example: `  ocems-telegraf --config /etc/telegraf/ocems.conf --check
   ocems-telegraf --sample-config >/etc/telegraf/ocems.conf`,
 		Args: cli.AtMost(0, ""),
 	}
 	flags := c.Flags()
-	flags.StringVar(&o.file, "config", "", "`file` with [[outputs.ocems]] as in a configuration of Telegraf (required)")
-	flags.BoolVar(&o.check, "check", false, "check the configuration and stop")
-	sample := flags.Bool("sample-config", false, "print a configuration and stop")
-	flags.StringVar(&o.metrics, "metrics-listen", "", "`address` that shows metrics to Prometheus, such as 127.0.0.1:9274")
+	flags.StringVar(&o.file, "config", "", "`file` with [[outputs.ocems]] as in Telegraf's configuration (required)")
+	flags.BoolVar(&o.check, "check", false, "check the configuration and exit")
+	sample := flags.Bool("sample-config", false, "print a sample configuration and exit")
+	flags.StringVar(&o.metrics, "metrics-listen", "", "`address` on which Prometheus reads metrics, such as 127.0.0.1:9274")
 	flags.BoolVar(&o.debug, "debug", false, "log debug messages")
 	flags.BoolVar(&o.quiet, "quiet", false, "log errors only")
-	// Telegraf and the shim of its external plugins take these. An output is not polled.
+	// Telegraf and the shim of its external plugins have these flags. An output is not polled.
 	flags.SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
 		if name == "usage" {
 			name = "sample-config"
@@ -89,7 +89,7 @@ input; it makes the 15-minute slots, keeps them on disk and sends them to the CP
 	return c.ExecuteContext(ctx)
 }
 
-// twoDashes makes --config of -config: the programs of Telegraf's shim take either.
+// twoDashes turns -config into --config: programs with Telegraf's shim accept both.
 func twoDashes(args []string) (all []string) {
 	for _, a := range args {
 		if len(a) > 2 && a[0] == '-' && a[1] != '-' {
@@ -100,7 +100,7 @@ func twoDashes(args []string) (all []string) {
 	return all
 }
 
-// options are those that a run needs.
+// options are the flags of a run.
 type options struct {
 	file, metrics       string
 	check, debug, quiet bool
@@ -144,7 +144,7 @@ func (o *options) run(ctx context.Context, in io.Reader, out, errOut io.Writer) 
 				return fmt.Errorf("%s: line %d: state_directory: %w", o.file, b.line, err)
 			}
 			if states[dir] != 0 {
-				return fmt.Errorf("%s: line %d: state_directory: %q is that of the block of line %d too; give each its own",
+				return fmt.Errorf("%s: line %d: state_directory: %q is also that of the block in line %d; give each block its own",
 					o.file, b.line, b.plugin.StateDirectory, states[dir])
 			}
 			states[dir] = b.line
@@ -152,7 +152,7 @@ func (o *options) run(ctx context.Context, in io.Reader, out, errOut io.Writer) 
 		plugins = append(plugins, b.plugin)
 	}
 	if o.check {
-		fmt.Fprintf(out, "%s: %d outputs are well configured\n", o.file, len(plugins))
+		fmt.Fprintf(out, "%s: the configuration is valid; outputs: %d\n", o.file, len(plugins))
 		return nil
 	}
 	var opened []telegraf.Output
@@ -173,7 +173,7 @@ func (o *options) run(ctx context.Context, in io.Reader, out, errOut io.Writer) 
 	return feed(ctx, in, plugins, &log{streams: sinks, level: level})
 }
 
-// closeAll closes side by side: each may wait for a request in flight, and execd does not wait for their sum.
+// closeAll closes in parallel: each may wait for a request in flight, and execd does not wait for the sum of the waits.
 func closeAll(plugins []telegraf.Output) error {
 	errs := make([]error, len(plugins))
 	var closing sync.WaitGroup

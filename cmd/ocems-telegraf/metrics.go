@@ -17,9 +17,9 @@ import (
 	"github.com/influxdata/telegraf/selfstat"
 )
 
-const listenAgain = 5 * time.Second // after the address was taken
+const listenAgain = 5 * time.Second // after the address was in use
 
-// checkAddress finds what can be no address to listen at.
+// checkAddress refuses an address that is not HOST:PORT.
 func checkAddress(address string) error {
 	_, port, err := net.SplitHostPort(address)
 	if err == nil {
@@ -31,7 +31,7 @@ func checkAddress(address string) error {
 	return nil
 }
 
-// serveMetrics serves /metrics until ctx ends. An address that is taken is no reason not to report: it is tried again.
+// serveMetrics serves /metrics until ctx ends. If the address is in use it retries; slots are reported meanwhile.
 func serveMetrics(ctx context.Context, address string, log telegraf.Logger) {
 	for logged := false; ; logged = true {
 		listener, err := net.Listen("tcp", address)
@@ -47,7 +47,7 @@ func serveMetrics(ctx context.Context, address string, log telegraf.Logger) {
 			return
 		}
 		if !logged {
-			log.Errorf("--metrics-listen: no metrics are shown until the address is free: %v", err)
+			log.Errorf("--metrics-listen: metrics are not available until the address is free: %v", err)
 		}
 		select {
 		case <-ctx.Done():

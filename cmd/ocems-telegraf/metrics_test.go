@@ -26,9 +26,9 @@ func TestMetricsAreServed(t *testing.T) {
 	start := past(2)
 	wire, sum, n := samples(start, start.Add(slotTime), every)
 	r.feed(wire)
-	p.wantSlots(start, sum/float64(n)) // whether its metrics are shown or not
+	p.wantSlots(start, sum/float64(n)) // with or without an address for metrics
 	p.until("the log says it", func() bool {
-		return strings.Contains(r.err.String(), "--metrics-listen: no metrics are shown until the address is free")
+		return strings.Contains(r.err.String(), "--metrics-listen: metrics are not available until the address is free")
 	})
 	taken.Close()
 	get := func(path string) (text string, status int) {
@@ -90,7 +90,7 @@ func TestTextFormat(t *testing.T) {
 	checkMetrics(t, want)
 }
 
-// checkMetrics lets Prometheus' own tool read the text, where it is there.
+// checkMetrics checks the text with Prometheus' own tool, if it is installed.
 func checkMetrics(t *testing.T, text string) {
 	t.Helper()
 	promtool, err := exec.LookPath(filepath.Join(os.Getenv("OCEMS_PROMETHEUS"), "promtool"))
@@ -99,7 +99,7 @@ func checkMetrics(t *testing.T, text string) {
 	}
 	c := exec.Command(promtool, "check", "metrics")
 	c.Stdin = strings.NewReader(text)
-	if out, err := c.CombinedOutput(); err != nil && c.ProcessState.ExitCode() != 3 { // of names alone, which are Telegraf's
+	if out, err := c.CombinedOutput(); err != nil && c.ProcessState.ExitCode() != 3 { // 3: complaints about names only, which are Telegraf's
 		t.Errorf("promtool: %v\n%s", err, out)
 	}
 }

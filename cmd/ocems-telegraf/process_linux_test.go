@@ -30,14 +30,14 @@ func (r *program) piped() (n int) {
 	return n
 }
 
-// runs waits until the program reads, and so has its state and its signals.
+// runs waits until the program reads; then its state and signal handlers are ready.
 func (r *program) runs() {
 	r.t.Helper()
 	r.feed("#\n")
 	r.until("it reads", func() bool { return r.piped() == 0 })
 }
 
-// smallDisk makes dir a file system of its own.
+// smallDisk mounts a small file system at dir.
 func smallDisk(t *testing.T, dir string) {
 	t.Helper()
 	if err := os.Mkdir(dir, 0o700); err != nil {
@@ -53,7 +53,7 @@ func smallDisk(t *testing.T, dir string) {
 	})
 }
 
-// fill takes all that the file system of name has.
+// fill fills the file system of name.
 func fill(t *testing.T, name string) {
 	t.Helper()
 	file, err := os.Create(name)
@@ -67,17 +67,17 @@ func fill(t *testing.T, name string) {
 }
 
 func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
-	const readings = 150 * time.Millisecond // more than the pages that the state has to spare, and than a pipe holds
+	const readings = 150 * time.Millisecond // more than the state's free pages and a pipe hold
 	for _, c := range []struct {
 		name  string
 		heals bool
 		stops bool
-	}{{"until it can", true, false}, {"until it is told to stop", false, true}, {"until it can, and is told to stop at once", true, true}} {
+	}{{"until it can", true, false}, {"until it must stop", false, true}, {"until it can, and must stop immediately", true, true}} {
 		t.Run(c.name, func(t *testing.T) {
 			t.Parallel()
 			p := newPlant(t)
 			smallDisk(t, p.state)
-			p.change(`settle = "1s"`, `settle = "5s"`) // the slots come in many reads
+			p.change(`settle = "1s"`, `settle = "5s"`) // the slots arrive in many reads
 			r := p.start()
 			r.runs()
 			ballast := filepath.Join(p.state, "ballast")
@@ -90,7 +90,7 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 				_, err := io.WriteString(r.in, first+second)
 				written <- err
 			}()
-			p.until("it says so", func() bool { return strings.Contains(r.err.String(), "nothing more is read") })
+			p.until("it says so", func() bool { return strings.Contains(r.err.String(), "reading has stopped") })
 			p.until("the pipe is full", func() bool { return r.piped() == pipeSize })
 			if !c.heals {
 				r.signal(syscall.SIGTERM)
@@ -98,7 +98,7 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 				if err := <-written; err == nil {
 					t.Error("Telegraf would not know that its batch is not taken")
 				}
-				if got := r.err.String(); !strings.Contains(got, " metrics were read and could not be kept: ") {
+				if got := r.err.String(); !strings.Contains(got, " metrics were read but could not be stored: ") {
 					t.Errorf("standard error: %s", got)
 				}
 				return
@@ -123,7 +123,7 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 				t.Fatal(err)
 			}
 			p.wantSlots(start, sum/float64(n), sum2/float64(n2))
-			if got := r.err.String(); strings.Count(got, "nothing more is read") != 1 {
+			if got := r.err.String(); strings.Count(got, "reading has stopped") != 1 {
 				t.Errorf("standard error: %s", got)
 			}
 			r.in.Close()
@@ -132,8 +132,8 @@ func TestStateThatCannotBeWrittenHoldsThePipe(t *testing.T) {
 	}
 }
 
-// TestFaultsOfTheDisk has system calls fail now and then, kills the program, and starts it again: every slot arrives, with
-// all that was read, and is sent twice only where its answer was not yet on the disk.
+// TestFaultsOfTheDisk makes system calls fail at random, kills the program, and starts it again: every slot arrives with all
+// samples that were read, and is sent twice only if its answer was not yet on disk.
 func TestFaultsOfTheDisk(t *testing.T) {
 	strace, err := exec.LookPath("strace")
 	if err != nil {
@@ -151,7 +151,7 @@ func TestFaultsOfTheDisk(t *testing.T) {
 			for _, fault := range faults {
 				argv = append(argv, "-e", "inject="+fault)
 			}
-			r := p.start() // it makes its files on a disk that is well
+			r := p.start() // it creates its files without disk faults
 			r.runs()
 			r.in.Close()
 			r.end(0)
@@ -175,11 +175,11 @@ func TestFaultsOfTheDisk(t *testing.T) {
 			<-r.ended
 			t.Logf("%d slots arrived before the kill, the log:\n%.2000s", len(p.received()), r.err.String())
 			r = p.start()
-			r.feed(strings.Join(wire, "")) // what Telegraf cannot know to be kept, and more
+			r.feed(strings.Join(wire, "")) // what Telegraf must send again, and more
 			p.wantSlots(start, means...)
 			r.in.Close()
 			r.end(0)
-			if n := p.account().Duplicates; n > 2*8 { // whose outcome may not be on the disk yet, and before which nothing was
+			if n := p.account().Duplicates; n > 2*8 { // outcomes that may not be on disk yet
 				t.Errorf("%d requests were answered 111", n)
 			}
 		})
@@ -202,7 +202,7 @@ func TestHangUpIsNoEndAndInterruptIs(t *testing.T) {
 	r.end(0)
 }
 
-// The token that the file spells is the one that the board gets.
+// The board gets exactly the token in the file.
 func TestDollarsReachTheBoard(t *testing.T) {
 	for name, spelled := range map[string]string{"in the file": "pa$$$$word$1x${TAIL}", "in a variable": "${DOLLARS}"} {
 		t.Run(name, func(t *testing.T) {

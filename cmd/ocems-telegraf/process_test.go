@@ -31,8 +31,8 @@ import (
 const (
 	token    = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
 	slotTime = 15 * time.Minute
-	every    = 10 * time.Second // of the readings
-	stopsIn  = 5 * time.Second  // outputs.execd signals after that, and then kills
+	every    = 10 * time.Second // interval of the readings
+	stopsIn  = 5 * time.Second  // after it outputs.execd sends a signal, then kills
 )
 
 const board = `
@@ -73,7 +73,7 @@ func newPlant(t *testing.T) *plant {
 	return newPlantWith(t, token)
 }
 
-// newPlantWith is a plant whose device the board knows by this token.
+// newPlantWith is a plant whose device has this token at the board.
 func newPlantWith(t *testing.T, known string) *plant {
 	t.Helper()
 	p := &plant{t: t, dir: t.TempDir()}
@@ -183,7 +183,7 @@ func (p *plant) start(args ...string) *program {
 	return p.under(nil, args...)
 }
 
-// under starts it as an argument of another program.
+// under starts it under another program.
 func (p *plant) under(other []string, args ...string) *program {
 	p.t.Helper()
 	r := &program{plant: p, ended: make(chan struct{})}
@@ -223,7 +223,7 @@ func (r *program) feed(text string) {
 	}
 }
 
-// end waits for the process and wants its exit code.
+// end waits for the process and checks its exit code.
 func (r *program) end(code int) {
 	r.t.Helper()
 	select {
@@ -252,7 +252,7 @@ func (p *plant) until(what string, ok func() bool) {
 	}
 }
 
-// kept is how many readings of open windows are durable.
+// kept is the number of durable readings in open windows.
 func (p *plant) kept() (n int) {
 	p.t.Helper()
 	state, err := store.Snapshot(filepath.Join(p.state, "state.db"))
@@ -284,7 +284,7 @@ func (p *plant) received() []reading {
 	return p.account().Readings
 }
 
-// account is the server's.
+// account has the counts of the server.
 func (p *plant) account() (got struct {
 	Duplicates int // requests that were answered 111
 	Readings   []reading
@@ -298,7 +298,7 @@ func (p *plant) account() (got struct {
 	return got
 }
 
-// samples is one each ten seconds of [from, to), as line protocol, and their mean.
+// samples returns a sample every ten seconds of [from, to), as line protocol, and their mean.
 func samples(from, to time.Time, every time.Duration) (wire string, sum float64, n int) {
 	var b strings.Builder
 	for at := from; at.Before(to); at = at.Add(every) {
@@ -388,7 +388,7 @@ func TestKillLosesNothingThatWasTaken(t *testing.T) {
 
 func TestLongAndBadLinesOverThePipe(t *testing.T) {
 	p := newPlant(t)
-	p.change(`settle = "1s"`, `settle = "6s"`) // the long line takes its time
+	p.change(`settle = "1s"`, `settle = "6s"`) // the long line takes long
 	start := past(2)
 	r := p.start()
 	at := func(i int) int64 { return start.Add(time.Duration(i) * time.Second).UnixNano() }
@@ -414,7 +414,7 @@ func TestTermDrainsThePipe(t *testing.T) {
 	r := p.start()
 	before := p.kept()
 	first, rest, _ := strings.Cut(wire, "\n")
-	r.feed(first + "\n") // once it runs, a signal finds its handler
+	r.feed(first + "\n") // when it runs, its signal handler is ready
 	p.until("it runs", func() bool { return p.kept() > before })
 	r.feed(rest)
 	r.signal(syscall.SIGTERM)
@@ -436,7 +436,7 @@ func TestSlowBoardDelaysNoStop(t *testing.T) {
 	r := p.start()
 	wire, _, _ := samples(past(2), past(1), every)
 	r.feed(wire)
-	waiting := func(state string) bool { // the outbox has the slot, so a request is under way
+	waiting := func(state string) bool { // the outbox has the slot, so a request is in flight
 		b, _ := os.ReadFile(filepath.Join(state, "state.db"))
 		return bytes.Contains(b, []byte("etp-1"))
 	}

@@ -11,7 +11,7 @@ import (
 	"github.com/influxdata/telegraf"
 )
 
-// steady is an input that always has a line.
+// steady is an input that always has another line.
 type steady struct{ lines int }
 
 func (s *steady) Read(p []byte) (int, error) {
@@ -37,7 +37,7 @@ func TestStopTakesAllThatWasRead(t *testing.T) {
 	}
 }
 
-// A state that can be written again is tried once more before what waits for it is given up.
+// At the stop the state is tried once more, in case it can be written again, before waiting metrics are given up.
 func TestStopTriesOnceMore(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		healed := time.Now().Add(20 * time.Second) // between the attempts after 15 and 31 seconds
@@ -57,7 +57,7 @@ func TestStopTriesOnceMore(t *testing.T) {
 	})
 }
 
-// What a program that cannot keep it has not read is still Telegraf's, which writes it to the next.
+// Telegraf keeps metrics that a failing program has not read, and writes them to the next one.
 func TestStopReadsNoMoreThanItCanKeep(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		in := &steady{}

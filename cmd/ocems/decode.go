@@ -22,14 +22,14 @@ import (
 func decodeCommand(s std) *cobra.Command {
 	c := &cobra.Command{
 		Use: "decode [FILE]", Short: "decrypt a request body and list its faults",
-		Long: "ocems decode decrypts the body of a request, of a file or of standard input, prints its JSON, and lists what the board would\nrefuse in it.",
+		Long: "ocems decode decrypts the body of a request from a file or standard input, prints its JSON, and lists what the board would\nrefuse in it.",
 		Example: `  ocems decode --token-file /etc/ocems/tokens/device_5678 body.txt
   ocems decode --token-file token --private-key private.pem --signature "$SIGNATURE" <body.txt`,
 		Args: cli.AtMost(1, "file"),
 	}
-	tokenFile := c.Flags().String("token-file", "", "`file` of the device's token; without it OCEMS_TOKEN of the environment")
+	tokenFile := c.Flags().String("token-file", "", "`file` of the device's token; by default the environment variable OCEMS_TOKEN")
 	keyFile := c.Flags().String("private-key", "", "PEM `file` of the industry's private key, for --signature")
-	signature := c.Flags().String("signature", "", "`value` of the request's signature header, to be checked too")
+	signature := c.Flags().String("signature", "", "`value` of the request's signature header, to check it too")
 	c.RunE = func(_ *cobra.Command, args []string) error {
 		return decode(s, strings.Join(args, ""), *tokenFile, *keyFile, *signature)
 	}

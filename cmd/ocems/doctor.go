@@ -17,7 +17,7 @@ import (
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 )
 
-// hostFlags are those that say which configuration of which host is meant.
+// hostFlags select a host's configuration.
 type hostFlags struct {
 	configs, environment, sets []string
 	host                       *string
@@ -26,16 +26,16 @@ type hostFlags struct {
 func newHostFlags(c *cobra.Command) *hostFlags {
 	h := &hostFlags{}
 	flags := c.Flags()
-	flags.StringArrayVar(&h.configs, "config", nil, "`file` or directory of the host's configuration, or a collector's URI, as the host is given it; may be repeated")
-	flags.StringArrayVar(&h.sets, "set", nil, "`key=value` as the collector is given it; may be repeated")
+	flags.StringArrayVar(&h.configs, "config", nil, "`file` or directory of the host's configuration, or a collector's URI, as on the host's command line; may be repeated")
+	flags.StringArrayVar(&h.sets, "set", nil, "`key=value` as on the collector's command line; may be repeated")
 	flags.StringArrayVar(&h.environment, "env-file", nil, "`file` with the environment of the service, lines of NAME=value; may be repeated")
-	h.host = cli.Word(c, "host", "", "the program that reads it; by default told by the files", "telegraf", "ocems-telegraf", "collector")
+	h.host = cli.Word(c, "host", "", "program that reads the configuration; by default detected from the files", "telegraf", "ocems-telegraf", "collector")
 	return h
 }
 
 var hostNames = map[string]hostconfig.Host{"": "", "telegraf": hostconfig.Telegraf, "ocems-telegraf": hostconfig.External, "collector": hostconfig.Collector}
 
-// load reads the configuration, and returns the environment that it was read with.
+// load reads the configuration, and returns a lookup in the environment it was read with.
 func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), error) {
 	if len(h.configs) == 0 {
 		return nil, nil, errors.New("--config: missing")
@@ -59,7 +59,7 @@ func (h *hostFlags) load() (*hostconfig.Config, func(string) (string, bool), err
 	return cfg, lookup, nil
 }
 
-// readEnvironment reads a file as systemd's EnvironmentFile is written. No line is repeated in an error: it may hold a token.
+// readEnvironment reads a file in the format of systemd's EnvironmentFile. No error quotes a line, since it may hold a token.
 func readEnvironment(path string, into map[string]string) error {
 	f, err := os.Open(path)
 	if err != nil {
@@ -87,15 +87,15 @@ func readEnvironment(path string, into map[string]string) error {
 
 func doctorCommand(s std) *cobra.Command {
 	c := &cobra.Command{
-		Use: "doctor", Short: "say what would keep a host's slots from the board",
-		Long: `ocems doctor reads the configuration of Telegraf, of ocems-telegraf or of a collector, and says what would keep its slots
-from the board: keys, devices, tokens, parameters, units; name, route, certificate and clock of the server; directories,
-free space, the audit trail, open windows and what waits. The host's own code reads the configuration, so that what the
-host refuses fails here; plugins and components that are not in this program are named as not checked. It sends no reading:
-over the network it asks the endpoint with a GET, once. Run it as the service's user, with the service's environment.
+		Use: "doctor", Short: "find what would keep a host's slots from the board",
+		Long: `ocems doctor checks the configuration of Telegraf, ocems-telegraf or a collector: keys, devices, tokens, parameters, units.
+It checks the server's name, route, certificate and clock, and on this machine the directories, free space, the audit trail,
+open windows and waiting slots. The host's own code reads the configuration, so a configuration that the host refuses fails
+here too. Plugins and components that are not in this program are listed as not checked. It sends no reading, only one GET
+to the endpoint. Run it as the service's user, with the service's environment.
 
-Each line is ok, warning, failed or skipped; under it stands what to do. Clocks: below 30s apart is ok, below 5m a warning.
-The exit code is 0 if nothing failed, warnings or not.`,
+Each line is ok, warning, failed or skipped; the next line says what to do. A clock that is off by 30s is a warning, by 5m a
+failure. The exit code is 0 if no check failed, even with warnings.`,
 		Example: `  sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf --config /etc/telegraf/telegraf.d --env-file /etc/default/telegraf
   sudo -u ocems ocems doctor --config /etc/ocems/collector.yaml`,
 		Args: cli.AtMost(0, ""),
@@ -103,7 +103,7 @@ The exit code is 0 if nothing failed, warnings or not.`,
 	flags := c.Flags()
 	host := newHostFlags(c)
 	asJSON := flags.Bool("json", false, "print JSON")
-	offline := flags.Bool("offline", false, "leave out what needs the network")
+	offline := flags.Bool("offline", false, "skip the checks that need the network")
 	timeout := flags.Duration("timeout", 10*time.Second, "longest `time` of each step over the network")
 	c.RunE = func(*cobra.Command, []string) error {
 		if *timeout <= 0 {

@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// What is valid, and loses or spoils readings: each is a warning that says what mends it, and its cure is none.
+// Valid settings that lose or change readings: each gives a warning with a cure, and none after the cure.
 func TestDoctorWarnsOfInputs(t *testing.T) {
 	modbus := func(keys string) string {
 		return "[[inputs.modbus]]\nname = \"plc\"\nslave_id = 1\ncontroller = \"tcp://127.0.0.1:1502\"\n" + keys
@@ -25,7 +25,7 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 `
 	known := status("default = \"not mapped\"\n")
 	agent := func(keys string) string { return "[agent]\n" + keys }
-	const cut, open, elsewhere, late, csv, retained, unit = "makes an integer of the scaled value", "count as U", "the flag reaches no reading", "together are longer than grace", "csv_skip_errors", "retained message", "one of them is another instrument's"
+	const cut, open, elsewhere, late, csv, retained, unit = "makes an integer of the scaled value", "count as U", "the flag reaches no reading", "together exceed grace", "csv_skip_errors", "retained message", "one of them belongs to another instrument"
 	for _, c := range []struct{ name, text, want, do string }{
 		{"an integer in hundredths", holding(`{name = "cod", byte_order = "AB", data_type = "INT16", scale = 0.01, address = [1]}`), cut, `data_type = "FIXED"`},
 		{"one without a sign", holding(`{name = "cod", byte_order = "AB", data_type = "UINT16", scale = 0.1, address = [1]}`), cut, `data_type = "UFIXED"`},
@@ -54,7 +54,7 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 		{"little jitter", agent("flush_interval = \"10s\"\nflush_jitter = \"5s\"\n"), "", ""},
 		{"no time for the collection", agent("flush_interval = \"28s\"\n"), late, "grace to 33s"},
 
-		{"rows that are lost in silence", "[[inputs.tail]]\nfiles = [\"/srv/x.csv\"]\ndata_format = \"csv\"\ncsv_header_row_count = 1\ncsv_skip_errors = true\n", csv, "leave csv_skip_errors out"},
+		{"rows that are lost in silence", "[[inputs.tail]]\nfiles = [\"/srv/x.csv\"]\ndata_format = \"csv\"\ncsv_header_row_count = 1\ncsv_skip_errors = true\n", csv, "remove csv_skip_errors"},
 		{"messages without a time", "[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:1883\"]\ntopics = [\"x\"]\ndata_format = \"json\"\n", retained, "publish without the retain flag"},
 		{"messages with a time", "[[inputs.mqtt_consumer]]\nservers = [\"tcp://127.0.0.1:1883\"]\ntopics = [\"x\"]\ndata_format = \"json_v2\"\n[[inputs.mqtt_consumer.json_v2]]\ntimestamp_path = \"time\"\ntimestamp_format = \"unix\"\n", "", ""},
 		{"a unit of another quantity", "#unit m3/hr", unit, "check parameter and unit"},
@@ -88,7 +88,7 @@ holding_registers = [{name = "cod", byte_order = "AB", data_type = "UINT16", sca
 	}
 }
 
-// An external plugin gets its readings when outputs.execd flushes, and those that its tagpass lets through.
+// An external plugin gets its readings when outputs.execd flushes, as far as tagpass lets them through.
 func TestDoctorWarnsOfInputsBeforeAnExternalPlugin(t *testing.T) {
 	own := write(t, "ocems.conf", strings.Replace(telegrafText(t), "[agent]\n", "", 1))
 	text := func(flush, pass string) string {
@@ -120,13 +120,13 @@ restart_delay = "10s"
 		{`flush_jitter = "20s"`, "[outputs.execd.tagpass]\nocems_flag = [\"U\"]", true, false},
 	} {
 		code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", text(c.flush, c.pass)))
-		if code != 0 || strings.Contains(out, "together are longer than grace") != c.late || strings.Contains(out, "count as U") != c.open {
+		if code != 0 || strings.Contains(out, "together exceed grace") != c.late || strings.Contains(out, "count as U") != c.open {
 			t.Errorf("%+v: exit %d: %s%s", c, code, out, errs)
 		}
 	}
 }
 
-// Files as Windows and spreadsheets save them: what is unambiguous is taken, and all else is named.
+// Files as Windows and spreadsheets save them: unambiguous ones are accepted, all others are reported.
 func TestDoctorNamesWhatAFileIs(t *testing.T) {
 	public, err := os.ReadFile(publicPath)
 	if err != nil {
@@ -141,12 +141,12 @@ func TestDoctorNamesWhatAFileIs(t *testing.T) {
 		{"a table of UTF-16", "devices.csv", utf16(strings.ReplaceAll(table, ",", "\t")), ""},
 		{"a table in capitals with a comma at the end", "devices.csv", strings.ToUpper(strings.SplitN(table, "\n", 2)[0]) + ",\n" + strings.SplitN(table, "\n", 2)[1], ""},
 		{"a workbook", "devices.csv", "PK\x03\x04\x14", "save it as CSV UTF-8"},
-		{"a token of a spreadsheet", "devices.csv", strings.Replace(table, token, "8.97E+31", 1), "a spreadsheet has made a number of it"},
+		{"a token of a spreadsheet", "devices.csv", strings.Replace(table, token, "8.97E+31", 1), "a spreadsheet has changed it into a number"},
 		{"a short token", "devices.csv", strings.Replace(table, token, token[1:], 1), "dev_2 (a character is missing)"},
 		{"a key as DER", "key", string(block.Bytes), ""},
 		{"a key of UTF-16", "key", utf16(string(public)), ""},
-		{"a key of SSH", "key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp\n", "this is a key of SSH"},
-		{"a key that is cut", "key", string(public[:200]), "it is cut"},
+		{"a key of SSH", "key", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp\n", "this is an SSH key"},
+		{"a key that is cut", "key", string(public[:200]), "it is truncated"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			text, path := telegrafText(t), write(t, c.file, c.text)

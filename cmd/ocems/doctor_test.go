@@ -39,7 +39,7 @@ import (
 // secrets are in the configurations of these tests, and must be in no output.
 var secrets = []string{token, "hunter2", "MIIB", "PRIVATE KEY-----\n"}
 
-// quiet runs the tool and looks for secrets in what it wrote.
+// quiet runs the tool, and fails if its output has a secret.
 func quiet(t *testing.T, args ...string) (code int, out, errs string) {
 	t.Helper()
 	code, out, errs = ocems("", args...)
@@ -53,7 +53,7 @@ func quiet(t *testing.T, args ...string) (code int, out, errs string) {
 
 type check struct{ Output, Check, Status, Text, Do string }
 
-// diagnose returns the checks by name, the last of a name, and the exit code.
+// diagnose returns the last check of each name, and the exit code.
 func diagnose(t *testing.T, args ...string) (map[string]check, int) {
 	t.Helper()
 	code, out, errs := quiet(t, append([]string{"doctor", "--json"}, args...)...)
@@ -94,7 +94,7 @@ func wants(t *testing.T, checks map[string]check, name, status string, texts ...
 	}
 }
 
-// authority is a certificate authority of the tests.
+// authority is a certificate authority for tests.
 type authority struct {
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
@@ -141,7 +141,7 @@ func (a *authority) issue(t *testing.T, name string, from, to time.Time) tls.Cer
 	return tls.Certificate{Certificate: [][]byte{der}, PrivateKey: key}
 }
 
-// board is a server that fails the test on anything but a GET, and answers with a clock that is off.
+// board is a server that fails the test on any method but GET, and whose clock may be wrong.
 func board(t *testing.T, skew time.Duration) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if body, _ := io.ReadAll(r.Body); r.Method != http.MethodGet || len(body) > 0 || r.Header.Get("signature") != "" {
@@ -164,7 +164,7 @@ func serve(t *testing.T, h http.Handler, cert tls.Certificate, change func(*tls.
 	return server.URL + "/v1.0/industry/data"
 }
 
-// telegrafFile is a good configuration of Telegraf with further keys of the output.
+// telegrafFile is a valid configuration of Telegraf, with more keys for the output.
 func telegrafFile(t *testing.T, keys ...string) string {
 	t.Helper()
 	return write(t, "telegraf.conf", telegrafText(t, keys...))
@@ -231,7 +231,7 @@ func TestDoctorCertificates(t *testing.T) {
 			[]string{"expired " + spec.ISTString(now.Add(-24*time.Hour).Truncate(time.Second)), "check this machine's clock"}, nil},
 		{"not yet valid", good.issue(t, "127.0.0.1", now.Add(24*time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed", []string{"not valid before", "check this machine's clock"}, nil},
 		{"another name", good.issue(t, "cems.example.org", now.Add(-time.Hour), year), []string{"tls_ca = CA"}, "tls: {ca_file: CA}", "failed",
-			[]string{"is for cems.example.org, and not for 127.0.0.1", "NAMEKEY"}, nil},
+			[]string{"is for cems.example.org, not for 127.0.0.1", "NAMEKEY"}, nil},
 		{"another name given", good.issue(t, "cems.example.org", now.Add(-time.Hour), year), []string{"tls_ca = CA", `tls_server_name = "cems.example.org"`},
 			"tls: {ca_file: CA, server_name_override: cems.example.org}", "ok", []string{"cems.example.org"}, nil},
 		{"not verified", other.issue(t, "127.0.0.1", now.Add(-time.Hour), year), []string{"insecure_skip_verify = true"}, "tls: {insecure_skip_verify: true}", "warning",
@@ -363,7 +363,7 @@ func TestDoctorRoute(t *testing.T) {
 	}
 }
 
-// proxy lets a connection through to where it is told, as plants' proxies do.
+// proxy forwards a connection to its target, as plants' proxies do.
 func proxy(t *testing.T, to string, asked *[]string) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		*asked = append(*asked, r.Method+" "+r.Host)
@@ -415,14 +415,14 @@ func TestDoctorProxy(t *testing.T) {
 	} {
 		asked = nil
 		checks, _ := diagnose(t, args...)
-		wants(t, checks, "proxy", "ok", "it resolves cems.invalid")
+		wants(t, checks, "proxy", "ok", "the proxy resolves cems.invalid")
 		wants(t, checks, "tls", "ok", "cems.invalid")
 		wants(t, checks, "clock", "ok")
 		if len(asked) != 1 || asked[0] != "CONNECT cems.invalid:443" {
 			t.Errorf("%s: the proxy was asked %q", name, asked)
 		}
 	}
-	checks, _ := diagnose(t, "--config", telegraf(), "--env-file", environment) // Telegraf obeys the environment only where it is told to
+	checks, _ := diagnose(t, "--config", telegraf(), "--env-file", environment) // Telegraf uses the environment only with use_system_proxy
 	wants(t, checks, "dns", "failed")
 	if _, ok := checks["proxy"]; ok {
 		t.Errorf("a proxy: %+v", checks["proxy"])
@@ -439,9 +439,9 @@ func TestDoctorDisk(t *testing.T) {
 		return write(t, "t.conf", regexp.MustCompile(`state_directory = .*`).ReplaceAllString(telegrafText(t), fmt.Sprintf("state_directory = %q", dir)))
 	}
 	checks, _ := diagnose(t, "--offline", "--config", state(filepath.Join(dir, "a/b/c")))
-	wants(t, checks, "disk", "ok", "does not exist yet, and can be made in "+dir, "7 days without the board take about")
-	wants(t, checks, "audit trail", "ok", "not begun yet")
-	wants(t, checks, "state", "ok", "not begun yet")
+	wants(t, checks, "disk", "ok", "does not exist yet, and can be created in "+dir, "7 days without the board take about")
+	wants(t, checks, "audit trail", "ok", "does not exist yet")
+	wants(t, checks, "state", "ok", "does not exist yet")
 	if entries, _ := os.ReadDir(dir); len(entries) > 0 {
 		t.Errorf("it left %v", entries)
 	}
@@ -472,9 +472,9 @@ func TestDoctorDisk(t *testing.T) {
 		checks, _ = diagnose(t, "--offline", "--config", state(locked))
 		wants(t, checks, "disk", "failed", "cannot be written")
 	}
-	if _, err := os.Stat("/proc/self"); err == nil { // which nobody writes to, not even root
+	if _, err := os.Stat("/proc/self"); err == nil { // not even root can write there
 		checks, _ = diagnose(t, "--offline", "--config", state("/proc/ocems"))
-		wants(t, checks, "disk", "failed", "cannot be written", "make it, and chown it")
+		wants(t, checks, "disk", "failed", "cannot be written", "create it, and chown it")
 	}
 }
 
@@ -487,7 +487,7 @@ func TestDoctorTrail(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer trail.Close() // and locked all the time, as the host has it
+	defer trail.Close() // open and locked, as with a running host
 	checks, _ := diagnose(t, "--offline", "--config", config)
 	wants(t, checks, "audit trail", "ok", "empty")
 	at := time.Date(2026, 11, 23, 6, 15, 0, 0, time.UTC)
@@ -536,7 +536,7 @@ func TestDoctorTrail(t *testing.T) {
 	fmt.Fprint(f, "\nhunter2 is no line\n")
 	f.Close()
 	checks, _ = diagnose(t, "--offline", "--config", config)
-	wants(t, checks, "audit trail", "failed", "the last line is not one of an audit trail: the host sets a damaged trail aside")
+	wants(t, checks, "audit trail", "failed", "the last line is not a line of an audit trail: the host sets a damaged trail aside")
 	if after, _ := os.ReadFile(path); !bytes.HasPrefix(after, before) {
 		t.Error("the trail was changed")
 	}
@@ -547,7 +547,7 @@ func TestDoctorTrail(t *testing.T) {
 	wants(t, checks, "audit trail", "failed", "longer than 1 MiB")
 }
 
-// outbox makes the state of a host whose server is not there, and leaves it open and locked, as a host that runs.
+// outbox makes the state of a host without a server, and leaves it open and locked, as a running host does.
 func outbox(t *testing.T, config string, records ...payload.Record) string {
 	t.Helper()
 	path := filepath.Join(stateOf(config), "state.db")
@@ -590,9 +590,9 @@ func TestDoctorOutbox(t *testing.T) {
 	_, out, _ := quiet(t, "doctor", "--offline", "--config", config)
 	for _, want := range []string{
 		"warning  outbox        device dev_1: slots waiting 2, the oldest " + spec.ISTString(start.Add(-3*time.Hour)),
-		"-> see ocems status for why: the board refuses the device or does not answer, or a person is to decide",
-		"warning  outbox        device gone: slots waiting 1, the oldest " + spec.ISTString(start) + ": the configuration has no such device",
-		"devices that wait 2, slots 3",
+		"-> see ocems status for the reason: the board refuses the device or does not answer, or a person must decide",
+		"warning  outbox        device gone: slots waiting 1, the oldest " + spec.ISTString(start) + ": the configuration does not have this device",
+		"devices with waiting slots 2, slots 3",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -609,7 +609,7 @@ func TestDoctorOutbox(t *testing.T) {
 		records = append(records, payload.Record{StationID: "station_1", DeviceID: fmt.Sprintf("gone_%02d", i), Readings: []payload.Reading{reading("cod", 1, "mg/L", start)}})
 	}
 	outbox(t, hub, records...)
-	if _, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", hub)); strings.Count(out, "the configuration has no such device") != 20 || !strings.Contains(out, "30 more") || strings.Contains(out, "\x1b") || !strings.Contains(out, "device a [31m:") {
+	if _, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, "telegraf.conf", hub)); strings.Count(out, "the configuration does not have this device") != 20 || !strings.Contains(out, "30 more") || strings.Contains(out, "\x1b") || !strings.Contains(out, "device a [31m:") {
 		t.Errorf("not 20 of 50 warnings, or one that the terminal obeys:\n%s", out)
 	}
 	for name, damage := range map[string]func([]byte){"cut": nil, "overwritten": func(b []byte) { clear(b[4096*2:]) }, "not one": func(b []byte) { clear(b) }} {
@@ -647,10 +647,10 @@ func TestDoctorMistakes(t *testing.T) {
 		{"doctor", "--config: missing"},
 		{"doctor --config no-such-file", "no such file"},
 		{"doctor --config " + dir, "has no *.conf"},
-		{"doctor --config ../../README.md", "ends neither in .conf"},
+		{"doctor --config ../../README.md", "unknown ending: Telegraf's files end in .conf"},
 		{"doctor --offline --config " + config + " --host telegaf", `--host: "telegaf" is unknown: nearest telegraf`},
 		{"doctor --offline --config " + config + " --host collector", "is not a configuration of"},
-		{"doctor --offline --config " + config + " --config " + write(t, "c.yaml", ""), "give those of one host"},
+		{"doctor --offline --config " + config + " --config " + write(t, "c.yaml", ""), "give the files of one host"},
 		{"doctor --config " + config + " --timeout 0s", "--timeout: 0s must be more than 0"},
 		{"doctor --config " + config + " --env-file " + write(t, "env", "hunter2 hunter2"), "line 1 is not NAME=value"},
 		{"doctor --config " + config + " --ofline", "unknown flag --ofline: nearest --offline"},
@@ -681,8 +681,8 @@ func TestDoctorTokens(t *testing.T) {
 		{"0123456789", "tokens", "warning", "too short"},
 		{token + token, "tokens", "warning", "too long"},
 		{"token=" + token, "configuration", "failed", "begins with a name"},
-		{"1.23E+31", "configuration", "failed", "a spreadsheet has made a number of it"},
-		{token[:7] + "\u200b" + token[7:], "configuration", "failed", "cannot be seen"},
+		{"1.23E+31", "configuration", "failed", "a spreadsheet has changed it into a number"},
+		{token[:7] + "\u200b" + token[7:], "configuration", "failed", "an invisible character"},
 	} {
 		text := strings.Replace(telegrafText(t), token, c.text, 1)
 		checks, _ := diagnose(t, "--offline", "--host", "telegraf", "--config", write(t, "telegraf.conf", text))
@@ -700,7 +700,7 @@ func TestDoctorSmallKey(t *testing.T) {
 	wants(t, checks, "public key", "warning", "1024 bits", "2048")
 }
 
-// Where a file cannot be read, nothing is said to be missing.
+// If a file cannot be read, nothing is reported as missing.
 func TestDoctorUnreadFile(t *testing.T) {
 	for name, text := range map[string]string{"telegraf.conf": "[[outputs.ocems", "collector.yaml": "exporters:\n\t- x"} {
 		_, out, _ := quiet(t, "doctor", "--offline", "--config", write(t, name, text), "--config", write(t, "other"+filepath.Ext(name), map[string]string{".conf": "[agent]", ".yaml": "receivers: {}"}[filepath.Ext(name)]))
@@ -719,7 +719,7 @@ func TestDoctorNamesTheServiceUser(t *testing.T) {
 	wants(t, checks, "user", "warning", "sudo -u ocems ocems doctor")
 }
 
-// What a person sees of a good and of a bad configuration of each host.
+// The text output for a good and a bad configuration of each host.
 func TestDoctorText(t *testing.T) {
 	files, err := filepath.Glob("testdata/doctor/*.[cy]*")
 	if err != nil || len(files) != 6 {
@@ -734,7 +734,7 @@ func TestDoctorText(t *testing.T) {
 			if good := strings.Contains(file, "good"); good != (code == 0) || errs != "" {
 				t.Errorf("exit %d: %s", code, errs)
 			}
-			// Who runs the test, on which disk, is another's matter.
+			// User and disk depend on the machine.
 			out = regexp.MustCompile(`(?m)^\S+ +user .*\n( +-> .*\n)?`).ReplaceAllString(out, "")
 			out = regexp.MustCompile(`\d[0-9.]* [KMGT]iB free`).ReplaceAllString(out, "N free")
 			out = regexp.MustCompile(`warnings \d+`).ReplaceAllString(strings.ReplaceAll(out, dir, "DIR"), "warnings N")
@@ -752,7 +752,7 @@ func TestDoctorText(t *testing.T) {
 	}
 }
 
-// What stands behind an ocems_slot must neither hold nor change its slots.
+// Components behind an ocems_slot must neither hold nor change its slots.
 func TestDoctorBehindTheSlots(t *testing.T) {
 	for _, c := range []struct{ name, old, changed, want string }{
 		{"nothing", "", "", ""},
@@ -789,12 +789,12 @@ exporters:
 	}
 }
 
-// By its defaults the Kafka receiver forgets messages that the exporter does not have.
+// With its defaults the Kafka receiver may lose messages that the exporter has not stored.
 func TestDoctorKafka(t *testing.T) {
 	const marked, waits = "message_marking: {after: true}", "error_backoff: {enabled: true}"
 	for _, c := range []struct {
 		name, keys, pipeline string
-		marking, backoff     bool // is warned of
+		marking, backoff     bool // a warning is expected
 	}{
 		{"defaults", "", "kafka", true, true},
 		{"marked after", marked, "kafka", false, true},
@@ -812,14 +812,14 @@ func TestDoctorKafka(t *testing.T) {
 	}
 }
 
-// Every configuration of the README and of the examples passes, but that of a Telegraf that reports through a collector.
+// Every configuration of the README and the examples passes, except the Telegraf that reports through a collector.
 func TestDoctorExamples(t *testing.T) {
 	dir := t.TempDir()
 	key, err := filepath.Abs(publicPath)
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir("../../examples/telegraf-execd") // whose command begins here
+	t.Chdir("../../examples/telegraf-execd") // its command is relative to this directory
 	t.Setenv("OCEMS_STATE", dir)
 	t.Setenv("OCEMS_PUBLIC_KEY_FILE", key)
 	t.Setenv("OCEMS_DEVICES_FILE", write(t, "devices.csv", "station_id,device_id,token_id,public_key_file\nstation_1,dev_1,"+token+","+key+"\n"))
@@ -849,7 +849,7 @@ func TestDoctorExamples(t *testing.T) {
 			}
 			for k, m := range regexp.MustCompile("(?s)```(toml|yaml)\n(.*?)```").FindAllStringSubmatch(string(text), -1) {
 				text := m[2]
-				for name, path := range map[string]string{"public_key_file": key, "token_id_file": tokens, "devices_file": devices, "tls_ca": ca, "ca_file": ca} { // that are here
+				for name, path := range map[string]string{"public_key_file": key, "token_id_file": tokens, "devices_file": devices, "tls_ca": ca, "ca_file": ca} { // the files of this test
 					text = regexp.MustCompile(`(?m)^(\s*`+name+`\s*[=:]\s*)("[^"]+"|[^"\s]\S*)`).ReplaceAllString(text, `${1}"`+path+`"`)
 				}
 				text = regexp.MustCompile(`/var/lib/[a-z0-9_/-]*`).ReplaceAllStringFunc(text, func(path string) string { return filepath.Join(dir, path) })
@@ -876,12 +876,12 @@ func TestDoctorExamples(t *testing.T) {
 		if code != 0 || strings.Contains(out, "behind ocems_slot") {
 			t.Errorf("%s: exit %d: %s%s", file, code, out, errs)
 		}
-		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument's", "is not true"} {
+		for _, spoilt := range []string{"count as U", "makes an integer", "reaches no reading", "csv_skip_errors", "retained", "are late", "another instrument", "is not true"} {
 			if strings.Contains(out, spoilt) {
 				t.Errorf("%s: %q in %s", file, spoilt, out)
 			}
 		}
-		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it delivers to no board itself, and hands its slots to otlp_http") {
+		if strings.HasSuffix(file, "edge-plant.yaml-0.yaml") && !strings.Contains(out, "it does not deliver to the board, it passes its slots to otlp_http") {
 			t.Errorf("%s: %s", file, out)
 		}
 		passed++
@@ -891,7 +891,7 @@ func TestDoctorExamples(t *testing.T) {
 	}
 }
 
-// A slip of the pen shows no token: each character of a configuration is left out in turn, and a line break is put there.
+// No typing error shows a token: each character of a configuration is removed in turn, or replaced by a line break.
 func TestDoctorShowsNoSecretOfABrokenFile(t *testing.T) {
 	public, err := os.ReadFile(publicPath)
 	if err != nil {
@@ -909,7 +909,7 @@ func TestDoctorShowsNoSecretOfABrokenFile(t *testing.T) {
 			t.Parallel()
 			dir := t.TempDir()
 			broken := 0
-			text, rest, _ := strings.Cut(text, "processors:") // behind which there is no secret
+			text, rest, _ := strings.Cut(text, "processors:") // no secret follows it
 			if rest != "" {
 				rest = "processors:" + rest
 			}

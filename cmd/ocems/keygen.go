@@ -16,13 +16,13 @@ import (
 	"github.com/ocems-io/ocems/cmd/internal/cli"
 )
 
-// leastBits is the smallest RSA key that takes a token and a time under OAEP with SHA-256 with room to spare.
+// leastBits is an RSA key size with enough room for a token and a time under OAEP with SHA-256.
 const leastBits = 2048
 
 func keygenCommand(s std) *cobra.Command {
 	c := &cobra.Command{
-		Use: "keygen", Short: "make a key pair for a simulated industry",
-		Long:    "ocems keygen makes the key pair of an industry, for tests with ocems simulate. The key for the real board comes from the board.",
+		Use: "keygen", Short: "make a key pair for tests",
+		Long:    "ocems keygen makes the key pair of an industry, for tests with ocems simulate. The key of the real board comes from the board.",
 		Example: "  ocems keygen --out keys",
 		Args:    cli.AtMost(0, ""),
 	}
@@ -45,7 +45,7 @@ func keygen(s std, dir string, bits int) error {
 	private, public := filepath.Join(dir, "private.pem"), filepath.Join(dir, "public.pem")
 	for _, path := range []string{private, public} {
 		if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
-			return fmt.Errorf("--out: %s is there already and is not overwritten", path)
+			return fmt.Errorf("--out: %s exists already and is not overwritten; give another directory", path)
 		}
 	}
 	key, err := rsa.GenerateKey(rand.Reader, bits)
@@ -70,7 +70,7 @@ func keygen(s std, dir string, bits int) error {
 	return nil
 }
 
-// writePEM writes a new file and refuses to touch one that is there.
+// writePEM writes a new file. It fails if the file exists.
 func writePEM(path, kind string, der []byte, mode fs.FileMode) error {
 	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, mode)
 	if err != nil {

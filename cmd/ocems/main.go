@@ -19,28 +19,28 @@ import (
 )
 
 // exitCodes is in the help and in docs/tool.md.
-const exitCodes = `Exit codes, of every verb:
+const exitCodes = `Exit codes of every verb:
 
     0  done, and nothing is wrong
-    1  something is wrong or worth a look, and was printed: a check of doctor failed, a body
-       has faults, an audit trail does not verify, status warns
+    1  a problem was found and printed: a check of doctor failed, a body has faults,
+       an audit trail does not verify, status warns
     2  status only: slots are missing, or the host does not run or cannot be judged
-    3  nothing is known: a mistake in the command line, or something cannot be read, written
-       or reached`
+    3  no result: a mistake in the command line, or something cannot be read, written or
+       reached`
 
-// Those of status are what monitoring plug-ins have.
+// The codes of status are those of monitoring plug-ins.
 const (
 	exitFaults  = 1
 	exitUnknown = 3
 )
 
-// exit ends the program with that code, and prints the error unless it is nil.
+// exit ends the program with this code, and prints the error unless it is nil.
 type exit struct {
 	code int
 	error
 }
 
-// errFaults says that what was to be found has been printed.
+// errFaults means that the verb has printed what it found.
 var errFaults = exit{code: exitFaults}
 
 func (e exit) Error() string {
@@ -85,21 +85,21 @@ func newRoot(s std) *cobra.Command {
 	root := &cobra.Command{
 		Use:   "ocems VERB",
 		Short: "the operator's tool beside a Telegraf or a collector that reports to the CPCB",
-		Long: `ocems is the operator's tool beside a Telegraf or a collector that reports to India's CPCB. It finds what would keep slots from
-the board, shows what a host is doing, and says what became of each slot.
+		Long: `ocems is the operator's tool beside a Telegraf or a collector that reports to India's CPCB. It finds what would keep slots
+from the board, shows what a host is doing, and reports the outcome of each slot.
 
 ` + exitCodes,
 		Example: `  sudo -u telegraf ocems doctor --config /etc/telegraf/telegraf.conf
   ocems status /var/lib/ocems
   ocems help report`,
-		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true}, // the verb is the mistake
+		FParseErrWhitelist: cobra.FParseErrWhitelist{UnknownFlags: true}, // the error names the unknown verb, not its flags
 		RunE:               func(*cobra.Command, []string) error { return nil },
 	}
 	root.AddCommand(doctorCommand(s), statusCommand(s), serveCommand(s), previewCommand(s), reportCommand(s),
 		simulateCommand(s), keygenCommand(s), decodeCommand(s), completionCommand(s), versionCommand(s), manCommand())
 	root.Args = func(_ *cobra.Command, args []string) error { return noVerb(root, args) }
 	root.SetHelpCommand(&cobra.Command{
-		Use: "help [VERB]", Short: "say what a verb does, with its flags and examples", Example: "  ocems help doctor",
+		Use: "help [VERB]", Short: "show what a verb does, with its flags and examples", Example: "  ocems help doctor",
 		RunE: func(_ *cobra.Command, args []string) error {
 			verb, rest, err := root.Find(args)
 			if err == nil && len(rest) > 0 {
@@ -131,7 +131,7 @@ func noVerb(root *cobra.Command, args []string) error {
 	return fmt.Errorf("unknown verb %q: %s", args[0], cli.Nearest(args[0], verbs, "one of "+strings.Join(verbs, ", ")))
 }
 
-// verbFirst puts the verb before the flags that stand before it. A flag that takes a value in any verb does so in all.
+// verbFirst moves the verb to the front. A flag that takes a value in one verb takes a value in all.
 func verbFirst(root *cobra.Command, args []string) []string {
 	for i := 0; i < len(args); i++ {
 		name, isFlag := strings.CutPrefix(args[i], "--")
@@ -150,7 +150,7 @@ func takesValue(f *pflag.Flag) bool { return f != nil && f.NoOptDefVal == "" }
 func completionCommand(s std) *cobra.Command {
 	shells := []string{"bash", "zsh", "fish", "powershell"}
 	return &cobra.Command{
-		Use: "completion SHELL", Short: "print what completes verbs and flags in bash, zsh, fish or powershell", ValidArgs: shells,
+		Use: "completion SHELL", Short: "print the completion of verbs and flags for bash, zsh, fish or powershell", ValidArgs: shells,
 		Example: `  ocems completion bash >/etc/bash_completion.d/ocems
   ocems completion zsh >"${fpath[1]}/_ocems"
   ocems completion fish >~/.config/fish/completions/ocems.fish

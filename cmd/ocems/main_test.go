@@ -95,7 +95,7 @@ func TestMistakes(t *testing.T) {
 		{"keygen --bit 2048", "unknown flag --bit: nearest --bits"},
 		{"keygen", "--out: missing"},
 		{"keygen --out x --bits 1024", "--bits: 1024 is outside 2048 to 16384: nearest 2048"},
-		{"keygen --bits many", `--bits: "many" is no whole number, such as 2048`},
+		{"keygen --bits many", `--bits: "many" is not a whole number; example: 2048`},
 		{"simulate", "--registry: missing"},
 		{"simulate --registry x extra", `unexpected argument "extra"`},
 		{"simulate --registry x --tls-cert y", "--tls-cert and --tls-key go together"},
@@ -130,7 +130,7 @@ func TestFlagsAnywhere(t *testing.T) {
 	}
 }
 
-// A flag means the same in every verb, or verbFirst could not tell the verb from a value; and every verb has an example.
+// A flag means the same in every verb; otherwise verbFirst could take a value for the verb. Every verb has an example.
 func TestVerbs(t *testing.T) {
 	takes := map[string]bool{}
 	for _, c := range newRoot(std{}).Commands() {
@@ -168,7 +168,7 @@ func TestCompletionAndManual(t *testing.T) {
 			t.Errorf("%s: exit %d, %.200s%s", shell, code, out, errs)
 		}
 	}
-	for args, want := range map[string]string{"rep": "report\tsay", "report --format ": "html\n", "doctor --off": "--offline\t"} {
+	for args, want := range map[string]string{"rep": "report\tshow", "report --format ": "html\n", "doctor --off": "--offline\t"} {
 		words := append([]string{"__complete"}, strings.Split(args, " ")...)
 		if _, out, _ := ocems("", words...); !strings.HasPrefix(out, want) && !strings.Contains(out, "\n"+want) {
 			t.Errorf("%s is completed by %s, want %q", args, out, want)

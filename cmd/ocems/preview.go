@@ -31,11 +31,11 @@ import (
 
 func previewCommand(s std) *cobra.Command {
 	c := &cobra.Command{
-		Use: "preview", Short: "show the next request of each device as it waits on disk",
-		Long: `ocems preview shows the open windows and, for each device, what waits on disk for the board and the exact JSON of the next
-request, before it is encrypted. It reads a copy of the state that the configuration names; the host may run. Tokens are not
-needed and not shown. What it cannot know is in the host's memory only: which devices the board holds, and which parameters
-it refused since the host started, which the host leaves out of the request.`,
+		Use: "preview", Short: "show the next request of each device, from the state on disk",
+		Long: `ocems preview shows the open windows and, for each device, the waiting slots and the exact JSON of the next request before
+encryption. It reads a copy of the state that the configuration names; the host may run. Tokens are not needed and not shown.
+It does not know what the host has in memory only: which devices are held, and which parameters the board has refused since
+the host started. The host leaves these parameters out of the request.`,
 		Example: `  sudo -u telegraf ocems preview --config /etc/telegraf/telegraf.conf --device device_5678
   sudo -u ocems ocems preview --config /etc/ocems/collector.yaml --json`,
 		Args: cli.AtMost(0, ""),
@@ -43,7 +43,7 @@ it refused since the host started, which the host leaves out of the request.`,
 	host := newHostFlags(c)
 	v := &viewer{out: s.out, err: s.err, bar: newProgress(s.err)}
 	c.Flags().StringVar(&v.only, "device", "", "show this device `id` only")
-	c.Flags().BoolVar(&v.asJSON, "json", false, "print the JSON of the requests only, one a line")
+	c.Flags().BoolVar(&v.asJSON, "json", false, "print only the JSON of the requests, one per line")
 	c.RunE = func(c *cobra.Command, _ []string) error { return v.preview(c.Context(), host) }
 	return c
 }
@@ -87,7 +87,7 @@ type viewer struct {
 	faults  error
 }
 
-// note is for a person, and not among the JSON.
+// note writes a line for a person. With --json it goes to standard error.
 func (v *viewer) note(format string, args ...any) {
 	out := v.out
 	if v.asJSON {
@@ -99,13 +99,13 @@ func (v *viewer) note(format string, args ...any) {
 func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	v.note("%s (%s)", o.Name, o.Where)
 	if o.State == nil {
-		v.note("no place on disk is configured for what waits: it is in the host's memory, and cannot be shown")
+		v.note("no place on disk is configured: waiting slots are in the host's memory only and cannot be shown")
 		v.found = true
 		return nil
 	}
 	reg, err := o.Registry()
 	if err != nil {
-		return fmt.Errorf("the devices are not right, see ocems doctor: %w", err)
+		return fmt.Errorf("the devices are wrong, see ocems doctor: %w", err)
 	}
 	v.devices = append(v.devices, doctor.DeviceIDs(reg)...)
 	if _, known := reg.Device(v.only); known {
@@ -115,7 +115,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	stored, err := store.Snapshot(o.State.File)
 	v.bar.clear()
 	if errors.Is(err, fs.ErrNotExist) {
-		v.note("nothing waits: %s is not begun yet", o.State.File)
+		v.note("nothing waits: %s does not exist yet", o.State.File)
 		return nil
 	}
 	if err != nil {
@@ -124,17 +124,17 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	defer stored.Close()
 	v.windows(ctx, stored, o.Rules)
 	if o.Slots {
-		v.note("it delivers to no board itself: the exporters behind it get its slots")
+		v.note("it does not deliver to the board: it passes its slots to exporters")
 		return nil
 	}
-	v.bar.step("counting what waits")
+	v.bar.step("counting the waiting slots")
 	queues, err := delivery.Queues(ctx, stored)
 	v.bar.clear()
 	if err != nil {
 		return err
 	}
 	if o.DryRun {
-		v.note("dry_run is set: the host logs this and sends nothing")
+		v.note("dry_run is set: the host logs the requests and sends nothing")
 	}
 	waiting := 0
 	for _, q := range queues {
@@ -144,7 +144,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 		}
 		v.found = true
 		if q.Err != nil {
-			v.note("%v; the host keeps the damaged value when it starts, and goes on with the rest", q.Err)
+			v.note("%v; at its next start the host sets the damaged value aside and continues with the rest", q.Err)
 		}
 		if len(q.Stamps) > 0 {
 			waiting++
@@ -157,8 +157,7 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	return nil
 }
 
-// windows says what has been taken for slots that are not finished, so that a plant sees in its first quarter of an hour
-// that readings come.
+// windows shows the open windows, so that a plant sees in its first 15 minutes that readings arrive.
 func (v *viewer) windows(ctx context.Context, stored store.Store, rules slot.Options) {
 	open, err := engine.OpenWindows(ctx, stored, rules)
 	if err != nil {
@@ -182,7 +181,7 @@ func (v *viewer) windows(ctx context.Context, stored store.Store, rules slot.Opt
 	}
 }
 
-// queue shows what waits for one device, and its next request.
+// queue shows the waiting slots of one device, and its next request.
 func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Registry, q delivery.Queue) {
 	d, known := reg.Device(q.Device)
 	target, station := delivery.Target{DeviceID: q.Device}, "(not configured)"
@@ -193,10 +192,10 @@ func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Re
 	oldest, decide := q.Stamps[0], 0
 	v.note("\n%s / %s: slots waiting %d, the oldest %s", station, q.Device, len(q.Stamps), spec.ISTString(oldest))
 	if !known {
-		v.note("held: the configuration has no such device: its slots wait until they are 7 days old; put it back, or name it in formerly of the device that it is now")
+		v.note("held: the configuration does not have this device: its slots wait until they are 7 days old; put it back, or name it in formerly of the device that replaces it")
 	}
 	if time.Since(oldest) > spec.MaxAge {
-		v.note("the oldest is more than 7 days old: it is not sent any more, and goes to the audit trail as expired")
+		v.note("the oldest is more than 7 days old: it is no longer sent, and goes to the audit trail as expired")
 	}
 	var records []payload.Record
 	var err error
@@ -207,7 +206,7 @@ func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Re
 		decide++
 	}
 	if decide > 0 {
-		v.note("slots that come first and are not sent, with readings in fewer minutes than min_coverage asks for: %d", decide)
+		v.note("older slots that are not sent because their readings cover fewer minutes than min_coverage requires: %d", decide)
 	}
 	if err != nil {
 		v.note("%v", err)
@@ -216,7 +215,7 @@ func (v *viewer) queue(ctx context.Context, stored store.Store, reg *registry.Re
 	}
 	for i, r := range records {
 		if len(records) > 1 {
-			v.note("request %d of %d, since a calibration point and an average of one parameter end together", i+1, len(records))
+			v.note("request %d of %d: a calibration point and an average of one parameter have the same stamp", i+1, len(records))
 		}
 		if !v.asJSON {
 			v.table(r)

@@ -51,7 +51,7 @@ func TestPreview(t *testing.T) {
 	diagnostic.Diagnostic = true
 	few, fewToo := reading("cod", 1, "mg/L", stamp.Add(-spec.SlotLength)), reading("ph", 1, "pH", stamp)
 	few.Minutes, fewToo.Minutes = 4, 4 // a person is to decide
-	// The database is open and locked all the time, as a host has it.
+	// The database is open and locked, as with a running host.
 	outbox(t, text,
 		payload.Record{StationID: "x", DeviceID: "dev_1", Readings: []payload.Reading{few, fewToo, reading("cod", 31.5, "mg/L", stamp), reading("bod", 1e21, "mg/L", stamp), reading("cod", 32, "mg/L", stamp.Add(spec.SlotLength))}},
 		payload.Record{StationID: "x", DeviceID: "dev_2", Readings: []payload.Reading{reading("so2", 40, "mg/Nm³", now), point, diagnostic}},
@@ -62,9 +62,9 @@ func TestPreview(t *testing.T) {
 		t.Fatalf("exit %d: %s%s", code, out, errs)
 	}
 	for _, want := range []string{
-		"dry_run is set: the host logs this and sends nothing",
+		"dry_run is set: the host logs the requests and sends nothing",
 		"station_1 / dev_1: slots waiting 3, the oldest 2026-11-23 10:00:00 IST\n",
-		"slots that come first and are not sent, with readings in fewer minutes than min_coverage asks for: 1\n",
+		"older slots that are not sent because their readings cover fewer minutes than min_coverage requires: 1\n",
 		"parameter  value                   unit  flag  stamp\n" +
 			"bod        1000000000000000000000  mg/L  U     2026-11-23 10:15:00 IST\n" +
 			"cod        31.5                    mg/L  U     2026-11-23 10:15:00 IST\n",
@@ -75,7 +75,7 @@ func TestPreview(t *testing.T) {
 		"diagnostic",
 		`"latitude": 19.076`,
 		"(not configured) / gone: slots waiting 1",
-		"the configuration has no such device",
+		"the configuration does not have this device",
 	} {
 		if !strings.Contains(out, want) {
 			t.Errorf("no %q in\n%s", want, out)
@@ -115,7 +115,7 @@ func TestPreview(t *testing.T) {
 	}
 }
 
-// A collector that makes slots for a vendor's has no outbox: what is open is shown, while it runs.
+// A collector that makes slots for a vendor's collector has no outbox. Its open windows are shown while it runs.
 func TestPreviewOfTheProcessor(t *testing.T) {
 	dir := t.TempDir()
 	config := write(t, "plant.yaml", `
@@ -131,7 +131,7 @@ service:
   extensions: [ocems_storage]
   pipelines: {metrics: {receivers: [otlp], processors: [ocems_slot], exporters: [otlphttp]}}
 `)
-	if code, out, errs := quiet(t, "preview", "--config", config); code != 0 || !strings.Contains(out, "is not begun yet") || errs != "" {
+	if code, out, errs := quiet(t, "preview", "--config", config); code != 0 || !strings.Contains(out, "does not exist yet") || errs != "" {
 		t.Errorf("exit %d: %s%s", code, out, errs)
 	}
 	file, err := store.Open(filepath.Join(dir, "processor_ocems_slot_"))
@@ -156,7 +156,7 @@ service:
 		t.Fatal(err)
 	}
 	want := "open slot " + spec.ISTString(end) + ": parameters 1, readings so far 3\n"
-	if code, out, errs := quiet(t, "preview", "--device", "dev_1", "--config", config); code != 0 || !strings.Contains(out, want) || !strings.Contains(out, "it delivers to no board itself") || errs != "" {
+	if code, out, errs := quiet(t, "preview", "--device", "dev_1", "--config", config); code != 0 || !strings.Contains(out, want) || !strings.Contains(out, "it does not deliver to the board") || errs != "" {
 		t.Errorf("exit %d: %s%s, want %s", code, out, errs, want)
 	}
 	if code, out, _ := quiet(t, "preview", "--device", "dev_2", "--config", config); code != 0 || !strings.Contains(out, "open slots: none") {
@@ -168,11 +168,11 @@ service:
 	}
 }
 
-// listening is the board's server, which notes what it decrypts before it judges it.
+// listening is the board's server. It records each decrypted body before it checks it.
 type listening struct {
 	board  *simulator.Server
 	mu     sync.Mutex
-	bodies map[string][]string // by device, in the order in which they came
+	bodies map[string][]string // by device, in order of arrival
 }
 
 func (l *listening) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -209,7 +209,7 @@ type sample struct {
 	value                   float64
 }
 
-// day is what instruments have: three slots, and a zero calibration in the last half minute of the first.
+// day is the readings of three slots, with a zero calibration in the last half minute of the first.
 func day(start time.Time) (list []sample) {
 	for at := start; at.Before(start.Add(3 * spec.SlotLength)); at = at.Add(10 * time.Second) {
 		for _, p := range []string{"cod", "bod"} {
@@ -275,7 +275,7 @@ func freePort(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// What preview shows while a real host runs and the board is away is what the board decrypts when it is back, byte by byte.
+// Preview shows, while a real host runs without the board, exactly the bytes that the board decrypts later.
 func TestPreviewIsWhatIsSent(t *testing.T) {
 	for _, host := range []struct {
 		name, variable string
@@ -299,13 +299,13 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 			}
 			start, _ := spec.Window(time.Now(), spec.SlotLength)
 			readings := day(start.Add(-12 * spec.SlotLength))
-			open := time.Since(start) < spec.SlotLength-time.Minute // or it would close in the middle of the test
+			open := time.Since(start) < spec.SlotLength-time.Minute // otherwise it would close during the test
 			if open {
 				readings = append(readings, sample{"dev_1", "cod", "U", start, 5}, sample{"dev_1", "cod", "U", start.Add(time.Second), 6})
 			}
 			config := host.start(t, binary, dir, "http://"+address+"/v1.0/industry/data", key, readings)
 
-			// One after another, so that nothing comes between: all three slots, twice the same.
+			// All three slots, twice with the same result.
 			var shown, text, before string
 			until(t, "three slots wait for each device", func() bool {
 				before = shown
@@ -314,7 +314,7 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 				return strings.Count(text, "slots waiting 3, ") == 2 && shown == before
 			})
 			_, diagnosis, _ := quiet(t, "doctor", "--offline", "--config", config)
-			if !strings.Contains(diagnosis, "devices that wait 2, slots 6") {
+			if !strings.Contains(diagnosis, "devices with waiting slots 2, slots 6") {
 				t.Errorf("the doctor finds:\n%s", diagnosis)
 			}
 
@@ -417,7 +417,7 @@ func startExternal(t *testing.T, binary, dir, endpoint, key string, list []sampl
 	config := write(t, "ocems.conf", outputText(dir, endpoint, key))
 	in, out := io.Pipe()
 	runHost(t, dir, in, binary, "--config", config)
-	t.Cleanup(func() { out.Close() }) // before its end is waited for
+	t.Cleanup(func() { out.Close() }) // before the host is waited for
 	if _, err := io.WriteString(out, influx(list)); err != nil {
 		t.Fatal(err)
 	}

@@ -11,8 +11,8 @@ import (
 	"time"
 )
 
-// What a host refuses fails in the doctor with a text that names the key. The
-// hosts themselves are asked where OCEMS_COLLECTOR and OCEMS_TELEGRAF name them.
+// A configuration that a host refuses fails in the doctor with a text that names the key. If OCEMS_COLLECTOR and
+// OCEMS_TELEGRAF name the hosts, the test also runs the hosts.
 func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 	good := func(t *testing.T, more string) string {
 		text := collectorText(t, "https://cems.example.org/v1.0/industry/data", more)
@@ -28,7 +28,7 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		name, more   string // keys of the exporter
 		old, changed string // anywhere
 		want         []string
-		starts       bool // the collector finds it when it starts, not when it validates
+		starts       bool // the collector reports it at start, not in validate
 	}{
 		{name: "good"},
 		{name: "unknown key of http", more: "http: {proxyurl: x}", want: []string{"'http'", "proxyurl"}},
@@ -60,7 +60,7 @@ func TestDoctorRefusesWhatTheCollectorRefuses(t *testing.T) {
 		{name: "key that is gone", more: "require_slots: true", want: []string{"require_slots: the key is gone"}},
 		{name: "key of the processor that is gone", old: "processors: {ocems_slot: {", changed: "processors: {ocems_slot: {checkpoint_interval: 1s, ", want: []string{"checkpoint_interval: the key is gone"}},
 		{name: "no devices of the processor", old: "devices: [{station_id: station_1, device_id: dev_1}]", changed: "stamp: end", want: []string{"devices: none is given"}},
-		{name: "processor in a pipeline of logs", old: "pipelines: {metrics:", changed: "pipelines: {logs: {receivers: [otlp], processors: [ocems_slot], exporters: [debug]}, metrics:", want: []string{"service::pipelines::logs", "takes metrics only"}, starts: true},
+		{name: "processor in a pipeline of logs", old: "pipelines: {metrics:", changed: "pipelines: {logs: {receivers: [otlp], processors: [ocems_slot], exporters: [debug]}, metrics:", want: []string{"service::pipelines::logs", "accepts metrics only"}, starts: true},
 		{name: "processor twice in a pipeline", old: "processors: [ocems_slot]", changed: "processors: [ocems_slot, ocems_slot]", want: []string{"references processor \"ocems_slot\" multiple times"}},
 		{name: "variable in another host's style", more: "audit_file: ${OCEMS_DIR:-x}", want: []string{"OCEMS_DIR", "${env:NAME:-default}"}},
 	} {
@@ -138,8 +138,8 @@ func TestDoctorRefusesWhatTheExternalPluginRefuses(t *testing.T) {
 		{"unknown key", "grace", "grac", []string{"grac", "nearest: grace"}},
 		{"duration", "30s", "soon", []string{"soon", "is not a duration"}},
 		{"key of Telegraf", "grace", "namepass = [\"m\"]\n  grace", []string{`"namepass" is Telegraf's own`}},
-		{"another plugin", "[[outputs.ocems]]", "[[outputs.file]]\n[[outputs.ocems]]", []string{"only [[outputs.ocems]] belongs"}},
-		{"secret store", token, "@{store:token}", []string{"device[0].token_id", "secret stores are Telegraf's"}},
+		{"another plugin", "[[outputs.ocems]]", "[[outputs.file]]\n[[outputs.ocems]]", []string{"may have only [[outputs.ocems]]"}},
+		{"secret store", token, "@{store:token}", []string{"device[0].token_id", "secret stores are not available"}},
 		{"variable not set", token, "${OCEMS_NOT_SET}", []string{`"${OCEMS_NOT_SET}" is the name of a variable`}},
 		{"variable without braces not set", token, "$OCEMS_NOT_SET", []string{`"$OCEMS_NOT_SET" is the name of a variable`}},
 		{"required variable", token, "${OCEMS_NOT_SET:?is needed}", []string{"OCEMS_NOT_SET", "is needed"}},
@@ -155,7 +155,7 @@ func TestDoctorRefusesWhatTheExternalPluginRefuses(t *testing.T) {
 	}
 }
 
-// refuses has the doctor look at a configuration, which must fail with all these words; without any it must pass.
+// refuses runs doctor, which must fail with all these words; without words it must pass.
 func refuses(t *testing.T, config string, words []string, more ...string) {
 	t.Helper()
 	code, out, errs := quiet(t, append([]string{"doctor", "--offline", "--config", config}, more...)...)
@@ -176,7 +176,7 @@ func refuses(t *testing.T, config string, words []string, more ...string) {
 	}
 }
 
-// askHost runs the host on a configuration, until it has said whether it takes it; ok is false where there is none.
+// askHost runs the host with a configuration until it accepts or refuses it; ok is false without a host.
 func askHost(t *testing.T, variable string, args ...string) (out string, refused, ok bool) {
 	t.Helper()
 	binary := os.Getenv(variable)
@@ -186,7 +186,7 @@ func askHost(t *testing.T, variable string, args ...string) (out string, refused
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 	defer cancel()
 	text, err := exec.CommandContext(ctx, binary, args...).CombinedOutput()
-	return string(text), err != nil && ctx.Err() == nil, true // or it ran on
+	return string(text), err != nil && ctx.Err() == nil, true // otherwise it kept running
 }
 
 func hostRefuses(t *testing.T, variable string, want bool, args ...string) {

@@ -24,15 +24,15 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// formats are what a report can be written as.
+// formats are the output formats of a report.
 var formats = map[string]func(*report.Report, io.Writer) error{
 	"text": (*report.Report).Text, "json": (*report.Report).JSON, "csv": (*report.Report).CSV, "html": (*report.Report).HTML,
 }
 
-// readAtOnce is how many lines are read for the values of a page that nobody asked to verify, in some 20 s.
+// readAtOnce is the number of lines, about 20 s of reading, up to which an HTML page without --verify has values.
 const readAtOnce = 2_000_000
 
-// reportFlags are those of ocems report.
+// reportFlags are the flags of ocems report.
 type reportFlags struct {
 	host             *hostFlags
 	from, to, device string
@@ -44,27 +44,27 @@ type reportFlags struct {
 
 func reportCommand(s std) *cobra.Command {
 	c := &cobra.Command{
-		Use: "report [TRAIL]...", Short: "say from audit trails what became of each slot",
-		Long: `ocems report says what became of each 15-minute slot of each parameter. Name the host's configuration, or its audit trails.
+		Use: "report [TRAIL]...", Short: "show the outcome of each slot, from audit trails",
+		Long: `ocems report shows the outcome of each 15-minute slot of each parameter. Name the host's configuration or its audit trails.
 
-With a configuration each parameter in it has a row, the period goes on until now, and the state says what waits and why.
---notice answers a notice of the board, with each line of the trail that speaks of it. --board compares with the board's page.`,
+With a configuration each parameter in it has a row, the period ends now, and the report shows what waits and why.
+--notice answers a notice of the board, with the lines of the audit trail as evidence. --board compares with the board's page.`,
 		Example: `  sudo -u telegraf ocems report --config /etc/telegraf/telegraf.conf
   ocems report --format html --out report.html /var/lib/telegraf/ocems/audit.jsonl
   ocems report --notice --device device_5678 --from 2026-11-23 --to 2026-11-24 /var/lib/telegraf/ocems/audit.jsonl`,
 	}
 	f := &reportFlags{host: newHostFlags(c)}
 	flags := c.Flags()
-	flags.StringVar(&f.from, "from", "", "first `day` in IST, such as 2026-11-23; without it the trails' first slot")
-	flags.StringVar(&f.to, "to", "", "last `day` in IST; without it the trails' last slot, or with --config the last one that is due")
+	flags.StringVar(&f.from, "from", "", "first `day` in IST, such as 2026-11-23; by default that of the first slot in the trails")
+	flags.StringVar(&f.to, "to", "", "last `day` in IST; by default that of the last slot in the trails, or with --config of the last slot that is due")
 	flags.StringVar(&f.device, "device", "", "report this device `id` only")
-	f.format = cli.Word(c, "format", "text", "what to write; html is one page that needs no other file, or with more than 50 devices an index and a page for each", "text", "json", "csv", "html")
-	flags.StringVar(&f.out, "out", "", "`file` to write; without it standard output")
-	f.stamp = cli.Word(c, "stamp", "end", "the bound of its window that stamps a slot, as the host is configured; --config knows it", "end", "start")
-	flags.StringVar(&f.board, "board", "", "compare with this CSV `file` of the board's own page; its header names the columns device, parameter, time and value")
-	flags.BoolVar(&f.notice, "notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with each line of the trail that speaks of them")
-	flags.IntVar(&f.flat, "flat-slots", 8, "how many `slots` with an equal value are a flat line, for --notice")
-	flags.BoolVar(&f.verify, "verify", false, "read every line of the closed files too, and not only the lines that sum them up")
+	f.format = cli.Word(c, "format", "text", "output format; html is one self-contained page, or with more than 50 devices an index and a page for each", "text", "json", "csv", "html")
+	flags.StringVar(&f.out, "out", "", "`file` to write; by default standard output")
+	f.stamp = cli.Word(c, "stamp", "end", "which end of its window stamps a slot, as in the host's configuration; --config reads it there", "end", "start")
+	flags.StringVar(&f.board, "board", "", "compare with this CSV `file`, exported from the board's page; its header names the columns device, parameter, time and value")
+	flags.BoolVar(&f.notice, "notice", false, "answer a notice of the board: gaps, flat lines, late deliveries and calibrations, with the lines of the trail as evidence")
+	flags.IntVar(&f.flat, "flat-slots", 8, "number of `slots` with an equal value that make a flat line, for --notice")
+	flags.BoolVar(&f.verify, "verify", false, "read every line of the closed files too, not only their summary lines")
 	c.RunE = func(c *cobra.Command, args []string) error { return reportSlots(c.Context(), s, f, args) }
 	return c
 }
@@ -88,7 +88,7 @@ func reportSlots(ctx context.Context, s std, f *reportFlags, args []string) erro
 	}
 	bar := newProgress(s.err)
 	defer bar.clear()
-	bar.step("copying what waits")
+	bar.step("copying the waiting slots")
 	found, err := of.look(options.Now, func(format string, args ...any) {
 		bar.clear()
 		fmt.Fprintf(s.err, "ocems: report: "+format+"\n", args...)
@@ -132,7 +132,7 @@ func reportSlots(ctx context.Context, s std, f *reportFlags, args []string) erro
 		case options.Verify:
 			result, err = readTrails(options, of.trails, f.out, bar, add, count)
 		case few:
-			fmt.Fprintf(s.err, "ocems: report: the page has no values, since the trail has %d lines: --verify reads them\n", lines)
+			fmt.Fprintf(s.err, "ocems: report: the page has no values because the trail has %d lines: --verify reads them\n", lines)
 		}
 	}
 	if err != nil {
@@ -169,16 +169,16 @@ func readExport(path string) (*report.Export, error) {
 	return x, nil
 }
 
-// notices are what an answer to a notice can be written as.
+// notices are the output formats of an answer to a notice.
 var notices = map[string]func(*report.Notice, io.Writer) error{"text": (*report.Notice).Text, "json": (*report.Notice).JSON, "html": (*report.Notice).HTML}
 
 func (s std) notice(o report.Options, of *reported, flat int, format, out string, bar *progress, add func(*report.Builder) error) error {
 	write, ok := notices[format]
 	if !ok {
-		return fmt.Errorf("--format: %s is no form of --notice: nearest text, json, html", format)
+		return fmt.Errorf("--format: %s is not available with --notice: nearest text, json, html", format)
 	}
 	if flat < 2 {
-		return fmt.Errorf("--flat-slots: %d slots are no line: nearest 2", flat)
+		return fmt.Errorf("--flat-slots: %d is too small: nearest 2", flat)
 	}
 	o.Readings, o.Verify = true, true
 	var result *report.Notice
@@ -210,7 +210,7 @@ func faultsOf(result *report.Report) error {
 	return nil
 }
 
-// findTrails lists the files of each trail: of one that goes on, those that were closed too.
+// findTrails lists the files of each trail, closed files included.
 func findTrails(paths []string, out string) (trails [][]string, err error) {
 	if len(paths) == 0 {
 		return nil, errors.New("no audit trail: give --config, or one file or more")
@@ -241,13 +241,13 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 			return nil, fmt.Errorf("%s is a folder: give the files in it", path)
 		}
 		if other := same(given, info); other != "" {
-			return nil, fmt.Errorf("%s and %s are the same file, whose samples would count twice", other, path)
+			return nil, fmt.Errorf("%s and %s are the same file; give it once, or its samples would count twice", other, path)
 		}
 		given = append(given, known{path, info})
 		var trail []string
 		for _, f := range files {
 			info, err := os.Stat(f)
-			if errors.Is(err, fs.ErrNotExist) { // compressed meanwhile
+			if errors.Is(err, fs.ErrNotExist) { // it was compressed in the meantime
 				info, err = os.Stat(f + ".zst")
 			}
 			if err != nil {
@@ -261,14 +261,14 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 	}
 	if info, err := os.Stat(out); out != "" && err == nil {
 		if trail := same(all, info); trail != "" {
-			return nil, fmt.Errorf("--out: %s is the audit trail %s, and is not overwritten", out, trail)
+			return nil, fmt.Errorf("--out: %s is the audit trail %s, which is never overwritten; give another file", out, trail)
 		}
 	}
 	return trails, nil
 }
 
-// readTrails reads all files again where the host has begun a new one meanwhile: the lines between would be missing. It
-// does so twice where a last line is unfinished, which the host may be writing.
+// readTrails reads all files again if the host began a new file in the meantime, since lines would be missing. If a last
+// line is unfinished, the host may be writing it: it reads at most two more times.
 func readTrails(o report.Options, paths []string, out string, bar *progress, add func(*report.Builder) error, count func(*report.Builder) (*report.Report, error)) (*report.Report, error) {
 	trails, err := findTrails(paths, out)
 	if err != nil {
@@ -348,7 +348,7 @@ func readDay(name, text string) (time.Time, error) {
 
 var number = regexp.MustCompile(`\d+`)
 
-// nearestDay reads what is likely meant: year, month and day in this order or reversed, or else today.
+// nearestDay guesses the intended day: year, month and day in this order or reversed, otherwise today.
 func nearestDay(text string, now time.Time) string {
 	var n []int
 	for _, digits := range number.FindAllString(text, 3) {

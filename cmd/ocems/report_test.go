@@ -23,14 +23,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 // entry is a line of a trail, written 20 s after its stamp.
 func entry(o audit.Outcome, device string, stamp time.Time, rs ...audit.Reading) audit.Entry {
 	return audit.Entry{Time: stamp.Add(20 * time.Second), Outcome: o, Station: "station_1", Device: device, Stamp: stamp.UnixMilli(), Readings: rs}
 }
 
-// twoDays has each outcome: a gap over midnight, a refused and an expired slot, calibrations of two slots and of a third
+// twoDays has every outcome: a gap over midnight, a refused and an expired slot, calibrations of two slots and of a third
 // of one, samples that came late, a device that falls silent.
 func twoDays() []audit.Entry {
 	var list []audit.Entry
@@ -96,7 +96,7 @@ func trail(t *testing.T, name string, list []audit.Entry) {
 	}
 }
 
-// change writes a trail anew, its lines changed.
+// change rewrites a trail with changed lines.
 func change(t *testing.T, name string, edit func(lines []string) []string) {
 	t.Helper()
 	text, err := os.ReadFile(name)
@@ -160,10 +160,10 @@ func TestReportGolden(t *testing.T) {
 	}
 }
 
-// made is when and by what a report was made.
+// made matches the time and the software of a report.
 var made = regexp.MustCompile(`(Made |"made": "|,)\d[^,"<\n]*( IST by |",\s*"software": "|,)ocems/[^,"<\n]*`)
 
-// row is what the table tests look at of one parameter.
+// row is the part of a parameter that the table tests check.
 type row struct {
 	Parameter     string   `json:"parameter"`
 	Expected      int      `json:"expected"`
@@ -249,7 +249,7 @@ func TestReportCounts(t *testing.T) {
 		}())}, want: "cod 3 = 2+0+0+0+1+0, unverified 0, 66.66 %, gap 1"},
 		{name: "a value altered", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
 			edit: func(l []string) []string { l[2] = strings.Replace(l[2], `"value":2`, `"value":9`, 1); return l },
-			want: "cod 4 = 4+0+0+0+0+0, unverified 3, 100 %, gap 0", errs: "a0.jsonl: line 3: it was altered"},
+			want: "cod 4 = 4+0+0+0+0+0, unverified 3, 100 %, gap 0", errs: "a0.jsonl: line 3: the line was altered"},
 		{name: "a line taken out", files: [][]audit.Entry{cod(audit.Delivered, 0, 1, 2, 3)},
 			edit: func(l []string) []string { return append(l[:1], l[2:]...) },
 			want: "cod 4 = 3+0+0+0+1+0, unverified 3, 75 %, gap 1", errs: "a0.jsonl: line 2: the chain is broken"},
@@ -264,7 +264,7 @@ func TestReportCounts(t *testing.T) {
 			want: "cod 1 = 1+0+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: not an audit line"},
 		{name: "another trail vouches for a slot", files: [][]audit.Entry{cod(audit.Delivered, 0), cod(audit.AlreadyStored, 0)},
 			edit: func(l []string) []string { l[0] = strings.Replace(l[0], `"value":0`, `"value":9`, 1); return l },
-			want: "cod 1 = 0+1+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: it was altered"},
+			want: "cod 1 = 0+1+0+0+0+0, unverified 0, 100 %, gap 0", errs: "a0.jsonl: line 1: the line was altered"},
 		{name: "senseless stamps", files: [][]audit.Entry{cod(audit.Delivered, 0)},
 			edit: func(l []string) []string {
 				for _, stamp := range []string{"-9223372036854775808", "9223372036854775807", "-1"} {
@@ -316,7 +316,8 @@ func TestReportCounts(t *testing.T) {
 	}
 }
 
-// A trail of several files is one report. A page of few devices has the values of closed files too; of many there is an index.
+// A trail of several files gives one report. A page with few devices has the values of closed files too; many devices give an
+// index.
 func TestReportOfClosedFiles(t *testing.T) {
 	t.Chdir(t.TempDir())
 	list := twoDays()
@@ -357,7 +358,7 @@ func TestReportOfClosedFiles(t *testing.T) {
 	for _, format := range []string{"csv", "html"} {
 		of := func(name string) string {
 			out := report(0, "--format", format, name)
-			if _, rest, ok := strings.Cut(out, `<p>Samples that name`); ok {
+			if _, rest, ok := strings.Cut(out, `<p>Samples without`); ok {
 				return rest
 			}
 			return out
@@ -367,7 +368,7 @@ func TestReportOfClosedFiles(t *testing.T) {
 		}
 	}
 	text := report(0, "audit.jsonl")
-	for _, want := range []string{"audit.jsonl.000000000001.zst: its sums are verified, 203 lines (--verify reads them all)", "audit.jsonl: verified, "} {
+	for _, want := range []string{"audit.jsonl.000000000001.zst: its summary is verified, 203 lines (--verify reads every line)", "audit.jsonl: verified, "} {
 		if !strings.Contains(text, want) {
 			t.Errorf("no %q in\n%s", want, text)
 		}
@@ -391,7 +392,7 @@ func TestReportOfClosedFiles(t *testing.T) {
 	}
 }
 
-// A report of a trail that its host appends to and closes meanwhile has all lines of when it began.
+// A host appends to a trail and closes it during the report: the report has all lines from before its start.
 func TestReportOfARunningHost(t *testing.T) {
 	t.Chdir(t.TempDir())
 	file, err := audit.Open("audit.jsonl")
@@ -448,7 +449,7 @@ func TestReportOfARunningHost(t *testing.T) {
 	}
 }
 
-// No slot after now is expected: the test stands whatever the day is.
+// No slot after now is expected, so the test passes on any day.
 func TestReportExpectsNothingOfTheFuture(t *testing.T) {
 	t.Chdir(t.TempDir())
 	now := time.Now()
@@ -483,8 +484,8 @@ func TestReportOut(t *testing.T) {
 	}
 }
 
-// With a configuration each parameter of it has a row, whatever the trail names: a slot that reached the board, waits, is
-// refused, was left out, or is missing, until now.
+// With a configuration each of its parameters has a row, even if the trail does not name it. Each slot until now reached the
+// board, waits, is refused, was left out, or is missing.
 func TestReportOfAConfiguration(t *testing.T) {
 	end := (&status.Host{Stamp: "end", Within: 95}).Expected(time.Now())
 	slot := func(n int) time.Time { return end.Add(time.Duration(n-9) * spec.SlotLength) } // of the ten slots 0 to 9
@@ -512,6 +513,7 @@ func TestReportOfAConfiguration(t *testing.T) {
 		want   string   // of cod
 		text   []string // parts of the text
 		not    string   // no part of it
+		notice string   // part of the notice
 	}{
 		{name: "nothing ever came", change: func(_ *status.Host, cod *status.Parameter) { cod.Never = `no metric "modbus" came` }, want: "due 10: missing 10",
 			text: []string{"0 of 10 values that were due reached the board, 0.00 %: missing 10.", `cod: no reading ever came: no metric "modbus" came. Do: correct metric`}},
@@ -524,14 +526,20 @@ func TestReportOfAConfiguration(t *testing.T) {
 		{name: "waits", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(8)), reading("cod", 5, "mg/L", slot(9)), reading("bod", 5, "mg/L", slot(7))},
 			trail: []audit.Entry{in(audit.Delivered, time.Minute, 8, "cod")}, want: "due 10: delivered 1, waiting 1, missing 8"},
 		{name: "waits for a person", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
-			text: []string{"cod, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: 1."}},
+			text:   []string{"cod, slots that wait for a person to decide because their readings cover fewer minutes than min_coverage requires: 1."},
+			notice: "waiting 1, 1 of them for a person to decide, because of min_coverage"},
+		{name: "waits for a person, as the status says", waits: []payload.Reading{few}, want: "due 10: waiting 1, missing 9",
+			change: func(_ *status.Host, cod *status.Parameter) {
+				cod.Slot, cod.Undecided = &status.Slot{Stamp: slot(9)}, &status.Undecided{Slots: 1, Oldest: slot(9), Why: "readings in 4 of 15 minutes"}
+			},
+			text: []string{"cod: 1 slot waits for a person to decide"}, not: "cod, slots that wait"},
 		{name: "a person has decided, and it waits for the board", waits: []payload.Reading{decided}, want: "due 10: waiting 1, missing 9", not: "a person"},
 		{name: "a calibration waits", waits: []payload.Reading{point, point2}, want: "due 10: waiting 2, missing 8"},
 		{name: "refused by the board", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(_ *status.Host, cod *status.Parameter) {
 				cod.Slot, cod.Refused = &status.Slot{Stamp: slot(9)}, &status.Refusal{Reason: "119", Since: slot(8)}
 			},
-			want: "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board refuses it since", ": 119 invalid parameter; its slots wait. Do: ask the board which key"}},
+			want: "due 10: refused 1, missing 9, code 119", text: []string{"cod: the board has refused it since", ": 119 invalid parameter; its slots wait. Do: ask the board which key"}},
 		{name: "refused by the board, and the host is stopped", waits: []payload.Reading{reading("cod", 5, "mg/L", slot(9))},
 			change: func(h *status.Host, cod *status.Parameter) {
 				h.Stopped, cod.Refused = true, &status.Refusal{Reason: "119"}
@@ -544,10 +552,10 @@ func TestReportOfAConfiguration(t *testing.T) {
 		{name: "stopped", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(2)), host(audit.Started, slot(4)), in(audit.Delivered, time.Minute, 5, "cod")},
 			want: "due 10: delivered 1, missing 9, host off 2", text: []string{"The host was off from " + slot(2).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Started, slot(4))},
-			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it is known to have run until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"The host was off: it ran at least until " + slot(1).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed, and the status was newer than the trail", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"),
 			{Time: slot(6), Outcome: audit.Started, Stamp: slot(3).UnixMilli()}},
-			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it is known to have run until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
+			want: "due 10: delivered 1, missing 9, host off 3", text: []string{"it ran at least until " + slot(3).In(spec.IST).Format("2006-01-02 15:04")}},
 		{name: "killed in the midst of a line", trail: []audit.Entry{host(audit.Started, slot(0)), in(audit.Delivered, 0, 1, "cod"), host(audit.Recovered, slot(4)), host(audit.Started, slot(4))},
 			want: "due 10: delivered 1, missing 9, host off 3"},
 		{name: "off now", trail: []audit.Entry{host(audit.Started, slot(0)), host(audit.Stopped, slot(6))}, want: "due 10: missing 10, host off 3"},
@@ -613,12 +621,18 @@ func TestReportOfAConfiguration(t *testing.T) {
 			if test.not != "" {
 				require.NotContains(t, out, test.not)
 			}
+			code, out, errs = quiet(t, "report", "--notice", "--config", config)
+			require.Equal(t, 0, code, errs)
+			require.Contains(t, out, test.notice)
+			if test.not != "" {
+				require.NotContains(t, out, test.not)
+			}
 		})
 	}
 }
 
-// An instrument's zero and span are the means of the points of each calibration; the drift is the difference to the one before,
-// also where that is in a closed file or before the period.
+// Zero and span are the means of the points of each calibration. The drift is the difference from the previous calibration,
+// even if that is in a closed file or before the period.
 func TestReportCalibrations(t *testing.T) {
 	day := time.Date(2026, 11, 20, 0, 0, 0, 0, spec.IST)
 	points := func(from time.Time, flag string, first float64, n int, o audit.Outcome) (list []audit.Entry) {
@@ -662,7 +676,7 @@ func TestReportCalibrations(t *testing.T) {
 	}
 }
 
-// What the board's page shows is compared slot by slot, whatever the page calls its columns.
+// The board's page is compared slot by slot, whatever its columns are called.
 func TestReportBoard(t *testing.T) {
 	t.Chdir(t.TempDir())
 	trail(t, "audit.jsonl", twoDays())
@@ -679,14 +693,14 @@ func TestReportBoard(t *testing.T) {
 			want: []string{"same 0, only there 1, only here 88", "other value 1", "dev_1 bod 2026-11-20 00:00: other value; here 12 delivered, there 12.04",
 				"dev_1 bod 2026-11-20 00:15: only here; here 12.1 delivered, there nothing", "dev_1 bod 2026-11-20 00:30: only here",
 				"dev_1 bod 2026-11-20 23:30: only there; here missing, there 5"}},
-		{name: "no device", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", code: 3, want: []string{"no column is its device, and the report has 2: add one that is called deviceid, or name a --device"}},
+		{name: "no device", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", code: 3, want: []string{"it has no device column, but the report has 2 devices: add a column deviceid, or give --device"}},
 		{name: "no device, and one is named", flags: "--device dev_1", csv: "parameter,time,value\nbod,2026-11-20 00:00,12\n", want: []string{"same 1, only there 0"}},
 		{name: "date and time apart", csv: "device,parameter,date,time,value\ndev_1,bod,2026-11-20,00:15,12.1\n", want: []string{"same 1, only there 0"}},
-		{name: "no value", csv: "device,parameter,time\n", code: 3, want: []string{"--board: board.csv: no column is its value: it has device, parameter, time; one must be called value"}},
+		{name: "no value", csv: "device,parameter,time\n", code: 3, want: []string{"--board: board.csv: the header has no column for the value: it has device, parameter, time; name one \"value\""}},
 		{name: "a time that is none", csv: "device,parameter,time,value\ndev_1,bod,yesterday,1\n", code: 3, want: []string{`line 2: time "yesterday" is not a time such as 2026-11-23 10:15`}},
 		{name: "off the grid", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:10,1\n", code: 3, want: []string{"is not on the grid of 15 minutes"}},
 		{name: "no number", csv: "device,parameter,time,value\ndev_1,bod,2026-11-20 00:15,good\n", code: 3, want: []string{`line 2: value "good" is not a number`}},
-		{name: "empty", csv: "device,parameter,time,value\n", code: 3, want: []string{"it has no line but its header"}},
+		{name: "empty", csv: "device,parameter,time,value\n", code: 3, want: []string{"it has a header only"}},
 		{name: "nothing", csv: "", code: 3, want: []string{"--board: board.csv: reading its header"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -705,7 +719,7 @@ func TestReportBoard(t *testing.T) {
 	}
 }
 
-// What a trail names is neither markup nor a command to the terminal.
+// Names in a trail are neither markup nor terminal commands.
 func TestReportOfHostileNames(t *testing.T) {
 	t.Chdir(t.TempDir())
 	reading := audit.Reading{Parameter: "<script>\x1b[2J", Unit: "\"><b>", Flag: "U"}
@@ -742,18 +756,18 @@ func TestReportMistakes(t *testing.T) {
 		{"--to 2026-11-31 audit.jsonl", `--to: "2026-11-31" is not a day such as 2026-11-23: nearest 2026-11-30`},
 		{"--to 2026/13/0 audit.jsonl", "nearest 2026-12-01"},
 		{"--to yesterday audit.jsonl", "nearest " + today},
-		{"--notice --format csv audit.jsonl", "--format: csv is no form of --notice: nearest text, json, html"},
-		{"--notice --flat-slots 1 audit.jsonl", "--flat-slots: 1 slots are no line: nearest 2"},
+		{"--notice --format csv audit.jsonl", "--format: csv is not available with --notice: nearest text, json, html"},
+		{"--notice --flat-slots 1 audit.jsonl", "--flat-slots: 1 is too small: nearest 2"},
 		{"--notice --board x.csv audit.jsonl", "both --board and --notice are given; keep one"},
 		{"--board no-such-file audit.jsonl", "--board: open no-such-file"},
 		{"--config x.conf audit.jsonl", "both --config and audit.jsonl are given; keep one"},
 		{"--from 2026-11-22 --to 2026-11-21 audit.jsonl", "--from: 2026-11-22 is after --to 2026-11-21: nearest 2026-11-21"},
-		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", "and a report has at most 3660: nearest 2000-01-08"},
-		{"long.jsonl", "--from, --to: the trails name slots from 1970-01-01 05:30 to "},
+		{"--from 1990-01-01 --to 2026-11-21 audit.jsonl", "but a report covers at most 3660: nearest 2000-01-08"},
+		{"long.jsonl", "--from, --to: the trails have slots from 1970-01-01 05:30 to "},
 		{"--device dev1 audit.jsonl", `--device: "dev1" is not in the trails: nearest dev_1`},
 		{"--device dev_1 empty.jsonl", `--device: "dev_1" is not in the trails, which name no device`},
 		{"audit.jsonl ./audit.jsonl", "audit.jsonl and ./audit.jsonl are the same file"},
-		{"--out audit.jsonl audit.jsonl", "--out: audit.jsonl is the audit trail audit.jsonl, and is not overwritten"},
+		{"--out audit.jsonl audit.jsonl", "--out: audit.jsonl is the audit trail audit.jsonl, which is never overwritten"},
 		{"--out no-such-folder/x audit.jsonl", "--out: open no-such-folder/x"},
 		{"no-such-file", "reading the audit trail: "},
 		{".", ". is a folder: give the files in it"},

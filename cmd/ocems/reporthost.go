@@ -19,7 +19,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// reported is what a report is made of: trails, and the outputs that write them where a configuration is given.
+// reported is the input of a report: trails and, with a configuration, the outputs that write them.
 type reported struct {
 	trails  []string
 	outputs []reportedOutput
@@ -55,39 +55,39 @@ func (h *hostFlags) reported(args []string) (*reported, error) {
 			}
 		}
 		if path == "" {
-			return nil, fmt.Errorf("%s (%s): audit_file is not set, and without it nothing is known of its slots", o.Name, o.Where)
+			return nil, fmt.Errorf("%s (%s): audit_file is not set, so there is no record of its slots", o.Name, o.Where)
 		}
 		if x.trail = slices.Index(r.trails, path); x.trail < 0 {
 			x.trail, r.trails = len(r.trails), append(r.trails, path)
 		}
-		if o.Slots { // it delivers to no board, but knows what it left out
+		if o.Slots { // it does not deliver to the board, but its trail has the omitted readings
 			continue
 		}
 		if r.stamp != "" && r.stamp != o.Rules.Stamp {
-			return nil, fmt.Errorf("%s (%s): its stamp is %s, and that of another output is %s: report their audit files one by one", o.Name, o.Where, o.Rules.Stamp, r.stamp)
+			return nil, fmt.Errorf("%s (%s): its stamp is %s, that of another output is %s: report their audit files separately", o.Name, o.Where, o.Rules.Stamp, r.stamp)
 		}
 		r.stamp, r.outputs = o.Rules.Stamp, append(r.outputs, x)
 	}
 	if len(r.outputs) == 0 {
-		return nil, errors.New("--config: nothing in it delivers to a board")
+		return nil, errors.New("--config: it has no output that delivers to the board")
 	}
 	return r, nil
 }
 
-// states are what hosts have written beside their trails, from before these are read: what has left since is in them.
+// states are the state and status of the hosts, read before the trails: a slot that has left the state since is in the trails.
 type states struct {
 	host   *report.Host
 	stored []waiting
 	off    map[int]audit.Off
 }
 
-// waiting is what waits, and the devices that it is of.
+// waiting is the state of one output, and its devices.
 type waiting struct {
 	*store.File
 	devices *registry.Registry
 }
 
-// look reads them. What cannot be known is told by note.
+// look reads them. It calls note for whatever it cannot read.
 func (r *reported) look(now time.Time, note func(string, ...any)) (*states, error) {
 	if len(r.outputs) == 0 {
 		return &states{}, nil
@@ -96,7 +96,7 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 	for _, o := range r.outputs {
 		h, err := o.readStatus()
 		if err != nil {
-			note("%s (%s): since when its parameters are due is not known: %v", o.Name, o.Where, err)
+			note("%s (%s): cannot tell since when its parameters are due: %v", o.Name, o.Where, err)
 		} else if !h.Stopped && !h.Runs(now) {
 			s.off[o.trail] = audit.Off{From: h.RanUntil(), To: now, Killed: true}
 		}
@@ -105,7 +105,7 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 		}
 		reg, err := o.Registry()
 		if err != nil {
-			return nil, fmt.Errorf("%s (%s): the devices are not right, see ocems doctor: %w", o.Name, o.Where, err)
+			return nil, fmt.Errorf("%s (%s): the devices are wrong, see ocems doctor: %w", o.Name, o.Where, err)
 		}
 		known := map[string]*status.Device{}
 		if h.Runs(now) {
@@ -125,13 +125,13 @@ func (r *reported) look(now time.Time, note func(string, ...any)) (*states, erro
 		case err == nil:
 			s.stored = append(s.stored, waiting{stored, reg})
 		case !errors.Is(err, fs.ErrNotExist):
-			note("%s (%s): what waits is not known: %v", o.Name, o.Where, err)
+			note("%s (%s): cannot read the waiting slots: %v", o.Name, o.Where, err)
 		}
 	}
 	return s, nil
 }
 
-// readStatus always returns a host: without a file one that knows its configuration.
+// readStatus always returns a host, without a status file one made from the configuration.
 func (o *reportedOutput) readStatus() (*status.Host, error) {
 	h, err := (*status.Host)(nil), error(fs.ErrNotExist)
 	if o.status != "" {
@@ -147,7 +147,7 @@ func (o *reportedOutput) readStatus() (*status.Host, error) {
 	return h, err
 }
 
-// due are the parameters of a device. One that is not named in the configuration is due while it reports.
+// due are the parameters of a device. Without configured parameters they are those that report.
 func due(station, device string, mapped []registry.Mapped, known *status.Device, stampOf func(time.Time) time.Time) []report.Due {
 	list := []report.Due{{Station: station, Device: device}}
 	if len(mapped) == 0 && known != nil {
@@ -166,7 +166,7 @@ func due(station, device string, mapped []registry.Mapped, known *status.Device,
 					x.Refused = cmp.Or(p.Refused.Reason, x.Refused)
 				}
 				if v := p.Verdict; v != nil && v.Level != status.OK && v.Class != status.Waits {
-					x.Trouble, x.Cure = v.Text, v.Cure
+					x.Trouble, x.Cure, x.Asked = v.Text, v.Cure, p.Undecided != nil
 				}
 			}
 		}
@@ -175,7 +175,7 @@ func due(station, device string, mapped []registry.Mapped, known *status.Device,
 	return list
 }
 
-// add adds to a report what waits, and since when a host is off.
+// add adds to a report the waiting readings, and since when a host is off.
 func (s *states) add(ctx context.Context, b *report.Builder) error {
 	for trail, off := range s.off {
 		b.Off(trail, off)
@@ -184,7 +184,7 @@ func (s *states) add(ctx context.Context, b *report.Builder) error {
 		if err := delivery.EachWaiting(ctx, stored, func(device string, r *payload.Reading) {
 			if d, known := stored.devices.Device(device); known {
 				if why, _ := d.TooFew(r.Parameter, r.Minutes); why == "" {
-					r.Minutes = 0 // it is decided
+					r.Minutes = 0 // no longer subject to min_coverage
 				}
 			}
 			b.Wait(device, r)

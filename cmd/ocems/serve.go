@@ -16,18 +16,18 @@ import (
 	"github.com/ocems-io/ocems/ocems/operator"
 )
 
-// shortestPassword is what a page that other machines reach has at least, in bytes.
+// shortestPassword is the minimum length of the page's password, in bytes.
 const shortestPassword = 8
 
 func serveCommand(s std) *cobra.Command {
 	c := &cobra.Command{
-		Use: "serve [DIRECTORY]", Short: "show the same, and each device's last 7 days, on a page",
-		Long: `ocems serve is the operator's page: whether the host reports, in one colour and one sentence, and for each device its parameters,
-what waits and why, and what became of each slot of the last 7 days. It reads the files *.status.json beside the host's state
-and the audit trail, and changes nothing. Name the state directory, or the host's configuration.
+		Use: "serve [DIRECTORY]", Short: "show status and the last 8 days of each device on a page",
+		Long: `ocems serve is the operator's page. It shows in one colour and one sentence whether the host reports, and for each device its
+parameters, what waits and why, and the outcome of each slot of the last 8 days. It reads the files *.status.json beside the
+host's state and the audit trail, and changes nothing. Name the state directory or the host's configuration.
 
-The page is at http://127.0.0.1:8790/, for this machine only. For others give an address, a password and a certificate.
-/status.json has the same for other programs. A kiosk that is to be light at night too opens /?theme=light.`,
+The page is at http://127.0.0.1:8790/, for this machine only. For other machines give an address, a password and a certificate.
+/status.json has the same for other programs. For a screen on a wall that must stay light at night, open /?theme=light.`,
 		Example: `  ocems serve /var/lib/ocems
   sudo -u telegraf ocems serve --config /etc/telegraf/telegraf.conf
   ocems serve --listen 0.0.0.0:8790 --password-file /etc/ocems/page-password --tls-cert page.pem --tls-key page-key.pem /var/lib/ocems`,
@@ -37,7 +37,7 @@ The page is at http://127.0.0.1:8790/, for this machine only. For others give an
 	host := newHostFlags(c)
 	listen := flags.String("listen", "127.0.0.1:8790", "`address` to listen on; one that other machines reach needs --password-file")
 	passwordFile := flags.String("password-file", "", fmt.Sprintf("`file` whose first line is the password of the page, of at least %d characters", shortestPassword))
-	hosts := flags.String("hosts", "", "`names` of this machine, with commas between them, under which a browser may open the page; addresses and names without a dot need none")
+	hosts := flags.String("hosts", "", "`names` of this machine, comma-separated, under which a browser may open the page; addresses and names without a dot are always allowed")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
 	c.RunE = func(_ *cobra.Command, args []string) error {
@@ -53,9 +53,9 @@ The page is at http://127.0.0.1:8790/, for this machine only. For others give an
 		case err != nil:
 			return fmt.Errorf("--listen: %w", err)
 		case open && password == "":
-			return fmt.Errorf("--listen: other machines reach %s, so that the page needs --password-file: nearest 127.0.0.1:8790", *listen)
+			return fmt.Errorf("--listen: other machines can reach %s, so the page needs --password-file: nearest 127.0.0.1:8790", *listen)
 		case open && *cert == "":
-			fmt.Fprintln(s.err, "ocems: serve: the password and the page cross the network in the clear: give --tls-cert and --tls-key")
+			fmt.Fprintln(s.err, "ocems: serve: the password and the page cross the network unencrypted: give --tls-cert and --tls-key")
 		}
 		handler, err := operator.New(operator.Config{
 			Sources:  func() ([]operator.Source, error) { return host.statusFiles(strings.Join(args, "")) },
@@ -71,7 +71,7 @@ The page is at http://127.0.0.1:8790/, for this machine only. For others give an
 	return c
 }
 
-// reachable reports that other machines can connect to an address to listen on.
+// reachable reports whether other machines can connect to a listen address.
 func reachable(listen string) (bool, error) {
 	name, _, err := net.SplitHostPort(listen)
 	if err != nil {
@@ -97,7 +97,7 @@ func readPassword(path string) (string, error) {
 	}
 	password := strings.TrimSpace(lines.Text())
 	if len(password) < shortestPassword {
-		return "", fmt.Errorf("--password-file: the first line of %s has %d characters: nearest %d", path, len(password), shortestPassword)
+		return "", fmt.Errorf("--password-file: the first line of %s has %d characters; at least %d are needed", path, len(password), shortestPassword)
 	}
 	return password, nil
 }

@@ -38,7 +38,7 @@ func TestServe(t *testing.T) {
 		{"on this machine", "http", []string{filepath.Dir(path)}, ""},
 		{"as a service", "http", ofUnit, ""},
 		{"of a file", "http", []string{path}, ""},
-		{"for others in the clear", "http", []string{"--listen", ":0", "--password-file", password, path}, "cross the network in the clear"},
+		{"for others unencrypted", "http", []string{"--listen", ":0", "--password-file", password, path}, "cross the network unencrypted"},
 		{"for others", "https", []string{"--listen", ":0", "--password-file", password, "--tls-cert", cert, "--tls-key", key, path}, ""},
 	} {
 		t.Run(test.name, func(t *testing.T) {
@@ -73,7 +73,7 @@ func TestServe(t *testing.T) {
 			assert.False(t, lines.Scan(), "another line")
 			assert.Zero(t, <-done)
 			assert.Contains(t, log.String(), "the page is at "+test.scheme+"://")
-			assert.Equal(t, test.warning != "", strings.Contains(log.String(), "in the clear"), log.String())
+			assert.Equal(t, test.warning != "", strings.Contains(log.String(), "unencrypted"), log.String())
 			assert.NotContains(t, log.String(), "correct horse")
 		})
 	}
@@ -89,11 +89,11 @@ func TestServeMistakes(t *testing.T) {
 	}{
 		{[]string{}, "give the state directory, or --config"},
 		{[]string{t.TempDir()}, "has no *.status.json"},
-		{[]string{"--listen", "0.0.0.0:8790", path}, "--listen: other machines reach 0.0.0.0:8790, so that the page needs --password-file: nearest 127.0.0.1:8790"},
-		{[]string{"--listen", "plant.example:8790", path}, "--listen: other machines reach plant.example:8790"},
+		{[]string{"--listen", "0.0.0.0:8790", path}, "--listen: other machines can reach 0.0.0.0:8790, so the page needs --password-file: nearest 127.0.0.1:8790"},
+		{[]string{"--listen", "plant.example:8790", path}, "--listen: other machines can reach plant.example:8790"},
 		{[]string{"--listen", "8790", path}, "--listen: address 8790: missing port in address"},
 		{[]string{"--password-file", "/nowhere", path}, "--password-file: open /nowhere"},
-		{[]string{"--password-file", short, path}, "has 5 characters: nearest 8"},
+		{[]string{"--password-file", short, path}, "has 5 characters; at least 8"},
 		{[]string{"--tls-cert", "x", path}, "--tls-cert and --tls-key go together"},
 		{[]string{"--passwort-file", "x", path}, "unknown flag --passwort-file: nearest --password-file"},
 	} {

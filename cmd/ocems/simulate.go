@@ -20,25 +20,25 @@ import (
 	"github.com/ocems-io/ocems/ocems/simulator"
 )
 
-// shutdownTime is how long requests under way may take when the server is told to stop.
+// shutdownTime is how long requests in flight may take at shutdown.
 const shutdownTime = 5 * time.Second
 
 func simulateCommand(s std) *cobra.Command {
 	c := &cobra.Command{
 		Use: "simulate", Short: "run a CPCB server of the OCEMS API for tests",
-		Long: `ocems simulate plays the board's server: it decrypts what hosts send, answers as the document says, and keeps the readings in
-memory. A browser finds its console at the address that it prints, where faults of the board can be switched on.`,
+		Long: `ocems simulate is a test server in place of the board's. It decrypts what hosts send, answers as the specification says, and
+keeps the readings in memory. It prints the address of its console; there a browser can switch faults of the board on.`,
 		Example: `  ocems simulate --registry registry.yaml --private-key keys/private.pem
   ocems simulate --registry registry.yaml --private-key keys/private.pem --listen 0.0.0.0:8750 --hosts board.plant.example`,
 		Args: cli.AtMost(0, ""),
 	}
 	flags := c.Flags()
-	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on; a browser finds the console there, with each device's slots, requests and faults")
+	listen := flags.String("listen", "127.0.0.1:8750", "`address` to listen on; it has the console, with each device's slots, requests and faults")
 	registryFile := flags.String("registry", "", "YAML `file` of stations and devices (required)")
 	keyFile := flags.String("private-key", "", "PEM `file` of the industry's private key; without it every request is answered 115")
-	duplicates := cli.Word(c, "duplicates", simulator.DuplicatesByParameter, "what may be stored once per device and stamp", simulator.DuplicatesByParameter, "slot")
-	keep := flags.Duration("keep", 8*24*time.Hour, "for what `duration` readings stay after their stamp, at least 168h; 0 keeps all")
-	hosts := flags.String("hosts", "", "`names` of this machine, with commas between them, under which a browser may open the console; addresses and names without a dot need none")
+	duplicates := cli.Word(c, "duplicates", simulator.DuplicatesByParameter, "what is stored once per device and stamp; a second one is answered 111", simulator.DuplicatesByParameter, "slot")
+	keep := flags.Duration("keep", 8*24*time.Hour, "`duration` for which readings are kept after their stamp, at least 168h; 0 keeps all")
+	hosts := flags.String("hosts", "", "`names` of this machine, comma-separated, under which a browser may open the console; addresses and names without a dot are always allowed")
 	cert := flags.String("tls-cert", "", "PEM `file` of the server's certificate")
 	tlsKey := flags.String("tls-key", "", "PEM `file` of the certificate's key")
 	c.RunE = func(*cobra.Command, []string) error {
@@ -99,13 +99,13 @@ func listenAndServe(ctx context.Context, s std, server *http.Server, listen, cer
 	limited, cancel := context.WithTimeout(context.Background(), shutdownTime)
 	defer cancel()
 	if err := server.Shutdown(limited); err != nil {
-		_ = server.Close() // a long latency fault: nothing is lost with it
+		_ = server.Close() // such as a long latency fault; nothing is lost
 	}
 	<-stopped
 	return nil
 }
 
-// browsable is an address that a browser on this machine can open, also when the server listens on all of them.
+// browsable is an address that a browser on this machine can open, even if the server listens on all addresses.
 func browsable(a net.Addr) string {
 	if tcp, ok := a.(*net.TCPAddr); ok && tcp.IP.IsUnspecified() {
 		return fmt.Sprintf("localhost:%d", tcp.Port)

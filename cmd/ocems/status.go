@@ -24,17 +24,17 @@ import (
 )
 
 const (
-	allDevices  = 20 // a host with more shows those that need a person
+	allDevices  = 20 // a host with more shows only those that need a person
 	mostDevices = 50
 	watchEvery  = 2 * time.Second
 )
 
 func statusCommand(s std) *cobra.Command {
 	c := &cobra.Command{
-		Use: "status [DIRECTORY]", Short: "say whether a host reports, and each parameter of its devices",
-		Long: `ocems status says whether a host reports now, when the next slot goes, and what each parameter of its devices is doing: its last
-value and slot, what waits and why, what to do. It reads the files *.status.json that the host writes beside its state, at
-least each 5 minutes. Name the state directory, or the host's configuration.
+		Use: "status [DIRECTORY]", Short: "show whether a host reports, and each parameter of its devices",
+		Long: `ocems status shows whether a host reports now and when it sends the next slot. For each parameter it shows the last value and
+slot, what waits and why, and what to do. It reads the files *.status.json that the host writes beside its state at least
+every 5 minutes. Name the state directory or the host's configuration.
 
 The exit code is that of a monitoring plug-in; ocems --help has the table.`,
 		Example: `  ocems status /var/lib/ocems
@@ -45,9 +45,9 @@ The exit code is that of a monitoring plug-in; ocems --help has the table.`,
 	flags := c.Flags()
 	v := &statusView{}
 	flags.StringVar(&v.device, "device", "", "show this device `id` only")
-	flags.BoolVar(&v.all, "all", false, fmt.Sprintf("show all devices; by default a host with more than %d shows those that need a person", allDevices))
+	flags.BoolVar(&v.all, "all", false, fmt.Sprintf("show all devices; by default a host with more than %d shows only those that need a person", allDevices))
 	flags.BoolVar(&v.json, "json", false, "print JSON")
-	watch := flags.Bool("watch", false, "print it again each 2 seconds, until interrupted")
+	watch := flags.Bool("watch", false, "print it again every 2 seconds, until interrupted")
 	c.RunE = func(c *cobra.Command, args []string) error {
 		find := func() ([]operator.Source, error) { return host.statusFiles(strings.Join(args, "")) }
 		if *watch {
@@ -88,7 +88,7 @@ func (v *statusView) watch(ctx context.Context, out io.Writer, find func() ([]op
 	}
 }
 
-// statusFiles are those of a directory, a file, or of the configuration.
+// statusFiles are the status files of a directory, a file, or a configuration.
 func (h *hostFlags) statusFiles(place string) (files []operator.Source, err error) {
 	if place != "" {
 		if len(h.configs) > 0 {
@@ -101,12 +101,12 @@ func (h *hostFlags) statusFiles(place string) (files []operator.Source, err erro
 		if !info.IsDir() {
 			return []operator.Source{{Name: place, Path: place}}, nil
 		}
-		if _, err := os.ReadDir(place); err != nil { // of which Find says nothing
+		if _, err := os.ReadDir(place); err != nil { // Find does not report it
 			return nil, fmt.Errorf("%w: run it as the host's user", err)
 		}
 		paths, err := status.Find(place)
 		if err == nil && len(paths) == 0 {
-			err = fmt.Errorf("%s has no *.status.json: give the directory of a host's state, and see that the host runs", place)
+			err = fmt.Errorf("%s has no *.status.json: give the directory of a host's state, and check that the host runs", place)
 		}
 		for _, path := range paths {
 			files = append(files, operator.Source{Name: path, Path: path})
@@ -178,7 +178,7 @@ func (v *statusView) show(out io.Writer, find func() ([]operator.Source, error),
 	return worst, nil
 }
 
-// keep leaves the devices that are wanted, and returns the ids of all.
+// keep drops the devices that --device excludes, and returns the ids of all.
 func (v *statusView) keep(h *status.Host) (ids []string) {
 	for _, d := range h.Devices {
 		ids = append(ids, d.ID)
@@ -225,7 +225,7 @@ func (v *statusView) host(out io.Writer, x operator.Host, now time.Time) {
 	}
 }
 
-// facts is a line on clock and board.
+// facts is one line about clock and board.
 func facts(h *status.Host, now time.Time) string {
 	var parts []string
 	if h.Clock.Trusted {
@@ -234,7 +234,7 @@ func facts(h *status.Host, now time.Time) string {
 		parts = append(parts, "clock not trusted yet")
 	}
 	if h.Slots {
-		return strings.Join(append(parts, "hands slots on to exporters", fmt.Sprintf("slots waiting: %d", h.Waiting)), "; ")
+		return strings.Join(append(parts, "passes slots on to exporters", fmt.Sprintf("slots waiting: %d", h.Waiting)), "; ")
 	}
 	if h.Board.Answered != nil {
 		parts = append(parts, fmt.Sprintf("board answered %s, usually in %s", status.Time(*h.Board.Answered, now), max(time.Duration(h.Board.Latency*float64(time.Second)).Round(time.Millisecond), time.Millisecond)))

@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// hostStatusOf writes what a host writes that has delivered the last slot, changed.
+// hostStatusOf writes the status of a host that has delivered the last slot, after change.
 func hostStatusOf(t *testing.T, change func(*status.Host)) (path string) {
 	t.Helper()
 	now := time.Now().UTC()
@@ -39,7 +39,7 @@ func TestStatus(t *testing.T) {
 	}{
 		{"well", func(*status.Host) {}, 0, []string{"OK      Reporting 1 parameter of 1 device; the next slot", "board answered", "usually in 250ms", "device_5678 at station_1", "ok", "cod", "31.5 mg/L", "delivered"}},
 		{"silent", func(h *status.Host) { p := parameter(h); p.Slot.Stamp = p.Slot.Stamp.Add(-time.Hour) }, 2, []string{"FAILED  1 of 1 parameter", "failed", "cod", "no reading since", "do: look at the instrument"}},
-		{"refused", func(h *status.Host) { parameter(h).Refused = &status.Refusal{Reason: "119", Since: time.Now()} }, 2, []string{"the board refuses it", "119 invalid parameter", "do: ask the board which key"}},
+		{"refused", func(h *status.Host) { parameter(h).Refused = &status.Refusal{Reason: "119", Since: time.Now()} }, 2, []string{"the board has refused it", "119 invalid parameter", "do: ask the board which key"}},
 		{"undecided", func(h *status.Host) {
 			p := parameter(h)
 			p.Undecided = &status.Undecided{Slots: 2, Oldest: p.Slot.Stamp.Add(-time.Hour), Why: "readings in 4 of 15 minutes, min_coverage is 0.5"}
@@ -66,11 +66,11 @@ func TestStatus(t *testing.T) {
 			h.Board, h.Waiting, h.Devices[0].Waiting = status.Board{Reason: "connection refused"}, 4, 4
 			stamp := p.Slot.Stamp
 			h.Devices[0].Oldest = &stamp
-		}, 2, []string{"FAILED  Not reporting: the board does not answer; slots waiting: 4.", "do: see the connection to the board: connection refused", "slots wait for the board: 4: connection refused"}},
+		}, 2, []string{"FAILED  Not reporting: the board does not answer; slots waiting: 4.", "do: check the connection to the board: connection refused", "slots wait for the board: 4: connection refused"}},
 		{"clock", func(h *status.Host) { h.Clock.Trouble = "this machine's clock contradicts the server's" }, 2, []string{"FAILED  Not reporting: this machine's clock contradicts"}},
 		{"dry run", func(h *status.Host) { h.DryRun = true }, 1, []string{"WARNING Dry run: nothing is sent."}},
 		{"stopped", func(h *status.Host) { h.Stopped = true }, 2, []string{"FAILED  The host was stopped at"}},
-		{"killed", func(h *status.Host) { h.Written = h.Written.Add(-time.Hour) }, 2, []string{"FAILED  The host does not run: it wrote last at"}},
+		{"killed", func(h *status.Host) { h.Written = h.Written.Add(-time.Hour) }, 2, []string{"FAILED  The host does not run: its last status is from"}},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			path := hostStatusOf(t, test.change)
@@ -125,7 +125,7 @@ func TestStatusUnknown(t *testing.T) {
 	require.NoError(t, os.WriteFile(path, []byte(`{"version":2}`), 0o600))
 	code, out, _ := ocems("", "status", path)
 	assert.Equal(t, 2, code)
-	assert.Contains(t, out, "is of version 2, and this program reads 1")
+	assert.Contains(t, out, "has version 2, this program reads version 1")
 }
 
 func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {

@@ -12,9 +12,9 @@ import (
 	"golang.org/x/term"
 )
 
-// progress is a line on a terminal that says what is being done and for how long, from a second on.
+// progress shows on a terminal the current step and its duration, once it has taken a second.
 type progress struct {
-	out   io.Writer // nil where there is none
+	out   io.Writer // nil without a terminal
 	mu    sync.Mutex
 	text  string
 	begun time.Time
@@ -35,7 +35,7 @@ func isTerminal(w io.Writer) bool {
 	return ok && term.IsTerminal(int(f.Fd()))
 }
 
-// step says what is done from now on.
+// step begins a step.
 func (p *progress) step(format string, args ...any) {
 	if p.out == nil {
 		return
@@ -67,7 +67,7 @@ func (p *progress) show(stop <-chan struct{}) {
 	}
 }
 
-// clear removes the line, before anything else is written.
+// clear removes the line. Call it before other output.
 func (p *progress) clear() {
 	if p.stop == nil {
 		return

@@ -15,7 +15,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// terminal returns a terminal, and what has been written to it once it is closed.
+// terminal returns a terminal, and a function that closes it and returns what was written to it.
 func terminal(t *testing.T) (tty *os.File, written func() string) {
 	t.Helper()
 	master, err := os.OpenFile("/dev/ptmx", os.O_RDWR|unix.O_NOCTTY, 0)
@@ -36,7 +36,7 @@ func terminal(t *testing.T) (tty *os.File, written func() string) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		_, _ = io.Copy(&text, master) // ends with EIO, once nobody has the terminal open
+		_, _ = io.Copy(&text, master) // ends with EIO when the terminal is closed
 	}()
 	return tty, func() string {
 		tty.Close()
@@ -61,7 +61,7 @@ func TestColours(t *testing.T) {
 	}
 }
 
-// A server that takes connections and never answers keeps doctor waiting.
+// The server accepts connections and never answers.
 func TestProgress(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

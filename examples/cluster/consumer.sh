@@ -1,15 +1,19 @@
 #!/usr/bin/env bash
-# consumer.sh USER WORKER [anew]: makes the worker's consumer of the user's partition, if it is not there; anew: in any case,
-# so that the worker gets the whole stream again.
+# consumer.sh USER WORKER [anew]: creates the worker's consumer in the user's partition if it does not exist. With anew it
+# deletes the consumer first, so that the worker reads the whole stream again.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 user=$1 worker=$2
 nats() {
 	"${OCEMS_NATS_CLI:-nats}" --server "$OCEMS_NATS" --tlsca "$OCEMS_CERTS/ca.pem" --tlscert "$OCEMS_CERTS/$user.pem" --tlskey "$OCEMS_CERTS/$user-key.pem" "$@"
 }
-if nats consumer info READINGS "$worker" >/dev/null 2>&1; then
-	[ "${3:-}" = anew ] || exit 0
-	nats consumer rm -f READINGS "$worker"
+if [ "${3:-}" = anew ]; then # brokers that cannot answer now must not make it keep the old one
+	answer=$(nats consumer rm -f READINGS "$worker" 2>&1) || case $answer in
+	*"consumer not found"*) ;;
+	*) echo "$answer" >&2 && exit 1 ;;
+	esac
+elif nats consumer info READINGS "$worker" >/dev/null 2>&1; then
+	exit 0
 fi
 config=$(mktemp)
 trap 'rm -f "$config"' EXIT

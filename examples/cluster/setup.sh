@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes each partition's stream and the consumers of its two workers. What is there already stays as it is.
+# Creates each partition's stream and the consumers of its two workers. It does not change existing ones.
 #
 #	OCEMS_NATS=tls://nats-1:4222,tls://nats-2:4222,tls://nats-3:4222 OCEMS_CERTS=/etc/ocems/certs setup.sh
 set -euo pipefail

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# split.sh PARTITIONS devices.csv: writes devices-0.csv, devices-1.csv, … beside it, with the devices of each partition. The
-# hash is that of the brokers' mapping, FNV-1a modulo the number of partitions. The columns begin with station_id,device_id.
+# split.sh PARTITIONS devices.csv: writes devices-0.csv, devices-1.csv, … to the same folder, with the devices of each
+# partition. The hash is the one of the brokers' mapping: FNV-1a modulo the number of partitions. The first columns must be
+# station_id,device_id.
 set -euo pipefail
 exec perl -e '
 	my ($n, $path) = @ARGV;

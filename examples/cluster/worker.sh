@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Starts a worker. One that has no state reads the stream from its beginning: what its consumer has acknowledged is gone
-# with the state.
+# Starts a worker. A worker without a state reads the stream from its beginning, because the readings that it acknowledged were
+# lost with the state.
 #
 #	OCEMS_NATS, OCEMS_CERTS, OCEMS_PARTITION, OCEMS_WORKER, OCEMS_STATE, OCEMS_DEVICES_FILE
 set -euo pipefail

@@ -1,5 +1,5 @@
-// Package collector_test runs the built collector as a process: kills it, takes its server away, gives it a wrong
-// token, and looks at what the server has in the end.
+// Package collector_test runs the built collector as a process. It kills the collector, stops its server or gives it a wrong
+// token, and then checks the slots at the server.
 package collector_test
 
 import (
@@ -28,7 +28,7 @@ import (
 )
 
 const (
-	goodToken  = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+	goodToken  = "8d97c71e68c2f4eee5fb254fccb49773" // the specification's example
 	wrongToken = "00000000000000000000000000000000"
 	keys       = "../../ocems/seal/testdata/"
 	slot       = 15 * time.Minute
@@ -146,7 +146,7 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// plug starts the board's server, unplug takes it away; what it has stays.
+// plug starts the board's server, and unplug stops it. The server keeps its slots.
 func (p *plant) plug() {
 	p.t.Helper()
 	l, err := net.Listen("tcp", p.addr)
@@ -200,7 +200,7 @@ func (p *plant) until(what string, ok func() bool) {
 	}
 }
 
-// send sends one sample each ten seconds of [from, to) and returns their values.
+// send sends a sample every ten seconds in [from, to) and returns their values.
 func (p *plant) send(device, metric string, from, to time.Time) []float64 {
 	p.t.Helper()
 	md := pmetric.NewMetrics()
@@ -274,7 +274,7 @@ func TestKillInMidSlotKeepsTheSlot(t *testing.T) {
 	p.start()
 	start := time.Now().Truncate(slot).Add(-2 * slot)
 	sent := p.send("etp-1", "cod", start, start.Add(slot/2))
-	// Two checkpoints later all of it is on disk, and the window, settling for 4 s, is still open.
+	// All samples are on disk, and the window is still open: settle is 4 s.
 	time.Sleep(2200 * time.Millisecond)
 	p.kill(syscall.SIGKILL)
 	if n := len(p.received()); n != 0 {
@@ -291,8 +291,8 @@ func TestHourWithoutServerArrivesOldestFirst(t *testing.T) {
 	p.start()
 	start := time.Now().Truncate(slot).Add(-5 * slot)
 	sent := p.send("etp-1", "cod", start, start.Add(4*slot))
-	time.Sleep(8 * time.Second) // closed, refused by the network, and tried again
-	p.kill(syscall.SIGKILL)     // what was accepted is on disk
+	time.Sleep(8 * time.Second) // the slots close, their requests fail, and are tried again
+	p.kill(syscall.SIGKILL)     // accepted samples are on disk
 	p.start()
 	p.plug()
 	p.until("four slots arrive", func() bool { return len(p.received()) >= 4 })

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs the simulated board, the collector and the plant, and ends with the plant's verdict. Ports: OCEMS_BOARD_PORT,
-# OCEMS_OTLP_PORT, OCEMS_HEALTH_PORT. OCEMS_LIVE is how long the plant sends live samples.
+# Runs the simulated board, the collector and the plant. Its exit code is the plant's. Ports: OCEMS_BOARD_PORT,
+# OCEMS_OTLP_PORT, OCEMS_HEALTH_PORT. OCEMS_LIVE is the time for which the plant sends live samples.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -25,7 +25,7 @@ finish() {
 	if [ "$code" -ne 0 ]; then
 		for log in simulator collector; do
 			[ -s "$work/$log.log" ] || continue
-			echo "--- the end of $log.log" >&2 || true
+			echo "--- the last lines of $log.log" >&2 || true
 			tail -n 40 "$work/$log.log" >&2 || true
 		done
 	fi
@@ -59,7 +59,7 @@ await "http://$board/received" "${pids[0]}" simulator
 pids+=($!)
 await "http://$health/" "${pids[1]}" collector
 
-# In the background, so that a signal is taken at once.
+# In the background, so that the shell handles a signal immediately.
 "$work/plant" --otlp "http://127.0.0.1:$OCEMS_OTLP_PORT/v1/metrics" --received "http://$board/received" \
 	--live "${OCEMS_LIVE:-30s}" --deadline 3m &
 pids+=($!)

@@ -1,4 +1,4 @@
-// Package computed_test feeds both hosts what the instruments of a plant read, and looks for the computed values at the board.
+// Package computed_test feeds both hosts the readings of a plant's instruments, and checks the computed values at the board.
 package computed_test
 
 import (
@@ -27,29 +27,29 @@ const (
 	token   = "8d97c71e68c2f4eee5fb254fccb49773"
 )
 
-// reading is one of an instrument. The flag is U where it is empty; "none" is a status that means nothing to us.
+// reading is a reading of an instrument. An empty flag means U; "none" is a status without a mapping.
 type reading struct {
 	value float64
 	flag  string
 }
 
-// normal is what all instruments show in a step, unless a row says otherwise.
+// normal are the readings of all instruments in a step, unless a row has others.
 var normal = map[string]reading{
 	"so2": {100, ""}, "o2": {13.45, ""}, "pm": {50, ""}, "temperature": {136.575, ""}, "pressure": {101.325, ""}, "moisture": {20, ""},
 	"flow": {50000, ""}, "total_1": {1000, ""}, "total_2": {2000, ""},
 }
 
-// offsets are when within a step the instruments are read.
+// offsets are the times within a step at which the instruments are read.
 var offsets = map[string]time.Duration{
 	"so2": 0, "o2": 9 * time.Second, "pm": time.Second, "temperature": 2 * time.Second, "pressure": 2 * time.Second, "moisture": 2 * time.Second,
 	"flow": 1500 * time.Millisecond, "total_1": 3 * time.Second, "total_2": 4200 * time.Millisecond,
 }
 
-// left is a value that is left out.
+// left is the value of a row that is left out.
 var left = math.NaN()
 
-// rows are the steps of a slot: what differs from normal or is missing, and SO2, PM, load and total that are right. The gas of
-// normal has 1.5 times the normal volume, a fifth of it water, and its oxygen doubles what is corrected to 6 %.
+// rows are the steps of a slot: the readings that differ from normal or are missing, and the correct SO2, PM, load and total. The
+// gas of normal has 1.5 times the normal volume, and a fifth of it is water. With its oxygen, the correction to 6 % doubles a value.
 var rows = []struct {
 	name                 string
 	differs              map[string]reading
@@ -84,7 +84,7 @@ var rows = []struct {
 	{name: "outlet in calibration", differs: map[string]reading{"total_1": {1500, "C"}}, so2: 200, pm: 187.5, load: 5, total: left},
 }
 
-// at is when a row's step begins: the first ones at the slot's start, and the last at its very end.
+// at is the time at which a row's step begins. The last row's step is the last step of the slot.
 func at(start time.Time, row int) time.Time {
 	if row == len(rows)-1 {
 		row = 89
@@ -92,14 +92,15 @@ func at(start time.Time, row int) time.Time {
 	return start.Add(time.Duration(row) * 10 * time.Second)
 }
 
-// sample is a reading as it is sent.
+// sample is a reading to be sent.
 type sample struct {
 	what string
 	at   time.Time
 	reading
 }
 
-// samples of a slot, in an order that no formula expects: the first reading of some comes after the others.
+// samples are those of a slot. In every second step their order is reversed, so that the first input of a formula arrives after the
+// others.
 func samples(start time.Time) (all []sample) {
 	for i, row := range rows {
 		read := maps.Clone(normal)
@@ -116,7 +117,7 @@ func samples(start time.Time) (all []sample) {
 	return all
 }
 
-// want is what the board has of such a slot.
+// want are the values that the board must have for these samples.
 func want(start time.Time) map[string]float64 {
 	values := map[string]float64{}
 	end := start.Add(quarter)
@@ -133,10 +134,10 @@ func want(start time.Time) map[string]float64 {
 	mean("pm", func(i int) float64 { return rows[i].pm })
 	mean("so2_load", func(i int) float64 { return rows[i].load })
 	for i, row := range rows {
-		if !math.IsNaN(row.total) { // the last one counts
+		if !math.IsNaN(row.total) { // the last total counts
 			values[board.Key("flow_totalizer", end, "U")] = row.total
 		}
-		for _, parameter := range []string{"so2", "pm"} { // a calibration is not computed
+		for _, parameter := range []string{"so2", "pm"} { // calibrations are reported without correction
 			if r := row.differs[parameter]; r.flag == "C" || r.flag == "Z" {
 				point := at(start, i).Add(offsets[parameter]).Truncate(30 * time.Second).Add(30 * time.Second)
 				values[board.Key(parameter, point, r.flag)] = r.value
@@ -146,7 +147,7 @@ func want(start time.Time) map[string]float64 {
 	return values
 }
 
-// plant is the board, the files of a host's configuration, and what starts and feeds the host.
+// plant is the board, the files of a host's configuration, and the functions that start and feed the host.
 type plant struct {
 	*board.Board
 	t     *testing.T
@@ -155,7 +156,7 @@ type plant struct {
 	feed  func([]sample)
 }
 
-// newPlant gives the board, and the pairs by which a configuration of this folder is made to use it.
+// newPlant gives the board, and the replacements with which a configuration of this folder uses it.
 func newPlant(t *testing.T) (p *plant, pairs []string) {
 	t.Parallel()
 	p = &plant{t: t, dir: t.TempDir()}
@@ -182,7 +183,7 @@ func (p *plant) post(url, kind string, body []byte) {
 	}
 }
 
-// newTelegraf and newCollector are the two hosts, with shorter waits for the test's sake.
+// newTelegraf and newCollector are the two hosts, with shorter waits.
 func newTelegraf(t *testing.T) *plant {
 	binary := board.Built(t, "OCEMS_TELEGRAF")
 	p, pairs := newPlant(t)
@@ -300,18 +301,18 @@ func TestComputed(t *testing.T) {
 			start := time.Now().Truncate(quarter).Add(-2 * quarter)
 			program := p.start()
 			p.feed(samples(start))
-			p.feed(samples(start)) // the sender had no answer, and sends them again
+			p.feed(samples(start)) // the sender got no answer, and sends them again
 			values := want(start)
 			p.Arrive(len(values))
 			p.compare(values)
 			for _, parameter := range []string{"so2", "pm", "so2_load", "flow_totalizer"} {
 				if !strings.Contains(p.trail(), `"parameter":"`+parameter+`","reason":"not_a_number"`) {
-					t.Errorf("the audit file does not tell of the values of %s that are left out", parameter)
+					t.Errorf("the audit file has no line for the values of %s that are left out", parameter)
 				}
 			}
 			if name == "telegraf" {
-				for _, text := range []string{"so2: no o2 in the same step of 10 s", "pm: no temperature in", "so2: o2 is not within 0 and 19.0",
-					"so2: o2 has the flag C", "so2_load: so2 is not within -10 and 3000", "so2: computed again"} {
+				for _, text := range []string{"so2: no o2 in the same step of 10 s", "pm: no temperature in", "so2: o2 is not between 0 and 19.0",
+					"so2: o2 has the flag C", "so2_load: so2 is not between -10 and 3000", "so2: computed again"} {
 					if !strings.Contains(program.Log(), text) {
 						t.Errorf("the log does not say %q", text)
 					}
@@ -322,7 +323,7 @@ func TestComputed(t *testing.T) {
 				t.Errorf("a formula fails:\n%s", log)
 			}
 
-			// A replay after a kill has the same values at the same times: they are late, and none is in conflict.
+			// A replay after a kill gives the same values at the same times: they are late, and none is a conflict.
 			program.Kill()
 			p.start()
 			p.feed(samples(start))
@@ -335,7 +336,7 @@ func TestComputed(t *testing.T) {
 	}
 }
 
-// step is what all instruments show in one step, with a flag of the SO2 analyser.
+// step are the normal readings of one step, with a flag of the SO2 analyser.
 func step(start time.Time, flag string) (all []sample) {
 	for what, r := range normal {
 		if what == "so2" {
@@ -360,7 +361,7 @@ func TestOtherFlagIsKept(t *testing.T) {
 	}
 }
 
-// Telegraf's script waits for the other readings of a step. The collector knows those of one request.
+// Telegraf's script waits for the other readings of a step. The collector joins only the readings of one request.
 func TestReadingsApart(t *testing.T) {
 	for name, host := range hosts {
 		t.Run(name, func(t *testing.T) {

@@ -54,10 +54,10 @@ func TestSlotsOverAThinLink(t *testing.T) {
 	send(t, plantAddr, at, 100, 200, 300)
 	b.Arrive(2)
 
-	// The link is down: what the plant makes meanwhile waits there, over a kill too.
+	// The link is down: the plant's slots wait there, also after a kill.
 	vendor.Kill()
 	send(t, plantAddr, at.Add(spec.SlotLength), 1, 3)
-	send(t, plantAddr, at.Add(spec.SlotLength), 1, 3) // and once more
+	send(t, plantAddr, at.Add(spec.SlotLength), 1, 3) // again
 	plant.Kill()
 	startPlant()
 	send(t, plantAddr, at.Add(2*spec.SlotLength), 10)
@@ -79,7 +79,7 @@ func TestSlotsOverAThinLink(t *testing.T) {
 	}
 }
 
-// send gives the plant's collector a reading a minute of both instruments.
+// send gives the plant's collector a reading every minute of both instruments.
 func send(t *testing.T, address string, at time.Time, values ...float64) {
 	t.Helper()
 	md := pmetric.NewMetrics()

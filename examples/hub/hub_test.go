@@ -1,5 +1,5 @@
-// Package hub_test runs the hub's two hosts with hundreds of devices of many industries, adds one while they run, and
-// looks at what each industry's server has.
+// Package hub_test runs the hub's two hosts with hundreds of devices of many industries. It adds an industry while they run, and
+// checks the slots at each industry's server.
 package hub_test
 
 import (
@@ -32,7 +32,7 @@ const (
 	perPlant   = 10 // devices of an industry
 )
 
-// device is one of the hub's. Those of one industry have its key.
+// device is a device of the hub, with the public key of its industry.
 type device struct {
 	industry int
 	id       string
@@ -43,7 +43,7 @@ func (d device) value() float64 {
 	return float64(d.industry*1000) + float64(len(d.id)) + float64(d.id[len(d.id)-1])
 }
 
-// hub is the board as many industries see it: one address, and behind it a server for each industry, with its own key.
+// hub is the board for many industries: one address, with a server for each industry behind it, each with its own key.
 type hub struct {
 	t       *testing.T
 	dir     string
@@ -110,7 +110,7 @@ func (h *hub) keyFile(industry int) string {
 
 func (h *hub) devicesFile() string { return filepath.Join(h.dir, "devices.csv") }
 
-// register writes the devices_file in the form of this folder's.
+// register writes the devices_file in the format of this folder's devices.csv.
 func (h *hub) register(devices []device) {
 	var text strings.Builder
 	w := csv.NewWriter(&text)
@@ -134,12 +134,12 @@ func (h *hub) post(url, kind string, body []byte) {
 	}
 }
 
-// sent is when the loggers' only reading was taken.
+// sent is the time of the loggers' only reading.
 func sent(n int) time.Time {
 	return time.Now().Truncate(15 * time.Minute).Add(-time.Duration(n)*15*time.Minute - time.Minute)
 }
 
-// check waits until each of the devices has its one reading, at its own industry's server and nowhere else.
+// check waits until the one reading of each device is at its own industry's server, and at no other.
 func (h *hub) check(devices []device) {
 	h.t.Helper()
 	count := func() (accepted, rejected int) {
@@ -167,7 +167,7 @@ func (h *hub) check(devices []device) {
 	}
 }
 
-// life feeds the devices that are registered, then registers the last industry's too.
+// life feeds the registered devices, then also registers the devices of the last industry.
 func (h *hub) life(program *board.Program, feed func([]device)) {
 	known, added := h.devices[:industries*perPlant], h.devices[industries*perPlant:]
 	feed(known)
@@ -188,7 +188,7 @@ func TestCollector(t *testing.T) {
 	address := board.FreeAddr(t)
 	config := board.Config(t, "collector.yaml", h.dir, "0.0.0.0:4318", address, "/etc/ocems/hub.pem", h.hubCert[0], "/etc/ocems/hub-key.pem", h.hubCert[1],
 		"/etc/ocems/loggers-ca.pem", h.ca.File, "/etc/ocems/devices.csv", h.devicesFile(), "/var/lib/ocems", h.dir, "127.0.0.1:13133", board.FreeAddr(t))
-	// For the test's sake shorter waits, and the address of its board.
+	// Shorter waits for the test, and the address of its board.
 	program := board.Start(t, h.dir, nil, binary, "--config", config, "--config", "yaml:exporters::ocems::settle: 1s",
 		"--config", "yaml:exporters::ocems::spread: 1s", "--config", "yaml:exporters::ocems::coalesce: 1s",
 		"--config", "yaml:exporters::ocems::devices_file_interval: 500ms", "--config", "yaml:exporters::ocems::endpoint: "+h.url)
@@ -221,7 +221,7 @@ func TestTelegraf(t *testing.T) {
 	address := board.FreeAddr(t)
 	config := board.Config(t, "telegraf.conf", h.dir, ":8186", address, "/etc/ocems/hub.pem", h.hubCert[0], "/etc/ocems/hub-key.pem", h.hubCert[1],
 		"/etc/ocems/loggers-ca.pem", h.ca.File, "/etc/ocems/devices.csv", h.devicesFile(), "/var/lib/ocems", h.dir,
-		// For the test's sake shorter waits, and the address of its board.
+		// Shorter waits for the test, and the address of its board.
 		`spread = "60s"`, `spread = "1s"`, `flush_interval = "5s"`, `flush_interval = "1s"`, `devices_file_interval = "10s"`, `devices_file_interval = "500ms"`,
 		"[[outputs.ocems]]", "[[outputs.ocems]]\n  settle = \"1s\"\n  coalesce = \"1s\"\n  endpoint = \""+h.url+`"`)
 	program := board.Start(t, h.dir, nil, binary, "--config", config)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes the two images of a platform out of its directory of programs: make images. There is no base image and no shell in
-# them. crane needs a registry between its steps: its own, in memory, on this machine alone.
+# Makes the two images of a platform from its directory of programs: make images. They have no base image and no shell. crane
+# needs a registry between its steps: it uses its own, in memory, on this machine only.
 set -eu
 cd "$(dirname "$0")/../.."
 programs=$1

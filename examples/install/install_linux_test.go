@@ -1,5 +1,5 @@
-// Package install_test installs the packages in a machine of their own, made of namespaces and this machine's files, and
-// does there what a plant does: configure, start, report, reload, upgrade, remove.
+// Package install_test installs the packages in a machine of namespaces, on an overlay of this machine's files. There it does the
+// steps of a plant: configure, start, report, reload, upgrade, remove.
 package install_test
 
 import (
@@ -15,7 +15,7 @@ import (
 	"time"
 )
 
-const token = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+const token = "8d97c71e68c2f4eee5fb254fccb49773" // the specification's example
 
 const registry = `
 stations:
@@ -28,7 +28,7 @@ const board = `
 ExecStart=/usr/bin/ocems simulate --registry /root/registry.yaml --private-key /root/keys/private.pem
 `
 
-// packages makes a directory with the package as this.deb, and as next.deb the same as a later version.
+// packages makes a directory with the package as this.deb, and the same package with a later version as next.deb.
 func packages(t *testing.T) string {
 	list := os.Getenv("OCEMS_PACKAGE")
 	if list == "" {
@@ -48,7 +48,7 @@ func packages(t *testing.T) string {
 	return dir
 }
 
-// stage is a machine that knows the board's server and one device of it.
+// stage is a machine with the board's server, which has one registered device.
 func stage(t *testing.T, dir string) *machine {
 	m := newMachine(t, "/", dir)
 	m.run("dpkg", "-i", "/tmp/host/this.deb")
@@ -66,7 +66,7 @@ func (m *machine) write(path, text string) {
 	m.run("sh", "-ec", `printf %s "$2" >"$1"`, "sh", path, text)
 }
 
-// shows waits until a host shows Prometheus its metrics.
+// shows waits until a host serves its metrics for Prometheus.
 func (m *machine) shows(address, metric string) {
 	m.t.Helper()
 	m.until(address+" has "+metric, func() bool {
@@ -103,7 +103,7 @@ func (m *machine) feed(n int, value float64) {
 			at.UnixNano(), value), "127.0.0.1:4318/v1/metrics")
 }
 
-// secrets looks for the token where it must not be.
+// secrets searches for the token where it must not be.
 func (m *machine) secrets() {
 	m.t.Helper()
 	if out, err := m.try("sh", "-c", "journalctl --no-pager | grep "+token+"; grep -rl "+token+" /var/lib/ocems"); err == nil {
@@ -111,7 +111,7 @@ func (m *machine) secrets() {
 	}
 }
 
-// The manual pages and the completion are looked for in the package: a machine may be told to install no documentation.
+// The manual pages and the completion are checked in the package: a machine may be configured to install no documentation.
 func TestManualAndCompletion(t *testing.T) {
 	out, err := exec.Command("dpkg-deb", "-c", filepath.Join(packages(t), "this.deb")).CombinedOutput()
 	if err != nil {
@@ -138,7 +138,7 @@ func TestCollectorService(t *testing.T) {
 	}
 	m.sh("sed -i 's|public_key_file:|endpoint: http://127.0.0.1:8750/v1.0/industry/data\\n    spread: 1s\\n    coalesce: 500ms\\n    settle: 1s\\n    &|' /etc/ocems/collector.yaml")
 	if out, err := m.try("setpriv", "--reuid=nobody", "--clear-groups", "cat", "/etc/ocems/tokens/device_5678"); err == nil {
-		t.Errorf("anybody may read the token: %s", out)
+		t.Errorf("other users may read the token: %s", out)
 	}
 	m.run("systemctl", "enable", "--now", unit)
 	m.feed(8, 41)
@@ -156,7 +156,7 @@ func TestCollectorService(t *testing.T) {
 	if _, err := m.try("systemctl", "reload", unit); err == nil {
 		t.Error("a reload with a mistake has succeeded")
 	}
-	m.until("the journal tells the mistake", func() bool { // it may lag behind
+	m.until("the journal reports the mistake", func() bool { // it may lag behind
 		return strings.Contains(m.run("journalctl", "--no-pager", "-n", "12", "-u", unit), "mg/Lx")
 	})
 	m.feed(7, 42)
@@ -165,7 +165,7 @@ func TestCollectorService(t *testing.T) {
 	m.feed(6, 43)
 	m.arrive(3)
 	if now := m.mainPID(unit); now != pid {
-		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
+		t.Errorf("the reloads have ended process %d, now it is %d", pid, now)
 	}
 
 	t.Log("killed, it is started again")
@@ -174,7 +174,7 @@ func TestCollectorService(t *testing.T) {
 	m.feed(5, 44)
 	m.arrive(4)
 
-	t.Log("an upgrade keeps state and configuration, and what ran runs as the new version")
+	t.Log("an upgrade keeps state and configuration, and the service runs with the new version")
 	pid = m.mainPID(unit)
 	m.feed(4, 45) // in an open slot while the old version stops
 	m.run("dpkg", "-i", "/tmp/host/next.deb")
@@ -211,7 +211,7 @@ func TestCollectorService(t *testing.T) {
 	m.sh("test ! -e /etc/ocems/collector.yaml; test ! -e /etc/systemd/system/multi-user.target.wants/otelcol-ocems.service; test -s /var/lib/ocems/audit.jsonl")
 }
 
-// The sample configurations are ones that their programs take, once the files are there.
+// The programs accept their sample configurations if the files exist.
 func TestConfigurations(t *testing.T) {
 	bin := os.Getenv("OCEMS_BIN")
 	if bin == "" {
@@ -265,7 +265,7 @@ func TestTelegrafServices(t *testing.T) {
 	m.run("systemctl", "reload", "telegraf-ocems")
 	m.arrive(2)
 	if now := m.mainPID("telegraf-ocems"); now != pid {
-		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
+		t.Errorf("the reloads have ended process %d, now it is %d", pid, now)
 	}
 	began := time.Now()
 	m.run("systemctl", "stop", "telegraf-ocems")
@@ -296,7 +296,7 @@ func TestTelegrafServices(t *testing.T) {
 		t.Errorf("the board has %s", got)
 	}
 	if now := m.mainPID("telegraf"); now != pid {
-		t.Errorf("the reloads have cost the process %d, now there is %d", pid, now)
+		t.Errorf("the reloads have ended process %d, now it is %d", pid, now)
 	}
 	if got, want := m.sh("stat -c '%a %U' /var/lib/telegraf/ocems"), "700 telegraf\n"; got != want {
 		t.Errorf("the state's mode and owner are %q, want %q", got, want)
@@ -304,14 +304,14 @@ func TestTelegrafServices(t *testing.T) {
 	m.secrets()
 }
 
-// mistake makes one in a configuration, which must fail the unit's reload, and mends it again.
+// mistake makes a mistake in a configuration, which must fail the unit's reload, and corrects it again.
 func (m *machine) mistake(unit, config string) {
 	m.t.Helper()
 	m.sh("cp -p " + config + " /root/good.conf; echo nonsense >>" + config)
 	if _, err := m.try("systemctl", "reload", unit); err == nil {
 		m.t.Errorf("%s: a reload with a mistake has succeeded", unit)
 	}
-	m.until("the journal of "+unit+" tells the mistake", func() bool { // it may lag behind
+	m.until("the journal of "+unit+" reports the mistake", func() bool { // it may lag behind
 		return strings.Contains(m.run("journalctl", "--no-pager", "-n", "12", "-u", unit), "loading config file "+config+" failed")
 	})
 	m.sh("cp -p /root/good.conf " + config)
@@ -343,7 +343,7 @@ WantedBy=multi-user.target
 
 var exposure = regexp.MustCompile(`Overall exposure level for \S+: ([0-9.]+) `)
 
-// systemd takes every line of the units, and knows little that the services could still do.
+// systemd accepts every line of the units, and gives a low exposure.
 func TestUnits(t *testing.T) {
 	if _, err := exec.LookPath("systemd-analyze"); err != nil {
 		t.Skip("systemd-analyze is not here")

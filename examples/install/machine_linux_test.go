@@ -44,7 +44,7 @@ exec env -i container=other PATH=/usr/sbin:/usr/bin:/sbin:/bin /lib/systemd/syst
 ' sh "$@"
 `
 
-// machine is where a package can be installed and its services run.
+// machine is a machine in namespaces, in which a package can be installed and its services run.
 type machine struct {
 	t   *testing.T
 	pid string // of its systemd
@@ -161,7 +161,7 @@ func (m *machine) until(what string, ok func() bool) {
 	}
 }
 
-// property is one of a unit's, as systemctl show prints it.
+// property is a property of a unit, as systemctl show prints it.
 func (m *machine) property(unit, name string) string {
 	m.t.Helper()
 	return strings.TrimSpace(m.run("systemctl", "show", "--value", "-p", name, unit))

@@ -1,9 +1,9 @@
 #!/bin/sh
-# Of both packages. Nothing is enabled or started: first comes the configuration. After an upgrade what ran runs again, as
-# the new version; a stop costs no slot.
+# For both packages. It enables and starts nothing, because the configuration comes first. After an upgrade, a service that ran
+# runs again with the new version. A stop loses no slot.
 set -e
 systemd-sysusers /usr/lib/sysusers.d/ocems.conf
-# A file of the directory belongs to its group, whoever makes it.
+# A new file gets the group of the directory, whichever user creates it.
 chgrp ocems /etc/ocems/tokens
 chmod 2750 /etc/ocems/tokens
 if [ -d /run/systemd/system ]; then

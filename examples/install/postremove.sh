@@ -1,5 +1,5 @@
 #!/bin/sh
-# /var/lib/ocems stays, even at a purge: it holds what was not sent yet and the account of what was.
+# /var/lib/ocems stays, even after a purge: it has the slots that are not sent yet and the audit trail.
 set -e
 if [ -d /run/systemd/system ]; then
 	systemctl daemon-reload

@@ -1,5 +1,5 @@
 #!/bin/sh
-# dpkg says `remove` or `upgrade`, rpm how many versions stay.
+# dpkg passes `remove` or `upgrade`. rpm passes the number of versions that remain.
 set -e
 case $1 in
 remove | 0)

@@ -24,11 +24,11 @@ func released(t *testing.T) string {
 	return dir
 }
 
-// files are those of a release that match.
+// files are the files of a release that match a pattern.
 func files(t *testing.T, pattern string) []string {
 	t.Helper()
 	found, err := filepath.Glob(filepath.Join(released(t), pattern))
-	if err != nil || len(found) == 0 && pattern != "*.zip" { // only where it was made for Windows
+	if err != nil || len(found) == 0 && pattern != "*.zip" { // only if the release is also for Windows
 		t.Fatalf("%s: %v %v", pattern, found, err)
 	}
 	return found
@@ -86,7 +86,7 @@ func TestReleaseArchives(t *testing.T) {
 	}
 }
 
-// Who installs the package needs no other Telegraf for a plant's instruments.
+// The package's Telegraf has the plugins for a plant's instruments.
 func TestReleaseTelegrafPlugins(t *testing.T) {
 	dir := t.TempDir()
 	output(t, "tar", "-xzf", files(t, "*-linux-"+runtime.GOARCH+".tar.gz")[0], "--strip-components=1", "-C", dir)
@@ -105,7 +105,7 @@ func TestReleaseTelegrafPlugins(t *testing.T) {
 	}
 }
 
-// An image has its programs and all that they need: they run in it, as its user, with nothing of this machine.
+// An image has its programs and everything that they need: they run in it, as its user, without files of this machine.
 func TestReleaseImages(t *testing.T) {
 	for _, name := range []string{"otelcol-ocems", "telegraf-ocems"} {
 		for _, path := range files(t, name+"-*.image.tar") {
@@ -140,7 +140,7 @@ func TestReleaseImages(t *testing.T) {
 				if err := os.Chmod(root, 0o755); err != nil {
 					t.Fatal(err)
 				}
-				// The configuration is a sample: the board's public key is not there.
+				// The configuration is a sample: the board's public key does not exist.
 				for _, want := range []struct {
 					argv []string
 					says string
@@ -163,7 +163,7 @@ func TestReleaseImages(t *testing.T) {
 	}
 }
 
-// The version that is built is in each list as well, though a collector and a Telegraf take it from a folder.
+// Each list has the version that is built, although a collector and a Telegraf use this module from a folder.
 func TestReleaseSBOM(t *testing.T) {
 	for program, part := range map[string]string{"ocems": "go.etcd.io/bbolt", "ocems-telegraf": "github.com/influxdata/telegraf",
 		"otelcol-ocems": "github.com/ocems-io/ocems", "telegraf-ocems": "github.com/ocems-io/ocems"} {

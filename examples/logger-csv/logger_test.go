@@ -1,4 +1,5 @@
-// Package logger_test runs Telegraf on the files of a data logger that is stopped, restarted and writes bad rows.
+// Package logger_test runs Telegraf on the files of a data logger. The logger writes bad rows, and Telegraf is stopped, killed and
+// restarted.
 package logger_test
 
 import (
@@ -39,7 +40,7 @@ func newPlant(t *testing.T, config string) *plant {
 	board.Write(t, filepath.Join(p.dir, "token"), "8d97c71e68c2f4eee5fb254fccb49773")
 	p.config = board.Config(t, config, p.dir, "/srv/logger", p.dir, "/var/lib/ocems", p.dir, "/etc/ocems/public.pem", p.PublicKey,
 		"/etc/ocems/tokens/device_5678", filepath.Join(p.dir, "token"),
-		// For the test's sake shorter waits, and the address of its board.
+		// Shorter waits for the test, and the address of its board.
 		`flush_interval = "5s"`, `flush_interval = "500ms"`, "[[outputs.ocems]]",
 		"[[outputs.ocems]]\n  spread = \"0s\"\n  coalesce = \"1s\"\n  settle = \"8s\"\n  endpoint = \""+p.URL+`"`)
 	return p
@@ -66,7 +67,7 @@ func row(at time.Time, status string, cod any, ph, total float64) string {
 	return fmt.Sprintf("%s,%s,%v,%v,%v\n", at.In(ist).Format("02/01/2006 15:04:05"), status, cod, ph, total)
 }
 
-// audited counts the lines of the trail that have a text.
+// audited counts the lines of the trail that contain a text.
 func (p *plant) audited(text string) int {
 	trail, _ := os.ReadFile(filepath.Join(p.dir, "telegraf", "audit.jsonl"))
 	return strings.Count(string(trail), text)
@@ -83,7 +84,7 @@ func (p *plant) compare(want map[string]float64) {
 	}
 }
 
-// quarters are the starts of the two quarters of an hour before the last.
+// quarters are the starts of the two 15-minute windows before the last one.
 func quarters() (a, b time.Time) {
 	b = time.Now().Truncate(quarter).Add(-2 * quarter)
 	return b.Add(-quarter), b
@@ -102,16 +103,16 @@ func TestRowAMinuteThroughARestart(t *testing.T) {
 		}
 	}
 	write(0, 15)
-	// What is no reading, in the same quarter of an hour.
-	p.log(row(minute(3), "FAULT", 999.0, 99, 9))              // a status that nobody knows
-	p.log(row(minute(4), "OK", "---", 7.5, 1004))             // only the other two count
+	// Rows that are not readings, in the same 15-minute window.
+	p.log(row(minute(3), "FAULT", 999.0, 99, 9))              // an unknown status
+	p.log(row(minute(4), "OK", "---", 7.5, 1004))             // only the other two cells count
 	p.log("24/11/20")                                         // the logger was switched off
 	p.log("\n" + row(minute(5), "OK", "over", 99, 9))         // no number
-	p.log("32/13/2026 10:00:00,OK,999,99,9\n" + "#,$,\x00\n") // no time, no row
+	p.log("32/13/2026 10:00:00,OK,999,99,9\n" + "#,$,\x00\n") // an invalid time, and a line that is not a row
 	p.log(row(minute(2).Add(7*time.Second), "ZERO", 0.5, 0.5, 1002))
 	write(15, 22)
 	half := row(minute(22), "OK", 80+22.0, 7.5, 1022)
-	p.log(half[:25]) // the logger is in the middle of a row
+	p.log(half[:25]) // the logger has written half of the row
 	sums[1] += 80 + 22
 	program := p.start()
 	board.Until(t, "what there is has been read", func() bool { return strings.Contains(program.Log(), "Wrote batch") })
@@ -131,7 +132,7 @@ func TestRowAMinuteThroughARestart(t *testing.T) {
 	}
 }
 
-// A row that cannot be read, or not as it was meant, is named in the log or in the trail, and is in no slot.
+// A row that cannot be read, or is read wrongly, is in the log or in the trail, and in no slot.
 func TestBadRowsAreSeen(t *testing.T) {
 	p := newPlant(t, "telegraf.conf")
 	a, _ := quarters()
@@ -144,7 +145,7 @@ func TestBadRowsAreSeen(t *testing.T) {
 		{"another date form", minute(5).Format("2006-01-02 15:04:05") + ",OK,999,9,9\n", minute(5).Format("2006-01-02 15:04:05"), ""},
 		{"the month first", minute(6).Format("01/") + "24" + minute(6).Format("/2006 15:04:05") + ",OK,999,9,9\n", minute(6).Format("01/") + "24", ""},
 		{"a 12-hour clock", minute(7).Format("02/01/2006 03:04:05 PM") + ",OK,999,9,9\n", minute(7).Format("03:04:05 PM"), ""},
-		{"decimal commas", minute(8).Format(clock) + ",OK,81,2,7,4,120031\n", "has not 5 cells", ""},
+		{"decimal commas", minute(8).Format(clock) + ",OK,81,2,7,4,120031\n", "does not have 5 cells", ""},
 		{"a number with commas", minute(9).Format(clock) + ",OK,999,9,1,20,031\n", `"inlet_total": "1"`, ""},
 		{"a number with commas in quotes", minute(10).Format(clock) + `,OK,80,7.5,"1,20,031"` + "\n", "", `"parameter":"flow_inlet_totalizer","reason":"not_a_number","count":1`},
 		{"a decimal comma in quotes", minute(11).Format(clock) + `,OK,"81,2",7.5,120031` + "\n", "", `"parameter":"cod","reason":"not_a_number","count":2`},
@@ -169,13 +170,13 @@ func TestBadRowsAreSeen(t *testing.T) {
 	trail, _ := os.ReadFile(filepath.Join(p.dir, "telegraf", "audit.jsonl"))
 	for _, x := range bad {
 		if !strings.Contains(strings.Join(errors, ""), x.log) || !strings.Contains(string(trail), x.trail) {
-			t.Errorf("%s: nobody sees it: %q in the log, %q in the trail\n%s%s", x.name, x.log, x.trail, strings.Join(errors, ""), trail)
+			t.Errorf("%s: it is not reported: want %q in the log, %q in the trail\n%s%s", x.name, x.log, x.trail, strings.Join(errors, ""), trail)
 		}
 	}
 }
 
-// A kill leaves the place in the file where it was at the last proper stop: rows come again. Those of slots that are
-// closed are late, and change nothing.
+// After a kill Telegraf continues at the file position of the last clean stop, and reads rows again. Rows of closed slots are
+// late, and change nothing.
 func TestRowsReadAgainAfterAKill(t *testing.T) {
 	p := newPlant(t, "telegraf.conf")
 	a, b := quarters()
@@ -197,7 +198,7 @@ func TestRowsReadAgainAfterAKill(t *testing.T) {
 	}
 	p.compare(want)
 	if p.audited(`"late"`) == 0 {
-		t.Error("the audit file does not tell of the rows that came again")
+		t.Error("the audit file has no line for the rows that were read again")
 	}
 }
 
@@ -211,10 +212,10 @@ func TestRowAQuarterOfAnHour(t *testing.T) {
 	p.compare(want)
 	for end := time.Now().Add(30 * time.Second); p.audited("not on the grid") == 0; time.Sleep(100 * time.Millisecond) {
 		if time.Now().After(end) {
-			t.Fatal("the audit file does not tell of the row off the grid")
+			t.Fatal("the audit file has no line for the row off the grid")
 		}
 	}
-	program.Kill() // and all rows come again
+	program.Kill() // all rows are read again
 	p.log(row(b.Add(quarter), "OK", 82.5, 7.5, 1010))
 	p.start()
 	p.Arrive(6)

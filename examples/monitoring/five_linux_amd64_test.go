@@ -23,13 +23,13 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// seven are the parameters of a plant. Of five of them the log, ocems status, the page of ocems serve and ocems report must
-// say what is wrong and what to do, and an alert must fire that says what to do.
+// seven are the parameters of a plant, five of them with a fault. The log, ocems status, the page of ocems serve and ocems report
+// must say what is wrong and what to do, and an alert that says what to do must fire.
 var seven = []instrument{
 	{parameter: "cod", field: "cod"},
 	{"bod", "bodd", "", "no reading ever came: .*nearest: .*bod", "correct metric, field or tags of its entry", "OcemsParameterNeverSeen", "correct its entry"},
-	{"ph", "ph", "", "the board refuses it since .*119 invalid parameter", "ask the board which key of annexe 3.1", "OcemsParameterRefused", "Mend the entry, or ask the board"},
-	{"tss", "tss", "flat_line_after: 1h", "all readings are equal since ", "look whether the instrument measures", "OcemsParameterFlat", "look whether the instrument measures"},
+	{"ph", "ph", "", "the board has refused it since .*119 invalid parameter", "ask the board which key of annexe 3.1", "OcemsParameterRefused", "Correct the entry, or ask the board"},
+	{"tss", "tss", "flat_line_after: 1h", "all readings are equal since ", "check that the instrument measures", "OcemsParameterFlat", "check that the instrument measures"},
 	{"do", "do", "", "no reading since ", "look at the instrument, its cable and the input", "OcemsParameterSilent", "look at the instrument, its cable and its input"},
 	{"toc", "toc", "invalid_values: [-9999]", "invalid value.*, -9999 is one of invalid_values", "look at the instrument, or correct the limits", "OcemsParameterExcluded", "look at the instrument, or correct its entry"},
 	{parameter: "no3-n", field: "no3-n"},
@@ -37,20 +37,20 @@ var seven = []instrument{
 
 type instrument struct {
 	parameter, field, entry string
-	says, cure              string // pattern, and text; "" where it reports
+	says, cure              string // pattern and text; "" if the parameter reports
 	alert, do               string
 }
 
 const (
 	sevenDevice = "seven-1"
-	told        = 63 * time.Second // after the end of a slot: by then it is expected at the board
-	lead        = 40 * time.Second // from the start of a host until then
-	ago         = 2 * time.Hour    // when it was started first
+	told        = 63 * time.Second // time after the end of a slot at which it is expected at the board
+	lead        = 40 * time.Second // time from the start of a host until then
+	ago         = 2 * time.Hour    // age of its first start
 )
 
-// TestFiveTroubles lets a host say what is wrong with five of seven parameters. The host is started two hours ago, and stopped.
-// It is started again when a slot has just ended, and gets the readings of seven slots. The clocks of all programs but
-// Prometheus are set so that nobody waits for the end of a slot. The edge collector has ocems_slot alone: without a board no
+// TestFiveTroubles checks what a host says about five of seven parameters. By its clock the host is started two hours ago and
+// stopped. It is started again when a slot has just ended, and gets the readings of seven slots. The clocks of all programs except
+// Prometheus are set so that the test does not wait for the end of a slot. The edge collector has only ocems_slot: without a board no
 // parameter is refused, and it hands on its slots.
 func TestFiveTroubles(t *testing.T) {
 	for _, c := range []struct {
@@ -69,7 +69,7 @@ func TestFiveTroubles(t *testing.T) {
 			first.Stop()
 			now := p.clockNow()
 			p.off = time.Until(now).Truncate(time.Second)
-			if p.edge { // nobody confirms its clock: it would wait for five minutes after this step, and after a first start for two
+			if p.edge { // no server confirms its clock: it would wait for 5 minutes after this step, and for 2 minutes after a first start
 				if err := os.Remove(strings.TrimSuffix(p.statusFile(), ".status.json")); err != nil {
 					t.Fatal(err)
 				}
@@ -91,15 +91,15 @@ func TestFiveTroubles(t *testing.T) {
 	}
 }
 
-// plant is a host with the seven.
+// plant is a host with the seven parameters.
 type plant struct {
 	*watched
 	edge   bool
 	config string
-	next   atomic.Bool // what stands behind the edge collector takes nothing
+	next   atomic.Bool // the next component of the edge collector accepts nothing
 }
 
-// clockNow is the time that a host's clock is set to: some time before the newest slot is told of.
+// clockNow is the time that a host's clock is set to: shortly before the newest slot is reported.
 func (p *plant) clockNow() time.Time { return time.Now().Truncate(length).Add(told - lead) }
 
 func (p *plant) statusFile() string {
@@ -159,8 +159,8 @@ exporters:
 	return p.write(filepath.Base(path), text)
 }
 
-// feedSeven feeds the readings of the seven slots until now, one a minute, at once. The last minute is left out: its readings
-// may be live, and wait until the edge collector's clock is trusted.
+// feedSeven feeds the readings of the last seven slots in one batch, one reading a minute. It omits the last minute: its readings
+// may be live, and would wait until the edge collector's clock is trusted.
 func (p *plant) feedSeven(now time.Time) {
 	newest := now.Truncate(length)
 	var all []reading
@@ -214,7 +214,7 @@ func (p *plant) feedReadings(all ...reading) {
 	p.await("the host takes the readings", func() bool { return p.post(p.input, path, kind, body) == nil })
 }
 
-// firing are the alerts of the host that fire, with what they say.
+// firing are the firing alerts of the host, with their texts.
 func (p *plant) firing() map[string]string {
 	p.Helper()
 	var answer struct {
@@ -237,7 +237,7 @@ func (p *plant) firing() map[string]string {
 	return found
 }
 
-// alertsOfSeven wants an alert of each parameter in trouble, with its name and what to do, and of no other.
+// alertsOfSeven checks that each parameter in trouble has an alert with its name and what to do, and that no other has one.
 func (p *plant) alertsOfSeven() {
 	p.Helper()
 	var missing []string
@@ -256,7 +256,7 @@ func (p *plant) alertsOfSeven() {
 			}
 			delete(found, x.alert+" "+x.parameter)
 		}
-		for name := range found { // until the host has the readings, none of the seven has been seen
+		for name := range found { // before the host has the readings, all seven parameters are never seen
 			if strings.Contains(name, " ") {
 				return false
 			}
@@ -265,7 +265,7 @@ func (p *plant) alertsOfSeven() {
 	})
 }
 
-// handsOn wants the alerts of an edge collector on its slots, and none on an exporter of ours.
+// handsOn checks that an edge collector has alerts on its slots, and none on an exporter.
 func (p *plant) handsOn(now time.Time) {
 	p.next.Store(true)
 	newest := now.Truncate(length)
@@ -286,7 +286,7 @@ func (p *plant) handsOn(now time.Time) {
 	}
 }
 
-// readers wants all that a person reads to name the five, and what to do.
+// readers checks that every text for a person names the five parameters and what to do.
 func (p *plant) readers(host *board.Program) {
 	p.await("the log has told of the slot", func() bool { return strings.Count(host.Log(), "parameter needs a person: ") >= 5 })
 	tool := func(code int, args ...string) string {
@@ -332,7 +332,7 @@ func (p *plant) readers(host *board.Program) {
 	}
 }
 
-// stated is what ocems status and the page have of a host.
+// stated is the JSON of ocems status and the page for a host.
 type stated struct {
 	Devices []struct {
 		Parameters []struct {
@@ -342,7 +342,7 @@ type stated struct {
 	}
 }
 
-// of is what they say of a parameter that does not simply report.
+// of is the text for a parameter that is not ok.
 func (s stated) of(parameter string) (text string) {
 	for _, d := range s.Devices {
 		for _, x := range d.Parameters {

@@ -22,13 +22,13 @@ import (
 
 const mailPassword = "pa55word-of-the-plant"
 
-// letter is a message as its mail server has it.
+// letter is a message that the mail server has received.
 type letter struct {
 	to            []string
 	subject, body string
 }
 
-// mailServer takes messages from whoever knows the password.
+// mailServer accepts messages from a client with the password.
 func mailServer(t *testing.T) (address string, letters <-chan letter) {
 	t.Helper()
 	listening, err := net.Listen("tcp", "127.0.0.1:0")
@@ -98,7 +98,7 @@ func receive(t *testing.T, c *textproto.Conn, got chan<- letter) {
 	}
 }
 
-// decode is the subject and the only part of a message, which is plain text.
+// decode gives the subject and the text of a message with a single plain text part.
 func decode(t *testing.T, m *mail.Message) (subject, body string) {
 	subject, err := new(mime.WordDecoder).DecodeHeader(m.Header.Get("Subject"))
 	if err != nil {
@@ -128,7 +128,7 @@ func decode(t *testing.T, m *mail.Message) (subject, body string) {
 	}
 }
 
-// A real Alertmanager sends what the rules say to those that the configuration names, and once more when it is over.
+// A real Alertmanager sends the rules' texts to the configured receivers, and another message when the alert is over.
 func TestMail(t *testing.T) {
 	alertmanager, amtool := prometheus(t, "prometheus-alertmanager"), prometheus(t, "amtool")
 	if out, err := exec.Command(alertmanager, "--version").CombinedOutput(); err != nil {
@@ -138,7 +138,7 @@ func TestMail(t *testing.T) {
 	server, letters := mailServer(t)
 	board.Write(t, filepath.Join(dir, "password"), mailPassword) // without a newline, as README.md says
 	config := board.Config(t, "alertmanager.yml", dir, "mail.plant.example:587 ", server+" ", "/etc/prometheus/smtp_password", filepath.Join(dir, "password"),
-		// For the test's sake no TLS, and shorter waits.
+		// No TLS and shorter waits for the test.
 		"smtp_require_tls: true", "smtp_require_tls: false", "group_wait: 30s", "group_wait: 100ms", "group_interval: 5m", "group_interval: 200ms")
 	for _, file := range []string{"alertmanager.yml", config} {
 		if out, err := exec.Command(amtool, "check-config", file).CombinedOutput(); err != nil {

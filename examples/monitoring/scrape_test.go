@@ -28,35 +28,35 @@ const (
 	token    = "test-token-0000000000000000000000000000001"
 )
 
-// What the simulated board knows of. The token of the held device differs in the host's devices_file.
+// Devices that the simulated board has registered. The token of the held device differs in the host's devices_file.
 var devices = []string{"good-1", "held-1", "calibrating-1", "waiting-1", "lost-1"}
 
 const heldDevice = "held-1"
 
-// twelve are the instruments of one device, and what is wrong with them.
+// twelve are the instruments of one device, and their faults.
 var twelve = []struct{ parameter, entry, alert string }{
 	{"cod", "", ""}, {"bod", "", "OcemsParameterSilent"}, {"tss", "", "OcemsParameterNeverSeen"}, {"toc", "valid_max: 0.5", "OcemsParameterExcluded"},
-	{"ph", "", "OcemsParameterRefused"}, // of which the board does not know
+	{"ph", "", "OcemsParameterRefused"}, // which the board does not know
 	{"do", "flat_line_after: 1h", "OcemsParameterFlat"}, {"no3-n", "limit_high: 0.5", "OcemsParameterLimit"},
 	{"tds", "", ""}, {"cl", "", ""}, {"fluoride", "", ""}, {"ni", "", ""}, {"hg", "", ""},
 }
 
 const twelveDevice = "twelve-1"
 
-// In this order: a request meets the first fault that is for its device. The clock of all of them is two minutes ahead.
+// The order matters: a request gets the first fault for its device. In all answers the clock is two minutes ahead.
 const faults = `[
 	{"device": "waiting-1", "status": 117, "clock_offset": "2m"},
 	{"device": "lost-1", "after_store": true, "close": true, "count": 1},
 	{"clock_offset": "2m"}]`
 
-// sample is one reading of an instrument.
+// sample is a reading of an instrument.
 type sample struct {
 	device, parameter, unit, flag string
 	at                            time.Time
 	finished                      bool // a slot that was made upstream
 }
 
-// watched is a host that reports to a simulated board and is scraped by a Prometheus.
+// watched is a host that reports to a simulated board, with a Prometheus that scrapes it.
 type watched struct {
 	*testing.T
 	host                     string
@@ -64,7 +64,7 @@ type watched struct {
 	dir                      string
 	board, input, prometheus string        // addresses
 	metrics                  string        // the instance
-	off                      time.Duration // of the clock of all programs but Prometheus
+	off                      time.Duration // offset of the clocks of all programs except Prometheus
 	environment              []string
 }
 
@@ -108,8 +108,8 @@ func (w *watched) simulate(registry string) {
 	w.await("the board answers", func() bool { return w.get("http://"+w.board+"/received", nil) == nil })
 }
 
-// configure writes the host's configuration, in which nothing waits for long. With units, the host's reader gives the names
-// that Prometheus' own conventions ask for.
+// configure writes the host's configuration, with short waits. With units, the host's metrics have the names of Prometheus' own
+// conventions.
 func (w *watched) configure(units bool) string {
 	w.Helper()
 	if w.host == "telegraf" {
@@ -153,7 +153,7 @@ func (w *watched) scrape(edit func(rules string) string) {
 	})
 }
 
-// watch starts all.
+// watch starts board, host and Prometheus.
 func watch(t *testing.T, host string, units bool) *watched {
 	t.Helper()
 	w := newWatched(t, host)
@@ -199,12 +199,12 @@ func watch(t *testing.T, host string, units bool) *watched {
 	return w
 }
 
-// reportedBefore lets the host find that it reported the twelve two hours ago, all but one.
+// reportedBefore writes a state in which the host reported all of the twelve except one, two hours ago.
 func (w *watched) reportedBefore() {
 	w.Helper()
 	at := time.Now().Add(-2 * time.Hour).Truncate(length).UTC()
 	d := status.Device{Station: "plant", ID: twelveDevice}
-	value := 0.0 // as parameters feeds it
+	value := 0.0 // the same value as in parameters
 	for _, p := range twelve {
 		x := status.Parameter{Parameter: p.parameter, Unit: "mg/L", Due: at.Add(-time.Hour)}
 		if p.alert != "OcemsParameterNeverSeen" {
@@ -228,7 +228,7 @@ func (w *watched) reportedBefore() {
 	}
 }
 
-// replace replaces each old text, which must be there, by the new one that follows it.
+// replace replaces each old text by the new text that follows it. The old text must exist.
 func replace(t *testing.T, text string, oldnew ...string) string {
 	t.Helper()
 	for i := 0; i < len(oldnew); i += 2 {
@@ -282,7 +282,7 @@ func (w *watched) get(address string, into any) error {
 	return json.Unmarshal(text, into)
 }
 
-// feed gives the host samples as its input takes them.
+// feed gives the host samples in the format of its input.
 func (w *watched) feed(samples ...sample) {
 	w.Helper()
 	path, kind, body := "/readings", "text/plain", ""
@@ -321,7 +321,7 @@ func (w *watched) feed(samples ...sample) {
 	w.await("the host takes the samples", func() bool { return w.post(w.input, path, kind, body) == nil })
 }
 
-// accepted is how many readings the board has.
+// accepted is the number of readings that the board has.
 func (w *watched) accepted() int {
 	w.Helper()
 	var got struct{ Accepted int }
@@ -380,7 +380,7 @@ func (w *watched) ask(query string, overTime bool) ([]series, error) {
 
 func (w *watched) query(query string) ([]series, error) { return w.ask(query, false) }
 
-// substitute puts in the variables as Grafana does: with all instances chosen, or one.
+// substitute replaces the variables as Grafana does, with all instances or with one.
 func (w *watched) substitute(expr string, one bool) string {
 	instance := ".*"
 	if one {
@@ -390,8 +390,9 @@ func (w *watched) substitute(expr string, one bool) string {
 	return strings.NewReplacer("$__range", "3600s", "$instance", instance, "$state_directory", ".*").Replace(expr)
 }
 
-// play feeds what makes every query have data, in two parts, so that counters move between two scrapes. It returns what
-// the dashboards must show: by title of the panel and refId, the value of the only series, or of one with this label.
+// play feeds samples with which every query has data. It feeds them in two parts, so that counters change between two scrapes. It
+// returns the values that the dashboards must show, by the panel's title and refId: the value of the only series, or of the series
+// with this label.
 func (w *watched) play() map[string]float64 {
 	now := time.Now()
 	at := now.Truncate(length).Add(-2 * time.Hour).Add(time.Minute)
@@ -407,11 +408,11 @@ func (w *watched) play() map[string]float64 {
 		sample{"calibrating-1", "cod", "mg/L", "C", next, false}, sample{"calibrating-1", "cod", "mg/L", "C", next.Add(time.Minute), false})
 	w.feed(u("good-1", "cod", at.Add(time.Second)))              // late
 	w.feed(u("good-1", "cod", now.Add(10*time.Minute)))          // in the future
-	w.feed(sample{"good-1", "cod", "furlong", "U", next, false}) // no unit of the board's
-	w.feed(u("good-1", "speed", next))                           // no parameter of the board's
+	w.feed(sample{"good-1", "cod", "furlong", "U", next, false}) // not a unit of the board
+	w.feed(u("good-1", "speed", next))                           // not a parameter of the board
 	w.await("the board has all slots", func() bool { return w.accepted() == 5 })
 	w.settled(5, 6)
-	if w.host == "collector" { // another value of a delivered slot, and one that is too old
+	if w.host == "collector" { // another value for a delivered slot, and a slot that is too old
 		stamp := at.Truncate(length).Add(length)
 		w.feed(sample{"good-1", "bod", "mg/L", "U", stamp, true}, sample{"good-1", "cod", "mg/L", "U", stamp.Add(-7 * 24 * time.Hour), true})
 		w.await("both have an outcome", func() bool {
@@ -421,29 +422,29 @@ func (w *watched) play() map[string]float64 {
 	}
 	want := map[string]float64{
 		"Delivered A": float64(w.accepted()), "Slots waiting A": 6, "Devices held A": 2, "Clock skew A": 120,
-		"Oldest undelivered A":               time.Since(long.Truncate(length).Add(length)).Seconds(),
-		"Late and refused samples an hour A": 1,
+		"Oldest undelivered A":                time.Since(long.Truncate(length).Add(length)).Seconds(),
+		"Late and refused samples per hour A": 1,
 	}
 	if w.host == "collector" {
 		maps.Copy(want, map[string]float64{
-			"Delivered of made A": 5. / 11, "Lost A": 2,
-			"Final outcomes an hour A outcome=delivered": 4, "Final outcomes an hour A outcome=already_stored": 1,
-			"Final outcomes an hour A outcome=rejected": 1, "Final outcomes an hour A outcome=expired": 1,
-			"Late and refused samples an hour B reason=future": 1, "Late and refused samples an hour B reason=unit": 1, "Answers an hour A ok=true": 2, "Answers an hour A ok=false": 8,
-			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
+			"Delivered share A": 5. / 11, "Lost A": 2,
+			"Final outcomes per hour A outcome=delivered": 4, "Final outcomes per hour A outcome=already_stored": 1,
+			"Final outcomes per hour A outcome=rejected": 1, "Final outcomes per hour A outcome=expired": 1,
+			"Late and refused samples per hour B reason=future": 1, "Late and refused samples per hour B reason=unit": 1, "Answers per hour A ok=true": 2, "Answers per hour A ok=false": 8,
+			"Delivered and due per hour A": 4 * 6, "Delivered and due per hour B": 11, "Delivered and due per hour C": 5,
 		})
 	} else {
 		maps.Copy(want, map[string]float64{
-			"Delivered of made A": 5. / 11, "Lost A": 0,
-			"Final outcomes an hour A": 4, "Final outcomes an hour B": 1, "Final outcomes an hour C": 0, "Final outcomes an hour D": 0,
-			"Final outcomes an hour E": 0, "Late and refused samples an hour B": 2, "Answers an hour A": 2, "Answers an hour B": 7,
-			"Delivered against due, an hour A": 4 * 6, "Delivered against due, an hour B": 11, "Delivered against due, an hour C": 5,
+			"Delivered share A": 5. / 11, "Lost A": 0,
+			"Final outcomes per hour A": 4, "Final outcomes per hour B": 1, "Final outcomes per hour C": 0, "Final outcomes per hour D": 0,
+			"Final outcomes per hour E": 0, "Late and refused samples per hour B": 2, "Answers per hour A": 2, "Answers per hour B": 7,
+			"Delivered and due per hour A": 4 * 6, "Delivered and due per hour B": 11, "Delivered and due per hour C": 5,
 		})
 	}
 	return want
 }
 
-// settled waits until Prometheus knows that so many readings are at the board, and that so many slots wait.
+// settled waits until Prometheus has these numbers of delivered readings and of waiting slots.
 func (w *watched) settled(delivered, waiting int) {
 	w.Helper()
 	query := `sum({__name__=~"otelcol_exporter_ocems_readings(_total)?", outcome=~"delivered|already_stored"}) == %d and sum(otelcol_exporter_ocems_outbox_slots) == %d`
@@ -471,7 +472,7 @@ func TestScraped(t *testing.T) {
 	}
 }
 
-// parameters feeds the twelve, and wants the alert of each in trouble and of no other.
+// parameters feeds the twelve, and checks that only those in trouble have an alert.
 func (w *watched) parameters() {
 	now, want := time.Now(), map[string]string{}
 	for back := range 4 {
@@ -483,7 +484,7 @@ func (w *watched) parameters() {
 				want[p.parameter] = p.alert
 			}
 		}
-		// The value of each is its place, so that it stays the same.
+		// Each parameter has a constant value: its index.
 		w.feed(slices.DeleteFunc(all, func(s sample) bool {
 			return want[s.parameter] == "OcemsParameterSilent" || want[s.parameter] == "OcemsParameterNeverSeen"
 		})...)
@@ -507,7 +508,7 @@ func (w *watched) parameters() {
 	}
 }
 
-// alerts holds each rule's expression, and what Prometheus made of the rules, against the state that play has made.
+// alerts checks each rule's expression, and the alerts of Prometheus, against the state after play.
 func (w *watched) alerts() {
 	expected := []string{"OcemsClockSkew", "OcemsDeviceHeld", "OcemsParameterNeverSeen", "OcemsParameterRefused", "OcemsParameterSilent", "OcemsSamplesLate", "OcemsSamplesRefused", "OcemsSlotsExpireSoon", "OcemsSlotsUndelivered"}
 	if w.host == "collector" {
@@ -563,7 +564,7 @@ func (w *watched) alerts() {
 	}
 }
 
-// panels asks every query of the dashboard.
+// panels runs every query of the dashboard.
 func (w *watched) panels(want map[string]float64) {
 	d, seen := dashboards(w.T, w.host), map[string]int{}
 	for _, p := range d.Panels {
@@ -620,8 +621,7 @@ func (w *watched) panels(want map[string]float64) {
 	}
 }
 
-// names looks for each metric of a component that a rule or a query names: one that is spelled wrong gives no error and no
-// alert.
+// names checks that each metric of a component in a rule or query exists: Prometheus gives no error for a misspelled name.
 func (w *watched) names(component string) {
 	var known struct{ Data []string }
 	if err := w.get("http://"+w.prometheus+"/api/v1/label/__name__/values", &known); err != nil {

@@ -1,5 +1,5 @@
-// Package monitoring_test holds the rules and the dashboards of this folder to account: by promtool, minute by minute,
-// and by a real Prometheus that scrapes the real programs.
+// Package monitoring_test tests the rules and the dashboards of this folder: with promtool, minute by minute, and with a real
+// Prometheus that scrapes the real programs.
 package monitoring_test
 
 import (
@@ -72,9 +72,9 @@ func TestRules(t *testing.T) {
 	}
 }
 
-// Every alert says what to do, is made to fire by a unit test, and is in the README.
+// Every alert says what to do, fires in a unit test, and is in the README.
 func TestAlertsAreWhole(t *testing.T) {
-	rows := map[string]string{"OcemsReadingsDropped": "telegraf", "OcemsSlotsNotHandedOn": "collector"} // of one host alone
+	rows := map[string]string{"OcemsReadingsDropped": "telegraf", "OcemsSlotsNotHandedOn": "collector"} // alerts of one host only
 	for _, host := range hosts {
 		tests, readme := read(t, "ocems-"+host+".test.yaml"), read(t, "README.md")
 		seen := map[string]bool{}
@@ -101,7 +101,7 @@ func TestAlertsAreWhole(t *testing.T) {
 	}
 }
 
-// What the README shows of the configurations is in the files that the other tests run.
+// The configurations in the README are parts of the files that the other tests run.
 func TestReadmeShowsTheFiles(t *testing.T) {
 	files := read(t, "prometheus.yml") + read(t, "collector.yaml") + read(t, "telegraf.conf")
 	blocks := regexp.MustCompile("(?s)```(?:yaml|toml)\n(.*?)```").FindAllStringSubmatch(read(t, "README.md"), -1)
@@ -110,12 +110,12 @@ func TestReadmeShowsTheFiles(t *testing.T) {
 	}
 	for _, b := range blocks {
 		if !strings.Contains(files, b[1]) {
-			t.Errorf("README.md shows what is in no file:\n%s", b[1])
+			t.Errorf("README.md has a block that is in no file:\n%s", b[1])
 		}
 	}
 }
 
-// dashboard is what these tests know of Grafana's JSON.
+// dashboard is the part of Grafana's JSON that these tests use.
 type dashboard struct {
 	UID, Title    string
 	SchemaVersion int
@@ -153,7 +153,7 @@ func dashboards(t *testing.T, host string) (d dashboard) {
 	return d
 }
 
-// Grafana itself is not here: this is what an import would stumble over.
+// The test does not run Grafana: it checks what would make an import fail.
 func TestDashboardsAreSound(t *testing.T) {
 	core := []string{"stat", "timeseries", "table", "text"}
 	units := []string{"s", "short", "percentunit"}

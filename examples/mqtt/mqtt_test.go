@@ -21,7 +21,7 @@ const (
 	password = "pa55word-of-the-plant"
 )
 
-// tool is one of Mosquitto's programs: of bin/tools, or installed.
+// tool is the path of a program of Mosquitto: in bin/tools, or installed.
 func tool(t *testing.T, name string) string {
 	for _, path := range []string{filepath.Join(os.Getenv("OCEMS_BIN"), "tools", name), "/usr/sbin/" + name, "/usr/bin/" + name} {
 		if info, err := os.Stat(path); err == nil && info.Mode().IsRegular() {
@@ -57,7 +57,7 @@ func TestMessagesWaitForAKilledTelegraf(t *testing.T) {
 	board.Listens(t, address)
 	config := board.Config(t, "telegraf.conf", dir, "127.0.0.1:1883", address, "/var/lib/ocems", dir, "/etc/ocems/public.pem", server.PublicKey,
 		"/etc/ocems/tokens/device_5678", filepath.Join(dir, "token"),
-		// For the test's sake shorter waits, and the address of its board.
+		// Shorter waits for the test, and the address of its board.
 		"[[outputs.ocems]]", "[[outputs.ocems]]\n  spread = \"0s\"\n  coalesce = \"1s\"\n  settle = \"8s\"\n  endpoint = \""+server.URL+`"`)
 	start := func() *board.Program {
 		return board.Start(t, dir, []string{"OCEMS_MQTT_PASSWORD=" + password}, telegraf, "--debug", "--config", config)
@@ -77,7 +77,7 @@ func TestMessagesWaitForAKilledTelegraf(t *testing.T) {
 		}
 		run(t, lines.String(), publish, "-h", host, "-p", port, "-u", "telegraf", "-P", password, "-q", "1", "-t", "plant/etp/analyser", "-l")
 	}
-	// The broker keeps a message for whoever subscribes, and the analyser sends it again: it is one reading.
+	// The broker retains a message for new subscribers, and the analyser sends it again: it is one reading.
 	run(t, `{"time":"`+a.Format(time.RFC3339)+`","status":"OK","cod":80,"ph":7.5}`, publish, "-h", host, "-p", port, "-u", "telegraf", "-P", password, "-q", "1", "-t", "plant/etp/analyser", "-r", "-s")
 	program := start()
 	board.Until(t, "Telegraf has subscribed", func() bool { return strings.Contains(broker.Log(), "Sending SUBACK to ocems") })
@@ -88,7 +88,7 @@ func TestMessagesWaitForAKilledTelegraf(t *testing.T) {
 		return strings.Count(broker.Log(), "Received PUBACK from ocems") >= int(quarter/2/time.Second)
 	})
 	program.Kill()
-	send(a.Add(quarter/2), b.Add(quarter)) // more than 1000
+	send(a.Add(quarter/2), b.Add(quarter)) // more than the 1000 messages that the broker keeps by default
 	start()
 	server.Arrive(4)
 	want := map[string]float64{}
@@ -98,7 +98,7 @@ func TestMessagesWaitForAKilledTelegraf(t *testing.T) {
 	same := func(x, y float64) bool { return math.Abs(x-y) <= 5e-7*y }
 	trail, err := os.ReadFile(filepath.Join(dir, "telegraf", "audit.jsonl"))
 	if err != nil || !strings.Contains(string(trail), `"reason":"bad_flag","count":1`) {
-		t.Errorf("%v: the trail does not tell of the unknown status: %s", err, trail)
+		t.Errorf("%v: the trail has no line for the unknown status: %s", err, trail)
 	}
 	if got := server.Values(); !maps.EqualFunc(got, want, same) {
 		t.Errorf("the board has %v, want %v", got, want)

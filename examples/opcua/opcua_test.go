@@ -1,4 +1,4 @@
-// Package opcua_test lets Telegraf read an OPC UA server whose values are now and then bad or uncertain.
+// Package opcua_test lets Telegraf read an OPC UA server. Some of its values are bad or uncertain.
 package opcua_test
 
 import (
@@ -36,7 +36,7 @@ func TestBadQualityIsNoReading(t *testing.T) {
 	board.Listens(t, address)
 	config := board.Config(t, "telegraf.conf", dir, "192.168.0.20:4840", address, "/var/lib/ocems", dir, "/etc/ocems/public.pem", server.PublicKey,
 		"/etc/ocems/tokens/device_5678", filepath.Join(dir, "token"),
-		// For the test's sake shorter waits, and the address of its board.
+		// Shorter waits for the test, and the address of its board.
 		`interval = "10s"`, `interval = "100ms"`, `flush_interval = "5s"`, `flush_interval = "500ms"`,
 		"[[outputs.ocems]]", "[[outputs.ocems]]\n  settle = \"3s\"\n  spread = \"0s\"\n  coalesce = \"500ms\"\n  endpoint = \""+server.URL+`"`)
 	program := board.Start(t, dir, nil, telegraf, "--config", config)

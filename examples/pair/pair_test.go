@@ -1,4 +1,4 @@
-// Package pair_test runs two hosts with the configurations of the example, and the commands of its page.
+// Package pair_test runs two hosts with the configurations of the example, and runs the commands of its page.
 package pair_test
 
 import (
@@ -23,7 +23,7 @@ import (
 
 const token = "8d97c71e68c2f4eee5fb254fccb49773"
 
-// machine is one of the two.
+// machine is the main machine or the spare.
 type machine struct {
 	t           *testing.T
 	board       *board.Board
@@ -46,7 +46,7 @@ func (m *machine) trail() string {
 	return strings.Join(append(list, more...), "")
 }
 
-// outcomes are the readings of the trail, such as "cod 1h0m0s already_stored".
+// outcomes are the final outcomes in the trail, such as "cod 1h0m0s already_stored".
 func (m *machine) outcomes(since time.Time) (list []string) {
 	text, _ := os.ReadFile(m.trail())
 	for line := range bytes.Lines(text) {
@@ -67,7 +67,7 @@ func (m *machine) has(since time.Time, want ...string) {
 	board.Until(m.t, fmt.Sprintf("the trail has %q", want), func() bool { return slices.Equal(m.outcomes(since), want) })
 }
 
-// reads starts the machine with Telegraf, which finds readings of cod in each slot, and of bod where it has the link.
+// reads starts the machine's Telegraf. It gets readings of cod in each slot, and readings of bod if the machine has the link.
 func (m *machine) reads(first time.Time, from float64, slots int, bod func(slot int) bool) *board.Program {
 	m.t.Helper()
 	lines := ""
@@ -109,7 +109,7 @@ func TestTwoTelegrafs(t *testing.T) {
 		t.Error(log)
 	}
 
-	// It comes back with what it has read of that slot.
+	// It starts again with the readings that it has of that slot.
 	main.reads(first, 100, 3, always)
 	board.Until(t, "the main machine is told 111", func() bool {
 		return slices.Contains(main.outcomes(first), "cod 45m0s already_stored") && slices.Contains(main.outcomes(first), "bod 45m0s already_stored")
@@ -124,7 +124,7 @@ func TestTwoTelegrafs(t *testing.T) {
 	}
 }
 
-// follow runs the commands of the page on the spare, which must be well.
+// follow runs the commands of the page on the spare, which must be healthy.
 func (m *machine) follow(t *testing.T, main *machine) {
 	page, err := os.ReadFile("README.md")
 	if err != nil {
@@ -153,7 +153,7 @@ func (m *machine) follow(t *testing.T, main *machine) {
 	}
 }
 
-// A collector stands by for the main machine as a Telegraf does.
+// A collector can be the spare too.
 func TestCollectorStandsBy(t *testing.T) {
 	t.Parallel()
 	b := board.New(t, simulator.Station{ID: "station_1234", Devices: []simulator.Device{{ID: "device_5678", Token: token}}})

@@ -1,4 +1,4 @@
-// Package proxy_test runs both hosts where a proxy is the only way to the board.
+// Package proxy_test runs both hosts in a network where a proxy is the only way to the board.
 package proxy_test
 
 import (
@@ -20,17 +20,17 @@ import (
 )
 
 const (
-	name     = "cems.cpcb.invalid" // nobody but the proxy knows where that is
+	name     = "cems.cpcb.invalid" // only the proxy knows its address
 	password = "pa55word-of-the-plant"
 )
 
-// proxy is a CONNECT proxy with basic authentication. It leads to the board, whatever the port.
+// proxy is a CONNECT proxy with basic authentication. It connects to the board, for any port.
 type proxy struct {
 	board string
 	mu    sync.Mutex
-	user  string // and the password, as they are taken now
-	open  int    // connections let through
-	shut  int    // and refused
+	user  string // user and password that are accepted now
+	open  int    // accepted connections
+	shut  int    // refused connections
 }
 
 func (p *proxy) takes(user string) {
@@ -108,13 +108,13 @@ func newPlant(t *testing.T) *plant {
 	return p
 }
 
-// live sees a wrong password told, with the key to mend, and the slot at the board once the proxy takes it.
+// live checks that the log reports a wrong password with its key, and that the slot is delivered after the proxy accepts the password.
 func (p *plant) live(program *board.Program, slot time.Time, key string) {
 	p.t.Helper()
 	board.Until(p.t, "the proxy refuses the password", func() bool { _, shut := p.count(); return shut > 1 })
 	program.Says("the proxy wants another user or password in " + key)
 	if n := len(p.Received().Readings); n != 0 {
-		p.t.Fatalf("the board has %d readings that came around the proxy", n)
+		p.t.Fatalf("the board has %d readings that did not go through the proxy", n)
 	}
 	p.takes("ocems:" + password)
 	if got := p.Arrive(1)[0]; got.Value != "81.5" || got.Timestamp != slot.UnixMilli() {

@@ -1,4 +1,4 @@
 #!/usr/bin/env bash
-# The example telegraf-modbus, with a stock Telegraf and the output as an external plugin.
+# Runs the example telegraf-modbus with a stock Telegraf and the output as an external plugin.
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 exec "$here/../telegraf-modbus/run.sh" --telegraf "$here/../../bin/tools/telegraf" --config "$here/telegraf.conf"

@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Runs the simulated board, Telegraf and the plant, and ends with the plant's verdict.
+# Runs the simulated board, Telegraf and the plant. Its exit code is the plant's.
 #
 #	run.sh [--telegraf BINARY] [--config FILE] [--collector FILE]
 #
-# The two examples beside this one call it with a Telegraf and a config of their own; --collector starts a collector too.
-# Ports: OCEMS_BOARD_PORT, OCEMS_MODBUS_PORT, OCEMS_OTLP_PORT. OCEMS_LIVE is how long readings are served.
+# telegraf-execd and telegraf-otlp call this script with their own Telegraf and configuration. --collector also starts a collector.
+# Ports: OCEMS_BOARD_PORT, OCEMS_MODBUS_PORT, OCEMS_OTLP_PORT. OCEMS_LIVE is the time for which readings are served.
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 root=$(cd "$here/../.." && pwd)
@@ -38,7 +38,7 @@ finish() {
 	if [ "$code" -ne 0 ]; then
 		for log in simulator collector telegraf; do
 			[ -s "$work/$log.log" ] || continue
-			echo "--- the end of $log.log" >&2 || true
+			echo "--- the last lines of $log.log" >&2 || true
 			tail -n 40 "$work/$log.log" >&2 || true
 		done
 	fi
@@ -57,7 +57,7 @@ await() { # pid name command...
 		"$@" 2>/dev/null && return 0
 		sleep 0.2
 	done
-	echo "the $name is not there after 20 s" >&2
+	echo "the $name does not answer after 20 s" >&2
 	return 1
 }
 listens() { exec 3<>"/dev/tcp/${1%:*}/${1#*:}" && exec 3>&-; }
@@ -86,7 +86,7 @@ await "$plant" plant listens "$OCEMS_MODBUS"
 "$telegraf" --config "$config" >telegraf.log 2>&1 &
 pids+=($!)
 
-# Whichever ends first: it must be the plant.
+# The first process to end must be the plant.
 code=0
 wait -n -p ended || code=$?
 [ "$ended" = "$plant" ] || { echo "a process has stopped before the plant" >&2; exit 1; }

@@ -12,7 +12,7 @@ import (
 	"github.com/simonvetter/modbus"
 )
 
-// A status that an example does not know makes no reading: it is in the trail and not in the mean.
+// A reading with an unmapped status is in the trail and not in the mean.
 func TestUnknownStatusIsNoReading(t *testing.T) {
 	processors := regexp.MustCompile(`(?m)^\[\[processors\.[^\n]*\n(?:(?:[ #].*|\[processors.*|)\n)*`)
 	for _, example := range []string{"telegraf-modbus", "telegraf-execd", "telegraf-otlp", "getting-started"} {
@@ -47,7 +47,7 @@ func TestUnknownStatusIsNoReading(t *testing.T) {
 	}
 }
 
-// plc has the status of its analyser in a coil, and pH in hundredths.
+// plc is a PLC with its analyser's status in a coil, and with pH times 100.
 type plc struct{}
 
 func (plc) HandleCoils(*modbus.CoilsRequest) ([]bool, error) { return []bool{true}, nil }
@@ -61,8 +61,8 @@ func (plc) HandleInputRegisters(*modbus.InputRegistersRequest) ([]uint16, error)
 	return nil, modbus.ErrIllegalFunction
 }
 
-// What Telegraf makes of registers, on which the doctor's advice rests: an integer is cut, and a coil's flag reaches the
-// registers' metric where that is the coils' too.
+// The doctor's advice relies on how Telegraf reads registers: it truncates an integer, and a coil's flag gets into the registers'
+// metric only if coils and registers are in the same metric.
 func TestFlagOfACoilAndScaledInteger(t *testing.T) {
 	for _, c := range []struct {
 		name, keys, dataType, value string

@@ -1,5 +1,5 @@
-// Package telegraf_test runs the built Telegraf as a process: kills it, reloads it, takes its server away, gives it a
-// wrong token, and looks at what the server has in the end.
+// Package telegraf_test runs the built Telegraf as a process. It kills or reloads Telegraf, stops its server or gives it a wrong
+// token, and then checks the slots at the server.
 package telegraf_test
 
 import (
@@ -26,7 +26,7 @@ import (
 )
 
 const (
-	goodToken  = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+	goodToken  = "8d97c71e68c2f4eee5fb254fccb49773" // the specification's example
 	wrongToken = "00000000000000000000000000000000"
 	keys       = "../../ocems/seal/testdata/"
 	slot       = 15 * time.Minute
@@ -40,7 +40,7 @@ stations:
     devices: [{id: stack-1, token: 8d97c71e68c2f4eee5fb254fccb49773}]
 `
 
-// What is fed is read once a start or reload: an input's next turn is a day away.
+// Telegraf reads the fed samples once at each start or reload, because the input's interval is a day.
 const feeding = `
 [agent]
   interval = "100ms"
@@ -64,7 +64,7 @@ const feeding = `
   namepass = ["plant"]
 `
 
-// The windows of the past stay open for settle after their last sample, which is when the tests kill and reload.
+// Past windows stay open for settle after their last sample. The tests kill and reload in this time.
 const reporting = `
 [[outputs.ocems]]
   namepass = ["plant"]
@@ -181,7 +181,7 @@ func freeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// write puts a file into the plant's directory at once, so that nobody reads half of it.
+// write writes a file into the plant's directory atomically, so that Telegraf never reads half of it.
 func (p *plant) write(name, text string) {
 	p.t.Helper()
 	path := filepath.Join(p.dir, name)
@@ -218,7 +218,7 @@ func (p *plant) setTokens(etp, stack string) {
 	p.write("devices.csv", fmt.Sprintf("station_id,device_id,token_id\netp,etp-1,%s\nstack,stack-1,%s\n", etp, stack))
 }
 
-// checkSecrecy looks for the tokens in all that Telegraf has written.
+// checkSecrecy searches everything that Telegraf has written for the tokens.
 func (p *plant) checkSecrecy() {
 	files := 0
 	err := filepath.WalkDir(p.dir, func(path string, d fs.DirEntry, err error) error {
@@ -237,7 +237,7 @@ func (p *plant) checkSecrecy() {
 	}
 }
 
-// plug starts the board's server, unplug takes it away; what it has stays.
+// plug starts the board's server, and unplug stops it. The server keeps its slots.
 func (p *plant) plug() {
 	p.t.Helper()
 	l, err := net.Listen("tcp", p.addr)
@@ -329,7 +329,7 @@ func (p *plant) until(what string, ok func() bool) {
 	}
 }
 
-// child is the process id of what Telegraf has started, or 0.
+// child is the process id of Telegraf's child process, or 0.
 func (p *plant) child() (pid int) {
 	tasks, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/children", p.proc.Process.Pid))
 	for _, path := range tasks {
@@ -341,7 +341,7 @@ func (p *plant) child() (pid int) {
 	return pid
 }
 
-// stat is a field of internal_ocems, as the process that runs now has last shown it.
+// stat is a field of internal_ocems, with the last value that the running process has shown.
 func (p *plant) stat(field string) (value int) {
 	for line := range strings.Lines(p.read("stats.json")) {
 		var m struct{ Fields map[string]float64 }
@@ -352,7 +352,7 @@ func (p *plant) stat(field string) (value int) {
 	return value
 }
 
-// feed writes one sample each ten seconds of [from, to) for the next start or reload, and returns their values.
+// feed writes a sample every ten seconds in [from, to) for the next start or reload, and returns their values.
 func (p *plant) feed(from, to time.Time, devices ...string) (values []float64, lines []string) {
 	p.t.Helper()
 	for at := from; at.Before(to); at = at.Add(10 * time.Second) {
@@ -395,7 +395,7 @@ func (p *plant) check(got simulator.Reading, device string, end time.Time, value
 	}
 }
 
-// past is the start of a window that ended n to n+1 windows ago.
+// past is the start of a window that ended between n and n+1 windows ago.
 func past(n int) time.Time { return time.Now().Truncate(slot).Add(-time.Duration(n+1) * slot) }
 
 func TestKillInMidSlotKeepsTheSlot(t *testing.T) {
@@ -419,7 +419,7 @@ func TestKillInMidSlotKeepsTheSlot(t *testing.T) {
 func TestOutageOfFiveHoursArrivesOldestFirst(t *testing.T) {
 	p := newPlant(t)
 	const n = 5 * 4
-	start := past(n + 6) // what is younger than an hour waits until the clock is trusted
+	start := past(n + 6) // readings younger than an hour wait until the clock is trusted
 	sent, lines := p.feed(start, start.Add(n*slot), "etp-1", "stack-1")
 	p.start()
 	p.until("all slots wait", func() bool { return p.stat("outbox_slots") == 2*n })
@@ -427,7 +427,7 @@ func TestOutageOfFiveHoursArrivesOldestFirst(t *testing.T) {
 	slices.Sort(raw)
 	slices.Sort(lines)
 	if !slices.Equal(raw, lines) {
-		t.Errorf("the other output has %d readings, which are not the %d of the instruments", len(raw), len(lines))
+		t.Errorf("the other output has %d readings, want the %d of the instruments", len(raw), len(lines))
 	}
 	p.write("feed.influx", "")
 	p.stop(syscall.SIGKILL)
@@ -445,7 +445,7 @@ func TestOutageOfFiveHoursArrivesOldestFirst(t *testing.T) {
 	}
 	p.until("the outbox is empty", func() bool { return p.stat("requests") > 0 && p.stat("outbox_slots") == 0 })
 	if got := p.received(); len(got.Readings) != 2*n || next["etp-1"] != n || got.Duplicates > 2*2*8 {
-		t.Errorf("received %d readings, %v, and %d twice; want %d, and no more twice than the 8 of each device that may not be on the disk, asked twice", len(got.Readings), next, got.Duplicates, 2*n)
+		t.Errorf("received %d readings (%v), %d of them repeated; want %d, and repeats only for the 8 slots of each device whose outcome may not be on disk, two requests each", len(got.Readings), next, got.Duplicates, 2*n)
 	}
 }
 
@@ -460,7 +460,7 @@ func TestReloadInMidSlotKeepsTheSlot(t *testing.T) {
 	p.start()
 	p.until("the samples are taken", func() bool { return p.stat("samples") == len(sent) })
 
-	// The check that the units make before the signal leaves the slot alone.
+	// The units check the configuration before the signal. The check does not change the slot.
 	for _, mistake := range []struct{ in, out, why string }{
 		{"[[outputs.ocems]]", "[[outputs.ocems", "loading config file "},
 		{`unit = "mg/L"`, `unit = "mg/K"`, `device[0].parameter[0].unit: unknown unit "mg/K"`},
@@ -574,7 +574,7 @@ func TestKilledExternalPluginKeepsTheSlot(t *testing.T) {
 	p.plug()
 	start := past(1)
 	sent, lines := p.feed(start, start.Add(slot/2), "etp-1")
-	// The last one is too old: the trail names it once all before it are durable.
+	// The last sample is too old. When the trail has it, all samples before it are durable.
 	tooOld := fmt.Sprintf("plant,ocems_device_id=etp-1,ocems_unit=mg/L cod=1 %d\n", start.Add(-8*24*time.Hour).UnixNano())
 	p.write("feed.influx", strings.Join(lines, "")+tooOld)
 	p.start()

@@ -14,27 +14,27 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// reading is one reading of dev_1, taken now.
+// reading returns one reading of dev_1 at the current time.
 func reading(name, unit string, v float64, attributes ...string) pmetric.Metrics {
 	md := pmetric.NewMetrics()
 	raw(md, "dev_1", name, unit, v, time.Now(), attributes...)
 	return md
 }
 
-// mapped is a configuration whose device has the given parameters.
+// mapped returns a configuration of one device with the given parameters.
 func mapped(parameters ...string) string {
 	return "devices: [{station_id: station_1, device_id: dev_1, token_id: token-of-dev-1, parameters: [" + strings.Join(parameters, ", ") + "]}]"
 }
 
 const cod = `{metric: effluent.cod, parameter: cod, unit: mg/L}`
 
-// A slot leaves when its window's end is a grace ago, or once no reading came for the settle time: not before.
+// A slot leaves when the grace after its window's end is over and no reading came for the settle time, not before.
 func TestClosesAfterGraceAndSettle(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start("spread: 0s\ncoalesce: 0s\n" + oneDevice)
 		pass(14 * time.Minute)
 		b.consume(e, reading("cod", "mg/L", 40))
-		tail := reading("ph", "pH", 7) // of this window, and sent in the next
+		tail := reading("ph", "pH", 7) // belongs to this window, and is sent in the next
 		pass(time.Minute + 28*time.Second)
 		b.consume(e, tail)
 		pass(3 * time.Second)
@@ -62,7 +62,7 @@ func TestStatistics(t *testing.T) {
 	for name, c := range map[string]struct {
 		entry string
 		kind  func(pmetric.Metric) pmetric.NumberDataPoint
-		want  string // of 1, 10 and 4
+		want  string // from 1, 10 and 4
 	}{
 		"gauge":                                     {`parameter: cod, unit: mg/L`, gauge, "dev_1 cod 5 mg/L U --15"},
 		"gauge of a totalizer":                      {`parameter: flow_totalizer, unit: m3`, gauge, "dev_1 flow_totalizer 4 m³ U --15"},
@@ -95,11 +95,11 @@ func TestStatistics(t *testing.T) {
 	}
 }
 
-// U where there are enough readings of it, else the flag of most; calibration in points of 30 seconds of their own.
+// The flag is U if enough readings have it, otherwise the most frequent one. Calibration has its own 30-second points.
 func TestFlags(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start("min_samples: 3\n" + strings.ReplaceAll(oneDevice, "dev_1, token_id: token-of-dev-1", "dev_2, token_id: token-of-dev-2"))
-		for i := range 12 { // 10 s each
+		for i := range 12 { // every 10 s
 			md := pmetric.NewMetrics()
 			for parameter, flags := range map[string]string{"so2": "UUUZZZCCCCCC", "co": "MMUUMMMMMMMM", "cod": "MMMMMMMMMUUU"} {
 				unit := "mg/Nm3"
@@ -115,14 +115,14 @@ func TestFlags(t *testing.T) {
 		require.ElementsMatch(t, []string{
 			"dev_2 so2 4 mg/Nm³ Z --1", "dev_2 so2 7 mg/Nm³ C --1.5", "dev_2 so2 10 mg/Nm³ C --2",
 			"dev_2 so2 1 mg/Nm³ U --15",
-			"dev_2 co 6.1 mg/Nm³ M --15", // of 0, 1 and 4 to 11: two of U are not enough
+			"dev_2 co 6.1 mg/Nm³ M --15", // from 0, 1 and 4 to 11: two readings with U are not enough
 			"dev_2 cod 10 mg/L U --15",
 		}, b.received())
 	})
 }
 
-// Nothing but device and parameter parts a series: the right value is 120.
-func TestNothingPartsAParameter(t *testing.T) {
+// Only device and parameter identify a series. The right value is 120.
+func TestNothingSplitsAParameter(t *testing.T) {
 	for name, change := range map[string]func(rm pmetric.ResourceMetrics){
 		"service.instance.id": func(rm pmetric.ResourceMetrics) { rm.Resource().Attributes().PutStr("service.instance.id", "another") },
 		"host":                func(rm pmetric.ResourceMetrics) { rm.Resource().Attributes().PutStr("host.name", "another") },
@@ -147,7 +147,7 @@ func TestNothingPartsAParameter(t *testing.T) {
 				}
 				pass(16 * time.Minute)
 				require.Equal(t, []string{"dev_1 cod 120 mg/L U --15"}, b.received())
-				require.Empty(t, b.said("warn: two sources"), "a change is a restart")
+				require.Empty(t, b.said("warn: two sources"), "one change of source is a restart")
 			})
 		})
 	}
@@ -193,7 +193,7 @@ func TestTheSameAgain(t *testing.T) {
 		send(now, 200, 5)
 		send(now.Add(time.Second), 300, 5)
 		require.EqualValues(t, 4, b.number("duplicate_samples"))
-		send(now, 999, 5) // another value for the same time
+		send(now, 999, 5) // different value, same time
 		require.EqualValues(t, 1, b.number("refused_samples"))
 		pass(16 * time.Minute)
 		require.Equal(t, []string{"dev_1 cod 300 mg/L U --15", "dev_1 flow_inlet 15 m³/hr U --15"}, b.received())
@@ -204,7 +204,7 @@ func TestTheSameAgain(t *testing.T) {
 	})
 }
 
-// Ten thousand refusals of one kind are one line.
+// Ten thousand refusals for one reason are one line.
 func TestOneLineASlotAndReason(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(oneDevice)
@@ -234,7 +234,7 @@ func TestOneLineASlotAndReason(t *testing.T) {
 	})
 }
 
-// A logger makes 15-minute values, without the mark: they are named, and not averaged.
+// 15-minute values of a logger have no mark of a finished slot. They are named, and not averaged.
 func TestAlignFalse(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start("align: false\n" + mapped(cod))
@@ -245,12 +245,12 @@ func TestAlignFalse(t *testing.T) {
 		raw(md, "dev_1", "effluent.cod", "", 44, ago(0).Add(-time.Minute))
 		raw(md, "dev_1", "effluent.cod", "", math.Inf(1), ago(5))
 		b.consume(e, md)
-		b.consume(e, md) // the same again
+		b.consume(e, md) // sent again
 		pass(time.Minute)
 		require.Equal(t, []string{"dev_1 cod 43 mg/L U -30", "dev_1 cod 42 mg/L U -15", "dev_1 cod 41 mg/L U -0"}, b.received())
 		require.Len(t, b.asked(), 3)
 		require.EqualValues(t, 0, b.number("samples"))
-		for range 20 { // a raw reading is misconfigured here: one line a slot, not one a reading
+		for range 20 { // raw readings are a mistake here: one line per slot, not per reading
 			b.consume(e, reading("effluent.cod", "", 44))
 			pass(time.Second)
 		}
@@ -265,7 +265,7 @@ func TestAlignFalse(t *testing.T) {
 	})
 }
 
-// A finished slot goes to the outbox as it is. The same slot again makes no second request; another value is a conflict.
+// A finished slot goes to the outbox unchanged. The same slot again causes no second request. Another value is a conflict.
 func TestFinishedSlots(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start("coalesce: 1m\n" + mapped(`{metric: ph, parameter: ph, unit: pH, statistic: max, decimals: 1}`, cod))
@@ -273,13 +273,13 @@ func TestFinishedSlots(t *testing.T) {
 		b.consume(e, ph("dev_1", 7.25, ago(0)))
 		b.consume(e, ph("dev_1", 7.9, ago(0)))
 		for range 3 {
-			b.consume(e, ph("dev_9", 7, ago(0))) // no error, or it would block the rest
+			b.consume(e, ph("dev_9", 7, ago(0))) // no error, because it would block the rest
 		}
 		pass(5 * time.Minute)
 		require.Equal(t, []string{"dev_1 ph 7.2 pH U -0"}, b.received())
 		require.Len(t, b.asked(), 1)
 		refused := b.trail(audit.Refused)
-		require.Len(t, refused, 2, "one line a slot")
+		require.Len(t, refused, 2, "one line per slot")
 		require.Equal(t, 7.9, refused[0].Readings[0].Value)
 		require.Equal(t, "dev_9", refused[1].Device)
 		require.Equal(t, "unknown", refused[1].Reason)

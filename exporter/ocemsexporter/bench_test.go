@@ -28,8 +28,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// BenchmarkExporter delivers one slot of each of 1,000 devices, and compares it with a bare loop of posts of the same
-// bodies, each with a signature made for it.
+// BenchmarkExporter delivers one slot of each of 1,000 devices. It compares this with a bare loop that posts the same
+// bodies, each with a new signature.
 func BenchmarkExporter(b *testing.B) {
 	const devices = 1000
 	var taken atomic.Int64
@@ -120,5 +120,5 @@ func BenchmarkExporter(b *testing.B) {
 	b.ReportMetric(devices*float64(b.N)/exporter.Seconds(), "devices/s")
 }
 
-// client keeps as many connections as the exporter's.
+// client keeps as many connections as the exporter's client.
 var client = &http.Client{Transport: &http.Transport{MaxIdleConns: 100, MaxIdleConnsPerHost: 32}}

@@ -48,8 +48,8 @@ const (
 	privateKeyFile = "../../ocems/seal/testdata/industry_test_private.pem"
 )
 
-// network is a listener in memory, and the extension that makes an exporter's real client dial it, so that client and
-// server live in a synctest bubble: times are exact, and an hour costs nothing.
+// network is a listener in memory, and an extension that makes the exporter's real HTTP client dial it. Client and server
+// then run in a synctest bubble: times are exact, and an hour takes no real time.
 type network struct {
 	component.StartFunc
 	component.ShutdownFunc
@@ -95,7 +95,7 @@ func (n *network) dials() []string {
 	return slices.Clone(n.dialled)
 }
 
-// RoundTripper is that of an authenticator, which confighttp gives the bare transport.
+// RoundTripper implements an authenticator, to which confighttp passes the bare transport.
 func (n *network) RoundTripper(base http.RoundTripper) (http.RoundTripper, error) {
 	t := base.(*http.Transport)
 	t.DialContext = n.dial
@@ -105,10 +105,10 @@ func (n *network) RoundTripper(base http.RoundTripper) (http.RoundTripper, error
 	return t, nil
 }
 
-// request is what came to the server, its body decrypted.
+// request is a request at the server with its decrypted body.
 type request struct{ device, payload string }
 
-// board is the board's server, and a collector's host of exporters that send to it.
+// board is the board's server and the collector's host of the exporters that send to it.
 type board struct {
 	*testing.T
 	network    *network
@@ -171,9 +171,9 @@ func newBoard(t *testing.T) *board {
 	return b
 }
 
-// ServeHTTP opens the body on its way to the simulator.
+// ServeHTTP decrypts the body and passes the request to the simulator.
 func (b *board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	if r.Method == http.MethodGet { // for the time
+	if r.Method == http.MethodGet { // asks for the time
 		b.simulator.ServeHTTP(w, r)
 		return
 	}
@@ -195,7 +195,7 @@ func (b *board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 func (b *board) GetExtensions() map[component.ID]component.Component { return b.extensions }
 
-// Report is that of a host which shows the components' status.
+// Report records the status of the components.
 func (b *board) Report(e *componentstatus.Event) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -211,7 +211,7 @@ func fromYAML(t testing.TB, text string) *confmap.Conf {
 	return conf
 }
 
-// try starts an exporter with the configuration, of which all that points to the board has a default.
+// try starts an exporter with the configuration and defaults that point to the board.
 func (b *board) try(conf *confmap.Conf) (*ocemsExporter, error) {
 	all := fromYAML(b, fmt.Sprintf(`{endpoint: "http://board.test/v1.0/industry/data", http: {auth: {authenticator: network}},
 		public_key_file: %s, audit_file: %q}`, publicKeyFile, b.auditFile))
@@ -220,7 +220,7 @@ func (b *board) try(conf *confmap.Conf) (*ocemsExporter, error) {
 	require.NoError(b, all.Unmarshal(cfg))
 	require.NoError(b, xconfmap.Validate(cfg))
 	set := exportertest.NewNopSettings(metadata.Type)
-	set.ID = component.NewID(metadata.Type) // the storage goes by the name
+	set.ID = component.NewID(metadata.Type) // the storage needs the same name
 	set.TelemetrySettings = b.telemetry.NewTelemetrySettings()
 	set.Logger = b.logger
 	e, err := NewFactory().CreateMetrics(b.Context(), set, cfg)
@@ -234,7 +234,7 @@ const oneDevice = `devices: [{station_id: station_1, device_id: dev_1, token_id:
 func (b *board) start(text string) *ocemsExporter {
 	e, err := b.try(fromYAML(b, text))
 	require.NoError(b, err)
-	synctest.Wait() // for the server's time
+	synctest.Wait() // the exporter asks for the server's time
 	return e
 }
 
@@ -243,7 +243,7 @@ func (b *board) consume(e *ocemsExporter, md pmetric.Metrics) {
 	require.NoError(b, e.ConsumeMetrics(b.Context(), md))
 }
 
-// fault makes the server misbehave, as simulator.Fault says; none mends it.
+// fault sets faults of the server (simulator.Fault). An empty text ends them.
 func (b *board) fault(text string) {
 	method, answer := http.MethodPost, httptest.NewRecorder()
 	if text == "" {
@@ -266,7 +266,7 @@ func (b *board) withStorage(dir string) {
 	b.extensions[storageID] = ext
 }
 
-// received is what the server has stored: device, parameter, value, unit, flag, and minutes before the year 2000.
+// received returns the readings at the server: device, parameter, value, unit, flag, and minutes before the year 2000.
 func (b *board) received() (list []string) {
 	answer := httptest.NewRecorder()
 	b.simulator.ServeHTTP(answer, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
@@ -278,14 +278,14 @@ func (b *board) received() (list []string) {
 	return list
 }
 
-// asked are the requests that came, in their order.
+// asked returns the requests in their order.
 func (b *board) asked() []request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.requests)
 }
 
-// reported takes the statuses since it was last called.
+// reported returns the statuses since the last call.
 func (b *board) reported() []componentstatus.Status {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -294,7 +294,7 @@ func (b *board) reported() []componentstatus.Status {
 	return list
 }
 
-// said are the lines of the log that hold the text.
+// said returns the log lines that contain the text.
 func (b *board) said(text string) (lines []string) {
 	for _, e := range b.logs.All() {
 		if line := fmt.Sprint(e.Level, ": ", e.Message, " ", e.ContextMap()); strings.Contains(line, text) {
@@ -304,7 +304,7 @@ func (b *board) said(text string) (lines []string) {
 	return lines
 }
 
-// trail are the entries of the verified audit trail that have one of the outcomes.
+// trail verifies the audit trail and returns the entries with one of the outcomes.
 func (b *board) trail(outcomes ...audit.Outcome) (list []audit.Entry) {
 	f, err := os.Open(b.auditFile)
 	require.NoError(b, err)
@@ -331,7 +331,7 @@ func (b *board) collect() metricdata.ScopeMetrics {
 	return metricdata.ScopeMetrics{}
 }
 
-// number is the sum of a counter or gauge over its attributes.
+// number returns the sum of a counter or gauge over its attributes.
 func (b *board) number(name string) (n int64) {
 	for _, m := range b.collect().Metrics {
 		if m.Name != "otelcol_exporter_ocems_"+name {
@@ -348,19 +348,19 @@ func (b *board) number(name string) (n int64) {
 	return n
 }
 
-// pass lets time go by until all that is due has been done.
+// pass lets the time pass and waits until all due work is done.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// y2k is when a bubble begins, and the end of a slot.
+// y2k is the start of a bubble and the end of a slot.
 var y2k = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC)
 
-// ago is the end of the slot so many slots before y2k.
+// ago returns the end of the slot that is the given number of slots before y2k.
 func ago(slots int) time.Time { return y2k.Add(-time.Duration(slots) * spec.SlotLength) }
 
-// raw is a point without the mark of a finished slot. Attributes come in pairs.
+// raw adds a point without the mark of a finished slot. Attributes are pairs of key and value.
 func raw(md pmetric.Metrics, device, name, unit string, v float64, at time.Time, attributes ...string) {
 	rm := md.ResourceMetrics().AppendEmpty()
 	rm.Resource().Attributes().PutStr("ocems.device.id", device)
@@ -375,12 +375,12 @@ func raw(md pmetric.Metrics, device, name, unit string, v float64, at time.Time,
 	}
 }
 
-// finished is a slot that the ocems_slot processor has made.
+// finished adds a slot as the ocems_slot processor makes it.
 func finished(md pmetric.Metrics, device, name, unit string, v float64, at time.Time, attributes ...string) {
 	raw(md, device, name, unit, v, at, append([]string{points.Samples, "90"}, attributes...)...)
 }
 
-// ph is one finished slot.
+// ph returns one finished slot.
 func ph(device string, v float64, at time.Time) pmetric.Metrics {
 	md := pmetric.NewMetrics()
 	finished(md, device, "ph", "pH", v, at)

@@ -18,7 +18,7 @@ type Config struct {
 	registry.Config  `mapstructure:",squash"`
 	options.Slots    `mapstructure:",squash"`
 	options.Delivery `mapstructure:",squash"`
-	// HTTP is the client: timeout, tls, proxy_url and so on. Its endpoint and compression must not be set.
+	// HTTP configures the client: timeout, tls, proxy_url and so on. Its endpoint and compression must not be set.
 	HTTP confighttp.ClientConfig `mapstructure:"http"`
 	// Storage is the storage extension that holds the open windows and the outbox.
 	Storage *component.ID `mapstructure:"storage"`
@@ -30,16 +30,16 @@ func createDefaultConfig() component.Config {
 	return &Config{Config: registry.Config{Words: registry.Collector, Common: registry.DefaultCommon()}, Slots: options.DefaultSlots(), Delivery: options.DefaultDelivery(), HTTP: client}
 }
 
-// gone are keys of earlier versions, with what to do instead.
+// gone lists keys of earlier versions and what to do instead.
 var gone = map[string]string{
 	"max_series":    options.NoMaxSeries,
-	"require_slots": "leave it out: the exporter aligns readings itself, and takes finished slots of ocems_slot as they are; `align: false` is for slots of another maker",
+	"require_slots": "leave it out: the exporter averages readings itself and accepts finished slots of ocems_slot; `align: false` is for 15-minute values from other sources",
 }
 
-// unlike are keys of http that only some versions of the collector have.
+// unlike lists keys of http that only some versions of the collector have.
 var unlike = []string{"disable_keep_alives", "idle_conn_timeout", "keepalive", "max_idle_conns", "max_idle_conns_per_host"}
 
-// Unmarshal refuses keys that are gone or not in every version of the collector, and durations that are numbers without a unit.
+// Unmarshal refuses keys of earlier versions, keys that not every version of the collector has, and durations without a unit.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	raw := conf.ToStringMap()
 	faults := []error{options.Check(raw, c, gone)}
@@ -55,7 +55,7 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	return conf.Unmarshal(c)
 }
 
-// Validate returns every mistake.
+// Validate returns all mistakes.
 func (c *Config) Validate() error {
 	var own []error
 	if c.HTTP.Endpoint != "" {

@@ -60,7 +60,7 @@ func TestLoadConfig(t *testing.T) {
 	require.NoError(t, componenttest.CheckConfigStruct(NewFactory().CreateDefaultConfig()))
 }
 
-// TestInvalid reads testdata/invalid.txt: what an operator reads of each configuration of invalid.yaml.
+// TestInvalid compares the errors of each configuration in invalid.yaml with testdata/invalid.txt.
 func TestInvalid(t *testing.T) {
 	file, err := confmaptest.LoadConf("testdata/invalid.yaml")
 	require.NoError(t, err)

@@ -11,8 +11,8 @@ import (
 
 var errStopped = errors.New("the exporter is not running; the readings stay with the sender")
 
-// ConsumeMetrics returns once the readings are durable. An error means that the same batch may come again, and is taken
-// once all the same; a refused reading is none, because it would block the rest.
+// ConsumeMetrics returns when the readings are durable. After an error the sender may send the same batch again, and each
+// reading counts once. A refused reading is not an error, because it would block the rest of the batch.
 func (e *ocemsExporter) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
 	core := e.engine.Load()
 	if core == nil {

@@ -24,8 +24,8 @@ import (
 )
 
 const (
-	closeWithin = 5 * time.Second // of Shutdown, for requests in flight
-	patience    = time.Minute     // within which a sender of OTLP tries again, by its defaults
+	closeWithin = 5 * time.Second // how long Shutdown waits for requests in flight
+	patience    = time.Minute     // an OTLP sender with default settings retries within this time
 )
 
 type ocemsExporter struct {
@@ -39,7 +39,7 @@ type ocemsExporter struct {
 
 func (e *ocemsExporter) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
-// Start opens the state and starts to deliver. The server need not be there.
+// Start opens the state and starts to deliver. It needs no server.
 func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err error) {
 	defer func() {
 		if err != nil {
@@ -48,18 +48,18 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	}()
 	log := e.set.Logger
 	if e.cfg.HTTP.Timeout < options.ShortTimeout {
-		log.Warn("http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more",
+		log.Warn("http.timeout is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out; set 30s or more",
 			zap.Duration("timeout", e.cfg.HTTP.Timeout))
 	}
 	telemetry := e.set.TelemetrySettings
-	telemetry.TracerProvider, telemetry.MeterProvider = nil, nil // no span and no trace header for each request: the board wants exact headers
+	telemetry.TracerProvider, telemetry.MeterProvider = nil, nil // no trace header in requests: the board expects exact headers
 	client, err := e.cfg.HTTP.ToClient(ctx, host.GetExtensions(), telemetry)
 	if err != nil {
 		return fmt.Errorf("http: %w", err)
 	}
-	// Not in the configuration, where it has another place in each version of the collector. Behind an authenticator it stays 2.
+	// Not set in the configuration, where its place depends on the collector's version. With an authenticator it stays 2.
 	if t, bare := client.Transport.(*http.Transport); bare {
-		t.MaxIdleConnsPerHost = e.cfg.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
+		t.MaxIdleConnsPerHost = e.cfg.MaxConcurrency // net/http keeps 2 connections; the other requests would each open a new one
 	}
 	if e.storage, err = ocemsstorage.OpenOrMemory(ctx, host, e.cfg.Storage, component.KindExporter, e.set.ID, log); err != nil {
 		return err
@@ -77,7 +77,7 @@ func (e *ocemsExporter) Start(ctx context.Context, host component.Host) (err err
 	return e.telemetry.Observe(core)
 }
 
-// Shutdown sends nothing more. What waits, and the open windows, stay in the storage.
+// Shutdown sends nothing more. Waiting slots and open windows stay in the storage.
 func (e *ocemsExporter) Shutdown(ctx context.Context) error {
 	errs := []error{e.telemetry.Close()}
 	if core := e.engine.Swap(nil); core != nil {
@@ -93,7 +93,7 @@ func (e *ocemsExporter) Shutdown(ctx context.Context) error {
 }
 
 func (e *ocemsExporter) onResult(o audit.Outcome, readings int) {
-	if readings == 0 { // a note of the trail about itself
+	if readings == 0 { // the trail's note about itself
 		return
 	}
 	e.telemetry.Result(o, readings)
@@ -104,7 +104,7 @@ func (e *ocemsExporter) onTry(took time.Duration, ok bool) {
 	e.telemetry.RequestDuration.Record(context.Background(), took.Seconds(), e.telemetry.Own)
 }
 
-// report tells the host of transitions, and never of permanent trouble: nothing is lost while a person mends it.
+// report reports changes of health to the host. Trouble is always recoverable: no data is lost until a person corrects it.
 func report(host component.Host, err error) {
 	if err != nil {
 		componentstatus.ReportStatus(host, componentstatus.NewRecoverableErrorEvent(err))

@@ -39,11 +39,11 @@ func TestLifecycle(t *testing.T) {
 	})
 }
 
-// What only shows at the start names its key too, and leaves nothing open.
+// A mistake that is found only at the start names its key too. The failed start leaves nothing open.
 func TestFaultsAtStart(t *testing.T) {
 	for name, c := range map[string]struct{ config, want string }{
 		"no storage":      {`storage: ocems_storage/outbox`, `storage: there is no extension "ocems_storage/outbox" in service.extensions; nearest: ocems_storage/outbx, file_storage`},
-		"no such storage": {`storage: network`, `storage: the extension "network" stores nothing; use an ocems_storage extension`},
+		"no such storage": {`storage: network`, `storage: the extension "network" is not a storage extension; use an ocems_storage extension`},
 		"another storage": {`storage: file_storage`, `storage: "file_storage" cannot list its keys; use an ocems_storage extension`},
 		"storage fails":   {`storage: ocems_storage/outbx`, `storage: opening "ocems_storage/outbx": directory: opening the state /dev/null/exporter_ocems_: mkdir /dev/null: not a directory`},
 		"audit_file":      {`audit_file: /dev/null/audit.jsonl`, `audit_file: opening the audit trail: mkdir /dev/null: not a directory`},
@@ -71,7 +71,7 @@ func TestFaultsAtStart(t *testing.T) {
 	})
 }
 
-// plain is a storage of another make.
+// plain is another storage extension.
 type plain struct {
 	component.StartFunc
 	component.ShutdownFunc
@@ -87,9 +87,9 @@ func TestWarningsAtStart(t *testing.T) {
 		want   []string
 	}{
 		"none":         {`storage: ocems_storage`, nil},
-		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more map[timeout:29s]"}},
+		"http.timeout": {`{storage: ocems_storage, http: {timeout: 29s}}`, []string{"warn: http.timeout is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out; set 30s or more map[timeout:29s]"}},
 		"30 s":         {`{storage: ocems_storage, http: {timeout: 30s}}`, nil},
-		"memory":       {`{}`, []string{"warn: no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension map[]"}},
+		"memory":       {`{}`, []string{"warn: no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension map[]"}},
 		"no trail":     {`{storage: ocems_storage, audit_file: ""}`, []string{"warn: no audit_file is set: final outcomes go to the log only map[]"}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -107,7 +107,7 @@ func TestWarningsAtStart(t *testing.T) {
 
 const csvHead = "station_id,device_id,token_id\n"
 
-// A hub mends a token in its devices_file: the device held for it goes on at once, not after hold_interval.
+// When a hub corrects a token in its devices_file, the held device continues immediately, not after hold_interval.
 func TestDevicesFile(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		path := filepath.Join(t.TempDir(), "devices.csv")
@@ -134,7 +134,7 @@ func TestDevicesFile(t *testing.T) {
 		pass(time.Minute)
 		require.Contains(t, b.received(), "dev_2 ph 7.3 pH U -0")
 
-		// What waits for a device that was taken out waits until it is back.
+		// Slots of a removed device wait until the device is configured again.
 		b.fault(`{"http_status": 503}`)
 		b.consume(e, ph("dev_2", 7.4, ago(1)))
 		write("station_1,dev_1,token-of-dev-1\n")
@@ -149,7 +149,7 @@ func TestDevicesFile(t *testing.T) {
 	})
 }
 
-// The host hears when trouble begins and when all of it is over, not each device's.
+// The host gets a status when the first trouble begins and when the last is over, not for each device.
 func TestStatus(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(`
@@ -172,7 +172,7 @@ devices:
 	})
 }
 
-// What one cannot trust gets no reading, and what the log says of it mends it.
+// A server with an untrusted certificate gets no reading. The advice in the log solves this.
 func TestUntrustedServer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		b := newBoard(t)
@@ -198,7 +198,7 @@ func TestUntrustedServer(t *testing.T) {
 	})
 }
 
-// The proxy's password stays out of the log, whatever the proxy answers.
+// The proxy's password is never in the log, for any answer of the proxy.
 func TestProxy(t *testing.T) {
 	for name, c := range map[string]struct {
 		endpoint string
@@ -242,7 +242,7 @@ func TestProxy(t *testing.T) {
 	}
 }
 
-// The password of an endpoint stays out of log, status and trail, whether the server answers or not.
+// The password of an endpoint is never in log, status or trail, with or without an answer of the server.
 func TestEndpointWithPassword(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start("endpoint: http://plant:hunter2@board.test/v1.0/industry/data\n" + oneDevice)

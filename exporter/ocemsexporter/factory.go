@@ -10,7 +10,7 @@ import (
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/internal/metadata"
 )
 
-// NewFactory makes the factory of the exporter `ocems`.
+// NewFactory returns the factory of the exporter `ocems`.
 func NewFactory() exporter.Factory {
 	return exporter.NewFactory(metadata.Type, createDefaultConfig, exporter.WithMetrics(createMetrics, metadata.MetricsStability))
 }
@@ -20,6 +20,6 @@ func createMetrics(_ context.Context, set exporter.Settings, cfg component.Confi
 	if err != nil {
 		return nil, err
 	}
-	set.Logger = set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel)) // an error here is the plant's or the board's, not the code's
+	set.Logger = set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel)) // an error is about the plant or the board, so a stack trace does not help
 	return &ocemsExporter{cfg: cfg.(*Config), set: set, telemetry: telemetry}, nil
 }

@@ -19,7 +19,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func requireGolden(t *testing.T, path, got string) {
 	if *update {
@@ -30,8 +30,8 @@ func requireGolden(t *testing.T, path, got string) {
 	require.Equal(t, string(want), got)
 }
 
-// TestGolden has a folder a case: the exporter's config.yaml, the metrics.json that it gets, and want.json with all that
-// came of them: the payloads that the server decrypted, by device in the order of arrival, and the readings in no slot.
+// TestGolden has one folder per case: the exporter's config.yaml, its input metrics.json, and the result want.json. The
+// result has the payloads that the server decrypted, by device in the order of arrival, and the readings in no slot.
 func TestGolden(t *testing.T) {
 	folders, err := filepath.Glob("testdata/golden/*/config.yaml")
 	require.NoError(t, err)
@@ -59,7 +59,7 @@ func TestGolden(t *testing.T) {
 				slices.SortStableFunc(requests, func(x, y request) int { return cmp.Compare(x.device, y.device) })
 				var payloads, refused []string
 				for _, r := range requests {
-					payloads = append(payloads, r.payload) // to the byte
+					payloads = append(payloads, r.payload) // compared byte by byte
 				}
 				for _, x := range b.trail(audit.Refused, audit.Late) {
 					refused = append(refused, line(t, x))
@@ -71,7 +71,7 @@ func TestGolden(t *testing.T) {
 	}
 }
 
-// line is an entry of the trail without its place there.
+// line returns an entry of the trail without its position.
 func line(t *testing.T, x audit.Entry) string {
 	text, err := json.Marshal(struct {
 		Device   string          `json:"device"`

@@ -22,14 +22,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// ranger is the client of an ocems_storage.
+// ranger is the client of an ocems_storage extension.
 type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 	Check() error
 }
 
-// disk is an ocems_storage that can be full.
+// disk is an ocems_storage extension whose disk can be made full.
 type disk struct {
 	storage.Extension
 	full atomic.Bool
@@ -64,7 +64,7 @@ func (b *board) withDisk(dir string) *disk {
 
 const stored = "storage: ocems_storage\n" + oneDevice
 
-// A full disk is the sender's matter: it keeps the batch and brings it again. Until then nothing of the batch counts.
+// On a full disk the batch is refused, so the sender keeps it and sends it again. Until then no reading of it counts.
 func TestStorageFails(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		d := b.withDisk(t.TempDir())
@@ -77,9 +77,9 @@ func TestStorageFails(t *testing.T) {
 		raw(md, "dev_1", "cpu", "1", 0.5, ago(0))
 
 		d.full.Store(true)
-		for range 40 { // within a minute of each other: the window of 00:00 must not close before the sender is through
+		for range 40 { // within a minute of each other: the window of 00:00 stays open until the sender succeeds
 			err := e.ConsumeMetrics(t.Context(), md)
-			require.EqualError(t, err, "writing the outbox: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+			require.EqualError(t, err, "writing the outbox: no space left on device; the readings stay with the sender: make sure that the directory of the storage is writable and has free space")
 			pass(50 * time.Second)
 		}
 		require.Empty(t, b.asked())
@@ -94,15 +94,15 @@ func TestStorageFails(t *testing.T) {
 		b.consume(e, md)
 		pass(time.Minute)
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
-		require.Len(t, b.said("readings are taken again"), 1)
+		require.Len(t, b.said("readings are accepted again"), 1)
 		require.Equal(t, []string{"dev_1 cod 41 mg/L U -15", "dev_1 tss 12 mg/L U -0"}, b.received())
-		require.Len(t, b.trail(audit.Refused), 2, "cpu, and the second of one time")
+		require.Len(t, b.trail(audit.Refused), 2, "cpu, and the second reading of one time")
 		require.EqualValues(t, 1, b.number("ignored_points"))
 		require.EqualValues(t, 2, b.number("readings"))
 	})
 }
 
-// The closing of a window does not get through either, and nothing of it is lost.
+// A window cannot close on a full disk, and none of its readings is lost.
 func TestStorageFailsAtClosing(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		d := b.withDisk(t.TempDir())
@@ -121,7 +121,7 @@ func TestStorageFailsAtClosing(t *testing.T) {
 	})
 }
 
-// What waits is on the disk: another exporter sends it, oldest first, when the server is back.
+// Waiting slots are on the disk. After a restart the exporter sends them, oldest first, when the server is back.
 func TestRestart(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		b.withStorage(t.TempDir())
@@ -146,8 +146,8 @@ func TestRestart(t *testing.T) {
 	})
 }
 
-// An open window goes on after a restart, and what a sender sends again counts once. A kill is a copy of the storage as it
-// was when ConsumeMetrics had returned.
+// An open window continues after a restart, and a reading that is sent again counts once. A kill is simulated by a copy of
+// the storage after ConsumeMetrics has returned.
 func TestOpenWindowSurvives(t *testing.T) {
 	for name, kill := range map[string]bool{"shutdown": false, "kill": true} {
 		t.Run(name, func(t *testing.T) {
@@ -190,7 +190,7 @@ func TestOpenWindowSurvives(t *testing.T) {
 	}
 }
 
-// A device that leaves the configuration with an open window holds up no other: its slot waits until it is back.
+// A device that is removed with an open window delays no other. Its slot waits until the device is back.
 func TestDeviceLeavesWithAnOpenWindow(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		b.withStorage(t.TempDir())
@@ -212,7 +212,7 @@ func TestDeviceLeavesWithAnOpenWindow(t *testing.T) {
 	})
 }
 
-// Every reading that was accepted while the exporter shut down is in its slot after the start, and no other.
+// After the start, the slot has exactly the readings that were accepted while the exporter shut down.
 func TestShutdownUnderLoad(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		b.withStorage(t.TempDir())
@@ -225,7 +225,7 @@ devices:
 		var senders sync.WaitGroup
 		for sender := range 4 {
 			senders.Go(func() {
-				for i := range 150 { // older slots would be of before the last 7 days
+				for i := range 150 { // older slots would be older than 7 days
 					md := pmetric.NewMetrics()
 					raw(md, "dev_1", "pulses", "", 1, y2k.Add(time.Duration(4*i+sender)*time.Microsecond))
 					if e.ConsumeMetrics(context.Background(), md) != nil {
@@ -257,7 +257,7 @@ devices:
 	})
 }
 
-// A file that is taken away under the exporter is said in log and status for a minute, though it is there anew at once.
+// When the exporter's file is removed, log and status report this for a minute, even though it exists again immediately.
 func TestFileTakenAwayIsReported(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		dir := t.TempDir()

@@ -33,7 +33,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/version"
 )
 
-// everyMetric drives an exporter until each of its metrics has a value for each of its attributes.
+// everyMetric drives an exporter until each of its metrics has a value for each attribute.
 func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(`
@@ -136,7 +136,7 @@ func TestTelemetry(t *testing.T) {
 		var classes []metricdata.DataPoint[int64]
 		for _, class := range engine.Troubles() {
 			n := int64(0)
-			if class == status.Refuses || class == status.Partly { // the slot that began before the first whole window
+			if class == status.Refuses || class == status.Partly { // for the slot that began before the first whole window
 				n = 1
 			}
 			classes = append(classes, value(n, attribute.String("class", string(class))))
@@ -144,26 +144,26 @@ func TestTelemetry(t *testing.T) {
 		const prefix = "otelcol_exporter_ocems_"
 		want := []metricdata.Metrics{
 			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(4))},
-			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(1))},
-			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat an earlier one with the same time, value and flag. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was already closed. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 1), refused(slot.TooOld, 2), refused(slot.Future, 3), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
 				refused(slot.BadUnit, 1), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0),
 				refused(slot.BelowMin, 0), refused(slot.AboveMax, 0), refused(slot.Invalid, 0), refused(slot.TooFar, 0), refused(slot.TooFew, 0), refused("off_grid", 1), refused("unknown", 1))},
-			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(3))},
+			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are not a parameter of a device. [Alpha]", Data: counter(value(3))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
-			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(0)},
+			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not passed on yet. [Alpha]", Data: level(0)},
 			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
-			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, as of the end of the last slot. [Alpha]",
+			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, at the end of the last slot. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: classes}},
 			{Name: prefix + "parameter_expected", Unit: "{slot}", Description: "1 where slots of the parameter are due, 0 before its first one. [Alpha]",
 				Data: each(0, "dev_1 cod", "dev_1 ph", "dev_2 co", "dev_2 so2", "dev_3 co")},
-			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest stamp of the parameter that was delivered, in Unix time. [Alpha]",
+			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest delivered stamp of the parameter, in Unix time. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: append(each(y2k.Unix(), "dev_1 cod", "dev_1 ph").DataPoints,
 					each(y2k.Add(15*time.Minute).Unix(), "dev_2 co", "dev_2 so2").DataPoints...)}},
-			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for what is wrong with the parameter. Nothing where it reports. [Alpha]",
+			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for each trouble of the parameter. No series without trouble. [Alpha]",
 				Data: each(1, "dev_1 ph partly", "dev_2 so2 partly", "dev_3 co refused")},
-			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, repeated ones among them. [Alpha]", Data: counter(value(4))},
+			{Name: prefix + "finished_slots", Unit: "{slot}", Description: "Slots made upstream, including repeated ones. [Alpha]", Data: counter(value(4))},
 			{Name: prefix + "readings", Unit: "{reading}", Description: "Readings that reached their final outcome. [Alpha]", Data: counter(
 				outcome(5, audit.Delivered), outcome(0, audit.AlreadyStored), outcome(0, audit.Rejected), outcome(0, audit.Expired), outcome(1, audit.Refused))},
 			{Name: prefix + "attempts", Unit: "{request}", Description: "Requests sent. [Alpha]", Data: counter(
@@ -181,13 +181,13 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "held_devices", Unit: "{device}", Description: "Devices whose registration or credentials the server refuses. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: held}},
 			{Name: prefix + "server_unreachable", Unit: "{server}", Description: "1 while the server does not answer. [Alpha]", Data: level(0)},
-			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock less this machine's. [Alpha]", Data: seconds(-50 * time.Second)},
+			{Name: prefix + "clock_skew", Unit: "s", Description: "The server's clock minus this machine's. [Alpha]", Data: seconds(-50 * time.Second)},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
 	})
 }
 
-// The counters that each exporter of the collector's has: what the board has, and what was given up.
+// The counters that all exporters of the collector have: readings that the board has, and readings that were given up.
 func TestSentAndFailed(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		e := b.start(oneDevice)
@@ -224,7 +224,7 @@ func TestSentAndFailed(t *testing.T) {
 	})
 }
 
-// A note of the trail about itself is of no readings, and its outcome no documented one.
+// The trail's note about itself has no readings, and its outcome is not a documented one.
 func TestRecoveredIsNotCounted(t *testing.T) {
 	withBoard(t, func(t *testing.T, b *board) {
 		b.start(oneDevice).onResult(audit.Recovered, 0)
@@ -236,12 +236,12 @@ func TestRecoveredIsNotCounted(t *testing.T) {
 	})
 }
 
-// document is metadata.yaml; a key that is not here is an error.
+// document is the schema of metadata.yaml; any other key is an error.
 type document struct {
 	DisplayName   string `yaml:"display_name"`
 	Type          string
 	GitHubProject string    `yaml:"github_project"`
-	Status        yaml.Node // test/docs holds it, and the keys, to page and factory
+	Status        yaml.Node // test/docs compares it, and the keys, with page and factory
 	Config        yaml.Node
 	Exported      yaml.Node `yaml:"exported_configs"`
 	Attributes    map[string]struct {
@@ -274,7 +274,7 @@ func readDocument(t *testing.T) (doc document) {
 	return doc
 }
 
-// registered is a metric in the words of metadata.yaml, with the attributes of its points.
+// registered returns a metric as metadata.yaml describes it, with the attributes of its points.
 func registered(t *testing.T, m metricdata.Metrics) (kind string, as instrument, sets []attribute.Set) {
 	switch data := m.Data.(type) {
 	case metricdata.Sum[int64]:
@@ -320,7 +320,7 @@ func TestMetadata(t *testing.T) {
 			require.True(t, listed, "%s is not in metadata.yaml", m.Name)
 			require.True(t, want.Enabled, name)
 			require.Equal(t, want.Unit, m.Unit, name)
-			// The collector's generator writes the stability behind the description.
+			// The collector's generator appends the stability to the description.
 			require.Equal(t, want.Description+" ["+strings.ToUpper(want.Stability[:1])+want.Stability[1:]+"]", m.Description, name)
 
 			kind, as, sets := registered(t, m)
@@ -346,13 +346,13 @@ func TestMetadata(t *testing.T) {
 			}
 			for _, id := range want.Attributes {
 				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
-				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // those of the configuration
+				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // values come from the configuration
 					continue
 				}
 				if doc.Attributes[id].Type == "bool" {
 					enum = []string{"true", "false"}
 				}
-				if id == "exporter" { // an id, and no enumeration
+				if id == "exporter" { // an id, not an enumeration
 					enum, values[key] = []string{"ocems"}, slices.Compact(values[key])
 				}
 				require.ElementsMatch(t, enum, values[key], name)
@@ -371,8 +371,8 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestReadme holds the README's tables of keys to Config, its devices and their parameters, in both directions. It is the
-// reference of Telegraf's output too, whose README has the key that is Telegraf's alone.
+// TestReadme compares the README's tables of keys with Config, its devices and their parameters, in both directions. The
+// tables are the reference for Telegraf's output too. Its README has the key that only Telegraf has.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -34,7 +34,7 @@ devices:
   - {station_id: station_1, device_id: dev_2, token_id: token-of-dev-2}
 `
 
-// slots starts an ocems_slot processor before the exporter, with the same devices and the same audit_file.
+// slots starts an ocems_slot processor in front of the exporter, with the same devices and the same audit_file.
 func (b *board) slots(text string, next consumer.Metrics) consumer.Metrics {
 	f := ocemsslotprocessor.NewFactory()
 	all := fromYAML(b, fmt.Sprintf("audit_file: %q\nstorage: ocems_storage", b.auditFile))
@@ -52,7 +52,7 @@ func (b *board) slots(text string, next consumer.Metrics) consumer.Metrics {
 	return p
 }
 
-// The exporter behind the processor sends the same requests as the exporter alone.
+// The exporter behind a processor sends the same requests as the exporter alone.
 func TestProcessorChangesNoRequest(t *testing.T) {
 	run := func(t *testing.T, withProcessor bool) (requests []request, refused []string) {
 		withBoard(t, func(t *testing.T, b *board) {

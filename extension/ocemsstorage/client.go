@@ -10,7 +10,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// client is a component's file as the collector knows it.
+// client adapts a component's file to the collector's interface.
 type client struct{ file *store.File }
 
 var _ ranger = (*client)(nil)
@@ -28,11 +28,11 @@ func (c *client) Delete(ctx context.Context, key string) error {
 	return c.Batch(ctx, storage.DeleteOperation(key))
 }
 
-// Batch implements storage.Client. A get finds what the operations before it have written. Without a set or a delete
-// nothing is synced.
+// Batch implements storage.Client. A get sees the writes of the operations before it. Without a set or a delete nothing is
+// synced.
 func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
 	writes := make([]store.Op, 0, len(ops))
-	var written map[string][]byte // where there is a get to find it
+	var written map[string][]byte // only if there is a get
 	if slices.ContainsFunc(ops, func(op *storage.Operation) bool { return op.Type == storage.Get }) {
 		written = map[string][]byte{}
 	}
@@ -55,14 +55,14 @@ func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
 			op.Value = value
 		case storage.Set:
 			value := op.Value
-			if value == nil { // which would delete
+			if value == nil { // nil would mean delete
 				value = []byte{}
 			}
 			write(op.Key, value)
 		case storage.Delete:
 			write(op.Key, nil)
 		default:
-			return fmt.Errorf("key %q: there is no operation of type %d", op.Key, op.Type)
+			return fmt.Errorf("key %q: there is no operation type %d", op.Key, op.Type)
 		}
 	}
 	return c.file.Batch(ctx, writes...)
@@ -73,10 +73,10 @@ func (c *client) Range(ctx context.Context, prefix string, visit func(key string
 	return c.file.Range(ctx, prefix, visit)
 }
 
-// Check looks after the file; see [store.Store].
+// Check checks the file and repairs it; see [store.Store].
 func (c *client) Check() error { return c.file.Check() }
 
-// Path is where the file is.
+// Path returns the path of the file.
 func (c *client) Path() string { return c.file.Path() }
 
 // Close implements storage.Client.

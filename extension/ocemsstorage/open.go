@@ -15,20 +15,20 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// Store is a component's state, which it closes.
+// Store is a component's state. The component closes it.
 type Store interface {
 	store.Store
 	io.Closer
 }
 
-// ranger is a client that can list its keys and look after its file. The collector's interface has no such methods.
+// ranger is a client that can list its keys and check its file. The collector's interface has no such methods.
 type ranger interface {
 	storage.Client
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
 	Check() error
 }
 
-// Open opens the state of a component in the extension that its key `storage` names.
+// Open opens the state of a component in the extension that is named by the key `storage`.
 func Open(ctx context.Context, host component.Host, storageID component.ID, kind component.Kind, id component.ID) (Store, error) {
 	ext, err := find(host, storageID)
 	if err != nil {
@@ -63,12 +63,12 @@ func find(host component.Host, storageID component.ID) (storage.Extension, error
 	}
 	s, ok := ext.(storage.Extension)
 	if !ok {
-		return nil, fmt.Errorf("storage: the extension %q stores nothing; use an ocems_storage extension", storageID)
+		return nil, fmt.Errorf("storage: the extension %q is not a storage extension; use an ocems_storage extension", storageID)
 	}
 	return s, nil
 }
 
-// adapter is a client as the core knows it.
+// adapter adapts a client to the core's interface.
 type adapter struct{ ranger }
 
 // Batch implements [store.Store].
@@ -84,8 +84,7 @@ func (a adapter) Batch(ctx context.Context, ops ...store.Op) error {
 	return a.ranger.Batch(ctx, list...)
 }
 
-// Close implements io.Closer.
-// Path is where the state is, or "".
+// Path returns the path of the state, or "".
 func (a adapter) Path() string {
 	if p, ok := a.ranger.(interface{ Path() string }); ok {
 		return p.Path()
@@ -93,13 +92,14 @@ func (a adapter) Path() string {
 	return ""
 }
 
+// Close implements io.Closer.
 func (a adapter) Close() error { return a.ranger.Close(context.Background()) }
 
-// OpenOrMemory is [Open] for a component whose `storage` may not be set: it then forgets everything at a restart, and
-// says so.
+// OpenOrMemory is [Open] for a component with an optional `storage`. Without storage it keeps the state in memory, logs a
+// warning, and loses everything at a restart.
 func OpenOrMemory(ctx context.Context, host component.Host, storageID *component.ID, kind component.Kind, id component.ID, log *zap.Logger) (Store, error) {
 	if storageID == nil {
-		log.Warn("no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension")
+		log.Warn("no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension")
 		return memory{store.NewMemory()}, nil
 	}
 	return Open(ctx, host, *storageID, kind, id)

@@ -68,7 +68,7 @@ func TestOpenRefuses(t *testing.T) {
 		want    string
 	}{
 		{id("file_storage"), h, `storage: "file_storage" cannot list its keys; use an ocems_storage extension`},
-		{id("network"), h, `storage: the extension "network" stores nothing; use an ocems_storage extension`},
+		{id("network"), h, `storage: the extension "network" is not a storage extension; use an ocems_storage extension`},
 		{id("ocems_storag"), h, `storage: there is no extension "ocems_storag" in service.extensions; nearest: ocems_storage, file_storage`},
 		{id("ocems_storage"), host{}, `storage: there is no extension "ocems_storage"; add it to service.extensions`},
 	} {

@@ -1,6 +1,6 @@
 // Package ocemsstorage is the collector's extension of type `ocems_storage`: the disk of the OCEMS exporter and processor.
-// Each component has a file of its own, an [store.File], behind the collector's storage interface. Beside it a client has
-// Range, so that a component finds what it left without a list of its own; [Open] gives a component both.
+// Each component has its own file, a [store.File], behind the collector's storage interface. The client also has Range, so
+// that a component finds its data without its own list of keys. [Open] returns both.
 package ocemsstorage
 
 import (
@@ -21,30 +21,30 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// Config has the keys of the extension.
+// Config is the extension's configuration.
 type Config struct {
-	// Directory keeps a file for each component.
+	// Directory contains one file per component.
 	Directory string `mapstructure:"directory"`
 
-	// CreateDirectory makes the directory, mode 0700, where there is none.
+	// CreateDirectory creates the directory, mode 0700, if it does not exist.
 	CreateDirectory bool `mapstructure:"create_directory"`
 }
 
 // Validate implements xconfmap.Validator.
 func (c *Config) Validate() error {
 	if c.Directory == "" {
-		return errors.New("directory: not set; name a directory on a disk that outlives a restart, such as /var/lib/ocems/storage")
+		return errors.New("directory: not set; name a directory on a disk that survives a restart, such as /var/lib/ocems/storage")
 	}
 	return nil
 }
 
-// NewFactory makes the factory of the extension `ocems_storage`.
+// NewFactory returns the factory of the extension `ocems_storage`.
 func NewFactory() extension.Factory {
 	return extension.NewFactory(
 		component.MustNewType("ocems_storage"),
 		func() component.Config { return &Config{CreateDirectory: true} },
 		func(_ context.Context, set extension.Settings, cfg component.Config) (extension.Extension, error) {
-			// An error here is about a file: a stack trace says nothing of it.
+			// An error is about a file, so a stack trace does not help.
 			return &files{*cfg.(*Config), set.Logger.WithOptions(zap.AddStacktrace(zap.DPanicLevel))}, nil
 		},
 		component.StabilityLevelAlpha,
@@ -61,14 +61,14 @@ var _ storage.Extension = (*files)(nil)
 // Start implements component.Component.
 func (e *files) Start(context.Context, component.Host) error {
 	if e.cfg.CreateDirectory {
-		return nil // with the first file
+		return nil // the first file creates it
 	}
 	info, err := os.Stat(e.cfg.Directory)
 	if err == nil && !info.IsDir() {
-		err = errors.New("it is not one")
+		err = errors.New("it is not a directory")
 	}
 	if err != nil {
-		return fmt.Errorf("directory: looking for %q: %w; make it, or set create_directory: true", e.cfg.Directory, err)
+		return fmt.Errorf("directory: looking for %q: %w; create it, or set create_directory: true", e.cfg.Directory, err)
 	}
 	return nil
 }
@@ -83,15 +83,16 @@ func (e *files) GetClient(_ context.Context, kind component.Kind, id component.I
 		return nil, fmt.Errorf("directory: %w", err)
 	}
 	if damage := file.Damage(); damage != "" {
-		e.log.Error("The storage of a component was damaged; it goes on with what can be read", zap.Stringer("component", id), zap.String("damage", damage))
+		e.log.Error("The storage of a component was damaged; it continues with the readable part", zap.Stringer("component", id), zap.String("damage", damage))
 	}
 	return &client{file}, nil
 }
 
-// maxName leaves room for what is put behind a damaged file's name, on file systems that take 255 bytes.
+// maxName leaves space for the suffix of a damaged file's name, on file systems with a limit of 255 bytes.
 const maxName = 200
 
-// FileName is that of a component's file in the directory. It is as file_storage forms it: an earlier version's file is found, and refused, rather than passed over.
+// FileName returns the name of a component's file in the directory. It has the form that file_storage uses, so that the file
+// of an earlier version is found and refused, not ignored.
 func FileName(kind component.Kind, id component.ID, name string) string {
 	raw := fmt.Sprintf("%s_%s_%s", strings.ToLower(kind.String()), id.Type(), id.Name())
 	if name != "" {

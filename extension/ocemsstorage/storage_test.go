@@ -88,7 +88,7 @@ func TestConfig(t *testing.T) {
 func TestCreateDirectory(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "made", "here")
 	e, _ := create(t, map[string]any{"directory": dir, "create_directory": false})
-	require.ErrorContains(t, e.Start(t.Context(), componenttest.NewNopHost()), "make it, or set create_directory: true")
+	require.ErrorContains(t, e.Start(t.Context(), componenttest.NewNopHost()), "create it, or set create_directory: true")
 	e, _ = start(t, dir)
 	open(t, e)
 	info, err := os.Stat(dir)
@@ -116,12 +116,12 @@ func TestClient(t *testing.T) {
 		c = open(t, e)
 	}
 
-	// The operations of a batch are in order, and a get is as good as any.
+	// The operations of a batch are done in order, also gets.
 	gets := []*storage.Operation{storage.GetOperation("a"), storage.GetOperation("a"), storage.GetOperation("b"), storage.GetOperation("a")}
 	gets[2].Value = []byte("of before")
 	require.NoError(t, c.Batch(ctx, gets[0], storage.SetOperation("a", []byte("2")), gets[1], gets[2], storage.DeleteOperation("a"), gets[3], storage.SetOperation("a", nil)))
 	assert.Equal(t, [][]byte{[]byte("1"), []byte("2"), nil, nil}, [][]byte{gets[0].Value, gets[1].Value, gets[2].Value, gets[3].Value})
-	require.ErrorContains(t, c.Batch(ctx, storage.SetOperation("b", nil), &storage.Operation{Key: "c", Type: 9}), `key "c": there is no operation of type 9`)
+	require.ErrorContains(t, c.Batch(ctx, storage.SetOperation("b", nil), &storage.Operation{Key: "c", Type: 9}), `key "c": there is no operation type 9`)
 	assert.Equal(t, []string{"a", "nothing"}, list(t, c, ""), "all or nothing")
 
 	require.NoError(t, c.Close(ctx))
@@ -140,7 +140,7 @@ func list(t *testing.T, c any, prefix string) (keys []string) {
 	return keys
 }
 
-// A read that synced would have written a new state into the file first.
+// A read that synced would write to the file first.
 func TestReadsDoNotWrite(t *testing.T) {
 	ctx, dir := t.Context(), t.TempDir()
 	e, _ := start(t, dir)
@@ -198,7 +198,7 @@ func TestInUse(t *testing.T) {
 	dir := t.TempDir()
 	e, _ := start(t, dir)
 	c := open(t, e)
-	other, _ := start(t, dir) // as another process: the lock is of the open file
+	other, _ := start(t, dir) // like another process, because the lock belongs to the open file
 	for _, e := range []storage.Extension{e, other} {
 		_, err := e.GetClient(t.Context(), component.KindExporter, ocems, "")
 		require.ErrorIs(t, err, store.ErrInUse)
@@ -236,7 +236,7 @@ func TestDamageIsLogged(t *testing.T) {
 	name := filepath.Join(dir, "exporter_ocems_")
 	text, err := os.ReadFile(name)
 	require.NoError(t, err)
-	for from := 0; ; { // every page that has it, in use or not
+	for from := 0; ; { // every page that contains it, in use or free
 		at := bytes.Index(text[from:], append([]byte("key/100"), value(100)...))
 		if at < 0 {
 			break
@@ -259,10 +259,10 @@ func TestDamageIsLogged(t *testing.T) {
 	got := len(list(t, c, "key/"))
 	assert.Greater(t, got, 100)
 	assert.Less(t, got, 200)
-	require.NoError(t, c.Set(ctx, "after", []byte("it works on")))
+	require.NoError(t, c.Set(ctx, "after", []byte("it still works")))
 	require.NoError(t, c.Close(ctx))
 
 	e, logs = start(t, dir)
 	open(t, e)
-	assert.Empty(t, logs.All(), "nothing is told twice")
+	assert.Empty(t, logs.All(), "nothing is logged twice")
 }

@@ -1,9 +1,11 @@
-// Package audit keeps the trail of what became of every reading: JSON lines, one line a final outcome, each line with the
-// SHA-256 of the line before it and of its own beginning, so that a change or a gap shows, in the last line too.
+// Package audit keeps the trail of the final outcome of every reading: JSON lines, one for each outcome. Each line has
+// the SHA-256 of the line before it, and of its own beginning, so that a change or a gap is detected, even in the last
+// line.
 //
-// A trail is a set of files and one chain over all of them. Lines are appended to the file that the trail is named after.
-// When that is large or its month is over it is closed: it gets a line a device and day that sums it up, and a name with
-// the number of its first line behind; then it is compressed. The next file begins with the hash of its last line.
+// A trail is a set of files with one chain over all of them. Lines are appended to the file that has the trail's name.
+// The file is closed when it is large or its month is over: one summary line is added for each device and day, the
+// number of its first line is appended to its name, and it is compressed. The next file begins with the hash of its
+// last line.
 package audit
 
 import (
@@ -30,13 +32,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
-// Outcome is what became of readings.
+// Outcome is what happened to readings.
 type Outcome string
 
-// The outcomes. Four tell what kept slots from the board: its server did not answer, and answered again; it refused a
-// device, and took it again. The last six are notes of the trail about itself: that its host was started, and stopped in
-// order; damage that was mended; a file that goes on from the one before it, whose last hash is its Previous; and at the end
-// of a file that was closed what it says, a line a device and day, and how many these are.
+// The outcomes. Unreachable, Reachable, Held and Released tell what kept slots from the board: its server did not
+// answer, and answered again; the board refused a device, and accepted it again. The last six are about the trail
+// itself: the host was started; it was stopped cleanly; damage was repaired; the file continues an earlier one, whose
+// last hash is Previous; and at the end of a closed file its summary, one line for each device and day, and their
+// number.
 const (
 	Delivered     Outcome = "delivered"
 	AlreadyStored Outcome = "already_stored"
@@ -63,17 +66,17 @@ type Reading struct {
 	Unit       string  `json:"unit"`
 	Flag       string  `json:"flag"`
 	Diagnostic bool    `json:"diagnostic,omitempty"`
-	Samples    int     `json:"samples,omitempty"` // that the value was made of, where that is known
-	// Range are the least and the greatest of them, where they differ, see [spread].
+	Samples    int     `json:"samples,omitempty"` // number of samples in the value, if known
+	// Range has the smallest and the largest of the samples if they differ, see [spread].
 	Range [2]float64 `json:"range,omitzero"`
 }
 
-// String is the reading as a log has it.
+// String is the form of a reading in logs.
 func (r Reading) String() string {
 	return fmt.Sprintf("{%s %v %s %s %t}", r.Parameter, r.Value, r.Unit, r.Flag, r.Diagnostic)
 }
 
-// Readings takes over the readings of a record.
+// Readings converts the readings of a record.
 func Readings(rs []payload.Reading) []Reading {
 	out := make([]Reading, len(rs))
 	for i, r := range rs {
@@ -82,11 +85,11 @@ func Readings(rs []payload.Reading) []Reading {
 	return out
 }
 
-// longestExact is how many digits the least and the greatest of samples have at most as they are.
+// longestExact is how many digits a smallest or largest sample may have before it is rounded.
 const longestExact = 6
 
-// spread rounds two numbers of many digits away from each other, to the first digit of their difference: random digits take
-// more room in a trail of years than all else.
+// spread rounds two numbers with many digits away from each other, to the first digit of their difference. Random
+// digits would take most of the space in a trail of years.
 func spread(low, high float64) [2]float64 {
 	if few(low) && few(high) || !(high-low > 0) {
 		return [2]float64{low, high}
@@ -98,7 +101,7 @@ func spread(low, high float64) [2]float64 {
 		if places > 0 {
 			x = v * unit
 		}
-		if math.Abs(x) >= 1<<53 || unit > 1e15 { // all its digits count
+		if math.Abs(x) >= 1<<53 || unit > 1e15 { // too large or too small to round
 			return v
 		}
 		if x = to(x); places > 0 {
@@ -111,7 +114,7 @@ func spread(low, high float64) [2]float64 {
 
 func few(v float64) bool {
 	text := strconv.AppendFloat(nil, math.Abs(v), 'g', -1, 64)
-	return len(text) <= longestExact+1 // with a point
+	return len(text) <= longestExact+1 // the point counts too
 }
 
 // Entry is one line. It never holds a token or a key.
@@ -121,24 +124,24 @@ type Entry struct {
 	Outcome Outcome   `json:"outcome"`
 	Station string    `json:"station,omitempty"`
 	Device  string    `json:"device,omitempty"`
-	// Stamp is in milliseconds since the Unix epoch. Of Started it is when the life before is known to have run; of an
-	// outage, in its first line and in its last, when it began.
+	// Stamp is in milliseconds since the Unix epoch. For Started it is when the previous run was last known to run. For
+	// an outage, in its first and its last line, it is when the outage began.
 	Stamp    int64     `json:"stamp,omitempty"`
 	Readings []Reading `json:"readings,omitempty"`
-	Status   *int      `json:"status,omitempty"` // the server's, where it answered one
-	// Of readings that are in no slot: their parameter, why, and how many they are. Readings has the first of them, where it
-	// is a number. Of the end of an outage Count is how many attempts there were in it.
+	Status   *int      `json:"status,omitempty"` // the server's status, if it gave one
+	// For readings that are in no slot: their parameter, the reason and their number. Readings then has the first of
+	// them, if it is a number. At the end of an outage, Count is its number of attempts.
 	Parameter string  `json:"parameter,omitempty"`
 	Reason    string  `json:"reason,omitempty"`
 	Count     int     `json:"count,omitempty"`
 	Detail    string  `json:"detail,omitempty"`
-	Day       *Day    `json:"day,omitempty"`    // of a Summary
-	Totals    *Totals `json:"totals,omitempty"` // of Closed; without them the file has no summary
+	Day       *Day    `json:"day,omitempty"`    // only in a Summary
+	Totals    *Totals `json:"totals,omitempty"` // only in Closed; without them the file has no summary
 	Previous  string  `json:"prev"`             // SHA-256 of the line before, without its line break
 }
 
-// Trail appends to one file, and closes it by its [Rotation]. It is safe for concurrent use. The file is locked, since two
-// writers would break its chain; within a process there is one Trail a path.
+// Trail appends to one file, and closes it according to its [Rotation]. It is safe for concurrent use. The file is
+// locked, because two writers would break its chain. Within a process there is one Trail for each path.
 type Trail struct {
 	users int // guarded by opened.mu
 	turns turns
@@ -147,29 +150,29 @@ type Trail struct {
 	file   *os.File
 	name   string
 	size   int64
-	first  uint64    // number of the file's first line
-	begun  time.Time // when that was written
+	first  uint64    // number of the first line of the file
+	begun  time.Time // when that line was written
 	last   uint64
 	prev   string
 	ended  bool    // the last line is Closed
-	totals *Totals // what findEnd read in it
+	totals *Totals // totals of that line, read by findEnd
 	later  []*Later
-	lost   error // why Append is refused
-	found  error // what Append has mended, for the next Check
+	lost   error // why Append is refused, or nil
+	found  error // what Append has repaired, for the next Check
 
 	damage string
 }
 
-// opened holds the trails that this process has open by their absolute paths; lock keeps other processes away.
+// opened has the open trails of this process by absolute path. The file lock keeps other processes away.
 var opened = struct {
 	mu     sync.Mutex
 	trails map[string]*Trail
 }{trails: map[string]*Trail{}}
 
-// Open opens or makes the trail at path, mode 0600, and continues its chain. A last line that a crash cut short is
-// removed, and the trail says so in a line of its own. A trail whose first or last line is damaged cannot be continued: it
-// is kept under another name and a new one begun, see [Trail.Damage]. A file that is no trail is refused, and so is one
-// that another process has open. Who opens the same path in one process shares its Trail.
+// Open opens or creates the trail at path, mode 0600, and continues its chain. It removes a last line that a crash cut
+// short, and records that in a line. A trail with a damaged first or last line cannot be continued: it is kept under
+// another name and a new one is started, see [Trail.Damage]. A file that is not a trail is refused, and so is one that
+// another process has open. All who open the same path in one process share one Trail.
 func Open(path string) (*Trail, error) {
 	name, err := filepath.Abs(path)
 	if err != nil {
@@ -196,14 +199,14 @@ func openOrReplace(path string) (*Trail, error) {
 	if !errors.Is(err, errDamaged) {
 		return t, err
 	}
-	defer t.file.Close() // and with it its lock, so that no other process sets aside what is new there
+	defer t.file.Close() // this also releases its lock; until then no other process can move the new file aside
 	if runtime.GOOS == "windows" {
-		t.file.Close() // an open file keeps its name there
+		t.file.Close() // on Windows an open file keeps its name
 	}
-	// The new one gets the name while the old one is locked: no other process ever finds none there.
+	// The new file gets the name while the old one is locked: other processes always find a file under the name.
 	kept, anew := place.Aside(path, "damaged"), path+".anew"
-	damage := fmt.Sprintf("%v; it is kept as %s, and a new one is begun", err, kept)
-	if err := os.Remove(anew); err != nil && !errors.Is(err, fs.ErrNotExist) { // of a crash
+	damage := fmt.Sprintf("%v; it is kept as %s, and a new one is started", err, kept)
+	if err := os.Remove(anew); err != nil && !errors.Is(err, fs.ErrNotExist) { // left by a crash
 		return nil, err
 	}
 	fresh, err := open(anew, path)
@@ -222,22 +225,23 @@ func openOrReplace(path string) (*Trail, error) {
 			fresh.file.Close()
 		}
 	}
-	if err != nil { // under its name the next start finds the damage again
+	if err != nil { // the damaged file keeps its name, so the next start finds the damage again
 		return nil, errors.Join(fmt.Errorf("%s: %w", damage, err), os.Remove(anew))
 	}
 	fresh.damage = damage
 	return fresh, nil
 }
 
-// Path is where the trail is, absolute.
+// Path is the trail's absolute path.
 func (t *Trail) Path() string { return t.name }
 
-// Damage says what Open found damaged and where that is kept, or "".
+// Damage says what Open found damaged and where it is kept, or "".
 func (t *Trail) Damage() string { return t.damage }
 
 var errDamaged = errors.New("is damaged")
 
-// open leaves a damaged trail open, and locked, beside the error. The file is or gets the trail's name.
+// open returns a damaged trail open and locked, together with the error. name is the name that the file has or will
+// get.
 func open(path, name string) (*Trail, error) {
 	if err := place.MakeDir(filepath.Dir(path)); err != nil {
 		return nil, fmt.Errorf("opening the audit trail: %w", err)
@@ -276,10 +280,10 @@ func open(path, name string) (*Trail, error) {
 	return t, nil
 }
 
-// longestLine is more than any line has, in bytes.
+// longestLine is an upper bound of the length of a line, in bytes.
 const longestLine = 16 << 20
 
-// findEnd reads the first and the last whole line and returns how many bytes stand after the last.
+// findEnd reads the first and the last whole line, and returns how many bytes follow the last one.
 func (t *Trail) findEnd(end int64) (cut int64, err error) {
 	for n := int64(64 << 10); ; n *= 16 {
 		tail := make([]byte, min(n, end))
@@ -317,7 +321,7 @@ func (t *Trail) findEnd(end int64) (cut int64, err error) {
 	return end - t.size, nil
 }
 
-// isTorn reports whether b is what a crash leaves of a line: its beginning, or space that was never filled.
+// isTorn reports whether b is what a crash may leave of a line: its beginning, or zeros that were never filled.
 func isTorn(b []byte) bool {
 	begun := []byte(`{"n":`)
 	return len(bytes.TrimLeft(b, "\x00")) == 0 || bytes.HasPrefix(b, begun[:min(len(begun), len(b))])
@@ -328,8 +332,8 @@ var (
 	errInUse   = errors.New("it is in use by another process: each needs a file of its own")
 )
 
-// whatItIs tells a damaged trail, of which some line is whole, from another file. Where nothing is whole, what is called
-// .jsonl and holds no JSON at all was a trail. A hole in the file is part of the line after it.
+// whatItIs distinguishes a damaged trail, in which some line is whole, from another file. If no line is whole, a .jsonl
+// file without any JSON was a trail. A hole in the file belongs to the line after it.
 func (t *Trail) whatItIs(damage string) error {
 	damaged := fmt.Errorf(damage, t.name, errDamaged)
 	lines := bufio.NewReaderSize(io.NewSectionReader(t.file, 0, math.MaxInt64), 1<<20)
@@ -351,15 +355,15 @@ func (t *Trail) whatItIs(damage string) error {
 	}
 }
 
-// entry reads a line of a trail.
+// entry decodes a line of a trail.
 func entry(line []byte) (e Entry, ok bool) {
 	return e, json.Unmarshal(line, &e) == nil && e.Number > 0
 }
 
-// Check sees that the trail is at its path, where its readers and the next start look for it. One that was removed, renamed
-// or replaced while the host ran is written there anew, from the open file. In place of one that was cut a new one begins.
-// The error says what was found and done. As long as it cannot be mended, Append is refused. It is to be called every
-// second or so, and begins a new file when it is time.
+// Check verifies that the trail is at its path, where readers and the next start look for it. If it was removed,
+// renamed or replaced while the host ran, it is written there again from the open file. If it was cut, a new one is
+// started. The error says what was found and done. Append is refused until the fault is repaired. Call Check about
+// every second; it also starts a new file when one is due.
 func (t *Trail) Check() error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -367,7 +371,7 @@ func (t *Trail) Check() error {
 	t.found = nil
 	if t.lost == nil {
 		if now := time.Now(); slices.ContainsFunc(t.later, func(l *Later) bool { return !now.Before(l.due) }) {
-			_ = t.write() // else the next Append fails
+			_ = t.write() // if this fails, the next Append fails too
 		}
 		t.turnIfDue(time.Now())
 	}
@@ -383,7 +387,7 @@ func (t *Trail) look() error {
 		return err
 	}
 	why, lines := place.Lost(info, t.name), t.size
-	if info.Size() < t.size { // such as by logrotate's copytruncate
+	if info.Size() < t.size { // for example by logrotate's copytruncate
 		why, lines = fmt.Errorf("it was cut from %d to %d bytes while the host ran", t.size, info.Size()), 0
 	}
 	t.lost = nil
@@ -393,17 +397,17 @@ func (t *Trail) look() error {
 	return t.lost
 }
 
-// renew puts a new file at the path, with the first so many bytes of the open one.
+// renew writes a new file at the path, with the first lines bytes of the open one.
 func (t *Trail) renew(why error, lines int64) (err error) {
 	fresh := &Trail{name: t.name, size: lines, first: t.first, begun: t.begun, last: t.last, prev: t.prev, ended: t.ended}
-	detail := fmt.Sprintf("%v; all of it is written there anew", why)
+	detail := fmt.Sprintf("%v; the whole file is written there again", why)
 	cut := lines < t.size
 	if cut {
-		fresh.last, fresh.prev, fresh.ended, detail = 0, "", false, fmt.Sprintf("%v; a new one is begun", why)
+		fresh.last, fresh.prev, fresh.ended, detail = 0, "", false, fmt.Sprintf("%v; a new one is started", why)
 	}
 	defer func() {
 		if err != nil {
-			err = fmt.Errorf("%w, and it cannot be written there anew: %w", why, err)
+			err = fmt.Errorf("%w, and it cannot be written there again: %w", why, err)
 		}
 	}()
 	if err = place.MakeDir(filepath.Dir(t.name)); err != nil {
@@ -431,19 +435,19 @@ func (t *Trail) renew(why error, lines int64) (err error) {
 	if kept != "" {
 		detail += "; the file that was there is kept as " + kept
 	}
-	_ = t.file.Close() // it is nobody's any more
+	_ = t.file.Close() // no longer in use
 	t.replace(fresh)
 	t.found = place.Mended(detail)
-	_ = t.append(Entry{Outcome: Recovered, Detail: detail}) // the log has it too
+	_ = t.append(Entry{Outcome: Recovered, Detail: detail}) // if this fails, the log still has it
 	return nil
 }
 
-// replace goes on in another file.
+// replace continues in another file.
 func (t *Trail) replace(fresh *Trail) {
 	t.file, t.size, t.first, t.begun, t.last, t.prev, t.ended = fresh.file, fresh.size, fresh.first, fresh.begun, fresh.last, fresh.prev, fresh.ended
 }
 
-// give gives a new file the trail's name, which may be that of the open one.
+// give gives a new file the trail's name, which the open one may still have.
 func (t *Trail) give(fresh string) (kept string, err error) {
 	if info, err := t.file.Stat(); err != nil || place.Lost(info, t.name) != nil {
 		return place.Take(fresh, t.name)
@@ -452,7 +456,7 @@ func (t *Trail) give(fresh string) (kept string, err error) {
 	return kept, place.Put(fresh, t.name, kept)
 }
 
-// Append writes the entries and syncs them to disk before it returns. After an error nothing of them is in the file.
+// Append writes the entries and syncs them to disk before it returns. After an error none of them is in the file.
 func (t *Trail) Append(entries ...Entry) error {
 	if len(entries) == 0 {
 		return nil
@@ -460,7 +464,7 @@ func (t *Trail) Append(entries ...Entry) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	err := t.lost
-	if info, wrong := t.file.Stat(); wrong == nil && info.Size() < t.size { // else a hole would come of it
+	if info, wrong := t.file.Stat(); wrong == nil && info.Size() < t.size { // else the write would leave a hole
 		err = t.look()
 	}
 	if err != nil {
@@ -476,7 +480,7 @@ type Later struct {
 	due   time.Time
 }
 
-// Later has an entry written right before the next one, or by the first Check after a while.
+// Later writes an entry right before the next one, or in the first Check after a while.
 func (t *Trail) Later(e Entry, after time.Duration) *Later {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -486,7 +490,7 @@ func (t *Trail) Later(e Entry, after time.Duration) *Later {
 	return l
 }
 
-// Drop takes the entry back, and reports whether it was written before.
+// Drop cancels the entry, and reports whether it was written already.
 func (l *Later) Drop() (written bool) {
 	l.t.mu.Lock()
 	defer l.t.mu.Unlock()
@@ -497,7 +501,7 @@ func (l *Later) Drop() (written bool) {
 	return i < 0
 }
 
-// write appends entries behind those that wait for them.
+// write appends the waiting entries and then these.
 func (t *Trail) write(entries ...Entry) error {
 	var all []Entry
 	for _, l := range t.later {
@@ -548,7 +552,8 @@ func (t *Trail) append(entries ...Entry) error {
 	return nil
 }
 
-// Close closes the file, once all who opened it have. A file that is being closed or compressed is left to the next start.
+// Close closes the file when all who opened it have closed it. A file whose closing or compression is unfinished is
+// left to the next start.
 func (t *Trail) Close() error {
 	opened.mu.Lock()
 	defer opened.mu.Unlock()
@@ -562,7 +567,7 @@ func (t *Trail) Close() error {
 
 const sumKey = `,"sum":"`
 
-// sumEnd is the hash of a line as the last key of the line, in place of its closing brace.
+// sumEnd returns the end of a line: the hash of the line as its last key, in place of its closing brace.
 func sumEnd(line []byte) string { return sumKey + hash(line) + `"}` }
 
 func withoutSum(line []byte) (text []byte, ok bool) {

@@ -70,14 +70,14 @@ func TestTornLineIsRemovedAndNamed(t *testing.T) {
 	}
 }
 
-// A trail that cannot be continued must not keep the host from its work.
+// A trail that cannot be continued must not stop the host.
 func TestDamagedEndIsSetAside(t *testing.T) {
 	for name, noise := range map[string]string{"the end": "\x00noise\n", "all of it": "\x00noise\n", "all, in one line": "\x00noise"} {
 		t.Run(name, func(t *testing.T) { setAside(t, name == "the end", noise) })
 	}
 }
 
-// What logrotate's copytruncate leaves, and what a power cut may: zeros of any length.
+// What logrotate's copytruncate or a power cut may leave: zeros of any length.
 func TestHoleIsSetAside(t *testing.T) {
 	const hole = 256 << 20
 	line := `{"n":70000,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":""}` + "\n"
@@ -147,7 +147,7 @@ func setAside(t *testing.T, partly bool, noise string) {
 	}
 }
 
-// A file of somebody else, which audit_file names by mistake, is left as it is.
+// A file of another program that audit_file names by mistake is left unchanged.
 func TestForeignFileIsRefused(t *testing.T) {
 	for _, text := range []string{"root:x:0:0\ndaemon:x:1:1\n", "no line break", `{"key": "value"}` + "\n", `{"n":"text"}` + "\n", "\n"} {
 		path := filepath.Join(t.TempDir(), "file")
@@ -169,7 +169,7 @@ func TestForeignFileIsRefused(t *testing.T) {
 	}
 }
 
-// Two components of one process may name the same file: they have one trail, which is open until both have closed it.
+// Two components of one process may name the same file: they share one trail, which is open until both have closed it.
 func TestOneTrailAFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	first, err := audit.Open(path)
@@ -193,7 +193,7 @@ func TestOneTrailAFile(t *testing.T) {
 	}
 }
 
-// holder is set in a second process of this test, to the trail that it holds open.
+// holder is set in a second process of this test to the trail that it holds open.
 const holder = "OCEMS_TEST_HOLDS_TRAIL"
 
 func TestMain(m *testing.M) {
@@ -245,7 +245,7 @@ func TestOneProcessAFile(t *testing.T) {
 		t.Fatalf("the other process says %q, %v", line, err)
 	}
 	before, _ := os.ReadFile(path)
-	for range 2 { // a refusal leaves the lock where it is
+	for range 2 { // a refusal does not release the lock
 		trail, err := audit.Open(path)
 		if err == nil {
 			trail.Close()
@@ -263,10 +263,10 @@ func TestOneProcessAFile(t *testing.T) {
 	killed = true
 	other.Process.Kill()
 	other.Wait()
-	write(t, path, 1) // the lock died with the process
+	write(t, path, 1) // the process's lock ended with it
 }
 
-// Of processes that find the same damage at once, one sets the trail aside and has the new one.
+// If several processes find the same damage at one time, one sets the trail aside and has the new one.
 func TestDamageThatManyFind(t *testing.T) {
 	for range 10 {
 		path := filepath.Join(t.TempDir(), "audit.jsonl")
@@ -329,7 +329,7 @@ func TestVerifyFindsEveryChange(t *testing.T) {
 	}
 }
 
-// The first trails had no sums. They verify, and go on with sums.
+// The first trails had no sums. They verify, and continue with sums.
 func TestTrailWithoutSums(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	first := `{"n":1,"time":"2026-01-01T00:00:00Z","outcome":"late","prev":""}`
@@ -372,7 +372,7 @@ func FuzzVerify(f *testing.F) {
 	})
 }
 
-// FuzzAlteredTrail holds Verify to its word: one changed byte of a trail is always found.
+// FuzzAlteredTrail checks that Verify detects every changed byte of a trail.
 func FuzzAlteredTrail(f *testing.F) {
 	for at := range 40 {
 		f.Add(uint8(at%4), "device_1", "value 3 \"mg/L\"", at*37, byte(at+1))

@@ -13,11 +13,11 @@ import (
 	"time"
 )
 
-// clockMargin is by how much the clock may have been behind a slot when it was delivered.
+// clockMargin is how far the clock may have been behind when a slot was delivered.
 const clockMargin = time.Hour
 
-// Delivered returns the readings of a device and stamp that the trail has as delivered or already stored. It reads from the
-// end back to an hour before the stamp. Of a compressed file it reads the blocks that have the stamp.
+// Delivered returns the readings of a device and stamp that the trail has as delivered or already stored. It reads
+// backwards to one hour before the stamp. Of a compressed file it reads only blocks that contain the stamp.
 func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err error) {
 	t.mu.Lock()
 	file, end := t.file, t.size
@@ -34,14 +34,14 @@ func (t *Trail) Delivered(device string, stamp int64) (found []Reading, err erro
 	return found, wrapRead(err)
 }
 
-// Position is how far a trail was read. The zero Position is before all of it.
+// Position is how far a trail was read. The zero Position is its beginning.
 type Position struct {
 	file os.FileInfo
 	size int64
 }
 
-// Recent visits the lines of the trail at path that speak of a device: from the zero Position those that were written since
-// a time, not in their order, else those that are new. It returns the next Position. Where the trail has begun another file
+// Recent visits the lines of the trail at path about a device: from the zero Position those written since a time, in no
+// fixed order; from a later Position the new ones. It returns the next Position. If the trail has started another file
 // meanwhile, or was replaced, it calls anew and visits all of them again.
 func Recent(path, device string, since time.Time, from Position, anew func(), visit func(*Entry)) (next Position, err error) {
 	f, err := os.Open(path)
@@ -80,7 +80,8 @@ func Recent(path, device string, since time.Time, from Position, anew func(), vi
 	return Position{info, end}, wrapRead(err)
 }
 
-// lastBreak is where the last whole line of a part of a file ends, or the part begins. The rest is being written.
+// lastBreak returns where the last whole line of a part of a file ends, or the part's beginning. What follows is being
+// written.
 func lastBreak(f *os.File, begin, end int64) (int64, error) {
 	block := make([]byte, 64<<10)
 	for end > begin {
@@ -96,7 +97,7 @@ func lastBreak(f *os.File, begin, end int64) (int64, error) {
 	return begin, nil
 }
 
-// before looks into the files before the one at path, the newest first, until it is over.
+// before searches the files before the one at path, newest first, until the query is over.
 func (q *query) before(path string) error {
 	files, err := Files(path)
 	for _, closed := range slices.Backward(files) {
@@ -119,16 +120,16 @@ func wrapRead(err error) error {
 }
 
 type query struct {
-	mark      []byte // of the lines that may be meant
+	mark      []byte // text that is in each line searched for
 	low, high int64  // stamps
 	oldest    time.Time
 	visit     func(*Entry)
 }
 
-// lines reads a file from its end back. It is over once a line is older than what is looked for. A hole and other damage
-// is part of the line after it.
+// lines reads a file backwards. It is over at a line older than the query needs. A hole or other damage belongs to the
+// line after it.
 func (q *query) lines(file io.ReaderAt, end int64) (over bool, err error) {
-	var rest []byte // the end of a line whose beginning is in the block before
+	var rest []byte // end of a line that begins in the previous block
 	for at := end; at > 0; {
 		n := min(at, 256<<10)
 		at -= n
@@ -154,10 +155,10 @@ func (q *query) lines(file io.ReaderAt, end int64) (over bool, err error) {
 	return false, nil
 }
 
-// longestSought is more than a line takes that has readings, in bytes. Nothing longer is kept.
+// longestSought is an upper bound of the length of a line with readings, in bytes. Longer ones are skipped.
 const longestSought = 1 << 20
 
-// older reports that the first of some lines is older than what is looked for.
+// older reports that the first of some lines is older than the query needs.
 func (q *query) older(lines []byte) bool {
 	line, _, _ := bytes.Cut(lines, []byte("\n"))
 	e, ok := entry(line)
@@ -181,7 +182,7 @@ func (q *query) search(text []byte) {
 	}
 }
 
-// openClosed opens a file, which may have been compressed since it was listed.
+// openClosed opens a file that may have been compressed since it was listed.
 func openClosed(path string) (*os.File, error) {
 	f, err := os.Open(path)
 	if errors.Is(err, fs.ErrNotExist) && !isPacked(path) {
@@ -192,7 +193,7 @@ func openClosed(path string) (*os.File, error) {
 	return f, err
 }
 
-// closed looks into a closed file. What is damaged in it is not found: the slot waits.
+// closed searches a closed file. It skips damaged parts: a slot that was in one then waits.
 func (q *query) closed(path string) (over bool, err error) {
 	f, err := openClosed(path)
 	if err != nil {

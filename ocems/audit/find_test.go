@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// The readings of one slot are found among many, whatever the length of the lines and wherever a block of the file ends.
+// The readings of one slot are found among many, for any length of lines and any position of a block's end.
 func TestDelivered(t *testing.T) {
 	trail, err := audit.Open(filepath.Join(t.TempDir(), "audit.jsonl"))
 	if err != nil {
@@ -50,7 +50,7 @@ func TestDelivered(t *testing.T) {
 	}
 }
 
-// What is recent is read once, over closed files, and then what is new; after a new file all of it again.
+// Recent reads recent lines once, across closed files, and then only new ones; after a new file it reads all again.
 func TestRecent(t *testing.T) {
 	trail, err := audit.Open(filepath.Join(t.TempDir(), "audit.jsonl"))
 	if err != nil {
@@ -122,7 +122,7 @@ func TestRecent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := file.WriteString(`{"n":99999,"device":"a"`); err != nil { // being written
+	if _, err := file.WriteString(`{"n":99999,"device":"a"`); err != nil { // a line that is being written
 		t.Fatal(err)
 	}
 	file.Close()

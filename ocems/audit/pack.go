@@ -22,9 +22,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
-// A compressed file is a zstd file (RFC 8878) of many frames, so that damage costs one of them and a look-up reads few. Before
-// each stands a skippable frame that says what is in it; the lines that sum up the file are in frames of their own at the end.
-// But for the first of a frame the lines have no "prev", which is the hash of the line before and takes a quarter of the space.
+// A compressed file is a zstd file (RFC 8878) of many frames, so that damage affects one frame and a search reads few.
+// Before each frame there is a skippable frame that describes it. The summary lines are in separate frames at the end.
+// Only the first line of a frame has "prev", the hash of the line before, because these hashes take a quarter of the
+// space.
 
 const (
 	packed    = ".zst"
@@ -34,14 +35,14 @@ const (
 	headMark  = "ocems trail\n"
 )
 
-// block is a frame, and what its lines are.
+// block is a frame and a description of its lines.
 type block struct {
-	at, length int64 // in the file; without its head
+	at, length int64 // position in the file, without its head
 	summary    bool
-	short      bool  // without the hashes of the lines before
+	short      bool  // without the hashes of previous lines
 	low, high  int64 // stamps, in milliseconds since the Unix epoch
-	latest     int64 // time of a line, in the same
-	damage     bool  // no block at all, but bytes that cannot be read
+	latest     int64 // latest time of a line, likewise
+	damage     bool  // not a block but unreadable bytes
 }
 
 func (b *block) head() []byte {
@@ -75,7 +76,7 @@ func readHead(h []byte) (b block, ok bool) {
 	return b, true
 }
 
-// readBlocks lists the blocks of a file by their heads, and where there are none that can be read.
+// readBlocks lists the blocks of a file by their heads, and the unreadable parts between them.
 func readBlocks(f *os.File) (list []block, err error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -104,7 +105,7 @@ func readBlocks(f *os.File) (list []block, err error) {
 	return list, nil
 }
 
-// nextHead looks for the mark of a head.
+// nextHead searches for the next valid head.
 func nextHead(f *os.File, at, end int64) (int64, error) {
 	chunk, least := make([]byte, 1<<20), at
 	for at < end {
@@ -137,7 +138,7 @@ func nextHead(f *os.File, at, end int64) (int64, error) {
 	return end, nil
 }
 
-// text is the lines of a block, or errDamaged.
+// text returns the lines of a block, or errDamaged.
 func (b *block) text(f *os.File) ([]byte, error) {
 	text, err := b.packed(f)
 	if err == nil && b.short {
@@ -146,7 +147,7 @@ func (b *block) text(f *os.File) ([]byte, error) {
 	return text, err
 }
 
-// packed is what a block holds, or errDamaged.
+// packed returns the content of a block, or errDamaged.
 func (b *block) packed(f *os.File) ([]byte, error) {
 	if b.damage {
 		return nil, errDamaged
@@ -165,14 +166,15 @@ func (b *block) packed(f *os.File) ([]byte, error) {
 var unpacker = sync.OnceValue(func() *zstd.Decoder {
 	d, err := zstd.NewReader(nil, zstd.WithDecoderConcurrency(0), zstd.WithDecoderMaxMemory(8*longestLine))
 	if err != nil {
-		panic(err) // of options that are wrong
+		panic(err) // the options are wrong
 	}
 	return d
 })
 
 func isPacked(path string) bool { return strings.HasSuffix(path, packed) }
 
-// pack compresses a closed file, reads the result back, and removes the file. The result has its name at once or not at all.
+// pack compresses a closed file, reads the result back, and removes the file. The result gets its name only when it is
+// complete.
 func pack(ctx context.Context, path string) (err error) {
 	defer func() {
 		if err != nil {
@@ -210,11 +212,11 @@ func pack(ctx context.Context, path string) (err error) {
 	if err := place.SyncDir(filepath.Dir(path)); err != nil {
 		return err
 	}
-	from.Close() // an open file stays on Windows
+	from.Close() // Windows does not remove an open file
 	return os.Remove(path)
 }
 
-// summaryAt is the number of the first line that sums up the file, 0 for none.
+// summaryAt returns the number of the first summary line, 0 if there is none.
 func summaryAt(f *os.File) (uint64, error) {
 	info, err := f.Stat()
 	if err != nil {
@@ -222,12 +224,12 @@ func summaryAt(f *os.File) (uint64, error) {
 	}
 	t := &Trail{file: f, name: f.Name()}
 	if _, err = t.findEnd(info.Size()); err != nil || t.totals == nil {
-		return 0, nil // damage is kept as it is
+		return 0, nil // a damaged file is compressed without change
 	}
 	return t.last - uint64(t.totals.Days), nil
 }
 
-// packLines writes blocks of whole lines. From the line with the number summary on, if that is not 0, they sum up the file.
+// packLines writes blocks of whole lines. From line number summary on, if it is not 0, they are summary lines.
 func packLines(to io.Writer, from io.Reader, summary uint64) error {
 	out := bufio.NewWriterSize(to, 256<<10)
 	level, err := zstd.NewWriter(nil, zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithEncoderConcurrency(1), zstd.WithWindowSize(blockSize))
@@ -242,7 +244,7 @@ func packLines(to io.Writer, from io.Reader, summary uint64) error {
 			return nil
 		}
 		short := shorten(text)
-		if b.short = bytes.Equal(lengthen(short), text); !b.short { // of damage all is kept
+		if b.short = bytes.Equal(lengthen(short), text); !b.short { // damaged lines are kept completely
 			short = text
 		}
 		frame = level.EncodeAll(short, frame[:0])
@@ -275,10 +277,10 @@ func packLines(to io.Writer, from io.Reader, summary uint64) error {
 	}
 }
 
-// prevSize is how long a hash of the line before is in a line.
+// prevSize is the length of the hash of the line before, as it stands in a line.
 const prevSize = len(`,"prev":""`) + 2*sha256.Size
 
-// sumOf is where a line has its sum, or -1.
+// sumOf returns the position of the sum in a line, or -1.
 func sumOf(line []byte) int {
 	at := len(line) - len(sumKey) - 2*sha256.Size - len(`"}`)
 	if at < 0 || !bytes.HasPrefix(line[at:], []byte(sumKey)) {
@@ -287,7 +289,7 @@ func sumOf(line []byte) int {
 	return at
 }
 
-// shorten takes out of lines the hashes of the lines before.
+// shorten removes the hashes of previous lines.
 func shorten(text []byte) []byte {
 	out := make([]byte, 0, len(text))
 	prev := ""
@@ -304,7 +306,7 @@ func shorten(text []byte) []byte {
 	return out
 }
 
-// lengthen puts them in again.
+// lengthen inserts these hashes again.
 func lengthen(text []byte) []byte {
 	out := make([]byte, 0, len(text)*6/5)
 	prev := ""
@@ -324,7 +326,7 @@ func lengthen(text []byte) []byte {
 	return out
 }
 
-// widen takes in what a line says, without reading all of it.
+// widen adds a line's stamp and time to the block's ranges without decoding the line.
 func (b *block) widen(line []byte) {
 	if stamp, ok := number(line, `"stamp":`); ok {
 		if b.high == 0 {
@@ -350,7 +352,7 @@ func number(line []byte, key string) (int64, bool) {
 	return v, err == nil
 }
 
-var errReadBack = errors.New("what was written is not what is read")
+var errReadBack = errors.New("the compressed file does not contain the same lines")
 
 func readBack(ctx context.Context, f *os.File, want []byte) error {
 	blocks, err := readBlocks(f)
@@ -371,7 +373,7 @@ func readBack(ctx context.Context, f *os.File, want []byte) error {
 	return nil
 }
 
-// reader ends with its context.
+// reader fails when its context ends.
 type reader struct {
 	ctx  context.Context
 	from io.Reader

@@ -22,16 +22,16 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
-// Rotation says when a trail closes its file and begins another.
+// Rotation says when a trail closes its file and starts another.
 type Rotation struct {
-	Size    int64       // bytes; 0 is no limit
+	Size    int64       // bytes; 0: no limit
 	Monthly bool        // in IST
-	Failed  func(error) // is told why that, or compressing a closed file, has failed: it is tried again; may be nil
+	Failed  func(error) // gets the error when that, or compressing a closed file, has failed: it is tried again; may be nil
 }
 
-// turns is the work that goes on beside Append.
+// turns is the work in parallel to Append.
 type turns struct {
-	by    Rotation // guarded by Trail.mu, and so are the next three
+	by    Rotation // Trail.mu guards this and the next three fields
 	busy  bool
 	left  bool // closed files may wait to be compressed
 	again time.Time
@@ -40,17 +40,17 @@ type turns struct {
 	stop  context.CancelFunc
 }
 
-// turnAgain is the wait after a failure: closing reads the whole file.
+// turnAgain is the wait after a failure. It is long because closing reads the whole file.
 const turnAgain = 10 * time.Minute
 
-// Rotate sets the rotation. Of several components that share a trail the last one's holds.
+// Rotate sets the rotation. If several components share a trail, the last call counts.
 func (t *Trail) Rotate(by Rotation) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.turns.by, t.turns.left = by, true
 }
 
-// end waits for the work, which it stops.
+// end stops the work and waits for it.
 func (w *turns) end() {
 	if w.stop != nil {
 		w.stop()
@@ -58,7 +58,7 @@ func (w *turns) end() {
 	w.work.Wait()
 }
 
-// turnIfDue is called with the lock.
+// turnIfDue starts a turn if one is due. Trail.mu is held.
 func (t *Trail) turnIfDue(now time.Time) {
 	w := &t.turns
 	due := t.due(now)
@@ -84,21 +84,21 @@ func (t *Trail) turnIfDue(now time.Time) {
 	})
 }
 
-// due reports that the file is full, or of another month. A file with no line but that it goes on is as good as a new one.
+// due reports that the file is full, or from another month. A file that has only its Continued line counts as new.
 func (t *Trail) due(now time.Time) bool {
 	by, month := t.turns.by, func(at time.Time) string { return at.In(spec.IST).Format("2006-01") }
 	return (t.last > t.first || t.first == 1) && (t.ended || by.Size > 0 && t.size >= by.Size || by.Monthly && !t.begun.IsZero() && month(t.begun) != month(now))
 }
 
-// turn closes the file if it is due and compresses what is closed. Each step leaves a set of files that is one chain:
-// the lines that sum up the file, the new file under its name, the compressed one, the other removed. After a crash the next
-// start goes on from any of them.
+// turn closes the file if it is due, and compresses closed files. The files form one chain after each step: the summary
+// lines, the new file under the trail's name, the compressed file, the removal of the original. After a crash the next
+// start continues from any of these steps.
 func (t *Trail) turn(ctx context.Context, due bool) error {
 	var errs []error
 	if due {
 		old, err := t.close(ctx)
 		if old != nil {
-			defer old.Close() // a look-up may still read it
+			defer old.Close() // a search may still read it
 		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("cannot begin a new file: %w", err))
@@ -115,7 +115,7 @@ func (t *Trail) turn(ctx context.Context, due bool) error {
 	return errors.Join(errs...)
 }
 
-// close sums up the file and begins the next one. Most of the file is read while others append.
+// close adds the summary to the file and starts the next one. It reads most of the file while others append.
 func (t *Trail) close(ctx context.Context) (old *os.File, err error) {
 	t.mu.Lock()
 	file, end, ended := t.file, t.size, t.ended
@@ -129,11 +129,11 @@ func (t *Trail) close(ctx context.Context) (old *os.File, err error) {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if t.lost != nil || t.file != file { // Check mends that first
+	if t.lost != nil || t.file != file { // Check repairs that first
 		return nil, nil
 	}
 	if !t.ended {
-		if ended { // something was appended since
+		if ended { // a line was appended meanwhile
 			end = 0
 		}
 		if _, err := io.Copy(struct{ io.Writer }{s}, io.NewSectionReader(file, end, t.size-end)); err != nil {
@@ -141,7 +141,7 @@ func (t *Trail) close(ctx context.Context) (old *os.File, err error) {
 		}
 		f := s.end()
 		entries := tally.summary(t.first)
-		if f.Fault != "" { // nothing vouches for the sums: a report has to read the lines
+		if f.Fault != "" { // the summary would not be reliable: a report has to read the lines
 			entries = []Entry{{Outcome: Closed, Detail: "the next line is in another file; this one has no summary: " + f.Fault}}
 		}
 		if err := t.append(entries...); err != nil {
@@ -151,13 +151,13 @@ func (t *Trail) close(ctx context.Context) (old *os.File, err error) {
 	return t.begin()
 }
 
-// begin goes on in a new file. The old one gets a name of its own.
+// begin continues in a new file. The old one gets a name of its own.
 func (t *Trail) begin() (old *os.File, err error) {
 	kept := fmt.Sprintf("%s.%012d", t.name, t.first)
 	for _, name := range []string{kept, kept + packed} {
 		if other, err := os.Stat(name); err == nil {
 			if info, err := t.file.Stat(); err != nil || !os.SameFile(info, other) {
-				return nil, fmt.Errorf("%s is of another trail: move it away", name)
+				return nil, fmt.Errorf("%s belongs to another trail: move it away", name)
 			}
 		}
 	}
@@ -172,7 +172,7 @@ func (t *Trail) begin() (old *os.File, err error) {
 	if err == nil {
 		err = fresh.append(Entry{Outcome: Continued})
 	}
-	if err == nil && runtime.GOOS == "windows" { // an open file keeps its name there
+	if err == nil && runtime.GOOS == "windows" { // on Windows an open file keeps its name
 		err = errors.Join(fresh.file.Close(), t.file.Close())
 	}
 	if err == nil {
@@ -194,7 +194,7 @@ func (t *Trail) begin() (old *os.File, err error) {
 	return old, nil
 }
 
-// resume begins an empty file: it goes on from the newest closed one, if there is any.
+// resume begins an empty file. It continues the newest closed one, if there is any.
 func (t *Trail) resume() error {
 	files, err := closedFiles(t.name)
 	if err != nil || len(files) == 0 {
@@ -202,12 +202,12 @@ func (t *Trail) resume() error {
 	}
 	newest := files[len(files)-1]
 	if t.last, t.prev = endOf(newest.path); t.last < newest.number {
-		t.last, t.prev = newest.number, "" // of a file that cannot be read no other number is known
+		t.last, t.prev = newest.number, "" // only this number is known of an unreadable file
 	}
 	return t.append(Entry{Outcome: Continued})
 }
 
-// endOf is the number and the hash of a closed file's last line, 0 where it cannot be read.
+// endOf returns the number and the hash of a closed file's last line, or 0 if it is unreadable.
 func endOf(path string) (number uint64, sum string) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -233,14 +233,14 @@ func endOf(path string) (number uint64, sum string) {
 	return e.Number, hash(text)
 }
 
-// closedFile is one file of a trail, with the number of its first line.
+// closedFile is a closed file of a trail, with the number of its first line.
 type closedFile struct {
 	path   string
 	number uint64
 }
 
-// closedFiles lists the closed files of a trail in their order, without the one that is still the trail's own: a crash came
-// between its two names. One that is compressed, and was to be removed when a crash came, stands behind the compressed one.
+// closedFiles lists the closed files of a trail in order. After a crash the current file may still have two names; it
+// is left out. A file that was compressed but not yet removed comes after its compressed form.
 func closedFiles(name string) (list []closedFile, err error) {
 	entries, err := os.ReadDir(filepath.Dir(name))
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -265,7 +265,7 @@ func closedFiles(name string) (list []closedFile, err error) {
 	return list, nil
 }
 
-// Look says what is wrong with the closed files of the trail at path, without reading their lines, and how many they are.
+// Look returns the number of closed files of the trail at path, and their faults, without reading all lines.
 func Look(path string) (closed int, faults []string, err error) {
 	files, err := Files(path)
 	if err != nil {
@@ -328,7 +328,7 @@ func lookPacked(path string) (number uint64, previous, fault string) {
 	return number, previous, ""
 }
 
-// Files lists the files of the trail at path in the order of their lines: the closed ones beside it, and itself last.
+// Files lists the files of the trail at path in the order of their lines: the closed ones, then the current one.
 func Files(path string) (list []string, err error) {
 	closed, err := closedFiles(path)
 	if err != nil {

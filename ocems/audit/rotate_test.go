@@ -22,7 +22,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 )
 
-// day is an outcome of 7 parameters a slot, with values of as many digits as there are.
+// day makes outcomes of 7 parameters for each slot, with values of full precision.
 func day(device string, from, slots int) (list []audit.Entry) {
 	status := 1
 	for i := from; i < from+slots; i++ {
@@ -37,7 +37,7 @@ func day(device string, from, slots int) (list []audit.Entry) {
 	return list
 }
 
-// turn has a trail close its file.
+// turn makes a trail close its file.
 func turn(t testing.TB, trail *audit.Trail) {
 	t.Helper()
 	failed := make(chan error, 1)
@@ -69,7 +69,8 @@ func closed(t testing.TB, trail *audit.Trail) []string {
 	return slices.DeleteFunc(list, func(s string) bool { return strings.HasSuffix(s, ".anew") })
 }
 
-// whole reads a set of files, holds them to be one chain, and returns what is no note of the trail about itself.
+// whole reads a set of files, checks that they are one chain, and returns all lines that are not about the trail
+// itself.
 func whole(t testing.TB, path string) (list []audit.Entry) {
 	t.Helper()
 	files, err := audit.Files(path)
@@ -119,7 +120,7 @@ func appendTo(t testing.TB, trail *audit.Trail, list ...audit.Entry) {
 	}
 }
 
-// A trail of several files is one chain, is read by any zstd, and finds what is delivered in each of them.
+// A trail of several files is one chain, any zstd tool can read it, and delivered readings are found in each file.
 func TestRotation(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	trail := open(t, path)
@@ -129,7 +130,7 @@ func TestRotation(t *testing.T) {
 		want = append(want, list...)
 		appendTo(t, trail, list...)
 		turn(t, trail)
-		if i == 1 { // the chain goes on over a restart
+		if i == 1 { // the chain continues after a restart
 			trail.Close()
 			trail = open(t, path)
 		}
@@ -173,8 +174,8 @@ func TestRotation(t *testing.T) {
 	}
 }
 
-// What reaches the disk in place of a kill: each state of the files between two steps goes on to the same chain, no line
-// lost or doubled.
+// Simulates a kill with each state of the files between two steps: from each of them the trail continues the same
+// chain, with no line lost or doubled.
 func TestRotationThatIsKilled(t *testing.T) {
 	const name = "audit.jsonl"
 	for step, kill := range map[string]func(t *testing.T, before, after string){
@@ -238,7 +239,7 @@ func TestRotationThatIsKilled(t *testing.T) {
 
 			kill(t, before, after)
 			path := filepath.Join(before, name)
-			if step != "in the summary" && step != "in the summary, in its last line" { // readers need no host
+			if step != "in the summary" && step != "in the summary, in its last line" { // readers do not need a host
 				if got := whole(t, path); !reflect.DeepEqual(got, list) {
 					t.Errorf("before the start: %d lines, want %d", len(got), len(list))
 				}
@@ -292,7 +293,7 @@ func unpacked(t *testing.T, path string) []byte {
 	return withPrevious(text)
 }
 
-// withPrevious gives the lines of a compressed file the hash of the line before.
+// withPrevious inserts the hash of the line before into the lines of a compressed file.
 func withPrevious(text []byte) (out []byte) {
 	previous := ""
 	for line := range strings.Lines(string(text)) {
@@ -304,13 +305,13 @@ func withPrevious(text []byte) (out []byte) {
 	return out
 }
 
-// A process that is killed while it appends and rotates, again and again, loses no line that it has appended. No other one
-// gets its trail meanwhile.
+// A process that is killed again and again while it appends and rotates loses no appended line. Meanwhile no other
+// process can open its trail.
 func TestRotationOfAProcessThatIsKilled(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	appended, life := 0, 0
 	closed := func() int { files, _ := audit.Files(path); return len(files) }
-	for ; life < 8 || closed() < 4 && life < 40; life++ { // a slow disk closes few files in a life
+	for ; life < 8 || closed() < 4 && life < 40; life++ { // on a slow disk, few files are closed in one run
 		p := exec.Command(os.Args[0])
 		p.Env = append(os.Environ(), holder+"="+path, rotator+"=1")
 		out, err := os.Create(filepath.Join(t.TempDir(), "out"))
@@ -342,7 +343,7 @@ func TestRotationOfAProcessThatIsKilled(t *testing.T) {
 	if len(got) < 10*appended || len(got) > 10*(appended+life) || appended == 0 {
 		t.Errorf("%d lines of 10 x %d that were appended", len(got), appended)
 	}
-	for i, e := range got { // each life begins at 0
+	for i, e := range got { // each run begins at 0
 		if i > 0 && e.Stamp != 0 && e.Stamp != got[i-1].Stamp+1 {
 			t.Fatalf("line %d: %d after %d", i, e.Stamp, got[i-1].Stamp)
 		}
@@ -352,7 +353,7 @@ func TestRotationOfAProcessThatIsKilled(t *testing.T) {
 	}
 }
 
-// rotator makes the second process append and rotate all the time.
+// rotator makes the second process append and rotate continuously.
 const rotator = "OCEMS_TEST_ROTATES_TRAIL"
 
 func rotate(trail *audit.Trail) {
@@ -405,11 +406,12 @@ func TestRotationIsDue(t *testing.T) {
 	}
 }
 
-// A trail that is taken away while a file is closed, and one that is gone or damaged at the start, go on from what is closed.
+// A trail that is removed while a file is closed, or is missing or damaged at the start, continues the last closed
+// file.
 func TestChainGoesOnFromAClosedFile(t *testing.T) {
 	for name, c := range map[string]struct {
 		do   func(path string) error
-		lost int // lines
+		lost int // number of lost lines
 	}{
 		"removed": {os.Remove, 1},
 		"damaged": {func(path string) error {
@@ -438,7 +440,7 @@ func TestChainGoesOnFromAClosedFile(t *testing.T) {
 					if err := trail.Check(); (err == nil) != (c.lost == 0) {
 						t.Fatal(err)
 					}
-					if name == "removed" { // it is written from the open file
+					if name == "removed" { // it is written again from the open file
 						want = list
 					}
 				} else {
@@ -457,7 +459,7 @@ func TestChainGoesOnFromAClosedFile(t *testing.T) {
 	}
 }
 
-// Damage to a compressed file costs what it hits. The rest is read, and not verified.
+// Damage to a compressed file loses only the damaged part. The rest is read but not verified.
 func TestDamageOfACompressedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	trail := open(t, path)
@@ -472,7 +474,7 @@ func TestDamageOfACompressedFile(t *testing.T) {
 	}
 	for what, c := range map[string]struct {
 		change func(text []byte) []byte
-		least  int // lines that are read
+		least  int // fewest lines that are read
 		fault  string
 		sums   bool
 	}{
@@ -507,7 +509,7 @@ func TestDamageOfACompressedFile(t *testing.T) {
 	}
 }
 
-// Whatever byte of the sums changes, they are not believed.
+// If any byte of the summary changes, the summary is not used.
 func TestAlteredSums(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	trail := open(t, path)
@@ -538,7 +540,7 @@ func TestAlteredSums(t *testing.T) {
 	}
 }
 
-// Files of somebody else that are named like closed ones are not overwritten: the trail goes on as it is.
+// Other files with the name of a closed file are not overwritten: the trail continues in its file.
 func TestClosedFileOfAnotherTrail(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	trail := open(t, path)
@@ -550,7 +552,7 @@ func TestClosedFileOfAnotherTrail(t *testing.T) {
 	if err := trail.Check(); err != nil {
 		t.Fatal(err)
 	}
-	if err := <-failed; !strings.Contains(err.Error(), "audit.jsonl.000000000001.zst is of another trail: move it away") {
+	if err := <-failed; !strings.Contains(err.Error(), "audit.jsonl.000000000001.zst belongs to another trail: move it away") {
 		t.Error(err)
 	}
 	appendTo(t, trail, day("a", 3, 1)...)
@@ -559,7 +561,7 @@ func TestClosedFileOfAnotherTrail(t *testing.T) {
 	}
 }
 
-// A hole or noise in the trail costs a look-up no more than reading it.
+// A hole or noise in the trail does not make a search slower than reading it.
 func TestDeliveredOverDamage(t *testing.T) {
 	for name, fill := range map[string][]byte{"zeros": {0}, "noise": []byte("x")} {
 		t.Run(name, func(t *testing.T) {
@@ -599,7 +601,8 @@ func TestDeliveredOverDamage(t *testing.T) {
 	}
 }
 
-// A delivered slot of 7 parameters, kept for the year, takes at most 150 bytes; a look-up of one in 7 days of a hub is short.
+// A delivered slot of 7 parameters takes at most 150 bytes in the year's archive; a search for one in 7 days of a hub
+// is fast.
 func BenchmarkClosedTrail(b *testing.B) {
 	for _, devices := range []int{1, 1000} {
 		b.Run(fmt.Sprint(devices, " devices"), func(b *testing.B) {

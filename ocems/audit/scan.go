@@ -9,24 +9,25 @@ import (
 	"os"
 )
 
-// File is what one file of a trail says of itself.
+// File is what a scan of one file of a trail has found.
 type File struct {
 	Name       string
-	First      uint64 // numbers of its first and last line; 0 where it has none
+	First      uint64 // numbers of its first and last line; 0 if there is none
 	Last       uint64
 	Previous   string // SHA-256 of the line before the first, which is in another file
 	Sum        string // SHA-256 of the last line
 	Lines      int
-	Verified   int // lines at the beginning
-	Unreadable int // lines that are none of a trail
-	// Fault is the first place that was altered, cut or damaged. What comes after it is read, and not verified.
+	Verified   int // lines from the beginning that are verified
+	Unreadable int // lines that are not entries
+	// Fault describes the first place that was altered, cut or damaged. Lines after it are read but not verified.
 	Fault string
-	// Totals are those of a closed file, Summed says that its lines of a device and day were read in place of all lines.
+	// Totals are those of a closed file. Summed says that only its summary lines were read.
 	Totals *Totals
 	Summed bool
 }
 
-// Scan reads one file of a trail, compressed or not, and calls visit for each line. The error is one of reading.
+// Scan reads one file of a trail, compressed or not, and calls visit for each line. It returns an error only if reading
+// fails.
 func Scan(path string, visit func(e *Entry, verified bool)) (File, error) {
 	s := &scanner{visit: visit, file: File{Name: path}}
 	if err := scanFile(path, s); err != nil {
@@ -65,8 +66,8 @@ func scanFile(path string, s *scanner) error {
 	return nil
 }
 
-// Verify reads a file of a trail that is not compressed, checks its chain and calls visit for each line. The error names the
-// first line that was altered, removed or put in.
+// Verify reads an uncompressed file of a trail, checks its chain and calls visit for each line. The error names the
+// first line that was altered, removed or inserted.
 func Verify(r io.Reader, visit func(Entry)) error {
 	s := &scanner{visit: func(e *Entry, verified bool) {
 		if verified && visit != nil {
@@ -82,12 +83,12 @@ func Verify(r io.Reader, visit func(Entry)) error {
 	return nil
 }
 
-// scanner checks the lines that are written to it. A line is verified by the one after it, or by the end.
+// scanner checks the lines that are written to it. A line is verified by the next one or by the end.
 type scanner struct {
 	file  File
 	visit func(e *Entry, verified bool)
 	chain chain
-	part  []byte // of a line
+	part  []byte // beginning of a line
 	held  *Entry
 }
 
@@ -133,7 +134,7 @@ func (s *scanner) line(line []byte, err error) {
 	s.visit(e, false)
 }
 
-// note keeps where the file begins and ends.
+// note records where the file begins and ends.
 func (s *scanner) note(e *Entry, sum string) {
 	if s.file.First == 0 {
 		s.file.First, s.file.Previous = e.Number, e.Previous
@@ -141,7 +142,8 @@ func (s *scanner) note(e *Entry, sum string) {
 	s.file.Last, s.file.Sum, s.file.Totals = e.Number, sum, e.Totals
 }
 
-// fault ends what is verified. A broken chain can be the fault of the line before it, so that this one is not verified either.
+// fault ends the verified part. A broken chain may be the fault of the line before, so that line is not verified
+// either.
 func (s *scanner) fault(err error) {
 	if s.file.Fault != "" {
 		return
@@ -161,13 +163,13 @@ func (s *scanner) passOn(verified bool) {
 	s.held = nil
 }
 
-// damaged notes that a part of the file cannot be read.
+// damaged records that a part of the file is unreadable.
 func (s *scanner) damaged(err error) {
 	if len(s.part) > 0 {
 		s.line(s.part, errUnfinished)
 		s.part = nil
 	}
-	s.file.Lines++ // at least
+	s.file.Lines++ // at least one line
 	s.fault(fmt.Errorf("after line %d: %w", s.file.Lines-1, err))
 	s.file.Lines--
 }
@@ -183,12 +185,12 @@ func (s *scanner) end() File {
 	return s.file
 }
 
-// chain is where a chain stands.
+// chain is the state of a chain after a line.
 type chain struct {
 	number uint64
 	prev   string
 	begun  bool
-	summed bool // the first trails had no sums
+	summed bool // lines have sums; those of the first trails had none
 }
 
 func (c *chain) next(line []byte) (*Entry, error) {
@@ -201,20 +203,20 @@ func (c *chain) next(line []byte) (*Entry, error) {
 	}
 	c.begun = true
 	if e.Previous != c.prev || e.Number != c.number+1 {
-		return nil, errors.New("the chain is broken: the line before it, or this one, was altered, removed or put in")
+		return nil, errors.New("the chain is broken: the line before it, or this one, was altered, removed or inserted")
 	}
 	switch text, ok := withoutSum(line); {
 	case ok && bytes.HasSuffix(line, []byte(sumEnd(text))):
 		c.summed = true
 	case c.summed || !bytes.HasSuffix(line, []byte(`"prev":"`+c.prev+`"}`)):
-		return nil, errors.New("it was altered: it does not have the sum that it carries")
+		return nil, errors.New("the line was altered: its content does not match its sum")
 	}
 	c.number, c.prev = e.Number, hash(line)
 	return e, nil
 }
 
-// Follows says why a file does not go on from the one before it in a set, or is "". Its own lines are whole all the same where
-// only others are missing. Of what is behind damage in the file before it is not known.
+// Follows returns why a file does not continue the one before it in a set, or "". whole is true if the file's own lines
+// are intact and only others are missing. After damage in the file before, the continuation cannot be checked.
 func (f *File) Follows(before *File) (fault string, whole bool) {
 	switch {
 	case f.First == 0 || before.Last == 0 || before.Fault != "":
@@ -222,13 +224,13 @@ func (f *File) Follows(before *File) (fault string, whole bool) {
 	case f.First > before.Last+1:
 		return fmt.Sprintf("lines %d to %d of the trail are missing: a file between %s and this one is not here, or its end was cut", before.Last+1, f.First-1, before.Name), true
 	case f.First != before.Last+1 || f.Previous != before.Sum:
-		return fmt.Sprintf("it does not go on from the last line of %s: that one, or this one, was altered or cut", before.Name), false
+		return fmt.Sprintf("it does not continue the last line of %s: that file or this one was altered or cut", before.Name), false
 	}
 	return "", true
 }
 
-// ScanSummary reads of a closed file the lines that sum it up, and checks their chain. It is false where there are none, or
-// where something is wrong with them: then the file has to be scanned.
+// ScanSummary reads the summary lines of a closed file and checks their chain. ok is false if there are none, or if
+// they have a fault: then the file has to be scanned.
 func ScanSummary(path string) (f File, days []*Day, ok bool, err error) {
 	if !isPacked(path) {
 		return f, nil, false, nil
@@ -265,7 +267,7 @@ func ScanSummary(path string) (f File, days []*Day, ok bool, err error) {
 		if err != nil {
 			return f, nil, false, fmt.Errorf("reading the audit trail %s: %w", path, err)
 		}
-		if i == 0 { // which says where the file begins
+		if i == 0 { // this block has the first line
 			head := &scanner{visit: func(*Entry, bool) {}}
 			head.line(text[:bytes.IndexByte(text, '\n')+1], nil)
 			f.First, f.Previous = head.file.First, head.file.Previous

@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// The grids of a day in IST, which begins 22 slots before that of UTC.
+// The grids of a day in IST. The day begins 22 slots before the UTC day.
 const (
 	SlotsADay  = int(24 * time.Hour / spec.SlotLength)
 	PointsADay = int(24 * time.Hour / spec.CalibrationLength)
@@ -25,11 +25,12 @@ const (
 	maxStamp    = 253402281000000 // the last slot of the year 9999 in IST
 )
 
-// Rank is what became of a slot, the best last: several lines may speak of one.
+// Rank is the outcome of a slot, in rising order: of several lines about a slot the best counts.
 type Rank uint8
 
-// The ranks. A slot that no line speaks of is missing. Of an excluded one readings were refused, and no slot was made of
-// others. What waits is in no trail, but a report adds it. Late is what was delivered more than LateAfter behind its stamp.
+// The ranks. A slot without any line is missing. A slot is excluded if its readings were refused and no other readings
+// made a slot. Waiting slots are not in a trail; a report adds them. Late is delivered more than LateAfter after the
+// stamp.
 const (
 	RankMissing Rank = iota
 	RankExcluded
@@ -41,55 +42,55 @@ const (
 	RankDelivered
 )
 
-// LateAfter is when a slot is delivered late.
+// LateAfter is the time after the stamp from which a slot counts as delivered late.
 const LateAfter = 30 * time.Minute
 
 const rankLetters = "MXWERSLD"
 
-// Day is what the lines of a file say of one device and day, in IST. It is all that a report needs, but for the values.
+// Day is what the lines of a file say of one device and day in IST. Beside the values it is all that a report needs.
 type Day struct {
 	Station string          `json:"-"` // the line has it
 	Device  string          `json:"-"`
 	Date    Date            `json:"date"`
 	Lines   map[Outcome]int `json:"lines"`
-	Late    int             `json:"late,omitempty"` // samples that name no parameter
+	Late    int             `json:"late,omitempty"` // samples without a parameter
 	Refused int             `json:"refused,omitempty"`
 	Series  []*Series       `json:"series,omitempty"`
-	Held    []*Outage       `json:"held,omitempty"` // that began on this day
+	Held    []*Outage       `json:"held,omitempty"` // outages that began on this day
 }
 
-// Slots reports that the day has outcomes of slots, and not only of samples and times when the device was held.
+// Slots reports that the day has outcomes of slots, and not only of samples and outages.
 func (d *Day) Slots() bool { return len(d.Lines)-d.count(Late)-d.count(Refused) > 0 }
 
 func (d *Day) count(o Outcome) int { return min(d.Lines[o], 1) }
 
-// Series is one parameter of a device and day.
+// Series is one parameter of a device on one day.
 type Series struct {
 	Parameter  string `json:"parameter"`
 	Diagnostic bool   `json:"diagnostic,omitempty"`
 	Unit       string `json:"unit,omitempty"`
 	Slots      Slots  `json:"slots,omitzero"`
 	Points     Points `json:"points,omitempty"`
-	OffGrid    int    `json:"off_grid,omitempty"` // readings in no slot
+	OffGrid    int    `json:"off_grid,omitempty"` // readings that are in no slot
 	Late       int    `json:"late,omitempty"`     // samples
 	Refused    int    `json:"refused,omitempty"`
 
-	Reasons      map[string]int `json:"reasons,omitempty"` // of both, how many samples
+	Reasons      map[string]int `json:"reasons,omitempty"` // number of late or refused samples by reason
 	Calibrations []Calibration  `json:"calibrations,omitempty"`
 
 	points map[int]calibrated
-	Values *[SlotsADay]Reading `json:"-"` // what the slots were delivered or refused with, where a Tally keeps it
+	Values *[SlotsADay]Reading `json:"-"` // values of the slots as delivered or refused, if the Tally keeps them
 }
 
-// Closed reports that there are readings of it that left for the board, and not only samples.
+// Closed reports that readings of the series left for the board, and not only samples are recorded.
 func (s *Series) Closed() bool {
 	return len(s.Points) > 0 || s.OffGrid > 0 || slices.Max(s.Slots[:]) > RankExcluded
 }
 
-// Calibration is a run of points of one flag, whatever became of them.
+// Calibration is a run of points of one flag, whatever their outcome.
 type Calibration struct {
 	Flag   string  `json:"flag"`  // C or Z
-	First  int     `json:"first"` // point of the day
+	First  int     `json:"first"` // number of the point in the day
 	Last   int     `json:"last"`
 	Points int     `json:"points"`
 	Mean   float64 `json:"mean"`
@@ -100,10 +101,10 @@ type calibrated struct {
 	value float64
 }
 
-// apart is how many points may be missing in a run.
+// apart is how many points may be missing within a run.
 const apart = int(spec.SlotLength / spec.CalibrationLength)
 
-// calibrations are the runs of a day.
+// calibrations returns the runs of a day.
 func (s *Series) calibrations() (list []Calibration) {
 	for _, at := range slices.Sorted(maps.Keys(s.points)) {
 		p := s.points[at]
@@ -119,28 +120,28 @@ func (s *Series) calibrations() (list []Calibration) {
 	return list
 }
 
-// Slots are the 15-minute slots of a day by their stamps.
+// Slots are the outcomes of the 15-minute slots of a day, by stamp.
 type Slots [SlotsADay]Rank
 
-// Points are the 30-second points of calibrations of a day by their stamps, without those that no line speaks of.
+// Points are the outcomes of the 30-second calibration points of a day, by stamp. Points without a line are left out.
 type Points map[int]Rank
 
-// MarshalText writes runs, such as "94D2M".
+// MarshalText encodes runs, such as "94D2M".
 func (s Slots) MarshalText() ([]byte, error) {
 	return runs(len(s), func(i int) Rank { return s[i] }), nil
 }
 
-// UnmarshalText reads runs.
+// UnmarshalText decodes runs.
 func (s *Slots) UnmarshalText(text []byte) error {
 	return readRuns(text, len(s), func(i int, r Rank) { s[i] = r })
 }
 
-// MarshalText writes runs.
+// MarshalText encodes runs.
 func (p Points) MarshalText() ([]byte, error) {
 	return runs(PointsADay, func(i int) Rank { return p[i] }), nil
 }
 
-// UnmarshalText reads runs.
+// UnmarshalText decodes runs.
 func (p *Points) UnmarshalText(text []byte) error {
 	*p = Points{}
 	return readRuns(text, PointsADay, func(i int, r Rank) { (*p)[i] = r })
@@ -192,41 +193,42 @@ func readRuns(text []byte, n int, set func(int, Rank)) error {
 // Date is a day in IST, counted from 1970-01-01.
 type Date int64
 
-// DateOf is the day of a time in milliseconds since the Unix epoch, and how many milliseconds of it were over then.
+// DateOf returns the day of a time in milliseconds since the Unix epoch, and the milliseconds since the day began.
 func DateOf(millis int64) (d Date, rest int64) {
 	rest = ((millis+istMillis)%dayMillis + dayMillis) % dayMillis
 	return Date((millis + istMillis - rest) / dayMillis), rest
 }
 
-// Millis is when the day begins, in milliseconds since the Unix epoch.
+// Millis is the beginning of the day, in milliseconds since the Unix epoch.
 func (d Date) Millis() int64 { return int64(d)*dayMillis - istMillis }
 
-// MarshalText writes 2026-11-23.
+// MarshalText returns a date such as 2026-11-23.
 func (d Date) MarshalText() ([]byte, error) {
 	return time.UnixMilli(d.Millis()).In(spec.IST).AppendFormat(nil, time.DateOnly), nil
 }
 
-// UnmarshalText reads 2026-11-23.
+// UnmarshalText reads a date such as 2026-11-23.
 func (d *Date) UnmarshalText(text []byte) error {
 	t, err := time.ParseInLocation(time.DateOnly, string(text), spec.IST)
 	*d, _ = DateOf(t.UnixMilli())
 	return err
 }
 
-// Totals are of a whole file.
+// Totals are the totals of a file.
 type Totals struct {
 	First      uint64 `json:"first"` // number of the file's first line
-	Days       int    `json:"days"`  // lines of a device and day, which stand before this one
+	Days       int    `json:"days"`  // number of summary lines, which come before this one
 	Recovered  int    `json:"recovered,omitempty"`
-	Unreadable int    `json:"unreadable,omitempty"` // lines that say nothing known
+	Unreadable int    `json:"unreadable,omitempty"` // lines with an unknown outcome or an invalid stamp
 	Off        []Off  `json:"off,omitempty"`
 
 	Outages []*Outage `json:"outages,omitempty"` // of the server
-	// Over is when outages of the files before were over at the latest: the host's first start or stop in this one.
+	// Over is when outages from earlier files had ended at the latest: the host's first start or stop in this file.
 	Over time.Time `json:"outages_over,omitzero"`
 }
 
-// Off is a time when the host was off, of a minute or more. Where it was killed, From is when it is known to have run last.
+// Off is a time of a minute or more in which the host did not run. If it was killed, From is when it was last known to
+// run.
 type Off struct {
 	From   time.Time `json:"from"`
 	To     time.Time `json:"to"`
@@ -235,11 +237,11 @@ type Off struct {
 
 const shortestOff = time.Minute
 
-// Outage is a time when the board's server did not answer, or when the board refused a device. It is over with the host's
-// life, of which the trail tells: the next life finds it anew.
+// Outage is a time in which the board's server did not answer, or the board refused a device. A stop of the host ends
+// it, because the next run detects it again.
 type Outage struct {
 	From     time.Time `json:"from"`
-	To       time.Time `json:"to,omitzero"` // zero: it was not over by the end of the lines
+	To       time.Time `json:"to,omitzero"` // zero: it had not ended by the last line
 	Attempts int       `json:"attempts,omitempty"`
 	Status   *int      `json:"status,omitempty"` // the board's
 	Reason   string    `json:"reason,omitempty"`
@@ -251,7 +253,7 @@ type outageKey struct {
 	from   int64
 }
 
-// outage takes a line that an outage began or ended. Either says when it began, so that the last one alone is enough.
+// outage adds a line that an outage began or ended. Both lines say when it began, so the last one alone is sufficient.
 func (t *Tally) outage(e *Entry) {
 	key := outageKey{e.Device, e.Stamp}
 	o := t.open[key]
@@ -275,7 +277,7 @@ func (t *Tally) outage(e *Entry) {
 	}
 }
 
-// over ends all outages, at the latest.
+// over ends all open outages.
 func (t *Tally) over(at time.Time) {
 	for _, o := range t.open {
 		o.To = later(at, o.From)
@@ -295,21 +297,21 @@ func later(a, b time.Time) time.Time {
 
 // Tally sums up lines.
 type Tally struct {
-	Values     bool // keep those of what is added next
+	Values     bool // keep the values of lines added from now on
 	Recovered  int
 	Unreadable int
 	Off        []Off
 	Outages    []*Outage // of the server
-	Over       time.Time // the first start or stop of the host
-	Marked     bool      // by a line that the host was started
+	Over       time.Time // first start or stop of the host
+	Marked     bool      // a line says that the host was started
 	days       map[dayKey]*Day
 	first      time.Time // of the first line
-	last       time.Time // of the line before
-	stopped    bool      // by it
+	last       time.Time // time of the line before
+	stopped    bool      // that line was Stopped
 	open       map[outageKey]*Outage
 }
 
-// Stopped is when the host was stopped, and not started again; zero while it may run.
+// Stopped is when the host was stopped; zero if it was started again or may still run.
 func (t *Tally) Stopped() time.Time {
 	if t.stopped {
 		return t.last
@@ -317,10 +319,10 @@ func (t *Tally) Stopped() time.Time {
 	return time.Time{}
 }
 
-// First is when the first line was written, zero where there is none.
+// First is when the first line was written, zero if there is none.
 func (t *Tally) First() time.Time { return t.first }
 
-// host notes when the host was off.
+// host records when the host did not run.
 func (t *Tally) host(e *Entry) {
 	t.Marked = t.Marked || e.Outcome == Started
 	from := t.last
@@ -341,7 +343,7 @@ func (t *Tally) host(e *Entry) {
 	if t.first.IsZero() {
 		t.first = e.Time
 	}
-	if e.Outcome != Recovered { // which a start writes before it says so
+	if e.Outcome != Recovered { // a start writes Recovered before Started
 		t.last, t.stopped = e.Time, e.Outcome == Stopped
 	}
 }
@@ -351,7 +353,7 @@ type dayKey struct {
 	date   Date
 }
 
-// Add takes one line. It keeps its readings' texts.
+// Add adds one line. It keeps references to its readings' texts.
 func (t *Tally) Add(e *Entry) {
 	t.host(e)
 	var r Rank
@@ -447,7 +449,7 @@ func (d *Day) of(x *Reading) *Series {
 	return s
 }
 
-// set gives a slot a rank where that is better than the one it has.
+// set gives a slot a rank if it is better than the current one.
 func (s *Series) set(slot int64, r Rank, x *Reading, values bool) {
 	if r <= s.Slots[slot] {
 		return
@@ -461,7 +463,7 @@ func (s *Series) set(slot int64, r Rank, x *Reading, values bool) {
 	}
 }
 
-// samples counts those that came too late or were refused.
+// samples counts late and refused samples.
 func (d *Day) samples(e *Entry, rest int64, values bool) {
 	x := Reading{Parameter: e.Parameter}
 	if len(e.Readings) > 0 {
@@ -486,7 +488,7 @@ func (d *Day) samples(e *Entry, rest int64, values bool) {
 	}
 }
 
-// Days returns them in order of date and device.
+// Days returns the days ordered by date and device.
 func (t *Tally) Days() []*Day {
 	days := make([]*Day, 0, len(t.days))
 	for _, d := range t.days {
@@ -499,7 +501,7 @@ func (t *Tally) Days() []*Day {
 	return days
 }
 
-// summary are the lines that sum up a file.
+// summary returns the summary lines of a file.
 func (t *Tally) summary(first uint64) []Entry {
 	days := t.Days()
 	entries := make([]Entry, 0, len(days)+1)

@@ -8,7 +8,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// KernelBoot is the id that the kernel gives to each boot, and the time since then, suspend included.
+// KernelBoot returns the kernel's id of the current boot, and the time since boot, suspend included.
 func KernelBoot() (id string, since time.Duration) {
 	text, err := os.ReadFile("/proc/sys/kernel/random/boot_id")
 	var at unix.Timespec

@@ -4,5 +4,5 @@ package clock
 
 import "time"
 
-// KernelBoot knows nothing here.
+// KernelBoot is unknown on this system.
 func KernelBoot() (id string, since time.Duration) { return "", 0 }

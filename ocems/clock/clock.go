@@ -12,93 +12,96 @@ import (
 )
 
 const (
-	// LiveWithin is how near to this machine's clock a reading's time is, at its arrival, that was taken by it.
+	// LiveWithin is the largest difference between a live reading's time and this machine's clock when the reading
+	// arrives.
 	LiveWithin = 90 * time.Second
 
-	// AskEvery is how often the server is asked at most.
+	// AskEvery is the shortest time between two requests for the server's time.
 	AskEvery = 15 * time.Second
 
 	trustAfterStart = 2 * time.Minute
 	trustAfterStep  = 5 * time.Minute
 	saveEvery       = time.Minute
-	saveQuiet       = 15 * time.Minute // while no reading comes
-	leastSkew       = 5 * time.Second  // a Date has whole seconds, and an answer takes its time
+	saveQuiet       = 15 * time.Minute // while no reading arrives
+	leastSkew       = 5 * time.Second  // a Date has whole seconds, and an answer takes time
 
-	// contradiction is by how much a Date contradicts. Between MaxSkew and this it neither confirms nor contradicts.
+	// contradiction is the difference from which a Date contradicts. Between MaxSkew and contradiction it neither
+	// confirms nor contradicts.
 	contradiction = 5 * time.Minute
 
-	// patience is how long finished slots wait for a server that contradicts. A Date that is wrong for ever must not stop a
-	// plant for ever; the board takes slots for 7 days. unheard is how long they wait after a start or a step for a server
-	// that says nothing: it may not answer a GET at all.
+	// patience is how long finished slots wait for a server that contradicts. A permanently wrong Date must not stop a
+	// plant; the board accepts slots for 7 days. unheard is how long slots wait after a start or a step for a server
+	// that says nothing: it may not answer a GET.
 	patience = 6 * time.Hour
 	unheard  = 10 * time.Minute
 
-	mostAccused = 16   // what ends beyond them is wrong at once
-	mostWrong   = 1000 // ended eras that are remembered; more come while a disk is full, which takes nothing of them
+	mostAccused = 16   // further eras are wrong as soon as they end
+	mostWrong   = 1000 // ended eras that are remembered; there are more only while a full disk refuses all readings
 )
 
-// Config is what a Clock needs to know.
+// Config is the configuration of a Clock.
 type Config struct {
-	MaxSkew time.Duration    // a larger step, or difference from the server, is one
+	MaxSkew time.Duration    // a larger difference counts as a step, or as a difference from the server
 	Wall    func() time.Time // nil is time.Now
-	Alone   bool             // no server is ever asked: what is trusted by the time that has passed is confirmed
-	AtOnce  bool             // after a start no time has to pass, since nothing is sent
-	// Boot tells one boot of the machine from others, and the time since then, suspend included. An id of "" is not known.
-	// nil is [KernelBoot].
+	Alone   bool             // no server is ever asked: the passing of time confirms
+	AtOnce  bool             // trust the clock immediately after a start, because nothing is sent
+	// Boot identifies the current boot of the machine and returns the time since then, suspend included. An id of "" is
+	// unknown. nil is [KernelBoot].
 	Boot func() (id string, since time.Duration)
 }
 
-// era is a time in which the wall clock did not step.
+// era is a time without a step of the wall clock.
 type era struct {
 	id      uint64
-	offset  time.Duration // of the wall clock from the start's and the running time
+	offset  time.Duration // wall clock minus start time and running time
 	from    time.Duration // when it began
-	wall    time.Time     // and its wall time then
+	wall    time.Time     // wall time when it began
 	stepped bool          // it began with a step
 }
 
-// Clock is this machine's clock. It is safe for concurrent use. Times without a date are running time of this life.
+// Clock is this machine's clock. It is safe for concurrent use. Durations without other comment are running time of
+// this run.
 type Clock struct {
 	cfg   Config
-	start time.Time // by the monotonic clock
+	start time.Time // with the monotonic clock
 
 	mu      sync.Mutex
 	begun   time.Time // wall time at the start
-	boot    string    // of the machine, and its age then
+	boot    string    // boot id of the machine, and time since boot at the start
 	booted  time.Duration
-	lives   time.Duration // running time of all lives before
-	last    time.Time     // last wall time of the life before, or zero
+	lives   time.Duration // running time of all previous runs
+	last    time.Time     // last wall time of the previous run, or zero
 	savedAt time.Duration
-	witness bool // what was saved last names a boot clock that had gone with the running time
+	witness bool // the last saved value has a boot clock that kept pace with the running time
 
 	era       era
 	newest    uint64 // id of an era
 	confirmed bool
-	right     *time.Duration // offset that was confirmed, in this life
-	accused   []era          // ended with a step, and nobody has confirmed them yet or will soon
-	wrong     []uint64       // eras of which something may be left to be put right
-	past      []uint64       // eras of this life, and of the store, that were wrong
-	doubted   uint64         // the last that was trusted before anybody confirmed it
-	ended     era            // with the last step
-	steppedAt time.Duration  // when that was
+	right     *time.Duration // offset that was confirmed in this run
+	accused   []era          // ended with a step and not confirmed yet
+	wrong     []uint64       // wrong eras that are not put right yet
+	past      []uint64       // eras of this run and of the store that were wrong
+	doubted   uint64         // last era that was trusted without confirmation
+	ended     era            // era that ended with the last step
+	steppedAt time.Duration  // when that step was
 
 	heard    word
-	against  time.Duration // since when there was a Date that differs, and none that agrees
-	odd      time.Duration // skew of a Date that has differed so for as long as the patience, or 0
+	against  time.Duration // since when a Date differs and none agrees
+	odd      time.Duration // skew of a Date that has differed by the same amount for longer than patience, or 0
 	asked    time.Duration
-	known    bool          // the server's time
+	known    bool          // the server's time is known
 	server   time.Time     // at serverAt
-	serverAt time.Duration // when it was heard
+	serverAt time.Duration // when server was received
 }
 
-// word is the last that was heard of the clock since the era began.
+// word is the last answer about the clock since the era began.
 type word int
 
 const (
 	nothing     word = iota
 	neutral          // an answer without a Date
-	disagrees        // a Date of an answer that need not be the board's own
-	contradicts      // a Date beside a status of the document
+	disagrees        // a Date of an answer that may not come from the board
+	contradicts      // a Date beside a status of the API
 	agrees
 )
 
@@ -118,13 +121,13 @@ func New(cfg Config) *Clock {
 	return c
 }
 
-// formatVersion is that of the stored value, see [frame].
+// formatVersion is the version of the stored value, see [frame].
 const formatVersion = 2
 
-// Restore reads what an earlier life has saved, once and before any other use. It reports whether nothing of that life is
-// in doubt. In the same boot of the machine, the wall clock must have moved as the time since the boot, or it has stepped
-// between the lives. Of another boot, or where none is known, it has stepped if it is behind the last one saved: that it was
-// set forward nothing tells from a pause. The error wraps [frame.ErrNewer] or [frame.ErrDamaged].
+// Restore reads what an earlier run has saved, once, before any other use. It reports whether nothing of that run is in
+// doubt. Within one boot of the machine, the wall clock must have moved as far as the time since boot, or it has
+// stepped between the runs. After another or an unknown boot, the clock has stepped if it is behind the saved time; a
+// step forward cannot be distinguished from a pause. The error wraps [frame.ErrNewer] or [frame.ErrDamaged].
 func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +144,7 @@ func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 		wrong = append(wrong, d.Uint())
 		newest = max(newest, wrong[len(wrong)-1])
 	}
-	// off is the last life's clock less this one's.
+	// off is the last run's clock minus this one's.
 	same, off := boot != "" && boot == c.boot, time.Duration(0)
 	if same {
 		off = last.Add(c.booted - booted).Sub(c.begun)
@@ -162,11 +165,11 @@ func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 		if !next {
 			c.accuse(c.earlier(present, off))
 		}
-		if !same { // by how much, nobody knows
+		if !same { // the size of the step is unknown
 			c.condemn(func(era) bool { return true })
 		}
 		c.enter(era{wall: c.begun, stepped: true})
-	case next: // nobody has confirmed it in this life
+	case next: // not confirmed in this run yet
 		c.newest++
 		c.era.id = c.newest
 	default:
@@ -177,19 +180,19 @@ func (c *Clock) Restore(value []byte) (confirmed bool, err error) {
 
 func seconds(d *frame.Decoder) time.Duration { return time.Duration(d.Int()%(1<<33)) * time.Second }
 
-// earlier is an era of an earlier life.
+// earlier makes an era of an earlier run.
 func (c *Clock) earlier(id uint64, offset time.Duration) era {
 	return era{id: id, offset: offset, wall: c.begun.Add(offset), stepped: true}
 }
 
-// accuse notes that an era has ended with a step, and that nobody has confirmed it.
+// accuse records that an era has ended with a step before it was confirmed.
 func (c *Clock) accuse(e era) {
 	if c.accused = append(c.accused, e); len(c.accused) > mostAccused {
 		c.condemn(func(a era) bool { return a.id == e.id })
 	}
 }
 
-// condemn ends the accusation of eras that are wrong.
+// condemn turns accused eras into wrong ones.
 func (c *Clock) condemn(wrong func(era) bool) {
 	c.accused = slices.DeleteFunc(c.accused, func(e era) bool {
 		if !wrong(e) {
@@ -203,13 +206,13 @@ func (c *Clock) condemn(wrong func(era) bool) {
 	})
 }
 
-// enter begins an era, or goes on with one that was accused and had the same clock.
+// enter begins an era, or continues an accused one with the same clock.
 func (c *Clock) enter(e era) {
 	i := slices.IndexFunc(c.accused, func(a era) bool { return c.near(a.offset, e.offset) })
 	if i < 0 {
 		c.newest++
 		e.id = c.newest
-	} else { // it waits anew: else an instant of it would condemn the clock in between
+	} else { // its waiting time starts again: otherwise a moment of it would condemn the clock in between
 		e.id, e.wall = c.accused[i].id, c.accused[i].wall
 		c.accused = slices.Delete(c.accused, i, i+1)
 	}
@@ -218,8 +221,8 @@ func (c *Clock) enter(e era) {
 
 func (c *Clock) near(a, b time.Duration) bool { return (a - b).Abs() <= c.cfg.MaxSkew }
 
-// SaveDue reports that it is time to write what Save returns, if nothing else is written. quiet: no reading came since. That
-// is seldom only where the next life can tell by the boot clock how far the wall clock must have moved meanwhile.
+// SaveDue reports that the result of Save should be written, if nothing else is. quiet: no reading has arrived since.
+// Quiet saves are rare only if the next run can learn from the boot clock how far the wall clock must have moved.
 func (c *Clock) SaveDue(quiet bool) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -230,8 +233,8 @@ func (c *Clock) SaveDue(quiet bool) bool {
 	return c.running()-c.savedAt >= every
 }
 
-// Save returns what belongs into the store: the wall time, and the running time of all lives. What is wrong in the eras of
-// righted is put right in the same transaction.
+// Save returns the value for the store: the wall time, and the running time of all runs. The same transaction must put
+// right the eras in righted.
 func (c *Clock) Save(righted ...uint64) []byte {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -245,7 +248,7 @@ func (c *Clock) Save(righted ...uint64) []byte {
 	e.Int(int64(c.odd / time.Second))
 	e.Uint(c.doubted)
 	boot, since := c.cfg.Boot()
-	if since-c.booted < c.running()-leastSkew { // a clock that stands is no witness
+	if since-c.booted < c.running()-leastSkew { // a boot clock that stands still is no evidence
 		boot = ""
 	}
 	c.witness = boot != "" && c.running() > 2*leastSkew
@@ -266,14 +269,14 @@ func (c *Clock) Save(righted ...uint64) []byte {
 
 func (c *Clock) running() time.Duration { return time.Since(c.start) }
 
-// wall is the wall time as of the last tick.
+// wall is the wall time at the last tick.
 func (c *Clock) wall() time.Time { return c.begun.Add(c.running() + c.era.offset) }
 
-// tick looks whether the wall clock has stepped, and returns its time.
+// tick checks whether the wall clock has stepped, and returns its time.
 func (c *Clock) tick() time.Time {
 	var now time.Time
 	var at time.Duration
-	for { // a process may be stopped between the two
+	for { // the process may be stopped between the two readings
 		before := c.running()
 		now = c.cfg.Wall()
 		if at = c.running(); at-before < time.Second {
@@ -281,7 +284,7 @@ func (c *Clock) tick() time.Time {
 		}
 	}
 	offset := now.Round(0).Sub(c.begun) - at
-	if moved := offset - c.era.offset; c.near(moved, 0) { // it is slewed
+	if moved := offset - c.era.offset; c.near(moved, 0) { // the clock is slewed
 		c.era.offset = offset
 		if c.right != nil {
 			*c.right += moved
@@ -291,7 +294,7 @@ func (c *Clock) tick() time.Time {
 		}
 	} else {
 		c.ended, c.steppedAt = c.era, at
-		c.savedAt = at - saveQuiet // no reading of an era is stored before the era is
+		c.savedAt = at - saveQuiet // an era must be stored before its readings are
 		if !c.confirmed {
 			c.accuse(c.era)
 		}
@@ -313,18 +316,18 @@ func (c *Clock) tick() time.Time {
 	return now
 }
 
-// confirm also acquits the accused eras of the same clock. The others were wrong.
+// confirm also acquits accused eras with the same clock. All other accused eras are wrong.
 func (c *Clock) confirm() {
 	offset := c.era.offset
 	if !c.confirmed {
-		c.savedAt = c.running() - saveQuiet // a kill must not put it in doubt again
+		c.savedAt = c.running() - saveQuiet // so that a kill does not put it in doubt again
 	}
 	c.confirmed, c.right = true, &offset
 	c.condemn(func(e era) bool { return !c.near(e.offset, offset) })
 	c.accused = nil
 }
 
-// waited reports that the time has passed after which the clock is trusted though nobody has confirmed it.
+// waited reports that enough time has passed to trust the clock without confirmation.
 func (c *Clock) waited() bool {
 	if c.era.stepped {
 		return c.running()-c.era.from >= trustAfterStep
@@ -332,7 +335,7 @@ func (c *Clock) waited() bool {
 	return c.cfg.AtOnce || c.running() >= trustAfterStart
 }
 
-// Now is the wall time and the era that it belongs to.
+// Now returns the wall time and its era.
 func (c *Clock) Now() (now time.Time, era uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -340,25 +343,25 @@ func (c *Clock) Now() (now time.Time, era uint64) {
 	return now, c.era.id
 }
 
-// Running is for how long the host has run, all its lives together.
+// Running is the running time of the host over all runs.
 func (c *Clock) Running() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.lives + c.running()
 }
 
-// Trust is how far an era's clock is believed.
+// Trust is how far an era's clock is trusted.
 type Trust int
 
 // The degrees of trust.
 const (
 	Confirmed Trust = iota
-	Trusted         // by the time that has passed, and nobody has confirmed it
-	Untrusted       // yet
-	Wrong           // it ended with a step, and another clock was confirmed or trusted
+	Trusted         // enough time has passed without confirmation
+	Untrusted       // not trusted yet
+	Wrong           // ended with a step, and another clock was confirmed or trusted
 )
 
-// Trust returns that of an era. While eras are accused, or wrong and not put right, nothing newer is trusted.
+// Trust returns the trust of an era. While eras are accused, or wrong and not put right, no newer era is trusted.
 func (c *Clock) Trust(id uint64) Trust {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -380,7 +383,7 @@ func (c *Clock) Trust(id uint64) Trust {
 	return Untrusted
 }
 
-// Wrong lists the eras of which all that was taken by this clock is to be taken back, until PutRight.
+// Wrong lists the eras whose readings have to be taken back, until PutRight.
 func (c *Clock) Wrong() []uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -388,8 +391,8 @@ func (c *Clock) Wrong() []uint64 {
 	return slices.Clone(c.wrong)
 }
 
-// Doubted is the last era that was trusted before anybody confirmed it, or 0. It stays that while it is accused, or wrong and
-// not put right.
+// Doubted is the last era that was trusted without confirmation, or 0. It does not change while that era is accused, or
+// wrong and not put right.
 func (c *Clock) Doubted() uint64 {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -397,23 +400,23 @@ func (c *Clock) Doubted() uint64 {
 	return c.doubted
 }
 
-// PutRight notes that nothing of these eras is left.
+// PutRight records that all readings of these eras were taken back.
 func (c *Clock) PutRight(eras []uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.wrong = slices.DeleteFunc(c.wrong, func(era uint64) bool { return slices.Contains(eras, era) })
 }
 
-// Before is the clock of before a step, shortly after it: what its senders had kept comes now.
+// Before is the clock before a step, shortly after the step: readings that senders had kept arrive now.
 type Before struct {
 	Now time.Time // by that clock
 	Era uint64
 
-	from, to       time.Time // of that clock
-	since, present time.Time // of the clock of after the step
+	from, to       time.Time // time range of that clock
+	since, present time.Time // time range of the clock after the step
 }
 
-// Before returns the clock of before the last step, or nil where that was not in the last minutes.
+// Before returns the clock before the last step, or nil if the step was not in the last minutes.
 func (c *Clock) Before() *Before {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -426,7 +429,7 @@ func (c *Clock) Before() *Before {
 	return &Before{Now: then, Era: c.ended.id, from: c.ended.wall, to: then.Add(-ago), since: now.Add(-ago), present: now}
 }
 
-// Took reports that a reading's time is of that clock, and not of the present one.
+// Took reports that a reading's time comes from the clock before the step, and not from the present one.
 func (b *Before) Took(at time.Time) bool {
 	if b == nil || !at.Before(b.since.Add(-leastSkew)) && !at.After(b.present.Add(leastSkew)) {
 		return false
@@ -434,9 +437,9 @@ func (b *Before) Took(at time.Time) bool {
 	return !at.Before(b.from.Add(-LiveWithin)) && !at.After(b.to.Add(leastSkew))
 }
 
-// Observe takes the header of an answer that came just now and took so long. sure says that the body had a status of the
-// document; accepted is the stamp of a slot that the answer called delivered, or zero. It reports whether the server's
-// clock differs otherwise than before by enough for a warning.
+// Observe processes the header of an answer that arrived now after the time took. sure says that the body had a status
+// of the API; accepted is the stamp of a slot that the answer called delivered, or zero. It reports a change of the
+// difference between the clocks that needs a warning.
 func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted time.Time) (warn bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -448,11 +451,11 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 		}
 		return false
 	}
-	// Of the whole seconds, half a second is the mean error.
+	// The Date has whole seconds: half a second is the mean error.
 	at, now := at.Add(500*time.Millisecond+took/2), c.running()
 	skew, within := at.Sub(c.wall()), c.cfg.MaxSkew+time.Second+took/2
 	agreed := skew.Abs() <= within
-	// By its Date the server could not have taken the slot: the Date is wrong.
+	// With this Date the server could not have accepted the slot, so the Date is wrong.
 	refuted := !accepted.IsZero() && (at.Before(accepted.Add(-within)) || at.Sub(accepted) > spec.MaxAge+within)
 	if agreed || sure {
 		before := time.Duration(0)
@@ -483,7 +486,7 @@ func (c *Clock) Observe(h http.Header, took time.Duration, sure bool, accepted t
 	return warn
 }
 
-// acquit confirms the accused eras whose clock a server's agrees with.
+// acquit confirms the accused eras with which a server's clock agrees.
 func (c *Clock) acquit(offset, within time.Duration) {
 	c.accused = slices.DeleteFunc(c.accused, func(e era) bool {
 		agreed := (e.offset - offset).Abs() <= within
@@ -513,7 +516,7 @@ func (c *Clock) skew() time.Duration {
 	return c.serverNow().Sub(c.wall()).Round(time.Second)
 }
 
-// Skew is the server's clock less this machine's, as it was measured last; 0 before.
+// Skew is the server's clock minus this machine's, as last measured; 0 if never.
 func (c *Clock) Skew() time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -521,13 +524,13 @@ func (c *Clock) Skew() time.Duration {
 	return c.skew()
 }
 
-// contradicted reports that the server contradicts, for not so long that it must be wrong itself.
+// contradicted reports that the server contradicts, but not yet for longer than patience.
 func (c *Clock) contradicted() bool {
 	return c.heard == contradicts && c.running()-c.against < patience
 }
 
-// Hold reports that no slot may be sent: eras are accused or to be put right, the server contradicts, or nobody has confirmed the
-// clock since the start or the last step and the server was not heard or disagrees.
+// Hold reports that no slot may be sent: eras are accused or not put right, the server contradicts, or the clock was
+// not confirmed since the start or the last step while the server was silent or disagrees.
 func (c *Clock) Hold() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -543,7 +546,7 @@ func (c *Clock) hold() bool {
 		return false
 	case c.heard == contradicts:
 		return c.running()-c.against < patience
-	case c.heard == disagrees && !c.confirmed: // not the board's own word
+	case c.heard == disagrees && !c.confirmed: // not a statement of the board itself
 		return c.running()-c.against < unheard
 	case c.confirmed:
 		return false
@@ -551,7 +554,7 @@ func (c *Clock) hold() bool {
 	return c.heard == nothing && c.running()-c.era.from < unheard
 }
 
-// Ask reports that the server is to be asked for its time now.
+// Ask reports that the server has to be asked for its time now.
 func (c *Clock) Ask() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -564,7 +567,7 @@ func (c *Clock) Ask() bool {
 	return true
 }
 
-// Trouble says what a person has to see to, or "".
+// Trouble says what a person has to check, or "".
 func (c *Clock) Trouble() string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -574,13 +577,13 @@ func (c *Clock) Trouble() string {
 	}
 	what := "finished slots wait"
 	if !c.contradicted() {
-		what = fmt.Sprintf("after %s slots are sent all the same", patience)
+		what = fmt.Sprintf("it has lasted for more than %s, so slots are sent again", patience)
 	}
 	return fmt.Sprintf("this machine's clock contradicts the server's, which is ahead by %s: %s; correct this machine's clock with NTP", c.skew(), what)
 }
 
-// Closing is the time by which windows close: the wall time, but no later than all that is known of the true time while the
-// clock is not trusted, or the server contradicts.
+// Closing is the time up to which windows close: the wall time. While the clock is not trusted, or the server
+// contradicts, it is not later than any estimate of the true time.
 func (c *Clock) Closing() time.Time {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -595,7 +598,7 @@ func (c *Clock) Closing() time.Time {
 	case !c.last.IsZero():
 		ahead = c.wall().Sub(c.last.Add(c.running()))
 	default:
-		ahead = time.Hour // of readings that come by another clock, most are history
+		ahead = time.Hour // a guess: readings that come with another clock are mostly history
 	}
 	for _, e := range c.accused {
 		ahead = max(ahead, c.era.offset-e.offset)
@@ -603,8 +606,8 @@ func (c *Clock) Closing() time.Time {
 	return now.Add(-max(ahead, 0))
 }
 
-// Expired reports that a slot with a stamp, made at a running time, is older than 7 days: by this clock and by the
-// server's, or since 7 days of running time.
+// Expired reports that a slot is older than 7 days: by this clock and the server's, or because 7 days of running time
+// have passed since it was made.
 func (c *Clock) Expired(stamp time.Time, made time.Duration) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -613,10 +616,10 @@ func (c *Clock) Expired(stamp time.Time, made time.Duration) bool {
 		c.lives+c.running()-made > spec.MaxAge
 }
 
-// Passed reports that a stamp has passed by this clock, and by the server's where that is known.
+// Passed reports that a stamp has passed by this clock, and by the server's if it is known.
 func (c *Clock) Passed(stamp time.Time) bool { return c.Until(stamp) <= 0 }
 
-// Until is how long it is until a stamp has passed so.
+// Until is the time until a stamp has passed by these clocks.
 func (c *Clock) Until(stamp time.Time) time.Duration {
 	c.mu.Lock()
 	defer c.mu.Unlock()

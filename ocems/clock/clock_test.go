@@ -15,16 +15,16 @@ import (
 
 const day = 24 * time.Hour
 
-// machine is a machine in a bubble, whose clock can be set.
+// machine is a machine in a synctest bubble whose clock can be set.
 type machine struct {
 	*clock.Clock
 	offset time.Duration
 	saved  []byte
 	boot   string
-	stands bool // the boot's clock
+	stands bool // the boot clock stands still
 }
 
-// bootClock is the kernel's, where it is known.
+// bootClock is the kernel's clock, if known.
 func (m *machine) bootClock() (string, time.Duration) {
 	if m.stands {
 		return m.boot, 0
@@ -34,7 +34,7 @@ func (m *machine) bootClock() (string, time.Duration) {
 
 func (m *machine) wall() time.Time { return time.Now().Add(m.offset) }
 
-// start begins a life, with what was saved of the last one.
+// start begins a run with the value that the last one saved.
 func (m *machine) start(t *testing.T, alone bool) {
 	m.Clock = clock.New(clock.Config{MaxSkew: time.Minute, Wall: m.wall, Alone: alone, Boot: m.bootClock})
 	if m.saved != nil {
@@ -43,7 +43,7 @@ func (m *machine) start(t *testing.T, alone bool) {
 	}
 }
 
-// set sets the clock, and each time lets 4 seconds pass.
+// set sets the clock to each offset, and lets 4 seconds pass each time.
 func (m *machine) set(offsets ...time.Duration) {
 	for _, m.offset = range offsets {
 		m.Now()
@@ -51,14 +51,14 @@ func (m *machine) set(offsets ...time.Duration) {
 	}
 }
 
-// off is a day in which the host is off, and the machine is not.
+// off is a day in which the host is off while the machine runs.
 func (m *machine) off(t *testing.T, offset time.Duration) {
 	m.saved, m.offset = m.Save(), offset
 	time.Sleep(day)
 	m.start(t, false)
 }
 
-// hears is an answer whose Date is off the true time.
+// hears passes an answer whose Date differs from the true time by off.
 func (m *machine) hears(off time.Duration, sure bool) {
 	m.Observe(http.Header{"Date": {time.Now().Add(off).UTC().Format(http.TimeFormat)}}, 0, sure, time.Time{})
 }
@@ -79,21 +79,21 @@ func inBubble(t *testing.T, name string, f func(t *testing.T, m *machine)) {
 	})
 }
 
-// What is believed, and when, after a start and after a step.
+// The trust in the clock after a start and after a step.
 func TestTrust(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		happens func(t *testing.T, m *machine)
 		trust   clock.Trust
 		hold    bool
-		wrong   int // eras
+		wrong   int // number of wrong eras
 	}{
 		{"a start", func(*testing.T, *machine) {}, clock.Untrusted, true, 0},
 		{"a start that is confirmed", func(_ *testing.T, m *machine) { m.hears(30*time.Second, false) }, clock.Confirmed, false, 0},
 		{"an answer that differs, not the board's own", func(_ *testing.T, m *machine) { m.hears(2*time.Hour, false) }, clock.Untrusted, true, 0},
 		{"an answer without a Date", func(_ *testing.T, m *machine) { m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, false, 0},
-		{"2 minutes, and nobody heard", func(_ *testing.T, m *machine) { time.Sleep(2 * time.Minute) }, clock.Trusted, true, 0},
-		{"6 hours, and nobody heard", func(_ *testing.T, m *machine) { time.Sleep(6 * time.Hour) }, clock.Trusted, false, 0},
+		{"2 minutes without an answer", func(_ *testing.T, m *machine) { time.Sleep(2 * time.Minute) }, clock.Trusted, true, 0},
+		{"6 hours without an answer", func(_ *testing.T, m *machine) { time.Sleep(6 * time.Hour) }, clock.Trusted, false, 0},
 		{"6 hours of Dates that differ", func(_ *testing.T, m *machine) {
 			m.hears(time.Hour, false)
 			time.Sleep(5 * time.Hour)
@@ -102,7 +102,7 @@ func TestTrust(t *testing.T) {
 			m.hears(time.Hour, true)
 		}, clock.Trusted, false, 0},
 		{"confirmed, and then contradicted", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, true) }, clock.Confirmed, true, 0},
-		{"confirmed, and then another's Date differs", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, false) }, clock.Confirmed, false, 0},
+		{"confirmed, and then a proxy's Date differs", func(_ *testing.T, m *machine) { m.hears(0, false); m.hears(2*time.Hour, false) }, clock.Confirmed, false, 0},
 		{"contradicted, and then confirmed", func(_ *testing.T, m *machine) { m.hears(-2000*day, true); m.hears(0, false) }, clock.Confirmed, false, 0},
 		{"a step that nobody confirms", func(_ *testing.T, m *machine) { m.hears(0, false); m.Now(); m.offset = time.Hour }, clock.Untrusted, true, 0},
 		{"a step, 5 minutes ago", func(_ *testing.T, m *machine) {
@@ -111,14 +111,14 @@ func TestTrust(t *testing.T) {
 			m.Now()
 			time.Sleep(5 * time.Minute)
 		}, clock.Trusted, true, 0},
-		{"a step after a start that nobody has confirmed", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 0},
-		{"and back to what was confirmed", func(_ *testing.T, m *machine) {
+		{"a step after an unconfirmed start", func(_ *testing.T, m *machine) { m.offset = time.Hour }, clock.Untrusted, true, 0},
+		{"a step, and back to the confirmed clock", func(_ *testing.T, m *machine) {
 			m.hears(0, false)
 			m.offset = 9 * day
 			m.Now()
 			m.offset = 0
 		}, clock.Untrusted, true, 1},
-		{"and back, put right", func(_ *testing.T, m *machine) {
+		{"a step, and back, put right", func(_ *testing.T, m *machine) {
 			m.hears(0, false)
 			m.offset = 9 * day
 			m.Now()
@@ -134,13 +134,13 @@ func TestTrust(t *testing.T) {
 				m.Now()
 			}
 		}, clock.Confirmed, false, 0},
-		{"a start behind what was stored", func(t *testing.T, m *machine) {
+		{"a start behind the stored time", func(t *testing.T, m *machine) {
 			m.hears(0, false)
 			m.saved, m.offset = m.Save(), -3*time.Hour
 			m.start(t, false)
 			time.Sleep(4 * time.Minute)
 		}, clock.Untrusted, true, 0},
-		{"a start behind what was stored, and nobody had confirmed that", func(t *testing.T, m *machine) {
+		{"a start behind an unconfirmed stored time", func(t *testing.T, m *machine) {
 			m.saved, m.offset = m.Save(), -3*time.Hour
 			m.start(t, false)
 		}, clock.Untrusted, true, 1},
@@ -169,21 +169,21 @@ func TestTrust(t *testing.T) {
 	}
 }
 
-// What nobody had confirmed when it ended with a step is wrong once another clock is confirmed, or trusted by the time that
-// has passed. Until then it is not lost, and the slots wait.
+// An era that ended with a step without confirmation is wrong once another clock is confirmed, or trusted after a time.
+// Until then its readings are kept, and slots wait.
 func TestAccused(t *testing.T) {
 	for _, c := range []struct {
 		name    string
-		happens func(t *testing.T, m *machine) // after an hour in which nobody confirmed the clock
-		first   clock.Trust                    // in that hour's clock
-		now     clock.Trust                    // and once all is put right
+		happens func(t *testing.T, m *machine) // after an hour without confirmation
+		first   clock.Trust                    // in the clock of that hour
+		now     clock.Trust                    // after everything is put right
 		wrong   int
 	}{
 		{"set", func(_ *testing.T, m *machine) { m.set(9 * day) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set, and an answer without a Date", func(_ *testing.T, m *machine) { m.set(9 * day); m.Observe(http.Header{}, 0, true, time.Time{}) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9 * day); time.Sleep(5 * time.Minute) }, clock.Wrong, clock.Trusted, 1},
 		{"set, and confirmed", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(9*day, false) }, clock.Wrong, clock.Confirmed, 1},
-		{"set, and a server's clock is that of before", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
+		{"set, and a server has the previous clock", func(_ *testing.T, m *machine) { m.set(9 * day); m.hears(0, false) }, clock.Confirmed, clock.Untrusted, 0},
 		{"set back", func(_ *testing.T, m *machine) { m.set(9*day, 0) }, clock.Untrusted, clock.Untrusted, 0},
 		{"set back, and trusted after 5 minutes", func(_ *testing.T, m *machine) { m.set(9*day, 0); time.Sleep(5 * time.Minute) }, clock.Trusted, clock.Trusted, 1},
 		{"set right for minutes, and wrong for an instant", func(_ *testing.T, m *machine) {
@@ -206,7 +206,7 @@ func TestAccused(t *testing.T) {
 		{"set while the host is off, and back", func(t *testing.T, m *machine) { m.off(t, 9*day); m.set(0); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
 		{"set, and back while the host is off", func(t *testing.T, m *machine) { m.set(9 * day); m.off(t, 0); m.hears(0, false) }, clock.Confirmed, clock.Confirmed, 1},
 		{"off for a day", func(t *testing.T, m *machine) { m.off(t, 0); time.Sleep(2 * time.Minute) }, clock.Trusted, clock.Trusted, 0},
-		{"set forward while the machine boots: nothing tells", func(t *testing.T, m *machine) {
+		{"set forward while the machine boots, which cannot be detected", func(t *testing.T, m *machine) {
 			m.saved, m.boot = m.Save(), "another"
 			m.set(9 * day)
 			m.start(t, false)
@@ -263,13 +263,13 @@ func TestAccused(t *testing.T) {
 	}
 }
 
-// The server is asked while that is of use, and at most once in 15 seconds.
+// The server is asked while its time is needed, at most once in 15 seconds.
 func TestAsk(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		answers func(m *machine, n int)
 		alone   bool
-		want    int // in an hour
+		want    int // requests in an hour
 	}{
 		{"it agrees at once", func(m *machine, _ int) { m.hears(0, false) }, false, 1},
 		{"it agrees in the end", func(m *machine, n int) { m.hears(time.Duration(8-n)*time.Hour, false) }, false, 8},
@@ -294,18 +294,18 @@ func TestAsk(t *testing.T) {
 func TestExpired(t *testing.T) {
 	for _, c := range []struct {
 		name          string
-		age           time.Duration // of the stamp, in truth
-		off           time.Duration // of this machine's clock
-		server        time.Duration // off
+		age           time.Duration // true age of the stamp
+		off           time.Duration // error of this machine's clock
+		server        time.Duration // error of the server's clock
 		heard         bool
-		ran           time.Duration // since the slot was made
+		ran           time.Duration // running time since the slot was made
 		expired, past bool
 	}{
 		{"young", 6 * day, 0, 0, true, 0, false, true},
 		{"old by both", 8 * day, 0, 0, true, 0, true, true},
 		{"a machine that is 9 days ahead", time.Hour, 9 * day, 0, true, 0, false, true},
 		{"a Date of 10 days ahead", time.Hour, 0, 10 * day, true, 0, false, true},
-		{"a server that nobody has heard", 30 * day, 0, 0, false, 0, false, true},
+		{"a server that was never heard", 30 * day, 0, 0, false, 0, false, true},
 		{"7 days of running", time.Hour, 0, 0, false, 7*day + time.Second, true, true},
 		{"nearly 7 days of running", time.Hour, -day, 0, false, 7*day - time.Second, false, true},
 		{"in the future by both", -time.Hour, 0, 0, true, 0, false, false},
@@ -328,7 +328,7 @@ func TestExpired(t *testing.T) {
 	}
 }
 
-// A Date by which the server could not have taken what it took is wrong, and no reason to wait.
+// A Date with which the server could not have accepted the slot is wrong, and no reason to wait.
 func TestDateThatItsAnswerRefutes(t *testing.T) {
 	for off, refuted := range map[time.Duration]bool{10 * day: true, 3650 * day: true, -time.Hour: true, -3650 * day: true, time.Hour: false, 6 * day: false} {
 		inBubble(t, off.String(), func(t *testing.T, m *machine) {
@@ -340,13 +340,13 @@ func TestDateThatItsAnswerRefutes(t *testing.T) {
 	}
 }
 
-// The running time adds up over lives, and what is damaged or of a newer version is not misread.
+// The running time adds up over runs. A damaged value or one of a newer version is not misread.
 func TestSave(t *testing.T) {
 	inBubble(t, "lives", func(t *testing.T, m *machine) {
 		for range 3 {
 			time.Sleep(time.Hour)
 			m.saved = m.Save()
-			time.Sleep(day) // off
+			time.Sleep(day) // the host is off
 			m.start(t, false)
 		}
 		assert.Equal(t, 3*time.Hour, m.Running())
@@ -429,7 +429,7 @@ func TestSave(t *testing.T) {
 	})
 }
 
-// What comes just after a step from a sender's buffer was taken before it.
+// A reading that arrives just after a step from a sender's buffer was taken before the step.
 func TestBefore(t *testing.T) {
 	inBubble(t, "3 h behind for 8 s", func(t *testing.T, m *machine) {
 		m.offset = -3 * time.Hour
@@ -461,7 +461,7 @@ func TestBefore(t *testing.T) {
 	}
 }
 
-// A server that cannot be asked, or whose clock is always wrong, delays slots once and for a bounded time.
+// A server that does not answer, or whose clock is always wrong, delays slots only once and for a limited time.
 func TestServerThatIsNoWitness(t *testing.T) {
 	inBubble(t, "it answers no GET", func(t *testing.T, m *machine) {
 		require.True(t, m.Hold())

@@ -17,12 +17,12 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// verdict is what an answer means for the request that it answers.
+// verdict is the meaning of an answer for its request.
 type verdict int
 
 const (
 	delivered     verdict = iota // status 1
-	stored                       // 111: stored before, where there is evidence of it
+	stored                       // 111: already stored, if there is evidence
 	expired                      // 117
 	future                       // 118
 	badParameter                 // 110, 119: one parameter of the request is refused
@@ -35,19 +35,18 @@ const (
 // answer is what came back from one request.
 type answer struct {
 	verdict    verdict
-	status     *int // of the body, where there was one
-	http       int  // status of HTTP, where the device is refused and the body had none
+	status     *int // of the body, if it has one
+	http       int  // HTTP status, if the device is refused and the body has no status
 	detail     string
-	wait       time.Duration // Retry-After, 0 when there was none
-	unanswered bool          // the server itself did not answer: no connection, no JSON, 5xx, 429
-	whole      bool          // what answered all the same may mean this slot: HTTP, and not 429 or 503
-	doubt      bool          // the server may have stored the request all the same
+	wait       time.Duration // Retry-After, 0 if absent
+	unanswered bool          // the server itself did not answer: no connection, no JSON, 5xx or 429
+	whole      bool          // unanswered, but the failure may be due to this slot: an HTTP answer other than 429 and 503
+	doubt      bool          // the server may have stored the request
 }
 
-// HoldReasons are why readings of a device wait for a person: a status of the document, HTTP 401 or 403, that the
-// configuration no longer has the device, that another sender reports it, that the server expects times of another grid,
-// or other answers again and again. There are few of them, so that they can be
-// the label of a metric.
+// HoldReasons are the reasons why readings of a device wait for a person: a status of the API, HTTP 401 or 403, a
+// device that the configuration no longer has, another sender that reports it, a server that expects times of another
+// grid, or other answers that repeat. The set is small, so that it can be the label of a metric.
 func HoldReasons() []string {
 	return []string{"10", "102", "109", "110", "111", "112", "113", "114", "115", "116", "117", "118", "119", "120", "121",
 		anotherSender, "http_401", "http_403", "not_configured", offGrid, "other"}
@@ -65,19 +64,19 @@ func (a answer) reason() string {
 	return "not_configured"
 }
 
-// notConfigured is the detail of what waits for a device that the configuration does not have.
-const notConfigured = "it is not configured: put it back, or name it in `formerly` of the device that it is now; its slots wait until they expire"
+// notConfigured is the detail of slots whose device is not in the configuration.
+const notConfigured = "the device is not configured: put it back, or name it in `formerly` of the device that replaces it; its slots wait until they expire"
 
-// cures are what a person can do about a 111 whose cause is known.
+// cures says what a person can do about a 111 with a known cause.
 var cures = map[string]string{
-	anotherSender: "another sender reports the device, since the server has slots that were never sent from here and takes others: stop it, or set shared_device = true for the device, and delay on the second one; if there is none, ask the board",
-	offGrid:       "the server has never taken a slot of the device: compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, stop it, or set shared_device = true",
+	anotherSender: "another sender reports the device, because the server has slots that were never sent from here and accepts others: stop it, or set shared_device = true for the device, and delay on the second one; if there is none, ask the board",
+	offGrid:       "the server has never accepted a slot of the device: compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, stop it, or set shared_device = true",
 }
 
 // invalidUnit is the reason of a parameter whose unit the server refuses.
 var invalidUnit = strconv.Itoa(int(spec.StatusInvalidUnit))
 
-// cure is what a person can do about an answer that contradicts what else is known.
+// cure says what a person can do about an answer that contradicts the evidence.
 func (a answer) cure() string {
 	switch a.verdict {
 	case stored:
@@ -88,8 +87,8 @@ func (a answer) cure() string {
 	return "ask the board"
 }
 
-// judge turns an HTTP answer into a verdict. The body's status decides (spec 2.5) where HTTP calls the answer good. In
-// another answer it counts only if the readings wait because of it: whatever answers 403 or 500 has stored nothing.
+// judge turns an HTTP answer into a verdict. With a 2xx, the body's status decides (spec 2.5). With another HTTP
+// status, the body's status counts only if it keeps the readings waiting: a 403 or 500 has stored nothing.
 func judge(resp *http.Response, body []byte) answer {
 	good, wait := resp.StatusCode >= 200 && resp.StatusCode < 300, retryAfter(resp.Header)
 	if code, msg, ok := readStatus(body); ok {
@@ -112,23 +111,23 @@ func judge(resp *http.Response, body []byte) answer {
 		a.detail = fmt.Sprintf("HTTP %d, a redirect to %s, which is not followed: check the endpoint", c, quote(resp.Header.Get("Location")))
 	case c == http.StatusInternalServerError || c == http.StatusBadGateway || c == http.StatusGatewayTimeout:
 		a.doubt = true
-	case good: // cut short, or a page of something in between
+	case good: // truncated, or a page from a proxy
 		text := trim(body)
 		a.doubt = len(text) == 0 || text[0] == '{'
 	}
 	return a
 }
 
-// trim takes off white space and the mark that some servers begin UTF-8 with.
+// trim removes white space and the byte order mark that some servers put before UTF-8.
 func trim(body []byte) []byte {
 	return bytes.TrimSpace(bytes.TrimPrefix(bytes.TrimSpace(body), []byte("\xef\xbb\xbf")))
 }
 
-// readStatus reads the status of an answer's body, a whole number or a text that is one.
+// readStatus reads the status from an answer's body: a whole number, or a string that contains one.
 func readStatus(body []byte) (code int, msg string, ok bool) {
 	var doc struct {
 		Status json.RawMessage `json:"status"`
-		Msg    json.RawMessage `json:"msg"` // a status counts whatever stands beside it
+		Msg    json.RawMessage `json:"msg"` // any JSON: it must not invalidate the status
 	}
 	if json.Unmarshal(trim(body), &doc) != nil {
 		return 0, "", false
@@ -140,7 +139,7 @@ func readStatus(body []byte) (code int, msg string, ok bool) {
 	return code, text(doc.Msg), true
 }
 
-// text is a JSON string's text, or any other JSON as it is.
+// text is the text of a JSON string, or any other JSON unchanged.
 func text(raw json.RawMessage) string {
 	var s string
 	if len(raw) > 0 && raw[0] >= '0' && raw[0] <= '9' || json.Unmarshal(raw, &s) != nil {
@@ -149,7 +148,7 @@ func text(raw json.RawMessage) string {
 	return s
 }
 
-// byStatus is the table of verdicts. A code outside v1.5 keeps the data.
+// byStatus is the table of verdicts. A code that v1.5 does not define keeps the data.
 func byStatus(s spec.Status) verdict {
 	switch s {
 	case spec.StatusSuccess:
@@ -179,7 +178,7 @@ const (
 
 func readAnswer(r io.Reader) ([]byte, error) { return io.ReadAll(io.LimitReader(r, maxAnswer)) }
 
-// retryAfter reads the wait that the server asks for: seconds, or a time by the server's own clock.
+// retryAfter reads the wait that the server asks for: seconds, or a time of the server's own clock.
 func retryAfter(h http.Header) time.Duration {
 	text := strings.TrimSpace(h.Get("Retry-After"))
 	if n, err := strconv.Atoi(text); err == nil && n > 0 {
@@ -195,7 +194,7 @@ func retryAfter(h http.Header) time.Duration {
 	return 0
 }
 
-// quote makes a server's text fit for a log.
+// quote makes a server's text safe for a log.
 func quote(s string) string { return strconv.Quote(printable(s, 160)) }
 
 // printable is the beginning of a text, without line breaks and escape sequences.
@@ -214,13 +213,13 @@ func printable(s string, most int) string {
 	}, s)
 }
 
-// Words are the host's names of what a hint names.
+// Words are the host's configuration keys that a hint names.
 type Words struct {
 	CAFile   string // the key of the authority's certificate
 	ProxyURL string // the key of the proxy
 }
 
-// hint adds the usual remedy to an error. The text can hold what the server sent, such as a certificate's names.
+// hint adds the usual remedy to an error. The text may contain data from the server, such as names in a certificate.
 func (w Words) hint(err error, hide func([]byte) []byte) string {
 	text := printable(string(hide([]byte(err.Error()))), 400)
 	switch {

@@ -19,28 +19,28 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// attempt is the work on one slot of a queue: it sends, and carries out what decide says. What it starts from stays with
-// it while new readings, or a Retry, change the queue.
+// attempt is the work on one slot of a queue: it sends requests and carries out decisions. It keeps the values that it
+// started from, even if new readings or a Retry change the queue meanwhile.
 type attempt struct {
 	d       *Delivery
 	q       *queue
 	s       *slot
 	id      slotID
-	parked  bool          // the slot
-	shown   bool          // it was, by a dry run
-	heldFor string        // the device, or ""
+	parked  bool          // whether the slot is parked
+	shown   bool          // a dry run has logged it
+	heldFor string        // why the device is held, or ""
 	made    time.Duration // running time when the slot was made
 	retries uint64        // Delivery.retries
 	target  Target
-	stored  []payload.Reading // what was read from the slot
-	mended  bool              // some of it is sent in another unit
-	left    int               // of it, what has no outcome
-	version int               // of the slot, when it was read
-	held    *content          // what it held then, or nil: the store has it
+	stored  []payload.Reading // the slot's readings as stored
+	mended  bool              // some readings are sent in another unit
+	left    int               // stored readings without an outcome
+	version int               // of the slot when it was read
+	held    *content          // the slot's content in memory, or nil: read the store
 	place   bool              // counts against Delivery.limit
 }
 
-// attempt begins one. Delivery.mu is held.
+// attempt begins an attempt. Delivery.mu is held.
 func (d *Delivery) attempt(q *queue) *attempt {
 	stamp, _, _ := q.pick()
 	s := q.slot(stamp)
@@ -63,7 +63,7 @@ func (a *attempt) run() {
 	if status, _ := a.q.stamps.status(a.id.stamp); a.parked && status == parked {
 		a.q.parkedTried, a.q.parkedUntil = a.id.stamp, now.Add(d.cfg.HoldInterval.Duration)
 	}
-	if a.retries != d.retries { // what was sent was made with what was before
+	if a.retries != d.retries { // a Retry came after the attempt had read the configuration
 		a.q.retryAt(now)
 	}
 	a.q.trying, a.q.tried = nil, now
@@ -73,7 +73,7 @@ func (a *attempt) run() {
 	d.wake.send()
 }
 
-// trySlot reads the slot and does what is to be done with it.
+// trySlot reads the slot and processes it.
 func (a *attempt) trySlot() {
 	var rs []payload.Reading
 	if c := a.held; c != nil {
@@ -84,7 +84,7 @@ func (a *attempt) trySlot() {
 		rs, a.made, value, err = a.d.load(a.d.ctx, a.id)
 		switch {
 		case errors.Is(err, frame.ErrDamaged) || err == nil && value == nil:
-			a.finish(&work{leaves: &a.id}) // the writer sees why, says so, and takes the slot out
+			a.finish(&work{leaves: &a.id}) // the writer finds the reason, logs it and removes the slot
 			return
 		case err != nil:
 			a.carryOut(request{}, answer{verdict: failed, detail: err.Error()})
@@ -113,7 +113,7 @@ func (a *attempt) trySlot() {
 	}
 }
 
-// show logs what would be sent, once, and sees to it again when it is too old.
+// show logs the requests of a dry run once. The slot is tried again when it is too old.
 func (a *attempt) show(rs []payload.Reading) {
 	if a.shown {
 		rs = nil
@@ -134,7 +134,7 @@ func (a *attempt) show(rs []payload.Reading) {
 
 const notDelivered = "not delivered within 7 days of its stamp"
 
-// expire takes out what was not delivered within 7 days, with what kept it.
+// expire removes readings that were not delivered within 7 days, and records the reason.
 func (a *attempt) expire(rs []payload.Reading) {
 	why := cmp.Or(a.heldFor, a.s.refusal.detail)
 	for _, r := range rs {
@@ -146,14 +146,14 @@ func (a *attempt) expire(rs []payload.Reading) {
 		why = ": " + why
 	}
 	a.d.mu.Lock()
-	a.q.set(a.s, queued) // an expiry is no try, after which what is parked would pause
+	a.q.set(a.s, queued) // an expiry is no attempt: parked slots must not pause after it
 	a.d.mu.Unlock()
 	if rs = a.expireUndecided(rs); len(rs) > 0 {
 		a.settle(outcome(rs, audit.Expired, notDelivered+why), a.s.refusal.status)
 	}
 }
 
-// deliver sends the readings in as few requests as may be, until all are dealt with or the queue has to wait.
+// deliver sends the readings in as few requests as possible, until all have an outcome or the queue has to wait.
 func (a *attempt) deliver(rs []payload.Reading) {
 	pausing := a.searched() >= mostSearched
 	todo := plan(rs, &a.q.memory, a.parked, pausing)
@@ -185,7 +185,7 @@ func (a *attempt) deliver(rs []payload.Reading) {
 	}
 }
 
-// suspect keeps what a search has found so far: one of the parameters that are still to be asked for is refused.
+// suspect keeps the result of an unfinished search: the server refuses one of the parameters that are left.
 func (a *attempt) suspect(ans answer, r request, todo []request) {
 	searching := ans.verdict == badParameter
 	left := r.readings
@@ -208,7 +208,7 @@ func (a *attempt) searched() int {
 	return a.q.search.requests
 }
 
-// carryOut decides on an answer, and does what is to be done at once.
+// carryOut decides on an answer and applies the decision.
 func (a *attempt) carryOut(r request, ans answer) decision {
 	if ans.verdict == badParameter {
 		a.searched()
@@ -231,7 +231,7 @@ func (a *attempt) carryOut(r request, ans answer) decision {
 }
 
 func (a *attempt) evidence(r request, ans answer) evidence {
-	if ans.verdict == delivered { // needs none
+	if ans.verdict == delivered { // needs no evidence
 		return evidence{}
 	}
 	e := evidence{unexplained: a.q.memory.unexplained, shared: a.target.Shared && (a.q.memory.accepted || a.target.Delay > 0), searched: a.q.search.requests, jitter: rand.Float64()}
@@ -241,7 +241,7 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	e.failures, e.slotFailures, e.alone = a.q.condition.failures, a.s.failures, a.q.alone()
 	e.othersTaken = e.slotFailures > 0 && a.q.delivered > a.s.before
 	e.untested = !a.q.memory.accepted && a.q.perhapsSent(a.s)
-	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(len(r.readings), time.Now())
+	e.asks = ans.verdict == stored && e.shared && len(r.readings) > 1 && d.asks.allow(len(r.readings), len(d.queues), time.Now())
 	e.fresh = !a.s.taken && len(a.s.doubts) == 0 && !a.q.stamps.doubted(a.s.stamp)
 	d.mu.Unlock()
 	at, c := a.id.time(), d.cfg.Clock
@@ -254,8 +254,8 @@ func (a *attempt) evidence(r request, ans answer) evidence {
 	return e
 }
 
-// settle takes readings out of the outbox with their outcome. Where these are all of the slot, the queue goes on while that
-// is on its way to the disk; else it returns when it is there. Many queues share one transaction.
+// settle removes readings from the outbox with their outcome. If no reading of the slot is left, the queue continues
+// while the outcome is written to disk; otherwise settle returns once it is on disk. Many queues share one transaction.
 func (a *attempt) settle(dec decision, status *int) {
 	entry := audit.Entry{Outcome: dec.outcome, Status: status, Detail: join(dec.note, a.units(dec.settled))}
 	if dec.outcome == audit.Rejected {
@@ -264,7 +264,7 @@ func (a *attempt) settle(dec decision, status *int) {
 	a.book(entry, dec.settled)
 }
 
-// book takes readings out of the outbox with their line of the trail.
+// book removes readings from the outbox and adds their line to the trail.
 func (a *attempt) book(entry audit.Entry, settled []payload.Reading) {
 	entry.Station, entry.Device, entry.Stamp, entry.Readings = a.target.StationID, a.id.device, a.id.stamp, audit.Readings(settled)
 	w := &work{leaves: &a.id, settled: settled, entry: entry}
@@ -275,18 +275,18 @@ func (a *attempt) book(entry audit.Entry, settled []payload.Reading) {
 	w.version = a.version
 	a.d.mu.Lock()
 	a.q.leave(a.s)
-	w.urgent = a.q.leaving >= doubtful // the queue waits for it
+	w.urgent = a.q.leaving >= doubtful // the queue cannot continue before it is on disk
 	a.d.mu.Unlock()
 	a.d.hand(w)
 }
 
-// hand hands work to the writer.
+// hand passes work to the writer.
 func (d *Delivery) hand(w *work) {
 	w.done = make(chan error, 1)
 	d.work <- w
 }
 
-// finish hands work to the writer and waits until it is on disk, or the outbox closes at once.
+// finish passes work to the writer and waits until it is on disk, or until the outbox is aborted.
 func (a *attempt) finish(w *work) {
 	w.urgent = true
 	a.d.hand(w)
@@ -296,7 +296,7 @@ func (a *attempt) finish(w *work) {
 	}
 }
 
-// remember stores what is known of the device now, where that has changed.
+// remember stores the device's memory if it has changed.
 func (a *attempt) remember() {
 	if value, changed := a.changedMemory(); changed {
 		a.d.hand(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
@@ -319,20 +319,20 @@ func (a *attempt) suspend(r payload.Reading, ans answer) {
 	u, m := unitOf{r.Parameter, r.Unit}, &a.q.memory
 	delete(m.suspects, u)
 	if _, unit := a.target.current(r); unit != "" && unit != r.Unit && ans.reason() == invalidUnit {
-		a.d.cfg.Logger.Info("the server refuses the unit of waiting readings: they are sent in the one that is configured now",
+		a.d.cfg.Logger.Info("the server refuses the unit of waiting readings: they are sent in the unit that is configured now",
 			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "configured", unit)
 		m.replaced[u] = true
 		return
 	}
 	if m.suspended[u] == nil {
-		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's others go on; check the key and the unit with the board",
+		a.d.cfg.Logger.Error("the server refuses a parameter: its readings wait, the device's other parameters are sent; check the key and the unit with the board",
 			"device", a.q.device, "parameter", r.Parameter, "unit", r.Unit, "reason", ans.detail)
 	}
 	m.suspended[u] = &suspension{reason: ans.reason(), tried: time.Now()}
 }
 
-// taken notes what the server has taken. Where it takes a parameter that it refused, the others that it refused are tried
-// again too. first: it is the first that it ever called delivered.
+// taken records what the server has accepted. If it accepts a parameter that it refused before, all refused parameters
+// are tried again. first reports that this is the first slot of the device that it has accepted.
 func (a *attempt) taken(dec decision) (first bool) {
 	m := &a.q.memory
 	if dec.outcome == audit.Delivered {
@@ -350,7 +350,7 @@ func (a *attempt) taken(dec decision) (first bool) {
 	return first
 }
 
-// conclude brings slot and queue to what a decision makes of them.
+// conclude updates slot and queue after a decision.
 func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	d, now := a.d, time.Now()
 	d.mu.Lock()
@@ -392,7 +392,7 @@ func (a *attempt) conclude(r request, ans answer, dec decision, first bool) {
 	a.log(before, dec, ans)
 }
 
-// explain notes why a person must look at what waits, and says so once. Delivery.mu is held.
+// explain records why a person must look at waiting slots, and logs it once. Delivery.mu is held.
 func (a *attempt) explain(ans answer, dec decision) {
 	m, reason, cure := &a.q.memory, ans.reason(), ans.cure()
 	if dec.trouble && ans.verdict == stored {
@@ -401,21 +401,21 @@ func (a *attempt) explain(ans answer, dec decision) {
 		cure = cmp.Or(cures[reason], cure)
 	}
 	if dec.trouble && m.reason != reason {
-		a.d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones go on; "+cure,
+		a.d.cfg.Logger.Error("the server's answer contradicts what is known of the slot: its readings wait apart and are tried slowly, newer ones are sent; "+cure,
 			"device", a.q.device, "slot", spec.ISTString(a.id.time()), "reason", ans.detail, "next_try_in", a.d.cfg.HoldInterval.String())
 	}
 	m.reason, m.detail = reason, ans.detail
 }
 
-// log tells what a person wants to know about a decision.
+// log reports a decision if a person needs to know it.
 func (a *attempt) log(before condition, dec decision, ans answer) {
 	logger, now := a.d.cfg.Logger, a.q.condition
 	switch {
 	case before.state == held && now.state == ready:
-		logger.Info("the server takes the device's readings again", "device", a.q.device)
+		logger.Info("the server accepts the device's readings again", "device", a.q.device)
 	case dec.state == held && ans.detail == notConfigured:
 		if before.detail != now.detail {
-			logger.Error("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now",
+			logger.Error("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that replaces it",
 				"device", a.q.device, "waiting_slots", a.q.stamps.n)
 		}
 	case dec.state == held && (before.state != held || before.detail != now.detail):
@@ -432,12 +432,12 @@ func (a *attempt) log(before condition, dec decision, ans answer) {
 	}
 }
 
-// record is what a request of a device carries.
+// record returns the content of a request for a device.
 func (t Target) record(rs []payload.Reading) payload.Record {
 	return payload.Record{StationID: t.StationID, DeviceID: t.DeviceID, Latitude: t.Latitude, Longitude: t.Longitude, Readings: rs}
 }
 
-// send makes one request: sealed, signed anew, answered or not.
+// send makes one request with a new signature.
 func (a *attempt) send(rs []payload.Reading) answer {
 	d := a.d
 	text, err := a.target.record(rs).Marshal()
@@ -461,7 +461,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 	}
 	req.Header.Set("Content-Type", "text/plain")
 	req.Header.Set("User-Agent", d.agent)
-	req.Header["signature"] = []string{signature} // as the document writes it (spec 2.3)
+	req.Header["signature"] = []string{signature} // lower case as in the API document (spec 2.3)
 	req.Header.Set("X-Device-Id", a.q.device)
 	ended := a.watch(giveUp)
 	ans := d.exchange(req, sent, a.id.time())
@@ -474,7 +474,7 @@ func (a *attempt) send(rs []payload.Reading) answer {
 }
 
 func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
-	var left atomic.Bool // the whole request, as far as can be known
+	var left atomic.Bool // the whole request was written, as far as can be known
 	trace := httptrace.ClientTrace{
 		GotConn:      func(httptrace.GotConnInfo) { left.Store(true) },
 		WroteRequest: func(i httptrace.WroteRequestInfo) { left.Store(i.Err == nil) },
@@ -489,9 +489,9 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer:  " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
-	if code, _, ok := readStatus(body); ok && code == int(spec.StatusSuccess) && resp.StatusCode/100 == 2 { // nothing of it is told
+	if code, _, ok := readStatus(body); ok && code == int(spec.StatusSuccess) && resp.StatusCode/100 == 2 { // nothing of the body is logged, so nothing needs to be hidden
 		d.observe(resp.Header, sent, true, stamp)
 		return answer{verdict: delivered, status: &code}
 	}

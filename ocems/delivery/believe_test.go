@@ -15,7 +15,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/seal"
 )
 
-// counting answers every request with the body and counts the requests.
+// counting answers every request with the body, and counts the requests.
 type counting struct {
 	mu   sync.Mutex
 	body string
@@ -43,7 +43,7 @@ func (p *plant) serve(h http.Handler) (before http.Handler) {
 	return before
 }
 
-// killed makes a plant whose end leaves the store as it was when snapshot was taken.
+// killed makes a plant whose end restores the store to the time of snapshot.
 func (p *plant) killed(disk *openStore, snapshot map[string][]byte) {
 	p.stop()
 	for key := range disk.copy() {
@@ -61,7 +61,7 @@ func TestContradictingAnswers(t *testing.T) {
 		reason string
 		log    string
 	}{
-		{111, "off_grid", "never taken a slot of the device"},
+		{111, "off_grid", "never accepted a slot of the device"},
 		{112, "112", "ask the board"},
 		{117, "117", "compare this machine's clock"},
 		{118, "118", "compare this machine's clock"},
@@ -117,7 +117,7 @@ func TestWhatIsInDoubt(t *testing.T) {
 		time.Sleep(10 * time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1})
 	})
-	run(t, "another content is asked for in parts", registry, noWait, func(p *plant) {
+	run(t, "a request with other content is split", registry, noWait, func(p *plant) {
 		p.fault(`{"count":1,"close":true,"after_store":true}`)
 		p.put("a", at(15), cod(1))
 		time.Sleep(time.Second)
@@ -193,7 +193,7 @@ func TestWhatIsInDoubt(t *testing.T) {
 		p.want("outcomes in the end", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 24})
 	})
 	all := newOpenStore()
-	run(t, "a kill is no evidence where an unexplained 111 stands", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = all }, func(p *plant) {
+	run(t, "a kill is no evidence after an unexplained 111", registry, func(cfg *delivery.Config) { noWait(cfg); cfg.Store = all }, func(p *plant) {
 		honest := p.serve(&counting{body: `{"status":111}`})
 		p.put("a", at(15), cod(1))
 		time.Sleep(time.Minute)
@@ -278,9 +278,9 @@ func TestSharedDevice(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.AlreadyStored: 1, audit.Delivered: 1})
 	})
-	run(t, "the answer is lost to a slot of which the other one lacked some", registry, standby, func(p *plant) {
+	run(t, "the answer is lost for a slot that the other sender had in part", registry, standby, func(p *plant) {
 		lost := false
-		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // it has cod from the other one
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // it has cod from the other sender
 			body, _ := io.ReadAll(r.Body)
 			switch text, _ := seal.Open(tokenOf+"a", body); {
 			case strings.Contains(string(text), "cod") && !lost && r.Method == http.MethodPost:
@@ -299,7 +299,7 @@ func TestSharedDevice(t *testing.T) {
 }
 
 func TestAnotherSender(t *testing.T) {
-	run(t, "half of the slots are another's", registry, noWait, func(p *plant) {
+	run(t, "another sender has half of the slots", registry, noWait, func(p *plant) {
 		stored := &counting{body: `{"status":111}`}
 		honest := p.serve(stored)
 		for i := range 6 {
@@ -310,7 +310,7 @@ func TestAnotherSender(t *testing.T) {
 			p.serve(stored)
 		}
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6})
-		p.want("lines", strings.Count(p.log.String(), "another sender reports the device, since"), 1)
+		p.want("lines", strings.Count(p.log.String(), "another sender reports the device, because"), 1)
 		p.stop()
 		p.start()
 		time.Sleep(time.Hour)
@@ -321,7 +321,7 @@ func TestAnotherSender(t *testing.T) {
 		p.want("in trouble in the end", p.d.Stats().HeldFor, map[string]int{})
 	})
 	run(t, "a part of the slot was sent from here", registry, noWait, func(p *plant) {
-		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a slot is unique by its stamp, and bod is not registered yet
+		p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) { // a slot is identified by its stamp, and bod is not registered yet
 			body, _ := io.ReadAll(r.Body)
 			switch text, _ := seal.Open(tokenOf+"a", body); {
 			case !strings.Contains(string(text), "bod"):
@@ -344,7 +344,7 @@ func TestAnotherSender(t *testing.T) {
 	})
 }
 
-// board takes all parameters of device a but the bad ones, with at most so many answers in ten seconds.
+// board accepts all parameters of device a except the bad ones, with a limit on answers in ten seconds.
 type board struct {
 	mu       sync.Mutex
 	bad      map[string]bool
@@ -402,7 +402,7 @@ func many(n int) (rs []payload.Reading) {
 }
 
 func TestIsolationOfParameters(t *testing.T) {
-	const log2 = 6 // of 60, rounded up
+	const log2 = 6 // log2 of 60, rounded up
 	for _, c := range []struct {
 		name  string
 		bad   []int

@@ -24,9 +24,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// BenchmarkHub delivers the slots of a hub of 2,000 devices, all at once. 5 % of the devices hang until the time-out and
-// 30 % are refused. It compares how long the slots of the others take, from Put until the server has them, with a hub
-// that has only the others. The first slot after a start is apart: nothing is known yet, and the refused are asked once.
+// BenchmarkHub delivers the slots of a hub of 2,000 devices at one time. 5 % of the devices hang until the time-out,
+// and 30 % are refused. It measures how long the slots of the others take from Put to the server, and compares that
+// with a hub that has only those others. The first slot after a start is measured separately, because nothing is known
+// of the devices yet, and the refused ones are tried once.
 func BenchmarkHub(b *testing.B) {
 	var alone, all [2][]time.Duration
 	for b.Loop() {
@@ -55,11 +56,11 @@ func BenchmarkHub(b *testing.B) {
 	}
 }
 
-// hub puts a slot of all devices each few seconds, and returns the delays of the good devices, by slot.
+// hub puts a slot of all devices every few seconds, and returns the delays of the good devices by slot.
 func hub(b *testing.B, all bool) [][]time.Duration {
 	const (
 		slots, every = 5, 5 * time.Second
-		latency      = 100 * time.Millisecond // the real board's
+		latency      = 100 * time.Millisecond // of the real board
 		timeout      = 6 * time.Second
 	)
 	var devices []string

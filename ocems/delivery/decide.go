@@ -10,22 +10,22 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// request is a part of a slot that goes to the server at once. The server names no parameter when it refuses one, nor the
-// reading that it has stored: the request comes again in two halves, until it is found.
+// request is a part of a slot that is sent at one time. A refusal does not name the parameter, and a 111 does not name
+// the stored reading: the request is split in halves until the reading is found.
 type request struct {
 	readings []payload.Reading
-	halves   *halves // which it is one of, or nil
+	halves   *halves // the pair that it belongs to, or nil
 }
 
-// halves are two requests made of one, by what was answered to it. What is true of the whole, and not of its first half,
-// is true of its second.
+// halves are two requests that one request was split into after its answer. An answer that holds for the whole but not
+// for the first half holds for the second.
 type halves struct {
 	whole  answer
-	first  bool // the first is at the server: of the second is known what was answered to the whole
+	first  bool // the first half is being sent, so the answer to the whole holds for the second
 	second []payload.Reading
 }
 
-// known returns the answer that a request would get, where that is sure.
+// known returns the answer that a request would get, if it is certain.
 func (r request) known() (answer, bool) {
 	if h := r.halves; h != nil && h.first && slices.Equal(h.second, r.readings) {
 		return h.whole, true
@@ -33,65 +33,66 @@ func (r request) known() (answer, bool) {
 	return answer{}, false
 }
 
-// evidence is what else is known when an answer comes.
+// evidence is what is known when an answer arrives, beside the answer.
 type evidence struct {
-	inDoubt      bool              // this very request was sent before, or one with its only reading, and not answered
-	untested     bool              // a run that ended in no order may have sent it, and the server has never called anything delivered
-	unexplained  bool              // a 111 stands for which there is no evidence, and no status 1 of the device came since
-	shared       bool              // another sender reports the device too, and comes first or the server has taken something from us
-	recorded     []payload.Reading // the trail says that the server took them, with this value
-	conflict     string            // the trail says that the server took another value of the only reading
-	asks         bool              // the readings may be asked for one by one
+	inDoubt      bool              // this very request was sent before, or one with its only reading, and its answer was lost
+	untested     bool              // a crashed run may have sent it, and the server has accepted nothing of the device yet
+	unexplained  bool              // a 111 came without evidence, and no status 1 of the device since
+	shared       bool              // another sender reports the device too, and that sender goes first or the server has accepted something from us
+	recorded     []payload.Reading // readings that the trail has as delivered with this value
+	conflict     string            // the trail has another delivered value of the only reading
+	asks         bool              // the readings may be sent one by one
 	fresh        bool              // nothing of the slot was sent before
-	unread       bool              // the trail could not be asked now
-	tooOld       bool              // our clock and the server's say that the slot is older than 7 days
-	passed       bool              // our clock and the server's say that the slot is over
+	unread       bool              // the trail could not be read now
+	tooOld       bool              // our clock and the server's agree that the slot is older than 7 days
+	passed       bool              // our clock and the server's agree that the slot is over
 	ahead        time.Duration     // from the server's clock to the slot's stamp
-	searched     int               // requests that halving has cost the device since its last pause
+	searched     int               // requests that the device's search has used since its last pause
 	failures     int               // of the device since its last success
-	slotFailures int               // of this slot; only those that the server answered
-	othersTaken  bool              // the server took something of the device since the first of them
-	alone        bool              // no other slot of the device waits
-	jitter       float64           // from 0 to 1, so that devices which failed together do not come back together
+	slotFailures int               // of this slot, counting only answered attempts
+	othersTaken  bool              // the server has accepted something of the device since the slot's first failure
+	alone        bool              // no other slot of the device waits to be sent
+	jitter       float64           // 0 to 1, so that devices that failed together do not retry together
 }
 
-// sentBefore reports that a 111 is believed to be the answer to a request that was sent before.
+// sentBefore reports that a 111 counts as the answer to an earlier request.
 func (e evidence) sentBefore() bool { return e.inDoubt && !e.unexplained && !e.untested }
 
-// decision is what follows from an answer.
+// decision follows from an answer.
 type decision struct {
-	settled []payload.Reading // leave the outbox
-	outcome audit.Outcome     // of them
+	settled []payload.Reading // readings that leave the outbox
+	outcome audit.Outcome     // of the settled readings
 	note    string            // for the trail
-	suspend []payload.Reading // the server refuses their parameters: they wait, and the device's others go on
-	next    []request         // comes next, before what else the slot has
-	state   state             // of the queue; anything but ready ends the attempt
-	pause   time.Duration     // before the next attempt; only where the state is not ready
-	park    bool              // what is left of the slot waits apart, so that it does not hold up the others
-	trouble bool              // and a person must look
-	foreign bool              // the server has readings of a slot of which nothing was sent
-	pausing bool              // the search for a reading goes on with the next try of what is parked
+	suspend []payload.Reading // readings whose parameter the server refuses: they wait, the device's others are sent
+	next    []request         // requests to send before the rest of the slot
+	state   state             // of the queue; any other than ready ends the attempt
+	pause   time.Duration     // before the next attempt; only if the state is not ready
+	park    bool              // the rest of the slot waits apart, so that it does not delay other slots
+	trouble bool              // with park: a person must look
+	foreign bool              // the server has the slot although nothing of it was sent
+	pausing bool              // the search continues with the next try of parked slots
 }
 
-// progress reports whether the server has dealt with readings.
+// progress reports whether the server has settled or refused single readings.
 func (d decision) progress() bool { return len(d.settled)+len(d.suspend) > 0 }
 
-// timing is how long a queue waits after what.
+// timing has the waits of a queue.
 type timing struct {
 	initialBackoff, maxBackoff, holdInterval time.Duration
 }
 
-// maxSlotFailures is how often one slot may fail, answered, before others of its device come first, and it waits apart where
-// the server takes those. Otherwise a slot which the server cannot process would hold up all others until it expires.
+// maxSlotFailures is how many answered attempts of one slot may fail before other slots of its device go first. The
+// slot is parked if the server accepts those. Otherwise a slot that the server cannot process would delay all others
+// until it expires.
 const maxSlotFailures = 5
 
-// mostSearched is how many requests a device spends in one hold interval to find what the server refuses: enough for one
-// of 200 parameters, and for two of 60.
+// mostSearched is how many requests a device may use in one hold interval to find a refused parameter: enough for one
+// of 200 parameters, or two of 60.
 const mostSearched = 24
 
-// plan parts what a slot holds into requests. Suspended parameters are left out; a parked slot tries the one of them that
-// has waited longest. Of the suspects one is refused, so that they go in two halves, unless the search for it pauses.
-// Without a request the slot has to be parked.
+// plan divides a slot into requests. It leaves out suspended parameters; for a parked slot it tries the one that has
+// waited longest. One of the suspects is refused, so they go in two halves unless the search pauses. If there is no
+// request, the slot has to be parked.
 func plan(rs []payload.Reading, m *memory, parked, pausing bool) (todo []request) {
 	if len(m.suspended)+len(m.suspects) == 0 {
 		return requests(rs)
@@ -129,8 +130,8 @@ func plan(rs []payload.Reading, m *memory, parked, pausing bool) (todo []request
 // unitOf is what the server refuses with 110 and 119: a parameter in a unit.
 type unitOf struct{ parameter, unit string }
 
-// requests parts readings of one stamp so that a request names a parameter once: a calibration point and an average may
-// end together.
+// requests divides readings of one stamp so that a request names a parameter once: a calibration point and an average
+// may end at the same time.
 func requests(rs []payload.Reading) []request {
 	if len(rs) > 0 && !slices.ContainsFunc(rs, func(r payload.Reading) bool { return r.Flag.Calibration() }) {
 		return []request{{readings: rs}}
@@ -150,7 +151,7 @@ func requests(rs []payload.Reading) []request {
 	return []request{{readings: rs}}
 }
 
-// split parts the calibration points of a slot from its averages.
+// split separates the calibration points of a slot from its averages.
 func split(rs []payload.Reading) (points, averages []payload.Reading) {
 	for _, r := range rs {
 		if r.Flag.Calibration() {
@@ -162,7 +163,7 @@ func split(rs []payload.Reading) (points, averages []payload.Reading) {
 	return points, averages
 }
 
-// halve parts a request in two.
+// halve splits a request in two.
 func halve(r request, whole *answer) []request {
 	n := len(r.readings) / 2
 	one, other := request{readings: r.readings[:n]}, request{readings: r.readings[n:]}
@@ -173,7 +174,7 @@ func halve(r request, whole *answer) []request {
 	return []request{one, other}
 }
 
-// decide is the table of outcomes: what an answer to a request means, with what else is known.
+// decide is the table of outcomes: what an answer to a request means in view of the evidence.
 func (t timing) decide(r request, a answer, e evidence) decision {
 	switch a.verdict {
 	case delivered:
@@ -210,18 +211,18 @@ func (t timing) decide(r request, a answer, e evidence) decision {
 	default:
 		return t.retry(a, e)
 	}
-	return decision{park: true, trouble: true} // the answer contradicts what else is known
+	return decision{park: true, trouble: true} // the answer contradicts the evidence
 }
 
 func outcome(rs []payload.Reading, o audit.Outcome, note string) decision {
 	return decision{settled: rs, outcome: o, note: note}
 }
 
-// alreadyStored is for status 111. The same status says that a timestamp is off the grid, so that it takes evidence to
-// believe that the server has the readings.
+// alreadyStored handles status 111. The same status also means that a timestamp is off the grid, so evidence is needed
+// that the server has the readings.
 func alreadyStored(r request, a answer, e evidence) decision {
 	switch {
-	case e.shared && len(r.readings) > 1 && e.asks: // the other one may have lacked some, and the server may take those
+	case e.shared && len(r.readings) > 1 && e.asks: // the other sender may have left some out, and the server may accept those
 		return decision{next: singly(r)}
 	case e.sentBefore():
 		return outcome(r.readings, audit.AlreadyStored, "sent before, and the answer was lost")
@@ -238,14 +239,14 @@ func alreadyStored(r request, a answer, e evidence) decision {
 	case e.shared:
 		return outcome(r.readings, audit.AlreadyStored, "stored before, by another sender of the device")
 	case e.untested && !e.unexplained:
-		return decision{park: true} // until the server calls another slot delivered
+		return decision{park: true} // until the server has accepted another slot
 	case len(r.readings) > 1 && !e.unexplained:
 		return decision{next: halve(r, &a)}
 	}
 	return decision{park: true, trouble: true, foreign: e.fresh}
 }
 
-// singly makes a request of each reading.
+// singly makes one request for each reading.
 func singly(r request) (list []request) {
 	for i := range r.readings {
 		list = append(list, request{readings: r.readings[i : i+1 : i+1]})
@@ -253,18 +254,18 @@ func singly(r request) (list []request) {
 	return list
 }
 
-// What a 111 without a reason is taken for, once there are more of them. Both are HoldReasons.
+// Causes of repeated 111s without evidence. Both are HoldReasons.
 const (
 	anotherSender = "another_sender"
 	offGrid       = "off_grid"
 )
 
-// certain is how many slots the server must have had before anything of them was sent.
+// certain is how many slots the server must have had although nothing of them was sent.
 const certain = 2
 
-// whose tells by what a device's 111s are known to be what they are of: of another sender where the server has taken
-// something of the device, or else of a server that expects other times. foreign counts slots of which nothing was sent
-// before. before is what they were taken for until now, which only a status 1 changes.
+// whose returns the cause of a device's 111s: another sender if the server has accepted something of the device, or
+// else a server that expects other times. foreign counts the slots of which nothing was sent before. before is the
+// cause until now; only a status 1 changes it.
 func whose(before string, foreign int, taken bool) string {
 	sure := foreign >= certain || before == offGrid || before == anotherSender
 	switch {
@@ -280,7 +281,7 @@ func others(rs, without []payload.Reading) []payload.Reading {
 	return slices.DeleteFunc(slices.Clone(rs), func(r payload.Reading) bool { return slices.Contains(without, r) })
 }
 
-// retry keeps everything and tries again later.
+// retry keeps all readings and tries again later.
 func (t timing) retry(a answer, e evidence) decision {
 	d := decision{state: backingOff, pause: max(t.backoff(e.failures+1, e.jitter), a.wait)}
 	often := e.slotFailures+1 >= maxSlotFailures
@@ -292,7 +293,7 @@ func (t timing) retry(a answer, e evidence) decision {
 	return d
 }
 
-// backoff doubles with each failure, less up to a quarter.
+// backoff doubles with each failure, less up to a quarter at random.
 func (t timing) backoff(failures int, jitter float64) time.Duration {
 	wait := t.initialBackoff << min(failures-1, 20)
 	if wait <= 0 || wait > t.maxBackoff {

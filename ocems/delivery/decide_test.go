@@ -12,7 +12,7 @@ import (
 
 var testTiming = timing{initialBackoff: 5 * time.Second, maxBackoff: 5 * time.Minute, holdInterval: 10 * time.Minute}
 
-// readings are named by letters: a to z are averages, A to Z calibration points of the same parameters.
+// readings makes readings named by letters: a to z are averages, A to Z calibration points of the same parameters.
 func readings(names string) (rs []payload.Reading) {
 	for _, n := range names {
 		r := payload.Reading{Parameter: string(n), Unit: "mg/L", Flag: 'U'}
@@ -72,8 +72,8 @@ func TestDecide(t *testing.T) {
 		{name: "stored, and perhaps never sent, where another 111 is unexplained", request: many, answer: answer{verdict: stored},
 			evidence: evidence{untested: true, unexplained: true}, park: true, trouble: true},
 		{name: "stored, perhaps in part", request: many, answer: answer{verdict: stored}, next: []string{"ab", "cd"}},
-		{name: "stored alone, and nothing speaks for it", request: one, answer: answer{verdict: stored}, park: true, trouble: true},
-		{name: "a calibration point, and nothing speaks for it", request: point, answer: answer{verdict: stored}, park: true, trouble: true},
+		{name: "stored alone, without evidence", request: one, answer: answer{verdict: stored}, park: true, trouble: true},
+		{name: "a calibration point, without evidence", request: point, answer: answer{verdict: stored}, park: true, trouble: true},
 		{name: "a calibration point whose answer was lost", request: point, answer: answer{verdict: stored}, evidence: evidence{inDoubt: true},
 			settled: "A", outcome: audit.AlreadyStored},
 		{name: "all 111 unexplained", request: many, answer: answer{verdict: stored}, evidence: evidence{unexplained: true}, park: true, trouble: true},
@@ -95,17 +95,17 @@ func TestDecide(t *testing.T) {
 			settled: "a", outcome: audit.AlreadyStored},
 
 		{name: "too old by both clocks", request: many, answer: answer{verdict: expired}, evidence: evidence{tooOld: true}, settled: "abcd", outcome: audit.Expired},
-		{name: "too old, which a clock denies", request: many, answer: answer{verdict: expired}, park: true, trouble: true},
+		{name: "too old, but a clock disagrees", request: many, answer: answer{verdict: expired}, park: true, trouble: true},
 		{name: "in the future", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: time.Minute}, state: waiting, pause: time.Minute},
 		{name: "far in the future", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: time.Hour}, state: waiting, pause: 5 * time.Minute},
-		{name: "in the future, by one of the clocks", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour},
+		{name: "in the future by one clock", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour},
 			state: waiting, pause: 5 * time.Second},
-		{name: "in the future, which both clocks deny", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour, passed: true},
+		{name: "in the future, but both clocks disagree", request: one, answer: answer{verdict: future}, evidence: evidence{ahead: -time.Hour, passed: true},
 			park: true, trouble: true},
 
 		{name: "calibration not scheduled", request: request{readings: readings("aBc")}, answer: answer{verdict: notScheduled}, next: []string{"ac"}, park: true},
 		{name: "calibration not scheduled, alone", request: point, answer: answer{verdict: notScheduled}, park: true},
-		{name: "calibration not scheduled, and no point there", request: many, answer: answer{verdict: notScheduled}, park: true, trouble: true},
+		{name: "calibration not scheduled, but no calibration point sent", request: many, answer: answer{verdict: notScheduled}, park: true, trouble: true},
 
 		{name: "bad parameter, alone", request: one, answer: answer{verdict: badParameter}, suspend: "a"},
 		{name: "bad parameter, among others", request: many, answer: answer{verdict: badParameter}, next: []string{"ab", "cd"}},
@@ -115,20 +115,20 @@ func TestDecide(t *testing.T) {
 		{name: "too large, alone", request: one, answer: answer{verdict: tooLarge}, state: backingOff, pause: 5 * time.Second},
 
 		{name: "refused device", request: many, answer: answer{verdict: refusedDevice}, state: held, pause: 10 * time.Minute},
-		{name: "refused device, come later", request: many, answer: answer{verdict: refusedDevice, wait: time.Hour}, state: held, pause: time.Hour},
+		{name: "refused device, with Retry-After", request: many, answer: answer{verdict: refusedDevice, wait: time.Hour}, state: held, pause: time.Hour},
 
 		{name: "failed", request: many, answer: answer{verdict: failed}, state: backingOff, pause: 5 * time.Second},
 		{name: "failed again", request: many, answer: answer{verdict: failed}, evidence: evidence{failures: 3, jitter: 1}, state: backingOff, pause: 30 * time.Second},
 		{name: "failed for long", request: many, answer: answer{verdict: failed}, evidence: evidence{failures: 1000}, state: backingOff, pause: 5 * time.Minute},
-		{name: "failed, come later", request: many, answer: answer{verdict: failed, wait: time.Minute}, state: backingOff, pause: time.Minute},
+		{name: "failed, with Retry-After", request: many, answer: answer{verdict: failed, wait: time.Minute}, state: backingOff, pause: time.Minute},
 		{name: "failed four times", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 3}, state: backingOff, pause: 5 * time.Second},
 		{name: "failed five times", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 4}, state: backingOff, pause: 5 * time.Second,
 			park: true, trouble: true},
 		{name: "failed five times, and nothing else waits", request: many, answer: answer{verdict: failed}, evidence: evidence{slotFailures: 4, alone: true},
 			state: backingOff, pause: 5 * time.Second},
-		{name: "HTTP 500 five times, and others taken", request: many, answer: answer{verdict: failed, unanswered: true, whole: true},
+		{name: "HTTP 500 five times, and others accepted", request: many, answer: answer{verdict: failed, unanswered: true, whole: true},
 			evidence: evidence{slotFailures: 4, othersTaken: true}, state: unreachable, pause: 5 * time.Second, park: true, trouble: true},
-		{name: "HTTP 500 five times, and nothing taken", request: many, answer: answer{verdict: failed, unanswered: true, whole: true},
+		{name: "HTTP 500 five times, and nothing accepted", request: many, answer: answer{verdict: failed, unanswered: true, whole: true},
 			evidence: evidence{slotFailures: 4}, state: unreachable, pause: 5 * time.Second},
 		{name: "no answer", request: many, answer: answer{verdict: failed, unanswered: true}, evidence: evidence{slotFailures: 9, othersTaken: true}, state: unreachable, pause: 5 * time.Second},
 	} {
@@ -145,7 +145,8 @@ func TestDecide(t *testing.T) {
 	}
 }
 
-// Two slots that the server has and nobody here has sent are told apart by what else it has taken.
+// A 111 for two slots that were never sent from here has one of two causes, depending on what else the server has
+// accepted.
 func TestWhose111(t *testing.T) {
 	for _, c := range []struct {
 		name, before string
@@ -154,12 +155,12 @@ func TestWhose111(t *testing.T) {
 		want         string
 	}{
 		{"one slot", "", 1, true, "111"},
-		{"of slots that were sent before, such as after a kill", "111", 0, true, "111"},
-		{"two slots, and others taken", "111", 2, true, anotherSender},
-		{"two slots, and nothing ever taken", "111", 2, false, offGrid},
-		{"and later something is taken", offGrid, 1, true, anotherSender},
-		{"after a restart, which counts anew", anotherSender, 0, true, anotherSender},
-		{"after a restart, and nothing ever taken", offGrid, 0, false, offGrid},
+		{"slots that were sent before, as after a kill", "111", 0, true, "111"},
+		{"two slots, and others accepted", "111", 2, true, anotherSender},
+		{"two slots, and nothing ever accepted", "111", 2, false, offGrid},
+		{"later the server accepts a slot", offGrid, 1, true, anotherSender},
+		{"after a restart, which resets the count", anotherSender, 0, true, anotherSender},
+		{"after a restart, and nothing ever accepted", offGrid, 0, false, offGrid},
 		{"after another trouble", "117", 2, true, anotherSender},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -170,13 +171,13 @@ func TestWhose111(t *testing.T) {
 	}
 }
 
-// A plant asks for each reading; a hub that stands by asks for as many as are paid off.
+// A plant sends each reading alone; a standby hub sends as many as the limit allows.
 func TestAsks(t *testing.T) {
 	var a asks
 	now := time.Now()
 	allowed := 0
 	for range 2000 {
-		if a.allow(7, now) {
+		if a.allow(7, 1, now) {
 			allowed += 7
 		}
 	}
@@ -186,9 +187,22 @@ func TestAsks(t *testing.T) {
 	for slot := range 96 {
 		now = now.Add(spec.SlotLength)
 		for range 600 {
-			if !a.allow(7, now) {
+			if !a.allow(7, 600, now) {
 				t.Fatalf("slot %d: 600 devices are too many", slot)
 			}
+		}
+	}
+	const devices = 15_000 // readings of 643 can be sent alone; the last devices of a turn are chosen as often as the first
+	now = now.Add(spec.SlotLength)
+	var thirds [3]int
+	for device := range devices {
+		if a.allow(7, devices, now) {
+			thirds[device*3/devices]++
+		}
+	}
+	for i, n := range thirds {
+		if n < 140 || n > 290 {
+			t.Errorf("%d devices are asked for in third %d of a turn, want about 214", n, i+1)
 		}
 	}
 }
@@ -202,8 +216,8 @@ func TestPlan(t *testing.T) {
 		{"one request", "abc", "", "", false, false, []string{"abc"}},
 		{"a point beside its average", "aAb", "", "", false, false, []string{"ab", "A"}},
 		{"a point of another parameter", "aB", "", "", false, false, []string{"aB"}},
-		{"without what is suspended", "abc", "b", "", false, false, []string{"ac"}},
-		{"nothing but what is suspended", "ab", "ab", "", false, false, nil},
+		{"without suspended parameters", "abc", "b", "", false, false, []string{"ac"}},
+		{"only suspended parameters", "ab", "ab", "", false, false, nil},
 		{"parked: the suspended one that has waited longest, then the rest", "abcd", "db", "", true, false, []string{"d", "ac"}},
 		{"parked, and nothing suspended", "ab", "", "", true, false, []string{"ab"}},
 		{"suspects in halves", "abcdef", "b", "cdef", false, false, []string{"a", "cd", "ef"}},

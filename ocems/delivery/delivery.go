@@ -19,16 +19,16 @@ import (
 	"github.com/ocems-io/ocems/ocems/version"
 )
 
-// Target is where a device's records go and how they are sealed.
+// Target is the destination of a device's records, and how they are sealed.
 type Target struct {
-	StationID, DeviceID string // as they are now; the readings may wait under a former id of the device
+	StationID, DeviceID string // current ids; the readings may wait under a former id of the device
 	Latitude, Longitude *float64
 	Shared              bool          // another sender reports the device too
-	Delay               time.Duration // slots go so long after their stamp at the soonest, since that sender comes first
-	// Parameter is what a parameter is called now, and the unit that is configured for it, or ""; may be nil.
+	Delay               time.Duration // earliest sending after a slot's stamp, so that the other sender goes first
+	// Parameter returns the current name of a parameter and its configured unit or ""; may be nil.
 	Parameter func(key string, diagnostic bool) (now, unit string)
-	// TooFew says why a value is not to be sent that has readings in so many minutes, or "", and whether it waits for a person
-	// or is left out; may be nil.
+	// TooFew returns why a value with readings in so many minutes must not be sent, or "", and whether it waits for a
+	// person or is left out; may be nil.
 	TooFew func(parameter string, minutes int) (why string, waits bool)
 	Sealer interface {
 		Seal(payload []byte) []byte
@@ -36,21 +36,21 @@ type Target struct {
 	}
 }
 
-// Config is what a Delivery needs of its host.
+// Config is what a Delivery needs from its host.
 type Config struct {
 	options.Delivery
 	Client   *http.Client                       // the host's; redirects are never followed
 	Store    store.Store                        // the outbox
 	Trail    *audit.Trail                       // nil: final outcomes go to the log, with the whole record
 	Lookup   func(device string) (Target, bool) // the registry
-	Hide     func(text []byte) []byte           // takes the tokens out of what a server said; nil: there are none
+	Hide     func(text []byte) []byte           // removes tokens from a server's text; nil: there are none
 	Logger   *slog.Logger
 	Clock    *clock.Clock                      // nil: nothing waits for the server's time
-	Words    Words                             // of the host
+	Words    Words                             // the host's configuration keys
 	OnTry    func(took time.Duration, ok bool) // counts attempts; may be nil
-	OnHealth func(err error)                   // called when trouble begins (not nil) and ends (nil); may be nil
-	// OnEntries hears of final outcomes, and OnTrouble of a device that begins or ceases to wait for a person. OnTrouble must
-	// not call back. Both may be nil.
+	OnHealth func(err error)                   // called when trouble begins or changes (not nil) and ends (nil); may be nil
+	// OnEntries receives final outcomes. OnTrouble is called when a device begins or ceases to wait for a person; it
+	// must not call back. Both may be nil.
 	OnEntries func(list []audit.Entry)
 	OnTrouble func(device string)
 }
@@ -59,41 +59,41 @@ type Config struct {
 type Delivery struct {
 	cfg    Config
 	timing timing
-	agent  string // of each request
+	agent  string // User-Agent of each request
 
-	mu       sync.Mutex // guards all below, and every queue
+	mu       sync.Mutex // guards all fields below, and every queue
 	queues   map[string]*queue
-	held     []*queue       // those for which a person is needed, in order of their devices
-	heldFor  map[string]int // how many of them for each of HoldReasons
+	held     []*queue       // queues for which a person is needed, ordered by device
+	heldFor  map[string]int // number of held queues for each of HoldReasons
 	schedule schedule
 	inFlight int    // attempts under way
-	places   int    // of them that count against limit
+	places   int    // attempts that count against limit
 	retries  uint64 // counts calls of Retry
 	server   reachability
 	latency  latency
 	outages  outages
 	closing  bool
-	marked   bool  // the store says that requests may be under way
-	done     done  // written by the writer alone, which reads it without mu
-	index    index // the writer's
-	waiting  int   // slots
-	oldest   int64 // stamp of the oldest of them, 0 where it is to be looked for
+	marked   bool  // the store has sendingKey
+	done     done  // only the writer changes it, and reads it without mu
+	index    index // used by the writer only
+	waiting  int   // waiting slots
+	oldest   int64 // stamp of the oldest waiting slot, 0 if unknown
 	inMemory int   // readings of waiting slots
 
-	postponed map[*queue]bool // whose memories are to be stored some time
+	postponed map[*queue]bool // queues whose memory is still to be stored
 
-	unwritten bool // when all work ended, something was not on disk
+	unwritten bool // something was not on disk when all work had ended
 
 	asks    asks // guarded by mu
 	lookup  lookup
-	repairs []repair        // the writer's: what is found damaged or lost in the store
-	told    map[string]bool // the writer's: what is in the trail of a write that failed
+	repairs []repair        // for the writer: damaged or missing values in the store
+	told    map[string]bool // for the writer: trail entries whose write of the store failed
 
-	wake    signal // the dispatcher's
-	changed signal // what OnHealth is told may have changed
-	noted   signal // the writer's: outages has news
+	wake    signal // wakes the dispatcher
+	changed signal // the trouble for OnHealth may have changed
+	noted   signal // wakes the writer: outages may have lines for the trail
 	work    chan *work
-	idle    chan *attempt // taken by a worker that has none
+	idle    chan *attempt // received by an idle worker
 	stop    chan struct{}
 	writing sync.WaitGroup
 	running sync.WaitGroup // the dispatcher and the attempts
@@ -104,7 +104,7 @@ type Delivery struct {
 // UserAgent names this software and its version to the server.
 func UserAgent() string { return "ocems/" + version.Read().Version }
 
-// signal wakes one goroutine. Several signals before it wakes are one.
+// signal wakes one goroutine. Several signals before it wakes count as one.
 type signal chan struct{}
 
 func (s signal) send() {
@@ -114,7 +114,7 @@ func (s signal) send() {
 	}
 }
 
-// New finds what waits in the store and starts to deliver it.
+// New reads the outbox from the store and starts to deliver it.
 func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	client := *cfg.Client
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
@@ -143,8 +143,8 @@ func New(ctx context.Context, cfg Config) (*Delivery, error) {
 	return d, nil
 }
 
-// Close stops sending, waits for the requests in flight until ctx ends, and then aborts them. What was not delivered
-// stays in the outbox.
+// Close stops sending, waits for the requests in flight until ctx ends, and then aborts them. Undelivered readings stay
+// in the outbox.
 func (d *Delivery) Close(ctx context.Context) error {
 	d.mu.Lock()
 	if d.closing {
@@ -167,16 +167,16 @@ func (d *Delivery) Close(ctx context.Context) error {
 	return d.unmark(context.WithoutCancel(ctx))
 }
 
-// Stats is a picture of the outbox.
+// Stats describes the outbox.
 type Stats struct {
 	Slots   int            // waiting slots, of all devices
-	Oldest  time.Time      // stamp of the oldest, zero when there is none
+	Oldest  time.Time      // stamp of the oldest waiting slot, zero if there is none
 	Held    int            // devices that wait for a person
-	HeldFor map[string]int // how many of them for each of HoldReasons
-	Skew    time.Duration  // the server's clock less ours, as last measured
+	HeldFor map[string]int // number of held devices for each of HoldReasons
+	Skew    time.Duration  // the server's clock minus ours, as last measured
 }
 
-// Stats returns the present state.
+// Stats returns the current numbers.
 func (d *Delivery) Stats() Stats {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -187,8 +187,8 @@ func (d *Delivery) Stats() Stats {
 	return s
 }
 
-// Retry makes every waiting queue try at once: for a registry that was corrected. A request in flight was made with what
-// was before, so its queue tries again too.
+// Retry makes every waiting queue try again immediately, for example after a configuration change. A queue with a
+// request in flight tries again too, because that request used the previous configuration.
 func (d *Delivery) Retry() {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -204,14 +204,14 @@ func (d *Delivery) Retry() {
 }
 
 // Put stores readings durably, and writes the operations of with in the same transaction. After an error neither is
-// written. A reading whose parameter already waits for the same stamp with another value is refused, into the audit
-// trail: the first stays. The same reading again changes nothing.
+// written. If another value of the same parameter and stamp waits already, the first stays and the new one is refused
+// in the audit trail. Putting the same reading again changes nothing.
 func (d *Delivery) Put(ctx context.Context, records []payload.Record, with ...store.Op) error {
 	return d.put(ctx, &work{records: records, with: with})
 }
 
-// PutWhole is Put of slots that have all their parameters: they do not wait for further ones. Readings that are withdrawn
-// leave the outbox before, into the trail with the reason clock.
+// PutWhole is Put for slots that have all their parameters: they do not wait for more. Withdrawn readings leave the
+// outbox first, into the trail with the reason clock.
 func (d *Delivery) PutWhole(ctx context.Context, records []payload.Record, withdrawn *Withdrawal, with ...store.Op) error {
 	return d.put(ctx, &work{records: records, withdrawn: withdrawn, with: with, whole: true})
 }
@@ -236,14 +236,14 @@ func (d *Delivery) put(ctx context.Context, w *work) error {
 	case err := <-w.done:
 		return err
 	case <-ctx.Done():
-		if w.taken.Swap(true) { // too late: it is being written
+		if w.taken.Swap(true) { // too late to give up: the writer has it
 			return <-w.done
 		}
 		return ctx.Err()
 	}
 }
 
-// begin reports whether the outbox is open, and then keeps it so until running.Done.
+// begin reports whether the outbox is open. If so, it stays open until running.Done.
 func (d *Delivery) begin() bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -254,8 +254,8 @@ func (d *Delivery) begin() bool {
 	return true
 }
 
-// check refuses what could never be sent. The station is not looked at: it is that of the configuration at the time of
-// sending, and a device may have left the configuration.
+// check refuses records that could never be sent. It does not check the station: the configuration at the time of
+// sending decides that, and it may no longer have the device.
 func check(r payload.Record) error {
 	if r.DeviceID == "" || len(r.Readings) == 0 {
 		return fmt.Errorf("a record of device %q needs a device id and readings", r.DeviceID)

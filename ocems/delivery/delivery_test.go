@@ -34,7 +34,7 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// pipes is a listener and dialer in memory, so that a real server and a real client run in a synctest bubble.
+// pipes is a listener and dialer in memory, so that a real server and client run in a synctest bubble.
 type pipes struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -91,7 +91,7 @@ func (s sealer) Seal(text []byte) []byte {
 }
 func (s sealer) Sign(at time.Time) (string, error) { return seal.Sign(s.key, s.token, at) }
 
-// logText is a log that is read while it is written.
+// logText is a log that can be read while it is written.
 type logText struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -119,7 +119,7 @@ func (l *logText) Reset() {
 type plant struct {
 	t      *testing.T
 	net    *pipes
-	server http.Handler // the simulator, or one of the test's own
+	server http.Handler // the simulator, or a server of the test
 	http   *http.Server
 	client *http.Client
 	cfg    delivery.Config
@@ -229,7 +229,7 @@ func (p *plant) fault(text string) {
 	}
 }
 
-// received is what the server has, as device/parameter/minutes-since-start, in the order of arrival.
+// received returns what the server has, as device/parameter/minutes-since-start, in the order of arrival.
 func (p *plant) received() []string {
 	p.t.Helper()
 	p.net.unplug(false)
@@ -321,7 +321,7 @@ func TestOutcomes(t *testing.T) {
 		p.put("a", at(45), cod(3))
 		p.put("a", at(30), cod(2))
 		p.put("a", at(15), cod(1))
-		p.put("a", at(15), bod(4)) // a sibling that came later joins
+		p.put("a", at(15), bod(4)) // another parameter that came later joins the slot
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/bod@00:15:00=4U", "a/cod@00:15:00=1U", "a/cod@00:30:00=2U", "a/cod@00:45:00=3U"})
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
@@ -355,7 +355,7 @@ func TestOutcomes(t *testing.T) {
 			time.Sleep(30 * time.Minute)
 			p.want("received", p.received(), []string{"a/bod@00:15:00=2U", "a/cod@00:15:00=1U", "a/cod@00:30:00=3U"})
 			want := map[audit.Outcome]int{audit.Delivered: 3}
-			if strings.Contains(c.fault, "half") { // the server stored what it answered by half
+			if strings.Contains(c.fault, "half") { // the server has stored the slot although its answer was cut off
 				want = map[audit.Outcome]int{audit.Delivered: 1, audit.AlreadyStored: 2}
 			}
 			p.want("outcomes", p.outcomes(), want)
@@ -405,7 +405,7 @@ func TestOutcomes(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 4})
 		p.want("waiting", p.d.Stats().Slots, 2)
 	})
-	run(t, "calibration that is not scheduled waits, and not the slot with it", registry, nil, func(p *plant) {
+	run(t, "an unscheduled calibration point waits, its slot does not", registry, nil, func(p *plant) {
 		z := bod(0)
 		z.Flag = spec.FlagZeroCalibration
 		var asked atomic.Int32
@@ -458,7 +458,7 @@ func TestOutcomes(t *testing.T) {
 	})
 }
 
-// refuses is a server that takes everything from device a but these parameters.
+// refuses is a server that accepts everything of device a except these parameters.
 func refuses(parameters ...string) func(w http.ResponseWriter, r *http.Request, n int) {
 	return func(w http.ResponseWriter, r *http.Request, n int) {
 		body, _ := io.ReadAll(r.Body)
@@ -486,7 +486,7 @@ func TestOneBadSlotDoesNotHoldUpTheRest(t *testing.T) {
 	})
 }
 
-// TestSlotThatFailsForItself earns another answer than a status for ever, for what it is.
+// TestSlotThatFailsForItself has a slot for which the server always answers with an error instead of a status.
 func TestSlotThatFailsForItself(t *testing.T) {
 	for _, c := range []struct {
 		code int
@@ -558,7 +558,7 @@ func TestWrongTokenHoldsOneDevice(t *testing.T) {
 	})
 }
 
-// The token is corrected while a request with the wrong one waits for its answer.
+// The token is corrected while a request with the wrong token waits for its answer.
 func TestRetryDuringARequest(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { c.HoldInterval.Duration = 24 * time.Hour }, func(p *plant) {
 		p.tokens["a"] = "wrong"
@@ -627,7 +627,7 @@ func TestFullStoreRefusesAndHeals(t *testing.T) {
 		p.net.unplug(true)
 		p.put("a", at(15), cod(1))
 		full.fill(true)
-		for range 10 { // the host tries again
+		for range 10 { // the host retries
 			err := p.d.Put(context.Background(), []payload.Record{{StationID: "s-a", DeviceID: "a",
 				Readings: []payload.Reading{{Parameter: "cod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}, {Parameter: "bod", Value: 2, Unit: "mg/L", Flag: 'U', Stamp: at(15)}}}})
 			p.want("a full store takes readings", err == nil, false)
@@ -640,7 +640,7 @@ func TestFullStoreRefusesAndHeals(t *testing.T) {
 	})
 }
 
-// TestSuspendedParameterComesBack though the oldest slot that is parked never succeeds.
+// TestSuspendedParameterComesBack works although the oldest parked slot never succeeds.
 func TestSuspendedParameterComesBack(t *testing.T) {
 	run(t, "suspended", registry, noWait, func(p *plant) {
 		from, to := time.Now().Add(time.Hour), time.Now().Add(2*time.Hour)
@@ -660,7 +660,8 @@ func TestSuspendedParameterComesBack(t *testing.T) {
 	})
 }
 
-// TestTokenInAnAnswer is in no log and no trail, wherever the server says it, and though its text is cut within it.
+// TestTokenInAnAnswer: a token is in no log and no trail, wherever the server repeats it, even if the text is cut
+// within it.
 func TestTokenInAnAnswer(t *testing.T) {
 	long := strings.Repeat("x", 120)
 	for name, answer := range map[string]func(w http.ResponseWriter, r *http.Request, n int){

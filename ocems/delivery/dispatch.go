@@ -24,7 +24,7 @@ func (d *Delivery) dispatch() {
 	}
 }
 
-// startDue starts what is due, as far as it is admitted, and says how long until more is due.
+// startDue starts the due queues that are admitted, and returns the time until more are due.
 func (d *Delivery) startDue() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -46,7 +46,7 @@ func (d *Delivery) startDue() (wait time.Duration) {
 	return forever
 }
 
-// worker runs attempts until the end: a goroutine's stack has to grow for each anew.
+// worker runs attempts until the end. A goroutine that is reused keeps its grown stack.
 func (d *Delivery) worker(a *attempt) {
 	for {
 		a.run()
@@ -58,11 +58,11 @@ func (d *Delivery) worker(a *attempt) {
 	}
 }
 
-// maxInFlight is how many requests may be in flight in all, as a multiple of limit. Those beyond limit hang.
+// maxInFlight is the limit of all requests in flight, as a multiple of limit. Those beyond limit hang.
 const maxInFlight = 8
 
-// admits reports whether a device of a standing may be asked now. Devices that hang begin without a place. They leave
-// room for all others, and those leave room for the devices that were answered.
+// admits reports whether a device of a standing may send now. Devices that hang start without a place. They leave room
+// for all others, and those leave room for devices that were answered.
 func (d *Delivery) admits(s standing) bool {
 	return d.hasRoom(s) && (!d.needsPlace(s) || d.places < d.limit())
 }
@@ -78,12 +78,12 @@ func (d *Delivery) hasRoom(s standing) bool {
 	return d.inFlight < room*d.limit()
 }
 
-// needsPlace reports whether a request of a device counts against limit from its start. While nobody is answered all
-// devices are alike.
+// needsPlace reports whether a request counts against limit from its start. While the server is unreachable, all
+// devices are treated alike.
 func (d *Delivery) needsPlace(s standing) bool { return s != hanging || d.server.unreachable }
 
-// limit is how many requests may be in flight, besides those that hang. While the server is unreachable, one asks for
-// all the others.
+// limit is how many requests may be in flight, besides those that hang. While the server is unreachable, one request
+// probes for all devices.
 func (d *Delivery) limit() int {
 	if d.server.unreachable {
 		return 1
@@ -99,7 +99,7 @@ func (d *Delivery) takePlace(a *attempt) {
 	}
 }
 
-// giveBack gives the attempt's place, where it still has one, to another. Delivery.mu is held.
+// giveBack frees the attempt's place, if it still has one. Delivery.mu is held.
 func (a *attempt) giveBack() {
 	if a.place {
 		a.place = false
@@ -108,8 +108,8 @@ func (a *attempt) giveBack() {
 	}
 }
 
-// watch has the attempt give its place back when the request that begins now hangs. Later it gives the request up, if there
-// are so many that devices which were never asked have no room. The request's end is to call ended.
+// watch makes the attempt give its place back when the request that begins now hangs. Later it aborts the request if
+// hanging requests leave no room for devices that have sent nothing yet. The caller calls ended when the request ends.
 func (a *attempt) watch(giveUp func(error)) (ended func()) {
 	d := a.d
 	d.mu.Lock()
@@ -129,7 +129,7 @@ func (a *attempt) watch(giveUp func(error)) (ended func()) {
 		case d.hasRoom(unasked), d.slowForAll(sent, long):
 			t.Reset(time.Second)
 		default:
-			giveUp(fmt.Errorf("none for %s, and other devices wait", long))
+			giveUp(fmt.Errorf("none within %s, and other devices wait", long))
 		}
 	})
 	return func() {
@@ -140,8 +140,8 @@ func (a *attempt) watch(giveUp func(error)) (ended func()) {
 	}
 }
 
-// slowForAll reports that nobody was answered lately; before the first answer, that not even a slow one can be expected of a
-// request yet.
+// slowForAll reports that no device was answered lately. Before the first answer it reports that even a slow answer to
+// this request cannot be expected yet.
 func (d *Delivery) slowForAll(sent time.Time, long time.Duration) bool {
 	if d.server.answeredAt.IsZero() {
 		return time.Since(sent) < 2*long
@@ -151,7 +151,7 @@ func (d *Delivery) slowForAll(sent time.Time, long time.Duration) bool {
 
 const longHang = 10 * time.Second
 
-// patience is how long a request keeps its place. One that was given up has lost it.
+// patience is how long a request keeps its place. A request that was aborted has already lost it.
 func (d *Delivery) patience() time.Duration {
 	p := d.latency.patience()
 	if timeout := d.cfg.Client.Timeout; timeout > 0 {
@@ -160,7 +160,7 @@ func (d *Delivery) patience() time.Duration {
 	return p
 }
 
-// checkServer sees whether the server has been without an answer for too long, and says when to see again.
+// checkServer checks whether the server has not answered for too long, and returns the time until the next check.
 func (d *Delivery) checkServer() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -189,9 +189,8 @@ func (d *Delivery) logUnreachable() {
 	d.outageGoesOn("", d.server.attempts)
 }
 
-// noteAnswer notes what became of a request: where its device stands, if it was of one, and whether the server can be
-// reached. The first
-// answer after it could not brings back all queues, except what waits for something else.
+// noteAnswer records the result of a request: the standing of its device, if it has one, and whether the server is
+// reachable. The first answer after an outage starts all queues again, except those that wait for something else.
 func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -224,7 +223,7 @@ func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	d.cfg.Logger.Info("the server answers again")
 	d.changed.send()
 	for _, q := range d.queues {
-		if q.standing == hanging { // was it the server or the device? It takes a place once more
+		if q.standing == hanging { // the cause may have been the server: let the device take a place once more
 			q.standing = failing
 		}
 		if q.condition.state == unreachable || q.condition.state == ready {
@@ -234,7 +233,7 @@ func (d *Delivery) noteAnswer(q *queue, ans answer, sent time.Time) {
 	}
 }
 
-// queue returns a device's queue, which it makes. Delivery.mu is held.
+// queue returns a device's queue and creates it if needed. Delivery.mu is held.
 func (d *Delivery) queue(device string) *queue {
 	q := d.queues[device]
 	if q == nil {
@@ -245,8 +244,8 @@ func (d *Delivery) queue(device string) *queue {
 	return q
 }
 
-// delay is that of a device, as it is configured now. All devices of a hub that stands by would else have their turn at
-// the same instant.
+// delay returns the configured delay of a device. The offset is added so that the devices of a standby hub do not send
+// at the same instant.
 func (d *Delivery) delay(device string) time.Duration {
 	target, _ := d.cfg.Lookup(device)
 	if target.Delay > 0 {
@@ -255,7 +254,7 @@ func (d *Delivery) delay(device string) time.Duration {
 	return 0
 }
 
-// reschedule schedules a queue, or removes it when it is empty and its standing tells nothing. Delivery.mu is held.
+// reschedule schedules a queue, or removes it if it is empty and its standing is not needed. Delivery.mu is held.
 func (d *Delivery) reschedule(q *queue) {
 	q.tidy(time.Now())
 	d.schedule.set(q)
@@ -267,15 +266,16 @@ func (d *Delivery) reschedule(q *queue) {
 	}
 }
 
-// forget removes the empty queues of devices that were not answered lately, such as have left the configuration.
-// Delivery.mu is held.
+// forget removes the empty queues of devices that were not answered lately, such as those that have left the
+// configuration. Delivery.mu is held.
 func (d *Delivery) forget(now time.Time) {
 	maps.DeleteFunc(d.queues, func(_ string, q *queue) bool {
 		return q.stamps.n == 0 && !q.busy() && q.memory.empty() && q.saved == "" && now.Sub(q.answered) >= lately
 	})
 }
 
-// setCondition sets a queue's condition and keeps the list of those for which a person is needed. Delivery.mu is held.
+// setCondition sets a queue's condition and updates the list of queues for which a person is needed. Delivery.mu is
+// held.
 func (d *Delivery) setCondition(q *queue, c condition) {
 	before := q.condition.state
 	switch q.condition = c; {
@@ -286,7 +286,7 @@ func (d *Delivery) setCondition(q *queue, c condition) {
 	}
 	if q.stamps.n == 0 || q.memory.reason != "" && len(q.memory.suspended) == 0 && q.parked() == 0 {
 		if q.memory.reason != "" {
-			d.cfg.Logger.Info("nothing of the device waits apart any more", "device", q.device)
+			d.cfg.Logger.Info("no slot of the device waits apart any more", "device", q.device)
 		}
 		q.memory.reason, q.memory.detail = "", ""
 	}
@@ -314,14 +314,15 @@ func (d *Delivery) setCondition(q *queue, c condition) {
 	d.changed.send()
 }
 
-// countHeld counts the held devices of a reason. Delivery.mu is held.
+// countHeld updates the count of held devices for a reason. Delivery.mu is held.
 func (d *Delivery) countHeld(reason string, n int) {
 	if d.heldFor[reason] += n; d.heldFor[reason] == 0 {
 		delete(d.heldFor, reason)
 	}
 }
 
-// offset spreads the devices' requests after a boundary. Device ids differ by a digit: only a strong hash scatters them.
+// offset spreads the devices' requests after a slot boundary. Device ids may differ in one digit, so a strong hash is
+// needed.
 func (d *Delivery) offset(device string) time.Duration {
 	if d.cfg.Spread.Duration == 0 {
 		return 0

@@ -13,11 +13,11 @@ func TestReachability(t *testing.T) {
 	start := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 	type step struct {
 		at     time.Duration
-		event  string        // "answer", "check", "check, others are well", or the device that got no answer
-		asked  time.Duration // when that one asked; 0: at once
-		well   bool          // that one was answered before
-		change bool          // it is reported
-		down   bool          // after it
+		event  string        // "answer", "check", "check, others are well", or the device without an answer
+		asked  time.Duration // when that device sent its request; 0: now
+		well   bool          // that device was answered before
+		change bool          // the change is reported
+		down   bool          // unreachable afterwards
 	}
 	devices := func(at, asked time.Duration, n int, well bool) (list []step) {
 		for _, name := range "abcdefghijklmnop"[:n] {
@@ -102,7 +102,7 @@ func TestPatience(t *testing.T) {
 	}
 }
 
-// Devices come and go with the configuration: what is known of them goes too.
+// Devices come and go with the configuration, and so does what is known of them.
 func TestForget(t *testing.T) {
 	now := time.Now()
 	d := &Delivery{queues: map[string]*queue{}, cfg: Config{Lookup: func(string) (Target, bool) { return Target{}, true }}}

@@ -11,19 +11,19 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// done are slots that have left the outbox, and whose values are still in the store. To delete each at once would write its
-// whole page of other slots anew: many are named in one value instead, until all are deleted together.
+// done has slots that have left the outbox but whose values are still in the store. Deleting each value immediately
+// would rewrite a whole page of other slots. Instead, one value names many slots until all are deleted together.
 type done struct {
-	slots map[slotID]bool // whether the server has called it delivered
-	keys  []string        // of the values that name them
+	slots map[slotID]bool // true: delivered
+	keys  []string        // of the values that name the slots
 	next  uint64          // number of the next key
-	since time.Time       // of the first
+	since time.Time       // time of the first
 }
 
 const (
 	donePrefix = "done/"
-	mostDone   = 1 << 14     // are named
-	foldAfter  = time.Minute // the next slots that come take them along
+	mostDone   = 1 << 14     // slots named
+	foldAfter  = time.Minute // then the next new slots delete them in their transaction
 )
 
 // leaving is a change of done that is being written.
@@ -31,12 +31,12 @@ type leaving struct {
 	fold      bool
 	key       string
 	slots     map[slotID]bool
-	postponed []*queue // whose memories are written too
+	postponed []*queue // queues whose memories are written too
 }
 
 func (d *done) has(id slotID) bool { return has(d.slots, id) }
 
-// due reports that it is time to delete what is named.
+// due reports that it is time to delete the named slots.
 func (d *done) due(list []*work) bool {
 	puts := false
 	for _, w := range list {
@@ -45,7 +45,7 @@ func (d *done) due(list []*work) bool {
 	return len(d.slots) >= mostDone || puts && len(d.slots) > 0 && time.Since(d.since) >= foldAfter
 }
 
-// leave returns what writes that slots leave.
+// leave returns the operations by which slots leave.
 func (d *done) leave(slots map[slotID]bool, fold bool) (ops []store.Op, l leaving) {
 	if fold {
 		for id := range d.slots {
@@ -72,7 +72,7 @@ func (d *done) leave(slots map[slotID]bool, fold bool) (ops []store.Op, l leavin
 	return []store.Op{{Key: key, Value: e.Seal()}}, leaving{key: key, slots: slots}
 }
 
-// left notes that it is written.
+// left records that the change is written.
 func (d *done) left(l leaving) {
 	if l.fold {
 		d.slots, d.keys = nil, nil
@@ -94,7 +94,7 @@ func (d *done) add(key string, slots map[slotID]bool) {
 	d.keys = append(d.keys, key)
 }
 
-// readDone reads what a store has of them. What is damaged goes to keep, which may be nil: its slots are sent again.
+// readDone reads the done slots of a store. A damaged value goes to keep, which may be nil: its slots are sent again.
 func readDone(ctx context.Context, stored store.Store, keep func(key string, value []byte)) (d done, err error) {
 	err = stored.Range(ctx, donePrefix, func(key string, value []byte) error {
 		slots, err := decodeDone(value)
@@ -132,10 +132,10 @@ func decodeDone(value []byte) (slots map[slotID]bool, err error) {
 	return slots, d.Err()
 }
 
-// mostHeld is how many readings of waiting slots stay in memory until they leave; of the others the store is read.
+// mostHeld is how many readings of waiting slots stay in memory; other slots are read from the store.
 const mostHeld = 1 << 18
 
-// hold keeps what a new slot holds in memory. Delivery.mu is held.
+// hold keeps the content of a new slot in memory. Delivery.mu is held.
 func (d *Delivery) hold(q *queue, stamp int64, c *content) {
 	if n := len(c.readings); d.inMemory+n <= mostHeld {
 		q.slot(stamp).held = &content{readings: c.readings, made: c.made}
@@ -143,7 +143,7 @@ func (d *Delivery) hold(q *queue, stamp int64, c *content) {
 	}
 }
 
-// release forgets it. Delivery.mu is held.
+// release removes a slot's content from memory. Delivery.mu is held.
 func (d *Delivery) release(s *slot) {
 	if s != nil && s.held != nil {
 		d.inMemory -= len(s.held.readings)

@@ -2,7 +2,7 @@ package delivery
 
 import "time"
 
-// Waiting are the slots that wait, by device.
+// Waiting returns the waiting slots by device.
 func Waiting(d *Delivery) map[string][]time.Time {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -15,7 +15,7 @@ func Waiting(d *Delivery) map[string][]time.Time {
 	return all
 }
 
-// Known is of how many slots more is known than that they wait.
+// Known counts the slots with details beside waiting.
 func Known(d *Delivery) (n int) {
 	d.mu.Lock()
 	defer d.mu.Unlock()

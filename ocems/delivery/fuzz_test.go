@@ -159,14 +159,14 @@ func FuzzReadings(f *testing.F) {
 	})
 }
 
-// sealed is a value that is sound as far as its checksum goes.
+// sealed returns a value with a correct checksum.
 func sealed(b []byte) []byte {
 	e := frame.New(formatVersion)
 	e.Append(b)
 	return e.Seal()
 }
 
-// alter changes one byte of a value, which decode must find.
+// alter changes one byte of a value, which decode must detect.
 func alter(t *testing.T, stored []byte, seed int, decode func([]byte) error) {
 	t.Helper()
 	b := slices.Clone(stored)

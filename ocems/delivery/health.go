@@ -7,10 +7,10 @@ import (
 	"strings"
 )
 
-// maxNamed is how many held devices a report names. A hub has thousands.
+// maxNamed is how many held devices a report names. A hub may have thousands.
 const maxNamed = 10
 
-// reportHealth tells the host when trouble begins, changes and ends. Changes that come while it is told are one.
+// reportHealth tells the host when trouble begins, changes and ends. It combines changes that occur during a call.
 func (d *Delivery) reportHealth() {
 	last := ""
 	for {
@@ -31,7 +31,7 @@ func (d *Delivery) reportHealth() {
 	}
 }
 
-// trouble describes what is wrong: the server first, then the devices for which a person is needed in the order of their ids.
+// trouble describes the trouble: first the server, then the devices that wait for a person, ordered by id.
 func (d *Delivery) trouble() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()

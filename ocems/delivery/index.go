@@ -11,9 +11,9 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// The index tells the start which slots are in the outbox, so that it reads none of them. Each value names the devices of
-// which slots of one stamp came in one transaction. An outcome does not change it, see done: a slot waits that is in the
-// index and not done. Where it is missing or damaged, the start makes it anew.
+// The index lists the slots in the outbox, so that the start does not read their values. Each index value names the
+// devices whose slots of one stamp came in one transaction. An outcome does not change the index, see done: a slot
+// waits if it is in the index and not done. If the index is missing or damaged, the start rebuilds it.
 const indexPrefix = store.Derived
 
 // index is the number of the next key.
@@ -23,14 +23,14 @@ func indexOf(stamp int64) string {
 	return indexPrefix + string(binary.BigEndian.AppendUint64(nil, uint64(stamp)^signBit)) + "/"
 }
 
-// op puts a new value, of devices in order.
+// op puts a new value for devices in order.
 func (x *index) op(stamp int64, devices []string) store.Op {
 	key := indexOf(stamp) + string(binary.BigEndian.AppendUint64(nil, uint64(*x)))
 	*x++
 	return store.Op{Key: key, Value: encodeIndex(devices)}
 }
 
-// encodeIndex writes of each name what it does not share with the one before.
+// encodeIndex stores of each name only the part that differs from the name before.
 func encodeIndex(devices []string) []byte {
 	e := frame.New(formatVersion)
 	last := ""
@@ -75,8 +75,9 @@ func parseIndexKey(key string) (stamp int64, number uint64, ok bool) {
 	return stamp, binary.BigEndian.Uint64(rest[stampSize+1:]), rest[stampSize] == '/' && onGrid(stamp)
 }
 
-// write returns what keeps the index: slots come, and others are deleted. Of the stamps of these it makes one value each.
-// What it cannot read there it leaves, with a value that has the next start make the index anew.
+// write returns the operations that update the index for new and deleted slots. For each stamp of deleted slots it
+// replaces the values by a single one. It leaves a value that it cannot read, and adds one that makes the next start
+// rebuild the index.
 func (x *index) write(ctx context.Context, s store.Store, come map[int64][]string, gone map[slotID]bool) (ops []store.Op) {
 	left := map[int64][]string{}
 	for id := range gone {
@@ -110,7 +111,7 @@ func (x *index) write(ctx context.Context, s store.Store, come map[int64][]strin
 	return ops
 }
 
-// readIndex adds the slots that the index names. A fault is what says that it has to be made anew.
+// readIndex adds the slots that the index names. A fault is the reason why it has to be rebuilt.
 func (d *Delivery) readIndex(ctx context.Context) (fault, err error) {
 	fault = errors.New("it is missing")
 	found := false
@@ -142,7 +143,7 @@ func (d *Delivery) readIndex(ctx context.Context) (fault, err error) {
 	return fault, err
 }
 
-// makeIndex finds the slots in the outbox itself, and has the writer make the index anew.
+// makeIndex finds the slots in the outbox itself, and makes the writer rebuild the index.
 func (d *Delivery) makeIndex(ctx context.Context, fault error) error {
 	clear(d.queues)
 	d.waiting = 0
@@ -155,7 +156,7 @@ func (d *Delivery) makeIndex(ctx context.Context, fault error) error {
 		return err
 	}
 	var stamp int64
-	var devices []string // of it
+	var devices []string // of the current stamp
 	flush := func() {
 		if len(devices) > 0 {
 			r.ops = append(r.ops, d.index.op(stamp, devices))
@@ -184,7 +185,7 @@ func (d *Delivery) makeIndex(ctx context.Context, fault error) error {
 		return err
 	}
 	d.repairs = append(d.repairs, r)
-	d.cfg.Logger.Warn("the index of the outbox is made anew from the slots that are there", "reason", fault, "slots", d.waiting)
+	d.cfg.Logger.Warn("rebuilding the index of the outbox from its stored slots", "reason", fault, "slots", d.waiting)
 	return nil
 }
 

@@ -23,7 +23,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// recorder is a store that keeps what it held after each write. Some writes fail.
+// recorder is a store that keeps its content after each write. Some writes fail.
 type recorder struct {
 	*openStore
 	fails func() bool
@@ -42,7 +42,7 @@ func (s *recorder) Batch(ctx context.Context, ops ...store.Op) error {
 	return err
 }
 
-// kill has all further writes fail.
+// kill makes all further writes fail.
 func (s *recorder) kill() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -57,7 +57,7 @@ func memoryOf(content map[string][]byte) *openStore {
 	return s
 }
 
-// stored is what the outbox itself holds, less what has left.
+// stored returns what the outbox itself holds, without slots that have left.
 func stored(t *testing.T, s store.Store) map[string][]time.Time {
 	t.Helper()
 	queues, err := delivery.Queues(context.Background(), s)
@@ -73,7 +73,8 @@ func stored(t *testing.T, s store.Store) map[string][]time.Time {
 	return all
 }
 
-// Whatever is put and answered, and wherever a kill strikes: what a start finds by the index is what the outbox holds.
+// For any sequence of Puts and answers, and a kill at any point, a start finds by the index exactly what the outbox
+// holds.
 func TestIndexAgreesWithTheOutbox(t *testing.T) {
 	for seed := range uint64(6) {
 		run(t, fmt.Sprint(seed), registry, nil, func(p *plant) {
@@ -177,14 +178,14 @@ func TestIndexAgreesWithTheOutbox(t *testing.T) {
 				}
 				d.Close(context.Background())
 			}
-			if strings.Contains(p.log.String(), "is made anew") || strings.Contains(p.log.String(), "cannot be read") {
+			if strings.Contains(p.log.String(), "rebuilding the index of the outbox") || strings.Contains(p.log.String(), "cannot read a slot of the outbox") {
 				p.t.Errorf("the index was damaged: %s", p.log)
 			}
 		})
 	}
 }
 
-// An index that is damaged or lost is made anew, once.
+// A damaged or lost index is rebuilt, once.
 func TestIndexIsMadeAnew(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -212,18 +213,18 @@ func TestIndexIsMadeAnew(t *testing.T) {
 			p.start()
 			p.want("waiting", delivery.Waiting(p.d), want)
 			s.fill(false)
-			p.put("c", at(45), cod(3)) // the index is made with it
+			p.put("c", at(45), cod(3)) // the index is rebuilt in the same transaction
 			p.stop()
-			p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
+			p.want("notes", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
 			want["c"] = []time.Time{at(45).Local()}
 			p.start()
 			p.want("waiting after a second start", delivery.Waiting(p.d), want)
-			p.want("notes after a second start", strings.Count(p.log.String(), "is made anew"), 1)
+			p.want("notes after a second start", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
 		})
 	}
 }
 
-// What is damaged of the index while the outbox runs is found by the next start, and nothing is lost.
+// Damage to the index while the outbox runs is found by the next start, and nothing is lost.
 func TestDamageInTheRunningIndex(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		p.start()
@@ -233,16 +234,16 @@ func TestDamageInTheRunningIndex(t *testing.T) {
 		p.net.unplug(false)
 		time.Sleep(2 * time.Minute)
 		p.net.unplug(true)
-		p.put("a", at(60), cod(4)) // and what was delivered goes
+		p.put("a", at(60), cod(4)) // the delivered slots leave
 		p.stop()
 		p.start()
 		p.want("waiting", delivery.Waiting(p.d), map[string][]time.Time{"a": {at(60).Local()}})
-		p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
-		p.want("faults", strings.Contains(p.log.String(), "cannot be read"), false)
+		p.want("notes", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
+		p.want("faults", strings.Contains(p.log.String(), "cannot read a slot of the outbox"), false)
 	})
 }
 
-// What is recovered of a damaged file has no index.
+// The file recovered from a damaged one has no index.
 func TestIndexOfADamagedFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	open := func() *store.File {
@@ -275,14 +276,14 @@ func TestIndexOfADamagedFile(t *testing.T) {
 		p.cfg.Store = file
 		p.net.unplug(false)
 		p.start()
-		p.want("notes", strings.Count(p.log.String(), "is made anew"), 1)
+		p.want("notes", strings.Count(p.log.String(), "rebuilding the index of the outbox"), 1)
 		time.Sleep(time.Minute)
 		p.want("received", p.received(), []string{"a/cod@00:15:00=1U", "a/cod@00:45:00=3U"})
 		p.stop()
 	})
 }
 
-// A backlog is sent evenly after a restart too, and its slots cost nothing but their bits.
+// A backlog is sent evenly after a restart too, and its slots take only their bits in memory.
 func TestBacklogIsSentEvenly(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk; c.MaxConcurrency = 1; noWait(c) }, func(p *plant) {
@@ -316,7 +317,7 @@ func TestBacklogIsSentEvenly(t *testing.T) {
 	})
 }
 
-// Slots that wait apart for one refused parameter cost nothing but their bits, and are tried in turn.
+// Slots that are parked for one refused parameter take only their bits in memory, and are tried in turn.
 func TestParkedSlotsCostBits(t *testing.T) {
 	run(t, "", registry, noWait, func(p *plant) {
 		for i := range 20 {

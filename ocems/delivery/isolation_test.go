@@ -14,7 +14,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
-// hangingBoard stores after a latency, but for devices that hang: they get no answer until their time-out.
+// hangingBoard stores after a latency, but devices that hang get no answer until their time-out.
 type hangingBoard struct {
 	latency time.Duration
 	hangs   func(device string) bool
@@ -53,7 +53,7 @@ func (b *hangingBoard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// sum is what the board saw since the last sum: how many requests, and how many at once.
+// sum returns the number of requests since the last call, and the most at one time.
 func (b *hangingBoard) sum() (requests, most int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -65,7 +65,7 @@ func (b *hangingBoard) sum() (requests, most int) {
 	return requests, most
 }
 
-// times is when slots of a device were stored.
+// times returns when slots of a device were stored.
 func (b *hangingBoard) times(device string) []time.Time {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -84,7 +84,7 @@ func (p *plant) putAll(devices []string, stamp time.Time) {
 	}
 }
 
-// names are devices called prefix0, prefix1 and so on.
+// names returns device names: prefix0, prefix1 and so on.
 func names(prefix string, n int) (list []string) {
 	for i := range n {
 		list = append(list, fmt.Sprint(prefix, i))
@@ -94,7 +94,8 @@ func names(prefix string, n int) (list []string) {
 
 func bad(device string) bool { return strings.HasPrefix(device, "bad") }
 
-// Devices whose requests hang delay no other. The first slot after a start is apart: which devices hang is not known.
+// Devices whose requests hang delay no other. The first slot after a start is separate, because the hanging devices are
+// not known yet.
 func TestHangingDevices(t *testing.T) {
 	const slots, latency = 4, 100 * time.Millisecond
 	delays := func(t *testing.T, timeout time.Duration, concurrency, good, hanging int, spread time.Duration, told int) (out [slots][]time.Duration) {
@@ -137,8 +138,8 @@ func TestHangingDevices(t *testing.T) {
 		timeout                    time.Duration
 		concurrency, good, hanging int
 		spread                     time.Duration
-		first                      time.Duration // how much later the first slot may come
-		told                       int           // that the server does not answer, when eight hang before anybody is answered
+		first                      time.Duration // how much later the first slot may be stored
+		told                       int           // reports of an unreachable server, if eight devices hang before any is answered
 	}{
 		{"10 of 100, time-out 5 s", 5 * time.Second, 32, 90, 10, 10 * time.Second, 0, 0},
 		{"10 of 100, time-out 45 s", 45 * time.Second, 32, 90, 10, 10 * time.Second, 0, 0},
@@ -156,7 +157,7 @@ func TestHangingDevices(t *testing.T) {
 				if i == 0 {
 					allowed = c.first
 				}
-				slices.Sort(want[i]) // which of them comes first is by chance
+				slices.Sort(want[i]) // their order is random
 				slices.Sort(got[i])
 				for j := range got[i] {
 					if later := got[i][j] - want[i][j]; later > allowed {
@@ -169,7 +170,7 @@ func TestHangingDevices(t *testing.T) {
 	}
 }
 
-// A board that is slow for all is not given up: every slot is sent once.
+// A board that is slow for all devices is waited for: every slot is sent once.
 func TestSlowBoardIsWaitedFor(t *testing.T) {
 	run(t, "", registry, func(c *delivery.Config) { noWait(c); c.MaxConcurrency = 4 }, func(p *plant) {
 		b := newBoard(13500*time.Millisecond, func(string) bool { return false })
@@ -188,7 +189,8 @@ func TestSlowBoardIsWaitedFor(t *testing.T) {
 	})
 }
 
-// While nobody is answered, few ask. The first answer brings back all, spread, also those that had not asked yet.
+// While no device is answered, few send requests. The first answer starts all queues again, spread, also those that
+// have not sent anything yet.
 func TestServerThatHangsForAll(t *testing.T) {
 	const devices, concurrency, spread = 500, 8, 20 * time.Second
 	h := &health{}
@@ -219,7 +221,8 @@ func TestServerThatHangsForAll(t *testing.T) {
 			stored = append(stored, b.times(device)[0].Sub(back))
 		}
 		slices.Sort(stored)
-		// Six hang all the time, one of them ends each 7.5 s. Those that hang when the server is back do so for 45 s at most.
+		// Six hang all the time; one of them ends every 7.5 s. Those that hang when the server is back do so for 45 s
+		// at most.
 		if first, median, most, last := stored[0], stored[devices/2], stored[devices*9/10], stored[devices-1]; first > 8*time.Second ||
 			median-first < spread/4 || most-first > spread+time.Second || last > time.Minute {
 			t.Errorf("the first is stored %s after the server is back, half of them after %s, the last after %s", first, median, last)

@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
-// What happens to a slot while its outcome is gathered, and to a device whose slots have left.
+// Tests of a slot whose outcome is not written yet, and of a device whose slots have left.
 func TestWhileOutcomesAreGathered(t *testing.T) {
 	const era = 7
 	wrong := cod(9)
@@ -23,7 +23,7 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.want("withdrawn", fmt.Sprint(len(w.Readings), err), fmt.Sprint(n, " <nil>"))
 		p.want("put", p.d.PutWhole(context.Background(), nil, w), nil)
 	}
-	run(t, "a further parameter comes, in a host that has run for a week", registry, noWait, func(p *plant) {
+	run(t, "another parameter comes in a host that has run for a week", registry, noWait, func(p *plant) {
 		time.Sleep(8 * 24 * time.Hour)
 		now := time.Now().Truncate(15 * time.Minute)
 		p.put("a", now, cod(1))
@@ -32,14 +32,14 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		time.Sleep(time.Hour)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 2})
 	})
-	run(t, "it is withdrawn", registry, noWait, func(p *plant) {
+	run(t, "a slot is withdrawn", registry, noWait, func(p *plant) {
 		p.put("a", at(15), wrong)
 		time.Sleep(300 * time.Millisecond)
 		withdraw(p, 0)
 		time.Sleep(time.Minute)
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 1})
 	})
-	run(t, "it is withdrawn while it is at the server, nine times", registry, noWait, func(p *plant) {
+	run(t, "a slot is withdrawn while it is at the server, nine times", registry, noWait, func(p *plant) {
 		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
 			time.Sleep(800 * time.Millisecond)
 			success(w, r, n)
@@ -55,11 +55,11 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.want("waiting", p.d.Stats().Slots, 0)
 	})
 	n := &mending{}
-	run(t, "one of the same value is withdrawn under a former name", registry, n.mend, func(p *plant) {
+	run(t, "a slot with the same value is withdrawn under a former name", registry, n.mend, func(p *plant) {
 		p.net.unplug(true)
 		p.put("gone", at(45), wrong)
 		p.put("a", at(45), cod(9))
-		synctest.Wait() // else an attempt may meet the new name, and take the slot over before it is withdrawn
+		synctest.Wait() // else an attempt may find the new name, and move the slot before it is withdrawn
 		n.set(func(n *mending) { n.devices = map[string]string{"gone": "a"} })
 		withdraw(p, 1)
 		p.net.unplug(false)
@@ -84,7 +84,7 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 3, audit.Rejected: 1})
 	})
 	disk := newOpenStore()
-	run(t, "a kill after the first that a shared device has delivered", registry, func(c *delivery.Config) {
+	run(t, "a kill after the first delivered slot of a shared device", registry, func(c *delivery.Config) {
 		noWait(c)
 		c.Store = disk
 		lookup := c.Lookup
@@ -103,7 +103,7 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 		p.want("waiting", p.d.Stats().Slots, 0)
 	})
 	passed := newOpenStore()
-	run(t, "a kill after newer slots came before such as failed often", registry, func(c *delivery.Config) { noWait(c); c.Store = passed }, func(p *plant) {
+	run(t, "a kill after newer slots went before one that failed often", registry, func(c *delivery.Config) { noWait(c); c.Store = passed }, func(p *plant) {
 		p.put("a", at(0), cod(1))
 		time.Sleep(3 * time.Second)
 		honest := p.serve(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "bad request", http.StatusBadRequest) }))

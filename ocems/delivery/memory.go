@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"math"
+	"math/rand/v2"
 	"slices"
 	"strings"
 	"sync"
@@ -20,15 +21,15 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// memory is what is known of a device beside its waiting slots. It outlives a restart, under device/<id>; a device of which
-// nothing is known has none.
+// memory is what is known of a device beside its waiting slots. It is stored under device/<id> and survives a restart;
+// a device of which nothing is known has no value.
 type memory struct {
-	accepted    bool                   // the server has once called something of the device delivered
-	unexplained bool                   // a 111 came for which there is no evidence, and no status 1 since
-	aside       int64                  // stamp of the newest slot that was parked when it was stored, 0 for none
-	passed      bool                   // newer slots came before such as failed often, when it was stored
-	asks        bool                   // slots wait for a person to decide, or did while others waited
-	reason      string                 // of HoldReasons: why a person must look at what is parked, or ""
+	accepted    bool                   // the server has accepted something of the device at least once, with status 1
+	unexplained bool                   // a 111 came without evidence, and no status 1 since
+	aside       int64                  // when stored: stamp of the newest parked slot, 0 if none
+	passed      bool                   // when stored: newer slots went before one that had failed often
+	asks        bool                   // slots wait for a person's decision, or did while others waited
+	reason      string                 // of HoldReasons: why a person must look at parked slots, or ""
 	detail      string                 // what the server answered
 	suspended   map[unitOf]*suspension // refused parameters
 	suspects    map[unitOf]bool        // one of them is refused
@@ -41,17 +42,18 @@ func newMemory() memory {
 
 type suspension struct {
 	reason string    // of HoldReasons
-	tried  time.Time // last, in this run
+	tried  time.Time // last try in this run
 }
 
-// doubt is a request that the server may have stored, as the hashes of its readings in their order, whatever their units
-// were. One that has none is any part of the slot.
+// doubt is a request that the server may have stored: the hashes of its readings in order, without units. An empty
+// doubt may be any part of the slot.
 type doubt []uint64
 
-// mostDoubts are kept of a slot. What is forgotten has to wait if the server has stored it.
+// mostDoubts is how many doubts of a slot are kept. If the server has stored a request whose doubt was dropped, the
+// slot has to wait.
 const mostDoubts = 16
 
-// doubtful are how many slots of a device may be at the server without the store's knowledge when a run ends in no order.
+// doubtful is how many slots of a device may be at the server, unknown to the store, after a crash.
 const doubtful = 8
 
 func newDoubt(rs []payload.Reading) doubt {
@@ -67,7 +69,7 @@ func newDoubt(rs []payload.Reading) doubt {
 	return d
 }
 
-// covers reports whether the doubtful request was just this one, or is known to have held its only reading.
+// covers reports whether the doubtful request was this very request, or is known to have contained its only reading.
 func (d doubt) covers(request doubt) bool {
 	if len(request) == 1 {
 		return len(d) == 0 || slices.Contains(d, request[0])
@@ -88,11 +90,11 @@ func (q *queue) inDoubt(s *slot, rs []payload.Reading) bool {
 		!slices.ContainsFunc(doubts, func(d doubt) bool { return d.touches(asked) })
 }
 
-// perhapsSent reports that the slot is in doubt only because a run ended in no order, which may have sent nothing at all.
+// perhapsSent reports that the slot is in doubt only because the last run crashed, and may not have been sent.
 func (q *queue) perhapsSent(s *slot) bool { return q.stamps.doubted(s.stamp) && len(s.doubts) == 0 }
 
-// touches reports whether the server may have stored a part of the request by the doubtful one, and not all of it: it then
-// calls the whole stored.
+// touches reports whether the server may have stored a part of the request, but not all of it, from the doubtful
+// request: it then answers 111 to the whole.
 func (d doubt) touches(request doubt) bool {
 	return len(request) > 1 && !slices.Equal(d, request) && (len(d) == 0 || slices.ContainsFunc(d, func(h uint64) bool { return slices.Contains(request, h) }))
 }
@@ -113,7 +115,7 @@ func (m *memory) empty() bool {
 	return !m.accepted && !m.unexplained && m.aside == 0 && !m.passed && !m.asks && len(m.suspended) == 0 && len(m.suspects) == 0 && len(m.replaced) == 0
 }
 
-// remember encodes the queue's memory and its slots' doubts, nil where there is none.
+// remember encodes the queue's memory and its slots' doubts, or returns nil if there are none.
 func (q *queue) remember() []byte {
 	type doubtOf struct {
 		stamp int64
@@ -165,7 +167,7 @@ func (q *queue) remember() []byte {
 	return e.Seal()
 }
 
-// plain is the memory of a device of which only is known that the server has taken something.
+// plain is the memory of a device of which only accepted is known.
 var plain = string((&queue{memory: memory{accepted: true}}).remember())
 
 func (q *queue) isPlain() bool {
@@ -174,8 +176,8 @@ func (q *queue) isPlain() bool {
 		q.parked() == 0 && q.stamps.newest((*word).doubted) == 0 && !slices.ContainsFunc(q.slots, func(s *slot) bool { return len(s.doubts) > 0 })
 }
 
-// postpone reports that what is known of a queue is stored, or will be with the next slots that come: at the first slots of
-// a hub, each memory alone would write a page of others anew. Delivery.mu is held.
+// postpone reports that a queue's memory is stored, or will be stored with the next new slots. At the first slots of a
+// hub, writing each memory alone would rewrite a page of others. Delivery.mu is held.
 func (d *Delivery) postpone(q *queue) bool {
 	if !q.isPlain() || q.saved != "" && q.saved != plain {
 		return false
@@ -186,7 +188,7 @@ func (d *Delivery) postpone(q *queue) bool {
 	return true
 }
 
-// postponedOps are the operations that store what was postponed.
+// postponedOps returns the operations that store the postponed memories.
 func (d *Delivery) postponedOps() (ops []store.Op, queues []*queue) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -199,7 +201,7 @@ func (d *Delivery) postponedOps() (ops []store.Op, queues []*queue) {
 	return ops, queues
 }
 
-// remembered notes that this is stored. Delivery.mu is held.
+// remembered records that these memories are stored. Delivery.mu is held.
 func (d *Delivery) remembered(queues []*queue) {
 	for _, q := range queues {
 		if q.saved == "" {
@@ -218,7 +220,7 @@ func sortedUnits[V any](units map[unitOf]V) []unitOf {
 	})
 }
 
-// decodeMemory reads what remember has written.
+// decodeMemory reads a value that remember has written.
 func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) {
 	d, err := frame.Open(value, formatVersion)
 	if err != nil {
@@ -244,13 +246,13 @@ func decodeMemory(value []byte) (m memory, doubts map[int64][]doubt, err error) 
 		doubts[stamp] = append(doubts[stamp], one)
 	}
 	if d.Err() == nil && d.Left() > 0 {
-		d.Fail("more than was written")
+		d.Fail("unexpected data at the end")
 	}
 	return m, doubts, d.Err()
 }
 
-// recall gives the queues their memories. What cannot be read is kept apart, and its device believes no 111 until the
-// server has taken something from it.
+// recall restores a queue's memory. A value that cannot be read is kept apart; its device then accepts no 111 as
+// evidence until the server has accepted something from it.
 func (d *Delivery) recall(key string, value []byte) error {
 	q := d.queue(key[len(memoryPrefix):])
 	m, doubts, err := decodeMemory(value)
@@ -281,12 +283,12 @@ func (d *Delivery) recall(key string, value []byte) error {
 	return nil
 }
 
-// sendingKey is in the store from before the first request until the end of all work. Where a start finds it, requests may
-// have been under way when the run before ended.
+// sendingKey is in the store from before the first request until the end of all work. If a start finds it, the run
+// before may have ended with requests in flight.
 const sendingKey = "sending"
 
-// doubtAll casts doubt on the slots of each device that may have been at the server when the last run ended in no order: the
-// oldest, and any of those that were parked; where newer ones came before such as failed often, any.
+// doubtAll marks the slots of each device that may have been at the server when the last run crashed: the oldest ones
+// and all parked ones. All slots are marked if newer ones went before one that had failed often.
 func (d *Delivery) doubtAll(ctx context.Context) error {
 	found, err := d.cfg.Store.Get(ctx, sendingKey)
 	if err != nil || found == nil {
@@ -297,7 +299,7 @@ func (d *Delivery) doubtAll(ctx context.Context) error {
 		n := 0
 		for t, ok := q.stamps.next(everBefore, (*word).queued); ok && (n < doubtful || q.memory.passed); t, ok = q.stamps.next(t+1, (*word).queued) {
 			q.stamps.doubt(t)
-			if !q.memory.asks || !d.mayBeUndecided(ctx, slotID{q.device, t}) { // that one was not at the server, most likely
+			if !q.memory.asks || !d.mayBeUndecided(ctx, slotID{q.device, t}) { // such a slot was most likely not sent
 				n++
 			}
 		}
@@ -305,7 +307,7 @@ func (d *Delivery) doubtAll(ctx context.Context) error {
 	return nil
 }
 
-// mayStart reports that a request may leave: whatever happens then, the next start knows of it. Delivery.mu is held.
+// mayStart reports that a request may be sent: the next start will know of it, whatever happens. Delivery.mu is held.
 func (d *Delivery) mayStart() bool { return d.marked || d.cfg.DryRun }
 
 func (d *Delivery) isMarked() bool {
@@ -314,7 +316,7 @@ func (d *Delivery) isMarked() bool {
 	return d.mayStart()
 }
 
-// marks are the operations that note a run which begins, with what the one before has left in doubt.
+// marks returns the operations that record the start of a run and the doubts that the last run left.
 func (d *Delivery) marks() (ops []store.Op) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -336,7 +338,7 @@ func (d *Delivery) mark() {
 	d.wake.send()
 }
 
-// unmark notes an orderly end: all is known in the store of what was sent. Else it stores what it can.
+// unmark records a clean stop if the store knows the outcome of all that was sent. Otherwise it stores what it can.
 func (d *Delivery) unmark(ctx context.Context) error {
 	if !d.marked {
 		return nil
@@ -347,13 +349,14 @@ func (d *Delivery) unmark(ctx context.Context) error {
 		ops = slices.Concat(ops, leave, d.index.write(ctx, d.cfg.Store, nil, d.done.slots), []store.Op{{Key: sendingKey}})
 	}
 	if err := d.cfg.Store.Batch(ctx, ops...); err != nil {
-		d.cfg.Logger.Warn("the end is not noted in the outbox: the next start takes it for a crash", "error", err)
+		d.cfg.Logger.Warn("cannot record a clean stop in the outbox: the next start treats this stop as a crash", "error", err)
 	}
 	return nil
 }
 
-// asks are the requests for single readings of slots that another sender has reported. A plant asks for all; the standby of a
-// hub would send many times the requests of a hub, and does not: each is paid off for askInterval, and it may owe askBurst.
+// asks limits the requests for single readings of slots that another sender has reported. A plant sends all of them. The
+// standby of a hub would send many times the hub's requests, so it sends those of a random share of its slots: on average
+// one request in askInterval. The requests of one askBurst may be sent in advance.
 type asks struct{ paid time.Time }
 
 const (
@@ -361,17 +364,19 @@ const (
 	askBurst    = spec.SlotLength
 )
 
-func (a *asks) allow(requests int, now time.Time) bool {
-	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst {
+func (a *asks) allow(requests, devices int, now time.Time) bool {
+	cost := time.Duration(requests) * askInterval
+	share := float64(askBurst) / float64(cost) / float64(devices)
+	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst || rand.Float64() >= share {
 		return false
 	}
-	a.paid = a.paid.Add(time.Duration(requests) * askInterval)
+	a.paid = a.paid.Add(cost)
 	return true
 }
 
-// lookup reads the trail for what the server has taken. It takes at most a tenth of the time, since a server that calls all
-// slots of a hub stored would have it read again and again: what it took is paid off ten times as long, and it may owe
-// lookupBurst.
+// lookup finds in the trail what the server has accepted. It may use a tenth of the time, because a server that answers
+// 111 to all slots of a hub would cause endless reading. Each lookup adds a debt of ten times its duration, and the
+// debt may be at most lookupBurst.
 type lookup struct {
 	mu   sync.Mutex
 	paid time.Time
@@ -379,8 +384,9 @@ type lookup struct {
 
 const lookupBurst = 10 * time.Second
 
-// recorded returns which of the readings the trail has as delivered, with the same value; or, of a single one, what the
-// trail has instead; whether it has anything of the slot; or that it is not its turn.
+// recorded returns the readings that the trail has as delivered with the same value. For a single reading it returns
+// the conflicting value, if any. some reports that the trail has any of the slot; unread, that it could not be read
+// now.
 func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Reading, conflict string, some, unread bool) {
 	d.lookup.mu.Lock()
 	defer d.lookup.mu.Unlock()
@@ -390,13 +396,13 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	}
 	found, err := d.cfg.Trail.Delivered(id.device, id.stamp)
 	if err != nil {
-		d.cfg.Logger.Error("cannot read the audit trail, so that a slot which the server calls stored waits", "error", err)
+		d.cfg.Logger.Error("cannot read the audit trail: a slot that the server calls stored has to wait", "error", err)
 	}
 	d.lookup.paid = later(d.lookup.paid, begin).Add(10 * time.Since(begin))
 	for i, r := range audit.Readings(rs) {
 		for _, f := range found {
 			unit := f.Unit
-			f.Unit, f.Samples, f.Range = r.Unit, r.Samples, r.Range // the unit may have been mended since, and history come again
+			f.Unit, f.Samples, f.Range = r.Unit, r.Samples, r.Range // the unit may have been mended since, and replayed history may differ in samples and range
 			if f == r {
 				same = append(same, rs[i])
 			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {

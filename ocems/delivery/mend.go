@@ -11,10 +11,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// A reading waits under the names and in the unit that it was made with. Names are mended before it is sent, by moving what
-// waits under a former one; the unit is mended as it is sent.
+// A reading waits under the names and in the unit that it was made with. Names are mended before sending, by moving the
+// slots that wait under a former name; the unit is mended when the reading is sent.
 
-// current is a reading under the present name of its parameter, and the unit that the configuration has for it, or "".
+// current returns a reading under the current name of its parameter, and the configured unit or "".
 func (t Target) current(r payload.Reading) (now payload.Reading, unit string) {
 	if t.Parameter != nil {
 		r.Parameter, unit = t.Parameter(r.Parameter, r.Diagnostic)
@@ -22,8 +22,8 @@ func (t Target) current(r payload.Reading) (now payload.Reading, unit string) {
 	return r, unit
 }
 
-// mended gives readings the configuration's unit where it is another spelling of theirs, or where the server has refused
-// theirs.
+// mended changes readings to the configured unit if it is another spelling of their unit, or if the server has refused
+// their unit.
 func (t Target) mended(rs []payload.Reading, m *memory) []payload.Reading {
 	mended := rs
 	for i, r := range rs {
@@ -43,7 +43,7 @@ func (m *memory) unitRefused(u unitOf) bool {
 	return m.replaced[u] || s != nil && s.reason == invalidUnit
 }
 
-// mend mends the units of what was read from the outbox. A suspension of what nothing is sent in any more ends.
+// mend mends the units of readings from the outbox. The suspension of a unit in which nothing is sent any more ends.
 func (a *attempt) mend(rs []payload.Reading) []payload.Reading {
 	m := &a.q.memory
 	mended := a.target.mended(rs, m)
@@ -59,7 +59,7 @@ func (a *attempt) mend(rs []payload.Reading) []payload.Reading {
 	return mended
 }
 
-// units says, for the trail, which readings have another unit than they were made with.
+// units returns, for the trail, which readings were made in another unit.
 func (a *attempt) units(rs []payload.Reading) string {
 	if !a.mended {
 		return ""
@@ -74,7 +74,7 @@ func (a *attempt) units(rs []payload.Reading) string {
 	return strings.Join(notes, "; ")
 }
 
-// formerly reports that readings wait under a name that is not the present one.
+// formerly reports that readings wait under a former name.
 func (a *attempt) formerly(rs []payload.Reading) bool {
 	return a.target.DeviceID != a.q.device || slices.ContainsFunc(rs, func(r payload.Reading) bool {
 		now, _ := a.target.current(r)
@@ -82,8 +82,9 @@ func (a *attempt) formerly(rs []payload.Reading) bool {
 	})
 }
 
-// takeOver moves what the queue has under former names to the present ones, each slot in one transaction. What cannot be
-// read stays for an attempt of its own. What the server has said of a former name says nothing of the present one.
+// takeOver moves the queue's slots from former names to the current ones, each slot in one transaction. A slot that
+// cannot be read stays for an attempt of its own. The server's answers about a former name do not apply to the current
+// one.
 func (a *attempt) takeOver() {
 	d := a.d
 	var ids []slotID
@@ -125,11 +126,11 @@ func (a *attempt) takeOver() {
 			return
 		}
 	}
-	d.cfg.Logger.Info("what waits under former names is taken over", "device", a.target.DeviceID, "slots", len(moves), "device_formerly", a.q.device, "parameters_formerly", keys)
+	d.cfg.Logger.Info("moved waiting slots from former names to the current ones", "device", a.target.DeviceID, "slots", len(moves), "device_formerly", a.q.device, "parameters_formerly", keys)
 	a.forget(keys)
 }
 
-// forget takes out of the memory what is about former names.
+// forget removes former names from the memory.
 func (a *attempt) forget(keys map[string]string) {
 	a.d.mu.Lock()
 	defer a.d.mu.Unlock()
@@ -143,7 +144,7 @@ func (a *attempt) forget(keys map[string]string) {
 	maps.DeleteFunc(m.replaced, func(u unitOf, _ bool) bool { return keys[u.parameter] != "" })
 }
 
-// join puts two notes into one.
+// join combines two notes.
 func join(a, b string) string {
 	if a == "" || b == "" {
 		return a + b

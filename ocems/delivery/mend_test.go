@@ -17,11 +17,11 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// mending is a configuration that is mended.
+// mending is a configuration that is corrected.
 type mending struct {
 	mu         sync.Mutex
 	unit       string            // of cod
-	devices    map[string]string // present ids, by former ones
+	devices    map[string]string // current ids by former ones
 	parameters map[string]string
 }
 
@@ -31,7 +31,7 @@ func (n *mending) set(f func(*mending)) {
 	f(n)
 }
 
-// mend has the plant look names up in n.
+// mend makes the plant look names up in n.
 func (n *mending) mend(c *delivery.Config) {
 	noWait(c)
 	before := c.Lookup
@@ -62,7 +62,7 @@ func in(unit string, r payload.Reading) payload.Reading {
 	return r
 }
 
-// details are those of the trail's lines of an outcome.
+// details returns the details of the trail's lines with an outcome.
 func (p *plant) details(o audit.Outcome) (list []string) {
 	p.trailOf(func(e audit.Entry) {
 		if e.Outcome == o {
@@ -101,7 +101,7 @@ func TestMendedUnit(t *testing.T) {
 		})
 	}
 	n := &mending{unit: "mg/L"}
-	run(t, "nothing is known of the refusal", registry, n.mend, func(p *plant) {
+	run(t, "the refusal is not known", registry, n.mend, func(p *plant) {
 		p.put("a", at(15), in("ppm", cod(1)))
 		p.put("a", at(30), in("ppm", cod(2)), bod(2))
 		time.Sleep(time.Minute)
@@ -141,7 +141,7 @@ func TestMendedUnit(t *testing.T) {
 	})
 }
 
-// former fills an outbox under former names, three slots, and one that waits under both names.
+// former fills an outbox with three slots under former names, and one that waits under both names.
 func former(t *testing.T, name string, disk *openStore, f func(p *plant, n *mending)) {
 	n := &mending{}
 	run(t, name, registry, func(c *delivery.Config) { n.mend(c); c.Store = disk }, func(p *plant) {
@@ -160,7 +160,7 @@ func former(t *testing.T, name string, disk *openStore, f func(p *plant, n *mend
 	})
 }
 
-// What waits under both names is one slot; of two values the one of the present name stays.
+// Readings under both names become one slot; of two values, the one under the current name stays.
 var taken = []string{"a/bod@00:15:00=2U", "a/bod@00:30:00=2U", "a/bod@00:45:00=7U", "a/cod@00:15:00=1U", "a/cod@00:30:00=9U", "a/cod@00:45:00=3U"}
 
 func TestFormerly(t *testing.T) {
@@ -171,11 +171,11 @@ func TestFormerly(t *testing.T) {
 		got := p.received()
 		slices.Sort(got)
 		p.want("received", got, taken)
-		// The slot under both names may be sent before it is taken over, or after.
+		// The slot under both names may be sent before or after it is moved.
 		all := p.outcomes()
 		p.want("delivered", all[audit.Delivered], 6)
 		p.want("not sent or not taken", all[audit.Refused]+all[audit.AlreadyStored]+all[audit.Rejected], 2)
-		p.want("log", strings.Contains(p.log.String(), "what waits under former names is taken over\" device=a slots=3"), true)
+		p.want("log", strings.Contains(p.log.String(), "moved waiting slots from former names to the current ones\" device=a slots=3"), true)
 		p.want("log of a device that is not configured", strings.Contains(p.log.String(), "not configured"), false)
 	})
 	former(t, "when the devices are read again", newOpenStore(), func(p *plant, n *mending) {
@@ -185,7 +185,7 @@ func TestFormerly(t *testing.T) {
 		p.start()
 		time.Sleep(time.Minute)
 		p.want("held", p.d.Stats().HeldFor, map[string]int{"not_configured": 1})
-		p.want("log", strings.Contains(p.log.String(), "slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now\" device=gone waiting_slots=3"), true)
+		p.want("log", strings.Contains(p.log.String(), "slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that replaces it\" device=gone waiting_slots=3"), true)
 		n.set(func(n *mending) { n.devices = devices })
 		p.d.Retry()
 		time.Sleep(time.Minute)
@@ -196,7 +196,7 @@ func TestFormerly(t *testing.T) {
 		p.want("outcomes", p.outcomes(), map[audit.Outcome]int{audit.Delivered: 6, audit.AlreadyStored: 1, audit.Rejected: 2})
 	})
 	aged := &mending{}
-	run(t, "it is as old as it was", registry, aged.mend, func(p *plant) {
+	run(t, "a moved slot keeps its age", registry, aged.mend, func(p *plant) {
 		p.net.unplug(true)
 		p.put("gone", at(15), bod(1))
 		time.Sleep(4 * 24 * time.Hour)
@@ -224,7 +224,8 @@ func TestFormerly(t *testing.T) {
 	})
 }
 
-// TestTakenOverWhileWithdrawn has a reading move to its new name between its withdrawal's first try and the one that is stored.
+// TestTakenOverWhileWithdrawn moves a reading to its new name between the first try of its withdrawal and the one that
+// is stored.
 func TestTakenOverWhileWithdrawn(t *testing.T) {
 	disk, n := newOpenStore(), &mending{}
 	run(t, "", registry, func(c *delivery.Config) { n.mend(c); c.Store = disk }, func(p *plant) {
@@ -251,7 +252,7 @@ func TestTakenOverWhileWithdrawn(t *testing.T) {
 	})
 }
 
-// TestKilledWhileTakingOver ends the store's life at each of its writes, before it is on disk or after.
+// TestKilledWhileTakingOver ends the store at each of its writes, before or after it is on disk.
 func TestKilledWhileTakingOver(t *testing.T) {
 	for _, written := range []bool{false, true} {
 		for n := 0; n < 5; n++ {
@@ -277,7 +278,7 @@ func TestKilledWhileTakingOver(t *testing.T) {
 	}
 }
 
-// dyingStore takes so many writes, and perhaps one more of which nobody is told.
+// dyingStore accepts a number of writes, and may carry out one more without reporting success.
 type dyingStore struct {
 	*openStore
 	mu      sync.Mutex

@@ -9,31 +9,32 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// evident is how long the server is without an answer, or a device held, before the trail says so. What is shorter keeps no
-// slot from the board for long, and a server that comes and goes writes no more than two lines in that time.
+// evident is how long an outage lasts before the trail records it. A shorter one does not delay a slot for long, and a
+// server with frequent outages causes at most two lines in this time.
 const evident = 5 * time.Minute
 
-// lookAgain is between two looks at all outages: where a key is wrong, a hub has thousands, each of its own millisecond.
+// lookAgain is the shortest time between two checks of all outages: with one wrong key, a hub has thousands that begin
+// at different milliseconds.
 const lookAgain = time.Second
 
-// outage is a time without an answer of the server, or in which a device is held, for the trail: one line when it is
-// evident, one when it is over.
+// outage is a time in which the server does not answer or a device is held. The trail gets one line when it is evident
+// and one when it is over.
 type outage struct {
 	since          time.Time
 	reason, detail string
-	told           bool // the trail says that it began
+	told           bool // its first line is in the trail
 	over           bool
 	attempts       int
 }
 
-// outages are those that are not over, or not yet in the trail, by device; that of the server is "". Delivery.mu guards them.
+// outages has those that are not over, or not yet in the trail, by device; "" is the server. Delivery.mu guards them.
 type outages struct {
 	by   map[string]*outage
-	due  time.Time // when the next one is evident; zero: none
-	news bool      // something may be for the trail
+	due  time.Time // when the next one becomes evident; zero: none
+	news bool      // there may be lines for the trail
 }
 
-// outageBegins notes one. It goes on where the trail has not been told of its end. Delivery.mu is held.
+// outageBegins adds an outage, or continues one whose end is not yet in the trail. Delivery.mu is held.
 func (d *Delivery) outageBegins(device string, since time.Time, reason, detail string) {
 	if d.cfg.Trail == nil || d.cfg.DryRun {
 		return
@@ -50,21 +51,21 @@ func (d *Delivery) outageBegins(device string, since time.Time, reason, detail s
 	d.wake.send()
 }
 
-// see has them looked at again at a time, at the latest.
+// see schedules a check of all outages no later than at.
 func (s *outages) see(at time.Time) {
 	if s.due.IsZero() || at.Before(s.due) {
 		s.due = at
 	}
 }
 
-// outageGoesOn counts an attempt in it. Delivery.mu is held.
+// outageGoesOn counts attempts in an outage. Delivery.mu is held.
 func (d *Delivery) outageGoesOn(device string, attempts int) {
 	if o := d.outages.by[device]; o != nil {
 		o.attempts += attempts
 	}
 }
 
-// outageEnds notes that one is over. Delivery.mu is held.
+// outageEnds ends an outage. Delivery.mu is held.
 func (d *Delivery) outageEnds(device string) {
 	o := d.outages.by[device]
 	switch {
@@ -77,7 +78,7 @@ func (d *Delivery) outageEnds(device string) {
 	}
 }
 
-// checkOutages has the writer tell of those that have become evident, and says when to see again.
+// checkOutages makes the writer record outages that have become evident, and returns the time until the next check.
 func (d *Delivery) checkOutages() (wait time.Duration) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -102,7 +103,7 @@ func (d *Delivery) checkOutages() (wait time.Duration) {
 	return s.due.Sub(now)
 }
 
-// tellOutages writes the lines of outages. What cannot be written is tried again, and nothing waits for it.
+// tellOutages writes the lines of outages. A failed write is tried again, and nothing waits for it.
 func (d *Delivery) tellOutages() {
 	entries, undo := d.outageLines()
 	if len(entries) > 0 && d.cfg.Trail.Append(entries...) != nil {
@@ -110,7 +111,7 @@ func (d *Delivery) tellOutages() {
 	}
 }
 
-// outageLines are what the trail is to say. undo is for the case that it cannot be written.
+// outageLines returns the lines for the trail. undo restores the outages if the write fails.
 func (d *Delivery) outageLines() (entries []audit.Entry, undo func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -140,7 +141,7 @@ func (d *Delivery) outageLines() (entries []audit.Entry, undo func()) {
 			}
 		}
 		for device, o := range over {
-			o.over = d.outages.by[device] == nil // else it goes on
+			o.over = d.outages.by[device] == nil // else a new one has begun: continue it
 			d.outages.by[device] = o
 		}
 		d.outages.see(time.Now().Add(lastRewrite))

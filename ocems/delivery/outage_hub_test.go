@@ -9,7 +9,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// Where a hub's key is refused, thousands of devices are held within seconds. Each look sees all of them.
+// If a hub's key is refused, thousands of devices are held within seconds. One check covers all outages, so few checks
+// are needed.
 func TestOutagesOfAHub(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d := &Delivery{wake: make(signal, 1), noted: make(signal, 1)}

@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
-// outages are the lines of the trail that tell of outages, by the minute.
+// outages returns the trail's lines about outages, with times in minutes.
 func (p *plant) outages() (lines []string) {
 	p.t.Helper()
 	f, err := os.Open(p.trail)
@@ -46,7 +46,7 @@ func (p *plant) outages() (lines []string) {
 	return lines
 }
 
-// The trail has when the server did not answer and when a device was held, once it has lasted for 5 minutes.
+// The trail records when the server did not answer and when a device was held, if it lasted for 5 minutes.
 func TestOutagesAreInTheTrail(t *testing.T) {
 	unregistered := func(d time.Duration) func(p *plant) {
 		return func(p *plant) {
@@ -81,7 +81,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 		{"no answer for a while", nil, unplugged(4 * time.Minute), nil},
 		{"the device is refused", nil, unregistered(3 * time.Hour), []string{"01:05 held since 01:00 of a, status 102", "04:.. released since 01:00 of a, attempts, status 102"}},
 		{"the device is refused once", nil, unregistered(time.Second), []string{"01:05 held since 01:00 of a, status 102", "01:10 released since 01:00 of a, attempts, status 102"}},
-		{"it is not configured, and expires", nil, func(p *plant) {
+		{"a device that is not configured, until its slots expire", nil, func(p *plant) {
 			p.put("gone", at(15), cod(1))
 			time.Sleep(8 * 24 * time.Hour)
 		}, []string{"01:05 held since 01:00 of gone, not_configured", "..:.. released since 01:00 of gone, not_configured"}},
@@ -92,7 +92,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 			time.Sleep(time.Hour)
 		}, nil},
 		{"no trail", func(cfg *delivery.Config) { cfg.Trail = nil }, unplugged(time.Hour), nil},
-		{"over three lives", nil, func(p *plant) {
+		{"over three runs", nil, func(p *plant) {
 			p.net.unplug(true)
 			p.put("a", at(15), cod(1))
 			time.Sleep(time.Hour)
@@ -114,7 +114,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 				p.t.Fatal(err)
 			}
 			time.Sleep(time.Hour)
-			p.put("b", at(15), so2(1)) // does not wait for it
+			p.put("b", at(15), so2(1)) // does not wait for the trail
 			if err := os.RemoveAll(p.trail + ".anew"); err != nil {
 				p.t.Fatal(err)
 			}
@@ -143,7 +143,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 	}
 }
 
-// matches compares two texts, of which a dot in the first stands for any letter.
+// matches compares two texts; a dot in the first stands for any character.
 func matches(pattern, text string) bool {
 	if len(pattern) != len(text) {
 		return false
@@ -156,16 +156,16 @@ func matches(pattern, text string) bool {
 	return true
 }
 
-// away unplugs the server, with the connections that it has.
+// away disconnects the server and closes its connections.
 func (p *plant) away(off bool) {
 	p.net.unplug(off)
 	p.client.CloseIdleConnections()
 }
 
-const hours = 6 // of a server that comes and goes
+const hours = 6 // duration of the flapping
 
-// flap has the server there and away by turns, while devices report. Each time that it is there it refuses one
-// of them first.
+// flap makes the server reachable and unreachable alternately, while devices report. Each time it is reachable, it
+// first refuses one of them.
 func (p *plant) flap(each time.Duration) {
 	begun := time.Now()
 	asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
@@ -187,7 +187,7 @@ func (p *plant) flap(each time.Duration) {
 	p.want("seen", strings.Contains(p.log.String(), "the server does not answer") && strings.Contains(p.log.String(), "the server refuses the device"), true)
 }
 
-// However often the server or a device comes and goes, its lines are few.
+// However often a server or device goes down and recovers, the trail gets few lines.
 func TestOutagesAreFew(t *testing.T) {
 	for _, c := range []struct {
 		each  time.Duration
@@ -198,7 +198,7 @@ func TestOutagesAreFew(t *testing.T) {
 			cfg.MaxBackoff.Duration, cfg.InitialBackoff.Duration, cfg.HoldInterval.Duration = 5*time.Second, 5*time.Second, 5*time.Second
 		}, func(p *plant) {
 			p.flap(c.each)
-			most := 2 * 2 * int(hours*time.Hour/(5*time.Minute)) // of the server, and of the one device
+			most := 2 * 2 * int(hours*time.Hour/(5*time.Minute)) // for the server and for the one device
 			if c.each < 5*time.Minute {
 				most = 0
 			}

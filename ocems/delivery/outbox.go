@@ -12,7 +12,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// slotID names one slot in the outbox: a device and a stamp in milliseconds since the Unix epoch.
+// slotID identifies a slot in the outbox: a device and a stamp in milliseconds since the Unix epoch.
 type slotID struct {
 	device string
 	stamp  int64
@@ -20,12 +20,12 @@ type slotID struct {
 
 func (id slotID) time() time.Time { return time.UnixMilli(id.stamp) }
 
-// prefix begins the keys of the outbox. One value holds the waiting readings of one slot.
+// prefix begins the keys of the outbox. One value has the waiting readings of one slot.
 const prefix = "outbox/"
 
 const (
 	stampSize = 8
-	signBit   = 1 << 63 // flipped, so that the order of the bytes is the order of the stamps
+	signBit   = 1 << 63 // flipped, so that byte order is stamp order
 )
 
 func (id slotID) key() string {
@@ -43,7 +43,7 @@ func parseKey(key string) (id slotID, ok bool) {
 	return slotID{rest[stampSize+1:], int64(stamp)}, true
 }
 
-// damagedKey is where the damaged value of a key is kept, so that nothing of it is ever deleted.
+// damagedKey is the key under which a damaged value is kept, so that it is never deleted.
 func damagedKey(key string, at time.Time) string {
 	name := strconv.Quote(key)
 	if id, ok := parseKey(key); ok {
@@ -52,10 +52,10 @@ func damagedKey(key string, at time.Time) string {
 	return "damaged/" + name + "/" + at.UTC().Format("20060102T150405.000000000")
 }
 
-// formatVersion is that of a slot's value, see [frame].
+// formatVersion is the version of a slot's value, see [frame].
 const formatVersion = 4
 
-// encodeReadings writes a slot's value. made is the running time at which the slot was made.
+// encodeReadings encodes a slot's value. made is the running time at which the slot was made.
 func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
 	e := frame.Sized(formatVersion, 16+64*len(rs))
 	e.Uint(uint64(max(made, 0) / time.Second))
@@ -78,7 +78,7 @@ func encodeReadings(made time.Duration, rs []payload.Reading) []byte {
 	return e.Seal()
 }
 
-// decodeReadings reads a slot's value. Without an error there is at least one reading, and each of them can be sent.
+// decodeReadings decodes a slot's value. Without an error there is at least one reading, and each can be sent.
 func decodeReadings(value []byte, stamp int64) (rs []payload.Reading, made time.Duration, err error) {
 	d, err := frame.Open(value, formatVersion)
 	if err != nil {
@@ -91,7 +91,7 @@ func decodeReadings(value []byte, stamp int64) (rs []payload.Reading, made time.
 		if d.Bool() {
 			r.Min, r.Max = d.Float(), d.Float()
 		}
-		if d.Err() != nil || r.Check() != nil || !(r.Max-r.Min >= 0 && r.Max-r.Min <= math.MaxFloat64) { // nothing was stored that could not be sent
+		if d.Err() != nil || r.Check() != nil || !(r.Max-r.Min >= 0 && r.Max-r.Min <= math.MaxFloat64) { // only readings that can be sent are ever stored
 			return nil, 0, frame.ErrDamaged
 		}
 		rs = append(rs, r)

@@ -11,7 +11,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// state is what a queue is doing about its slots.
+// state is what a queue currently does with its slots.
 type state int
 
 const (
@@ -26,13 +26,13 @@ const (
 type condition struct {
 	state    state
 	failures int       // since the last success
-	until    time.Time // no attempt before
-	reason   string    // one of HoldReasons, where held
+	until    time.Time // no attempt before this time
+	reason   string    // one of HoldReasons, if held
 	detail   string    // what the server answered
 }
 
-// after is the condition that follows from a decision. Only an answer about the readings ends that a device is held: one of
-// another kind says nothing about its registration.
+// after returns the condition that follows from a decision. Only an answer about the readings ends the state held:
+// other answers say nothing about the registration.
 func (c condition) after(d decision, a answer, now time.Time) condition {
 	next := condition{state: d.state, failures: c.failures, until: now.Add(d.pause), detail: a.detail}
 	switch {
@@ -52,50 +52,50 @@ func (c condition) after(d decision, a answer, now time.Time) condition {
 	return next
 }
 
-// queue holds what waits for one device. Delivery.mu guards it, but for what only its one attempt touches: memory, except
-// for its reason and detail, and search.
+// queue has the waiting slots of one device. Delivery.mu guards it, except search and memory, which only the queue's one
+// attempt uses. The reason and detail of memory are guarded too.
 type queue struct {
 	device      string
 	stamps      stamps  // of its slots
-	slots       []*slot // those that have more to tell, oldest first
+	slots       []*slot // slots with details beside their stamp and status, oldest first
 	asked       map[string]*asked
-	trying      *slot // by the attempt that is under way
+	trying      *slot // slot of the attempt in progress
 	condition   condition
-	parkedUntil time.Time // no attempt of what is parked before
-	parkedTried int64     // stamp of the one that was tried last
+	parkedUntil time.Time // no attempt of parked slots before this time
+	parkedTried int64     // stamp of the parked slot that was tried last
 	memory      memory
-	saved       string // the memory as it is in the store
-	trouble     string // as it was told
-	heldFor     string // the reason of it, as it is counted
+	saved       string // the memory as stored
+	trouble     string // trouble as last reported
+	heldFor     string // reason of the trouble as last counted
 	search      search
 	standing    standing
-	delay       time.Duration // from a slot's stamp to its first attempt, at the least
-	answered    time.Time     // the last answer, zero before the first
+	delay       time.Duration // shortest time from a slot's stamp to its first attempt
+	answered    time.Time     // time of the last answer, zero before the first
 	tried       time.Time     // end of the last attempt
-	delivered   int           // requests, in this run
+	delivered   int           // delivered requests in this run
 	leaving     int           // slots whose outcome is not on disk yet
 	due         time.Time
-	in          *byDue // of the schedule, nil outside
-	index       int    // in it
+	in          *byDue // the heap of the schedule that it is in, or nil
+	index       int    // position in that heap
 }
 
-// search counts the requests by which a refused parameter is looked for, in one hold interval.
+// search counts the requests that look for a refused parameter in one hold interval.
 type search struct {
 	until    time.Time
 	requests int
 }
 
-// slot is what a queue knows of one of its slots beside its stamp and its status.
+// slot is what a queue knows of a slot beside its stamp and status.
 type slot struct {
 	stamp    int64
-	ready    time.Time // its parameters are complete
-	leaving  bool      // its outcome is on the way to the disk
-	version  int       // counts what was added while somebody looks
-	held     *content  // what it holds, while it is in memory too
-	failures int       // answered, without success
-	before   int       // queue.delivered at the first of them
-	refusal  answer    // why it was parked, if the server said so
-	taken    bool      // the server has called something of it delivered
+	ready    time.Time // when its parameters are complete
+	leaving  bool      // its outcome is being written
+	version  int       // counts additions, so that an attempt detects them
+	held     *content  // its content, while in memory
+	failures int       // answered attempts without success
+	before   int       // queue.delivered at the first failure
+	refusal  answer    // answer that caused parking, if the server gave one
+	taken    bool      // the server has accepted a part of it
 	foreign  bool      // the server had it before anything of it was sent
 	doubts   []doubt
 }
@@ -104,9 +104,9 @@ type slotStatus int
 
 const (
 	queued    slotStatus = iota
-	parked               // what is left of it is refused for now: tried slowly, apart from the others
+	parked               // the rest of the slot is refused for now: tried slowly, apart from others
 	shown                // by a dry run: never sent
-	undecided            // what is left of it waits for a person
+	undecided            // the rest of the slot waits for a person's decision
 )
 
 func newQueue(device string) *queue {
@@ -119,7 +119,7 @@ func (q *queue) place(stamp int64) (int, bool) {
 	return slices.BinarySearchFunc(q.slots, stamp, func(s *slot, t int64) int { return cmp.Compare(s.stamp, t) })
 }
 
-// find returns what is known of a slot, or nil.
+// find returns the details of a slot, or nil.
 func (q *queue) find(stamp int64) *slot {
 	if i, found := q.place(stamp); found {
 		return q.slots[i]
@@ -127,7 +127,7 @@ func (q *queue) find(stamp int64) *slot {
 	return nil
 }
 
-// slot is what is known of a waiting slot, to which more may be added.
+// slot returns the details of a waiting slot, to which more may be added.
 func (q *queue) slot(stamp int64) *slot {
 	i, found := q.place(stamp)
 	if !found {
@@ -136,7 +136,7 @@ func (q *queue) slot(stamp int64) *slot {
 	return q.slots[i]
 }
 
-// tidy forgets the slots of which nothing more is known than that they wait.
+// tidy drops the slots that have no details.
 func (q *queue) tidy(now time.Time) {
 	q.slots = slices.DeleteFunc(q.slots, func(s *slot) bool {
 		return s != q.trying && !s.leaving && s.held == nil && s.failures == 0 && s.refusal == (answer{}) && len(s.doubts) == 0 && !s.ready.After(now)
@@ -146,7 +146,7 @@ func (q *queue) tidy(now time.Time) {
 	}
 }
 
-// has reports that a slot is the one that waits, and not one of before with its stamp.
+// has reports whether s is still the waiting slot of its stamp.
 func (q *queue) has(s *slot) bool { return q.find(s.stamp) == s }
 
 // remove takes a slot out. It reports whether it was there.
@@ -166,7 +166,7 @@ func (q *queue) set(s *slot, status slotStatus) {
 	}
 }
 
-// leave notes that the outcome of all of a slot is on the way to the disk.
+// leave records that the outcome of the whole slot is being written.
 func (q *queue) leave(s *slot) {
 	if q.has(s) {
 		s.leaving = true
@@ -174,8 +174,8 @@ func (q *queue) leave(s *slot) {
 	}
 }
 
-// rest notes that the outcome of a slot is on disk, and that something was added to it meanwhile: of that, nothing was sent
-// before, where the outcome was that of all else.
+// rest records that an outcome is on disk while readings were added to the slot: if the outcome was about all others,
+// nothing of the added ones was sent.
 func (q *queue) rest(s *slot) {
 	if s.leaving {
 		s.doubts = nil
@@ -184,7 +184,7 @@ func (q *queue) rest(s *slot) {
 	q.stay(s)
 }
 
-// stay notes that the outcome is on disk.
+// stay records that the outcome is on disk.
 func (q *queue) stay(s *slot) {
 	if s.leaving {
 		s.leaving = false
@@ -192,9 +192,8 @@ func (q *queue) stay(s *slot) {
 	}
 }
 
-// pick returns the slot to try next and when: the oldest that is queued, where none failed often, or of the parked ones the
-// one that has waited longest since its last try, or is too old, when its time is nearer. It returns false when none is to
-// be sent.
+// pick returns the slot to try next and when. This is the oldest queued slot, unless it failed often; or a parked slot
+// if its time comes earlier: the one tried longest ago, or one that is too old. It returns false if there is none.
 func (q *queue) pick() (stamp int64, due time.Time, ok bool) {
 	if q.leaving >= doubtful || q.stamps.n == 0 {
 		return 0, time.Time{}, false
@@ -208,7 +207,7 @@ func (q *queue) pick() (stamp int64, due time.Time, ok bool) {
 }
 
 func (q *queue) pickQueued() (stamp int64, due time.Time, ok bool) {
-	often := 0 // the one picked has failed
+	often := 0 // how often the picked slot has failed, in units of maxSlotFailures
 	for t, more := q.stamps.next(everBefore, (*word).queued); more; t, more = q.stamps.next(t+1, (*word).queued) {
 		var ready time.Time
 		failed := 0
@@ -254,7 +253,7 @@ func (q *queue) nextParked(from, to int64) (stamp int64, ok bool) {
 	return stamp, ok && stamp <= to
 }
 
-// passesOver reports that newer slots come before one that failed often.
+// passesOver reports that newer slots go before one that failed often.
 func (q *queue) passesOver() bool {
 	return slices.ContainsFunc(q.slots, func(s *slot) bool { return s.failures >= maxSlotFailures })
 }
@@ -264,7 +263,7 @@ func (q *queue) isLeaving(stamp int64) bool {
 	return s != nil && s.leaving
 }
 
-// park keeps a slot apart and says when it is tried again, at the latest.
+// park parks a slot and schedules its next try within the interval.
 func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
 	q.set(s, parked)
 	if !q.parkedUntil.After(now) {
@@ -272,7 +271,7 @@ func (q *queue) park(s *slot, now time.Time, interval time.Duration) {
 	}
 }
 
-// unpark brings all parked slots back, since the server takes what it refused.
+// unpark queues all parked slots again, because the server accepts what it refused before.
 func (q *queue) unpark() {
 	for _, s := range q.slots {
 		s.failures = 0
@@ -283,7 +282,7 @@ func (q *queue) unpark() {
 	})
 }
 
-// retryPerhapsSent brings back the slots that waited for the first that the server calls delivered.
+// retryPerhapsSent queues again the slots that waited for the device's first accepted slot.
 func (q *queue) retryPerhapsSent() {
 	for _, s := range q.slots {
 		if status, _ := q.stamps.status(s.stamp); status == parked && q.perhapsSent(s) && s.refusal.verdict == stored {
@@ -299,7 +298,7 @@ func (q *queue) alone() bool {
 	return n == 1
 }
 
-// parked returns the stamp of the newest slot that is parked, or 0.
+// parked returns the stamp of the newest parked slot, or 0.
 func (q *queue) parked() int64 { return q.stamps.newest((*word).parked) }
 
 // foreign counts the slots that the server had before anything of them was sent.
@@ -312,7 +311,7 @@ func (q *queue) foreign() (n int) {
 	return n
 }
 
-// waitsFor is why a person must look at the device, or "".
+// waitsFor returns why a person must look at the device, or "".
 func (q *queue) waitsFor() (reason, detail string) {
 	if q.condition.state == held {
 		return q.condition.reason, q.condition.detail
@@ -320,7 +319,7 @@ func (q *queue) waitsFor() (reason, detail string) {
 	return q.memory.reason, q.memory.detail
 }
 
-// retryAt has the next attempt at that time, whatever the queue waits for.
+// retryAt sets the time of the next attempt, whatever the queue waits for.
 func (q *queue) retryAt(at time.Time) { q.condition.until, q.parkedUntil = at, at }
 
 func byDevice(q *queue, device string) int { return strings.Compare(q.device, device) }

@@ -7,30 +7,30 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// The server counts as unreachable once so many devices that were answered before get no answer, and nobody was answered
-// since the first of them asked; or after a minute without an answer, when no device is left that was answered lately,
-// since a plant with one device has no others.
+// The server counts as unreachable once unreachableDevices devices that were answered before get no answer, and no
+// device was answered since the first of them sent. A plant with one device has no others: it is enough that for a
+// minute no request was answered, if no device is left that was answered lately.
 const (
 	unreachableDevices = 8
 	unreachableAfter   = time.Minute
-	lately             = spec.SlotLength + 5*time.Minute // a device that is well reports once a slot
+	lately             = spec.SlotLength + 5*time.Minute // a healthy device reports once a slot
 )
 
-// reachability tells from the answers, and from the requests without one, whether the server can be reached.
+// reachability derives from answers and unanswered requests whether the server is reachable.
 type reachability struct {
-	answeredAt  time.Time       // the last answer
-	since       time.Time       // the first request after it that got no answer; zero: none
-	devices     map[string]bool // whose silence counts, at most unreachableDevices
-	attempts    int             // such requests
-	reason      string          // of the last one before it counted as unreachable
+	answeredAt  time.Time       // time of the last answer
+	since       time.Time       // first unanswered request after it; zero: none
+	devices     map[string]bool // devices without an answer that count, at most unreachableDevices
+	attempts    int             // unanswered requests
+	reason      string          // of the last failure before the server counted as unreachable
 	unreachable bool
 }
 
-// failed notes that a request which was sent at sent got no answer. before says whether the device's last request was
-// answered. One of which that is not known says nothing about the server, while others were answered lately. It reports
-// whether the server now counts as unreachable and did not before.
+// failed records a request, sent at sent, without an answer. before says whether the device's last request was
+// answered. If that is not known, the failure does not count while other devices were answered lately. It reports
+// whether the server becomes unreachable.
 func (r *reachability) failed(device string, before bool, reason string, sent time.Time) (changed bool) {
-	if sent.Before(r.answeredAt) { // somebody was answered meanwhile: the server is there
+	if sent.Before(r.answeredAt) { // another device was answered meanwhile: the server is reachable
 		return false
 	}
 	if r.attempts++; r.unreachable {
@@ -50,15 +50,15 @@ func (r *reachability) failed(device string, before bool, reason string, sent ti
 	return r.unreachable
 }
 
-// answered notes an answer. It reports whether the server counted as unreachable before it.
+// answered records an answer. It reports whether the server was unreachable before.
 func (r *reachability) answered(now time.Time) (recovered bool) {
 	recovered = r.unreachable
 	*r = reachability{answeredAt: now}
 	return recovered
 }
 
-// check notes the time. others says whether a device is left that was answered lately and is not silent: it may be
-// answered when it asks again. wait is when to check again; 0: not before the next attempt.
+// check applies the passing of time. others says whether a device is left that was answered lately and does not fail
+// now: its next request may be answered. wait is the time until the next check; 0: not before the next attempt.
 func (r *reachability) check(now time.Time, others func() bool) (wait time.Duration, changed bool) {
 	if r.since.IsZero() || r.unreachable {
 		return 0, false
@@ -73,20 +73,20 @@ func (r *reachability) check(now time.Time, others func() bool) (wait time.Durat
 	return 0, true
 }
 
-// A request that is without an answer for so long no longer counts against max_concurrency. It goes on: the board took
-// 13.5 s once, just after a slot boundary, and answered.
+// A request that waits longer for its answer no longer counts against max_concurrency. It continues: the board once
+// answered after 13.5 s, just after a slot boundary.
 const (
 	minPatience   = time.Second
 	maxPatience   = 15 * time.Second
-	patienceTimes = 4                      // the usual latency
-	firstLatency  = 500 * time.Millisecond // the usual one before any answer
+	patienceTimes = 4                      // times the usual latency
+	firstLatency  = 500 * time.Millisecond // the usual latency before any answer
 )
 
-// latency is how long the last answers took.
+// latency has the durations of the last answers.
 type latency struct {
 	took  [32]time.Duration
-	n     int           // answers noted
-	usual time.Duration // their median, as it was a few answers ago
+	n     int           // answers recorded
+	usual time.Duration // their median, updated every few answers
 }
 
 func (l *latency) note(took time.Duration) {
@@ -99,7 +99,7 @@ func (l *latency) note(took time.Duration) {
 	}
 }
 
-// patience follows the median, so that some slow devices do not change it.
+// patience depends on the median, so that a few slow devices do not change it.
 func (l *latency) patience() time.Duration {
 	usual := l.usual
 	if l.n == 0 {

@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/delivery"
 )
 
-// health is what the host was told of the health, and when.
+// health records the health that was reported to the host, and when.
 type health struct {
 	mu   sync.Mutex
 	text []string
@@ -40,9 +40,9 @@ func TestUnreachableServerIsReported(t *testing.T) {
 	for _, c := range []struct {
 		name          string
 		devices       int
-		fault         string // "" pulls the plug
+		fault         string // "": disconnect the network
 		broken        time.Duration
-		from, to      time.Duration // when it is told after the first attempt; 0, 0: never
+		from, to      time.Duration // when it is reported after the first attempt; 0, 0: never
 		reason, again string
 	}{
 		{"one device", 1, "", time.Hour, time.Minute, 61 * time.Second, "connection refused", "well"},
@@ -110,7 +110,7 @@ func TestUnreachableServerIsReported(t *testing.T) {
 	}
 }
 
-// A device that alone gets no answer, for hours, delays no other.
+// A single device without answers, even for hours, delays no other device.
 func TestDeviceWithoutAnswersDelaysNoOther(t *testing.T) {
 	run(t, "", registry, noWait, func(p *plant) {
 		asked := p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
@@ -123,12 +123,12 @@ func TestDeviceWithoutAnswersDelaysNoOther(t *testing.T) {
 		})
 		p.put("a", at(15), cod(1))
 		time.Sleep(3 * time.Hour)
-		for i := range 60 { // whatever a is at
+		for i := range 60 { // in every state of device a
 			begun := time.Now()
 			p.put("b", at(15*i), so2(1))
 			time.Sleep(3 * time.Second)
 			times := asked()["b"]
-			if len(times) != i+1 || times[i].Sub(begun) > 2*time.Second { // while the first request of a after a while keeps its place
+			if len(times) != i+1 || times[i].Sub(begun) > 2*time.Second { // until patience has passed, the first request of a keeps its place
 				t.Fatalf("b waits for a: %d of %d requests", len(times), i+1)
 			}
 			time.Sleep(7 * time.Second)
@@ -139,7 +139,7 @@ func TestDeviceWithoutAnswersDelaysNoOther(t *testing.T) {
 	})
 }
 
-// When many devices find no server, one at a time asks for the others, and the first answer brings them all back.
+// If many devices cannot reach the server, one at a time probes for all, and the first answer starts all queues again.
 func TestOneQueueAsksForTheOthers(t *testing.T) {
 	var all strings.Builder
 	all.WriteString("stations:\n")
@@ -209,7 +209,7 @@ func TestFirstAnswerWakesTheOthers(t *testing.T) {
 	})
 }
 
-// Thousands of held devices are told in one short text.
+// Thousands of held devices are reported in one short text.
 func TestHealthNamesFewDevices(t *testing.T) {
 	h := &health{}
 	run(t, "", registry, func(cfg *delivery.Config) {
@@ -223,7 +223,7 @@ func TestHealthNamesFewDevices(t *testing.T) {
 		texts, _ := h.all()
 		last := texts[len(texts)-1]
 		p.want("named", strings.Count(last, "is held"), 10)
-		p.want("text", strings.HasPrefix(last, `device "gone-00" is held (waiting slots: 1): it is not configured: put it back`) && strings.HasSuffix(last, "other devices in trouble: 15"), true)
+		p.want("text", strings.HasPrefix(last, `device "gone-00" is held (waiting slots: 1): the device is not configured: put it back`) && strings.HasSuffix(last, "other devices in trouble: 15"), true)
 		time.Sleep(9 * 24 * time.Hour) // until all has expired
 		texts, _ = h.all()
 		p.want("at the end", texts[len(texts)-1], "well")

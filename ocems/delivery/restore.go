@@ -12,14 +12,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// repair is what the writer does, with its next transaction, about a key whose value is damaged or missing.
+// repair is what the writer's next transaction does about a damaged or missing value.
 type repair struct {
 	key     string
 	entries []audit.Entry // not yet in the trail
 	ops     []store.Op
 }
 
-// restore finds what waits. It writes nothing, so that another version's state stays as it is.
+// restore finds the waiting slots. It writes nothing, so that the state of another version stays unchanged.
 func (d *Delivery) restore(ctx context.Context) error {
 	var err error
 	d.done, err = readDone(ctx, d.cfg.Store, func(key string, value []byte) { d.keep(key, slotID{}, slices.Clone(value)) })
@@ -53,7 +53,7 @@ func (d *Delivery) restore(ctx context.Context) error {
 		d.reschedule(q)
 	}
 	if text := d.trouble(); text != "" {
-		d.cfg.Logger.Warn("slots wait apart since before the start: " + text)
+		d.cfg.Logger.Warn("slots have waited apart since before the start: " + text)
 	}
 	return err
 }
@@ -70,11 +70,11 @@ func parseValue(key string, value []byte) (id slotID, err error) {
 	return id, nil
 }
 
-// keep has the writer move a damaged value to a key under which nothing overwrites it; nil is a value that is missing.
-// The log names the key and never the content.
+// keep makes the writer move a damaged value to a key that is never overwritten; value is nil if it is missing. The log
+// names the key and never the content.
 func (d *Delivery) keep(key string, id slotID, value []byte) {
 	if slices.ContainsFunc(d.repairs, func(r repair) bool { return r.key == key }) {
-		return // found again, since the transaction that was to keep it has failed
+		return // found again, because the transaction that should keep it failed
 	}
 	r, detail := repair{key: key}, "the slot is missing in the outbox"
 	if value != nil {
@@ -84,5 +84,5 @@ func (d *Delivery) keep(key string, id slotID, value []byte) {
 	}
 	r.entries = []audit.Entry{{Outcome: audit.Recovered, Device: id.device, Stamp: id.stamp, Detail: detail}}
 	d.repairs = append(d.repairs, r)
-	d.cfg.Logger.Error("a slot of the outbox cannot be read: the rest goes on", "device", id.device, "slot", spec.ISTString(id.time()), "reason", detail)
+	d.cfg.Logger.Error("cannot read a slot of the outbox: the other slots are not affected", "device", id.device, "slot", spec.ISTString(id.time()), "reason", detail)
 }

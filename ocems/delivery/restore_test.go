@@ -22,12 +22,12 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// openStore is a store that a test can look into, damage, and fill up.
+// openStore is a store that a test can read, damage, and fill up.
 type openStore struct {
 	mu sync.Mutex
 	*store.Memory
 	full bool
-	bad  string // a key on a bad sector
+	bad  string // a key whose reads fail
 }
 
 func newOpenStore() *openStore { return &openStore{Memory: store.NewMemory()} }
@@ -75,13 +75,13 @@ func (s *openStore) copy() map[string][]byte {
 	return out
 }
 
-// keys returns the keys with a prefix, in order.
+// keys returns the keys with a prefix in order.
 func (s *openStore) keys(prefix string) (out []string) {
 	_ = s.Range(context.Background(), prefix, func(key string, _ []byte) error {
 		out = append(out, key)
 		return nil
 	})
-	return slices.DeleteFunc(out, func(key string) bool { return key == "sending" }) // but for the mark of a run
+	return slices.DeleteFunc(out, func(key string) bool { return key == "sending" }) // without the key that marks a run
 }
 
 func (s *openStore) drop(prefix string) {
@@ -95,7 +95,7 @@ func (s *openStore) slots(device string) []string {
 	return slices.DeleteFunc(s.keys("outbox/"), func(key string) bool { return !strings.HasSuffix(key, "/"+device) })
 }
 
-// kept fills an outbox with three slots of device a and two of b, stops it, and lets damage do its work.
+// kept fills an outbox with three slots of device a and two of b, stops it, and damages the store.
 func kept(t *testing.T, name string, f func(*plant, *openStore)) {
 	s := newOpenStore()
 	run(t, name, registry, func(c *delivery.Config) { c.Store = s }, func(p *plant) {
@@ -112,7 +112,7 @@ func kept(t *testing.T, name string, f func(*plant, *openStore)) {
 	})
 }
 
-// recovered counts the notes of damage in the trail.
+// recovered counts the Recovered entries in the trail.
 func (p *plant) recovered() (n int) {
 	p.t.Helper()
 	p.trailOf(func(e audit.Entry) {
@@ -193,7 +193,7 @@ func (p *plant) trailOf(visit func(audit.Entry)) {
 	}
 }
 
-// Whatever byte of the store changes: the start goes on, and no slot is lost but the one that was hit.
+// For any altered byte of the store, the start continues, and only the slot with that byte is lost.
 func TestEveryAlteredByteOfTheStore(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		before := s.copy()
@@ -205,7 +205,7 @@ func TestEveryAlteredByteOfTheStore(t *testing.T) {
 					s.set(key, damaged)
 					waiting, kept := 5, 0
 					if !strings.HasPrefix(key, "index/") {
-						s.drop("index/") // so that all is read
+						s.drop("index/") // so that all values are read
 						waiting, kept = 4, 1
 					}
 					p.log.Reset()
@@ -225,11 +225,11 @@ func TestEveryAlteredByteOfTheStore(t *testing.T) {
 	})
 }
 
-// What was damaged while the outbox ran neither stops other readings nor comes back.
+// Damage while the outbox runs does not stop other readings, and is reported once.
 func TestDamageInTheRunningStore(t *testing.T) {
 	kept(t, "", func(p *plant, s *openStore) {
 		p.start()
-		synctest.Wait() // the oldest was tried
+		synctest.Wait() // the oldest slot was tried
 		keys := s.slots("a")
 		s.set(keys[0], []byte("garbage"))
 		s.set(keys[2], []byte("garbage"))
@@ -251,7 +251,7 @@ func TestDamageInTheRunningStore(t *testing.T) {
 		p.want("kept", len(s.keys("damaged/outbox/")), 2)
 		p.stop()
 		p.want("left in the store", len(s.keys("outbox/")), 0)
-		p.want("notes in the log", strings.Count(p.log.String(), "a slot of the outbox cannot be read"), 2)
+		p.want("notes in the log", strings.Count(p.log.String(), "cannot read a slot of the outbox"), 2)
 		p.want("notes in the trail", p.recovered(), 2)
 	})
 }
@@ -265,7 +265,7 @@ func TestDamageInAFullStore(t *testing.T) {
 		p.want("waiting", p.d.Stats().Slots, 5)
 		p.want("the damaged value stays where it is", string(s.copy()[key]), "garbage")
 		s.fill(false)
-		p.put("a", at(15), bod(1)) // in its place
+		p.put("a", at(15), bod(1)) // at the same key
 		p.want("kept", len(s.keys("damaged/outbox/")), 1)
 		p.want("notes", p.recovered(), 1)
 		p.net.unplug(false)
@@ -293,7 +293,7 @@ func TestStateOfAnotherVersionIsLeftAlone(t *testing.T) {
 		}},
 	} {
 		kept(t, c.name, func(p *plant, s *openStore) {
-			s.set(s.slots("a")[0], []byte("garbage")) // found first, and left alone like the rest
+			s.set(s.slots("a")[0], []byte("garbage")) // found first, and left unchanged like the others
 			c.set(s)
 			before := s.copy()
 			d, err := delivery.New(context.Background(), p.cfg)
@@ -326,7 +326,7 @@ func TestSlotThatTheStoreLost(t *testing.T) {
 	})
 }
 
-// What the host writes with its readings is there with them, or neither is.
+// The host's operations and its readings are written together or not at all.
 func TestPutWithOperations(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
@@ -355,7 +355,7 @@ func TestPutWithOperations(t *testing.T) {
 	})
 }
 
-// A Put whose context has ended wrote nothing.
+// A Put whose context has ended has written nothing.
 func TestPutGivenUp(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {

@@ -5,24 +5,24 @@ import (
 	"time"
 )
 
-// standing is what became of a device's last request.
+// standing is the result of a device's last request.
 type standing int
 
 const (
-	unasked   standing = iota // nothing yet, in this process
-	answering                 // it was answered
-	failing                   // it failed soon: refused, or a page instead of an answer
-	hanging                   // it was without an answer for longer than patience
+	unasked   standing = iota // no request yet in this process
+	answering                 // answered
+	failing                   // failed soon: refused, or a page instead of an answer
+	hanging                   // no answer for longer than patience
 )
 
-// schedule has the queues with something to try. Those that are due are apart by standing, so that one that may not be
-// asked now stands in no other's way.
+// schedule has the queues with something to send. Due queues are separated by standing, so that a queue that may not
+// send now does not block the others.
 type schedule struct {
 	waiting byDue
 	due     [hanging + 1]byDue
 }
 
-// set puts a queue where it belongs, or takes it out when nothing of it is to be tried.
+// set puts a queue in its place, or removes it if it has nothing to send.
 func (s *schedule) set(q *queue) {
 	if q.in != nil {
 		heap.Remove(q.in, q.index)
@@ -33,8 +33,8 @@ func (s *schedule) set(q *queue) {
 	}
 }
 
-// next takes out a queue that is due and whose standing is admitted, or says how long until another is due. The one due
-// longest comes first, so that a backlog is sent evenly; only devices that hang come after all others.
+// next removes and returns a due queue with an admitted standing, or returns the time until another is due. The queue
+// that is due longest comes first, so that a backlog is sent evenly; devices that hang come last.
 func (s *schedule) next(now time.Time, admits func(standing) bool) (q *queue, wait time.Duration) {
 	for len(s.waiting) > 0 && !s.waiting[0].due.After(now) {
 		q := heap.Pop(&s.waiting).(*queue)
@@ -55,7 +55,7 @@ func (s *schedule) next(now time.Time, admits func(standing) bool) (q *queue, wa
 	return nil, forever
 }
 
-// forever is the longest sleep: whatever happens meanwhile wakes the sleeper.
+// forever is the longest sleep. Any event wakes the sleeper earlier.
 const forever = time.Hour
 
 // byDue is a heap of queues by due time. It implements [heap.Interface].

@@ -10,34 +10,34 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// stamps are the slots of a queue, in bits: a hub holds millions of them. A slot is on the grid of 15 minutes, or a
-// calibration point between two of these.
+// stamps stores the slots of a queue as bits, because a hub may have millions. A slot is on the 15-minute grid, or is a
+// calibration point between two grid points.
 type stamps struct {
 	n     int // slots
 	grids [2][]word
 }
 
-// word has the marks of 64 stamps that follow each other on a grid.
+// word has the marks of 64 consecutive stamps on a grid.
 type word struct {
-	at     int64                 // number of the first, by 64
-	of     [undecided + 1]uint64 // each waiting slot has one of these marks
-	unsure uint64                // a run that ended in no order may have sent it
+	at     int64                 // number of the first stamp, divided by 64
+	of     [undecided + 1]uint64 // each waiting slot has exactly one of these marks
+	unsure uint64                // a crashed run may have sent the slot
 }
 
-// lengths are what the stamps of each grid are multiples of, in milliseconds.
+// lengths are the steps of the grids in milliseconds.
 var lengths = [...]int64{spec.SlotLength.Milliseconds(), spec.CalibrationLength.Milliseconds()}
 
 // onGrid reports whether a slot can have the stamp.
 func onGrid(stamp int64) bool { return spec.Aligned(time.UnixMilli(stamp), spec.CalibrationLength) }
 
-const everBefore = math.MinInt64 // any stamp
+const everBefore = math.MinInt64 // before any stamp
 
 func (w *word) waiting() uint64 { return w.of[queued] | w.of[parked] | w.of[shown] | w.of[undecided] }
 func (w *word) queued() uint64  { return w.of[queued] }
 func (w *word) parked() uint64  { return w.of[parked] }
 func (w *word) doubted() uint64 { return w.unsure }
 
-// locate finds the place of a stamp. The word of index i is its own where found.
+// locate finds the place of a stamp. If found, (*grid)[i] has its bit.
 func (s *stamps) locate(stamp int64) (grid *[]word, i int, found bool, at int64, bit uint64) {
 	g := 0
 	if stamp%lengths[0] != 0 {
@@ -50,7 +50,7 @@ func (s *stamps) locate(stamp int64) (grid *[]word, i int, found bool, at int64,
 }
 
 func find(words []word, at int64) (i int, found bool) {
-	if n := len(words); n > 0 && words[n-1].at <= at { // mostly the newest
+	if n := len(words); n > 0 && words[n-1].at <= at { // usually the newest
 		if words[n-1].at == at {
 			return n - 1, true
 		}
@@ -92,7 +92,7 @@ func (s *stamps) remove(stamp int64) bool {
 	return true
 }
 
-// status is that of a slot, where it waits.
+// status returns the status of a slot, if it waits.
 func (s *stamps) status(stamp int64) (status slotStatus, waits bool) {
 	if grid, i, found, _, bit := s.locate(stamp); found {
 		for status, marks := range (*grid)[i].of {
@@ -115,14 +115,14 @@ func (s *stamps) set(stamp int64, status slotStatus) {
 	}
 }
 
-// doubt notes of a waiting slot that it is in doubt.
+// doubt marks a waiting slot as in doubt.
 func (s *stamps) doubt(stamp int64) {
 	if grid, i, found, _, bit := s.locate(stamp); found {
 		(*grid)[i].unsure |= bit & (*grid)[i].waiting()
 	}
 }
 
-// believe ends that doubt.
+// believe ends the doubt.
 func (s *stamps) believe(stamp int64) {
 	if grid, i, found, _, bit := s.locate(stamp); found {
 		(*grid)[i].unsure &^= bit
@@ -134,7 +134,7 @@ func (s *stamps) doubted(stamp int64) bool {
 	return found && (*grid)[i].unsure&bit != 0
 }
 
-// next is the first slot from a stamp on that has a mark.
+// next returns the first slot with a mark, starting at a stamp.
 func (s *stamps) next(from int64, marks func(*word) uint64) (stamp int64, ok bool) {
 	for g, words := range s.grids {
 		number := from / lengths[g]
@@ -158,7 +158,7 @@ func (s *stamps) next(from int64, marks func(*word) uint64) (stamp int64, ok boo
 	return stamp, ok
 }
 
-// runs are the slots of 15 minutes that have a mark, as the first and the last of those that follow each other.
+// runs returns the 15-minute slots with a mark as runs: first and last of consecutive slots.
 func (s *stamps) runs(marks func(*word) uint64) (list [][2]int64) {
 	for i := range s.grids[0] {
 		w := &s.grids[0][i]
@@ -180,7 +180,7 @@ func (s *stamps) runs(marks func(*word) uint64) (list [][2]int64) {
 	return list
 }
 
-// newest is the last slot that has a mark, or 0.
+// newest returns the last slot with a mark, or 0.
 func (s *stamps) newest(marks func(*word) uint64) (stamp int64) {
 	for g, words := range s.grids {
 		for _, w := range slices.Backward(words) {

@@ -24,8 +24,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// BenchmarkStart starts on what a killed hub has left waiting. The run that fills the file and the one that is measured are
-// processes of their own. Memory is what the process has beside mapped files.
+// BenchmarkStart measures a start with the slots that a killed hub has left waiting. The run that fills the file and
+// the measured run are separate processes. Memory is that of the process without mapped files.
 func BenchmarkStart(b *testing.B) {
 	if path := os.Getenv("OCEMS_START"); path != "" {
 		start(b, path)
@@ -60,7 +60,7 @@ func BenchmarkStart(b *testing.B) {
 	}
 }
 
-// start is such a process, which ends without an end.
+// start is such a process. It ends without closing anything.
 func start(b *testing.B, path string) {
 	begin := time.Now()
 	file, err := store.Open(path)
@@ -111,7 +111,7 @@ func start(b *testing.B, path string) {
 	os.Exit(0)
 }
 
-// anonymous is the memory of this process without the pages of files, in MB.
+// anonymous returns this process's memory without the pages of files, in MB.
 func anonymous(b *testing.B) float64 {
 	text, err := os.ReadFile("/proc/self/status")
 	if err != nil {
@@ -125,7 +125,7 @@ func anonymous(b *testing.B) float64 {
 	return float64(kB) * 1024 / 1e6
 }
 
-// busy is the time of processors that this process has taken: the wall's time says little on a machine with others.
+// busy returns the CPU time of this process. Wall time is not meaningful on a shared machine.
 func busy(b *testing.B) time.Duration {
 	var use syscall.Rusage
 	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &use); err != nil {

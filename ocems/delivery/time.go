@@ -14,7 +14,7 @@ const (
 	askWithin = 10 * time.Second
 )
 
-// askTime asks the server for its time, by a GET of the endpoint, while the clock wants to know it.
+// askTime asks the server for its time by a GET of the endpoint, while the clock needs it.
 func (d *Delivery) askTime() {
 	ticker := time.NewTicker(askTick)
 	defer ticker.Stop()
@@ -78,14 +78,14 @@ func (d *Delivery) ask() error {
 	return err
 }
 
-// speaks reports that an answer without a status of the document may be the server's own. An error page may be of a proxy on
-// this very machine, whose Date is no second witness of this machine's clock.
+// speaks reports that an answer without an API status may come from the server itself. An error page may come from a
+// proxy on this machine, whose Date cannot confirm this machine's clock.
 func speaks(resp *http.Response) bool {
 	return resp.StatusCode < http.StatusInternalServerError && resp.StatusCode != http.StatusProxyAuthRequired
 }
 
-// observe tells the clock of an answer. sure says that it had a status of the document; accepted is the slot that it says is
-// delivered.
+// observe passes an answer to the clock. sure says that it had an API status; accepted is the stamp of the slot that
+// the server has accepted.
 func (d *Delivery) observe(h http.Header, sent time.Time, sure bool, accepted time.Time) {
 	if d.cfg.Clock.Observe(h, time.Since(sent), sure, accepted) {
 		d.cfg.Logger.Warn("this machine's clock differs from the server's: correct it with NTP", "server_ahead_by", d.cfg.Clock.Skew().String())

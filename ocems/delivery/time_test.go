@@ -18,7 +18,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 )
 
-// answers puts a server of the test's own in the simulator's place, and notes when each device asked.
+// answers replaces the simulator by a server of the test, and records when each device sent a request.
 func (p *plant) answers(f func(w http.ResponseWriter, r *http.Request, n int)) (asked func() map[string][]time.Time) {
 	var mu sync.Mutex
 	at := map[string][]time.Time{}
@@ -51,7 +51,7 @@ func TestSkewIsMeasuredFromTheServersDate(t *testing.T) {
 	}{{0, false}, {20 * time.Second, false}, {-40 * time.Minute, true}, {2 * time.Hour, true}} {
 		run(t, c.ahead.String(), registry, nil, func(p *plant) {
 			p.answers(func(w http.ResponseWriter, r *http.Request, n int) {
-				time.Sleep(4 * time.Second) // half of it is the way there
+				time.Sleep(4 * time.Second) // half of it is the way to the server
 				w.Header().Set("Date", time.Now().Add(-2*time.Second+c.ahead).UTC().Format(http.TimeFormat))
 				success(w, r, n)
 			})
@@ -76,7 +76,7 @@ func TestSkewIsMeasuredFromTheServersDate(t *testing.T) {
 	})
 }
 
-// A slot expires by both clocks, or by the time that the host has run since it was made: one clock may be wrong.
+// A slot expires by both clocks, or by the running time of the host since it was made, because one clock may be wrong.
 func TestExpiryByBothClocks(t *testing.T) {
 	const week = 7 * 24 * time.Hour
 	for _, c := range []struct {
@@ -90,10 +90,10 @@ func TestExpiryByBothClocks(t *testing.T) {
 		{"young for both", 0, week - 15*time.Minute, true, audit.Delivered, 1},
 		{"old for both", 0, week + 15*time.Minute, true, audit.Expired, 0},
 		{"old by the server alone", 2 * time.Hour, week - time.Hour, true, audit.Delivered, 1},
-		{"old by a Date of 10 days ahead", 10 * 24 * time.Hour, time.Hour, true, audit.Delivered, 1},
+		{"old by a Date 10 days ahead", 10 * 24 * time.Hour, time.Hour, true, audit.Delivered, 1},
 		{"old by our clock alone", -2 * time.Hour, week + time.Hour, true, audit.Delivered, 1},
-		{"old by a clock that nobody confirmed", 0, week + 12*time.Hour, false, audit.Delivered, 1},
-		{"9 days old by a clock that nobody confirmed", 0, week + 48*time.Hour, false, audit.Delivered, 1},
+		{"old by an unconfirmed clock", 0, week + 12*time.Hour, false, audit.Delivered, 1},
+		{"9 days old by an unconfirmed clock", 0, week + 48*time.Hour, false, audit.Delivered, 1},
 	} {
 		run(t, c.name, registry, nil, func(p *plant) {
 			time.Sleep(10 * 24 * time.Hour)
@@ -115,7 +115,7 @@ func TestExpiryByBothClocks(t *testing.T) {
 			}
 		})
 	}
-	run(t, "a week of running, of two lives", registry, nil, func(p *plant) {
+	run(t, "a week of running time in two runs", registry, nil, func(p *plant) {
 		p.cfg.Clock = clock.New(clock.Config{Alone: true})
 		p.stop()
 		p.start()
@@ -124,7 +124,7 @@ func TestExpiryByBothClocks(t *testing.T) {
 		time.Sleep(3 * 24 * time.Hour)
 		saved := p.cfg.Clock.Save()
 		p.stop()
-		time.Sleep(time.Hour) // which does not count
+		time.Sleep(time.Hour) // time while off does not count
 		p.cfg.Clock = clock.New(clock.Config{Alone: true})
 		if _, err := p.cfg.Clock.Restore(saved); err != nil {
 			t.Fatal(err)
@@ -233,7 +233,8 @@ func TestRetryAfterIsObeyed(t *testing.T) {
 	}
 }
 
-// The store fails after the server has taken a slot: it is neither lost nor sent again, and Put says so at once.
+// The store fails after the server has accepted a slot: the slot is neither lost nor sent again, and Put fails
+// immediately.
 func TestStoreThatFailsForAWhile(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
@@ -272,7 +273,7 @@ func TestStoreThatFailsForAWhile(t *testing.T) {
 	})
 }
 
-// What the store could not be told before the end is sent once more after it, and answered 111.
+// A slot whose outcome was not written before the end is sent again after it, and answered 111.
 func TestStopWhileTheStoreFails(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
@@ -292,7 +293,7 @@ func TestStopWhileTheStoreFails(t *testing.T) {
 	})
 }
 
-// The end is one more chance to write what is unwritten.
+// The end tries once more to write pending outcomes.
 func TestStopOnceTheStoreHeals(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
@@ -308,7 +309,7 @@ func TestStopOnceTheStoreHeals(t *testing.T) {
 	})
 }
 
-// A trail that cannot be written holds up what leaves, not what comes.
+// A trail that cannot be written delays outcomes, but not new readings.
 func TestTrailThatCannotBeWritten(t *testing.T) {
 	run(t, "", registry, nil, func(p *plant) {
 		p.put("a", at(15), cod(1))
@@ -319,7 +320,7 @@ func TestTrailThatCannotBeWritten(t *testing.T) {
 	})
 }
 
-// A slot that cannot be read holds up no other.
+// A slot that cannot be read delays no other slot.
 func TestSlotOnABadSector(t *testing.T) {
 	disk := newOpenStore()
 	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
@@ -353,7 +354,7 @@ func TestManyPutAtOnce(t *testing.T) {
 				for i := range slots {
 					var records []payload.Record
 					for d := range devices {
-						// Every host has a parameter of its own, and one that they share.
+						// Every host has a parameter of its own, and one that all have.
 						records = append(records, payload.Record{StationID: "s", DeviceID: fmt.Sprint("device-", d), Readings: []payload.Reading{
 							{Parameter: fmt.Sprint("p", host), Value: float64(i), Unit: "mg/L", Flag: 'U', Stamp: at(-15 * i)},
 							{Parameter: "shared", Value: 7, Unit: "mg/L", Flag: 'U', Stamp: at(-15 * i)}}})
@@ -413,7 +414,7 @@ func TestCloseEndsWithItsContext(t *testing.T) {
 	})
 }
 
-// A redirect would carry the signature and the device's id to whoever it names.
+// A redirect would send the signature and the device id to another server.
 func TestRedirectsAreNotFollowed(t *testing.T) {
 	run(t, "", registry, nil, func(p *plant) {
 		p.answers(func(w http.ResponseWriter, r *http.Request, n int) {

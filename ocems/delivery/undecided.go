@@ -11,19 +11,19 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// A value of too few minutes may wait for a person, who decides by the configuration. A slot of which nothing else is left is
-// tried when that may have changed, and when it is too old.
+// A value with too few minutes may wait for a person, who decides by the configuration. A slot with nothing else left
+// is tried when the configuration may have changed, and when it is too old.
 
-// OfAll is what the trail says of a value that is left out for its minutes, behind the reason.
-const OfAll = "; the value is that of all of them"
+// OfAll is appended to the reason when a value is left out because of its minutes.
+const OfAll = "; the value is computed from all of them"
 
-// asked are the slots of a parameter that wait for a person.
+// asked has the slots of a parameter that wait for a person.
 type asked struct {
 	stamps
-	why string // of the one that was looked at last
+	why string // of the slot that was checked last
 }
 
-// tooFew says why a reading is not to be sent, or "", and whether it waits for a person or is left out.
+// tooFew returns why a reading must not be sent, or "", and whether it waits for a person or is left out.
 func (t Target) tooFew(r payload.Reading) (why string, waits bool) {
 	if r.Minutes == 0 || t.TooFew == nil {
 		return "", false
@@ -31,8 +31,8 @@ func (t Target) tooFew(r payload.Reading) (why string, waits bool) {
 	return t.TooFew(r.Parameter, r.Minutes)
 }
 
-// decided returns the readings that may be sent. The others are left out, or wait for a person. done says that none is left
-// for now.
+// decided returns the readings that may be sent. The others are left out, or wait for a person. done reports that there
+// is nothing to send now.
 func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bool) {
 	var why map[string]string
 	for _, r := range rs {
@@ -49,7 +49,7 @@ func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bo
 			a.book(audit.Entry{Outcome: audit.Refused, Parameter: r.Parameter, Reason: "min_coverage", Count: max(r.Samples, 1), Detail: text + OfAll}, []payload.Reading{r})
 		}
 	}
-	if len(why) > 0 && !a.q.memory.asks { // on disk before a newer slot is at the server: doubtAll needs it
+	if len(why) > 0 && !a.q.memory.asks { // must be on disk before a newer slot is sent: doubtAll needs it
 		a.q.memory.asks = true
 		if value, changed := a.changedMemory(); changed {
 			a.finish(&work{memory: &store.Op{Key: memoryPrefix + a.q.device, Value: value}})
@@ -63,17 +63,17 @@ func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bo
 	}
 	if len(send) == 0 && len(why) > 0 {
 		d.release(a.s)
-		if a.version == a.s.version && a.retries == d.retries { // else something was added, or another configuration is to be asked
+		if a.version == a.s.version && a.retries == d.retries { // else a reading was added, or the configuration has changed
 			a.q.set(a.s, undecided)
 		}
-		if now := time.Now(); !now.Before(a.id.time().Add(spec.MaxAge)) { // one of the clocks does not say so yet
+		if now := time.Now(); !now.Before(a.id.time().Add(spec.MaxAge)) { // one of the clocks does not confirm the age yet
 			a.q.parkedUntil = now.Add(d.cfg.HoldInterval.Duration)
 		}
 	}
 	return send, len(send) == 0
 }
 
-// ask notes for which parameters of a slot a person is asked, and why. It reports whether that has changed.
+// ask records for which parameters of a slot a person must decide, and why. It reports whether that has changed.
 func (q *queue) ask(stamp int64, why map[string]string) (changed bool) {
 	for parameter, x := range q.asked {
 		if _, still := why[parameter]; still || !x.remove(stamp) {
@@ -98,7 +98,7 @@ func (q *queue) ask(stamp int64, why map[string]string) (changed bool) {
 	return changed
 }
 
-// decide has the slots tried that wait for a person: the configuration may be another.
+// decide queues the slots that wait for a person: the configuration may have changed.
 func (q *queue) decide() {
 	q.stamps.each(func(w *word) {
 		w.of[queued] |= w.of[undecided]
@@ -106,11 +106,11 @@ func (q *queue) decide() {
 	})
 }
 
-// expireUndecided takes out what a person has not decided on, and returns the rest.
+// expireUndecided removes readings that nobody has decided on, and returns the rest.
 func (a *attempt) expireUndecided(rs []payload.Reading) (rest []payload.Reading) {
 	for _, r := range rs {
 		if why, waits := a.target.tooFew(r); waits {
-			a.settle(outcome([]payload.Reading{r}, audit.Expired, notDelivered+": nobody has decided: "+why), nil)
+			a.settle(outcome([]payload.Reading{r}, audit.Expired, notDelivered+": no decision was made: "+why), nil)
 		} else {
 			rest = append(rest, r)
 		}
@@ -118,14 +118,14 @@ func (a *attempt) expireUndecided(rs []payload.Reading) (rest []payload.Reading)
 	return rest
 }
 
-// mayBeUndecided reports that all of a waiting slot may have waited for a person when the last run ended.
+// mayBeUndecided reports that the whole slot may have waited for a person when the last run ended.
 func (d *Delivery) mayBeUndecided(ctx context.Context, id slotID) bool {
 	rs, _, _, err := d.load(ctx, id)
 	return err == nil && len(rs) > 0 && !slices.ContainsFunc(rs, func(r payload.Reading) bool { return r.Minutes == 0 })
 }
 
-// askAgain brings back the slots that a start took for parked, and that may have waited for a person: the person may have
-// decided, and what is parked is tried slowly.
+// askAgain queues slots that the start took for parked but that may have waited for a person: the person may have
+// decided, and parked slots are tried slowly.
 func (d *Delivery) askAgain(ctx context.Context, q *queue) {
 	if !q.memory.asks {
 		return

@@ -14,12 +14,12 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 )
 
-// coverage is what a configuration says of values of few minutes.
+// coverage is a configuration for values with few minutes.
 type coverage struct {
 	mu    sync.Mutex
 	least int // minutes
 	waits bool
-	asked int // how often
+	asked int // number of calls
 }
 
 func (c *coverage) set(least int, waits bool) {
@@ -46,13 +46,13 @@ func (c *coverage) ask(cfg *delivery.Config) {
 	}
 }
 
-// few is a value of 4 minutes.
+// few makes a value of 4 minutes.
 func few(r payload.Reading) payload.Reading {
 	r.Minutes, r.Samples = 4, 8
 	return r
 }
 
-// counted counts the requests, but not those for the time.
+// counted counts the requests, except those for the time.
 func (p *plant) counted() *int {
 	n, board := new(int), p.serve(nil)
 	p.serve(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -70,7 +70,7 @@ func TestUndecided(t *testing.T) {
 	ends := []struct {
 		name string
 		set  func(*coverage)
-		got  string // of the values that waited
+		got  string // delivered values of those that waited
 		rest map[audit.Outcome]int
 	}{
 		{"min_coverage is lowered", func(c *coverage) { c.set(4, true) }, "a/cod@00:15:00=1U a/cod@00:30:00=2U", map[audit.Outcome]int{audit.Delivered: 5}},
@@ -94,7 +94,7 @@ func TestUndecided(t *testing.T) {
 				p.want("requests", *n, 2)
 				p.want("in trouble", p.d.Stats().Held, 0)
 				want := map[string]delivery.Undecided{"cod": {Slots: 2, Oldest: at(15), Why: "readings in 4 minutes"}}
-				for range 2 { // and after a restart
+				for range 2 { // the second time after a restart
 					got := p.d.State("a").Undecided
 					for key, u := range got {
 						u.Oldest = u.Oldest.UTC()
@@ -117,9 +117,9 @@ func TestUndecided(t *testing.T) {
 				p.trailOf(func(e audit.Entry) {
 					switch e.Outcome {
 					case audit.Refused:
-						p.want("refused", fmt.Sprint(e.Parameter, " ", e.Reason, " ", e.Count, " ", e.Detail), "cod min_coverage 8 readings in 4 minutes; the value is that of all of them")
+						p.want("refused", fmt.Sprint(e.Parameter, " ", e.Reason, " ", e.Count, " ", e.Detail), "cod min_coverage 8 readings in 4 minutes; the value is computed from all of them")
 					case audit.Expired:
-						p.want("expired", e.Detail, "not delivered within 7 days of its stamp: nobody has decided: readings in 4 minutes")
+						p.want("expired", e.Detail, "not delivered within 7 days of its stamp: no decision was made: readings in 4 minutes")
 					}
 				})
 			})
@@ -133,7 +133,7 @@ func TestUndecided(t *testing.T) {
 		p.net.unplug(false)
 		time.Sleep(time.Hour)
 		p.want("expired", strings.Join(p.details(audit.Expired), "|"),
-			"not delivered within 7 days of its stamp: nobody has decided: readings in 4 minutes|not delivered within 7 days of its stamp")
+			"not delivered within 7 days of its stamp: no decision was made: readings in 4 minutes|not delivered within 7 days of its stamp")
 	})
 	c = &coverage{least: 8, waits: true}
 	run(t, "the clocks do not agree on its age", registry, c.ask, func(p *plant) {
@@ -148,7 +148,7 @@ func TestUndecided(t *testing.T) {
 	})
 }
 
-// A start after a kill does not take what waits for a person for what was at the server.
+// A start after a kill does not assume that slots that wait for a person were at the server.
 func TestUndecidedAfterAKill(t *testing.T) {
 	c, disk := &coverage{least: 8, waits: true}, newOpenStore()
 	run(t, "", registry, func(cfg *delivery.Config) { c.ask(cfg); cfg.Store = disk }, func(p *plant) {
@@ -161,7 +161,7 @@ func TestUndecidedAfterAKill(t *testing.T) {
 		p.fault(`{"count":1,"latency":"20s","after_store":true}`)
 		p.put("a", at(15*13), bod(2))
 		time.Sleep(time.Second)
-		p.cfg.Trail = nil // which may know of it
+		p.cfg.Trail = nil // it may have the slot
 		p.killed(disk, disk.copy())
 		time.Sleep(10 * time.Minute)
 		p.want("received", p.received(), []string{"a/bod@00:00:00=1U", "a/bod@03:15:00=2U"})
@@ -175,7 +175,7 @@ func TestUndecidedAfterAKill(t *testing.T) {
 	})
 }
 
-// Nor where they came all at once, such as history, right before the kill.
+// The same holds if all slots came together just before the kill, for example as history.
 func TestUndecidedAtOnceBeforeAKill(t *testing.T) {
 	c, disk := &coverage{least: 8, waits: true}, newOpenStore()
 	run(t, "", registry, func(cfg *delivery.Config) { c.ask(cfg); cfg.Store = disk }, func(p *plant) {
@@ -196,7 +196,7 @@ func TestUndecidedAtOnceBeforeAKill(t *testing.T) {
 			t.Fatal(err)
 		}
 		time.Sleep(time.Second)
-		p.cfg.Trail = nil // which may know of it
+		p.cfg.Trail = nil // it may have the slot
 		p.killed(disk, disk.copy())
 		time.Sleep(10 * time.Minute)
 		p.want("received", p.received(), []string{"a/bod@00:00:00=1U", "a/bod@03:15:00=2U"})
@@ -205,7 +205,7 @@ func TestUndecidedAtOnceBeforeAKill(t *testing.T) {
 	})
 }
 
-// What waits for a person changes nothing of how others are tried.
+// Slots that wait for a person do not change how others are tried.
 func TestUndecidedBesideOthers(t *testing.T) {
 	c := &coverage{least: 8, waits: true}
 	run(t, "a slot that fails often is alone", registry, c.ask, func(p *plant) {
@@ -234,7 +234,7 @@ func TestUndecidedBesideOthers(t *testing.T) {
 	})
 }
 
-// After a restart it is known at once what waits for a person, also between slots that wait apart.
+// After a restart it is known immediately what waits for a person, also among slots that wait apart.
 func TestUndecidedBetweenParked(t *testing.T) {
 	c := &coverage{least: 8, waits: true}
 	run(t, "", registry, c.ask, func(p *plant) {

@@ -15,16 +15,15 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// Queue is what a stored outbox holds for one device.
+// Queue is the outbox of one device as stored.
 type Queue struct {
 	Device string
 	Stamps []time.Time // of the waiting slots that can be read, oldest first
-	Err    error       // of the first slot that is damaged; the host keeps such values apart when it starts
+	Err    error       // of the first damaged slot; the host keeps damaged values apart when it starts
 }
 
-// Queues lists the devices of a stored outbox, in the order of their ids. What it reads must not change meanwhile: a copy,
-// while the host runs. Which of them are held is not stored: a
-// Delivery finds that out anew after each start.
+// Queues lists the devices of a stored outbox, ordered by id. The store must not change meanwhile: use a copy while the
+// host runs. The store does not say which devices are held: a Delivery finds that out after each start.
 func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 	found := map[string]*Queue{}
 	done, err := readDone(ctx, stored, nil)
@@ -60,7 +59,7 @@ func Queues(ctx context.Context, stored store.Store) ([]Queue, error) {
 	return queues, nil
 }
 
-// EachWaiting visits each reading that waits in a stored outbox and can be read. What it reads must not change meanwhile.
+// EachWaiting visits each readable reading that waits in a stored outbox. The store must not change meanwhile.
 func EachWaiting(ctx context.Context, stored store.Store, visit func(device string, r *payload.Reading)) error {
 	done, err := readDone(ctx, stored, nil)
 	if err == nil {
@@ -85,9 +84,9 @@ func EachWaiting(ctx context.Context, stored store.Store, visit func(device stri
 	return nil
 }
 
-// Requests returns what a Delivery would send for one waiting slot: one record, or two where a calibration point and an
-// average of one parameter end together; none where all of it waits for a person, or is left out. It has those too that are
-// suspended, which the host leaves out.
+// Requests returns the records that a Delivery would send for one waiting slot: one, or two if a calibration point and
+// an average of one parameter end together; none if all of the slot waits for a person or is left out. It includes
+// suspended parameters, which the host leaves out.
 func Requests(ctx context.Context, stored store.Store, device string, stamp time.Time, to Target) ([]payload.Record, error) {
 	id := slotID{device, stamp.UnixMilli()}
 	done, err := readDone(ctx, stored, nil)
@@ -128,25 +127,25 @@ func Requests(ctx context.Context, stored store.Store, device string, stamp time
 
 // State is what a Delivery knows of one device.
 type State struct {
-	Slots     int               // that wait
-	Oldest    time.Time         // stamp of the oldest of them, zero for none
-	Runs      [][2]int64        // stamps of those of 15 minutes, the first and the last of each run, in milliseconds
-	Answered  time.Time         // when the server answered it last, zero before
-	Held      string            // of HoldReasons: why a person must look at all of it, or ""
-	Apart     string            // why some of its slots wait apart, or ""
+	Slots     int               // waiting slots
+	Oldest    time.Time         // stamp of the oldest waiting slot, zero if none
+	Runs      [][2]int64        // of waiting 15-minute slots: stamps of the first and last of each run, in milliseconds
+	Answered  time.Time         // time of the server's last answer to the device, zero before the first
+	Held      string            // of HoldReasons: why a person must look at the whole device, or ""
+	Apart     string            // of HoldReasons: why some slots wait apart, or ""
 	Detail    string            // what the server answered
-	Suspended map[string]string // of HoldReasons: why a parameter waits
+	Suspended map[string]string // of HoldReasons, by parameter: why it waits
 	Undecided map[string]Undecided
 }
 
-// Undecided are the slots of a parameter that wait for a person to decide.
+// Undecided has the slots of a parameter that wait for a person's decision.
 type Undecided struct {
 	Slots  int
 	Oldest time.Time // stamp
-	Why    string    // that of the one that was looked at last
+	Why    string    // of the slot that was checked last
 }
 
-// State returns that of a device, or nothing for one that has sent nothing.
+// State returns the state of a device; it is zero if the device has sent nothing.
 func (d *Delivery) State(device string) (s State) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -171,12 +170,12 @@ func (d *Delivery) State(device string) (s State) {
 		oldest, _ := x.next(everBefore, (*word).waiting)
 		s.Undecided[parameter] = Undecided{x.n, time.UnixMilli(oldest), x.why}
 	}
-	if q.saved != "" && q.saved != plain { // the memory itself is the attempt's
+	if q.saved != "" && q.saved != plain { // the memory itself belongs to the attempt
 		if m, _, err := decodeMemory([]byte(q.saved)); err == nil && len(m.suspended) > 0 {
 			s.Suspended = map[string]string{}
 			for u, why := range m.suspended {
 				s.Suspended[u.parameter] = why.reason
-				if s.Apart == why.reason { // the parameter alone
+				if s.Apart == why.reason { // only the parameter waits
 					s.Apart = ""
 				}
 			}
@@ -188,12 +187,12 @@ func (d *Delivery) State(device string) (s State) {
 // Server is what a Delivery knows of the server.
 type Server struct {
 	Reachable bool
-	Reason    string        // why not, or ""
-	Answered  time.Time     // the last answer, zero before
+	Reason    string        // why it is not reachable, or ""
+	Answered  time.Time     // time of the last answer, zero before the first
 	Latency   time.Duration // median of the last answers, 0 before
 }
 
-// Server returns the present state.
+// Server returns the server's current state.
 func (d *Delivery) Server() Server {
 	d.mu.Lock()
 	defer d.mu.Unlock()

@@ -17,7 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// peephole is a store through which a test spoils values.
+// peephole is a store through which a test damages values.
 type peephole struct {
 	store.Store
 	spoil func(key string, value []byte) []byte

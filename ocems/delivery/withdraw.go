@@ -11,16 +11,16 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// Withdrawn is a waiting reading whose slot it does not belong to: the clock that it was taken by was wrong.
+// Withdrawn is a waiting reading that may be in the wrong slot, because the clock was wrong when it was taken.
 type Withdrawn struct {
 	Device  string
 	Reading payload.Reading
 }
 
-// Withdrawal is what is withdrawn at once. It is tried again until it is stored.
+// Withdrawal is a set of readings to withdraw together. It is tried again until it is stored.
 type Withdrawal struct {
 	Readings []Withdrawn
-	logged   bool // the trail has it
+	logged   bool // it is in the trail
 }
 
 // Withdraw finds the waiting readings of eras of the clock.
@@ -33,7 +33,7 @@ func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, er
 		}
 		rs, _, err := decodeReadings(value, id.stamp)
 		if errors.Is(err, frame.ErrDamaged) {
-			return nil // the writer keeps it
+			return nil // the writer keeps a damaged value
 		}
 		for _, r := range rs {
 			if r.Era != 0 && slices.Contains(eras, r.Era) {
@@ -48,7 +48,7 @@ func (d *Delivery) Withdraw(ctx context.Context, eras []uint64) (*Withdrawal, er
 	return &Withdrawal{Readings: list}, nil
 }
 
-// hasLeft reports that a slot is not to be withdrawn: its outcome is known.
+// hasLeft reports that the outcome of a slot is known, so it must not be withdrawn.
 func (d *Delivery) hasLeft(id slotID) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -56,7 +56,7 @@ func (d *Delivery) hasLeft(id slotID) bool {
 	return d.done.has(id) || s != nil && s.leaving
 }
 
-// names are x and what it is called where it was taken over since it was found.
+// names returns x, and x under the current names if its slot was moved since it was found.
 func (x Withdrawn) names(d *Delivery) []Withdrawn {
 	if t, known := d.cfg.Lookup(x.Device); known {
 		if r, _ := t.current(x.Reading); t.DeviceID != x.Device || r.Parameter != x.Reading.Parameter {
@@ -71,5 +71,5 @@ func (x Withdrawn) entry(d *Delivery) audit.Entry {
 	t, _ := d.cfg.Lookup(x.Device)
 	return audit.Entry{Outcome: audit.Refused, Station: t.StationID, Device: x.Device, Stamp: r.Stamp.UnixMilli(),
 		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "clock", Count: max(r.Samples, 1),
-		Detail: "the slot was made by a clock that nobody had confirmed, and that was then set"}
+		Detail: "the slot was made while the clock was not confirmed, and the clock was then corrected"}
 }

@@ -18,27 +18,27 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// work is what the writer carries out: a Put, or an outcome, by which readings leave a slot.
+// work is a unit of the writer's work: a Put, or an outcome by which readings leave a slot.
 type work struct {
 	records []payload.Record
 	with    []store.Op
-	whole   bool // no further parameters of these slots are to come
+	whole   bool // these slots get no further parameters
 
 	withdrawn *Withdrawal // goes to the trail with the reason clock; may be nil
 
-	leaves  *slotID           // nil for a Put and a memory
-	settled []payload.Reading // leave it
-	entry   audit.Entry       // what became of them
+	leaves  *slotID           // nil for a Put and for a memory alone
+	settled []payload.Reading // readings that leave it
+	entry   audit.Entry       // their outcome
 	logged  bool              // the entry is in the trail
-	memory  *store.Op         // what is known of a device
-	version int               // of the slot, all of which leaves
-	urgent  bool              // somebody waits for it
+	memory  *store.Op         // new memory of a device
+	version int               // of the slot, if it leaves as a whole
+	urgent  bool              // a caller waits for it
 
-	taken atomic.Bool // by the writer, or by the Put that gave up waiting
+	taken atomic.Bool // by the writer, or by the Put that gave up
 	done  chan error
 }
 
-// What may wait for others is gathered for so long, or until there are so many.
+// Work that is not urgent is gathered for this time, or until there is this much of it.
 const (
 	maxGathered = 512
 	gatherFor   = 1500 * time.Millisecond
@@ -49,8 +49,8 @@ const (
 	lastRewrite  = 10 * time.Second
 )
 
-// writeLoop is the only writer of the outbox. It carries out all work that waits in one transaction. An outcome that
-// could not be written is tried again, with all later work too, and never makes a Put wait.
+// writeLoop is the only writer of the outbox. It carries out all waiting work in one transaction. A failed outcome is
+// tried again, together with all later work, and never delays a Put.
 func (d *Delivery) writeLoop() {
 	var unwritten []*work
 	wait := firstRewrite
@@ -70,14 +70,14 @@ func (d *Delivery) writeLoop() {
 		case len(unwritten) == 0 && d.isMarked():
 			wait = firstRewrite
 		case before == 0:
-			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or mend the directory; trying again", "error", err)
+			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or repair the directory; trying again", "error", err)
 		}
 	}
-	d.unwritten = len(unwritten) > 0 // it is sent again after the restart, and answered 111
+	d.unwritten = len(unwritten) > 0 // it is sent again after the restart, and the answer is 111
 }
 
-// gather waits for work or for the time of a retry. It takes all there is, and waits for more while nobody waits for it.
-// open is false once the outbox is closed.
+// gather waits for work or for the time of a retry. It takes all work there is, and waits for more unless a caller
+// waits. open is false once the outbox is closed.
 func (d *Delivery) gather(retry <-chan time.Time) (list []*work, open bool) {
 	var enough <-chan time.Time
 	wait := func() {
@@ -115,15 +115,15 @@ func (w *work) take(list []*work) []*work {
 	return append(list, w)
 }
 
-// write carries out a list and returns the outcomes that are still to be written, with the reason. A Put that cannot be
-// written goes back to the host, which keeps its readings.
+// write carries out a list. It returns the outcomes that are still to be written, and the reason. A failed Put returns
+// to the host, which keeps its readings.
 func (d *Delivery) write(list []*work) (unwritten []*work, err error) {
 	if d.commit(list...) == nil {
 		return nil, nil
 	}
 	var failed []*work
-	for _, w := range apart(list) { // so that nothing waits for a slot that cannot be read, or for a trail that it does not need
-		if len(failed) >= mostFailed { // it is the disk
+	for _, w := range apart(list) { // so that nothing waits for an unreadable slot, or for a trail that it does not need
+		if len(failed) >= mostFailed { // the cause is the disk
 			unwritten = append(unwritten, w)
 			continue
 		}
@@ -143,8 +143,8 @@ const mostFailed = 8 // outcomes, in one pass
 
 func (w *work) isPut() bool { return w.leaves == nil && w.memory == nil }
 
-// apart is the order in which works are tried alone: first those that a host waits for, and of the memories of a device the
-// newest alone.
+// apart returns works in the order in which they are tried one by one: first those that a host waits for. Of the
+// memories of a device it returns only the newest.
 func apart(list []*work) (puts []*work) {
 	newest := map[string]*work{}
 	for _, w := range list {
@@ -200,33 +200,33 @@ func (d *Delivery) commit(list ...*work) error {
 	return nil
 }
 
-// told names what an entry says, for a Put that comes again since the store could not be written.
+// told identifies an entry, for a Put that is repeated because the store could not be written.
 func told(e audit.Entry) string {
 	return fmt.Sprint(e.Outcome, e.Device, e.Stamp, e.Readings, e.Detail)
 }
 
-// transaction is one write of the outbox in the making.
+// transaction is one write of the outbox.
 type transaction struct {
 	d       *Delivery
-	slots   map[slotID]*content // that it is about
-	entries []audit.Entry       // to be in the trail first
+	slots   map[slotID]*content // slots that it changes
+	entries []audit.Entry       // to be written to the trail first
 	ops     []store.Op
 }
 
-// content is what a slot holds.
+// content is the content of a slot.
 type content struct {
 	readings []payload.Reading
 	made     time.Duration // running time
 	changed  bool
-	waited   bool // before
+	waited   bool // before the transaction
 	added    bool
 	whole    bool
-	left     bool // an outcome took readings out
+	left     bool // an outcome removed readings
 
-	delivered bool // that one
+	delivered bool // that outcome was delivered
 }
 
-// apply changes the slots as a work asks for.
+// apply applies a work to the slots.
 func (t *transaction) apply(w *work) error {
 	t.ops = append(t.ops, w.with...)
 	if w.memory != nil {
@@ -280,7 +280,7 @@ func (t *transaction) apply(w *work) error {
 	return nil
 }
 
-// add puts a reading into its slot, or returns the entry of its refusal.
+// add adds a reading to its slot, or returns the entry of its refusal.
 func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (refused []audit.Entry, err error) {
 	r.Parameter, r.Unit = strings.TrimSpace(r.Parameter), strings.TrimSpace(r.Unit)
 	id := slotID{rec.DeviceID, r.Stamp.UnixMilli()}
@@ -305,7 +305,7 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 		Detail: fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
 }
 
-// keepAge lets a slot that moves keep the time at which it was made.
+// keepAge keeps the time at which a slot was made when the slot moves.
 func (t *transaction) keepAge(from slotID, to payload.Record) error {
 	old, err := t.at(from)
 	if err != nil {
@@ -322,14 +322,14 @@ func (t *transaction) keepAge(from slotID, to payload.Record) error {
 	return nil
 }
 
-// leave takes out what a work settles. A slot of which all leaves is not read.
+// leave removes the readings that a work settles. A slot that leaves as a whole is not read.
 func (t *transaction) leave(w *work) error {
 	id := *w.leaves
 	if t.slots[id] == nil && t.d.leavesWhole(id, w.version) {
 		t.slots[id] = &content{made: t.d.cfg.Clock.Running(), changed: true, waited: true, left: true, delivered: w.entry.Outcome == audit.Delivered}
 		return nil
 	}
-	_, err := t.remove(id, func(r payload.Reading) bool { // another value has come since, for one that was taken back
+	_, err := t.remove(id, func(r payload.Reading) bool { // a withdrawn reading may have been replaced by another value since
 		return slices.ContainsFunc(w.settled, func(s payload.Reading) bool { return sameReading(r, s) })
 	})
 	if err != nil {
@@ -339,7 +339,7 @@ func (t *transaction) leave(w *work) error {
 	return nil
 }
 
-// leavesWhole reports that all of a slot leaves, and nothing was added since it was read.
+// leavesWhole reports that the whole slot leaves, and nothing was added since it was read.
 func (d *Delivery) leavesWhole(id slotID, version int) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -361,14 +361,14 @@ func sameReading(a, b payload.Reading) bool {
 	return sameParameter(a, b) && a.Value == b.Value && a.Flag == b.Flag
 }
 
-// sameParameter reports whether two readings of one stamp are of one parameter. A calibration point is apart from the
+// sameParameter reports whether two readings of one stamp have the same parameter. A calibration point differs from the
 // 15-minute average that ends with it.
 func sameParameter(a, b payload.Reading) bool {
 	return a.Parameter == b.Parameter && a.Diagnostic == b.Diagnostic && a.Flag.Calibration() == b.Flag.Calibration()
 }
 
-// at is the content of a slot. The store is read only where the queues know that a slot waits: nobody else writes the
-// outbox. What is damaged or missing there is noted, and the slot is empty.
+// at returns the content of a slot. It reads the store only if the queues know that the slot waits: nobody else writes
+// the outbox. A damaged or missing value is recorded, and the slot is empty.
 func (t *transaction) at(id slotID) (*content, error) {
 	if c := t.slots[id]; c != nil {
 		return c, nil
@@ -395,7 +395,7 @@ func (t *transaction) at(id slotID) (*content, error) {
 	return c, nil
 }
 
-// waits reports that a slot waits, with what it holds where that is in memory.
+// waits reports that a slot waits, with its content if that is in memory.
 func (d *Delivery) waits(id slotID) (held *content, waits bool) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -408,7 +408,7 @@ func (d *Delivery) waits(id slotID) (held *content, waits bool) {
 	return held, waits
 }
 
-// slot is what is known of one that waits, or nil. Delivery.mu is held.
+// slot returns the details of a waiting slot, or nil. Delivery.mu is held.
 func (d *Delivery) slot(id slotID) *slot {
 	if q := d.queues[id.device]; q != nil {
 		return q.find(id.stamp)
@@ -416,8 +416,8 @@ func (d *Delivery) slot(id slotID) *slot {
 	return nil
 }
 
-// load reads a slot's readings, the running time at which it was made, and the value for the case that it is damaged.
-// Readings and value are nil where there is none.
+// load reads a slot's readings, the running time at which it was made, and its raw value, for the case that it is
+// damaged. Readings and value are nil if the slot is not in the store.
 func (d *Delivery) load(ctx context.Context, id slotID) (rs []payload.Reading, made time.Duration, value []byte, err error) {
 	value, err = d.cfg.Store.Get(ctx, id.key())
 	if err == nil && value != nil {
@@ -429,7 +429,7 @@ func (d *Delivery) load(ctx context.Context, id slotID) (rs []payload.Reading, m
 	return rs, made, value, nil
 }
 
-// logged notes what the trail has, so that a transaction that fails after it adds no second line.
+// logged records what is in the trail, so that a retry after a failed transaction adds no second line.
 func (t *transaction) logged(list []*work) {
 	for i := range t.d.repairs {
 		t.d.repairs[i].entries = nil
@@ -442,8 +442,8 @@ func (t *transaction) logged(list []*work) {
 	}
 }
 
-// operations are the store's writes, those of the slots last: a new slot may be where a damaged value was, or one that has
-// left.
+// operations returns the store's writes, those of the slots last: a new slot may have the key of a damaged one, or of
+// one that has left.
 func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 	leave := map[slotID]bool{}
 	var slots []store.Op
@@ -474,11 +474,11 @@ func (t *transaction) operations(list []*work) ([]store.Op, leaving) {
 		ops = append(ops, memories...)
 	}
 	ops = append(ops, t.d.index.write(context.WithoutCancel(t.d.ctx), t.d.cfg.Store, come, gone)...)
-	slices.SortFunc(slots, func(a, b store.Op) int { return strings.Compare(a.Key, b.Key) }) // many: the store sorts them all the sooner
+	slices.SortFunc(slots, func(a, b store.Op) int { return strings.Compare(a.Key, b.Key) }) // with many operations, the store then sorts faster
 	return slices.Concat(t.ops, ops, slots), left
 }
 
-// update brings the queues to what the store now holds.
+// update updates the queues to the new content of the store.
 func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -500,7 +500,7 @@ func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 			case d.add(q, id.stamp):
 				q.slot(id.stamp).ready = ready
 			default:
-				if c.added { // to a parked one it is tried at once
+				if c.added { // a parked slot that gets a reading is tried immediately
 					q.stamps.set(id.stamp, queued)
 				}
 				if s != nil && c.added {
@@ -519,7 +519,7 @@ func (d *Delivery) update(slots map[slotID]*content, left leaving) {
 	d.wake.send()
 }
 
-// add has a slot wait, and reports whether it is new. Delivery.mu is held.
+// add makes a slot wait, and reports whether it is new. Delivery.mu is held.
 func (d *Delivery) add(q *queue, stamp int64) bool {
 	if !q.stamps.add(stamp) {
 		return false
@@ -540,7 +540,7 @@ func (d *Delivery) remove(q *queue, stamp int64) {
 	}
 }
 
-// findOldest is the stamp of the oldest slot, where there is one. Delivery.mu is held.
+// findOldest returns the stamp of the oldest slot, if there is one. Delivery.mu is held.
 func (d *Delivery) findOldest() int64 {
 	if d.oldest == 0 {
 		d.oldest = math.MaxInt64
@@ -553,7 +553,7 @@ func (d *Delivery) findOldest() int64 {
 	return d.oldest
 }
 
-// audit writes to the trail, or to the log where there is none.
+// audit writes to the trail, or to the log if there is none.
 func (d *Delivery) audit(entries []audit.Entry) error {
 	if d.cfg.Trail != nil {
 		if err := d.cfg.Trail.Append(entries...); err != nil {

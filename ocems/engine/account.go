@@ -23,51 +23,52 @@ import (
 )
 
 const (
-	writeAtOnce  = 5 * time.Second // after something that matters
-	writeLater   = time.Minute     // after anything
+	writeAtOnce  = 5 * time.Second // after a change that matters to a person
+	writeLater   = time.Minute     // after any change
 	writeSettled = 20 * time.Second
 	writeAlways  = 5 * time.Minute  // so that a reader knows that the host runs
-	begins       = 10 * time.Minute // while a person waits for the first readings, changes are written at once
-	forgetSilent = spec.MaxAge      // a series that no entry names
+	begins       = 10 * time.Minute // after the start; a person waits for the first readings, so changes are written soon
+	forgetSilent = spec.MaxAge      // for a series without an entry
 	excludedFor  = 24 * time.Hour
-	reachWithin  = time.Minute // from the closing of a window to the board
-	failsFor     = time.Minute // the status cannot be written, and it is told
+	reachWithin  = time.Minute // from the close of a window to the board
+	failsFor     = time.Minute // before a failed write of the status is logged
 )
 
-// account is what became of each parameter that a device is to report.
+// account records the state of each parameter that a device has to report.
 type account struct {
 	e       *Engine
-	path    string // of the status; "" for none
+	path    string // of the status file; "" for none
 	started time.Time
-	begun   time.Time // the same, by the monotonic clock
+	begun   time.Time // the same with the monotonic clock
 	came    came
 
 	mu      sync.Mutex
-	names   registry.Version // that the devices are of
+	names   registry.Version // version that the devices are from
 	devices map[string]*deviceAccount
 	ids     []string      // sorted
-	delay   time.Duration // the longest of theirs: a slot is expected so much later
+	delay   time.Duration // longest delay of the devices: slots are expected later by this time
 	files   []statusFile
+	moved   bool // the number of files has changed
 	host    statusFile
-	health  string // as of the last step
-	taken   uint64 // readings, by then
+	health  string // at the last step
+	taken   uint64 // readings taken until the last step
 	slots   slotLines
-	classes map[status.Class]int // parameters in trouble, as of the last slot
+	classes map[status.Class]int // parameters in trouble at the end of the last slot
 
-	troubledMu sync.Mutex // apart from mu, since the outbox calls while it holds its own
+	troubledMu sync.Mutex // separate from mu, because the outbox calls trouble while it holds its own mutex
 	troubled   map[string]bool
 
-	failing time.Time // since when the status cannot be written; of run alone
-	failed  bool      // and it was told
-	ran     time.Time // when the life before is known to have run last
+	failing time.Time // since when the status cannot be written; used by run only
+	failed  bool      // and it was logged
+	ran     time.Time // when the previous run was last known to run
 }
 
-// deviceAccount is what became of a device's parameters.
+// deviceAccount records the state of a device's parameters.
 type deviceAccount struct {
 	*registry.Device
 	file       int
-	parameters []*parameterAccount // by key
-	named      int                 // of parameters, how many the configuration names
+	parameters []*parameterAccount // sorted by key
+	named      int                 // number of parameters that the configuration names
 	held       string
 	heldSince  time.Time
 }
@@ -75,16 +76,16 @@ type deviceAccount struct {
 type parameterAccount struct {
 	status.Parameter
 	mapped registry.Mapped
-	told   status.Class // what the log has said that a person must see to, or ""
-	former bool         // it had another name before; of refresh alone
+	told   status.Class // class of trouble that the log has named, or ""
+	former bool         // renamed since; used by refresh only
 }
 
-// statusFile is when a file is to be written.
+// statusFile decides when a file has to be written.
 type statusFile struct {
 	written time.Time
-	changed bool      // something
-	matters bool      // for a person
-	since   time.Time // nothing had changed before
+	changed bool      // anything
+	matters bool      // the change matters to a person
+	since   time.Time // nothing was changed before this time
 }
 
 func (f *statusFile) due(now time.Time, always bool) bool {
@@ -92,11 +93,11 @@ func (f *statusFile) due(now time.Time, always bool) bool {
 	if !f.changed {
 		f.since = now
 	}
-	// What changes with each slot is waited for: a hub's devices report one after the other.
+	// A change that each slot makes waits, because a hub's devices report one after the other.
 	return f.matters && ago >= writeAtOnce || f.changed && ago >= writeLater && now.Sub(f.since).Abs() >= writeSettled || always && ago >= writeAlways
 }
 
-// openAccount goes on with what the last life wrote, where that can be read.
+// openAccount continues with the status of the previous run, if it is readable.
 func openAccount(e *Engine, path string) *account {
 	a := &account{e: e, path: path, started: time.Now().UTC().Round(0), begun: time.Now(), devices: map[string]*deviceAccount{}}
 	a.slots.by = map[int64]*slotLine{}
@@ -105,10 +106,10 @@ func openAccount(e *Engine, path string) *account {
 	if path != "" {
 		h, err := status.Read(path)
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			e.log.Warn("what the last run wrote of each parameter cannot be read: it begins anew", "error", err)
+			e.log.Warn("cannot read the parameter status of the last run: starting with an empty one", "error", err)
 		}
 		if err == nil {
-			a.ran, before = h.RanUntil(), h.Devices
+			a.ran, before, a.files = h.RanUntil(), h.Devices, make([]statusFile, max(h.Files, 1))
 		}
 	}
 	a.mu.Lock()
@@ -124,7 +125,7 @@ func statusPath(s store.Store) string {
 	return ""
 }
 
-// refresh brings the devices to those of the configuration. What is known of them goes on, also under a former name.
+// refresh adopts the devices of the configuration. It keeps what is known of them, also under former names.
 func (a *account) refresh(before []status.Device) {
 	version := a.e.names.Version()
 	if version == a.names {
@@ -185,6 +186,7 @@ func (a *account) refresh(before []status.Device) {
 	for _, d := range list {
 		a.delay = max(a.delay, a.e.delay(d))
 	}
+	a.moved = a.files != nil && len(a.files) != files
 	a.files = make([]statusFile, files)
 	for i := range a.files {
 		a.files[i].matters = true
@@ -196,8 +198,8 @@ func (d *deviceAccount) sort() {
 	slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
 }
 
-// goesOnBefore reports that of two accounts of one parameter this one goes on: one that has had a reading, and then the one
-// that has the present name, or was the last to read.
+// goesOnBefore reports that p is kept of two accounts of one parameter: the one that has had a reading; if both have,
+// the one with the current name, or else the one with the latest reading.
 func (p *parameterAccount) goesOnBefore(o *parameterAccount) bool {
 	switch had, other := p.Reading != nil || p.Slot != nil, o.Reading != nil || o.Slot != nil; {
 	case had != other:
@@ -208,7 +210,7 @@ func (p *parameterAccount) goesOnBefore(o *parameterAccount) bool {
 	return p.lastSeen().After(o.lastSeen())
 }
 
-// firstWindow is the start of the first whole window from now on.
+// firstWindow returns the start of the first whole window from now on.
 func firstWindow(now time.Time) time.Time {
 	start, end := spec.Window(now, spec.SlotLength)
 	if start.Equal(now) {
@@ -234,7 +236,7 @@ func (d *deviceAccount) find(parameter string, diagnostic bool) *parameterAccoun
 	return nil
 }
 
-// of is a parameter's account. One that no entry names, of a device without entries, is made.
+// of returns a parameter's account. If the device has no entries, a missing account is created.
 func (a *account) of(device, parameter string, diagnostic bool) (*deviceAccount, *parameterAccount) {
 	d := a.devices[device]
 	if d == nil {
@@ -254,7 +256,7 @@ func (a *account) change(d *deviceAccount, matters bool) {
 	f.changed, f.matters = true, f.matters || matters
 }
 
-// made notes slots that were closed, or made upstream.
+// made records slots that were closed here or made upstream.
 func (a *account) made(slots []slot.Slot, upstream bool) {
 	if len(slots) == 0 {
 		return
@@ -290,7 +292,7 @@ func (a *account) made(slots []slot.Slot, upstream bool) {
 	}
 }
 
-// newer reports that a time is after one that is known, or that this is of a clock that was ahead.
+// newer reports that a time is after the known one, or that the known one is in the future because the clock was ahead.
 func newer(at time.Time, known *time.Time, now time.Time) bool {
 	return known == nil || at.After(*known) || known.After(now.Add(spec.SlotLength))
 }
@@ -302,7 +304,7 @@ func (p *parameterAccount) read(at time.Time, value float64, now time.Time) {
 	}
 }
 
-// beyond says which limit of its entry a slot's value is beyond.
+// beyond returns which limit of its entry a slot's value exceeds, or "".
 func beyond(s *slot.Slot, r *registry.Rules) string {
 	what, limit := "", 0.0
 	switch {
@@ -316,9 +318,9 @@ func beyond(s *slot.Slot, r *registry.Rules) string {
 	return fmt.Sprintf("%s: %v %s, %s %v", spec.ISTString(s.Stamp), registry.Round(s.Value, -1), s.Unit, what, limit)
 }
 
-// noteFlat keeps since when all readings are equal, and after how long that is told.
+// noteFlat records since when all readings are equal, and after how long this is reported.
 func (p *parameterAccount) noteFlat(s *slot.Slot, alert time.Duration) {
-	even := s.Samples == 0 || s.Min == s.Max // a slot that was made upstream says nothing of its readings
+	even := s.Samples == 0 || s.Min == s.Max // a slot made upstream may not describe its readings; it then counts as even
 	start := s.Stamp.UTC()
 	if !s.Start.IsZero() {
 		start = s.Start.UTC()
@@ -333,7 +335,7 @@ func (p *parameterAccount) noteFlat(s *slot.Slot, alert time.Duration) {
 	}
 }
 
-// note notes what the trail has.
+// note records entries of the trail.
 func (a *account) note(entries []audit.Entry) {
 	if len(entries) == 0 {
 		return
@@ -373,7 +375,7 @@ func (a *account) note(entries []audit.Entry) {
 			}
 		case audit.Refused, audit.Late:
 			d := a.devices[x.Device]
-			if p := d.find(x.Parameter, len(x.Readings) > 0 && x.Readings[0].Diagnostic); p != nil { // it makes no parameter of a device without entries
+			if p := d.find(x.Parameter, len(x.Readings) > 0 && x.Readings[0].Diagnostic); p != nil { // a refused parameter is not added to a device without entries
 				p.exclude(status.Excluded{Reason: cmp.Or(x.Reason, string(x.Outcome)), Count: x.Count, Stamp: stamp, Detail: x.Detail, Noted: now})
 				a.change(d, false)
 			}
@@ -388,7 +390,7 @@ func reasonOf(x *audit.Entry) string {
 	return "other"
 }
 
-// excluded notes a reading that is in no slot. It makes no parameter of a device without entries.
+// excluded records a reading that is in no slot. It adds no parameter to a device without entries.
 func (a *account) excluded(s slot.Series, x status.Excluded, detail func() string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -402,9 +404,9 @@ func (a *account) excluded(s slot.Series, x status.Excluded, detail func() strin
 	a.change(d, false)
 }
 
-// exclude keeps the newest of each reason.
+// exclude keeps the newest entry for each reason.
 func (p *parameterAccount) exclude(x status.Excluded) {
-	p.Excluded = slices.Clone(p.Excluded) // a status that is being written has the list of before
+	p.Excluded = slices.Clone(p.Excluded) // a status that is being written uses the old list
 	i := slices.IndexFunc(p.Excluded, func(o status.Excluded) bool { return o.Reason == x.Reason })
 	switch {
 	case i < 0:
@@ -417,7 +419,7 @@ func (p *parameterAccount) exclude(x status.Excluded) {
 	}
 }
 
-// run writes the status and the log's lines until done is closed, and then once more.
+// run writes the status and log lines until done is closed; Close makes the last step.
 func (a *account) run(done <-chan struct{}) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -431,7 +433,7 @@ func (a *account) run(done <-chan struct{}) {
 	}
 }
 
-// step does what is due. At the end of the host all is written.
+// step does what is due. At the end it writes everything.
 func (a *account) step(end bool) {
 	a.came.hurry(mostNearest)
 	w := a.take(end)
@@ -444,14 +446,14 @@ func (a *account) step(end bool) {
 		}
 		if !a.failed && (end || time.Since(a.failing) >= failsFor) {
 			a.failed = true
-			a.e.log.Warn("cannot write the status of each parameter: it is tried again, and nothing else depends on it", "error", err)
+			a.e.log.Warn("cannot write the parameter status: trying again; nothing else depends on it", "error", err)
 		}
 	case w.host != nil || len(w.files) > 0:
 		a.failing, a.failed = time.Time{}, false
 	}
 }
 
-// again has what could not be written come again soon.
+// again schedules a failed write again soon.
 func (a *account) again(w written) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -463,7 +465,7 @@ func (a *account) again(w written) {
 	}
 }
 
-// written is what a step writes.
+// written has what a step writes.
 type written struct {
 	host  *status.Host
 	files map[int][]status.Device
@@ -481,7 +483,9 @@ func (a *account) write(w written) error {
 	return w.host.Write(a.path)
 }
 
-// take is what is to be written now: of the files of devices one at a time, since a hub has many.
+// take returns what to write now. It returns one device file at a time, because a hub has many. If the number of files
+// changes, it returns all of them, because nearly every device moves to another file and a kill in between would lose its
+// account.
 func (a *account) take(end bool) (w written) {
 	health := fmt.Sprint(a.e.health.text(), a.e.reachable())
 	a.mu.Lock()
@@ -503,15 +507,16 @@ func (a *account) take(end bool) (w written) {
 	clear(a.troubled)
 	a.troubledMu.Unlock()
 
-	files, wall := status.Files(len(a.ids)), time.Now()
+	files, wall, all := status.Files(len(a.ids)), time.Now(), end || a.moved
+	a.moved = false
 	if files == 0 {
-		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // of a hub, new slots are enough
+		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // a hub updates its status with new slots only
 			a.taken, a.host.changed = taken, true
 			a.host.matters = a.host.matters || time.Since(a.begun) < begins
 		}
 		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
 	}
-	if a.host.due(wall, true) || end {
+	if a.host.due(wall, true) || all {
 		w.host = a.describe(now, end)
 		if w.host.Files = files; files == 0 {
 			w.host.Devices, a.files[0] = a.describeAll(0, now), statusFile{}
@@ -520,12 +525,12 @@ func (a *account) take(end bool) (w written) {
 	}
 	for i := range files {
 		f := &a.files[i]
-		if f.due(wall, false) || end && (f.changed || f.matters) {
+		if f.due(wall, false) || all && (f.changed || f.matters) {
 			if w.files == nil {
 				w.files = map[int][]status.Device{}
 			}
 			w.files[i], *f = a.describeAll(i, now), statusFile{written: wall}
-			if !end {
+			if !all {
 				break
 			}
 		}
@@ -533,7 +538,7 @@ func (a *account) take(end bool) (w written) {
 	return w
 }
 
-// trouble notes that a device begins or ceases to wait for a person.
+// trouble records that a device begins or ceases to wait for a person.
 func (a *account) trouble(device string) {
 	a.troubledMu.Lock()
 	defer a.troubledMu.Unlock()
@@ -543,7 +548,7 @@ func (a *account) trouble(device string) {
 	a.troubled[device] = true
 }
 
-// describe is the host without its devices.
+// describe returns the host's status without its devices.
 func (a *account) describe(now time.Time, end bool) *status.Host {
 	e := a.e
 	h := &status.Host{
@@ -567,7 +572,7 @@ func (a *account) describe(now time.Time, end bool) *status.Host {
 	return h
 }
 
-// begin says what the host is about to do.
+// begin logs what the host starts to do.
 func (e *Engine) begin() {
 	a := e.account
 	a.mu.Lock()
@@ -590,14 +595,14 @@ func (e *Engine) begin() {
 	e.log.Info("reporting", append(args, "to", h.Endpoint, "slots_waiting", h.Waiting, "first_slot", status.Time(stamp, a.now()), "goes_at", leaves.In(spec.IST).Format(time.TimeOnly))...)
 }
 
-// trustsClock reports whether windows close by the present clock.
+// trustsClock reports whether windows may close by the current clock.
 func (e *Engine) trustsClock() bool {
 	_, era := e.clock.Now()
 	trust := e.clock.Trust(era)
 	return trust == clock.Confirmed || trust == clock.Trusted
 }
 
-// reachable is why the server does not answer, or "".
+// reachable returns why the server does not answer, or "".
 func (e *Engine) reachable() string {
 	if e.outbox == nil {
 		return ""
@@ -605,7 +610,7 @@ func (e *Engine) reachable() string {
 	return e.outbox.Server().Reason
 }
 
-// handed notes slots that the next consumer has taken.
+// handed records slots that the next consumer has taken.
 func (a *account) handed(slots []slot.Slot) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -622,7 +627,7 @@ func (a *account) handed(slots []slot.Slot) {
 	}
 }
 
-// within is after the end of a window when its slot is expected at the board.
+// within is how long after the end of a window its slot is expected at the board.
 func (a *account) within() time.Duration {
 	d := a.e.rules.Grace + a.e.rules.Settle + reachWithin
 	if b := a.e.cfg.Board; b != nil {
@@ -639,7 +644,7 @@ func timeOf(t time.Time) *time.Time {
 	return &t
 }
 
-// describeAll are the devices of a file.
+// describeAll returns the devices of a file.
 func (a *account) describeAll(file int, now time.Time) []status.Device {
 	var list []status.Device
 	for _, id := range a.ids {
@@ -650,7 +655,8 @@ func (a *account) describeAll(file int, now time.Time) []status.Device {
 	return list
 }
 
-// describeDevice is a device. A reader is told what came instead of what never came; that is not for a hub's gauges.
+// describeDevice returns a device's status. For a reader it also says what came instead of a parameter that never came;
+// a hub's gauges do not need that.
 func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) status.Device {
 	x := status.Device{Station: d.StationID, ID: d.DeviceID, Parameters: make([]status.Parameter, 0, len(d.parameters))}
 	a.e.aligner.Latest(d.DeviceID, func(s slot.Series, at time.Time, value float64) {
@@ -695,7 +701,7 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 	return x
 }
 
-// instead is what came for a parameter that never did, without the tokens that a sender may have put into it.
+// instead returns what came instead of a parameter that never came, without tokens that a sender may have put into it.
 func (a *account) instead(p *parameterAccount, d *deviceAccount) string {
 	return string(a.e.names.Hide([]byte(a.came.instead(p.mapped, d))))
 }

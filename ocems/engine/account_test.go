@@ -16,7 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// seven is a plant of seven parameters, of which some are in trouble.
+// seven is a plant of seven parameters, some of which are in trouble.
 func seven(c *engine.Config) {
 	d := registry.DeviceConfig{StationID: "s-seven", DeviceID: "seven", TokenID: "token-of-device-seven"}
 	for _, p := range []struct{ field, parameter string }{{"cod", "cod"}, {"bodd", "bod"}, {"ph", "ph"}, {"tss", "tss"}, {"toc", "toc"}, {"do", "do"}, {"no3-n", "no3-n"}} {
@@ -26,7 +26,7 @@ func seven(c *engine.Config) {
 	c.Names.Devices = []registry.DeviceConfig{d}
 }
 
-// field is a field of a Telegraf metric.
+// field makes a reading of a field of a Telegraf metric.
 func field(name string, at time.Time, value float64, attributes ...string) engine.Reading {
 	r := reading("", "modbus", at, value, attributes...)
 	r.Field = name
@@ -41,7 +41,7 @@ func (p *plant) status() *status.Host {
 	return h
 }
 
-// verdicts are what the status says of each parameter.
+// verdicts returns what the status says of each parameter.
 func verdicts(h *status.Host, now time.Time) map[string]string {
 	out := map[string]string{}
 	for i := range h.Devices {
@@ -53,7 +53,7 @@ func verdicts(h *status.Host, now time.Time) map[string]string {
 	return out
 }
 
-// Of each parameter that is in trouble the log and the status say so, from the first whole slot on.
+// The log and the status name each parameter in trouble, from the first whole slot on.
 func TestEachParameterIsAccountedFor(t *testing.T) {
 	run(t, "seven parameters", seven, func(p *plant) {
 		feed := func(from, to time.Time) {
@@ -75,7 +75,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 			"cod": "ok reporting: 06:45 delivered", "tss": "ok reporting: 06:45 delivered", "toc": "ok reporting: 06:45 delivered", "no3-n": "ok reporting: 06:45 delivered",
 			"bod": `failed never: no reading ever came: modbus has the fields bod, cod, do, no3-n, ph, status, toc, tss; "bodd" is not among them; nearest: bod`,
 			"do":  `failed never: no reading ever came: modbus do came with "host=plc slave=1", and its entry asks for "slave=7"`,
-			"ph":  "failed refused: the board refuses it since 06:45: 119 invalid parameter; its slots wait",
+			"ph":  "failed refused: the board has refused it since 06:45: 119 invalid parameter; its slots wait",
 		}, verdicts(p.status(), clock(1, 20, 0)))
 		assert.Len(t, p.log.lines("06:45 delivered 4 of 7 parameters of seven; never: bod, do; refused: ph"), 1)
 		assert.Len(t, p.log.lines("a parameter needs a person: no reading ever came: modbus has the fields"), 1)
@@ -101,7 +101,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		assert.True(t, h.Stopped)
 		assert.Equal(t, "The host was stopped at 08:05.", h.JudgeAll(clock(2, 36, 0)).Text)
 	})
-	run(t, "a flag beside nothing", seven, func(p *plant) {
+	run(t, "a flag on a metric without a reported field", seven, func(p *plant) {
 		for minute := range 15 {
 			at := clock(1, minute, 0)
 			until(at)
@@ -110,24 +110,24 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 			p.mustTake(field("cod", at, 1), coil)
 		}
 		until(clock(1, 17, 0))
-		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		lines := p.log.lines("a flag or unit is on a metric without a reported field")
 		assert.Len(t, lines, 1)
 		assert.Contains(t, lines[0], `metric=modbus attribute=ocems_flag of="host=plc type=coil"`)
 	})
-	run(t, "a flag beside a reading", seven, func(p *plant) {
+	run(t, "a flag on a metric with a reported field", seven, func(p *plant) {
 		p.mustTake(field("cod", clock(1, 0, 0), 1, "ocems_flag", "U"), field("status", clock(1, 0, 0), 1, "ocems_flag", "U"))
 		until(clock(1, 32, 0))
-		assert.Empty(t, p.log.lines("a flag or unit stands"))
+		assert.Empty(t, p.log.lines("a flag or unit is on"))
 	})
 	run(t, "nothing comes", seven, func(p *plant) {
 		until(clock(1, 17, 0))
 		h := p.status()
-		assert.Equal(t, `failed never: no reading ever came: nothing came that no entry names, and no metric "modbus"`, verdicts(h, clock(1, 17, 0))["cod"])
+		assert.Equal(t, `failed never: no reading ever came: no metric "modbus" came, and no metric without an entry`, verdicts(h, clock(1, 17, 0))["cod"])
 		assert.Contains(t, h.JudgeAll(clock(1, 17, 0)).Text, "7 of 7 parameters need a person")
 	})
 }
 
-// A value that stays the same, or is beyond a limit, is told once. Nothing of the data changes.
+// A value that does not change, or exceeds a limit, is reported once. The data is not changed.
 func TestFlatLinesAndLimits(t *testing.T) {
 	change := func(c *engine.Config) {
 		seven(c)
@@ -160,7 +160,7 @@ func TestFlatLinesAndLimits(t *testing.T) {
 	})
 }
 
-// What looks like trouble and is none, and the reverse.
+// Situations that look like trouble but are not, and the reverse.
 func TestVerdictsOfSeven(t *testing.T) {
 	feed := func(p *plant, from, to time.Time, attributes ...string) {
 		for at := from; at.Before(to); at = at.Add(20 * time.Second) {
@@ -178,9 +178,9 @@ func TestVerdictsOfSeven(t *testing.T) {
 		feed(p, clock(1, 0, 0), clock(1, 30, 0))
 		until(clock(5, 1, 0))
 		feed(p, clock(5, 1, 0), clock(5, 5, 0))
-		assert.Equal(t, "ok begins: it reads again: its next slot is 10:45", verdicts(p.status(), clock(5, 5, 0))["cod"])
+		assert.Equal(t, "ok begins: readings arrive again: its next slot is 10:45", verdicts(p.status(), clock(5, 5, 0))["cod"])
 	})
-	run(t, "a reading of a wrong clock is no mark for ever", seven, func(p *plant) {
+	run(t, "a reading by a wrong clock has no lasting effect", seven, func(p *plant) {
 		p.mustTake(field("cod", clock(1, 0, 0).AddDate(3, 0, 0), 1))
 		feed(p, clock(1, 0, 10), clock(1, 32, 0))
 		assert.Equal(t, "ok reporting: 07:00 delivered", verdicts(p.status(), clock(1, 32, 0))["cod"])
@@ -198,7 +198,8 @@ func TestVerdictsOfSeven(t *testing.T) {
 	})
 }
 
-// A status that cannot be replaced, as on Windows while somebody reads it, is there seconds later, and the log is silent.
+// If the status file cannot be replaced, for example on Windows while it is being read, it is written seconds later
+// without a log line.
 func TestStatusThatCannotBeReplaced(t *testing.T) {
 	for _, c := range []struct {
 		name  string
@@ -215,12 +216,50 @@ func TestStatusThatCannotBeReplaced(t *testing.T) {
 			require.NoError(p.t, os.RemoveAll(path))
 			time.Sleep(8 * time.Second)
 			assert.WithinRange(t, p.status().Written, time.Now().Add(-8*time.Second), time.Now())
-			assert.Len(t, p.log.lines("cannot write the status"), c.lines)
+			assert.Len(t, p.log.lines("cannot write the parameter status"), c.lines)
 		})
 	}
 }
 
-// Of any number of sources each flag that stands beside no reading is told once, and none that stands beside one.
+// A host that gets more devices keeps the account of each, even if it is killed at any time.
+func TestHostThatGrows(t *testing.T) {
+	devices := func(c *engine.Config, n int) {
+		seven(c)
+		d := c.Names.Devices[0]
+		c.Names.Devices = nil
+		for i := range n {
+			cod := d.Parameters[0]
+			d.DeviceID = fmt.Sprintf("d%04d", i)
+			cod.Attributes = map[string]string{"n": d.DeviceID}
+			d.Parameters = []registry.ParameterConfig{cod}
+			c.Names.Devices = append(c.Names.Devices, d)
+		}
+	}
+	for _, c := range []struct{ before, after int }{{500, 501}, {1000, 1001}, {1001, 400}} {
+		run(t, fmt.Sprintf("%d and %d", c.before, c.after), func(cfg *engine.Config) { devices(cfg, c.before) }, func(p *plant) {
+			until(clock(1, 0, 10))
+			p.close()
+			devices(&p.cfg, c.after)
+			p.open()
+			time.Sleep(time.Second / 2) // between two writes
+			for second := range 5 {
+				time.Sleep(time.Second)
+				ids := map[string]bool{}
+				for _, d := range p.status().Devices {
+					ids[d.ID] = true
+				}
+				for i := range min(c.before, c.after) {
+					if id := fmt.Sprintf("d%04d", i); !ids[id] {
+						p.t.Fatalf("second %d: the status lacks %s", second+1, id)
+					}
+				}
+			}
+		})
+	}
+}
+
+// For any number of sources, each flag on a metric without a reported field is reported once; other flags are not
+// reported.
 func TestFlagsOfManySources(t *testing.T) {
 	run(t, "many", seven, func(p *plant) {
 		const sources = 3000
@@ -241,7 +280,7 @@ func TestFlagsOfManySources(t *testing.T) {
 			require.NoError(p.t, b.Commit(context.Background()))
 			until(clock(1+hour, 50, 0))
 		}
-		lines := p.log.lines("a flag or unit stands on a metric of which no field is reported")
+		lines := p.log.lines("a flag or unit is on a metric without a reported field")
 		require.Len(p.t, lines, 1)
 		assert.Contains(t, lines[0], `of="host=plc unit=3001"`)
 	})
@@ -257,8 +296,8 @@ func TestFlagsOfManySources(t *testing.T) {
 			require.NoError(p.t, b.Commit(context.Background()))
 			until(clock(1+hour, 50, 0))
 		}
-		assert.Len(t, p.log.lines("a flag or unit stands on a metric of which no field is reported"), 40)
-		more := p.log.lines("more flags or units stand on metrics")
+		assert.Len(t, p.log.lines("a flag or unit is on a metric without a reported field"), 40)
+		more := p.log.lines("more flags or units are on metrics")
 		require.Len(p.t, more, 2)
 		assert.Contains(t, more[0], "metrics=980")
 		assert.Contains(t, more[1], "metrics=180")

@@ -14,43 +14,43 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// A sender may invent any number of names: so many metrics are remembered, and so many fields of each.
+// A sender may invent any number of names, so only this many metrics are kept, and this many fields of each.
 const (
 	mostCameMetrics = 200
 	mostCameFields  = 50
 	mostFlagged     = 1000    // between two slots
-	mostJudged      = 1 << 16 // of more no flag or unit is told as lost
+	mostJudged      = 1 << 16 // a lost flag or unit is not reported beyond this number
 )
 
-// came are the names of readings that are no parameter of any device: what an entry was perhaps meant for.
+// came has the names of readings that are no parameter of any device. An entry may have been meant for one of them.
 type came struct {
 	mu      sync.Mutex
-	metrics map[string]map[string]string // what else the first reading of each field said of itself, by metric and field
-	flagged map[metricOf]flagged         // metrics with a flag or a unit of which no reading is one, since the last slot
-	judged  map[metricOf]struct{}        // those of which a reading is one, or of which it was told that none is: for ever
-	left    int                          // how often the nearest name is looked for, which takes milliseconds
+	metrics map[string]map[string]string // attributes of the first reading of each field, by metric and field
+	flagged map[metricOf]flagged         // since the last slot: metrics with a flag or unit but no reading that is a parameter
+	judged  map[metricOf]struct{}        // metrics that need no report: a reading is a parameter, or a lost flag or unit was reported; never forgotten
+	left    int                          // how many searches for the nearest name are left; a search takes milliseconds
 }
 
-// metricOf is a metric of a source.
+// metricOf identifies a metric of a source.
 type metricOf struct{ name, source uint64 }
 
 func (r Reading) metricOf() metricOf {
 	return metricOf{xxhash.Sum64String(r.Name), r.Source.some().ID}
 }
 
-// flagged is a flag or a unit beside readings that are no parameter.
+// flagged is a flag or unit on a metric without a parameter.
 type flagged struct{ metric, word, source string }
 
 const mostNearest = 20
 
-// hurry bounds how often the nearest name is looked for until the next time.
+// hurry sets how many searches for the nearest name may be made until the next call.
 func (c *came) hurry(n int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.left = n
 }
 
-// nearest is the nearest name as a text to append, or "".
+// nearest returns the nearest name as text to append, or "".
 func (c *came) nearest(name string, names []string) string {
 	if c.left--; c.left < 0 {
 		return ""
@@ -94,7 +94,7 @@ func (r Reading) text() string {
 	return registry.Short(r.Source.Text())
 }
 
-// flag notes a flag or a unit of which no reading may be one.
+// flag records a flag or unit whose metric may have no parameter.
 func (c *came) flag(r Reading) {
 	word := r.Word()
 	if word == "" || len(c.flagged) >= mostFlagged || len(c.judged) >= mostJudged {
@@ -112,7 +112,7 @@ func (c *came) flag(r Reading) {
 	}
 }
 
-// ours notes that a reading beside a flag or a unit is a parameter.
+// ours records that the metric of a flag or unit has a parameter.
 func (c *came) ours(r Reading) {
 	if r.Word() == "" {
 		return
@@ -132,7 +132,7 @@ func (c *came) judge(key metricOf) {
 	}
 }
 
-// lost are the flags and units that say nothing of any parameter, each once.
+// lost returns the flags and units that apply to no parameter, each once.
 func (c *came) lost() (list []flagged) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -148,7 +148,7 @@ func (c *came) lost() (list []flagged) {
 	return list
 }
 
-// instead says what came where an entry's readings did not.
+// instead returns what came instead of an entry's readings.
 func (c *came) instead(m registry.Mapped, d *deviceAccount) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -160,7 +160,7 @@ func (c *came) instead(m registry.Mapped, d *deviceAccount) string {
 	if source, same := fields[m.Field]; same && m.Attributes != "" {
 		return fmt.Sprintf("%s came with %q, and its entry asks for %q", entry, source, m.Attributes)
 	}
-	for _, p := range d.parameters { // what other entries read of the same metric
+	for _, p := range d.parameters { // fields of the same metric that other entries use
 		if o := p.mapped; o.Metric == m.Metric && o.Field != m.Field && (p.Reading != nil || p.Slot != nil) {
 			if fields == nil {
 				fields = map[string]string{}
@@ -175,12 +175,12 @@ func (c *came) instead(m registry.Mapped, d *deviceAccount) string {
 	}
 	names := slices.Sorted(maps.Keys(c.metrics))
 	if len(names) == 0 {
-		return fmt.Sprintf("nothing came that no entry names, and no metric %q", m.Metric)
+		return fmt.Sprintf("no metric %q came, and no metric without an entry", m.Metric)
 	}
-	return fmt.Sprintf("no metric %q came; no entry names %s", m.Metric, fewOf("metric", names)) + c.nearest(m.Metric, names)
+	return fmt.Sprintf("no metric %q came, but %s without an entry", m.Metric, fewOf("metric", names)) + c.nearest(m.Metric, names)
 }
 
-// fewOf lists names, and says how many more there are.
+// fewOf lists names, and the number of those left out.
 func fewOf(what string, names []string) string {
 	const most = 10
 	if len(names) == 1 {

@@ -19,26 +19,26 @@ import (
 
 const (
 	clockKey = "clock"
-	mostHeld = 64 << 20 // bytes of live readings that wait for the clock: an error lets their senders wait
+	mostHeld = 64 << 20 // bytes of live readings that wait for the clock; beyond it a batch fails and its sender keeps it
 )
 
-// held are readings of one batch that wait until the clock is trusted: live ones, or such as it would refuse for the time
-// that their sender gave.
+// held has readings of one batch that wait until the clock is trusted: live ones, and ones whose source time this clock
+// would refuse.
 type held struct {
 	moment
 	samples []sample
 	oldest  time.Time
 	bytes   int  // of their value in the store
-	own     bool // the time is their sender's
+	own     bool // the time is the sender's own
 
-	restored bool // from a life before, which has counted them
+	restored bool // from a previous run, which has counted them
 }
 
-// moment is when a batch came.
+// moment is the time at which a batch arrived.
 type moment struct {
 	now  time.Time
 	era  uint64        // of this machine's clock
-	skew time.Duration // of the server's clock from it
+	skew time.Duration // the server's clock minus this machine's
 }
 
 func (e *Engine) moment() moment {
@@ -46,8 +46,8 @@ func (e *Engine) moment() moment {
 	return moment{now, era, e.clock.Skew()}
 }
 
-// timed says whose clock a reading's time is of. What a sender had kept, and comes just after a step, is of the clock of
-// before.
+// timed decides whether a reading's time comes from this machine's clock. It returns true for a reading that its sender
+// had kept and that arrives just after a step: its time comes from the clock before the step.
 func (b *Batch) timed(x *sample, d *registry.Device) (before bool) {
 	kind := b.e.cfg.Slots.Timestamps
 	if d != nil && d.Timestamps != "" {
@@ -66,11 +66,11 @@ func (b *Batch) timed(x *sample, d *registry.Device) (before bool) {
 	return false
 }
 
-// lived are the last two eras of the clock in which a device had live readings. One that had none, and sends what is older
-// than a step, sends history.
+// lived has the last two eras of the clock in which a device had live readings. A device without live readings that
+// sends readings from before a step sends history.
 type lived struct {
 	mu    sync.RWMutex
-	first uint64 // era that is of this life alone
+	first uint64 // first era that belongs to this run alone
 	eras  map[string][2]uint64
 }
 
@@ -88,7 +88,7 @@ func (l *lived) note(device string, era uint64) {
 	}
 }
 
-// in is true for eras of lives before, of which it is not known.
+// in returns true for eras of previous runs, because these are not recorded.
 func (l *lived) in(device string, era uint64) bool {
 	l.mu.RLock()
 	defer l.mu.RUnlock()
@@ -96,9 +96,9 @@ func (l *lived) in(device string, era uint64) bool {
 	return era < l.first || eras[0] == era || eras[1] == era
 }
 
-const wrongClock = "this machine's clock was wrong then, and was set"
+const wrongClock = "this machine's clock was wrong then, and was corrected"
 
-// restoreClock reads what the last life knew of the clock.
+// restoreClock reads what the last run knew of the clock.
 func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []byte, err error) {
 	value, err := e.cfg.Store.Get(ctx, clockKey)
 	_, e.lived.first = e.clock.Now()
@@ -106,7 +106,7 @@ func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []by
 		return false, nil, err
 	}
 	confirmed, err = e.clock.Restore(value)
-	if _, e.lived.first = e.clock.Now(); !confirmed { // it may go on with an era of the life before
+	if _, e.lived.first = e.clock.Now(); !confirmed { // the clock may continue an era of the previous run
 		e.lived.first++
 	}
 	e.loop.era = e.clock.Doubted()
@@ -116,7 +116,7 @@ func (e *Engine) restoreClock(ctx context.Context) (confirmed bool, damaged []by
 	return confirmed, nil, err
 }
 
-// closesBy is the time by which windows close. What waits for the clock may be for windows that are open.
+// closesBy is the time up to which windows close. Readings that wait for the clock may belong to open windows.
 func (e *Engine) closesBy() time.Time {
 	at := e.clock.Closing()
 	for _, h := range e.loop.held {
@@ -127,17 +127,18 @@ func (e *Engine) closesBy() time.Time {
 	return at
 }
 
-// believe brings the readings that wait for the clock to where its trust takes them. The next checkpoint stores that.
+// believe aligns or refuses the waiting readings according to the trust in the clock. The next checkpoint stores the
+// result.
 func (e *Engine) believe(now time.Time) {
 	if wrong := e.clock.Wrong(); len(wrong) > len(e.loop.wrong) {
-		e.log.Error("this machine's clock was wrong, and was set: what it took meanwhile is in no slot, but in the audit trail")
+		e.log.Error("this machine's clock was wrong and was corrected: readings taken meanwhile are in the audit trail and in no slot")
 		e.loop.wrong, e.loop.withdrawal = wrong, nil
 		e.takeBack(now)
 	}
 	if len(e.loop.wrong) > 0 {
 		return
 	}
-	doubted := e.clock.Doubted() // another only once the one before is confirmed, or put right
+	doubted := e.clock.Doubted() // this changes only once the doubted era before is confirmed or put right
 	confirmed := e.clock.Trust(doubted) == clock.Confirmed
 	if confirmed && !e.loop.confirmed || doubted != e.loop.era {
 		e.aligner.Confirm()
@@ -157,8 +158,8 @@ func (e *Engine) believe(now time.Time) {
 	})
 }
 
-// release aligns what waits with its sender's time, by a moment whose clock is trusted. A restart does so before the same
-// batch, so that of two values for one time the same comes first.
+// release aligns waiting readings with source time, at a moment whose clock is trusted. A restart does this before the
+// same batch, so that of two values for one time the same one comes first.
 func (e *Engine) release(m moment, trust clock.Trust) {
 	e.releaseIf(func(h held) (moment, clock.Trust, bool) { return m, trust, h.own })
 }
@@ -184,7 +185,7 @@ func (e *Engine) releaseIf(due func(held) (moment, clock.Trust, bool)) {
 	e.loop.changed, e.loop.held = e.loop.changed || len(kept) < len(e.loop.held), kept
 }
 
-// countedBefore takes out of the counters what a life before has counted.
+// countedBefore removes from the counters what a previous run has counted.
 func (e *Engine) countedBefore(before, after slot.Stats) {
 	e.counts.mu.Lock()
 	defer e.counts.mu.Unlock()
@@ -197,7 +198,7 @@ func (e *Engine) countedBefore(before, after slot.Stats) {
 	}
 }
 
-// alignAll aligns samples, the live ones in doubt where nobody has confirmed the clock.
+// alignAll aligns samples; live ones are in doubt if the clock is not confirmed.
 func (e *Engine) alignAll(m moment, samples []sample, trust clock.Trust) {
 	for i := range samples {
 		samples[i].Doubt = samples[i].live && trust == clock.Trusted
@@ -205,7 +206,7 @@ func (e *Engine) alignAll(m moment, samples []sample, trust clock.Trust) {
 	e.align(m, samples)
 }
 
-// takeBack takes out of windows and closed slots what a wrong clock has put there.
+// takeBack removes from windows and closed slots what a wrong clock has put there.
 func (e *Engine) takeBack(now time.Time) {
 	if slices.Contains(e.loop.wrong, e.loop.era) {
 		for _, s := range e.aligner.Withdraw() {
@@ -240,10 +241,10 @@ func (e *Engine) refuseHeld(which func(held) bool, why string, now time.Time) {
 func (e *Engine) takeBackSlot(s slot.Slot, now time.Time) {
 	x := sampleOf(s)
 	x.count = s.Samples
-	e.refuse(x, slot.WrongClock, func() string { return wrongClock + "; the value is that of all of them" }, now)
+	e.refuse(x, slot.WrongClock, func() string { return wrongClock + "; the value is computed from all of them" }, now)
 }
 
-// save is a checkpoint. After takeBack it also takes what is wrong out of the outbox.
+// save makes a checkpoint. After takeBack it also removes the wrong readings from the outbox.
 func (e *Engine) save(ctx context.Context) error {
 	wrong := e.loop.wrong
 	if len(wrong) == 0 {
@@ -268,7 +269,7 @@ func (e *Engine) save(ctx context.Context) error {
 	return nil
 }
 
-// saveHeld returns the operation that keeps what waits, where there is any.
+// saveHeld returns the operation that stores the waiting readings, if there are any.
 func (e *Engine) saveHeld() (key string, ops []store.Op) {
 	if len(e.loop.held) == 0 {
 		return "", nil
@@ -294,14 +295,14 @@ func (e *Engine) heldBytes() (n int) {
 	return n
 }
 
-// tellClock says what a person has to see to, once.
+// tellClock reports a clock that a person must check, and when it is right again, once each.
 func (e *Engine) tellClock() {
 	text := e.clock.Trouble()
 	switch {
 	case text != "" && !e.loop.contradicted:
 		e.log.Error(text)
 	case text == "" && e.loop.contradicted:
-		e.log.Info("the server's clock contradicts this machine's no more")
+		e.log.Info("the server's clock no longer contradicts this machine's clock")
 	}
 	e.loop.contradicted = text != ""
 	var err error

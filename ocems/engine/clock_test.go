@@ -20,7 +20,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// steps is a plant whose machine's clock can be set. The board's is right.
+// steps is a plant on a machine whose clock can be set. The board's clock is right.
 type steps struct {
 	*plant
 	offset atomic.Int64
@@ -29,7 +29,7 @@ type steps struct {
 func (s *steps) wall() time.Time          { return time.Now().Add(time.Duration(s.offset.Load())) }
 func (s *steps) set(offset time.Duration) { s.offset.Store(int64(offset)) }
 
-// runSteps opens a plant at 01:00 whose clock is off.
+// runSteps opens a plant at 01:00 with a clock that is off by offset.
 func runSteps(t *testing.T, name string, offset time.Duration, change func(*engine.Config), f func(s *steps)) {
 	t.Run(name, func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -47,12 +47,12 @@ func runSteps(t *testing.T, name string, offset time.Duration, change func(*engi
 	})
 }
 
-// sameBoot is a machine that goes on while its host is off.
+// sameBoot makes the machine keep running while its host is off.
 func sameBoot(c *engine.Config) {
 	c.Boot = func() (string, time.Duration) { return "one", time.Since(time.Unix(0, 0)) }
 }
 
-// live sends readings that are stamped by the machine's clock, until the true time is at, and says how many.
+// live sends readings with the machine's time until the true time is at, and returns their number.
 func (s *steps) live(at time.Time, value float64) (n int) {
 	s.t.Helper()
 	every := time.Second
@@ -66,13 +66,13 @@ func (s *steps) live(at time.Time, value float64) (n int) {
 	return n
 }
 
-// clocked are the lines of the trail with the reason clock.
+// clocked returns the lines of the trail with the reason clock.
 func (s *steps) clocked() []string {
 	s.t.Helper()
 	return slices.DeleteFunc(s.trail(), func(line string) bool { return !strings.HasPrefix(line, "refused clock ") })
 }
 
-// wrong is how many readings the trail has with the reason clock.
+// wrong returns the number of readings in the trail with the reason clock.
 func (s *steps) wrong() (n int) {
 	s.t.Helper()
 	for _, e := range s.entries() {
@@ -83,18 +83,18 @@ func (s *steps) wrong() (n int) {
 	return n
 }
 
-// A board without a clock battery starts at a wrong time and is set right: no reading is in a slot that it was not taken
-// in.
+// A machine without a clock battery starts with a wrong time, which is then corrected: no reading is in a slot to which
+// it does not belong.
 func TestBootClock(t *testing.T) {
 	for _, c := range []struct {
 		name     string
 		off      time.Duration
-		after    time.Duration // it is set right
+		after    time.Duration // when it is corrected
 		offline  bool
 		kill     bool // just before that
-		whileOff bool // it is set right while the host is off
-		boot     bool // and the machine goes on meanwhile
-		full     bool // the disk, for half a minute after that
+		whileOff bool // it is corrected while the host is off
+		boot     bool // the machine keeps running meanwhile
+		full     bool // the disk is full for half a minute after that
 		line     string
 	}{
 		{name: "3 h behind for 8 s", off: -3 * time.Hour, after: 8 * time.Second, line: "refused clock a/cod@22:15 "},
@@ -155,15 +155,15 @@ func TestBootClock(t *testing.T) {
 	}
 }
 
-// A clock that is right all the time, that nobody could confirm, and that is wrong for a while: nothing of it is lost, and
-// nothing that was taken meanwhile is sent.
+// A clock that is right but never confirmed, and wrong for a while: no reading from the right time is lost, and none
+// from the wrong time is sent.
 func TestClockThatNobodyHadConfirmed(t *testing.T) {
 	for _, c := range []struct {
 		off         time.Duration
-		more        []time.Duration // that it is set to after that
-		heard       bool            // the server is, while it is wrong
-		kill, close bool            // before it is set right
-		whileOff    bool            // it is set right while the host is off
+		more        []time.Duration // further settings after that
+		heard       bool            // the server is reachable while it is wrong
+		kill, close bool            // before it is corrected
+		whileOff    bool            // it is corrected while the host is off
 		offline     time.Duration   // after it is right again
 	}{
 		{off: 9 * 24 * time.Hour},
@@ -185,7 +185,7 @@ func TestClockThatNobodyHadConfirmed(t *testing.T) {
 			s.net.unplug(true)
 			s.board.CloseIdleConnections()
 			s.close()
-			s.put(store.Op{Key: "clock"}) // who confirmed it before
+			s.put(store.Op{Key: "clock"}) // removes the stored confirmation
 			s.open()
 			s.live(clock(2, 3, 20), 1)
 			waiting, wrong := s.e.Stats().Outbox.Slots, 0
@@ -238,7 +238,7 @@ func TestClockThatNobodyHadConfirmed(t *testing.T) {
 	}
 }
 
-// A clock that was confirmed, and is wrong for a while: what it took before stays, and waits for nobody.
+// A clock that was confirmed, and is wrong for a while: readings from before stay and do not wait.
 func TestClockThatWasRight(t *testing.T) {
 	for _, c := range []struct {
 		off, long time.Duration
@@ -249,7 +249,7 @@ func TestClockThatWasRight(t *testing.T) {
 			until(clock(1, 0, 30))
 			s.net.unplug(true)
 			s.board.CloseIdleConnections()
-			for i := range 40 { // history that waits in the outbox
+			for i := range 40 { // history, waiting in the outbox
 				s.mustTake(finished("b", "cod", clock(0, 45, 0).Add(-time.Duration(i)*15*time.Minute), 1))
 			}
 			s.live(clock(1, 8, 0), 1)
@@ -276,7 +276,7 @@ func TestClockThatWasRight(t *testing.T) {
 	}
 }
 
-// Where nobody confirms, a start is trusted after 2 minutes and a step after 5. A restart finds what waits.
+// Without confirmation a start is trusted after 2 minutes and a step after 5. A restart finds the waiting readings.
 func TestNobodyConfirms(t *testing.T) {
 	unplugged := func(s *steps) {
 		s.net.unplug(true)
@@ -329,7 +329,7 @@ func TestNobodyConfirms(t *testing.T) {
 	})
 }
 
-// Without a disk, a stop ends what waits for the clock. It is in the trail.
+// Without a disk, a stop ends the wait for the clock: the readings are in the trail.
 func TestStopWithoutDisk(t *testing.T) {
 	runSteps(t, "held", 0, func(c *engine.Config) { c.Store = store.NewMemory() }, func(s *steps) {
 		s.net.unplug(true)
@@ -343,7 +343,7 @@ func TestStopWithoutDisk(t *testing.T) {
 	})
 }
 
-// Readings of a source with a clock of its own wait for nobody, whatever this machine's shows.
+// Readings of a source with its own clock do not wait, whatever this machine's clock shows.
 func TestTimestampsOfTheSource(t *testing.T) {
 	for _, of := range []string{"host", "device"} {
 		runSteps(t, of, -3*time.Hour, func(c *engine.Config) {
@@ -363,11 +363,11 @@ func TestTimestampsOfTheSource(t *testing.T) {
 	}
 }
 
-// lying is a board whose Date is wrong, and its answers right.
+// lying is a board with a wrong Date and correct answers.
 type lying struct {
 	http.RoundTripper
 	by     func() time.Duration
-	gets   bool // too
+	gets   bool // GETs get the wrong Date too
 	silent bool // the answer to a GET has no Date
 }
 
@@ -382,7 +382,7 @@ func (l lying) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, err
 }
 
-// A Date that lies costs nothing but time.
+// A wrong Date causes only a delay.
 func TestDateThatLies(t *testing.T) {
 	const day = 24 * time.Hour
 	var n atomic.Int64
@@ -390,7 +390,7 @@ func TestDateThatLies(t *testing.T) {
 		name   string
 		by     func() time.Duration
 		gets   bool
-		within time.Duration // all is at the board
+		within time.Duration // time within which all slots are at the board
 	}{
 		{"10 days ahead", func() time.Duration { return 10 * day }, false, 3 * time.Minute},
 		{"10 years ahead", func() time.Duration { return 3650 * day }, false, 3 * time.Minute},
@@ -424,7 +424,7 @@ func TestDateThatLies(t *testing.T) {
 	}
 }
 
-// A clock that the board contradicts, and that nobody has set: finished slots wait and a person is told.
+// A clock that the board contradicts, and that nobody has set: finished slots wait and a person is informed.
 func TestClockThatTheBoardContradicts(t *testing.T) {
 	var health atomic.Value
 	health.Store("")
@@ -450,7 +450,7 @@ func TestClockThatTheBoardContradicts(t *testing.T) {
 	})
 }
 
-// What comes just after a clock was set right: a logger's history keeps its slots, though their times lie in the wrong era.
+// History that arrives just after a clock was corrected keeps its slots, although its times are in the wrong era.
 func TestHistoryAfterAStep(t *testing.T) {
 	runSteps(t, "", -3*time.Hour, nil, func(s *steps) {
 		s.net.unplug(true)
@@ -469,7 +469,7 @@ func TestHistoryAfterAStep(t *testing.T) {
 	})
 }
 
-// A proxy on this machine answers with this machine's time, while the board cannot be reached.
+// A proxy on this machine answers with this machine's time while the board is unreachable.
 func TestErrorPageIsNoWitnessOfTheClock(t *testing.T) {
 	runSteps(t, "", -3*time.Hour, func(c *engine.Config) {
 		client := *c.Board.Client

@@ -22,24 +22,25 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// Config is what an Engine needs of its host.
+// Config is what an Engine needs from its host.
 type Config struct {
 	Slots options.Slots
 	Names registry.Config
-	Store store.Store // the host closes it after the Engine; beside one that has a Path is the status
-	// Patience is how long a sender may take to send again what was refused for want of a disk: no window closes meanwhile.
+	Store store.Store // the host closes it after the Engine; if it has a Path, the status file is beside it
+	// Patience is how long a sender may take to resend a reading that was refused because the disk failed. No window
+	// closes meanwhile.
 	Patience time.Duration
 	Logger   *slog.Logger
-	Status   string          // file that tells the tools of each parameter, see [status.Path]; "" for none
+	Status   string          // file with the status of each parameter for the tools, see [status.Path]; "" for none
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
 	// Wall is the wall clock, which may step; nil is time.Now.
 	Wall func() time.Time
-	// Boot tells one boot of the machine from others, and its age; nil is [clock.KernelBoot].
+	// Boot identifies the current boot of the machine and returns its age; nil is [clock.KernelBoot].
 	Boot func() (id string, since time.Duration)
 
-	// Board is where slots go; nil in a processor, which has Next.
+	// Board is the destination of slots; nil in a processor, which has Next.
 	Board *Board
-	// Next hands slots on, all of one exit. They are kept until it returns nil.
+	// Next hands on slots that all have one exit. They are kept until it returns nil.
 	Next func(ctx context.Context, exit uint8, slots []slot.Slot) error
 }
 
@@ -51,38 +52,38 @@ type Board struct {
 	OnTry    func(took time.Duration, ok bool)   // counts attempts; may be nil
 }
 
-// Engine takes readings and makes slots of them.
+// Engine takes readings and makes slots from them.
 type Engine struct {
 	cfg     Config
 	log     *slog.Logger
 	names   *registry.Registry
 	clock   *clock.Clock
 	aligner *slot.Aligner
-	aligns  bool // else the aligner closes what an earlier configuration has left in it
+	aligns  bool // if false, the aligner only closes what an earlier configuration has left in it
 	rules   slot.Options
 	trail   *audit.Trail
-	started *audit.Later // in the trail, once the host has run for a while, or has an outcome
+	started *audit.Later // Started entry, written to the trail after the host has run for a while or has an outcome
 	outbox  *delivery.Delivery
-	ready   *ready // in a processor, in place of the outbox
+	ready   *ready // in a processor instead of the outbox
 
 	counts   counts
-	replayed slot.Stats // what a life before has counted; guarded by counts.mu
+	replayed slot.Stats // counted by previous runs; guarded by counts.mu
 	once     once
 
 	lived      lived
 	sourcesMu  sync.RWMutex
 	sources    map[uint64]string
-	sourcesEra atomic.Uint64 // counts when they were forgotten
-	restoring  bool          // in Open
-	looks      bool          // only, and takes nothing
+	sourcesEra atomic.Uint64 // counts how often sources was cleared
+	restoring  bool          // true during restore
+	looks      bool          // only reads a stored state, takes nothing
 
 	patience atomic.Int64 // running time before which no window closes
-	refusing atomic.Bool  // readings, for want of a disk
+	refusing atomic.Bool  // readings are refused because the state cannot be written
 	takes    chan *take
-	room     sync.Pool // of takes that are done
+	room     sync.Pool // reusable takes
 	known    known
 	stop     context.CancelFunc
-	stopped  chan struct{} // closed when no take is carried out any more
+	stopped  chan struct{} // closed when no more takes are carried out
 	running  sync.WaitGroup
 	closing  sync.Once
 	loop     loop
@@ -90,7 +91,7 @@ type Engine struct {
 	account  *account
 }
 
-// counts are what a host shows.
+// counts are the counters of a host.
 type counts struct {
 	ignored, finished atomic.Uint64
 	mu                sync.Mutex
@@ -108,16 +109,16 @@ func (c *counts) refused(r slot.Reason, n int) {
 
 // Stats are an Engine's gauges and counters since it was opened.
 type Stats struct {
-	slot.Stats                       // Refused: by reason, with Duplicate, which is no loss
+	slot.Stats                       // Refused: by reason; Duplicate is not a loss
 	Finished    uint64               // slots made upstream that went to the outbox
-	Ignored     uint64               // readings that are no parameter of any device
-	Pending     int                  // slots that are closed and not handed on
-	Outbox      delivery.Stats       // where there is one
-	Unreachable bool                 // the board's server
-	Troubled    map[status.Class]int // parameters in trouble, as of the end of the last slot
+	Ignored     uint64               // readings that belong to no parameter of any device
+	Pending     int                  // closed slots that are not handed on yet
+	Outbox      delivery.Stats       // if there is one
+	Unreachable bool                 // the board's server does not answer
+	Troubled    map[status.Class]int // parameters in trouble at the end of the last slot
 }
 
-// OldestAge is how old the oldest slot in the outbox is, by its stamp.
+// OldestAge is the age of the oldest slot in the outbox, by its stamp.
 func (s Stats) OldestAge() time.Duration {
 	if s.Outbox.Oldest.IsZero() {
 		return 0
@@ -125,10 +126,10 @@ func (s Stats) OldestAge() time.Duration {
 	return time.Since(s.Outbox.Oldest)
 }
 
-// Reasons lists why readings are in no slot.
+// Reasons lists the reasons why readings are in no slot.
 func Reasons() []slot.Reason { return append(slot.Reasons(), offGrid, unknown) }
 
-// Open reads the state and begins to take readings. The server need not be there.
+// Open reads the state and starts to take readings. The server does not have to be reachable.
 func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	e = &Engine{cfg: cfg, log: cfg.Logger, rules: cfg.Slots.Rules(), sources: map[uint64]string{}, takes: make(chan *take, 1024), stopped: make(chan struct{})}
 	run, stop := context.WithCancel(context.WithoutCancel(ctx))
@@ -148,7 +149,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	}
 	e.clock = clock.New(clock.Config{MaxSkew: e.rules.MaxSkew, Wall: cfg.Wall, Boot: cfg.Boot, Alone: cfg.Board == nil || cfg.Board.DryRun, AtOnce: cfg.Board != nil && cfg.Board.DryRun})
 	e.aligns, e.aligner = cfg.Board == nil || cfg.Board.Align, slot.New(e.rules)
-	if err := e.restore(ctx); err != nil { // before the exit, so that nothing is sent from a state that is refused
+	if err := e.restore(ctx); err != nil { // before the exit opens, so that nothing is sent from a state that is refused
 		return e, err
 	}
 	e.replayed, e.counts.reasons = e.aligner.Stats(), nil
@@ -167,7 +168,7 @@ func Open(ctx context.Context, cfg Config) (e *Engine, err error) {
 	e.keepDamaged(ctx)
 	if e.loop.renamed {
 		if err := e.save(ctx); err != nil {
-			e.log.Error("cannot save open slots under their present names: it is tried again when slots are saved", "error", err)
+			e.log.Error("cannot save open slots under their current names: trying again when slots are saved", "error", err)
 		}
 	}
 	e.running.Go(func() { defer close(e.stopped); e.run(run) })
@@ -189,12 +190,13 @@ func (e *Engine) openTrail() (err error) {
 		e.log.Error(damage)
 	}
 	e.trail.Rotate(e.cfg.Slots.Rotation(func(err error) {
-		e.log.Error("the audit_file goes on as it is, and this is tried again: free space or mend its directory", "error", err)
+		e.log.Error("cannot rotate or compress the audit_file: it continues as it is, and this is tried again; free space or repair its directory", "error", err)
 	}))
 	return nil
 }
 
-// entry lets the trail tell when the host ran, and of Started until when the life before is known to have run.
+// entry makes a trail entry about the host's run. A Started entry also has the time when the previous run was last
+// known to run.
 func (e *Engine) entry(o audit.Outcome) audit.Entry {
 	devices, parameters := e.names.Devices(), 0
 	for _, d := range devices {
@@ -218,13 +220,13 @@ func (e *Engine) openExit(ctx context.Context) (err error) {
 	return err
 }
 
-// settled hears of final outcomes.
+// settled receives final outcomes.
 func (e *Engine) settled(entries []audit.Entry) {
 	e.account.note(entries)
 	for i := range entries {
 		x := &entries[i]
 		switch {
-		case x.Outcome == audit.Refused && x.Reason == string(slot.TooFew): // its readings are in no slot, as where none waited
+		case x.Outcome == audit.Refused && x.Reason == string(slot.TooFew): // its readings are in no slot, as if they had never waited
 			e.counts.refused(slot.TooFew, x.Count)
 		case e.cfg.Board.OnResult != nil:
 			e.cfg.Board.OnResult(x.Outcome, len(x.Readings))
@@ -248,7 +250,7 @@ func (e *Engine) lookup(id string) (delivery.Target, bool) {
 	return delivery.Target{StationID: d.StationID, DeviceID: d.DeviceID, Latitude: d.Latitude, Longitude: d.Longitude, Shared: shared, Delay: delay, Parameter: d.Parameter, TooFew: d.TooFew, Sealer: d}, true
 }
 
-// delay is how long after its window a slot of a device is sent at the soonest.
+// delay returns the shortest time from the end of a window to the sending of a device's slot.
 func (e *Engine) delay(d *registry.Device) time.Duration {
 	switch {
 	case e.cfg.Board == nil, d.Shared != nil && !*d.Shared:
@@ -273,7 +275,7 @@ func (e *Engine) watch(ctx context.Context) {
 // Devices returns the devices in force, sorted by id.
 func (e *Engine) Devices() []*registry.Device { return e.names.Devices() }
 
-// Stats returns the present state.
+// Stats returns the current numbers.
 func (e *Engine) Stats() Stats {
 	s := Stats{Stats: e.aligner.Stats(), Ignored: e.counts.ignored.Load(), Finished: e.counts.finished.Load()}
 	e.counts.mu.Lock()
@@ -292,7 +294,7 @@ func (e *Engine) Stats() Stats {
 	return s
 }
 
-// Close takes nothing more and sends nothing more. What waits, and the open windows, stay in the store. Requests in flight
+// Close stops taking readings and sending slots. Waiting slots and open windows stay in the store. Requests in flight
 // have until ctx ends. A second Close does nothing.
 func (e *Engine) Close(ctx context.Context) (err error) {
 	e.closing.Do(func() { err = e.close(ctx) })
@@ -322,7 +324,7 @@ func (e *Engine) close(ctx context.Context) error {
 	}
 	if e.started != nil && e.started.Drop() {
 		if err := e.trail.Append(e.entry(audit.Stopped)); err != nil {
-			e.log.Warn("cannot write to the audit_file that the host is stopped", "error", err)
+			e.log.Warn("cannot write to the audit_file that the host has stopped", "error", err)
 		}
 	}
 	if e.trail != nil {
@@ -331,7 +333,7 @@ func (e *Engine) close(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// stamp is that of the slot which a reading belongs to, or would with a valid flag.
+// stamp returns the stamp of the slot to which a reading belongs, or would belong with a valid flag.
 func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 	if !flag.Valid() {
 		flag = spec.FlagNormal
@@ -339,7 +341,8 @@ func (e *Engine) stamp(at time.Time, flag spec.Flag) time.Time {
 	return e.rules.StampOf(at, flag)
 }
 
-// over reports that the slot with a stamp, and its grace, are over. One that is hours ahead is of a wrong clock.
+// over reports that the slot of a stamp and its grace are over. A stamp hours ahead comes from a wrong clock and counts
+// as over.
 func (e *Engine) over(stamp, now time.Time) bool {
 	end := stamp
 	if e.rules.Stamp == "start" {
@@ -348,7 +351,7 @@ func (e *Engine) over(stamp, now time.Time) bool {
 	return !now.Before(end.Add(e.rules.Grace)) || stamp.Sub(now) > 2*time.Hour
 }
 
-// health joins what can be wrong, and tells the host of the transitions.
+// health combines the possible faults, and tells the host when trouble begins and ends.
 type health struct {
 	mu                                       sync.Mutex
 	tell                                     func(error)
@@ -356,7 +359,7 @@ type health struct {
 	told                                     bool
 }
 
-// text is what is wrong for a person, or "".
+// text returns the faults for a person, or "".
 func (h *health) text() string {
 	h.mu.Lock()
 	defer h.mu.Unlock()

@@ -42,7 +42,7 @@ func TestWholePath(t *testing.T) {
 	})
 }
 
-// A window closes as a whole, and its slot waits for no other parameters; one that was made upstream does.
+// A window closes as a whole, and its slot waits for no other parameters. A slot made upstream does wait.
 func TestCoalesce(t *testing.T) {
 	minute := func(c *engine.Config) { c.Board.Coalesce.Duration, c.Board.Spread.Duration = time.Minute, 0 }
 	run(t, "a minute", minute, func(p *plant) {
@@ -57,7 +57,7 @@ func TestCoalesce(t *testing.T) {
 	})
 }
 
-// Commit returns when the samples are on disk, and not before.
+// Commit returns when the samples are on disk, not before.
 func TestTakeIsDurable(t *testing.T) {
 	run(t, "take", nil, func(p *plant) {
 		held := make(chan struct{})
@@ -98,8 +98,8 @@ func TestTakesShareATransaction(t *testing.T) {
 	})
 }
 
-// TestCrash kills the engine at each write of two quarters of an hour, before it is on disk or after. A sender that sends
-// again what was not accepted has every reading in its slot, once.
+// TestCrash kills the engine at each write of half an hour, before or after the write is on disk. If a sender sends
+// unacknowledged readings again, every reading is in its slot exactly once.
 func TestCrash(t *testing.T) {
 	want := []string{"a/bod@01:15=106U", "a/bod@01:30=121U", "a/cod@01:15=6U", "a/cod@01:30=21U", "b/cod@01:15=-6U", "b/cod@01:30=-21U"}
 	for _, written := range []bool{false, true} {
@@ -116,7 +116,7 @@ func TestCrash(t *testing.T) {
 					}
 					return nil
 				}
-				p.disk.set(nil) // the mark of the run is written
+				p.disk.set(nil) // sendingKey is written
 				if written {
 					p.disk.before = func(i int, _ []store.Op) error {
 						if i > n {
@@ -134,7 +134,7 @@ func TestCrash(t *testing.T) {
 					dead = false
 					mu.Unlock()
 					if was {
-						p.close() // all that it writes fails
+						p.close() // all its writes fail
 						p.disk.mu.Lock()
 						p.disk.before, p.disk.after = nil, nil
 						p.disk.mu.Unlock()
@@ -173,7 +173,7 @@ func TestCrash(t *testing.T) {
 	}
 }
 
-// What was taken in one life of the process is not written over in the next.
+// Samples taken in one run of the process are not overwritten in the next.
 func TestSeveralKills(t *testing.T) {
 	run(t, "samples", nil, func(p *plant) {
 		for i := range 4 {
@@ -191,7 +191,7 @@ func TestSeveralKills(t *testing.T) {
 		p.mustTake(reading("a", "cod", clock(1, 1, 0), 2)) // late
 		until(clock(1, 20, 0))
 		p.mustTake(reading("b", "cod", clock(1, 20, 0), 1))
-		until(clock(1, 31, 0)) // the line was written, and its samples are gone
+		until(clock(1, 31, 0)) // the line is written, and its samples are deleted
 		p.mustTake(reading("a", "cod", clock(1, 1, 1), 3))
 		p.kill()
 		p.open()
@@ -226,7 +226,7 @@ func TestDuplicatesAndConflicts(t *testing.T) {
 	}
 }
 
-// A sender that changes once is a restart. Those that take turns are two.
+// A source that changes once is a restarted sender. Sources that alternate are two senders.
 func TestSourcesThatTakeTurns(t *testing.T) {
 	run(t, "turns", nil, func(p *plant) {
 		for i := range 10 {
@@ -247,13 +247,13 @@ func TestSourcesThatTakeTurns(t *testing.T) {
 	})
 }
 
-// Twenty minutes of readings each second that can be in no slot are two lines: one a slot.
+// Twenty minutes of refused readings, one each second, make two lines: one for each slot.
 func TestFloodOfRefusedReadings(t *testing.T) {
 	at := func(i int) time.Time { return clock(2, 0, i) }
 	for name, c := range map[string]struct {
 		align bool
 		flood func(i int) engine.Reading
-		line  string // of the first slot
+		line  string // line of the first slot
 	}{
 		"NaN":             {true, func(i int) engine.Reading { return reading("a", "cod", at(i), math.NaN()) }, "refused not_a_number a/cod@02:15 900x"},
 		"flag":            {true, func(i int) engine.Reading { return reading("a", "cod", at(i), 1, "ocems.flag", fmt.Sprint(i)) }, "refused bad_flag a/cod@02:15 900x 1"},
@@ -272,7 +272,7 @@ func TestFloodOfRefusedReadings(t *testing.T) {
 		"unknown device":    {true, func(i int) engine.Reading { return finished("x", "cod", at(i).Add(time.Nanosecond), 1) }, "refused unknown x/cod@02:15 900x 1U"},
 	} {
 		run(t, name, func(cfg *engine.Config) { cfg.Board.Align = c.align }, func(p *plant) {
-			if name == "late" { // what is late is of a window that has closed
+			if name == "late" { // a late reading belongs to a closed window
 				until(clock(1, 16, 0))
 				p.mustTake(reading("a", "cod", clock(1, 0, 30), 5), reading("a", "cod", clock(1, 15, 30), 5))
 			}
@@ -296,7 +296,7 @@ func TestFloodOfRefusedReadings(t *testing.T) {
 }
 
 func TestRefusals(t *testing.T) {
-	run(t, "a slow source that goes on is one line a slot too, but for its first one", nil, func(p *plant) {
+	run(t, "a slow source makes one line a slot too, after its first one", nil, func(p *plant) {
 		for i := range 270 {
 			until(clock(2, 0, 10*i))
 			p.mustTake(reading("a", "cod", clock(2, 0, 10*i).Add(-240*time.Hour), float64(i)))
@@ -324,7 +324,7 @@ func TestRefusals(t *testing.T) {
 		until(clock(1, 31, 0))
 		p.mustTake(
 			reading("a", "cod", clock(1, 29, 30), 2), reading("a", "cod", clock(1, 29, 31), 3), // late
-			reading("a", "cod", clock(9, 0, 0), 4),  // future, by a clock that is hours ahead
+			reading("a", "cod", clock(9, 0, 0), 4),  // in the future, by a clock that is hours ahead
 			reading("a", "cod", time.Unix(1, 0), 5), // no time
 			reading("a", "bod", clock(1, 20, 0), 6, "ocems.unit", "furlong"),
 			reading("a", "bod", clock(1, 20, 0), 7, "ocems.flag", "Q"),
@@ -358,7 +358,7 @@ func TestRefusals(t *testing.T) {
 	})
 }
 
-// What was refused is in the trail, whenever the process was killed: once, or twice where the kill came between its line
+// Refused readings are in the trail whenever the process is killed: once, or twice if the kill came between the line
 // and the next checkpoint.
 func TestRefusalsOverAKill(t *testing.T) {
 	for _, at := range []time.Time{clock(1, 5, 0), clock(1, 15, 32), clock(1, 15, 40), clock(1, 20, 0), clock(1, 35, 0)} {
@@ -386,7 +386,7 @@ func TestFinishedSlots(t *testing.T) {
 			stamp := clock(1, 45, 0)
 			p.mustTake(
 				finished("a", "cod", stamp, 1), finished("a", "bod", stamp, 2, "ocems.flag", "M"),
-				finished("a", "cod", stamp, 1),                  // the same again
+				finished("a", "cod", stamp, 1),                  // a duplicate
 				finished("a", "cod", stamp.Add(time.Minute), 4), // off the grid
 				finished("x", "cod", stamp, 5),                  // unknown device
 				finished("b", "codd", stamp, 6),                 // unknown parameter
@@ -426,7 +426,7 @@ func awaitReceived(p *plant) []string {
 	return p.received()
 }
 
-// A logger's 15-minute values go out as they are.
+// A logger's 15-minute values are sent unchanged.
 func TestSlotsMadeByALogger(t *testing.T) {
 	run(t, "align off", func(c *engine.Config) { c.Board.Align = false }, func(p *plant) {
 		p.mustTake(reading("a", "cod", clock(0, 45, 0), 1), reading("a", "cod", clock(0, 50, 0), 2), reading("a", "bod", clock(0, 45, 0), math.NaN()))
@@ -441,7 +441,7 @@ func TestSlotsMadeByALogger(t *testing.T) {
 	})
 }
 
-// A device that is configured no more does not hold up the others, and its slots wait for it.
+// A device that is no longer configured delays no other device, and its slots wait.
 func TestDeviceConfiguredNoMore(t *testing.T) {
 	run(t, "gone and back", nil, func(p *plant) {
 		both := p.cfg.Names.Devices
@@ -460,7 +460,7 @@ func TestDeviceConfiguredNoMore(t *testing.T) {
 	})
 }
 
-// What is damaged in the state is kept under another key, and named; the rest goes on.
+// A damaged part of the state is kept under another key and named; the other parts are not affected.
 func TestDamage(t *testing.T) {
 	spoil := func(prefix string) func(p *plant) {
 		return func(p *plant) {
@@ -479,7 +479,7 @@ func TestDamage(t *testing.T) {
 		{"a part of the aligner", "open/", (*plant).close, nil},
 		{"refused", "refused", nil, []string{"a/cod@01:15=1U", "b/cod@01:15=2U"}},
 	} {
-		for _, full := range []bool{false, true} { // the disk, at the start
+		for _, full := range []bool{false, true} { // disk full at the start
 			run(t, fmt.Sprintf("%s, disk full %v", tt.name, full), nil, func(p *plant) {
 				p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
 				p.mustTake(reading("b", "cod", clock(1, 0, 0), 2))
@@ -498,7 +498,7 @@ func TestDamage(t *testing.T) {
 				p.disk.set(nil)
 				until(clock(1, 20, 0))
 				got := p.received()
-				if tt.want == nil { // either, by where the devices' shards are
+				if tt.want == nil { // either, depending on the devices' shards
 					assert.Len(t, got, 1)
 				} else {
 					assert.Equal(t, tt.want, got)
@@ -513,7 +513,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A state that a newer version wrote is refused and left as it is. Nothing is sent from it.
+// A state written by a newer version is refused and left unchanged. Nothing is sent from it.
 func TestNewerFormat(t *testing.T) {
 	newer := func(value []byte) []byte {
 		e := frame.New(value[0] + 1)
@@ -542,7 +542,7 @@ func TestNewerFormat(t *testing.T) {
 			assert.Equal(t, beforeKeys, afterKeys)
 			assert.Equal(t, before, after)
 			assert.Empty(t, p.received())
-			p.put(store.Op{Key: keys[0], Value: values[0]}) // that version is back
+			p.put(store.Op{Key: keys[0], Value: values[0]}) // the newer version's value is back
 			p.open()
 			until(clock(1, 20, 0))
 			assert.Len(t, p.received(), 2)
@@ -550,7 +550,7 @@ func TestNewerFormat(t *testing.T) {
 	}
 }
 
-// No window closes while a sender may still send again what was refused for want of a disk.
+// No window closes while a sender may still resend readings that were refused because the disk failed.
 func TestPatience(t *testing.T) {
 	patient := func(c *engine.Config) { c.Patience = 10 * time.Minute }
 	full := func(_ int, ops []store.Op) error {
@@ -593,7 +593,7 @@ func TestPatience(t *testing.T) {
 	})
 }
 
-// While closed slots cannot be saved, nothing is taken: it would be late here, and in time after a kill.
+// While closed slots cannot be saved, no reading is taken: it would be late now, but in time after a kill.
 func TestClosedSlotsThatCannotBeSaved(t *testing.T) {
 	var mu sync.Mutex
 	var told []error
@@ -633,13 +633,13 @@ func TestClosed(t *testing.T) {
 	run(t, "twice, and takes after it", nil, func(p *plant) {
 		require.NoError(t, p.e.Close(context.Background()))
 		require.NoError(t, p.e.Close(context.Background()))
-		assert.ErrorContains(t, p.take(reading("a", "cod", clock(1, 0, 0), 1)), "it is shut down")
+		assert.ErrorContains(t, p.take(reading("a", "cod", clock(1, 0, 0), 1)), "the engine is shut down")
 		assert.Error(t, p.take(finished("a", "cod", clock(0, 45, 0), 1)))
 		p.e.Stats()
 	})
 }
 
-// A sender that gives up waiting sends again what may have been taken.
+// A sender that stops waiting sends readings again that may have been taken.
 func TestCommitThatGivesUp(t *testing.T) {
 	run(t, "taken once", nil, func(p *plant) {
 		held := make(chan struct{})
@@ -657,18 +657,18 @@ func TestCommitThatGivesUp(t *testing.T) {
 	})
 }
 
-// While the trail cannot be written, what was refused stays in the state.
+// While the trail cannot be written, refused readings stay in the state.
 func TestTrailThatCannotBeWritten(t *testing.T) {
 	for name, end := range map[string]func(*plant){"kill": (*plant).kill, "restart": (*plant).close} {
 		run(t, name, nil, func(p *plant) {
 			p.mustTake(reading("a", "cod", clock(1, 0, 0), math.NaN()), reading("b", "cod", clock(1, 0, 0), 1))
-			trail, err := audit.Open(p.cfg.Slots.AuditFile) // the engine's own, in one process
+			trail, err := audit.Open(p.cfg.Slots.AuditFile) // the engine's own Trail, because it is one process
 			require.NoError(t, err)
 			require.NoError(t, trail.Close())
-			require.NoError(t, trail.Close()) // for the engine too
-			until(clock(1, 40, 0))            // the slot closes, and the samples go
+			require.NoError(t, trail.Close()) // closes it for the engine too
+			until(clock(1, 40, 0))            // the slot closes, and the samples are deleted
 			end(p)
-			assert.Len(t, p.log.lines("cannot write what was refused"), 1)
+			assert.Len(t, p.log.lines("cannot write refused readings"), 1)
 			p.open()
 			until(clock(1, 50, 0))
 			assert.Equal(t, []string{"refused not_a_number a/cod@01:15 1x"}, p.trail())
@@ -676,7 +676,7 @@ func TestTrailThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// Where nothing closes, since all is refused, the state does not grow for ever.
+// If nothing closes because all readings are refused, the state does not grow without limit.
 func TestNothingButRefusals(t *testing.T) {
 	run(t, "a day", nil, func(p *plant) {
 		for at := clock(1, 0, 0); at.Before(clock(7, 0, 0)); at = at.Add(5 * time.Minute) {
@@ -694,7 +694,7 @@ func TestNothingButRefusals(t *testing.T) {
 	})
 }
 
-// A doctor looks at the open windows of a copy.
+// The open windows can be read from a copy of the state.
 func TestOpenWindows(t *testing.T) {
 	run(t, "of a host that runs", nil, func(p *plant) {
 		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1), reading("a", "bod", clock(1, 0, 0), 4), reading("b", "cod", clock(1, 0, 0), math.NaN()))
@@ -710,7 +710,7 @@ func TestOpenWindows(t *testing.T) {
 	})
 }
 
-// TestUnitThatIsNotUTF8 stops no other device, though a configuration that lists no unit has let it in.
+// TestUnitThatIsNotUTF8: such a unit stops no other device, although a configuration that lists no unit let it in.
 func TestUnitThatIsNotUTF8(t *testing.T) {
 	change := func(c *engine.Config) {
 		c.Names.Devices[0].Parameters = []registry.ParameterConfig{{Metric: "temp", Parameter: "temperature", AllowUnlisted: true}}
@@ -729,7 +729,7 @@ func TestUnitThatIsNotUTF8(t *testing.T) {
 	})
 }
 
-// TestAlignTurnedOff closes the windows that are open from before.
+// TestAlignTurnedOff closes the windows that were open before.
 func TestAlignTurnedOff(t *testing.T) {
 	run(t, "off", nil, func(p *plant) {
 		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
@@ -745,7 +745,7 @@ func TestAlignTurnedOff(t *testing.T) {
 	})
 }
 
-// TestTimeThatJSONHasNot loses no line of the trail to a kill.
+// TestTimeThatJSONHasNot: a kill loses no line of the trail because of such a time.
 func TestTimeThatJSONHasNot(t *testing.T) {
 	run(t, "far", nil, func(p *plant) {
 		p.mustTake(reading("a", "cod", clock(1, 0, 0), 1))
@@ -763,7 +763,7 @@ func TestTimeThatJSONHasNot(t *testing.T) {
 	})
 }
 
-// TestSlowDiskMakesNothingLate takes what came before the time at which a window closes.
+// TestSlowDiskMakesNothingLate takes readings that arrived before their window closes.
 func TestSlowDiskMakesNothingLate(t *testing.T) {
 	for range 10 {
 		run(t, "slow", nil, func(p *plant) {
@@ -779,7 +779,7 @@ func TestSlowDiskMakesNothingLate(t *testing.T) {
 			})
 			go func() { _ = p.take(reading("a", "cod", clock(1, 15, 4), 1)) }()
 			time.Sleep(time.Second)
-			p.mustTake(reading("b", "cod", clock(1, 14, 55), 3)) // came at 01:15:06
+			p.mustTake(reading("b", "cod", clock(1, 14, 55), 3)) // arrived at 01:15:06
 			assert.Zero(t, p.e.Stats().Refused[slot.Late])
 		})
 	}

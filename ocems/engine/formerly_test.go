@@ -17,7 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// called is device a with an id, and with former ones.
+// called gives device a an id and former ids.
 func (p *plant) called(id string, formerly ...string) {
 	p.cfg.Names.Devices = slices.Clone(p.cfg.Names.Devices)
 	d := &p.cfg.Names.Devices[0]
@@ -34,8 +34,8 @@ func flow(at time.Time, value float64) engine.Reading {
 	return engine.Reading{Metric: registry.Metric{Name: "flow"}, Time: at, Value: value}
 }
 
-// renamed runs a plant that has one slot in the outbox, one open window in the saved aligner, and samples of it beside,
-// under a wrong id and a wrong key, until it is mended.
+// renamed runs a plant with one slot in the outbox, one open window in the saved aligner and further samples of it, all
+// under a wrong id and a wrong key; then both are corrected.
 func renamed(t *testing.T, name string, f func(p *plant)) {
 	run(t, name, nil, func(p *plant) {
 		p.close()
@@ -58,10 +58,10 @@ func renamed(t *testing.T, name string, f func(p *plant)) {
 func TestFormerly(t *testing.T) {
 	renamed(t, "at the start", func(p *plant) {
 		p.open()
-		assert.Len(t, p.log.lines("open slots of former names go on under the present ones\" open_slots=1"), 1)
-		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, the rest, and one that is late
+		assert.Len(t, p.log.lines("open slots continue under their current names\" open_slots=1"), 1)
+		p.mustTake(flow(clock(1, 16, 0), 30), flow(clock(1, 16, 30), 40), flow(clock(1, 14, 0), 9)) // a repeat, two new readings, and a late one
 		time.Sleep(time.Second)
-		assert.Len(t, p.log.lines("what waits under former names is taken over\" device=a slots=1"), 1)
+		assert.Len(t, p.log.lines("moved waiting slots from former names to the current ones\" device=a slots=1"), 1)
 	})
 	renamed(t, "killed at once, and the names are back", func(p *plant) {
 		p.open()
@@ -100,7 +100,7 @@ func TestFormerly(t *testing.T) {
 	}
 }
 
-// A devices_file that is read again renames what waits, and a finished slot of before finds its device.
+// A changed devices_file renames what waits, and a finished slot under a former id finds its device.
 func TestFormerlyInTheDevicesFile(t *testing.T) {
 	run(t, "reload", nil, func(p *plant) {
 		p.close()
@@ -124,7 +124,7 @@ func TestFormerlyInTheDevicesFile(t *testing.T) {
 	})
 }
 
-// What is known of a parameter goes on under its present name, after a restart and after a devices_file that is read again.
+// The state of a parameter continues under its current name, after a restart and after a change of the devices_file.
 func TestAccountOfFormerNames(t *testing.T) {
 	account := func(p *plant, device, parameter string) status.Parameter {
 		p.t.Helper()
@@ -218,7 +218,8 @@ func TestReadySlotsOfFormerNames(t *testing.T) {
 	})
 }
 
-// What waits for a device that is configured no more is told at the start, at a change of the devices_file, and in health.
+// Slots of a device that is no longer configured are reported at the start, at a change of the devices_file, and in the
+// health.
 func TestRemovedDeviceIsNamed(t *testing.T) {
 	var n next
 	run(t, "removed", func(c *engine.Config) { c.OnHealth = n.told }, func(p *plant) {
@@ -232,12 +233,12 @@ func TestRemovedDeviceIsNamed(t *testing.T) {
 		p.net.unplug(false)
 		p.open()
 		until(clock(1, 3, 0))
-		lines := p.log.lines("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that it is now")
+		lines := p.log.lines("slots wait for a device that is not configured: put it back, or name it in `formerly` of the device that replaces it")
 		require.Len(t, lines, 1)
 		assert.Contains(t, lines[0], "device=a waiting_slots=3")
 		assert.Empty(t, p.log.lines("the server refuses the device"))
 		_, _, told := n.all()
 		require.NotEmpty(t, told)
-		assert.ErrorContains(t, told[len(told)-1], `device "a" is held (waiting slots: 3): it is not configured: put it back`)
+		assert.ErrorContains(t, told[len(told)-1], `device "a" is held (waiting slots: 3): the device is not configured: put it back`)
 	})
 }

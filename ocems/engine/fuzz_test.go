@@ -79,7 +79,7 @@ func FuzzDecodeSamples(f *testing.F) {
 	})
 }
 
-// sealed makes values that are sound as far as their checksum goes.
+// sealed returns values with correct checksums.
 func sealed(b []byte) []byte {
 	e := frame.New(formatVersion)
 	e.Append(b)

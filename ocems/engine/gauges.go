@@ -6,21 +6,21 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// ParameterState is what a parameter is doing, as gauges show it.
+// ParameterState is the state of a parameter for gauges.
 type ParameterState struct {
 	Station, Device, Parameter string
 	Diagnostic                 bool
-	Expected                   bool         // a slot of it is due
+	Expected                   bool         // a slot is due
 	Delivered                  time.Time    // newest stamp that the board has, or in a processor the next consumer; zero: none
-	Trouble                    status.Class // one of Troubles, or "" where it reports or its first slot is not due
+	Trouble                    status.Class // one of Troubles; "" if it reports or its first slot is not due
 }
 
-// Troubles are the classes of a parameter that needs a person, or a look.
+// Troubles are the classes of a parameter that a person must act on or check.
 func Troubles() []status.Class {
 	return []status.Class{status.Never, status.Silent, status.Excludes, status.Refuses, status.Asks, status.Waits, status.FlatLine, status.Limit, status.Partly}
 }
 
-// Parameters tells what each parameter is doing now. It is empty where they are more than parameter_metrics.
+// Parameters returns the current state of each parameter. It is empty if there are more than parameter_metrics.
 func (e *Engine) Parameters() []ParameterState {
 	a := e.account
 	a.mu.Lock()
@@ -51,9 +51,10 @@ func (e *Engine) Parameters() []ParameterState {
 	return list
 }
 
-// troubledBy counts the parameters in trouble by class, as of the end of the last slot: that costs a hub nothing.
+// troubledBy counts the parameters in trouble by class at the end of the last slot. It computes nothing, so it is cheap
+// for a hub.
 func (a *account) troubledBy() map[status.Class]int {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.classes // which never changes
+	return a.classes // the map is never changed, only replaced
 }

@@ -12,7 +12,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// gauges are what the engine says of each parameter now.
+// gauges returns what the gauges say of each parameter.
 func (p *plant) gauges() map[string]string {
 	out := map[string]string{}
 	for _, s := range p.e.Parameters() {
@@ -58,7 +58,7 @@ func TestParametersHaveGauges(t *testing.T) {
 			feed(clock(1, 47, 0), "cod", "tss", "toc", "no3-n")
 			want(map[string]string{"cod": "true  01:45", "bod": "true never", "ph": "true never", "tss": "true  01:45", "toc": "true  01:45", "do": "true never",
 				"no3-n": "true  01:45"}, map[status.Class]int{status.Never: 3})
-			feed(clock(2, 32, 0), "cod", "tss", "no3-n") // one that is dead
+			feed(clock(2, 32, 0), "cod", "tss", "no3-n") // one parameter gets no readings
 			want(map[string]string{"cod": "true  02:30", "bod": "true never", "ph": "true never", "tss": "true  02:30", "toc": "true silent 02:00", "do": "true never",
 				"no3-n": "true  02:30"}, map[status.Class]int{status.Never: 3, status.Silent: 1})
 			assert.False(p.t, p.e.Stats().Unreachable)
@@ -66,7 +66,7 @@ func TestParametersHaveGauges(t *testing.T) {
 	}
 }
 
-// A value that is beyond a limit, or stays the same, goes out all the same.
+// A value that exceeds a limit, or does not change, is sent anyway.
 func TestLimitsAndFlatLinesHaveGauges(t *testing.T) {
 	limit := registry.Number(100)
 	run(t, "limits", func(c *engine.Config) {
@@ -89,14 +89,14 @@ func TestLimitsAndFlatLinesHaveGauges(t *testing.T) {
 		}
 		feed(clock(1, 30, 0), 100.5, 99.5, 0)
 		want("true limit 01:30", "true limit 01:30", "true  01:30", "true  01:30")
-		feed(clock(1, 45, 0), 100, 100, 0) // a limit itself is inside
+		feed(clock(1, 45, 0), 100, 100, 0) // a value equal to the limit is within it
 		want("true  01:45", "true  01:45", "true flat 01:45", "true  01:45")
 		feed(clock(2, 0, 0), 100, 100, 1)
 		want("true  02:00", "true  02:00", "true  02:00", "true  02:00")
 	})
 }
 
-// What a sender invents is no parameter of a device without entries.
+// Names that a sender invents do not become parameters of a device without entries.
 func TestUnknownFinishedSlotsHaveNoGauges(t *testing.T) {
 	run(t, "a device without entries", func(*engine.Config) {}, func(p *plant) {
 		p.mustTake(finished("a", "cod", clock(0, 45, 0), 1))

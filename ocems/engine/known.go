@@ -11,8 +11,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// known remembers which parameters readings are, by all that their host says of them besides time and value. What is no
-// device's parameter takes no room here.
+// known caches which parameters a reading belongs to, by all that its host says of it besides time and value. Only
+// readings of configured parameters are cached.
 type known struct {
 	mu      sync.RWMutex
 	of      registry.Version
@@ -20,24 +20,24 @@ type known struct {
 	entries int
 }
 
-// points are the readings of one metric, by what they do not have in common.
+// points are the readings of one metric, by the part of the key that differs.
 type points map[string]*entry
 
-// entry is what one reading is.
+// entry is the cached meaning of one reading.
 type entry struct {
-	key     string // in its points
+	key     string // in points
 	matches []match
-	next    atomic.Pointer[entry] // that came after it, which comes after it again: most senders keep an order
-	sources atomic.Uint64         // Engine.sourcesEra, when the reading's source was known
-	one     [1]match              // of matches, where there is one: beside the rest, since there are many entries
+	next    atomic.Pointer[entry] // entry that followed this one last time: most senders keep an order
+	sources atomic.Uint64         // Engine.sourcesEra when the reading's source was known
+	one     [1]match              // backs matches if there is one, which saves an allocation in many entries
 }
 
-// match is one parameter that a reading is of.
+// match is one parameter that a reading belongs to.
 type match struct {
 	head
 	device *registry.Device
 	flag   spec.Flag
-	rules  *registry.Rules // nil where a reading's time and value may be anything
+	rules  *registry.Rules // nil if no rule depends on a reading's time or value
 }
 
 func matchOf(m registry.Match, source uint64) match {
@@ -49,13 +49,13 @@ func matchOf(m registry.Match, source uint64) match {
 	return x
 }
 
-// fresh is an entry that a batch has found.
+// fresh is an entry that a batch adds to the cache.
 type fresh struct {
 	metric string
 	*entry
 }
 
-// Fill lets a host add many readings by AddAs.
+// Fill lets a host add many readings with AddAs.
 func (b *Batch) Fill(add func()) {
 	k := &b.e.known
 	b.of = b.e.names.Version()
@@ -73,7 +73,7 @@ func (b *Batch) Fill(add func()) {
 	b.known, b.points, b.last, b.fresh = nil, nil, nil, nil
 }
 
-// put remembers entries, if the registry is still as it was when they were found.
+// put caches entries if the registry has not changed since they were found.
 func (k *known) put(of registry.Version, names *registry.Registry, list []fresh) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -83,7 +83,7 @@ func (k *known) put(of registry.Version, names *registry.Registry, list []fresh)
 	if k.of != of || k.entries+len(list) > most(names) {
 		k.of, k.metrics, k.entries = of, map[string]points{}, 0
 		for _, f := range list {
-			f.next.Store(nil) // it would hold those of before
+			f.next.Store(nil) // it would keep old entries alive
 		}
 	}
 	for _, f := range list {
@@ -99,24 +99,23 @@ func (k *known) put(of registry.Version, names *registry.Registry, list []fresh)
 	}
 }
 
-// most is how many entries are remembered: some for each series that the configuration names, since its senders may change
-// what else they say.
+// most is how many entries are cached: several for each configured series, because its senders may change attributes.
 func most(names *registry.Registry) int { return 1000 + 4*names.Series() }
 
-// Asks reports whether an attribute may say what a metric is: [registry.Version.Asks].
+// Asks reports whether an attribute may decide what a metric means: [registry.Version.Asks].
 func (b *Batch) Asks(key string) bool { return b.of.Asks(key) }
 
-// Metric says what the readings that are added next have in common: two of the same key here and in AddAs are named alike.
-// The key must stay as it is until the next one.
+// Metric sets the common part of the key for the readings added next: readings with equal keys here and in AddAs have
+// equal names. The caller must not change key before the next Metric.
 func (b *Batch) Metric(key []byte) { b.points, b.metric, b.last = b.known[string(key)], key, nil }
 
-// AppendText adds a text to a key of Metric or AddAs, so that it is not taken for another with what follows.
+// AppendText adds a text to a key of Metric or AddAs with its length, so that it cannot be confused with what follows.
 func AppendText(key []byte, text string) []byte {
 	return append(binary.AppendUvarint(key, uint64(len(text))), text...)
 }
 
-// AddAs is Add where a reading of the same metric and key may be known. name is what it is otherwise; its time, value, fault
-// and exit are of no account.
+// AddAs is Add for a reading whose metric and key may be cached. name returns the reading if they are not; its time,
+// value, fault and exit are ignored.
 func (b *Batch) AddAs(key []byte, at time.Time, value float64, fault string, exit uint8, name func() Reading) (named bool) {
 	x := b.find(key)
 	if x == nil {
@@ -141,7 +140,7 @@ func (b *Batch) AddAs(key []byte, at time.Time, value float64, fault string, exi
 	return true
 }
 
-// find finds an entry, first where it was the last time.
+// find looks an entry up, first where it was last time.
 func (b *Batch) find(key []byte) *entry {
 	if b.last != nil {
 		if b.last.key == string(key) {
@@ -159,7 +158,7 @@ func (b *Batch) find(key []byte) *entry {
 	return x
 }
 
-// follow notes that an entry has come after the one before.
+// follow records that an entry came after the previous one.
 func (b *Batch) follow(x *entry) {
 	if b.last != nil {
 		b.last.next.Store(x)

@@ -20,8 +20,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// What is remembered of a reading is what naming it anew would give, whatever its sender says, in whatever order, and
-// after each change of the devices. What nobody asked for takes no room.
+// A cached reading has the same meaning as naming it again, whatever its sender sends, in any order, and after each
+// change of the devices. Readings of no parameter are not cached.
 func TestKnownIsAsNamedAnew(t *testing.T) {
 	list := filepath.Join(t.TempDir(), "devices.yaml")
 	r := rand.New(rand.NewPCG(1, 2))
@@ -53,7 +53,7 @@ func TestKnownIsAsNamedAnew(t *testing.T) {
 	require.NoError(t, err)
 	defer func() { require.NoError(t, e.Close(context.Background())) }()
 
-	// reading is what a sender says, and its two keys.
+	// reading makes a reading and its two keys.
 	reading := func() (x Reading, metric, point string) {
 		attributes := map[string]string{}
 		for key, values := range map[string][]string{"ocems.device.id": {"d0", "d1", "d2", "d9"}, "ocems.flag": {"U", "C", "X"}, "ocems.unit": {"mg/L", "pH", "furlong"},
@@ -130,7 +130,7 @@ func TestKnownIsAsNamedAnew(t *testing.T) {
 	}
 	require.Greater(t, hits, 1000)
 	require.Greater(t, reloads, 5)
-	for range 3 * most(e.names) { // a sender that says something new each time
+	for range 3 * most(e.names) { // a sender with new attributes each time
 		b := e.NewBatch()
 		b.Fill(func() {
 			b.Metric([]byte(fmt.Sprint(r.Uint64())))

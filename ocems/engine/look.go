@@ -11,8 +11,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// OpenWindows returns what the open windows of a stored state hold, as the slots that they would be if nothing more came.
-// What it reads must not change meanwhile, so a host that runs is looked at in a copy.
+// OpenWindows returns the open windows of a stored state, as the slots that they would be without further readings. The
+// store must not change meanwhile: use a copy while the host runs.
 func OpenWindows(ctx context.Context, stored store.Store, rules slot.Options) ([]slot.Slot, error) {
 	e := &Engine{cfg: Config{Store: stored}, log: slog.New(slog.DiscardHandler), rules: rules, aligner: slot.New(rules), clock: clock.New(clock.Config{}), looks: true}
 	e.loop.refusals = newRefusals()

@@ -24,55 +24,58 @@ import (
 
 const (
 	tick        = time.Second
-	restWithin  = 5 * time.Second // of a sender's rest, after the first that was taken again
-	mostTakes   = 512             // that share one write
-	showFiles   = time.Minute     // of what was found, in the health
-	mostBytes   = 32 << 20        // of samples beside the saved aligner, or as many as it has itself: beyond, a restart would take long
+	frozen      = 10 * time.Second // longer between two steps: the process, its machine or its disk stood still
+	restWithin  = 5 * time.Second  // after the first retaken reading, for the rest of the sender's readings
+	mostTakes   = 512              // takes that share one write
+	showFiles   = time.Minute      // how long a fault of the files stays in the health
+	mostBytes   = 32 << 20         // of samples beside the saved aligner, or as many as the aligner has: more would make a restart slow
 	samplesKeys = "samples/"
 	openKeys    = "open/"
 )
 
-// loop is what only the engine's goroutine touches, besides its start and its end.
+// loop is used by the engine's goroutine only, apart from start and end.
 type loop struct {
 	restored   bool
-	renamed    bool     // in the restore
+	renamed    bool     // during restore
 	next       uint64   // number of the next batch of samples
-	batches    []string // keys of those that the saved aligner does not have
-	bytes      int      // of them
-	weight     int      // bytes of the aligner when it was last saved
+	batches    []string // keys of batches that are not in the saved aligner
+	bytes      int      // of these batches
+	weight     int      // bytes of the aligner when last saved
 	closed     []slot.Slot
 	waiting    atomic.Int64 // len(closed)
 	refusals   refusals
 	unnoted    bool // the trail cannot be written
 	units      map[string]string
-	saved      time.Time            // when the aligner was saved, or restored
-	held       []held               // also in the batches
-	again      bool                 // what is aligned now was counted in a life before
-	changed    bool                 // by the clock, since the last checkpoint
-	wrong      []uint64             // eras of the clock, taken back and not yet put right
-	withdrawal *delivery.Withdrawal // of these eras, which is not stored yet
+	stepped    time.Time            // end of the last step
+	opens      time.Time            // no window closes before: the process stood still, and readings sent meanwhile are not taken yet
+	saved      time.Time            // when the aligner was saved or restored
+	held       []held               // these readings are in the batches too
+	again      bool                 // the readings being aligned were counted in a previous run
+	changed    bool                 // by the clock since the last checkpoint
+	wrong      []uint64             // eras of the clock that were taken back but not yet put right
+	withdrawal *delivery.Withdrawal // of these eras, not stored yet
 
-	era                     uint64 // of all that is aligned in doubt
+	era                     uint64 // of everything that is aligned in doubt
 	confirmed, contradicted bool
 
-	damaged []store.Op // which keep what is damaged under another key
+	damaged []store.Op // operations that keep damaged values under other keys
 	fault   error
-	files   string    // what the last check found
-	checked time.Time // when a check last found anything
+	files   string    // result of the last check
+	checked time.Time // when a check last found a fault
 }
 
-// take is one batch of samples on its way to the disk. When it is done its room is used again.
+// take is one batch of samples on its way to the disk. When it is done its memory is reused.
 type take struct {
 	moment
 	samples []sample
 	coder   coder
-	value   []byte // the coder's
+	value   []byte // encoded samples
 	done    chan error
 }
 
-var errClosed = errors.New("it is shut down")
+var errClosed = errors.New("the engine is shut down")
 
-// newTake returns one with no samples.
+// newTake returns an empty take.
 func (e *Engine) newTake(m moment) *take {
 	t, _ := e.room.Get().(*take)
 	if t == nil {
@@ -107,7 +110,7 @@ func (e *Engine) take(ctx context.Context, t *take) error {
 	}
 }
 
-// taken gives back the room of a take that is done.
+// taken makes the memory of a finished take reusable.
 func (e *Engine) taken(t *take, err error) error {
 	if cap(t.samples) <= mostExpected {
 		t.samples, t.value = t.samples[:0], nil
@@ -116,7 +119,7 @@ func (e *Engine) taken(t *take, err error) error {
 	return err
 }
 
-// run carries out one step after the other: a batch that was taken, or the closing of windows.
+// run carries out one step after the other: it takes batches or closes windows.
 func (e *Engine) run(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
@@ -127,10 +130,10 @@ func (e *Engine) run(ctx context.Context) {
 		case t := <-e.takes:
 			e.takeAll(ctx, t)
 		case <-ticker.C:
-			for n := 0; n < mostTakes && len(e.takes) > 0; n++ { // they came before the time at which windows close now
+			for n := 0; n < mostTakes && len(e.takes) > 0; n++ { // these takes came before the time up to which windows close now
 				e.takeAll(ctx, <-e.takes)
 			}
-			if ctx.Err() == nil { // both may have come
+			if ctx.Err() == nil { // both channels may be ready
 				now, _ := e.clock.Now()
 				e.step(ctx, now)
 			}
@@ -138,8 +141,8 @@ func (e *Engine) run(ctx context.Context) {
 	}
 }
 
-// takeAll writes all batches that wait, in one value, and then aligns them in the same order as a restart would. None is
-// taken before closed slots are saved: a reading would be late for a window that a restart has open.
+// takeAll writes all waiting batches in one value, and then aligns them in the order that a restart would use. It saves
+// closed slots first: otherwise a reading could be late now, but after a restart its window would be open again.
 func (e *Engine) takeAll(ctx context.Context, first *take) {
 	list := []*take{first}
 	for len(list) < mostTakes {
@@ -158,7 +161,7 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		size += 1 + len(t.value)
 	}
 	v := frame.Sized(formatVersion, size)
-	trust := make([]clock.Trust, len(list)) // is stored, so that a restart does the same
+	trust := make([]clock.Trust, len(list)) // stored, so that a restart decides the same
 	for i, t := range list {
 		trust[i] = e.clock.Trust(t.era)
 		v.Byte(byte(trust[i]))
@@ -194,12 +197,12 @@ func (e *Engine) takeAll(ctx context.Context, first *take) {
 		if err == nil {
 			e.place(t.moment, t.samples, trust[i], len(t.value))
 		}
-		t.done <- err // from here on it is the sender's again
+		t.done <- err // from here on the take belongs to the sender again
 	}
 }
 
-// place aligns samples, but while the clock is not trusted neither the live ones nor those that it would refuse for their
-// time.
+// place aligns samples. While the clock is not trusted, live samples wait, and so do samples that the clock would
+// refuse for their time.
 func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int) {
 	if e.looks {
 		e.align(m, samples)
@@ -214,7 +217,7 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	untimely := h
 	untimely.own = true
 	own := samples[:0]
-	late := slices.ContainsFunc(e.loop.held, func(h held) bool { return h.own }) // what comes after them stays behind them
+	late := slices.ContainsFunc(e.loop.held, func(h held) bool { return h.own }) // later samples wait behind them
 	wait := func(h *held, x *sample) {
 		h.samples = append(h.samples, *x)
 		if x.Time.Before(h.oldest) {
@@ -248,14 +251,14 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	}
 }
 
-// untimely reports that a sample with its sender's time would be refused by this machine's clock, where a server may soon
-// tell a better time.
+// untimely reports that this machine's clock would refuse a sample with source time, although a server may soon give a
+// better time.
 func (e *Engine) untimely(m moment, x *sample) bool {
 	return e.cfg.Board != nil && e.aligner.Untimely(x.seenFrom(m.skew), m.now)
 }
 
-// full notes that a reading was refused for want of a disk. Until its sender has sent it again, or has given up, no window
-// closes: it belongs into those that are open now.
+// full records that readings were refused because the state cannot be written. No window closes until the sender has
+// sent them again or has given up, because they belong into the open windows.
 func (e *Engine) full(err error) error {
 	e.patience.Store(int64(e.clock.Running() + e.cfg.Patience))
 	if !e.refusing.Swap(true) {
@@ -265,15 +268,15 @@ func (e *Engine) full(err error) error {
 	return err
 }
 
-// writable notes that the state can be written.
+// writable records that the state can be written.
 func (e *Engine) writable() {
 	if e.refusing.Swap(false) {
-		e.log.Info("readings are taken again")
+		e.log.Info("readings are accepted again")
 		e.health.set(&e.health.intake, nil)
 	}
 }
 
-// rested notes that readings are taken: a sender that waited sends the rest soon.
+// rested records that readings are taken again: a sender that waited sends the rest soon.
 func (e *Engine) rested() {
 	e.writable()
 	if rest := int64(e.clock.Running() + restWithin); rest < e.patience.Load() {
@@ -297,7 +300,7 @@ func (e *Engine) align(m moment, samples []sample) {
 	}
 }
 
-// add adds samples that have no fault.
+// add adds samples without a fault.
 func (e *Engine) add(m moment, samples []sample) {
 	type told struct {
 		x sample
@@ -325,7 +328,7 @@ func (e *Engine) add(m moment, samples []sample) {
 	}
 }
 
-// detail is what a reason alone does not tell.
+// detail adds to a reason what the reason alone does not say.
 func detail(x sample, reason slot.Reason) string {
 	switch {
 	case reason == slot.TooOld && x.Time.Year() < 2000:
@@ -340,7 +343,7 @@ func detail(x sample, reason slot.Reason) string {
 	return ""
 }
 
-// noTime says how a sender has come to a time near to 1970.
+// noTime explains how a sender can produce a time near 1970.
 func noTime(at time.Time) string {
 	n := at.UnixNano()
 	if n == 0 {
@@ -356,10 +359,10 @@ func noTime(at time.Time) string {
 			}
 		}
 	}
-	return "the sender gives no time, or one in another unit than its host expects"
+	return "the sender gives no time, or a time in a unit that the host does not expect"
 }
 
-// why is what a fault says of a reading.
+// why explains a fault of a reading.
 func (e *Engine) why(x sample) string {
 	if x.detail != "" {
 		return x.detail
@@ -375,7 +378,8 @@ func (e *Engine) why(x sample) string {
 	return detail(x, x.reason)
 }
 
-// badUnit is what is wrong with a unit, remembered because a hub's devices may all have the same wrong one.
+// badUnit explains what is wrong with a unit. Results are cached, because all devices of a hub may have the same wrong
+// unit.
 func (l *loop) badUnit(unit string) string {
 	text, known := l.units[unit]
 	if !known {
@@ -392,8 +396,8 @@ func (l *loop) badUnit(unit string) string {
 	return text
 }
 
-// mixed warns once of two sources that take turns in one series. Of a sender of before a restart the name is not known:
-// when it sends again, it is.
+// mixed warns once of two sources that alternate in one series. After a restart, the name of a source is known only
+// once it sends again.
 func (e *Engine) mixed(x sample, other uint64) {
 	if !e.knows(x.Source) || !e.knows(other) || !e.once.first(mixedSources, x.Device+"\x00"+x.Parameter) {
 		return
@@ -403,12 +407,15 @@ func (e *Engine) mixed(x sample, other uint64) {
 		"device", x.Device, "parameter", x.Parameter, "one", a, "other", b, "tell_apart_by", parting(a, b))
 }
 
-// step closes the windows whose time has come and writes what is to be written.
+// step closes the windows whose time has come and saves the state if needed.
 func (e *Engine) step(ctx context.Context, now time.Time) {
 	e.check(now)
 	e.believe(now)
 	e.tellClock()
-	if len(e.loop.wrong) == 0 && int64(e.clock.Running()) >= e.patience.Load() {
+	if !e.loop.stepped.IsZero() && time.Since(e.loop.stepped) > frozen {
+		e.loop.opens = time.Now().Add(e.rules.Grace + e.rules.Settle)
+	}
+	if len(e.loop.wrong) == 0 && !time.Now().Before(e.loop.opens) && int64(e.clock.Running()) >= e.patience.Load() {
 		closed := e.sendable(e.aligner.CloseBy(now, e.closesBy()), now)
 		e.account.made(closed, false)
 		if len(e.loop.closed) > 0 {
@@ -420,10 +427,10 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	var err error
 	switch {
 	case len(e.loop.wrong) > 0 || len(e.loop.closed) > 0 || noted || e.loop.changed || e.loop.bytes > max(mostBytes, e.loop.weight) ||
-		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // where nothing closes, since all is refused
+		len(e.loop.batches) > 0 && now.Sub(e.loop.saved).Abs() > spec.SlotLength: // if nothing closes, because all readings are refused
 		err = e.save(ctx)
 	case e.clock.SaveDue(e.loop.bytes == 0) && e.loop.fault == nil:
-		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // some minutes less are known
+		_ = e.cfg.Store.Batch(ctx, store.Op{Key: clockKey, Value: e.clock.Save()}) // if this fails, the clock loses only some minutes of history
 	}
 	e.loop.waiting.Store(int64(len(e.loop.closed)))
 	if ctx.Err() != nil {
@@ -437,9 +444,10 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	}
 	e.loop.fault = err
 	e.health.set(&e.health.state, err)
+	e.loop.stepped = time.Now()
 }
 
-// check sees that the next start will find state and trail.
+// check verifies that the next start will find state and trail.
 func (e *Engine) check(now time.Time) {
 	err := e.cfg.Store.Check()
 	if e.trail != nil {
@@ -458,8 +466,9 @@ func (e *Engine) check(now time.Time) {
 	e.loop.files = text
 }
 
-// sendable are the slots that JSON can carry and whose readings cover them, or that wait for a person where they do not:
-// these alone keep their Minutes. What an earlier configuration has let in stops no other.
+// sendable returns the slots that JSON can represent and whose readings cover enough minutes, or that wait for a person
+// if they do not; only the latter keep their Minutes. A slot that an earlier configuration let in does not block
+// others.
 func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 	list := slots[:0]
 	for _, s := range slots {
@@ -468,7 +477,7 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 			rules = d.Rules(s.Parameter)
 		}
 		switch why := rules.TooFew(s.Minutes); {
-		case why == "" || s.Doubt && !rules.Waits: // one in doubt stays known, so that its window is opened again where its clock was wrong
+		case why == "" || s.Doubt && !rules.Waits: // a slot in doubt stays, so that its window opens again if its clock was wrong
 			s.Minutes = 0
 		case !rules.Waits:
 			x := sampleOf(s)
@@ -486,8 +495,9 @@ func (e *Engine) sendable(slots []slot.Slot, now time.Time) []slot.Slot {
 	return list
 }
 
-// checkpoint writes, in one transaction, the slots of closed windows to where they leave, the aligner without them, and
-// of the sample batches only what waits for the clock. withdrawn is taken out of the outbox, which puts eras right.
+// checkpoint writes in one transaction: the closed slots to their exit, the aligner without them, and of the sample
+// batches only those that wait for the clock. withdrawn is removed from the outbox, which puts the eras in righted
+// right.
 func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *delivery.Withdrawal) error {
 	entries := e.aligner.Save()
 	ops := append(make([]store.Op, 0, len(entries)+len(e.loop.batches)+2), e.loop.damaged...)
@@ -518,7 +528,7 @@ func (e *Engine) checkpoint(ctx context.Context, righted []uint64, withdrawn *de
 	return nil
 }
 
-// leave puts slots into the outbox, or among the ready, together with the operations.
+// leave puts slots into the outbox, or into ready, together with the operations.
 func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delivery.Withdrawal, ops []store.Op) error {
 	e.rename(slots)
 	slots = e.rounded(slots)
@@ -533,14 +543,14 @@ func (e *Engine) leave(ctx context.Context, slots []slot.Slot, withdrawn *delive
 	return e.outbox.PutWhole(ctx, records, withdrawn, ops...)
 }
 
-// restore loads the aligner and what was taken since it was saved. It writes nothing, so that a newer version's state stays
-// as it is.
+// restore loads the aligner and the batches taken since it was saved. It writes nothing, so that the state of a newer
+// version stays unchanged.
 func (e *Engine) restore(ctx context.Context) error {
 	e.restoring = true
 	defer func() { e.restoring = false }()
 	keep := func(key string, value []byte, why error) {
 		kept := "damaged/" + key + "/" + time.Now().UTC().Format("20060102T150405.000000000")
-		e.log.Error("a part of the state is damaged: it is kept under another key, and the rest goes on", "key", fmt.Sprintf("%q", key),
+		e.log.Error("a part of the state is damaged: it is kept under another key, and the other parts are not affected", "key", fmt.Sprintf("%q", key),
 			"bytes", len(value), "kept_as", fmt.Sprintf("%q", kept), "error", why)
 		e.loop.damaged = append(e.loop.damaged, store.Op{Key: key}, store.Op{Key: kept, Value: slices.Clone(value)})
 	}
@@ -594,19 +604,19 @@ func (e *Engine) restore(ctx context.Context) error {
 	return nil
 }
 
-// keepDamaged moves what restore has found damaged to where nothing overwrites it, or else the next checkpoint does.
+// keepDamaged moves damaged values to keys that are never overwritten. If that fails, the next checkpoint does it.
 func (e *Engine) keepDamaged(ctx context.Context) {
 	if len(e.loop.damaged) == 0 {
 		return
 	}
 	if err := e.cfg.Store.Batch(ctx, e.loop.damaged...); err != nil {
-		e.log.Error("cannot keep the damaged part under another key: it is tried again when slots are saved", "error", err)
+		e.log.Error("cannot keep the damaged part under another key: trying again when slots are saved", "error", err)
 		return
 	}
 	e.loop.damaged = nil
 }
 
-// replay aligns a batch of samples as it was when it was taken.
+// replay aligns a batch of samples as it was aligned when it was taken.
 func (e *Engine) replay(key string, value []byte) error {
 	e.loop.batches = append(e.loop.batches, key)
 	e.loop.bytes += len(value)

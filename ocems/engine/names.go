@@ -22,28 +22,28 @@ import (
 type Reading struct {
 	registry.Metric
 	Time     time.Time
-	Value    float64 // NaN where Fault says why there is none
+	Value    float64 // NaN if Fault says why there is no value
 	Fault    string
 	Source   Source
-	Finished bool    // a slot that the processor has made
-	Samples  int     // that a finished slot was made of; Statistic says how
-	Min, Max float64 // of these
-	Exit     uint8   // of Config.Next
+	Finished bool    // a slot made by the processor
+	Samples  int     // readings in the finished slot; Statistic says how they were combined
+	Min, Max float64 // smallest and largest of these readings
+	Exit     uint8   // for Config.Next
 }
 
-// Source is what sent a reading: all that its metric says besides its name. It is no part of a series.
+// Source identifies the sender of a reading: everything its metric says besides its name. It is not part of a series.
 type Source struct {
 	ID   uint64
-	Text func() string // for a person, as key=value pairs parted by blanks
+	Text func() string // for a person: key=value pairs with spaces between them
 }
 
-// some is the source with an ID that is not 0, which is none.
+// some returns the source with a non-zero ID; 0 means no source.
 func (s Source) some() Source {
 	s.ID = max(s.ID, 1)
 	return s
 }
 
-// SourcePart is what one attribute adds to a Source's ID, in any order, the same in every process.
+// SourcePart is the contribution of one attribute to a Source's ID. It does not depend on the order or the process.
 func SourcePart(key, value string) uint64 {
 	return xxhash.Sum64String(key)*0x9E3779B97F4A7C15 ^ xxhash.Sum64String(value)
 }
@@ -52,26 +52,26 @@ func SourcePart(key, value string) uint64 {
 func SourceWord(key, value string) string { return registry.Short(key) + "=" + registry.Short(value) }
 
 const (
-	mostSources   = 10_000  // texts that are remembered at least
-	longestSource = 1 << 10 // bytes of one
+	mostSources   = 10_000  // limit of cached texts; higher for a large configuration
+	longestSource = 1 << 10 // bytes of one text
 )
 
-// Batch is what a host hands over at once: all of it is taken, or none. It is of no use after Commit.
+// Batch is what a host hands over in one call: it is taken as a whole or not at all. It must not be used after Commit.
 type Batch struct {
 	e *Engine
 	*take
 	before  *clock.Before
-	kept    []sample             // which that clock has taken
-	records []payload.Record     // slots that were made upstream
-	index   map[string]int       // of records, by device
-	foreign map[slot.Series]bool // of refused slots that no device or parameter is known for
+	kept    []sample             // readings taken with the clock before
+	records []payload.Record     // slots made upstream
+	index   map[string]int       // index into records, by device
+	foreign map[slot.Series]bool // refused slots of an unknown device or parameter
 	ignored uint64
 
-	of     registry.Version // of known, within Fill
+	of     registry.Version // version of known, during Fill
 	known  map[string]points
-	points points // of metric
+	points points // of the current metric
 	metric []byte
-	last   *entry // of a reading of this metric
+	last   *entry // last entry of this metric
 	fresh  []fresh
 }
 
@@ -80,9 +80,10 @@ func (e *Engine) NewBatch() *Batch {
 	return &Batch{e: e, before: e.clock.Before(), take: e.newTake(e.moment())}
 }
 
-const mostExpected = 10_000 // readings of a batch whose room is kept for the next
+const mostExpected = 10_000 // readings of a batch whose memory is kept for reuse
 
-// Add names a reading and reports whether it is any device's parameter. A finished slot is none where slots are made.
+// Add names a reading and reports whether it belongs to any device's parameter. Where slots are made, a finished slot
+// does not.
 func (b *Batch) Add(r Reading) (named bool) {
 	if r.Finished {
 		if b.e.outbox == nil {
@@ -95,7 +96,8 @@ func (b *Batch) Add(r Reading) (named bool) {
 	return named
 }
 
-// name names a reading and adds it. It returns what a later reading with the same name is too, in room if that is enough.
+// name names a reading and adds it. It returns what later readings with the same name mean; the result uses room if it
+// is large enough.
 func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 	r.Source = r.Source.some()
 	found, err := b.e.names.Resolve(r.Metric)
@@ -106,7 +108,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 		b.e.know(r.Source)
 		b.e.account.came.ours(r)
 	}
-	matches = slices.Grow(room, len(found)) // now: samples point into it
+	matches = slices.Grow(room, len(found)) // grow now, because samples point into the slice
 	for _, m := range found {
 		matches = append(matches, matchOf(m, r.Source.ID))
 		b.addMatch(&matches[len(matches)-1], r.Time, r.Value, r.Fault, r.Exit)
@@ -116,7 +118,7 @@ func (b *Batch) name(r Reading, room []match) (matches []match, named bool) {
 		b.ignored++
 		if name := r.Name + "\x00" + r.Field; b.e.once.first(foreignName, name) {
 			b.e.account.came.foreign(r)
-			b.e.log.Debug("ignored: it is no parameter of any device", "metric", registry.Short(r.Name), "field", registry.Short(r.Field))
+			b.e.log.Debug("ignored: not a parameter of any device", "metric", registry.Short(r.Name), "field", registry.Short(r.Field))
 		}
 	}
 	if err != nil {
@@ -140,8 +142,9 @@ func (b *Batch) addMatch(m *match, at time.Time, value float64, wrong string, ex
 	}
 }
 
-// judge finds out by its parameter's rules whether a reading is left out. It does so before the reading is taken, so that a
-// restart with other rules finds the same. Where slots are made, a time that ends the reading's period is before the boundary.
+// judge applies the parameter's rules to leave out a reading. It does so before the reading is taken, so that a restart
+// with other rules gives the same result. Where slots are made, a reading stamped at the end of its period is moved
+// just before the boundary.
 func (b *Batch) judge(x *sample, rules *registry.Rules) {
 	x.reason, x.detail = rules.LeftOut(x.Value)
 	if rules.EndStamped && b.e.aligns {
@@ -149,10 +152,10 @@ func (b *Batch) judge(x *sample, rules *registry.Rules) {
 	}
 }
 
-// Bare is a metric that has no reading at all, and perhaps a flag or a unit that was meant for others.
+// Bare records a metric without any reading, but perhaps with a flag or unit that was meant for others.
 func (b *Batch) Bare(r Reading) { b.e.account.came.bare(r) }
 
-// Ignore counts what can be no parameter at all, for which a word is enough.
+// Ignore counts readings that cannot belong to any parameter.
 func (b *Batch) Ignore(n int, metric, why string) {
 	b.ignored += uint64(n)
 	if b.e.once.first(foreignName, metric) {
@@ -170,7 +173,8 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// unresolved takes what has a name but no device, unit or flag. What names a device that is not configured is not ours.
+// unresolved takes a reading whose device, unit or flag cannot be resolved. If it names a device that is not
+// configured, it is ignored.
 func (b *Batch) unresolved(r Reading, err error) (named bool) {
 	if unknown := (*registry.UnknownDeviceError)(nil); errors.As(err, &unknown) {
 		b.ignored++
@@ -190,7 +194,7 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 	return true
 }
 
-// unknownDevice is the error as it is told. The nearest devices are looked for a few times an hour only.
+// unknownDevice returns the error to report. The search for the nearest device is made only a few times an hour.
 func (e *Engine) unknownDevice(err *registry.UnknownDeviceError) error {
 	if e.once.first(nearestDevice, err.Device) {
 		return err
@@ -198,7 +202,7 @@ func (e *Engine) unknownDevice(err *registry.UnknownDeviceError) error {
 	return fmt.Errorf("naming metric %q: %w %q", err.Metric, registry.ErrUnknownDevice, err.Device)
 }
 
-// fault is what a name's error says of a reading. What can be found out again takes no room in the state.
+// fault turns an error of naming into a fault. A detail that can be computed again is not stored in the state.
 func (e *Engine) fault(err error) fault {
 	key, device := (*spec.UnknownError)(nil), (*registry.UnknownDeviceError)(nil)
 	switch {
@@ -214,7 +218,7 @@ func (e *Engine) fault(err error) fault {
 	return fault{reason: slot.BadUnit}
 }
 
-// add puts a named reading where it belongs: into a window, or, where nothing is aligned here, into the outbox.
+// add puts a named reading into a window, or into the outbox if nothing is aligned here.
 func (b *Batch) add(x *sample) {
 	if b.e.aligns {
 		b.samples = append(b.samples, *x)
@@ -224,20 +228,20 @@ func (b *Batch) add(x *sample) {
 	b.put(*x, Reading{}, ": set align to true, or make the slots upstream")
 }
 
-// offGrid is why a slot that was made upstream is refused, besides the aligner's reasons; unknown is that it names no
-// device or no parameter that the board has.
+// offGrid and unknown are reasons, besides the aligner's, to refuse a slot made upstream; unknown: its device is not
+// configured or the board has no such parameter.
 const (
 	offGrid slot.Reason = "off_grid"
 	unknown slot.Reason = "unknown"
 )
 
-// finished takes a slot of the processor.
+// finished takes a slot made by the processor.
 func (b *Batch) finished(r Reading) {
 	m, err := b.e.names.Finished(r.Metric)
 	s := slot.Series{Device: m.Device.DeviceID, Parameter: m.Parameter, Diagnostic: m.Diagnostic}
 	x := sample{head: &head{Series: s, Unit: m.Unit, Statistic: r.Statistic, Source: r.Source.some().ID},
 		Reading: slot.Reading{Time: r.Time, Value: r.Value, Flag: m.Flag}}
-	if n := b.e.decimals(s); n >= 0 { // the processor has rounded
+	if n := b.e.decimals(s); n >= 0 { // the processor has rounded already
 		x.Value = registry.Round(x.Value, n)
 	}
 	if err != nil {
@@ -246,8 +250,8 @@ func (b *Batch) finished(r Reading) {
 	b.put(x, r, "")
 }
 
-// refuse lets a slot that was made upstream into the state, for its line in the trail. What a batch has of many devices or
-// parameters that nobody has loses its name.
+// refuse keeps a refused upstream slot in the state, for its line in the trail. If a batch has slots of too many
+// unknown devices or parameters, the later ones lose their names.
 func (b *Batch) refuse(x sample) {
 	if x.reason == unknown && !b.foreign[x.Series] {
 		if b.foreign == nil {
@@ -262,8 +266,8 @@ func (b *Batch) refuse(x sample) {
 	b.samples = append(b.samples, x)
 }
 
-// put adds a slot that was made upstream to the records for the outbox, if it can be one. of is what is known of its samples,
-// cure what to do about a time off the grid.
+// put adds a slot made upstream to the records for the outbox if it is valid. of describes its samples, cure is advice
+// about a time off the grid.
 func (b *Batch) put(x sample, of Reading, cure string) {
 	length := x.Flag.Length()
 	aligned := spec.Aligned(x.Time, length)
@@ -287,7 +291,7 @@ func (b *Batch) put(x sample, of Reading, cure string) {
 		Samples: of.Samples, Min: of.Min, Max: of.Max, Statistic: x.Statistic})
 }
 
-// slotsOf are the slots of a record.
+// slotsOf returns the slots of a record.
 func slotsOf(r payload.Record) []slot.Slot {
 	slots := make([]slot.Slot, len(r.Readings))
 	for i, x := range r.Readings {
@@ -299,7 +303,7 @@ func slotsOf(r payload.Record) []slot.Slot {
 
 func finite(v float64) bool { return !math.IsNaN(v) && !math.IsInf(v, 0) }
 
-// rename gives slots their present names, and reports whether that has changed any.
+// rename gives slots their current names, and reports whether any name has changed.
 func (e *Engine) rename(slots []slot.Slot) (changed bool) {
 	for i := range slots {
 		s := &slots[i]
@@ -310,20 +314,20 @@ func (e *Engine) rename(slots []slot.Slot) (changed bool) {
 	return changed
 }
 
-// renameOpen gives open windows their present names: what came for them under a former one is in the same slot.
+// renameOpen gives open windows their current names. Readings under former and current names then share one slot.
 func (e *Engine) renameOpen() {
-	if e.names == nil { // nothing is to be made of the state
+	if e.names == nil { // the state is only read
 		return
 	}
 	if n := e.aligner.Rename(e.names.Current); n > 0 {
-		e.log.Info("open slots of former names go on under the present ones", "open_slots", n)
+		e.log.Info("open slots continue under their current names", "open_slots", n)
 		if e.restoring {
 			e.loop.renamed = true
 		}
 	}
 }
 
-// renameSamples gives samples that were taken before the restart their present names.
+// renameSamples gives samples taken before the restart their current names.
 func (e *Engine) renameSamples(samples []sample) {
 	for i := range samples {
 		x := &samples[i]
@@ -338,18 +342,18 @@ func (e *Engine) renameSamples(samples []sample) {
 
 // appendReading adds a slot to the record of its device.
 func (e *Engine) appendReading(records []payload.Record, index map[string]int, s slot.Slot) []payload.Record {
-	station := "unknown"                       // of a device that is configured no more: its slots wait in the outbox
-	if d, ok := e.names.Device(s.Device); ok { // where it is goes in when it is sent
+	station := "unknown"                       // for a device that is no longer configured; its slots wait in the outbox
+	if d, ok := e.names.Device(s.Device); ok { // latitude and longitude are added when it is sent
 		station = d.StationID
 	}
-	if !(s.Min < s.Max) || !finite(s.Max-s.Min) { // one value, or nobody knows
+	if !(s.Min < s.Max) || !finite(s.Max-s.Min) { // one value, or unknown
 		s.Min, s.Max = 0, 0
 	}
 	i, ok := index[s.Device]
 	if !ok {
 		i = len(records)
 		index[s.Device] = i
-		room := 0 // most devices have as many as the one before
+		room := 0 // most devices have as many readings as the one before
 		if i > 0 {
 			room = len(records[i-1].Readings)
 		}
@@ -365,8 +369,8 @@ func (e *Engine) appendReading(records []payload.Record, index map[string]int, s
 	return records
 }
 
-// Commit returns once the readings are durable. An error means that the same batch may come again, and that it is taken
-// once all the same. A refused reading is no error, because it would block the rest.
+// Commit returns when the readings are durable. After an error the host may send the same batch again; its readings
+// still count once. A refused reading is no error, because an error would block the rest.
 func (b *Batch) Commit(ctx context.Context) error {
 	e := b.e
 	select {
@@ -389,7 +393,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 		}
 		e.counts.finished.Add(uint64(n))
 	}
-	// After the records, which may come again and still count once.
+	// After the records: if this fails, they are sent again and still count once.
 	if len(b.kept) > 0 {
 		t := e.newTake(moment{now: b.before.Now, era: b.before.Era})
 		t.samples = append(t.samples, b.kept...)
@@ -406,7 +410,7 @@ func (b *Batch) Commit(ctx context.Context) error {
 	return nil
 }
 
-// know remembers the text of a source, so that a log can name it later.
+// know stores the text of a source, so that a log line can name it later.
 func (e *Engine) know(s Source) {
 	if s.Text == nil {
 		return
@@ -443,10 +447,10 @@ func (e *Engine) source(id uint64) string {
 		}
 		return text
 	}
-	return fmt.Sprintf("a sender of before the restart (%016x)", id)
+	return fmt.Sprintf("a sender from before the restart (%016x)", id)
 }
 
-// parting are the keys of the words that only one of two sources has: what would tell them apart.
+// parting returns the keys of words that only one of two sources has: they distinguish the sources.
 func parting(a, b string) string {
 	all := [2][]string{strings.Fields(a), strings.Fields(b)}
 	var keys []string

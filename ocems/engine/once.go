@@ -7,44 +7,44 @@ import (
 	"github.com/cespare/xxhash/v2"
 )
 
-// kind is one kind of thing to say once. Of names that a sender chooses only the first few are said in an hour, so that a
-// flood of them takes neither memory nor the log. Of configured names all are.
+// kind is a kind of message that is logged once for each name. For names that a sender chooses, only a limited number
+// is logged in an hour, so that a flood of names fills neither memory nor log. For configured names there is no limit.
 type kind uint8
 
 const (
 	refusedOwn     kind = iota // a reading of a configured series
 	mixedSources               // of a configured series
-	foreignKinds               // what follows is of names that a sender chooses
-	refusedForeign             // a slot of a device or parameter that nobody has
-	foreignDevice              // a reading of such a device
-	foreignName                // a reading that is none of any device
-	nearestDevice              // an error that offers the nearest of all devices
+	foreignKinds               // the kinds below have names that a sender chooses
+	refusedForeign             // a slot of an unknown device or parameter
+	foreignDevice              // a reading of an unknown device
+	foreignName                // a reading that belongs to no device
+	nearestDevice              // an error that suggests the nearest device
 	kinds
 )
 
 const forgetAfter = time.Hour
 
-// most is how many names of a kind are said in an hour, 0 for all.
+// most is how many names of a kind are logged in an hour; 0: no limit.
 func (k kind) most() int {
 	switch {
 	case k == nearestDevice:
-		return 10 // among 20,000 devices one takes a tenth of a second
+		return 10 // with 20,000 devices, one search takes a tenth of a second
 	case k > foreignKinds:
 		return mostForeign
 	}
 	return 0
 }
 
-// once remembers what was said, a kind apart from the others: a flood of one kind does not silence another.
+// once remembers logged names, separately for each kind: a flood of one kind does not silence another.
 type once struct {
 	mu   sync.Mutex
 	said [kinds]struct {
-		names map[uint64]struct{} // hashed: a name may be long
+		names map[uint64]struct{} // hashed, because a name may be long
 		since time.Time
 	}
 }
 
-// first reports whether a name is new among those of its kind.
+// first reports whether a name is new in its kind.
 func (o *once) first(k kind, name string) bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()

@@ -48,7 +48,7 @@ stations:
     devices: [{id: seven, token: token-of-device-seven, parameters: {cod: [], bod: [], tss: [], toc: [], do: [], no3-n: []}}]
 `
 
-// pipes is a listener and dialer in memory, so that a real server and a real client run in a synctest bubble.
+// pipes is a listener and dialer in memory, so that a real server and client run in a synctest bubble.
 type pipes struct {
 	conns chan net.Conn
 	done  chan struct{}
@@ -90,7 +90,7 @@ func (p *pipes) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	}
 }
 
-// logText is a log that is read while it is written.
+// logText is a log that can be read while it is written.
 type logText struct {
 	mu   sync.Mutex
 	text bytes.Buffer
@@ -113,13 +113,13 @@ func (l *logText) lines(part string) (found []string) {
 	return found
 }
 
-// faulty is a store whose writes a test watches, delays or fails.
+// faulty is a store whose writes a test can watch, delay or fail.
 type faulty struct {
 	store.Store
 	mu      sync.Mutex
 	batches int
-	before  func(n int, ops []store.Op) error // the n-th is not written where this fails
-	after   func(n int) error                 // it is written, and its writer is not told
+	before  func(n int, ops []store.Op) error // if it fails, the n-th write is not written
+	after   func(n int) error                 // if it fails, the write is written but its writer gets the error
 }
 
 var errDisk = errors.New("no space left on device")
@@ -196,7 +196,7 @@ func newPlant(t *testing.T, change func(*engine.Config)) *plant {
 	names := registry.Config{PublicKeyFile: "../seal/testdata/industry_test_public.pem", Words: registry.Telegraf, Devices: []registry.DeviceConfig{
 		{StationID: "s-a", DeviceID: "a", TokenID: tokenA}, {StationID: "s-b", DeviceID: "b", TokenID: tokenB}}}
 	p.cfg = engine.Config{Slots: options.DefaultSlots(), Names: names, Store: p.disk,
-		Boot:   func() (string, time.Duration) { return "", 0 }, // the bubble's time is not the kernel's
+		Boot:   func() (string, time.Duration) { return "", 0 }, // the bubble's time differs from the kernel's
 		Logger: slog.New(slog.NewTextHandler(p.log, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Board:  &engine.Board{Delivery: options.DefaultDelivery(), Client: p.board}}
 	p.cfg.Slots.AuditFile = filepath.Join(p.dir, "audit.jsonl")
@@ -229,7 +229,7 @@ func (p *plant) open() {
 	var err error
 	p.e, err = engine.Open(context.Background(), p.cfg)
 	require.NoError(p.t, err)
-	synctest.Wait() // for the server's time
+	synctest.Wait() // so that the server's time is known
 	p.board.CloseIdleConnections()
 }
 
@@ -245,7 +245,7 @@ func (p *plant) restart() {
 	p.open()
 }
 
-// kill ends the engine, which writes nothing more, and leaves the disk as it was. The trail is as it was, too.
+// kill ends the engine so that it writes nothing more. Disk and trail stay as they were.
 func (p *plant) kill() {
 	p.t.Helper()
 	trail, err := os.ReadFile(p.cfg.Slots.AuditFile)
@@ -275,7 +275,7 @@ func (p *plant) put(ops ...store.Op) {
 	require.NoError(p.t, p.file.Batch(context.Background(), ops...))
 }
 
-// keys are those of the state with a prefix.
+// keys returns the keys of the state with a prefix, and their values.
 func (p *plant) keys(prefix string) (keys []string, values [][]byte) {
 	p.t.Helper()
 	require.NoError(p.t, p.file.Range(context.Background(), prefix, func(key string, value []byte) error {
@@ -285,7 +285,7 @@ func (p *plant) keys(prefix string) (keys []string, values [][]byte) {
 	return keys, values
 }
 
-// received is what the board has, sorted.
+// received returns what the board has, sorted.
 func (p *plant) received() (out []string) {
 	p.t.Helper()
 	p.net.unplug(false)
@@ -301,7 +301,7 @@ func (p *plant) received() (out []string) {
 	return out
 }
 
-// trail is the verified trail, without the outcomes of the board.
+// trail returns the lines of the verified trail without the board's outcomes.
 func (p *plant) trail() (lines []string) {
 	p.t.Helper()
 	for _, e := range p.entries() {
@@ -326,14 +326,14 @@ func (p *plant) entries() (list []audit.Entry) {
 	return list
 }
 
-// clock is a time of the bubble's first day.
+// clock returns a time of the bubble's first day.
 func clock(hour, minute, second int) time.Time {
 	return time.Date(2000, 1, 1, hour, minute, second, 0, time.UTC)
 }
 
 func until(t time.Time) { time.Sleep(time.Until(t)) }
 
-// reading is of a device whose metrics need no mapping.
+// reading makes a reading of a device whose metrics need no mapping.
 func reading(device, parameter string, at time.Time, value float64, attributes ...string) engine.Reading {
 	attr := map[string]string{"ocems.device.id": device, "ocems.unit": "mg/L"}
 	for i := 0; i < len(attributes); i += 2 {

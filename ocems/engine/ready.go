@@ -19,12 +19,13 @@ import (
 
 const (
 	readyKeys  = "ready/"
-	mostReady  = 5000             // slots of one batch, and the rest of their last request
+	mostReady  = 5000             // slots of one batch, plus the rest of their last request
 	mostWait   = 30 * time.Second // between tries
-	reportWait = time.Minute      // of refusals: a short one is no trouble worth a status
+	reportWait = time.Minute      // a shorter time of refusals is not reported in the health
 )
 
-// ready are the slots of a processor that the next consumer has not taken. They leave in the order in which they closed.
+// ready has the slots of a processor that the next consumer has not taken yet. They leave in the order in which they
+// closed.
 type ready struct {
 	e    *Engine
 	stop context.CancelFunc
@@ -39,7 +40,7 @@ type ready struct {
 
 type readyBatch struct {
 	key   string
-	exit  uint8 // 0 after a restart: any
+	exit  uint8 // 0 after a restart: any exit
 	slots []slot.Slot
 }
 
@@ -55,7 +56,7 @@ func openReady(ctx context.Context, e *Engine) (*ready, error) {
 			r.next = max(r.next, binary.BigEndian.Uint64([]byte(number))+1)
 		}
 		if err != nil {
-			e.log.Error("slots in the state are damaged: they stay there and are left out", "key", fmt.Sprintf("%q", key), "bytes", len(value))
+			e.log.Error("damaged slots in the state: they stay in the state and are not handed on", "key", fmt.Sprintf("%q", key), "bytes", len(value))
 			return nil
 		}
 		if e.rename(slots) {
@@ -68,7 +69,7 @@ func openReady(ctx context.Context, e *Engine) (*ready, error) {
 		return nil, fmt.Errorf("reading the state: %w", err)
 	}
 	if err := e.cfg.Store.Batch(ctx, renamed...); err != nil {
-		e.log.Error("cannot save slots under their present names: the next start tries it again", "error", err)
+		e.log.Error("cannot save slots under their current names: the next start tries again", "error", err)
 	}
 	ctx, r.stop = context.WithCancel(ctx)
 	go r.run(ctx)
@@ -81,8 +82,8 @@ func (r *ready) waiting() int {
 	return r.slots
 }
 
-// together gives the slots of before a restart, whose exit is forgotten, that of their device's others: what goes to the
-// board in one request is handed on in one batch.
+// together gives slots from before a restart, whose exit is unknown, the exit of their device's other slots: what goes
+// to the board in one request is handed on in one batch.
 func together(slots []slot.Slot) []slot.Slot {
 	exits := map[string]uint8{}
 	for _, s := range slots {
@@ -101,7 +102,7 @@ func together(slots []slot.Slot) []slot.Slot {
 
 func sameRequest(a, b slot.Slot) bool { return a.Device == b.Device && a.Stamp.Equal(b.Stamp) }
 
-// put stores slots, together with the operations.
+// put stores slots together with the operations.
 func (r *ready) put(ctx context.Context, slots []slot.Slot, ops []store.Op) error {
 	slots = together(slots)
 	slices.SortStableFunc(slots, func(a, b slot.Slot) int { return cmp.Or(cmp.Compare(a.Exit, b.Exit), a.Compare(b)) })
@@ -162,7 +163,7 @@ func (r *ready) run(ctx context.Context) {
 		timer := time.NewTimer(wait)
 		wake := r.wake
 		if err != nil {
-			wake = nil // more slots are no reason to try sooner
+			wake = nil // new slots are no reason to retry sooner
 		}
 		select {
 		case <-ctx.Done():
@@ -173,7 +174,7 @@ func (r *ready) run(ctx context.Context) {
 	}
 }
 
-// send hands on what waits, oldest first. A batch of one exit that refuses does not hold up the other exits of this try.
+// send hands on the waiting slots, oldest first. If one exit refuses a batch, the other exits are still tried.
 func (r *ready) send(ctx context.Context) error {
 	r.mu.Lock()
 	list := slices.Clone(r.batches)
@@ -200,11 +201,11 @@ func (r *ready) send(ctx context.Context) error {
 	return errors.Join(errs...)
 }
 
-// taken forgets a batch. Where that cannot be written it would be handed on again after a restart: the same slots, which
-// the exporter knows.
+// taken removes a batch. If that cannot be written, the batch is handed on again after a restart: the exporter
+// recognises the same slots.
 func (r *ready) taken(ctx context.Context, b readyBatch) {
 	if err := r.e.cfg.Store.Batch(context.WithoutCancel(ctx), store.Op{Key: b.key}); err != nil {
-		r.e.log.Error("slots that were handed on stay in the state, and are handed on again after a restart", "error", err)
+		r.e.log.Error("cannot remove slots that were handed on: they are handed on again after a restart", "error", err)
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -212,7 +213,7 @@ func (r *ready) taken(ctx context.Context, b readyBatch) {
 	r.slots -= len(b.slots)
 }
 
-// close stops handing on. A next consumer that does not return is left behind.
+// close stops handing on. It does not wait longer for a next consumer that does not return.
 func (r *ready) close(ctx context.Context) error {
 	r.stop()
 	select {
@@ -228,7 +229,7 @@ func (r *ready) close(ctx context.Context) error {
 	}
 }
 
-// rounded are slots with the decimals of their entries.
+// rounded returns slots with the decimals of their entries.
 func (e *Engine) rounded(slots []slot.Slot) []slot.Slot {
 	slots = slices.Clone(slots)
 	for i := range slots {
@@ -249,7 +250,7 @@ func (e *Engine) decimals(s slot.Series) int {
 
 func encodeSlots(slots []slot.Slot) []byte {
 	e := frame.New(formatVersion)
-	text, _ := json.Marshal(slots) // of plain fields and finite values
+	text, _ := json.Marshal(slots) // cannot fail: plain fields and finite values
 	e.Append(text)
 	return e.Seal()
 }
@@ -263,7 +264,7 @@ func decodeSlots(value []byte) (slots []slot.Slot, err error) {
 		if s := &slots[i]; !s.Flag.Valid() || !s.Statistic.Valid() || s.Samples < 0 {
 			return nil, frame.ErrDamaged
 		}
-		slots[i].Exit = 0 // no pipeline has the same number after a restart
+		slots[i].Exit = 0 // pipelines are numbered anew after a restart
 	}
 	return slots, err
 }

@@ -15,11 +15,11 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// next is a processor's next consumer.
+// next is the next consumer of a processor.
 type next struct {
 	mu     sync.Mutex
-	refuse map[uint8]error // by exit
-	fails  int             // calls that are refused yet
+	refuse map[uint8]error // errors by exit
+	fails  int             // number of calls still to refuse
 	got    []string
 	calls  int
 	health []error
@@ -92,7 +92,7 @@ func TestProcessor(t *testing.T) {
 	})
 }
 
-// Slots are kept over refusals, restarts and kills until the next consumer takes them, and then go in order.
+// Slots are kept during refusals, restarts and kills until the next consumer takes them; then they leave in order.
 func TestReadySlotsAreKept(t *testing.T) {
 	for name, end := range map[string]func(*plant){"refusals": func(*plant) {}, "restart": (*plant).restart, "kill": func(p *plant) { p.kill(); p.open() }} {
 		var n next
@@ -108,11 +108,11 @@ func TestReadySlotsAreKept(t *testing.T) {
 				end(p)
 				assert.Equal(t, i+1, p.e.Stats().Pending)
 			}
-			n.fail(1) // in this moment only: what is behind it must not overtake it
+			n.fail(1) // one refusal only: later slots must not overtake
 			n.set(0, nil)
 			n.set(1, nil)
 			until(clock(1, 47, 0))
-			exit := 0 // any
+			exit := 0 // any exit
 			if name == "refusals" {
 				exit = 1
 			}
@@ -143,7 +143,7 @@ func TestOneExitRefuses(t *testing.T) {
 	})
 }
 
-// A refusal of less than a minute is no trouble.
+// Refusals for less than a minute are not reported in the health.
 func TestHealthOfTheNextConsumer(t *testing.T) {
 	var n next
 	run(t, "a minute", n.processor, func(p *plant) {
@@ -166,7 +166,7 @@ func TestHealthOfTheNextConsumer(t *testing.T) {
 	})
 }
 
-// A next consumer that does not return does not hold up the shutdown.
+// A next consumer that does not return does not delay the shutdown.
 func TestNextConsumerHangs(t *testing.T) {
 	run(t, "close", func(c *engine.Config) {
 		c.Board = nil

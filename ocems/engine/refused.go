@@ -15,46 +15,46 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// Readings that are in no slot have one line of the trail a slot, series and reason. A line is written once its slot is
-// over and no reading of it has come for a while; what comes later is in a line of the next quarter of an hour.
+// Readings that are in no slot share one line of the trail for each slot, series and reason. A line is written once its
+// slot is over and no such reading has come for a while. Later ones share a line of the next quarter of an hour.
 const (
-	refusedKey = "refused" // of those whose line is not written yet
-	// mostRefusals is how many lines wait. Beyond it the readings of a series that has one share a line a reason, so that the
-	// configuration bounds them.
+	refusedKey = "refused" // refusals whose line is not written yet
+	// mostRefusals is how many lines may wait. Beyond it, a series that has a line shares one for each reason, so that
+	// the configuration limits the number.
 	mostRefusals = 10_000
-	// mostForeign is how many lines there are in a quarter of an hour of devices and parameters that nobody has. Beyond it
-	// they share one that has no name: a sender can invent as many as it likes.
+	// mostForeign is how many lines a quarter of an hour may have for unknown devices and parameters. Beyond it they
+	// share one line without a name, because a sender can invent any number.
 	mostForeign = 1_000
-	noteAfter   = 5 * time.Second // of silence, or twice as long as between two readings of the series
-	slowest     = 5 * time.Minute // between two readings of a source that goes on
-	lastSecond  = 253_402_300_799 // of the year 9999, beyond which JSON has no time
+	noteAfter   = 5 * time.Second // without such a reading, or twice the time between two readings of the series
+	slowest     = 5 * time.Minute // longest time between two readings of a source that still sends
+	lastSecond  = 253_402_300_799 // of the year 9999, the last that JSON times support
 )
 
-// refusal is what readings share a line by.
+// refusal is the key of a line.
 type refusal struct {
 	slot.Series
-	Stamp  int64 // milliseconds; 0: of several slots
+	Stamp  int64 // milliseconds; 0: several slots
 	Reason slot.Reason
 }
 
-// refused are the readings of one line.
+// refused has the readings of one line.
 type refused struct {
 	refusal
 	Count       int
-	First, Last time.Time // event time of the earliest and the latest
-	Value       *float64  `json:",omitempty"` // the first, where JSON has it
+	First, Last time.Time // event time of the earliest and the latest reading
+	Value       *float64  `json:",omitempty"` // the first value, if JSON can represent it
 	Unit, Flag  string
 	Detail      string
-	Since, Till time.Time // when the first and the last was refused
+	Since, Till time.Time // when the first and the last reading was refused
 	Quiet       time.Duration
 }
 
-// refusals are the lines that are not written yet.
+// refusals has the lines that are not written yet.
 type refusals struct {
 	lines   map[refusal]*refused
-	series  map[refusal]int       // how many lines a series has, by their refusal without the stamp
-	last    map[refusal]time.Time // when a series had its last reading, by the same
-	noted   map[refusal]time.Time // when the last line of the same readings was written
+	series  map[refusal]int       // number of lines of a series, by refusal without stamp
+	last    map[refusal]time.Time // time of a series' last reading, by the same key
+	noted   map[refusal]time.Time // when the last line with the same key was written
 	foreign int                   // lines since foreignAt
 	changed bool
 
@@ -65,10 +65,10 @@ func newRefusals() refusals {
 	return refusals{lines: map[refusal]*refused{}, series: map[refusal]int{}, last: map[refusal]time.Time{}, noted: map[refusal]time.Time{}}
 }
 
-// withoutStamp is the refusal by which the readings of several slots share a line.
+// withoutStamp is the key by which readings of several slots share a line.
 func (k refusal) withoutStamp() refusal { return refusal{Series: k.Series, Reason: k.Reason} }
 
-// place is the line that readings get.
+// place returns the line for a reading.
 func (r *refusals) place(key refusal, now time.Time) refusal {
 	if r.lines[key] != nil {
 		return key
@@ -89,7 +89,7 @@ func (r *refusals) place(key refusal, now time.Time) refusal {
 	return key
 }
 
-// add counts a reading. Its detail is asked for where it is the first of its line.
+// add counts a reading. It calls detail only for the first reading of a line.
 func (r *refusals) add(key refusal, x sample, detail func() string, now time.Time) {
 	x.Time = time.Unix(min(max(x.Time.Unix(), 0), lastSecond), int64(x.Time.Nanosecond()))
 	r.changed = true
@@ -131,7 +131,7 @@ func (r *refusals) put(l *refused) {
 	r.lines[l.refusal] = l
 }
 
-// due are the lines whose time has come.
+// due returns the lines that are due.
 func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*refused) {
 	for key, l := range r.lines {
 		ended := now.Sub(l.Till).Abs() >= l.Quiet || now.Sub(l.Since).Abs() >= spec.SlotLength
@@ -146,10 +146,10 @@ func (r *refusals) due(now time.Time, over func(stamp time.Time) bool) (list []*
 	return list
 }
 
-// all are all lines.
+// all returns all lines.
 func (r *refusals) all() []*refused { return slices.Collect(maps.Values(r.lines)) }
 
-// written takes out lines that are in the trail.
+// written removes lines that are in the trail.
 func (r *refusals) written(list []*refused, now time.Time) {
 	if len(r.noted) > mostRefusals {
 		maps.DeleteFunc(r.noted, func(_ refusal, last time.Time) bool { return now.Sub(last).Abs() >= spec.SlotLength })
@@ -167,12 +167,12 @@ func (r *refusals) written(list []*refused, now time.Time) {
 	}
 }
 
-// save returns what must be stored with the aligner.
+// save returns the value to store with the aligner.
 func (r *refusals) save() []byte {
 	if len(r.lines) == 0 {
 		return nil
 	}
-	text, _ := json.Marshal(r.all()) // of plain fields
+	text, _ := json.Marshal(r.all()) // cannot fail: plain fields
 	e := frame.New(formatVersion)
 	e.Append(text)
 	return e.Seal()
@@ -193,7 +193,7 @@ func (r *refusals) restore(value []byte) error {
 	return nil
 }
 
-// refuse counts a reading that is in no slot and names the first of its kind in the log.
+// refuse counts a reading that is in no slot, and logs the first of its kind.
 func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now time.Time) {
 	if !e.loop.again {
 		e.counts.refused(reason, max(x.count, 1))
@@ -210,7 +210,7 @@ func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now 
 	if reason == unknown {
 		kind = refusedForeign
 	}
-	replayed := e.restoring && reason == slot.Conflict // whose sources have no names yet
+	replayed := e.restoring && reason == slot.Conflict // the names of its sources are not known yet
 	if !replayed && e.once.first(kind, x.Device+"\x00"+x.Parameter+"\x00"+string(reason)) {
 		args := []any{"device", x.Device, "parameter", x.Parameter, "taken_at", spec.ISTString(sent(x.Time)), "reason", reason}
 		if text := detail(); text != "" {
@@ -220,7 +220,7 @@ func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now 
 	}
 }
 
-// sent is a time as its sender gave it, before [Batch.judge].
+// sent returns the time that the sender gave, undoing [Batch.judge].
 func sent(t time.Time) time.Time {
 	if t.Nanosecond()%1000 == 999 {
 		return t.Add(1)
@@ -228,7 +228,7 @@ func sent(t time.Time) time.Time {
 	return t
 }
 
-// entry is the line of the trail.
+// entry returns the line of the trail.
 func (l *refused) entry(station string) audit.Entry {
 	x := audit.Entry{Outcome: audit.Refused, Station: station, Device: l.Device, Stamp: l.Stamp, Parameter: l.Parameter,
 		Reason: string(l.Reason), Count: l.Count}
@@ -249,8 +249,8 @@ func (l *refused) entry(station string) audit.Entry {
 	return x
 }
 
-// noteSaved writes lines that the state has too, and tries again until it can. After a kill before the next checkpoint they
-// are written twice.
+// noteSaved writes lines that are also in the state, and tries again until it succeeds. After a kill before the next
+// checkpoint they are written twice.
 func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 	if len(lines) == 0 {
 		return false
@@ -260,7 +260,7 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 		e.logRefused(entries)
 	} else if err := e.trail.Append(entries...); err != nil {
 		if !e.loop.unnoted {
-			e.log.Error("cannot write what was refused to the audit_file: it is kept and tried again", "error", err, "lines", len(entries))
+			e.log.Error("cannot write refused readings to the audit_file: they are kept and tried again", "error", err, "lines", len(entries))
 		}
 		e.loop.unnoted = true
 		return false
@@ -270,7 +270,7 @@ func (e *Engine) noteSaved(lines []*refused, now time.Time) (noted bool) {
 	return true
 }
 
-// entries are the lines of the trail, in the order of their slots.
+// entries returns the lines of the trail, ordered by slot.
 func (e *Engine) entries(lines []*refused) []audit.Entry {
 	slices.SortFunc(lines, func(a, b *refused) int {
 		return cmp.Or(cmp.Compare(a.Stamp, b.Stamp), cmp.Compare(a.Device, b.Device), cmp.Compare(a.Parameter, b.Parameter), cmp.Compare(a.Reason, b.Reason))

@@ -12,8 +12,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// A flood costs no more lines than the configuration bounds, none goes uncounted, and one of foreign names costs the plant's
-// own none.
+// A flood makes no more lines than the configuration allows and each reading is counted. A flood of unknown names takes
+// no lines from the plant's own.
 func TestRefusalsAreBounded(t *testing.T) {
 	r := newRefusals()
 	now := time.Unix(1_700_000_000, 0)
@@ -53,7 +53,7 @@ func TestRefusalsAreBounded(t *testing.T) {
 	assert.Empty(t, again.series)
 }
 
-// A flood of one thing to say neither fills the log nor silences another, nor itself for ever.
+// A flood of one kind of message does not fill the log, does not silence other kinds, and is reported again later.
 func TestOnceIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var o once

@@ -10,24 +10,24 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// sample is a reading that has its name, or a fault for which it cannot be in any slot.
+// sample is a reading with its name, or with a fault that keeps it out of every slot.
 type sample struct {
-	*head // which others share
+	*head // shared by several samples
 	fault
 	slot.Reading
-	count int  // of readings that it stands for in the trail; 0 is one
-	live  bool // its time is of this machine's clock
+	count int  // readings that it stands for in the trail; 0 counts as 1
+	live  bool // its time comes from this machine's clock
 }
 
-// head is what many samples have in common. The aligner alone changes it.
+// head is what many samples have in common. Only the aligner changes it.
 type head = slot.Head
 
-// sampleOf is what a slot stands for that does not leave.
+// sampleOf makes a sample from a slot that is refused.
 func sampleOf(s slot.Slot) sample {
 	return sample{head: &head{Series: s.Series, Unit: s.Unit, Statistic: s.Statistic}, Reading: slot.Reading{Time: s.Start, Value: s.Value, Flag: s.Flag}}
 }
 
-// seenFrom is the reading beside a server's clock. A time of this machine's clock has none beside it.
+// seenFrom adds the server's skew to the reading. It is 0 for a reading with this machine's time.
 func (x *sample) seenFrom(skew time.Duration) slot.Reading {
 	r := x.Reading
 	if r.Skew = skew; x.live {
@@ -36,47 +36,47 @@ func (x *sample) seenFrom(skew time.Duration) slot.Reading {
 	return r
 }
 
-// fault is why a reading can be in no slot: one word of few, and what that and the reading do not tell.
+// fault is why a reading can be in no slot: a reason, and what reason and reading do not say.
 type fault struct {
 	reason  slot.Reason
 	detail  string
-	stamped bool // the reading's time is its slot's stamp
+	stamped bool // the reading's time is its slot's stamp already
 }
 
-// formatVersion is that of the engine's values, see [frame].
+// formatVersion is the version of the engine's values, see [frame].
 const formatVersion = 4
 
-// What a sample's first byte says: whose it is, whether its manner is that of the one before, how its time is written, and
-// its value, which is 8 bytes, or a whole number of units of its last decimal place.
+// Bits of a sample's first byte: its head, whether its manner differs from the sample before, the form of its time, and
+// the form of its value: 8 bytes, or an integer in units of the last decimal place.
 const (
-	headSame  = iota // as the one before
-	headNext         // the one after that, in the order in which they came
-	headNamed        // by its number
+	headSame  = iota // same head as the sample before
+	headNext         // next head in the order of first use
+	headNamed        // the head's number follows
 	headNew
 
 	mannerNew = 1 << 2 // flag, liveness and fault follow
 
 	timeSame   = 0 << 3
-	timeSecond = 1 << 3 // seconds follow, from the one before
-	timeFull   = 2 << 3 // and then what is beyond the second
+	timeSecond = 1 << 3 // difference in seconds from the sample before follows
+	timeFull   = 2 << 3 // and then the fraction of a second
 
 	valueRaw = 0 << 5
-	decimals = 7 // places and the bits of valueRaw: 1 is a whole number, 2 has one place
+	decimals = 7 // decimal places + 1 beside valueRaw: 1 is an integer, 2 has one place
 )
 
 var powers = [decimals]float64{1, 1e1, 1e2, 1e3, 1e4, 1e5, 1e6}
 
-// liveBit is set beside a flag, which is a letter.
+// liveBit is combined with a flag, which is a letter.
 const liveBit = 0x80
 
-// coder writes samples. It may be used again.
+// coder encodes samples. It can be reused.
 type coder struct {
 	b      []byte
 	heads  map[*head]uint64
 	faults map[fault]uint64
 }
 
-// manner is what few samples of a batch have different.
+// manner is what differs in few samples of a batch.
 type manner struct {
 	fault
 	flag byte
@@ -90,7 +90,7 @@ func (x *sample) manner() manner {
 	return m
 }
 
-// encode returns the samples of one batch: when they arrived, and each as what is not as in the one before.
+// encode returns the samples of one batch: the time of arrival, and each sample as its difference from the one before.
 func (c *coder) encode(m moment, samples []sample) []byte {
 	if c.heads == nil {
 		c.heads = map[*head]uint64{}
@@ -103,7 +103,7 @@ func (c *coder) encode(m moment, samples []sample) []byte {
 	b = binary.AppendUvarint(b, uint64(len(samples)))
 	var (
 		last   *head
-		newest = &head{} // of those that came so far
+		newest = &head{} // last new head
 		number uint64
 		how    = manner{flag: byte(spec.FlagNormal)}
 		at     = m.now.Unix()
@@ -138,7 +138,7 @@ func (c *coder) encode(m moment, samples []sample) []byte {
 		switch {
 		case beyond != nanos:
 			control |= timeFull
-			b = binary.AppendVarint(b, second-at) // which may wrap: a wrong time may be too far away
+			b = binary.AppendVarint(b, second-at) // may wrap, because a wrong time may be far away
 			if beyond%int(time.Millisecond) == 0 {
 				b = binary.AppendUvarint(b, uint64(beyond)/uint64(time.Millisecond)<<1)
 			} else {
@@ -161,7 +161,7 @@ func (c *coder) encode(m moment, samples []sample) []byte {
 	return b
 }
 
-// decimal is a value in units of its last decimal place, where that is less to write and exactly the value.
+// decimal returns a value as an integer in units of its last decimal place, if that is exact and shorter.
 func decimal(v float64) (units int64, places int, ok bool) {
 	for places, power := range powers {
 		x := v * power
@@ -196,20 +196,21 @@ func (c *coder) manner(b []byte, m manner) []byte {
 	return append(b, e.Body()...)
 }
 
-// What a head has as the one before it.
+// Parts of a head that are the same as in the head before.
 const (
 	sameDevice = 1 << iota
 	sameParameter
 	sameUnit
 	sameSource
 	isDiagnostic
-	statisticBits // the statistic is above, or withStep
+	statisticBits // the bits above are the statistic, or withStep
 )
 
-// withStep stands for a statistic where that and the greatest step follow.
+// withStep means that the statistic and the greatest step follow.
 const withStep = 255 / statisticBits
 
-// appendHead writes a head as what is not as in the one before. Of a device's id it is what is behind their common beginning.
+// appendHead writes a head as its difference from the one before. Of a text it writes the length of the common prefix
+// and the rest.
 func appendHead(b []byte, h, before *head) []byte {
 	statistic := byte(h.Statistic)
 	if h.MaxStep > 0 {
@@ -257,7 +258,7 @@ func decodeHead(d *frame.Decoder, before *head) *head {
 		}
 		common := d.Uint()
 		if common > uint64(len(before)) {
-			d.Fail("a text that begins as no other")
+			d.Fail("an invalid common prefix")
 			return ""
 		}
 		return before[:common] + d.Text()
@@ -270,7 +271,7 @@ func decodeHead(d *frame.Decoder, before *head) *head {
 	h.Diagnostic, h.Statistic = control&isDiagnostic != 0, slot.Statistic(control/statisticBits)
 	if h.Statistic == withStep {
 		if h.Statistic, h.MaxStep = slot.Statistic(d.Byte()), d.Float(); !(h.MaxStep > 0) {
-			d.Fail("a step that is none")
+			d.Fail("an invalid step")
 		}
 	}
 	if !h.Statistic.Valid() {
@@ -279,7 +280,7 @@ func decodeHead(d *frame.Decoder, before *head) *head {
 	return h
 }
 
-// decoder is what decodeSamples has met.
+// decoder is the state of decodeSamples.
 type decoder struct {
 	*frame.Decoder
 	heads  []*head
@@ -295,12 +296,12 @@ func (d *decoder) fault() (f fault) {
 	case n-2 < uint64(len(d.faults)):
 		f = d.faults[n-2]
 	default:
-		d.Fail("a fault that was not named")
+		d.Fail("an unknown fault")
 	}
 	return f
 }
 
-// number is that of a sample's head.
+// number returns the number of a sample's head.
 func (d *decoder) number(control byte, last int) int {
 	n := uint64(last)
 	switch control & 3 {
@@ -317,7 +318,7 @@ func (d *decoder) number(control byte, last int) int {
 		n = d.Uint()
 	}
 	if n >= uint64(len(d.heads)) {
-		d.Fail("a sample of no series")
+		d.Fail("an unknown series")
 		return -1
 	}
 	return int(n)
@@ -353,7 +354,7 @@ func decodeSamples(frames *frame.Decoder) (m moment, samples []sample, err error
 				d.Fail("no time")
 			}
 		default:
-			d.Fail("a time that is not known how")
+			d.Fail("an unknown form of time")
 		}
 		x.Time = time.Unix(at, int64(nanos))
 		if places := control >> 5; places == 0 {

@@ -14,26 +14,26 @@ import (
 
 const (
 	lateTogether = 10 * time.Second
-	mostLines    = 10  // devices that have a line each a slot; of more there is one line for all
+	mostLines    = 10  // devices that have a log line for each slot; with more there is one line for all
 	mostNamed    = 20  // warnings after one slot
-	linesStay    = 700 // slots of which the log may still say that they were delivered later
+	linesStay    = 700 // slots whose late delivery may still be logged
 )
 
-// slotLines are the slots of which the log is to say, or has said, how many parameters were delivered.
+// slotLines has the slots whose number of delivered parameters is to be logged, or was.
 type slotLines struct {
 	by   map[int64]*slotLine
-	last int64 // the newest whose time is over
+	last int64 // newest slot whose time is over
 
-	older, olderAlready    int // slots of devices, delivered late and not told yet; of them, such as the board had before
+	older, olderAlready    int // late slots of devices that are not logged yet; and how many of them the board had already
 	oldestLate, newestLate int64
-	lateAt                 time.Time // when the last of them was
+	lateAt                 time.Time // when the last of them was delivered
 }
 
 // slotLine is one slot.
 type slotLine struct {
 	delivered int
-	devices   map[string]int // delivered parameters by device, of a plant
-	already   map[string]int // of them, such as the board had before
+	devices   map[string]int // delivered parameters by device, in a plant
+	already   map[string]int // how many of these the board had already
 	told      map[string]bool
 }
 
@@ -51,7 +51,7 @@ func (l *slotLines) of(stamp int64) *slotLine {
 
 func (a *account) perDevice() bool { return len(a.ids) <= mostLines }
 
-// delivered notes that the board has parameters of a slot, or had them already.
+// delivered records that the board has parameters of a slot; already: it had them before.
 func (a *account) delivered(device string, stamp int64, parameters int, already bool) {
 	d := a.devices[device]
 	if d == nil || parameters == 0 {
@@ -84,7 +84,7 @@ func (a *account) delivered(device string, stamp int64, parameters int, already 
 	}
 }
 
-// sayLate tells in one line what was delivered late.
+// sayLate logs late deliveries in one line.
 func (a *account) sayLate() {
 	l := &a.slots
 	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
@@ -98,7 +98,8 @@ func (a *account) sayLate() {
 	l.older, l.olderAlready = 0, 0
 }
 
-// due is how many parameters the slot of a window is to have, or has all the same, as after a start in mid-window.
+// due returns how many parameters are due in the slot of a window, or have it although it was not due, as after a start
+// within a window.
 func (d *deviceAccount) due(stamp int64, window time.Time) (n int) {
 	for _, p := range d.parameters {
 		if !window.Before(p.Due) || p.Slot != nil && p.Slot.Stamp.UnixMilli() == stamp {
@@ -122,7 +123,7 @@ func (a *account) sayDelivered(stamp int64, d *deviceAccount, x *slotLine, due i
 
 func (a *account) clock(stamp int64) string { return status.Time(time.UnixMilli(stamp), a.now()) }
 
-// windowOf is the start of the window of a stamp.
+// windowOf returns the start of the window of a stamp.
 func (e *Engine) windowOf(stamp int64) time.Time {
 	t := time.UnixMilli(stamp).UTC()
 	if e.rules.Stamp == "end" {
@@ -131,18 +132,18 @@ func (e *Engine) windowOf(stamp int64) time.Time {
 	return t
 }
 
-// tell logs what is known once the time of a slot is over.
+// tell logs the result of a slot once its time is over.
 func (a *account) tell(now time.Time) {
 	a.sayLate()
 	h := status.Host{Stamp: a.e.rules.Stamp, Within: a.within().Seconds()}
 	stamp := h.Expected(now).UnixMilli()
 	if a.slots.last == 0 {
-		a.slots.last = stamp // of before the start
+		a.slots.last = stamp // of the last slot before the start
 	}
 	if !a.e.trustsClock() || a.e.loop.waiting.Load() > 0 {
 		return
 	}
-	if a.slots.last > stamp { // by a clock that was ahead
+	if a.slots.last > stamp { // from a clock that was ahead
 		a.slots.last = stamp - 1
 	}
 	if stamp <= a.slots.last {
@@ -151,18 +152,18 @@ func (a *account) tell(now time.Time) {
 	a.slots.last, h = stamp, *a.describe(now, false)
 	lost := a.came.lost()
 	for _, f := range lost[:min(len(lost), mostNamed)] {
-		a.e.log.Warn("a flag or unit stands on a metric of which no field is reported, so that it says nothing of any reading: join it with the readings by a processor",
+		a.e.log.Warn("a flag or unit is on a metric without a reported field, so it applies to no reading: join it with the readings in a processor",
 			"metric", f.metric, "attribute", f.word, "of", f.source)
 	}
 	if more := len(lost) - mostNamed; more > 0 {
-		a.e.log.Warn("more flags or units stand on metrics of which no field is reported", "metrics", more)
+		a.e.log.Warn("more flags or units are on metrics without a reported field", "metrics", more)
 	}
 	window, due, warned := a.e.windowOf(stamp), 0, 0
 	x, classes, well := a.slots.of(stamp), map[status.Class]int{}, 0
 	for _, id := range a.ids {
 		d := a.devices[id]
 		for _, p := range d.parameters {
-			if first := firstWindow(now); p.Due.After(first) { // by a clock that was ahead
+			if first := firstWindow(now); p.Due.After(first) { // from a clock that was ahead
 				p.Due = first
 			}
 		}
@@ -207,8 +208,8 @@ func (a *account) tell(now time.Time) {
 	}
 }
 
-// warn says once that a parameter needs a person, and once that it no longer does, of the first few. It counts all. What
-// waits for the board is neither.
+// warn logs once that a parameter needs a person, and once that it no longer does; it counts all and logs the first
+// few. A parameter that waits for the board counts as neither.
 func (a *account) warn(p *parameterAccount, device string, v status.Verdict, warned, well *int) {
 	class := status.Class("")
 	switch {

@@ -8,7 +8,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// A restart forgets by which pipeline a window leaves. Its device's readings go in one request all the same.
+// A restart loses the exit of a window. Its device's readings still go in one request.
 func TestSlotsOfADeviceLeaveTogether(t *testing.T) {
 	s := func(device, parameter string, exit uint8) slot.Slot {
 		return slot.Slot{Series: slot.Series{Device: device, Parameter: parameter}, Exit: exit}
@@ -19,7 +19,7 @@ func TestSlotsOfADeviceLeaveTogether(t *testing.T) {
 	require.EqualValues(t, 0, before[0].Exit)
 }
 
-// TestParting names what only one of two sources has, on either side.
+// TestParting names the keys that only one of two sources has, on either side.
 func TestParting(t *testing.T) {
 	for _, c := range [][3]string{{"host=a plc=1", "host=a plc=2", "plc"}, {"host=a", "host=a name=x", "name"}, {"host=a name=x", "host=a", "name"}, {"host=a", "host=a", ""}} {
 		require.Equal(t, c[2], parting(c[0], c[1]), c)

@@ -23,8 +23,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// A line of what was refused waits in the state while the trail cannot be written: neither a kill nor a stop costs it, and
-// the slots go on.
+// A line about refused readings waits in the state while the trail cannot be written. A kill or stop does not lose it,
+// and slots continue.
 func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 	for name, end := range map[string]func(*testing.T, *Engine){
 		"kill": func(_ *testing.T, e *Engine) {
@@ -52,10 +52,10 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 					b.Add(Reading{Metric: registry.Metric{Name: "cod", Unit: "mg/L", Attr: attr}, Time: time.Now().Add(time.Duration(i) * time.Second), Value: value})
 				}
 				require.NoError(t, b.Commit(t.Context()))
-				require.NoError(t, e.trail.Close()) // as a disk that is full
+				require.NoError(t, e.trail.Close()) // like a full disk
 				time.Sleep(20 * time.Minute)
 				assert.EqualValues(t, 1, left.Load())
-				assert.Equal(t, 1, strings.Count(log.String(), "cannot write what was refused"), "said once")
+				assert.Equal(t, 1, strings.Count(log.String(), "cannot write refused readings"), "said once")
 				end(t, e)
 
 				e, err = Open(t.Context(), cfg)
@@ -71,7 +71,7 @@ func TestLineThatCannotBeWrittenIsInTheState(t *testing.T) {
 	}
 }
 
-// The trail tells when the host ran, and after a kill until when at least.
+// The trail records when the host ran, and after a kill the time until which it ran at least.
 func TestTrailTellsWhenTheHostRan(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -118,7 +118,7 @@ func TestTrailTellsWhenTheHostRan(t *testing.T) {
 	})
 }
 
-// A start that fails leaves no line, nor does a host that ends at once: a host that cannot start was off.
+// A start that fails leaves no line, nor does a host that ends immediately: a host that cannot start counts as off.
 func TestFailedStartsAreNoLife(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -145,7 +145,7 @@ func TestFailedStartsAreNoLife(t *testing.T) {
 			e.trail.Close()
 		}
 		live(time.Hour, true)
-		for range 100 { // as where another component has no port
+		for range 100 { // for example because another component's port is in use
 			time.Sleep(20 * time.Second)
 			live(3*time.Second, false)
 			time.Sleep(20 * time.Second)
@@ -175,7 +175,7 @@ func TestFailedStartsAreNoLife(t *testing.T) {
 
 func clockOf(hour, minute int) time.Time { return time.Date(2000, 1, 1, hour, minute, 0, 0, time.UTC) }
 
-// unreadable is a store of which the slots that are ready cannot be read.
+// unreadable is a store whose ready slots cannot be read.
 type unreadable struct {
 	*store.File
 	err error

@@ -12,23 +12,23 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// What is below min_coverage waits where the configuration says so, also after a kill, and what tells says why. The person
-// decides by the configuration.
+// Slots below min_coverage wait if the configuration says so, also after a kill, and every report says why. The person
+// decides by changing the configuration.
 func TestSlotsThatWaitForAPerson(t *testing.T) {
 	half, less := registry.Number(0.5), registry.Number(0.25)
 	cod := func(c *engine.Config) *registry.ParameterConfig { return &c.Names.Devices[0].Parameters[0] }
 	for _, decision := range []struct {
 		name     string
 		decide   func(*engine.Config)
-		board    bool // has it in the end
+		board    bool // delivered in the end
 		outcome  audit.Outcome
 		detail   string
 		verdict  string
-		refusals uint64 // readings
+		refusals uint64 // number of refused readings
 	}{
 		{"lowered", func(c *engine.Config) { cod(c).MinCoverage = &less }, true, audit.Delivered, "", "ok reporting: 07:00 delivered", 0},
 		{"left out", func(c *engine.Config) { cod(c).BelowMinCoverage = "" }, false, audit.Refused,
-			"readings in 4 of 15 minutes, min_coverage is 0.5; the value is that of all of them", "ok reporting: 07:00 delivered", 4},
+			"readings in 4 of 15 minutes, min_coverage is 0.5; the value is computed from all of them", "ok reporting: 07:00 delivered", 4},
 	} {
 		run(t, decision.name, func(c *engine.Config) {
 			seven(c)

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/status"
 )
@@ -19,38 +20,11 @@ const (
 	pointMillis = int64(spec.CalibrationLength / time.Millisecond)
 	allPoints   = uint32(1)<<(slotMillis/pointMillis) - 1
 	days        = 8                           // today and the last 7
-	lookBack    = (days + 1) * 24 * time.Hour // of lines: a reading may be refused before its slot ends
-	forget      = 10 * time.Minute            // a device that nobody looks at
+	lookBack    = (days + 1) * 24 * time.Hour // for lines: a reading may be refused before its slot ends
+	forget      = 10 * time.Minute            // a device that no page shows
 )
 
-// class is what became of a slot of a parameter, the best last where several lines speak of it. Classes and letters are those
-// of ocems report.
-type class uint8
-
-const (
-	missing class = iota
-	excluded
-	waiting
-	refused
-	expired
-	rejected
-	stored
-	late
-	delivered
-	calibration
-	outside
-)
-
-var classNames = [...]string{missing: "missing", excluded: "excluded", waiting: "waiting", refused: "refused by the board", expired: "expired", rejected: "rejected",
-	stored: "already stored", late: "delivered late", delivered: "delivered", calibration: "calibration", outside: "not due"}
-
-// troubles are the letters of slots of which no parameter has reached the board, what a person must see before the rest.
-var troubles = []struct {
-	class  class
-	letter byte
-}{{refused, 'B'}, {rejected, 'R'}, {expired, 'E'}, {waiting, 'W'}, {excluded, 'X'}, {missing, 'M'}}
-
-// trails are read a device at a time, when somebody looks at it.
+// trails are read for one device at a time, when a page shows it.
 type trails struct {
 	mu    sync.Mutex
 	known map[trailKey]*history
@@ -58,14 +32,14 @@ type trails struct {
 
 type trailKey struct{ path, device string }
 
-// history is what a trail says of a device.
+// history is the content of a trail for one device.
 type history struct {
 	mu     sync.Mutex
 	at     audit.Position
 	series map[seriesKey]map[int64]*outcome
-	points map[seriesKey]map[int64]uint32 // a bit for each point that was delivered, by slot
+	points map[seriesKey]map[int64]uint32 // a bit for each delivered point, by slot
 	first  map[seriesKey]int64            // stamp
-	some   map[int64]bool                 // slots of which a parameter has reached the board, so that what waits of them was refused
+	some   map[int64]bool                 // slots of which a parameter has reached the board; their waiting parameters were refused
 	used   time.Time                      // guarded by trails.mu
 }
 
@@ -74,9 +48,9 @@ type seriesKey struct {
 	diagnostic bool
 }
 
-// outcome is the best that is known of a slot.
+// outcome is the outcome of a slot with the highest class.
 type outcome struct {
-	class  class
+	class  calendar.Class
 	value  *float64
 	unit   string
 	flag   string
@@ -84,9 +58,9 @@ type outcome struct {
 	detail string
 }
 
-var errNoTrail = errors.New("audit_file is not set, and without it nothing is known of the days before")
+var errNoTrail = errors.New("audit_file is not set, so there is no record of past slots")
 
-// of returns what a device's trail says up to now. It is never nil.
+// of returns the history of a device up to now. It is never nil.
 func (t *trails) of(d *known, now time.Time) (*history, error) {
 	key := trailKey{d.host.Trail, d.ID}
 	t.mu.Lock()
@@ -119,24 +93,24 @@ func (h *history) clear() {
 }
 
 func (h *history) take(e *audit.Entry, bound string) {
-	var c class
+	var c calendar.Class
 	switch e.Outcome {
 	case audit.Delivered:
-		if c = delivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > audit.LateAfter {
-			c = late
+		if c = calendar.Delivered; e.Time.Sub(time.UnixMilli(e.Stamp)) > audit.LateAfter {
+			c = calendar.Late
 		}
 	case audit.AlreadyStored:
-		c = stored
+		c = calendar.Stored
 	case audit.Rejected:
-		c = rejected
+		c = calendar.Rejected
 	case audit.Expired:
-		c = expired
+		c = calendar.Expired
 	case audit.Late, audit.Refused:
 		if e.Stamp == 0 || e.Stamp%slotMillis != 0 {
 			return
 		}
 		x := audit.Reading{Parameter: e.Parameter}
-		o := &outcome{class: excluded, when: e.Time, detail: strings.ReplaceAll(cmp.Or(e.Reason, string(e.Outcome)), "_", " ")}
+		o := &outcome{class: calendar.Excluded, when: e.Time, detail: strings.ReplaceAll(cmp.Or(e.Reason, string(e.Outcome)), "_", " ")}
 		if len(e.Readings) > 0 {
 			x = e.Readings[0]
 			o.value, o.unit, o.flag = &x.Value, x.Unit, x.Flag
@@ -149,7 +123,7 @@ func (h *history) take(e *audit.Entry, bound string) {
 	for i := range e.Readings {
 		x := &e.Readings[i]
 		key := seriesKey{x.Parameter, x.Diagnostic}
-		if flag := x.Flag; (flag == spec.FlagCalibration.String() || flag == spec.FlagZeroCalibration.String()) && c >= stored {
+		if flag := x.Flag; (flag == spec.FlagCalibration.String() || flag == spec.FlagZeroCalibration.String()) && c >= calendar.Stored {
 			slot, bit := pointOf(e.Stamp, bound)
 			if h.points[key] == nil {
 				h.points[key] = map[int64]uint32{}
@@ -161,7 +135,7 @@ func (h *history) take(e *audit.Entry, bound string) {
 		if e.Stamp%slotMillis == 0 {
 			h.put(key, e.Stamp, &outcome{c, &x.Value, x.Unit, x.Flag, e.Time, e.Detail})
 			h.begin(key, e.Stamp)
-			h.some[e.Stamp] = h.some[e.Stamp] || c >= stored
+			h.some[e.Stamp] = h.some[e.Stamp] || c >= calendar.Stored
 		}
 	}
 }
@@ -183,7 +157,7 @@ func (h *history) begin(key seriesKey, stamp int64) {
 	}
 }
 
-// pointOf is the slot of a 30-second point of a calibration, and its bit in it.
+// pointOf is the slot of a 30-second point of a calibration, and the point's bit in it.
 func pointOf(stamp int64, bound string) (slot int64, bit uint32) {
 	if bound == "start" {
 		slot = stamp - stamp%slotMillis
@@ -193,22 +167,22 @@ func pointOf(stamp int64, bound string) (slot int64, bit uint32) {
 	return start + slotMillis, 1 << ((stamp - pointMillis - start) / pointMillis)
 }
 
-// state is what became of a slot of a parameter.
-func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int64) (class, *outcome) {
+// state is the outcome of a slot of a parameter.
+func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int64) (calendar.Class, *outcome) {
 	key := seriesKey{p.Parameter, p.Diagnostic}
 	o := h.series[key][stamp]
-	if o != nil && o.class > excluded {
+	if o != nil && o.class > calendar.Excluded {
 		return o.class, o
 	}
 	if bits.OnesCount32(h.points[key][stamp]&allPoints) == bits.OnesCount32(allPoints) {
-		return calibration, nil
+		return calendar.Calibration, nil
 	}
 	if made := p.Slot != nil && stamp <= p.Slot.Stamp.UnixMilli(); made && d.waits(stamp) && o == nil {
 		switch {
 		case p.Refused != nil || d.Held != "":
-			return refused, nil
+			return calendar.Refused, nil
 		case !h.some[stamp]:
-			return waiting, nil
+			return calendar.Waiting, nil
 		}
 	}
 	first := dueSince(d.host, p)
@@ -217,11 +191,11 @@ func (h *history) state(d *known, p *status.Parameter, stamp int64, expected int
 	}
 	switch {
 	case stamp < first || stamp > expected:
-		return outside, o
+		return calendar.Outside, o
 	case o != nil:
-		return excluded, o
+		return calendar.Excluded, o
 	}
-	return missing, nil
+	return calendar.Missing, nil
 }
 
 // dueSince is the stamp of the first slot that is due.
@@ -232,7 +206,7 @@ func dueSince(h *status.Host, p *status.Parameter) int64 {
 	return p.Due.Add(spec.SlotLength).UnixMilli()
 }
 
-// waits reports that a slot of the device waits.
+// waits reports whether a slot of the device waits.
 func (d *known) waits(stamp int64) bool {
 	for _, run := range d.Runs {
 		if run[0] <= stamp && stamp <= run[1] {
@@ -242,39 +216,23 @@ func (d *known) waits(stamp int64) bool {
 	return false
 }
 
-// letter speaks for all parameters that are shown.
+// letter is the letter for all shown parameters.
 func (h *history) letter(d *known, shown []status.Parameter, stamp, expected int64) (letter byte, wasLate bool) {
-	var counts [outside + 1]int
+	var counts calendar.Counts
 	for i := range shown {
 		c, _ := h.state(d, &shown[i], stamp, expected)
 		counts[c]++
 	}
-	due := len(shown) - counts[outside]
-	reached := counts[stored] + counts[late] + counts[delivered] + counts[calibration]
-	switch {
-	case due == 0:
-		return '-', false
-	case counts[calibration] == due:
-		return 'C', false
-	case reached == due:
-		return 'D', counts[late] > 0
-	case reached > 0:
-		return 'P', false
-	}
-	for _, t := range troubles {
-		if counts[t.class] > 0 {
-			return t.letter, false
-		}
-	}
-	return '-', false
+	letter = counts.Letter()
+	return letter, letter == calendar.LetterDelivered && counts[calendar.Late] > 0
 }
 
 // History is the answer of GET /history.json.
 type History struct {
 	Fault  string  `json:"fault,omitempty"` // why there are no days
-	Days   []Day   `json:"days"`            // the newest first
-	Late   int     `json:"late"`            // slots that were delivered, one parameter of them late
-	Trends []Trend `json:"trends"`          // of the parameters, in their order
+	Days   []Day   `json:"days"`            // newest first
+	Late   int     `json:"late"`            // delivered slots with a late parameter
+	Trends []Trend `json:"trends"`          // of the parameters, in order
 }
 
 // Day is one row of a calendar.
@@ -289,11 +247,11 @@ type Trend struct {
 	Values []float64 `json:"values"`
 }
 
-// days draws the calendar of the parameters that are shown, and the trends of all.
+// days makes the calendar of the shown parameters, and the trends of all.
 func (h *history) days(d *known, shown []status.Parameter, now time.Time, err error) History {
 	out := History{Days: []Day{}, Trends: []Trend{}}
-	if d.host.Slots { // the exporter behind it knows
-		out.Fault = "This host hands slots on: the exporter behind it knows what became of them."
+	if d.host.Slots { // the exporter behind it has the outcomes
+		out.Fault = "This host passes slots on: the exporter behind it has their outcomes."
 		return out
 	}
 	if err != nil {
@@ -320,7 +278,7 @@ func (h *history) days(d *known, shown []status.Parameter, now time.Time, err er
 		series := h.series[seriesKey{d.Parameters[i].Parameter, d.Parameters[i].Diagnostic}]
 		end := now.UnixMilli() - now.UnixMilli()%slotMillis
 		for stamp := end - 95*slotMillis; stamp <= end; stamp += slotMillis {
-			if o := series[stamp]; o != nil && o.class > excluded && o.value != nil {
+			if o := series[stamp]; o != nil && o.class > calendar.Excluded && o.value != nil {
 				t.Stamps, t.Values = append(t.Stamps, stamp), append(t.Values, *o.value)
 			}
 		}
@@ -329,7 +287,7 @@ func (h *history) days(d *known, shown []status.Parameter, now time.Time, err er
 	return out
 }
 
-// SlotPart is what became of one parameter in a slot: an element of the answer of GET /slot.json.
+// SlotPart is the outcome of one parameter in a slot: an element of the answer of GET /slot.json.
 type SlotPart struct {
 	Parameter  string     `json:"parameter"`
 	Diagnostic bool       `json:"diagnostic,omitempty"`
@@ -348,13 +306,13 @@ func (h *history) slotOf(d *known, stamp int64, now time.Time) []SlotPart {
 	for i := range d.Parameters {
 		p := &d.Parameters[i]
 		c, o := h.state(d, p, stamp, d.host.Expected(now).UnixMilli())
-		x := SlotPart{Parameter: p.Parameter, Diagnostic: p.Diagnostic, Outcome: classNames[c]}
+		x := SlotPart{Parameter: p.Parameter, Diagnostic: p.Diagnostic, Outcome: c.String()}
 		if o != nil {
 			x.Value, x.Unit, x.Flag, x.Detail = o.value, o.unit, o.flag, o.detail
 			when := o.when
 			x.Time = &when
 		}
-		if c == refused {
+		if c == calendar.Refused {
 			if x.Detail = d.Held; p.Refused != nil {
 				x.Detail = p.Refused.Reason
 			}

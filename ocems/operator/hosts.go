@@ -22,7 +22,7 @@ const (
 type Host struct {
 	Name string `json:"name"`
 	*status.Host
-	Fault string `json:"fault,omitempty"` // why nothing is known
+	Fault string `json:"fault,omitempty"` // why there is no status
 }
 
 // Device is a device of a host.
@@ -41,8 +41,8 @@ type Status struct {
 	Hosts   []Host       `json:"hosts"`
 	Devices []Device     `json:"devices"` // of the page, those that need a person first
 	Total   int          `json:"devices_total"`
-	Matched int          `json:"devices_matched"` // what ?find= looks for
-	Wrong   int          `json:"devices_wrong"`   // of all, how many are not well
+	Matched int          `json:"devices_matched"` // devices that match ?find=
+	Wrong   int          `json:"devices_wrong"`   // of all, those that need a person
 	Page    int          `json:"page"`
 	Pages   int          `json:"pages"`
 }
@@ -58,14 +58,14 @@ type known struct {
 	host *status.Host
 }
 
-// judged are all hosts at one time.
+// judged is the state of all hosts at one time.
 type judged struct {
 	hosts   []Host
 	devices map[deviceKey]*known
 	sorted  []*known
 }
 
-// hosts reads what they have written, and only what has changed.
+// hosts reads the status files of hosts that have changed.
 type hosts struct {
 	find func() ([]Source, error)
 
@@ -77,14 +77,14 @@ type hosts struct {
 	at      time.Time
 }
 
-// file is what a host's files said when they were last written.
+// file is the content of a host's files when they were last read.
 type file struct {
 	modified time.Time
 	host     *status.Host
 	err      error
 }
 
-// read returns what is known, which nobody changes.
+// read returns the current state. Callers must not change it.
 func (h *hosts) read(now time.Time) (*judged, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -93,7 +93,7 @@ func (h *hosts) read(now time.Time) (*judged, error) {
 		if err != nil && h.sources == nil {
 			return nil, err
 		}
-		if err == nil { // else what was found before: a configuration may be under an editor
+		if err == nil { // otherwise keep the previous list: somebody may be editing the configuration
 			h.sources = sources
 		}
 		h.found = now
@@ -116,7 +116,7 @@ func (h *hosts) read(now time.Time) (*judged, error) {
 			j.hosts = append(j.hosts, x)
 			continue
 		}
-		whole := *f.host // its verdicts are of this time
+		whole := *f.host // a copy, which gets the verdicts of this time
 		whole.Devices = slices.Clone(whole.Devices)
 		for i := range whole.Devices {
 			whole.Devices[i].Parameters = slices.Clone(whole.Devices[i].Parameters)
@@ -145,10 +145,10 @@ func (h *hosts) read(now time.Time) (*judged, error) {
 	return j, nil
 }
 
-// Read reads what a host has written.
+// Read reads the status of a host.
 func Read(s Source) (*status.Host, error) {
 	if s.Path == "" {
-		return nil, errors.New("it keeps its state in memory, and writes no status: give it a place on disk")
+		return nil, errors.New("it keeps its state in memory and writes no status: configure a place on disk")
 	}
 	h, err := status.Read(s.Path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -157,8 +157,8 @@ func Read(s Source) (*status.Host, error) {
 	return h, err
 }
 
-// page is the n-th of the devices in which a text is found, whatever the case: in a station, a device, a parameter or what it
-// is doing.
+// page is the n-th page of the devices that contain a text, case-insensitively, in the station, the device, a parameter or the
+// class of its verdict.
 func (j *judged) page(find string, n int, now time.Time) Status {
 	s := Status{Time: now.UTC(), Hosts: j.hosts, Devices: []Device{}, Total: len(j.sorted)}
 	s.Level, s.Text, s.Cure = j.light()
@@ -187,7 +187,7 @@ func (d *known) matches(find string) bool {
 	})
 }
 
-// light is the plant's: what the worst of its hosts says.
+// light is the verdict on the plant: that of its worst host.
 func (j *judged) light() (worst status.Level, text, cure string) {
 	level := func(h Host) status.Level {
 		if h.Host == nil {
@@ -201,7 +201,7 @@ func (j *judged) light() (worst status.Level, text, cure string) {
 		}
 		worst = level(h)
 		if h.Host == nil {
-			text, cure = "Nothing is known: "+h.Fault+".", ""
+			text, cure = "No status: "+h.Fault+".", ""
 		} else {
 			text, cure = h.Verdict.Text, h.Verdict.Cure
 		}

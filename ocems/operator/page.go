@@ -1,6 +1,6 @@
-// Package operator is the operator's own page: whether the hosts of a plant report, in one colour and one sentence, and of each
-// device what its parameters are doing and what became of its slots of the last 7 days. It reads what hosts write beside their
-// state and their audit trails, and touches neither.
+// Package operator is the operator's page. It shows in one colour and one sentence whether the hosts of a plant report, and for
+// each device its parameters and the outcome of each slot of the last 8 days. It reads the hosts' status files and audit trails,
+// and changes nothing.
 package operator
 
 import (
@@ -24,18 +24,18 @@ import (
 //go:embed page
 var assets embed.FS
 
-// Source is where a host writes its status. Without a Path it keeps its state in memory, and nothing is known of it.
+// Source is the status file of a host. Without a Path the host keeps its state in memory and writes no status.
 type Source struct{ Name, Path string }
 
-// Config is what a page shows, and to whom.
+// Config configures a page.
 type Config struct {
-	Sources  func() ([]Source, error) // is asked again each minute
+	Sources  func() ([]Source, error) // called again every minute
 	Now      func() time.Time         // nil: the machine's clock
-	Hosts    []string                 // names under which a browser may open the page, besides addresses and names without a dot
-	Password string                   // "": none is asked for
+	Hosts    []string                 // names under which a browser may open the page, in addition to addresses and names without a dot
+	Password string                   // "": no password
 }
 
-// New makes the page, at /, and its data in JSON. The error is that of the sources.
+// New makes the handler of the page, at /, and of its data in JSON. The error is that of Sources.
 func New(c Config) (http.Handler, error) {
 	if c.Now == nil {
 		c.Now = time.Now
@@ -66,10 +66,10 @@ type page struct {
 	wrong  sync.Mutex
 }
 
-// wrongPause is how long a wrong password takes, one after the other.
+// wrongPause is the delay of each wrong password; they wait one after another.
 const wrongPause = time.Second
 
-// login asks for the password. The user's name is of no matter.
+// login asks for the password. Any user name is accepted.
 func (p *page) login(next http.Handler) http.Handler {
 	if p.config.Password == "" {
 		return next
@@ -91,14 +91,14 @@ func (p *page) login(next http.Handler) http.Handler {
 			}
 		}
 		w.Header().Set("WWW-Authenticate", `Basic realm="ocems", charset="UTF-8"`)
-		http.Error(w, "the password is that of --password-file; any user name will do", http.StatusUnauthorized)
+		http.Error(w, "the password is in the file of --password-file; any user name is accepted", http.StatusUnauthorized)
 	})
 }
 
-// perPage is how many devices one answer has.
+// perPage is the number of devices in one answer.
 const perPage = 20
 
-// status answers with what is known of the hosts, and of the devices of one page.
+// status answers with the hosts, and the devices of one page.
 func (p *page) status(w http.ResponseWriter, r *http.Request) {
 	now := p.config.Now()
 	all, err := p.hosts.read(now)
@@ -109,16 +109,16 @@ func (p *page) status(w http.ResponseWriter, r *http.Request) {
 	n := 1
 	if text := r.URL.Query().Get("page"); text != "" {
 		if n, err = strconv.Atoi(text); err != nil || n < 1 {
-			http.Error(w, fmt.Sprintf("page: %.20q is no number of a page: nearest 1", text), http.StatusBadRequest)
+			http.Error(w, fmt.Sprintf("page: %.20q is not a page number: nearest 1", text), http.StatusBadRequest)
 			return
 		}
 	}
 	writeJSON(w, all.page(r.URL.Query().Get("find"), n, now))
 }
 
-var errDevice = errors.New("host, device: there is no such device")
+var errDevice = errors.New("host, device: no host has this device")
 
-// device is that of ?host= and ?device=.
+// device finds the device of ?host= and ?device=.
 func (p *page) device(r *http.Request) (*known, error) {
 	all, err := p.hosts.read(p.config.Now())
 	if err != nil {
@@ -135,7 +135,7 @@ func (p *page) device(r *http.Request) (*known, error) {
 	return d, nil
 }
 
-// history answers with the days of a device, or of one parameter of it with ?parameter= and &diagnostic=true.
+// history answers with the days of a device, or of one parameter with ?parameter= and &diagnostic=true.
 func (p *page) history(w http.ResponseWriter, r *http.Request) {
 	d, err := p.device(r)
 	if err != nil {
@@ -153,7 +153,7 @@ func (p *page) history(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, h.days(d, shown, now, err))
 }
 
-// slot answers with what became of one slot.
+// slot answers with the outcome of one slot.
 func (p *page) slot(w http.ResponseWriter, r *http.Request) {
 	d, err := p.device(r)
 	if err != nil {
@@ -162,7 +162,7 @@ func (p *page) slot(w http.ResponseWriter, r *http.Request) {
 	}
 	stamp, err := strconv.ParseInt(r.URL.Query().Get("stamp"), 10, 64)
 	if err != nil {
-		http.Error(w, "stamp: it is a time in milliseconds since the Unix epoch", http.StatusBadRequest)
+		http.Error(w, "stamp: give a time in milliseconds since the Unix epoch", http.StatusBadRequest)
 		return
 	}
 	now := p.config.Now()

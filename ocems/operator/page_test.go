@@ -21,7 +21,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// noon is the time of the tests, a little after a slot was delivered.
+// noon is the time of the tests, shortly after a slot was delivered.
 var noon = time.Date(2026, 11, 24, 12, 2, 0, 0, spec.IST)
 
 func stamp(hour, minute int) time.Time { return time.Date(2026, 11, 24, hour, minute, 0, 0, spec.IST) }
@@ -77,7 +77,7 @@ func newPlant(t *testing.T, c operator.Config, hosts map[string]*status.Host) *p
 	return p
 }
 
-// host reports all its devices well.
+// host is a host without faults.
 func host(devices ...status.Device) *status.Host {
 	answered := noon.Add(-80 * time.Second).UTC()
 	return &status.Host{Written: noon.Add(-time.Second).UTC(), Started: noon.Add(-24 * time.Hour).UTC(), Software: "ocems/1.0", Endpoint: "https://board.example/data", Stamp: "end", Grace: 33, Within: 93,
@@ -107,7 +107,7 @@ func (p *plant) get(path string, into any) (code int, text string) {
 	return answer.StatusCode, string(body)
 }
 
-// answer is what other programs read of /status.json.
+// answer is the part of /status.json that other programs read.
 type answer struct {
 	Level, Text, Cure string
 	Hosts             []struct{ Name, Fault string }
@@ -196,7 +196,7 @@ func TestCalendar(t *testing.T) {
 		assert.Equal(t, want, strings.Join(said, ", "))
 	}
 
-	// What is new in the trail is seen, and only that is read: the rest is known.
+	// Only new lines of the trail are read.
 	p.line(audit.Delivered, noon, stamp(12, 0), reading("cod", 11), reading("bod", 12))
 	assert.Equal(t, byte('D'), row("")[48])
 	assert.Equal(t, byte('D'), row("")[25])
@@ -213,13 +213,13 @@ func TestLight(t *testing.T) {
 		name  string
 		hosts map[string]*status.Host
 		level string
-		text  string // begins so
+		text  string // beginning of the text
 	}{
 		{"well", map[string]*status.Host{"exporter": well}, "ok", "Reporting 1 parameter of 1 device; the next slot, 12:15, is made at 12:15:33."},
 		{"the worst of two", map[string]*status.Host{"exporter": well, "processor": ill}, "failed", "processor: 1 of 1 parameter need a person"},
 		{"two that are well", map[string]*status.Host{"exporter": well, "processor": well}, "ok", "Reporting"},
 		{"stopped", map[string]*status.Host{"exporter": stopped}, "failed", "The host was stopped at 12:01."},
-		{"in memory", map[string]*status.Host{"exporter": well, "memory": nil}, "failed", "memory: Nothing is known: it keeps its state in memory"},
+		{"in memory", map[string]*status.Host{"exporter": well, "memory": nil}, "failed", "memory: No status: it keeps its state in memory"},
 	} {
 		t.Run(test.name, func(t *testing.T) {
 			p := newPlant(t, operator.Config{}, test.hosts)
@@ -311,7 +311,7 @@ func TestWhoMaySeeIt(t *testing.T) {
 		assert.Contains(t, answer.Header.Get("Content-Security-Policy"), "default-src 'none'; script-src 'self'; style-src 'self'", path)
 		assert.NotContains(t, answer.Header.Get("Content-Security-Policy"), "unsafe", path)
 		assert.Equal(t, "nosniff", answer.Header.Get("X-Content-Type-Options"), path)
-		if path != "/status.json" { // which names the board
+		if path != "/status.json" { // it has the board's address
 			text := strings.NewReplacer("http://www.w3.org/2000/svg", "").Replace(string(body))
 			assert.Empty(t, regexp.MustCompile(`(https?:)?//[a-z0-9]+\.[a-z.]+`).FindString(text), path)
 			assert.NotRegexp(t, `innerHTML =|insertAdjacentHTML|document\.write|eval\(`, text, path)

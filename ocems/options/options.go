@@ -1,5 +1,5 @@
-// Package options holds the keys that Telegraf's output, the collector's exporter and its processor share: their
-// defaults, limits and checks, tagged for TOML and for YAML. What one host has alone, its HTTP client for one, is its own.
+// Package options holds the keys that Telegraf's output, the collector's exporter and its processor share, with defaults,
+// limits and checks, and tags for TOML and YAML. Keys of only one host, such as its HTTP client, are in the host's package.
 package options
 
 import (
@@ -21,34 +21,34 @@ import (
 // DefaultEndpoint is the URL of spec 2.1.
 const DefaultEndpoint = "https://cems.cpcb.gov.in/v1.0/industry/data"
 
-// Slots are the keys of naming and aligning.
+// Slots are the keys for naming and averaging.
 type Slots struct {
-	// AuditFile is the file of final outcomes and of readings that are in no slot.
+	// AuditFile is the file with final outcomes and with readings that are in no slot.
 	AuditFile string `mapstructure:"audit_file" toml:"audit_file"`
-	// AuditRotateMB is how many MB of lines a file of the trail has at most: a larger one is closed and compressed.
+	// AuditRotateMB is the largest size of a trail file in MB. At this size the file is closed and compressed.
 	AuditRotateMB int `mapstructure:"audit_rotate_mb" toml:"audit_rotate_mb"`
-	// AuditRotateMonthly closes it when a month of IST ends, too.
+	// AuditRotateMonthly also closes it at the end of a month of IST.
 	AuditRotateMonthly bool `mapstructure:"audit_rotate_monthly" toml:"audit_rotate_monthly"`
-	// DevicesFileInterval is how often the devices_file is looked at.
+	// DevicesFileInterval is the time between two looks at the devices_file.
 	DevicesFileInterval Duration `mapstructure:"devices_file_interval" toml:"devices_file_interval"`
-	// ParameterMetrics is how many parameters have gauges of their own at most: with more, or with 0, none has.
+	// ParameterMetrics is the largest number of parameters with their own gauges. With more parameters, or with 0, none has.
 	ParameterMetrics int `mapstructure:"parameter_metrics" toml:"parameter_metrics"`
-	// Stamp is which bound of its window stamps a slot: end or start.
+	// Stamp is the bound of the window that stamps a slot: end or start.
 	Stamp string `mapstructure:"stamp" toml:"stamp"`
 	// Grace is the wait after the end of a 15-minute window.
 	Grace Duration `mapstructure:"grace" toml:"grace"`
 	// CalibrationGrace is the wait after the end of a 30-second window.
 	CalibrationGrace Duration `mapstructure:"calibration_grace" toml:"calibration_grace"`
-	// Settle is the wait after a window's last arrival.
+	// Settle is the wait after the last arrival of a sample for the window.
 	Settle Duration `mapstructure:"settle" toml:"settle"`
-	// WaitForNewer keeps a window open until some device has a reading that is Grace past its end.
+	// WaitForNewer keeps a window open until any device has a reading that is Grace after the window's end.
 	WaitForNewer bool `mapstructure:"wait_for_newer" toml:"wait_for_newer"`
 	// MaxSkew is how far ahead of the clock a reading may be.
 	MaxSkew Duration `mapstructure:"max_skew" toml:"max_skew"`
-	// Timestamps is whose clock the readings' times are of: auto takes those near to this machine's for its own, source
-	// means the source's always. A device may say so too.
+	// Timestamps says which clock stamps the readings. With auto, times near this machine's clock are from this clock. With
+	// source, all times are from the source's clock. A device can override it.
 	Timestamps string `mapstructure:"timestamps" toml:"timestamps"`
-	// MinSamples is how many readings flagged U make a window U.
+	// MinSamples is the number of readings with flag U that a window needs for flag U.
 	MinSamples int `mapstructure:"min_samples" toml:"min_samples"`
 }
 
@@ -63,18 +63,18 @@ func DefaultSlots() Slots {
 	}
 }
 
-// Rules are the aligner's.
+// Rules returns the options of the aligner.
 func (o Slots) Rules() slot.Options {
 	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
 		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples, WaitForNewer: o.WaitForNewer}
 }
 
-// Rotation is the trail's.
+// Rotation returns the options for the rotation of the trail.
 func (o Slots) Rotation(failed func(error)) audit.Rotation {
 	return audit.Rotation{Size: int64(o.AuditRotateMB) * 1e6, Monthly: o.AuditRotateMonthly, Failed: failed}
 }
 
-// Check returns every mistake, each beginning with its key.
+// Check returns all mistakes. Each begins with its key.
 func (o Slots) Check() error {
 	var c checker
 	if !slices.Contains(slot.Stamps, o.Stamp) {
@@ -84,7 +84,7 @@ func (o Slots) Check() error {
 		c.fault("timestamps: %w", registry.WrongTimestamps(o.Timestamps))
 	}
 	c.duration("devices_file_interval", o.DevicesFileInterval, time.Millisecond, 24*time.Hour)
-	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // a window whose closing is kept for 7 days must not close at its very end
+	c.duration("grace", o.Grace, time.Millisecond, spec.MaxAge) // closed windows are remembered for 7 days, so a window must not close exactly at its end
 	c.duration("calibration_grace", o.CalibrationGrace, time.Millisecond, spec.MaxAge)
 	c.duration("settle", o.Settle, 0, spec.MaxAge)
 	c.duration("max_skew", o.MaxSkew, 0, spec.MaxAge)
@@ -94,29 +94,29 @@ func (o Slots) Check() error {
 	return c.err()
 }
 
-// Delivery are the keys of bringing slots to the board.
+// Delivery are the keys for sending slots to the board.
 type Delivery struct {
-	// Endpoint is the URL that takes the POST (spec 2.1).
+	// Endpoint is the URL of the POST (spec 2.1).
 	Endpoint string `mapstructure:"endpoint" toml:"endpoint"`
-	// Align averages readings to slots. Without it every reading must be a slot that was made upstream.
+	// Align averages readings to slots. Without it every reading must already be a slot.
 	Align bool `mapstructure:"align" toml:"align"`
-	// Coalesce is how long a slot that was made upstream waits for its other parameters.
+	// Coalesce is how long a slot that was made upstream waits for other parameters.
 	Coalesce Duration `mapstructure:"coalesce" toml:"coalesce"`
-	// Spread is over how long the devices' requests are spread.
+	// Spread is the time over which the requests of the devices are spread.
 	Spread Duration `mapstructure:"spread" toml:"spread"`
 	// InitialBackoff is the first wait after a failed attempt, doubled each time.
 	InitialBackoff Duration `mapstructure:"initial_backoff" toml:"initial_backoff"`
 	// MaxBackoff is the longest such wait.
 	MaxBackoff Duration `mapstructure:"max_backoff" toml:"max_backoff"`
-	// HoldInterval is between attempts of what the server refuses: a device, a parameter, or a slot that waits apart.
+	// HoldInterval is the time between attempts for a refused device, a refused parameter, or a slot that waits apart.
 	HoldInterval Duration `mapstructure:"hold_interval" toml:"hold_interval"`
-	// MaxConcurrency is how many requests are in flight, besides those that hang; with these at most 8 times as many.
+	// MaxConcurrency is the largest number of requests in flight, without those that hang. With these the limit is 8 times as high.
 	MaxConcurrency int `mapstructure:"max_concurrency" toml:"max_concurrency"`
-	// SharedDevice says that another sender reports the devices too: 111 then means that the server has the slot.
+	// SharedDevice says that another sender reports the devices too. Status 111 then means that the server has the slot.
 	SharedDevice bool `mapstructure:"shared_device" toml:"shared_device"`
-	// Delay is how long after its window a slot is sent at the soonest, by a host that stands by for another sender.
+	// Delay is the shortest time from the window's end until a slot is sent. It is for the standby of two hosts.
 	Delay Duration `mapstructure:"delay" toml:"delay"`
-	// SignatureTime is what time a signature carries (spec 2.3.2): now, or that of the slot.
+	// SignatureTime is the time in a signature (spec 2.3.2): now, or the slot's time.
 	SignatureTime string `mapstructure:"signature_time" toml:"signature_time"`
 	// DryRun logs the JSON and sends nothing.
 	DryRun bool `mapstructure:"dry_run" toml:"dry_run"`
@@ -134,7 +134,7 @@ func DefaultDelivery() Delivery {
 // SignatureTimes are the values of Delivery.SignatureTime.
 var SignatureTimes = []string{"now", "slot"}
 
-// Check returns every mistake, each beginning with its key.
+// Check returns all mistakes. Each begins with its key.
 func (o Delivery) Check() error {
 	var c checker
 	if !IsURL(o.Endpoint, "http", "https") {
@@ -159,12 +159,12 @@ func (o Delivery) Check() error {
 	return c.err()
 }
 
-// ShortTimeout is below what a request must be given: the server is slow after a boundary, and may store a request all
-// the same that was given up.
+// ShortTimeout is the shortest timeout without a warning. The server is slow just after a slot ends, and may store a request
+// that timed out.
 const ShortTimeout = 30 * time.Second
 
-// CheckClient returns every mistake in the keys of a host's HTTP client that all hosts check: proxy is a URL or "", tls are
-// versions by their keys, of which only those known are safe.
+// CheckClient returns all mistakes in the keys of a host's HTTP client that all hosts check. proxy is a URL or "". tls has
+// TLS versions by key. known are the safe versions.
 func CheckClient(timeoutKey string, timeout time.Duration, proxyKey, proxy string, tls map[string]string, known []string) error {
 	var c checker
 	if timeout <= 0 {
@@ -175,7 +175,7 @@ func CheckClient(timeoutKey string, timeout time.Duration, proxyKey, proxy strin
 	}
 	for _, key := range slices.Sorted(maps.Keys(tls)) {
 		if v := tls[key]; v != "" && !slices.Contains(known, v) {
-			c.fault("%s: %q is not a version from TLS 1.2 on, below which nothing is sent; nearest: %s", key, v, spec.Nearest(v, known)[0])
+			c.fault("%s: %q is not TLS 1.2 or newer; nearest: %s", key, v, spec.Nearest(v, known)[0])
 		}
 	}
 	return c.err()
@@ -207,19 +207,19 @@ func IsURL(s string, schemes ...string) bool {
 	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
 }
 
-// Shown is a URL as an error or a log may show it: without its password.
+// Shown returns a URL without its password, for an error or a log.
 func Shown(s string) string {
 	u, err := url.Parse(s)
 	if err == nil {
 		return u.Redacted()
 	}
-	if at := strings.LastIndex(s, "@"); at >= 0 { // what cannot be read may still hold one
+	if at := strings.LastIndex(s, "@"); at >= 0 { // an invalid URL may still contain a password
 		return "xxxxx" + s[at:]
 	}
 	return s
 }
 
-// nearestEndpoint keeps of a wrong endpoint what follows the scheme, where that has a host.
+// nearestEndpoint replaces the scheme of a wrong endpoint, if the rest has a host.
 func nearestEndpoint(s string) string {
 	_, rest, ok := strings.Cut(s, "://")
 	if !ok {
@@ -234,12 +234,12 @@ func nearestEndpoint(s string) string {
 // Duration is a time such as 30s or 1m30s.
 type Duration = registry.Duration
 
-// NoMaxSeries is what to do instead of the key max_series, which is gone.
-const NoMaxSeries = "leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others"
+// NoMaxSeries says what to do instead of the key max_series of earlier versions.
+const NoMaxSeries = "leave it out: the configured devices and parameters limit the number of series"
 
-// Check returns what is wrong with the keys of a YAML configuration before they are decoded: those that are gone, each with
-// what to do instead, and durations that are numbers without a unit, which a decoder would take for nanoseconds. cfg is
-// a pointer to the struct that they are decoded into.
+// Check returns the mistakes in the keys of a YAML configuration before they are decoded: keys of earlier versions, each with
+// what to do instead, and durations without a unit, which a decoder would read as nanoseconds. cfg is a pointer to the struct
+// that they are decoded into.
 func Check(raw map[string]any, cfg any, gone map[string]string) error {
 	var faults []error
 	for _, key := range slices.Sorted(maps.Keys(gone)) {
@@ -253,7 +253,7 @@ func Check(raw map[string]any, cfg any, gone map[string]string) error {
 	return errors.Join(faults...)
 }
 
-// durations calls fault for each number that is given for a duration of a struct, or of a struct in it.
+// durations calls fault for each duration without a unit in a struct and its nested structs.
 func durations(t reflect.Type, path string, raw map[string]any, fault func(key string, number any)) {
 	for i := range t.NumField() {
 		f := t.Field(i)

@@ -1,3 +1,3 @@
-// Package payload turns the readings of one slot of one device into the JSON of spec 2.4, and finds every fault of
-// such a JSON with the status code that the server answers it with.
+// Package payload writes the readings of one slot of one device as the JSON of spec 2.4. It also validates such JSON and
+// returns each fault with the status code of the server's answer.
 package payload

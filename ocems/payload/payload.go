@@ -15,7 +15,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Reading is one value of one parameter: an average of 15 minutes, or a point of 30 seconds in calibration.
+// Reading is one value of one parameter: an average of 15 minutes, or of 30 seconds in calibration.
 type Reading struct {
 	Parameter  string // key of annexe 3.1
 	Value      float64
@@ -25,16 +25,16 @@ type Reading struct {
 	Diagnostic bool // goes to diag_params instead of params
 
 	Statistic string // how Value was computed, "mean" for one; not sent
-	Samples   int    // of how many samples; not sent
-	// Min and Max are the least and the greatest of these, both 0 where they are the same or not known; not sent.
+	Samples   int    // number of samples; not sent
+	// Min and Max are the smallest and the largest sample, both 0 if they are equal or unknown; not sent.
 	Min, Max float64
-	// Minutes is in how many minutes of its slot there are readings, where these are too few and a person is to decide; 0
-	// otherwise; not sent.
+	// Minutes is the number of minutes of the slot with readings, if there are too few and a person must decide; otherwise 0;
+	// not sent.
 	Minutes int
-	Era     uint64 // of the clock that it was taken by, where nobody had confirmed it; 0 otherwise; not sent
+	Era     uint64 // era of the clock that took it, if that clock was not confirmed; otherwise 0; not sent
 }
 
-// Record is what one request carries: readings of one device of one station.
+// Record is the content of one request: readings of one device of one station.
 type Record struct {
 	StationID string
 	DeviceID  string
@@ -43,8 +43,8 @@ type Record struct {
 	Readings  []Reading
 }
 
-// Check returns why JSON or the document cannot carry the record, or nil: empty identifiers, text that is not UTF-8, NaN,
-// infinities, an invalid flag, no reading at all. It lets two readings of one parameter and stamp pass, which go in two
+// Check returns why the record is not valid as JSON or by the spec, or nil: empty identifiers, text that is not UTF-8, NaN,
+// infinities, an invalid flag, no readings. It accepts two readings of one parameter and stamp, because they go in two
 // requests.
 func (r Record) Check() error {
 	station, device := strings.TrimSpace(r.StationID), strings.TrimSpace(r.DeviceID)
@@ -83,9 +83,9 @@ func (r *Record) coordinates() [2]coordinate {
 	return [2]coordinate{{"latitude", r.Latitude, 90}, {"longitude", r.Longitude, 180}}
 }
 
-// Marshal writes the record as the compact JSON of spec 2.4.1, keys in the order of the document. Readings come
-// ordered by stamp and then by parameter key, so that the same readings always give the same bytes. It refuses what
-// Check does, and two readings of one parameter and stamp in the same list.
+// Marshal writes the record as the compact JSON of spec 2.4.1, with keys in the order of the spec. Readings are sorted by
+// stamp and then by parameter key, so that the same readings always give the same bytes. Its errors are those of Check, and
+// two readings of one parameter and stamp in the same list.
 func (r Record) Marshal() ([]byte, error) {
 	if err := r.Check(); err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (r Record) Marshal() ([]byte, error) {
 	for i := 1; i < len(sorted); i++ {
 		a, b := &sorted[i-1], &sorted[i]
 		if a.Diagnostic == b.Diagnostic && a.Stamp.UnixMilli() == b.Stamp.UnixMilli() && strings.TrimSpace(a.Parameter) == strings.TrimSpace(b.Parameter) {
-			return nil, fmt.Errorf("writing a payload of device %q: parameter %q is there twice for %s, as %v %s flag %s and as %v %s flag %s", device,
+			return nil, fmt.Errorf("writing a payload of device %q: parameter %q occurs twice for %s, as %v %s flag %s and as %v %s flag %s", device,
 				strings.TrimSpace(a.Parameter), spec.ISTString(a.Stamp), a.Value, a.Unit, a.Flag, b.Value, b.Unit, b.Flag)
 		}
 	}
@@ -128,7 +128,7 @@ func (r Record) Marshal() ([]byte, error) {
 	return append(out, `}]}`...), nil
 }
 
-// Check returns why JSON or the document cannot carry the reading, or nil.
+// Check returns why the reading is not valid as JSON or by the spec, or nil.
 func (r *Reading) Check() error {
 	switch {
 	case strings.TrimSpace(r.Parameter) == "":
@@ -190,8 +190,8 @@ func appendReadings(out []byte, rs []Reading, diagnostic bool) ([]byte, int) {
 	return out, n
 }
 
-// appendNumber writes the shortest decimal that reads back as v, never with an exponent, and never as -0: some
-// servers refuse both.
+// appendNumber writes the shortest decimal that reads back as v, never with an exponent and never -0, because some
+// servers refuse these.
 func appendNumber(out []byte, v float64) []byte {
 	if v == 0 {
 		return append(out, '0')
@@ -199,8 +199,8 @@ func appendNumber(out []byte, v float64) []byte {
 	return strconv.AppendFloat(out, v, 'f', -1, 64)
 }
 
-// appendString writes a JSON string of valid UTF-8. Keys and identifiers are nearly always plain, and then cost no
-// allocation. U+2028 and U+2029, which are escaped, begin with 0xE2.
+// appendString writes a JSON string of valid UTF-8. For plain text, as in nearly all keys and identifiers, it allocates
+// nothing. U+2028 and U+2029 are escaped; they begin with 0xE2.
 func appendString(out []byte, s string) []byte {
 	for i := 0; i < len(s); i++ {
 		if c := s[i]; c < 0x20 || c == '"' || c == '\\' || c == 0xE2 {
@@ -216,7 +216,7 @@ func appendAnyString(out []byte, s string) []byte {
 	var b strings.Builder
 	e := json.NewEncoder(&b)
 	e.SetEscapeHTML(false)
-	if err := e.Encode(s); err != nil { // a string always encodes
+	if err := e.Encode(s); err != nil { // never happens for a string
 		return append(out, `""`...)
 	}
 	return append(out, strings.TrimSuffix(b.String(), "\n")...)

@@ -159,12 +159,12 @@ func TestMarshalRefuses(t *testing.T) {
 		{"a parameter twice", func(r *payload.Record) {
 			r.Readings = append(r.Readings, reading("ph", 7, "pH"), reading(" cod", 2, "ppm"))
 			r.Readings[2].Flag = spec.FlagZeroCalibration
-		}, `parameter "cod" is there twice for 2024-09-21 00:00:00 IST, as 1 mg/L flag U and as 2 ppm flag Z`},
+		}, `parameter "cod" occurs twice for 2024-09-21 00:00:00 IST, as 1 mg/L flag U and as 2 ppm flag Z`},
 		{"a diagnostic parameter twice", func(r *payload.Record) {
 			r.Readings = append(r.Readings, r.Readings[0], r.Readings[0], r.Readings[0])
 			r.Readings[0].Diagnostic, r.Readings[3].Diagnostic = true, true
 			r.Readings[2].Stamp = r.Readings[2].Stamp.Add(spec.SlotLength)
-		}, "is there twice"},
+		}, "occurs twice"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			r := record(reading("cod", 1, "mg/L"))
@@ -172,7 +172,7 @@ func TestMarshalRefuses(t *testing.T) {
 			if text, err := r.Marshal(); err == nil || !strings.Contains(err.Error(), c.want) || text != nil {
 				t.Errorf("Marshal = %s, %v, want an error with %q", text, err, c.want)
 			}
-			// Two of a parameter go in two requests: only one request cannot have them.
+			// Two readings of a parameter are valid in two requests, but not in one.
 			if err := r.Check(); (err == nil) != strings.Contains(c.want, "twice") {
 				t.Errorf("Check = %v", err)
 			}
@@ -183,7 +183,7 @@ func TestMarshalRefuses(t *testing.T) {
 func TestMarshalRefusesTheSameTwice(t *testing.T) {
 	a, b := reading("cod", 1, "mg/L"), reading(" cod", 2, "ppm")
 	r := record(a, b)
-	if text, err := r.Marshal(); err == nil || text != nil || !strings.Contains(err.Error(), `parameter "cod" is there twice`) {
+	if text, err := r.Marshal(); err == nil || text != nil || !strings.Contains(err.Error(), `parameter "cod" occurs twice`) {
 		t.Errorf("Marshal = %s, %v", text, err)
 	}
 	if err := r.Check(); err != nil {

@@ -32,7 +32,7 @@ type Device struct {
 	DiagParams []Point `json:"diag_params,omitempty"`
 }
 
-// Point is one entry of `params` or `diag_params`. Value and timestamp are kept as they are written.
+// Point is one entry of `params` or `diag_params`. Value and timestamp keep their original text.
 type Point struct {
 	Parameter string          `json:"parameter"`
 	Value     json.RawMessage `json:"value"`
@@ -41,7 +41,7 @@ type Point struct {
 	Flag      string          `json:"flag"`
 }
 
-// Stamp reads the timestamp: whole milliseconds since the Unix epoch.
+// Stamp parses the timestamp: whole milliseconds since the Unix epoch.
 func (p Point) Stamp() (time.Time, error) {
 	ms, err := strconv.ParseInt(string(p.Timestamp), 10, 64)
 	if err != nil {
@@ -50,9 +50,9 @@ func (p Point) Stamp() (time.Time, error) {
 	return time.UnixMilli(ms), nil
 }
 
-// Fault is one thing that is wrong with a payload.
+// Fault is one mistake in a payload.
 type Fault struct {
-	Status spec.Status // what the server answers for it
+	Status spec.Status // the server's answer to it
 	Path   string      // where, as data[0].device_data[0].params[2].unit
 	Detail string
 }
@@ -61,13 +61,13 @@ func (f Fault) Error() string {
 	return fmt.Sprintf("%s: %s (status %d)", f.Path, f.Detail, int(f.Status))
 }
 
-// Rules are what Validate cannot know from the payload alone.
+// Rules is the input of Validate besides the payload.
 type Rules struct {
-	Now           time.Time // for the rules of 7 days and of the future
-	AllowUnlisted bool      // take parameter and unit keys outside the catalogue
+	Now           time.Time // for the limits of 7 days and of the future
+	AllowUnlisted bool      // accept parameter and unit keys outside the catalogue
 }
 
-// Decode reads a payload. Unknown keys are let through, as the server does; text after the document is not.
+// Decode reads a payload. Like the server, it accepts unknown keys, and refuses text after the document.
 func Decode(text []byte) (Document, error) {
 	var doc Document
 	dec := json.NewDecoder(bytes.NewReader(text))
@@ -80,7 +80,7 @@ func Decode(text []byte) (Document, error) {
 	return doc, nil
 }
 
-// Validate returns every fault of a payload in the order of the document, or none.
+// Validate returns all faults of a payload in the order of the JSON.
 func Validate(text []byte, rules Rules) []Fault {
 	doc, err := Decode(text)
 	if err != nil {
@@ -163,7 +163,7 @@ func (v *validator) point(path string, p Point) {
 	if key := strings.TrimSpace(p.Unit); key == "" {
 		v.add(spec.StatusInvalidUnit, path+".unit", "empty")
 	} else if !spec.IsUnit(key) && !v.rules.AllowUnlisted {
-		// The server compares bytes: a spelling that means a unit is not that unit.
+		// The server compares bytes, so another spelling of a unit is refused.
 		if resolved, err := spec.ResolveUnit(key); err == nil {
 			v.add(spec.StatusInvalidUnit, path+".unit", "%q must be written %q", key, resolved)
 		} else {

@@ -69,7 +69,7 @@ func TestValidateFaults(t *testing.T) {
 		{"too old", `1726857000000`, `1726252200000`, 117, first + ".timestamp", "7 days"},
 		{"future", `1726857000000`, `1726857900000`, 118, first + ".timestamp", "future"},
 		{"twice", point, point + "," + point, 111, "data[0].device_data[0].params[1]", "same parameter"},
-		{"twice but for spaces", point, point + "," + strings.Replace(point, `"cod"`, `" cod"`, 1), 111, "data[0].device_data[0].params[1]", "same parameter"},
+		{"twice, with a space", point, point + "," + strings.Replace(point, `"cod"`, `" cod"`, 1), 111, "data[0].device_data[0].params[1]", "same parameter"},
 		{"in diag_params", `}]}],`, `}],"diag_params":[` + strings.Replace(point, "mg/L", "mg2", 1) + `]}],`, 110, "data[0].device_data[0].diag_params[0].unit", "unknown unit"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -102,7 +102,7 @@ func TestValidateAccepts(t *testing.T) {
 		{"the same parameter as a diagnostic", `}]}],`, `}],"diag_params":[` + point + `]}],`},
 		{"calibration", `1726857000000,"flag":"U"`, `1726857030000,"flag":"C"`},
 		{"zero calibration", `1726857000000,"flag":"U"`, `1726856970000,"flag":"Z"`},
-		{"7 days but a minute", `1726857000000`, `1726253100000`},
+		{"7 days less a minute", `1726857000000`, `1726253100000`},
 		{"negative value", `245.5`, `-0.0000001`},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -4,8 +4,8 @@ package registry
 
 import "syscall"
 
-// noCore keeps the tokens of a process that ends badly from a file of its memory. Where it is not permitted, the process
-// has the limit that its service gives it.
+// noCore switches core dumps off, because a core dump would contain the tokens. If this is not permitted, the limit of the
+// service stays.
 func noCore() {
 	var limit syscall.Rlimit
 	if syscall.Getrlimit(syscall.RLIMIT_CORE, &limit) == nil {

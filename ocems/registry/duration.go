@@ -7,12 +7,12 @@ import (
 	"time"
 )
 
-// Duration is a time such as 30s or 1m30s. A number without a unit is refused in every host.
+// Duration is a time such as 30s or 1m30s. All hosts refuse a number without a unit.
 type Duration struct {
 	time.Duration `mapstructure:"-"`
 }
 
-// UnmarshalText reads a duration, in TOML also the number that stands for one.
+// UnmarshalText parses a duration. In TOML the text may be a number, which is refused.
 func (d *Duration) UnmarshalText(b []byte) error {
 	v, err := time.ParseDuration(strings.TrimSpace(string(b)))
 	if _, number := strconv.ParseFloat(string(b), 64); number == nil {
@@ -25,10 +25,10 @@ func (d *Duration) UnmarshalText(b []byte) error {
 	return nil
 }
 
-// MarshalText writes the duration as it is read.
+// MarshalText writes the duration in the form that UnmarshalText reads.
 func (d Duration) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
-// String leaves out what is zero at the end: 5m and not 5m0s.
+// String leaves out zeros at the end: 5m, not 5m0s.
 func (d Duration) String() string {
 	s := d.Duration.String()
 	if strings.HasSuffix(s, "m0s") {

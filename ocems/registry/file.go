@@ -22,8 +22,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// version tells one state of the devices_file from another. The time counts, so that a touched file has its token
-// files read again; so does the content, which may change within the clock's grain.
+// version identifies a state of the devices_file. It has the time, so that the token files of a touched file are read again.
+// It has the content's checksum, because the content may change within the resolution of the time.
 type version struct {
 	modified time.Time
 	sum      [sha256.Size]byte
@@ -32,8 +32,8 @@ type version struct {
 func (v version) is(o version) bool { return v.modified.Equal(o.modified) && v.sum == o.sum }
 
 func readVersion(path string) ([]byte, version, error) {
-	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // such as a FIFO, which nobody may ever write to
-		return nil, version{}, fmt.Errorf("%s is no regular file; name one", path)
+	if info, err := os.Stat(path); err == nil && !info.Mode().IsRegular() { // a read of a FIFO, for example, may never return
+		return nil, version{}, fmt.Errorf("%s is not a regular file; name one", path)
 	}
 	f, err := os.Open(path)
 	if err != nil {
@@ -57,7 +57,7 @@ func readDevices(path string) ([]source, version, error) {
 	return list, v, err
 }
 
-// asUTF8 is the UTF-8 of a text that an editor of Windows has saved, without its mark.
+// asUTF8 converts a text that a Windows editor has saved to UTF-8 without byte order mark.
 func asUTF8(data []byte) []byte {
 	var order binary.ByteOrder = binary.LittleEndian
 	switch {
@@ -74,7 +74,8 @@ func asUTF8(data []byte) []byte {
 	return []byte(string(utf16.Decode(units)))
 }
 
-// parseDevices reads a devices_file. What it can read it returns beside the error, so that all mistakes show at once.
+// parseDevices reads a devices_file. With an error it also returns the readable devices, so that all mistakes are found
+// together.
 func parseDevices(path string, data []byte) ([]source, error) {
 	data = asUTF8(data)
 	switch strings.ToLower(filepath.Ext(path)) {
@@ -88,14 +89,14 @@ func parseDevices(path string, data []byte) ([]source, error) {
 
 var columns = []string{"station_id", "device_id", "token_id", "token_id_file", "latitude", "longitude", "public_key", "public_key_file", "shared_device", "delay", "timestamps", "reading_stamp", "formerly"}
 
-// parseCSV repeats no cell in an error: in a row that has slipped, any may be the token. It takes what a spreadsheet
-// saves: semicolons or tabs, a first line sep=;, blank rows, empty columns at the end, and names of columns in any case.
+// parseCSV shows no cell in an error, because in a shifted row any cell may be the token. It accepts the CSV of spreadsheets:
+// semicolons or tabs, a first line sep=;, blank rows, empty columns at the end, and column names in any case.
 func parseCSV(path string, data []byte) ([]source, error) {
 	switch {
 	case bytes.HasPrefix(data, []byte("PK\x03\x04")) || bytes.HasPrefix(data, []byte("\xd0\xcf\x11\xe0")):
-		return nil, fmt.Errorf("%s: this is a workbook of a spreadsheet; save it as CSV UTF-8", path)
+		return nil, fmt.Errorf("%s: this is a spreadsheet workbook; save it as CSV UTF-8", path)
 	case bytes.ContainsRune(data, 0):
-		return nil, fmt.Errorf("%s: this is no text of UTF-8; save it as CSV UTF-8", path)
+		return nil, fmt.Errorf("%s: this text is not UTF-8; save it as CSV UTF-8", path)
 	}
 	comma, skipped := separator(&data)
 	r := csv.NewReader(bytes.NewReader(data))
@@ -146,7 +147,7 @@ func parseCSV(path string, data []byte) ([]source, error) {
 		}
 		line := lineAt(r) + skipped
 		if n := len(header); len(row) < n || !blank(row[n:]) {
-			faults = append(faults, fmt.Errorf("%s:%d: wrong number of fields: %d, and the first row has %d; put a cell that holds %q in quotes", path, line, len(row), n, comma))
+			faults = append(faults, fmt.Errorf("%s:%d: wrong number of fields: %d, but the first row has %d; put a cell that contains %q in quotes", path, line, len(row), n, comma))
 			continue
 		}
 		src := source{words: Collector, at: func(key string) string { return fmt.Sprintf("%s:%d: %s", path, line, key) }}
@@ -160,8 +161,8 @@ func parseCSV(path string, data []byte) ([]source, error) {
 	return list, errors.Join(faults...)
 }
 
-// separator takes a first line such as sep=; off, and tells what stands between cells by the first row. skipped is how many
-// lines it took.
+// separator removes a first line such as sep=; and finds the separator of the cells in the first row. skipped is the number
+// of removed lines.
 func separator(data *[]byte) (comma rune, skipped int) {
 	first, rest, _ := bytes.Cut(*data, []byte("\n"))
 	if mark, ok := bytes.CutPrefix(bytes.ToLower(bytes.Trim(first, "\" \r\t")), []byte("sep=")); ok && len(mark) == 1 {
@@ -197,7 +198,7 @@ func (d *DeviceConfig) set(column, cell string) error {
 		if cell == "" {
 			return nil
 		}
-		if *to = new(Number); (*to).UnmarshalText([]byte(cell)) != nil { // as 19,076 or 19°4'N
+		if *to = new(Number); (*to).UnmarshalText([]byte(cell)) != nil { // such as 19,076 or 19°4'N
 			return errors.New("not a number of degrees; write it with a point, such as 19.076")
 		}
 		return nil
@@ -292,7 +293,7 @@ func parseYAML(path string, data []byte) ([]source, error) {
 	return sources, nil
 }
 
-// yamlError brings the decoder's text into the form file:line and takes out the values that it quotes.
+// yamlError converts the decoder's text to the form file:line, and removes the values that it quotes.
 func yamlError(path, text string, hide bool) error {
 	if hide {
 		text = yamlQuote.ReplaceAllString(text, "the value")
@@ -309,7 +310,7 @@ func yamlError(path, text string, hide bool) error {
 	return fmt.Errorf("%s: %s", path, strings.TrimPrefix(text, "yaml: "))
 }
 
-// lineOf finds the line of a key such as devices[0].parameters[1].unit, or of what should hold it.
+// lineOf finds the line of a key such as devices[0].parameters[1].unit, or of its parent if the key is missing.
 func lineOf(n *yaml.Node, key string) int {
 	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		n = n.Content[0]

@@ -9,16 +9,16 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// renaming is a list `formerly`: names that a device or a parameter had before.
+// renaming is a list `formerly`: earlier names of a device or a parameter.
 type renaming struct {
 	at       string // the list's key
-	name     string // the present one
+	name     string // the current one
 	formerly []string
 	device   *Device
 }
 
-// rename checks lists of former names. What waits under a name can become one device's, or one parameter's, only. present
-// says where the names in force are.
+// rename checks lists of former names. A former name can belong to one device, or one parameter, only. present has the
+// current names with the keys that define them.
 func (b *builder) rename(list []renaming, present map[string]string, inUse string, add func(n renaming, former string)) {
 	claimed := map[string]string{}
 	for _, n := range list {
@@ -32,7 +32,7 @@ func (b *builder) rename(list []renaming, present map[string]string, inUse strin
 			case !utf8.ValidString(former) || strings.ContainsFunc(former, unicode.IsControl):
 				b.fault(n.at, "%q is not one line of UTF-8; write it as it was", former)
 			case former == n.name:
-				b.fault(n.at, "%q is the present name; give the one before it, or leave it out", former)
+				b.fault(n.at, "%q is the current name; give an earlier one, or leave it out", former)
 			case now:
 				b.fault(n.at, "%q (%s) %s", former, at, inUse)
 			case twice:
@@ -45,7 +45,7 @@ func (b *builder) rename(list []renaming, present map[string]string, inUse strin
 	}
 }
 
-// device finds a device by its id, or by a former one.
+// device finds a device by its id or by a former id.
 func (s *snapshot) device(id string) *Device {
 	if d := s.devices[id]; d != nil {
 		return d
@@ -53,7 +53,8 @@ func (s *snapshot) device(id string) *Device {
 	return s.formerly[id]
 }
 
-// Current is what a series is called now, and its unit where that is another spelling of the one that its entry has.
+// Current returns the current name of a series. It also returns the unit in the spelling of the configuration, if unit is
+// the same unit.
 func (r *Registry) Current(s slot.Series, unit string) (slot.Series, string) {
 	d := r.now.Load().device(s.Device)
 	if d == nil {
@@ -67,7 +68,7 @@ func (r *Registry) Current(s slot.Series, unit string) (slot.Series, string) {
 	return s, unit
 }
 
-// Parameter is what a parameter of the device is called now, and the unit of its entry, "" where that gives none.
+// Parameter returns the current key of a parameter of the device, and the unit of its entry, or "".
 func (d *Device) Parameter(key string, diagnostic bool) (now, unit string) {
 	if to, ok := d.formerly[key]; ok {
 		key = to

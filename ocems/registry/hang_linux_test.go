@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// fifo is a file whose reader waits for ever, as on a network mount that does not answer.
+// fifo makes a file whose reader waits forever, as on a network mount that does not answer.
 func fifo(t *testing.T) string {
 	path := filepath.Join(t.TempDir(), "fifo.csv")
 	if err := syscall.Mkfifo(path, 0o600); err != nil {
@@ -26,10 +26,10 @@ func fifo(t *testing.T) string {
 func TestReadThatHangs(t *testing.T) {
 	t.Parallel()
 	path := fifo(t)
-	if _, err := New(Config{PublicKeyFile: keyFile, DevicesFile: path}); err == nil || err.Error() != "devices_file: "+path+" is no regular file; name one" {
+	if _, err := New(Config{PublicKeyFile: keyFile, DevicesFile: path}); err == nil || err.Error() != "devices_file: "+path+" is not a regular file; name one" {
 		t.Error(err)
 	}
-	const hangs = "is not read within 10s: see whether its disk or network mount answers"
+	const hangs = "cannot be read within 10s: check its disk or network mount"
 	for _, name := range []string{"start", "reload"} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -9,13 +9,13 @@ import (
 )
 
 const (
-	shortestHidden = 4  // characters: a shorter token would be found in every text
-	longestEscape  = 12 // characters; a longer one is none
-	mostEscaped    = 3  // times: an escape may be escaped
+	shortestHidden = 4  // characters; a shorter token would be found in every text
+	longestEscape  = 12 // characters; longer text is not an escape
+	mostEscaped    = 3  // times; an escape may itself be escaped
 )
 
-// hider finds tokens in a text of a server: as they are, in another case, in the other alphabet of base64, without its
-// padding, with characters escaped as URLs, JSON and HTML do, and encoded in base64.
+// hider finds tokens in a text of a server. It finds them in any case, in both alphabets of base64, without padding, with
+// escaped characters as in URLs, JSON and HTML, and encoded in base64.
 type hider struct {
 	tokens  map[string]bool // folded
 	starts  map[[2]byte]bool
@@ -25,7 +25,7 @@ type hider struct {
 func newHider() *hider { return &hider{tokens: map[string]bool{}, starts: map[[2]byte]bool{}} }
 
 func (h *hider) add(token string) {
-	whole := len(token) / 3 * 3 // of which base64 is the same whatever follows
+	whole := len(token) / 3 * 3 // the base64 of these bytes does not depend on the text after them
 	for _, form := range []string{strings.TrimRight(token, "="), base64.StdEncoding.EncodeToString([]byte(token[:whole]))} {
 		if len(form) < shortestHidden {
 			continue
@@ -41,8 +41,8 @@ func (h *hider) add(token string) {
 	}
 }
 
-// hide returns text with every token replaced. It looks at the text as it is too: the beginning of a token may complete
-// an escape that stands before it.
+// hide replaces every token in text. It searches before and after unescaping, because the beginning of a token may complete
+// an escape before it.
 func (h *hider) hide(text []byte) []byte {
 	for times := range mostEscaped + 1 {
 		if len(h.tokens) == 0 || times > 0 && !bytes.ContainsAny(text, `%\&`) {
@@ -53,10 +53,10 @@ func (h *hider) hide(text []byte) []byte {
 	return text
 }
 
-// replace replaces the tokens of p in the text that p was made of.
+// replace replaces the tokens of p in the text from which p was made.
 func (h *hider) replace(text []byte, p plainText) []byte {
 	var out []byte
-	done := 0 // of text
+	done := 0 // bytes of text
 	for i := 0; i+1 < len(p.text); i++ {
 		if !h.starts[[2]byte(p.text[i:])] {
 			continue
@@ -80,7 +80,7 @@ func (h *hider) replace(text []byte, p plainText) []byte {
 	return append(out, text[done:]...)
 }
 
-// plainText is a text without escapes, folded, and where each of its characters, and its end, was.
+// plainText is a folded text without escapes. from has the original position of each character and of the end.
 type plainText struct {
 	text []byte
 	from []int
@@ -100,7 +100,7 @@ func unescape(text []byte, times int) plainText {
 	return p
 }
 
-// once replaces the escapes that are there.
+// once replaces one level of escapes.
 func (p *plainText) once() {
 	n := 0
 	for i := 0; i < len(p.text); n++ {
@@ -112,7 +112,7 @@ func (p *plainText) once() {
 	p.text, p.from = p.text[:n], p.from[:n+1]
 }
 
-// escaped is the first character of b, which is not empty, and how many bytes stand for it.
+// escaped returns the first character of b, which is not empty, and the number of bytes that encode it.
 func escaped(b []byte) (c byte, size int) {
 	number := func(at, end, base, size int) (byte, int) {
 		if end > len(b) || end <= at {
@@ -146,7 +146,7 @@ func escaped(b []byte) (c byte, size int) {
 	return b[0], 1
 }
 
-// foldToken makes the cases, and both alphabets of base64, one.
+// foldToken maps upper and lower case, and both alphabets of base64, to one form.
 func foldToken(c byte) byte {
 	switch {
 	case 'A' <= c && c <= 'Z':

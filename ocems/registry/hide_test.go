@@ -48,7 +48,7 @@ func TestHide(t *testing.T) {
 	}
 }
 
-// What a request in flight was made with is hidden after a Reload too.
+// The token of a request in flight is also hidden after a Reload.
 func TestHideAfterReload(t *testing.T) {
 	path := t.TempDir() + "/devices.csv"
 	write(t, path, "station_id,device_id,token_id\ns,d,"+token+"\n")
@@ -62,7 +62,7 @@ func TestHideAfterReload(t *testing.T) {
 	}
 }
 
-// The texts of a server must cost little however many tokens there are, and however like each other.
+// Hide must be fast for many tokens, also if they are similar.
 func TestHideIsFast(t *testing.T) {
 	cfg := Config{PublicKeyFile: keyFile, Words: words()}
 	for i := range 20_000 {

@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// Mapped is a parameter that a device is to report, and the metric that it is read from.
+// Mapped is a configured parameter of a device and the metric from which it is read.
 type Mapped struct {
 	Parameter, Unit string // Unit is "" for the metric's own
 	Diagnostic      bool
 	Metric, Field   string
-	Attributes      string // as key=value pairs parted by blanks
+	Attributes      string // key=value pairs with a space between them
 }
 
-// Mapped lists the parameters of a device, by their keys. A device without any takes all that its metrics name.
+// Mapped lists the configured parameters of a device, sorted by key. A device without any accepts all that its metrics name.
 func (d *Device) Mapped() []Mapped {
 	list := make([]Mapped, 0, len(d.parameters))
 	for _, key := range slices.Sorted(maps.Keys(d.parameters)) {
@@ -28,7 +28,7 @@ func (d *Device) Mapped() []Mapped {
 	return list
 }
 
-// Word is a metric's flag or unit attribute, by its name in either host, or "".
+// Word returns the name of the metric's flag or unit attribute, as either host names it, or "".
 func (m Metric) Word() string {
 	for _, key := range []string{"ocems_flag", "ocems.flag", "ocems_unit", "ocems.unit"} {
 		if _, ok := m.attr(key); ok {

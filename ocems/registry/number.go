@@ -8,10 +8,10 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// Number is a float64 that TOML may also write without a point: Telegraf's decoder takes no integer for a float64.
+// Number is a float64 that TOML may also write without a point. Telegraf's decoder accepts no integer for a float64.
 type Number float64
 
-// UnmarshalText reads a number.
+// UnmarshalText parses a number.
 func (n *Number) UnmarshalText(text []byte) error {
 	v, err := strconv.ParseFloat(strings.ReplaceAll(strings.TrimSpace(string(text)), "_", ""), 64)
 	if err != nil {
@@ -21,13 +21,13 @@ func (n *Number) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// UnmarshalYAML reads a number as YAML has it, so that an error names the line.
+// UnmarshalYAML lets YAML decode the number, so that an error names the line.
 func (n *Number) UnmarshalYAML(value *yaml.Node) error { return value.Decode((*float64)(n)) }
 
-// Numbers is a list of them. Telegraf's decoder takes no list of integers and others.
+// Numbers is a list of numbers. Telegraf's decoder accepts no list that mixes integers and floats.
 type Numbers []Number
 
-// UnmarshalTOML reads a list as it is written.
+// UnmarshalTOML parses the source text of a list.
 func (l *Numbers) UnmarshalTOML(source []byte) error {
 	var text strings.Builder
 	for line := range strings.Lines(string(source)) {
@@ -37,7 +37,7 @@ func (l *Numbers) UnmarshalTOML(source []byte) error {
 	inner, open := strings.CutPrefix(text.String(), "[")
 	inner, closed := strings.CutSuffix(inner, "]")
 	if !open || !closed {
-		return fmt.Errorf("%s is no list of numbers such as [-9999, 65535]", source)
+		return fmt.Errorf("%s is not a list of numbers such as [-9999, 65535]", source)
 	}
 	*l = Numbers{}
 	for word := range strings.SplitSeq(strings.TrimSuffix(strings.TrimSpace(inner), ","), ",") {

@@ -9,7 +9,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// A whole number of degrees is a number in each host's language.
+// A whole number of degrees is a number in both TOML and YAML.
 func TestNumberInEachLanguage(t *testing.T) {
 	for text, want := range map[string]Number{"28": 28, "-0.5": -0.5, "77.20": 77.2, "1e1": 10} {
 		var d DeviceConfig
@@ -31,7 +31,7 @@ func TestNumberInEachLanguage(t *testing.T) {
 	require.Error(t, yaml.Unmarshal([]byte(`latitude: 19.076 N`), &d))
 }
 
-// A list may mix whole numbers and others in each language, over several lines.
+// A list may mix integers and floats in both languages, over several lines.
 func TestNumbersInEachLanguage(t *testing.T) {
 	want := Numbers{0, 0, -9999, 65535, 3.4e38}
 	var p ParameterConfig
@@ -53,6 +53,6 @@ func TestNumbersInEachLanguage(t *testing.T) {
 		require.NoError(t, toml.Unmarshal([]byte("invalid_values = "+text), &p), text)
 		require.Equal(t, want, p.InvalidValues, text)
 	}
-	require.ErrorContains(t, toml.Unmarshal([]byte(`invalid_values = -9999`), &p), "-9999 is no list of numbers such as [-9999, 65535]")
+	require.ErrorContains(t, toml.Unmarshal([]byte(`invalid_values = -9999`), &p), "-9999 is not a list of numbers such as [-9999, 65535]")
 	require.ErrorContains(t, toml.Unmarshal([]byte(`invalid_values = [1, "none"]`), &p), `"none" is not a number such as 19.076`)
 }

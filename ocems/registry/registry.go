@@ -24,42 +24,42 @@ import (
 // Registry is the set of devices and the names of their parameters. It is safe for concurrent use.
 type Registry struct {
 	now    atomic.Pointer[snapshot]
-	before atomic.Pointer[snapshot] // the one that now replaced
-	noUnit error                    // in the host's words
+	before atomic.Pointer[snapshot] // the one before now
+	noUnit error                    // with the host's names of keys
 
 	mu     sync.Mutex // one Reload at a time
 	file   string
-	seen   version     // of the file in force
-	next   version     // of another one, at the last look
-	few    version     // of one with few devices, which is not taken at once
-	asked  <-chan look // which has not been answered
-	secret func() look // reads the whole configuration; so that no print reaches its secrets, it has the Config
+	seen   version     // of the current devices
+	next   version     // of a different file at the last look
+	few    version     // of a file with few devices, which is not used at the first look
+	asked  <-chan look // a look that has no result yet
+	secret func() look // reads the whole configuration; a closure hides the secrets of Config from print functions
 }
 
-// look is what the files had.
+// look is the result of reading the files.
 type look struct {
-	*snapshot // nil where it was not the time to read all
+	*snapshot // nil if not all files were read
 	version
 	err error
 }
 
-// Device is one registered device with its credentials, which it uses and never shows.
+// Device is one registered device. It uses its credentials and never shows them.
 type Device struct {
 	StationID string
 	DeviceID  string
 	Latitude  *float64  // degrees; nil when not set
 	Longitude *float64  // degrees; nil when not set
 	Shared    *bool     // another sender reports it too; nil when not set
-	Delay     *Duration // how long after its window a slot is sent at the soonest; nil when not set
+	Delay     *Duration // shortest time from the window's end until a slot is sent; nil when not set
 
-	Timestamps string // of the configuration, or ""
-	OddToken   string // why its token is none of the forms that the board is known to give out, or ""
+	Timestamps string // as configured, or ""
+	OddToken   string // why its token does not have a known form of the board's tokens, or ""
 
 	parameters map[string]*mapping // by key
-	formerly   map[string]string   // present keys, by former ones
-	rules      *Rules              // of parameters without an entry
+	formerly   map[string]string   // current keys by former keys
+	rules      *Rules              // for parameters without an entry
 
-	// Closures, because fmt prints unexported strings.
+	// These are closures, because fmt prints unexported strings.
 	seal func([]byte) []byte
 	sign func(time.Time) (string, error)
 }
@@ -72,29 +72,29 @@ func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
 
 func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
 
-// snapshot is all that a Reload replaces.
+// snapshot is the part of the Registry that Reload replaces.
 type snapshot struct {
 	devices  map[string]*Device
 	formerly map[string]*Device // by former ids
 	ids      []string           // sorted
 	index    map[selector]*group
-	asked    map[string]bool          // attributes that the mappings ask for
-	series   int                      // that are named, about
-	hide     func(text []byte) []byte // a closure, as a Device's
+	asked    map[string]bool          // attributes that the mappings need
+	series   int                      // approximate number of named series
+	hide     func(text []byte) []byte // a closure, as in Device
 }
 
-// Hide takes the token of every device, also of those before the last [Registry.Reload], out of a text of a server's, for a
-// log or the trail. Where nothing is found it returns text itself.
+// Hide removes the tokens of all devices from a text of a server, for a log or the trail. This includes the devices before
+// the last [Registry.Reload]. If it finds none, it returns text itself.
 func (r *Registry) Hide(text []byte) []byte {
 	text = r.now.Load().hide(text)
-	if before := r.before.Load(); before != nil { // a request in flight may have been made with it
+	if before := r.before.Load(); before != nil { // a request in flight may have its token
 		text = before.hide(text)
 	}
 	return text
 }
 
-// New checks the whole configuration, reads the files that it names and returns every mistake joined, each beginning
-// with its key. A process that reads tokens writes no core dump from then on.
+// New checks the whole configuration and reads the files that it names. The error joins all mistakes; each begins with its
+// key. If New reads tokens, the process writes no core dumps any more.
 func New(cfg Config) (*Registry, error) {
 	if !cfg.NamesOnly {
 		noCore()
@@ -113,7 +113,7 @@ func New(cfg Config) (*Registry, error) {
 	return r, nil
 }
 
-// Device finds a device by its id, or by a former one.
+// Device finds a device by its id or by a former id.
 func (r *Registry) Device(id string) (*Device, bool) {
 	d := r.now.Load().device(id)
 	return d, d != nil
@@ -129,13 +129,13 @@ func (r *Registry) Devices() []*Device {
 	return list
 }
 
-// Version is what a Registry is until its devices change. It can be compared.
+// Version identifies the devices of a Registry until they change. It is comparable.
 type Version struct{ s *snapshot }
 
-// Version is another one after each [Registry.Reload] that changed the devices.
+// Version returns a different value after each [Registry.Reload] that changed the devices.
 func (r *Registry) Version() Version { return Version{r.now.Load()} }
 
-// Asks reports whether an attribute may say what a metric is. Of all others, Resolve is independent.
+// Asks reports whether the result of Resolve may depend on an attribute.
 func (v Version) Asks(key string) bool {
 	switch key {
 	case "ocems.device.id", "ocems_device_id", "ocems.flag", "ocems_flag", "ocems.unit", "ocems_unit":
@@ -144,10 +144,10 @@ func (v Version) Asks(key string) bool {
 	return v.s.asked[key]
 }
 
-// Series is how many series the configuration names, about: of a device without parameters, as many as one has.
+// Series returns the approximate number of series that the configuration names. A device without parameters counts as 10.
 func (r *Registry) Series() int { return r.now.Load().series }
 
-// source is a device's configuration and where each of its keys is written, in which words.
+// source is a device's configuration, with the place and the name of each key.
 type source struct {
 	DeviceConfig
 	at    func(key string) string
@@ -180,7 +180,7 @@ func load(cfg Config) look {
 	return look{b.snapshot, v, nil}
 }
 
-const perDevice = 10 // parameters, where none is named
+const perDevice = 10 // assumed parameters of a device without parameters
 
 type builder struct {
 	*snapshot
@@ -201,7 +201,7 @@ func (b *builder) fault(at, format string, args ...any) {
 	b.faults = append(b.faults, fmt.Errorf("%s: "+format, append([]any{at}, args...)...))
 }
 
-// text returns what an inline key or its file holds. ok is false after a fault.
+// text returns the inline text or the content of the file. ok is false after a fault.
 func (b *builder) text(at func(string) string, key string, inline Secret, file string) (text string, ok bool) {
 	text = strings.TrimSpace(inline.Reveal())
 	if file == "" {
@@ -226,12 +226,12 @@ func (b *builder) text(at func(string) string, key string, inline Secret, file s
 	return text, text != ""
 }
 
-// maybeSecret reports that a file's name looks like a token or key put in its place, which no error may show.
+// maybeSecret reports that a file name may be a token or key in the wrong place. No error may show it.
 func maybeSecret(name string) bool {
 	return len(name) >= 32 && !strings.ContainsAny(name, `./\`) || len(name) > 200 || strings.Contains(name, "-----BEGIN")
 }
 
-// publicKey parses a key; the same text is parsed once, for hubs whose devices share one key.
+// publicKey parses a key. The same text is parsed only once, for hubs whose devices share one key.
 func (b *builder) publicKey(at func(string) string, inline Secret, file string) (key *rsa.PublicKey, ok bool) {
 	text, ok := b.text(at, "public_key", inline, file)
 	if !ok || text == "" {
@@ -287,7 +287,7 @@ func (b *builder) addAll(cfg Config, list []source) {
 			if asNumber.MatchString(id.value) {
 				b.fault(src.at(id.key), "%q is a number that a spreadsheet has shortened; write the id as the board does, in a column of the format Text", id.value)
 			}
-			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // neither JSON nor a header can carry it
+			if !utf8.ValidString(id.value) || strings.ContainsFunc(id.value, unicode.IsControl) { // not valid in JSON or in a header
 				b.fault(src.at(id.key), "%q is not one line of UTF-8; write it as the board does", id.value)
 			}
 			if len(id.value) > longest {
@@ -353,10 +353,10 @@ func (b *builder) addAll(cfg Config, list []source) {
 		for key, j := range params {
 			present[key] = src.at(src.words.parameter(j, "parameter"))
 		}
-		b.rename(keys, present, "is a parameter of the device now; name a key that it has no more",
+		b.rename(keys, present, "is a current parameter of the device; name a key that it no longer has",
 			func(n renaming, key string) { device.formerly[key] = n.name })
 	}
-	b.rename(renamed, places, "is configured, so that its slots are sent as its own; name an id that no device has now",
+	b.rename(renamed, places, "is a configured device; name an id that no device has any more",
 		func(n renaming, id string) { b.formerly[id] = n.device })
 	if len(keyless) > 0 {
 		b.fault("public_key", "missing; give public_key or public_key_file (devices without their own: %d, the first %s)", len(keyless), keyless[0])
@@ -375,21 +375,21 @@ func (b *builder) addAll(cfg Config, list []source) {
 	}
 }
 
-// variableName is a token of which nobody has put in what it stands for: ${NAME}, ${env:NAME} or, in Telegraf, $NAME. A
-// name of 32 characters or more that is not in braces may be a token with a $ too many.
+// variableName matches the name of a variable that was not replaced by its value: ${NAME}, ${env:NAME} or, in Telegraf,
+// $NAME. A name of 32 or more characters without braces may be a token after an unwanted $.
 var variableName = regexp.MustCompile(`^\$(\{[A-Za-z_][A-Za-z0-9_:.]*\}|[A-Za-z_][A-Za-z0-9_]{0,30})$`)
 
-// credentials reads the token and the key of a device. keyless says that it has no key, and that there is no common one.
+// credentials reads the token and the key of a device. keyless says that there is neither its own nor a common key.
 func (b *builder) credentials(device *Device, src source, common *rsa.PublicKey) (keyless bool) {
 	token, ok := b.text(src.at, "token_id", src.TokenID, src.TokenIDFile)
 	switch {
 	case ok && token == "":
 		b.fault(src.at("token_id"), "missing; give token_id or token_id_file")
-	case variableName.MatchString(token) && len(token) <= 64: // not the board's, and no secret
+	case variableName.MatchString(token) && len(token) <= 64: // not a token, so it may be shown
 		b.fault(src.at("token_id"), "%q is the name of a variable that is not set in the environment", token)
 		token = ""
 	case strings.HasPrefix(token, "${"):
-		b.fault(src.at("token_id"), "it begins with ${ as a variable does, and has no name and } behind it (it is not shown, since it may hold the token)")
+		b.fault(src.at("token_id"), "it begins with ${ but is not a variable such as ${NAME} (it is not shown, since it may hold the token)")
 		token = ""
 	default:
 		if text := mistaken(token); text != "" {
@@ -444,13 +444,13 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 	m.parameter = strings.TrimSpace(p.Parameter)
 	switch {
 	case !utf8.ValidString(m.parameter):
-		b.fault(at("parameter"), "%q is not UTF-8, which JSON must be; save the file as UTF-8", m.parameter)
+		b.fault(at("parameter"), "%q is not UTF-8, which JSON requires; save the file as UTF-8", m.parameter)
 	case m.parameter == "":
 		if name := m.catalogueName(); spec.IsParameter(name) {
 			m.parameter = name
 		} else if name != "" {
 			_, err := spec.LookupParameter(name)
-			b.fault(at("parameter"), "missing, and the metric's name is none: %w", err)
+			b.fault(at("parameter"), "missing, and the metric's name is not a parameter key: %w", err)
 		} else {
 			b.fault(at("parameter"), "missing; give a key of the catalogue")
 		}
@@ -460,7 +460,7 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 		}
 	}
 	if m.unit = strings.TrimSpace(p.Unit); !utf8.ValidString(m.unit) {
-		b.fault(at("unit"), "%q is not UTF-8, which JSON must be; save the file as UTF-8", m.unit)
+		b.fault(at("unit"), "%q is not UTF-8, which JSON requires; save the file as UTF-8", m.unit)
 	} else if m.unit != "" && !p.AllowUnlisted {
 		unit, err := spec.ResolveUnit(m.unit)
 		if err != nil {
@@ -479,7 +479,7 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 		m.statistic = &stat
 	}
 	if m.rules = b.rules(at, d.rules, &p.Validity); m.rules.EndStamped && m.statistic != nil && *m.statistic == slot.TimeWeighted {
-		b.fault(at("reading_stamp"), `"end" does not go with the statistic time_weighted, by which a value holds from its time on; nearest: start`)
+		b.fault(at("reading_stamp"), `"end" does not fit the statistic time_weighted, where a value holds from its timestamp on; nearest: start`)
 	}
 	if p.Decimals != nil {
 		if m.decimals = *p.Decimals; m.decimals < 0 || m.decimals > 10 {

@@ -36,14 +36,14 @@ const (
 
 func ptr[T any](v T) *T { return &v }
 
-// words are the collector's, for a host whose metrics have fields.
+// words are the collector's words for a host whose metrics have fields.
 func words() Words {
 	w := Collector
 	w.NoField = ""
 	return w
 }
 
-// good is a configuration without mistakes.
+// good returns a configuration without mistakes.
 func good() Config {
 	return Config{PublicKeyFile: keyFile, Words: words(), Devices: []DeviceConfig{{
 		StationID: " station_1 ", DeviceID: "device_1", TokenID: token, Latitude: ptr(Number(17.4)), Longitude: ptr(Number(78.5)),
@@ -82,15 +82,15 @@ func TestMistakes(t *testing.T) {
 		{"variable of Telegraf not set", func(c C) { c.Devices[0].TokenID = "$OCEMS_TOKEN" }, []string{`devices[0].token_id: "$OCEMS_TOKEN" is the name of a variable that is not set`}},
 		{"token behind ${", func(c C) { c.Devices[0].TokenID = "${hunter2" }, []string{`devices[0].token_id: it begins with ${`}},
 		{"long token in ${}", func(c C) { c.Devices[0].TokenID = Secret("${" + strings.Repeat("hunter2", 10) + "}") }, []string{`devices[0].token_id: it begins with ${`}},
-		{"token of a spreadsheet", func(c C) { c.Devices[0].TokenID = "1.23E+31" }, []string{"devices[0].token_id: a spreadsheet has made a number of it"}},
+		{"token of a spreadsheet", func(c C) { c.Devices[0].TokenID = "1.23E+31" }, []string{"devices[0].token_id: a spreadsheet has changed it into a number"}},
 		{"token with its name", func(c C) { c.Devices[0].TokenID = "token=" + token }, []string{"devices[0].token_id: it begins with a name such as token="}},
 		{"token behind a colon", func(c C) { c.Devices[0].TokenID = "Token ID: " + token }, []string{"devices[0].token_id: it begins with a name"}},
 		{"token of two lines", func(c C) { c.Devices[0].TokenID = token + "\n" + token }, []string{"devices[0].token_id: it has several lines"}},
-		{"token with a zero-width space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + "\u200b" + token[9:]) }, []string{"devices[0].token_id: it has a character that cannot be seen"}},
-		{"token behind a byte order mark", func(c C) { c.Devices[0].TokenID = "\ufeff" + token }, []string{"devices[0].token_id: it has a character that cannot be seen"}},
+		{"token with a zero-width space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + "\u200b" + token[9:]) }, []string{"devices[0].token_id: it contains an invisible character"}},
+		{"token behind a byte order mark", func(c C) { c.Devices[0].TokenID = "\ufeff" + token }, []string{"devices[0].token_id: it contains an invisible character"}},
 		{"token of UTF-16", func(c C) { c.Devices[0].TokenID = "\xff\xfe8\x00d\x00" }, []string{"devices[0].token_id: the file is UTF-16"}},
-		{"token with a space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + " " + token[9:]) }, []string{"devices[0].token_id: there is a space in it"}},
-		{"token in quotes", func(c C) { c.Devices[0].TokenID = "'" + token + "'" }, []string{"devices[0].token_id: it stands in quotes"}},
+		{"token with a space", func(c C) { c.Devices[0].TokenID = Secret(token[:9] + " " + token[9:]) }, []string{"devices[0].token_id: it contains a space"}},
+		{"token in quotes", func(c C) { c.Devices[0].TokenID = "'" + token + "'" }, []string{"devices[0].token_id: it is in quotes"}},
 		{"id of a spreadsheet", func(c C) { c.Devices[0].DeviceID = "1.23457E+11" }, []string{`devices[0].device_id: "1.23457E+11" is a number that a spreadsheet has shortened`}},
 		{"no key", func(c C) { c.PublicKeyFile = "" }, []string{"public_key: missing; give public_key or public_key_file", "devices[0].public_key"}},
 		{"not a key", func(c C) { c.PublicKey, c.PublicKeyFile = "n@nsense", "" }, []string{"public_key: reading the public key: neither PEM nor base64"}},
@@ -104,7 +104,7 @@ func TestMistakes(t *testing.T) {
 		{"latitude", func(c C) { c.Devices[0].Latitude = ptr(Number(91.5)) }, []string{"devices[0].latitude: 91.5 is outside -90 to 90"}},
 		{"longitude", func(c C) { c.Devices[0].Longitude = ptr(Number(-181.0)) }, []string{"devices[0].longitude: -181 is outside -180 to 180"}},
 		{"no metric", func(c C) { param(c).Metric = "" }, []string{"devices[0].parameters[1].metric: missing"}},
-		{"no parameter", func(c C) { param(c).Parameter = "" }, []string{"devices[0].parameters[1].parameter: missing, and the metric's name is none", `"tank"`}},
+		{"no parameter", func(c C) { param(c).Parameter = "" }, []string{"devices[0].parameters[1].parameter: missing, and the metric's name is not a parameter key", `"tank"`}},
 		{"unknown parameter", func(c C) { param(c).Parameter = "COD" }, []string{"devices[0].parameters[1].parameter: ", `"COD"`, "cod"}},
 		{"unknown unit", func(c C) { param(c).Unit = "mg2" }, []string{"devices[0].parameters[1].unit: ", `"mg2"`, "mg"}},
 		{"statistic", func(c C) { param(c).Statistic = "average" }, []string{`devices[0].parameters[1].statistic: `, `"average"`, "mean"}},
@@ -120,15 +120,15 @@ func TestMistakes(t *testing.T) {
 		{"same selector", func(c C) { second(c).Parameters = []ParameterConfig{*param(c)} },
 			[]string{`devices[1].parameters[0].metric: "tank" is also devices[0].parameters[1].metric`, "add attributes"}},
 		{"formerly empty", func(c C) { c.Devices[0].Formerly = []string{"x", " "} }, []string{`devices[0].formerly: an empty name; leave it out`}},
-		{"formerly itself", func(c C) { c.Devices[0].Formerly = []string{"device_1 "} }, []string{`devices[0].formerly: "device_1" is the present name`}},
-		{"formerly another's", func(c C) { second(c).Formerly = []string{"device_1"} }, []string{`devices[1].formerly: "device_1" (devices[0].device_id) is configured`}},
+		{"formerly itself", func(c C) { c.Devices[0].Formerly = []string{"device_1 "} }, []string{`devices[0].formerly: "device_1" is the current name`}},
+		{"formerly another's", func(c C) { second(c).Formerly = []string{"device_1"} }, []string{`devices[1].formerly: "device_1" (devices[0].device_id) is a configured device`}},
 		{"formerly of two", func(c C) { second(c).Formerly, c.Devices[0].Formerly = []string{"x"}, []string{"x"} },
 			[]string{`devices[1].formerly: "x" is also in devices[0].formerly`}},
 		{"formerly twice", func(c C) { c.Devices[0].Formerly = []string{"x", "x"} }, []string{`devices[0].formerly: "x" is also in devices[0].formerly`}},
 		{"formerly of two lines", func(c C) { c.Devices[0].Formerly = []string{"x\ny"} }, []string{`devices[0].formerly: "x\ny" is not one line`}},
-		{"key formerly itself", func(c C) { param(c).Formerly = []string{"cod"} }, []string{`devices[0].parameters[1].formerly: "cod" is the present name`}},
+		{"key formerly itself", func(c C) { param(c).Formerly = []string{"cod"} }, []string{`devices[0].parameters[1].formerly: "cod" is the current name`}},
 		{"key formerly another's", func(c C) { param(c).Formerly = []string{"ph"} },
-			[]string{`devices[0].parameters[1].formerly: "ph" (devices[0].parameters[0].parameter) is a parameter of the device now`}},
+			[]string{`devices[0].parameters[1].formerly: "ph" (devices[0].parameters[0].parameter) is a current parameter of the device`}},
 		{"key formerly of two", func(c C) { param(c).Formerly, c.Devices[0].Parameters[0].Formerly = []string{"bod"}, []string{"bod"} },
 			[]string{`devices[0].parameters[1].formerly: "bod" is also in devices[0].parameters[0].formerly`}},
 		{"devices_file absent", func(c C) { c.DevicesFile = "absent.csv" }, []string{"devices_file: open absent.csv"}},
@@ -330,7 +330,7 @@ func TestSecretIsNeverPrinted(t *testing.T) {
 	}
 }
 
-// utf16Of is a text as Excel saves it as "Unicode text".
+// utf16Of encodes a text as Excel does for "Unicode text".
 func utf16Of(text string) string {
 	out := "\xff\xfe"
 	for _, r := range text {
@@ -341,7 +341,7 @@ func utf16Of(text string) string {
 
 const csvHead = "\xef\xbb\xbfstation_id,device_id,token_id,latitude,longitude\n"
 
-// write makes a file that has been at rest for a while.
+// write makes a file that was not changed for a while.
 func write(t testing.TB, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -353,7 +353,7 @@ func write(t testing.TB, path, text string) {
 	}
 }
 
-// reload looks twice, as long as there is nothing to say.
+// reload looks at the file up to twice, until there is a change or an error.
 func reload(t testing.TB, r *Registry) (changed bool, err error) {
 	if changed, err = r.Reload(t.Context()); !changed && err == nil {
 		return r.Reload(t.Context())
@@ -368,7 +368,7 @@ func TestDevicesFile(t *testing.T) {
 		{"csv of all columns", "d.csv", "station_id,device_id,token_id,token_id_file,latitude,longitude,public_key,public_key_file\n" +
 			row + ",,,,," + weak + "\n" + "s,d2,," + keyFile + ",,,oops,\n", "d.csv:3: public_key: reading the public key"},
 		{"csv of a spare", "d.csv", "station_id,device_id,token_id,shared_device,delay\n" + row + ",true,5m\n" + "s,d2," + token + ",,\n", ""},
-		{"csv of a delay alone", "d.csv", "station_id,device_id,token_id,delay\n" + row + ",5m\n", "d.csv:2: delay: 5m is of a host that stands by for another sender"},
+		{"csv of a delay alone", "d.csv", "station_id,device_id,token_id,delay\n" + row + ",5m\n", "d.csv:2: delay: 5m is for a host that stands by for another sender"},
 		{"csv of a delay without a unit", "d.csv", "station_id,device_id,token_id,delay\n" + row + ",5\n", "d.csv:2: delay: 5 has no unit"},
 		{"csv formerly", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0; d00\n" + "s,d2," + token + ",\n", ""},
 		{"csv formerly configured", "d.csv", "station_id,device_id,token_id,formerly\n" + row + ",d0;d2\n" + "s,d2," + token + ",\n", `d.csv:2: formerly: "d2" (`},
@@ -379,14 +379,14 @@ func TestDevicesFile(t *testing.T) {
 		{"csv with sep= and a mistake", "d.csv", "sep=;\n" + strings.ReplaceAll(csvHead[3:]+"s,d1,,1,1\n", ",", ";"), "d.csv:3: token_id: missing"},
 		{"csv with blank rows", "d.csv", ",,,,\n" + csvHead[3:] + ",,,,\n" + row + ",17.4,78.5\n , ,,,\n\n,,,,\n", ""},
 		{"csv with a comma at the end", "d.csv", strings.ReplaceAll(csvHead+row+",17.4,78.5\n", "\n", ",\n"), ""},
-		{"csv with more behind the columns", "d.csv", csvHead + row + ",17.4,78.5,77\n", "d.csv:2: wrong number of fields: 6, and the first row has 5"},
+		{"csv with more behind the columns", "d.csv", csvHead + row + ",17.4,78.5,77\n", "d.csv:2: wrong number of fields: 6, but the first row has 5"},
 		{"csv of other case", "d.csv", strings.Replace(strings.ToUpper(csvHead[3:]), "STATION_ID", "Station ID", 1) + row + ",17.4,78.5\n", ""},
 		{"csv of UTF-16", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n"), ""},
-		{"csv of UTF-16 without a mark", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n")[2:], "d.csv: this is no text of UTF-8; save it as CSV UTF-8"},
-		{"csv that is a workbook", "d.csv", "PK\x03\x04\x14\x00", "d.csv: this is a workbook of a spreadsheet; save it as CSV UTF-8"},
+		{"csv of UTF-16 without a mark", "d.csv", utf16Of(csvHead[3:] + row + ",17.4,78.5\r\n")[2:], "d.csv: this text is not UTF-8; save it as CSV UTF-8"},
+		{"csv that is a workbook", "d.csv", "PK\x03\x04\x14\x00", "d.csv: this is a spreadsheet workbook; save it as CSV UTF-8"},
 		{"workbook", "d.xlsx", "PK\x03\x04", "save a workbook as CSV UTF-8"},
 		{"csv with a decimal comma", "d.csv", strings.NewReplacer(",", ";", "§", ",").Replace(csvHead + row + ",17§4,78.5\n"), "d.csv:2: latitude: not a number of degrees; write it with a point"},
-		{"csv with a token of a spreadsheet", "d.csv", csvHead + "s,d1,1.23E+31,17.4,78.5\n", "d.csv:2: token_id: a spreadsheet has made a number of it"},
+		{"csv with a token of a spreadsheet", "d.csv", csvHead + "s,d1,1.23E+31,17.4,78.5\n", "d.csv:2: token_id: a spreadsheet has changed it into a number"},
 		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
 		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
 		{"csv column", "d.csv", "device_id,tokenid\n", `d.csv:1: column "tokenid" is unknown; nearest: token_id`},
@@ -399,7 +399,7 @@ func TestDevicesFile(t *testing.T) {
 		{"csv twice", "d.csv", csvHead + row + ",,\n" + row + ",,\n", `d.csv:3: device_id: "d1" is also `},
 		{"yaml", "d.yaml", "devices:\n- {station_id: s, device_id: d1, token_id: " + token + "}\n", ""},
 		{"yaml formerly", "d.yaml", "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: cod\n    formerly: [cod]\n",
-			`d.yaml:7: devices[0].parameters[0].formerly: "cod" is the present name`},
+			`d.yaml:7: devices[0].parameters[0].formerly: "cod" is the current name`},
 		{"yaml of no device yet", "d.yml", "devices: []\n", ""},
 		{"yaml empty", "d.yml", "", "d.yml:1: no list of `devices:`"},
 		{"yaml without the key", "d.yml", "- station_id: a\n  device_id: b\n", "d.yml:1: no list of `devices:`"},
@@ -424,8 +424,7 @@ func TestDevicesFile(t *testing.T) {
 	}
 }
 
-// A field called `value` is none, so that one file serves both hosts.
-// What a parameter says of its readings holds, or else its device, or else the whole configuration.
+// A key of the parameter overrides the device's key, which overrides the key of the whole configuration.
 func TestRules(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.yaml")
 	write(t, path, "devices:\n- {station_id: s, device_id: d1, token_id: "+token+", reading_stamp: end, parameters: [\n"+
@@ -473,6 +472,7 @@ func TestRules(t *testing.T) {
 	}
 }
 
+// The field `value` is the same as no field, so that one file serves both hosts.
 func TestFieldsOfAHostWithout(t *testing.T) {
 	const entry = "devices:\n- station_id: s\n  device_id: d1\n  token_id: " + token + "\n  parameters:\n  - metric: bod\n    field: value\n    unit: mg/L\n"
 	path := filepath.Join(t.TempDir(), "d.yaml")
@@ -488,7 +488,7 @@ func TestFieldsOfAHostWithout(t *testing.T) {
 	}
 }
 
-// A processor names metrics, and has no use for tokens and keys.
+// A processor names metrics and needs no tokens or keys.
 func TestNamesOnly(t *testing.T) {
 	cfg := good()
 	cfg.NamesOnly, cfg.PublicKeyFile, cfg.Devices[0].TokenIDFile, cfg.Devices[0].PublicKey = true, "absent.pem", "absent.txt", "nonsense"
@@ -606,7 +606,7 @@ func TestReloadWhileResolving(t *testing.T) {
 	wg.Wait()
 }
 
-// Only a file that is whole and at rest is taken: each step is what is in the file at a look.
+// Only a complete file that does not change is used. Each step is the content of the file at one look.
 func TestHalfADevicesFile(t *testing.T) {
 	row := func(id string) string { return "s," + id + "," + token + ",17.25,78.5\n" }
 	all := csvHead + row("d1") + row("d2") + row("d3") + row("d4") + row("d5")
@@ -645,7 +645,7 @@ func TestHalfADevicesFile(t *testing.T) {
 	}
 }
 
-// A file that is still being written is waited for.
+// At the start the registry waits for a file that is still being written.
 func TestDevicesFileThatIsWrittenAtTheStart(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "d.csv")
 	part := csvHead + "s,d1," + token + ",,\n"
@@ -739,7 +739,7 @@ func BenchmarkResolve(b *testing.B) {
 	}
 }
 
-// What comes under a former name is the present one's, as far as a name goes.
+// Series under a former name get the current name.
 func TestFormerly(t *testing.T) {
 	cfg := good()
 	cfg.Devices[0].Formerly, cfg.Devices[0].Parameters[1].Formerly = []string{" old_1", "old_2"}, []string{"bod"}
@@ -778,7 +778,7 @@ func TestFormerly(t *testing.T) {
 	}
 }
 
-// Tokens and ids of digits and one e are what they are, and no number.
+// A token or id of digits and one e is not a number.
 func TestNoNumberOfASpreadsheet(t *testing.T) {
 	for _, token := range []string{"000000000000000000000000000037e5", "12345678901234567890123456789E12"} {
 		mustNew(t, Config{PublicKeyFile: keyFile, Devices: []DeviceConfig{{StationID: "1e5", DeviceID: "12E34", TokenID: Secret(token)}}})

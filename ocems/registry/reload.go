@@ -7,11 +7,12 @@ import (
 )
 
 const (
-	answerWithin = 10 * time.Second // of a disk
-	restFor      = time.Second      // of a devices_file at the start
+	answerWithin = 10 * time.Second // limit for reading the files
+	restFor      = time.Second      // at the start a devices_file must not change for this time
 )
 
-// look has the files read. It does not wait for ever for a disk that does not answer, and asks no second time meanwhile.
+// look reads the files in a goroutine. It gives up after answerWithin if the disk does not answer. Until that goroutine ends,
+// no second one starts.
 func (r *Registry) look(ctx context.Context, read func() look) (look, error) {
 	if r.asked == nil {
 		answer := make(chan look, 1)
@@ -25,13 +26,14 @@ func (r *Registry) look(ctx context.Context, read func() look) (look, error) {
 		r.asked = nil
 		return l, l.err
 	case <-timer.C:
-		return look{}, fmt.Errorf("the devices_file, or a file that the configuration names, is not read within %s: see whether its disk or network mount answers", answerWithin)
+		return look{}, fmt.Errorf("the devices_file, or a file that the configuration names, cannot be read within %s: check its disk or network mount", answerWithin)
 	case <-ctx.Done():
 		return look{}, ctx.Err()
 	}
 }
 
-// first reads the files at the start. A devices_file that was changed just now may be half a file: it must have been at rest.
+// first reads the files at the start. A devices_file with a recent change may be incomplete, so first waits until it does not
+// change for restFor.
 func (r *Registry) first() look {
 	for range 8 {
 		l := r.secret()
@@ -44,12 +46,12 @@ func (r *Registry) first() look {
 			return l
 		}
 	}
-	return look{err: fmt.Errorf("devices_file: %s is still being written; start again when it is whole", r.file)}
+	return look{err: fmt.Errorf("devices_file: %s is still being written; start again when it is complete", r.file)}
 }
 
-// Reload looks at the devices_file, and says whether its devices are in force now for the first time. A file is taken
-// when it is as it was at the last look, so that it is whole; one with less than half of the devices in force, a look
-// later. A faulty file changes nothing: the previous devices stay until it is corrected.
+// Reload looks at the devices_file and reports whether it now uses new devices. It uses a file when two looks find the same
+// content, so that the file is complete. A file with less than half of the current devices must be the same at one more look.
+// A faulty file changes nothing: the previous devices stay until it is corrected.
 func (r *Registry) Reload(ctx context.Context) (changed bool, err error) {
 	if r.file == "" {
 		return false, nil
@@ -73,7 +75,7 @@ func (r *Registry) Reload(ctx context.Context) (changed bool, err error) {
 	}
 	if n, before := len(l.ids), len(r.now.Load().ids); 2*n < before && !l.is(r.few) {
 		r.few = l.version
-		return false, fmt.Errorf("the devices_file %s leaves %d devices of %d: it is taken if it is still so at the next look", r.file, n, before)
+		return false, fmt.Errorf("the devices_file %s has only %d devices of %d: it is used if the next look finds the same content", r.file, n, before)
 	}
 	r.seen = l.version
 	r.before.Store(r.now.Load())
@@ -81,8 +83,8 @@ func (r *Registry) Reload(ctx context.Context) (changed bool, err error) {
 	return true, nil
 }
 
-// Watch reloads at the given interval until ctx ends. It calls onChange after each change, and onError when a reload
-// fails otherwise than the one before. Either may be nil.
+// Watch reloads at the given interval until ctx ends. It calls onChange after each change, and onError for each error that
+// differs from the one before. Both may be nil.
 func (r *Registry) Watch(ctx context.Context, every time.Duration, onChange func(), onError func(error)) {
 	if r.file == "" {
 		return

@@ -10,21 +10,21 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Metric is a host's metric as far as its name goes.
+// Metric is the part of a host's metric that names it.
 type Metric struct {
 	Name  string
 	Field string // of a Telegraf metric; "" and `value` are the same
 	Unit  string // the metric's own unit, if it has one
-	// Statistic is what the kind of metric suggests: last for a counter, sum for one of deltas, else mean. It holds where
-	// neither the configuration nor the parameter says otherwise; a sum of deltas is never a totalizer's reading.
+	// Statistic is the default for this kind of metric: last for a counter, sum for a counter of deltas, otherwise mean. The
+	// configuration overrides it. A totalizer replaces mean by last, but never replaces sum.
 	Statistic slot.Statistic
 	Attr      func(key string) (string, bool)
 }
 
-// longest is how many bytes are kept of a text that a sender chose. No key, unit or id of the board is as long.
+// longest is the number of bytes that are kept of a sender's text. No key, unit or id of the board is as long.
 const longest = 256
 
-// Short is the beginning of a text that a sender chose: nothing that is kept or logged of it is longer.
+// Short truncates a text from a sender. Only the result may be kept or logged.
 func Short(text string) string {
 	if len(text) <= longest {
 		return text
@@ -32,7 +32,7 @@ func Short(text string) string {
 	return strings.Clone(strings.ToValidUTF8(text[:longest], "")) + "..."
 }
 
-// Match is what one metric is to the board.
+// Match is a parameter of a device to which a metric is mapped.
 type Match struct {
 	Device     *Device
 	Parameter  string
@@ -43,11 +43,11 @@ type Match struct {
 	Rules      *Rules
 }
 
-// ErrUnknownDevice is a device attribute that names no device, on a metric that a catalogue key names.
+// ErrUnknownDevice means that the device attribute of a metric, whose name is a catalogue key, names no configured device.
 var ErrUnknownDevice = errors.New("unknown device")
 
-// UnknownDeviceError wraps ErrUnknownDevice. The nearest ids are looked for only when the text is wanted: among
-// thousands of devices that takes longer than a sample may.
+// UnknownDeviceError wraps ErrUnknownDevice. Error finds the nearest ids, not Resolve, because a search among thousands of
+// devices takes too long for each sample.
 type UnknownDeviceError struct {
 	Device string
 	Metric string
@@ -64,7 +64,7 @@ func (e *UnknownDeviceError) Error() string {
 
 func (e *UnknownDeviceError) Unwrap() error { return ErrUnknownDevice }
 
-// ResolveError is a metric that is a device's parameter but has no unit, or a unit or flag that is not in the
+// ResolveError means that a metric is a device's parameter but has no unit, or has a unit or flag that is not in the
 // catalogue. Err is then a *spec.UnknownError with the nearest keys.
 type ResolveError struct {
 	Device    string
@@ -79,9 +79,9 @@ func (e *ResolveError) Error() string {
 
 func (e *ResolveError) Unwrap() error { return e.Err }
 
-// Resolve says which parameters of which devices a metric is: all mappings of the configuration that it fits; or else
-// the device that its attribute names and the catalogue key that it is called. None and no error is a metric to be
-// ignored. Where some of several mappings are faulty, the others are returned beside the error.
+// Resolve returns the parameters to which a metric is mapped: all mappings of the configuration that it fits. Without a
+// mapping, its attribute gives the device and its name gives the catalogue key. A metric without match and error is
+// ignored. If some of several mappings are faulty, the others are returned with the error.
 func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	s := r.now.Load()
 	sel := selector{m.Name, plainField(m.Field)}
@@ -140,8 +140,8 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	return []Match{match}, nil
 }
 
-// Finished says what a finished slot of the processor is: its metric is called by the parameter's key, and has its flag and
-// unit. Mapping and statistic are not applied again. The error is why it cannot be sent.
+// Finished returns the parameter of a finished slot of the processor. The metric's name is the parameter key, and it has flag
+// and unit. Mapping and statistic are not applied again. The error says why the slot cannot be sent.
 func (r *Registry) Finished(m Metric) (match Match, err error) {
 	id, _ := m.attr("ocems.device.id", "ocems_device_id")
 	m.Name, m.Unit = Short(m.Name), Short(m.Unit)
@@ -179,7 +179,7 @@ func (r *Registry) Finished(m Metric) (match Match, err error) {
 	return match, nil
 }
 
-// attr reads an attribute under its name in the collector or in Telegraf, as [Short]. An empty one is none.
+// attr reads an attribute by its name in the collector or in Telegraf, truncated by [Short]. An empty value is no attribute.
 func (m Metric) attr(keys ...string) (string, bool) {
 	if m.Attr == nil {
 		return "", false
@@ -194,7 +194,7 @@ func (m Metric) attr(keys ...string) (string, bool) {
 	return "", false
 }
 
-// Flag is the operation mode that the metric gives, U where it gives none.
+// Flag returns the operation mode of the metric, U by default.
 func (m Metric) Flag() (spec.Flag, error) {
 	v, ok := m.attr("ocems.flag", "ocems_flag")
 	if !ok {
@@ -203,7 +203,7 @@ func (m Metric) Flag() (spec.Flag, error) {
 	return spec.ParseFlag(v)
 }
 
-// unit fills in the unit of a match whose mapping gives none.
+// unit sets the unit of a match whose mapping has none.
 func (m Metric) unit(match *Match, noUnit error) error {
 	if match.Unit != "" {
 		return nil
@@ -222,10 +222,10 @@ func (m Metric) unit(match *Match, noUnit error) error {
 	return nil
 }
 
-// selector is what mappings are indexed by.
+// selector is the index key of mappings.
 type selector struct{ metric, field string }
 
-// plainField makes `value`, as Telegraf calls an only field, the same as none.
+// plainField maps `value`, which is Telegraf's name of an only field, to no field.
 func plainField(field string) string {
 	if field == "value" {
 		return ""
@@ -233,7 +233,7 @@ func plainField(field string) string {
 	return field
 }
 
-// catalogueName is the word that may be a catalogue key: the field, which is more exact, or else the metric.
+// catalogueName returns the name that may be a catalogue key: the field, which is more exact, or the metric.
 func (s selector) catalogueName() string {
 	if s.field != "" {
 		return s.field
@@ -263,8 +263,8 @@ func (p *mapping) statisticOf(m Metric) slot.Statistic {
 	return statisticOf(p.parameter, m)
 }
 
-// statisticOf is the default: the parameter decides, and only then the kind of metric. The last of several deltas would be
-// nobody's reading.
+// statisticOf returns the default statistic. It depends on the parameter first, then on the kind of metric. Deltas of a
+// totalizer stay sum, because the last delta is not a reading of it.
 func statisticOf(parameter string, m Metric) slot.Statistic {
 	if m.Statistic == slot.Mean && spec.IsTotalizer(parameter) {
 		return slot.Last
@@ -284,8 +284,8 @@ func (p *mapping) fits(m Metric) bool {
 	return true
 }
 
-// group holds the mappings of one selector by their most telling attribute, so that a hub whose thousands of devices
-// share a metric name finds the one without trying them all.
+// group holds the mappings of one selector, indexed by the attribute with the most values. A hub whose thousands of devices
+// share a metric name then finds a mapping without trying all.
 type group struct {
 	plain []*mapping // without attributes
 	keys  []string   // the attributes of by
@@ -335,7 +335,7 @@ func newIndex(mappings []*mapping) map[selector]*group {
 	return index
 }
 
-// candidates yields the mappings that may fit.
+// candidates yields the mappings that can fit.
 func (g *group) candidates(m Metric) func(yield func(*mapping) bool) {
 	return func(yield func(*mapping) bool) {
 		for _, p := range g.plain {

@@ -5,12 +5,12 @@ import (
 	"strconv"
 )
 
-// wide is where 7 significant digits and 3 decimals are the same.
+// From wide on, 3 decimals are more than 7 significant digits.
 const wide = 10_000
 
-// Round rounds a value to decimals. Where they are less than 0, it keeps 7 significant digits, which are as many as a
-// register of 32 bits holds (110.1 comes from it as 110.0999984741211), and at least 3 decimals, so that a totalizer loses
-// nothing. It rounds in decimal, so that what is sent is what strconv prints.
+// Round rounds a value to decimals. If decimals is less than 0, it keeps 7 significant digits and at least 3 decimals. A
+// 32-bit register holds 7 digits (110.1 is read as 110.0999984741211), and with 3 decimals a totalizer loses nothing. It
+// rounds in decimal, so that the payload has the digits that strconv prints.
 func Round(value float64, decimals int) float64 {
 	text := ""
 	switch {
@@ -25,7 +25,7 @@ func Round(value float64, decimals int) float64 {
 	return value
 }
 
-// Decimals are those of the device's entry for the parameter, or -1.
+// Decimals returns the decimals of the device's entry for the parameter, or -1.
 func (d *Device) Decimals(parameter string) int {
 	if m := d.parameters[parameter]; m != nil {
 		return m.decimals

@@ -10,16 +10,17 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Common are keys of a parameter that a whole configuration may give for all.
+// Common are keys of a parameter that the configuration may also set for all parameters.
 type Common struct {
-	// ReadingStamp is which bound of its own period stamps a reading: start or end. One stamped end, and on the boundary of
-	// two slots, is of the slot that ends there.
+	// ReadingStamp is the bound of its period that stamps a reading: start or end. With end, a reading on the boundary of two
+	// slots belongs to the slot that ends there.
 	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
-	// MinCoverage is the share of a slot's 15 minutes, 0 to 1, in which there must be readings. Else BelowMinCoverage holds.
+	// MinCoverage is the share of a slot's 15 minutes, 0 to 1, in which there must be readings. With less, BelowMinCoverage
+	// applies.
 	MinCoverage Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
-	// BelowMinCoverage is what becomes of a slot below MinCoverage: leave_out, or wait for a person.
+	// BelowMinCoverage is the action for a slot below MinCoverage: leave_out, or wait for a person.
 	BelowMinCoverage string `mapstructure:"below_min_coverage" toml:"below_min_coverage" yaml:"below_min_coverage"`
-	// FlatLineAfter is after how long a value that stays the same is told. It changes no data; 0 is never.
+	// FlatLineAfter is the time without a change of the value after which there is a warning; 0 is never. Data is not changed.
 	FlatLineAfter Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
 }
 
@@ -28,22 +29,22 @@ func DefaultCommon() Common {
 	return Common{ReadingStamp: ReadingStamps[0], BelowMinCoverage: BelowMinCoverage[0], FlatLineAfter: Duration{24 * time.Hour}}
 }
 
-// ReadingStamps and BelowMinCoverage are the values of these keys.
+// ReadingStamps and BelowMinCoverage are the valid values of these keys.
 var (
 	ReadingStamps    = []string{"start", "end"}
 	BelowMinCoverage = []string{"leave_out", "wait"}
 )
 
-// Validity are the keys of a parameter that say which of its readings and values are to be believed.
+// Validity are the keys of a parameter that say which of its readings and values are valid.
 type Validity struct {
 	// ReadingStamp is as in Common.
 	ReadingStamp string `mapstructure:"reading_stamp" toml:"reading_stamp" yaml:"reading_stamp"`
-	// ValidMin and ValidMax are bounds of a reading's value, which may be equal to them.
+	// ValidMin and ValidMax are the inclusive bounds of a reading's value.
 	ValidMin *Number `mapstructure:"valid_min" toml:"valid_min" yaml:"valid_min"`
 	ValidMax *Number `mapstructure:"valid_max" toml:"valid_max" yaml:"valid_max"`
-	// InvalidValues are values that are no reading, such as -9999.
+	// InvalidValues are values that are not readings, such as -9999.
 	InvalidValues Numbers `mapstructure:"invalid_values" toml:"invalid_values" yaml:"invalid_values"`
-	// MaxStep is the most that a value may change a minute.
+	// MaxStep is the largest change of a value per minute.
 	MaxStep *Number `mapstructure:"max_step" toml:"max_step" yaml:"max_step"`
 	// MinCoverage is as in Common.
 	MinCoverage *Number `mapstructure:"min_coverage" toml:"min_coverage" yaml:"min_coverage"`
@@ -51,31 +52,31 @@ type Validity struct {
 	BelowMinCoverage string `mapstructure:"below_min_coverage" toml:"below_min_coverage" yaml:"below_min_coverage"`
 	// FlatLineAfter is as in Common.
 	FlatLineAfter *Duration `mapstructure:"flat_line_after" toml:"flat_line_after" yaml:"flat_line_after"`
-	// LimitLow and LimitHigh are bounds of a 15-minute value, beyond which it is told. They change no data.
+	// LimitLow and LimitHigh are bounds of a 15-minute value. Outside them there is a warning. Data is not changed.
 	LimitLow  *Number `mapstructure:"limit_low" toml:"limit_low" yaml:"limit_low"`
 	LimitHigh *Number `mapstructure:"limit_high" toml:"limit_high" yaml:"limit_high"`
 }
 
-// Rules are what a configuration says of a parameter's readings and of its 15-minute values. Parameters may share them.
+// Rules are the configured rules for a parameter's readings and its 15-minute values. Parameters may share them.
 type Rules struct {
-	ValidMin, ValidMax  float64 // of a reading, inclusive; infinite where not set
-	MaxStep             float64 // of a reading, a minute; 0 is no limit
+	ValidMin, ValidMax  float64 // of a reading, inclusive; infinite if not set
+	MaxStep             float64 // of a reading, per minute; 0 is no limit
 	MinCoverage         float64 // of a slot, 0 to 1
-	Waits               bool    // a slot below it, for a person; else it is left out
+	Waits               bool    // a slot below MinCoverage waits for a person; otherwise it is left out
 	EndStamped          bool    // a reading's time is the end of its period
 	FlatLineAfter       time.Duration
-	LimitLow, LimitHigh float64 // of a 15-minute value, inclusive; infinite where not set
+	LimitLow, LimitHigh float64 // of a 15-minute value, inclusive; infinite if not set
 
 	invalid []float64
 }
 
-// LeftOut says why a reading with this value is left out, and by which key; Taken where it is not.
+// LeftOut returns why a reading with this value is left out, with the key, or Taken.
 func (r *Rules) LeftOut(v float64) (reason slot.Reason, detail string) {
 	switch {
-	case math.IsInf(v, 0): // no number
+	case math.IsInf(v, 0): // not a number
 	case slices.Contains(r.invalid, v):
 		return slot.Invalid, fmt.Sprint(v, " is one of invalid_values")
-	case v < min(r.ValidMin, float64(float32(r.ValidMin))): // an instrument at its range's end may send 32 bits
+	case v < min(r.ValidMin, float64(float32(r.ValidMin))): // the limit of its range may come as a 32-bit float
 		return slot.BelowMin, fmt.Sprint(v, " is below valid_min ", r.ValidMin)
 	case v > max(r.ValidMax, float64(float32(r.ValidMax))):
 		return slot.AboveMax, fmt.Sprint(v, " is above valid_max ", r.ValidMax)
@@ -83,7 +84,7 @@ func (r *Rules) LeftOut(v float64) (reason slot.Reason, detail string) {
 	return slot.Taken, ""
 }
 
-// TooFew says why a slot with readings in so many of its minutes is below MinCoverage, or "".
+// TooFew returns why a slot with readings in this number of minutes is below MinCoverage, or "".
 func (r *Rules) TooFew(minutes int) string {
 	const all = int(spec.SlotLength / time.Minute)
 	if float64(minutes)/float64(all) >= r.MinCoverage {
@@ -97,7 +98,7 @@ func (r *Rules) LeavesOut() bool {
 	return len(r.invalid) > 0 || !math.IsInf(r.ValidMin, -1) || !math.IsInf(r.ValidMax, 1)
 }
 
-// Rules are those of a parameter of the device.
+// Rules returns the rules for a parameter of the device.
 func (d *Device) Rules(parameter string) *Rules {
 	if m := d.parameters[parameter]; m != nil {
 		return m.rules
@@ -105,14 +106,14 @@ func (d *Device) Rules(parameter string) *Rules {
 	return d.rules
 }
 
-// TooFew says why a parameter's value of so many minutes is not to be sent, or "", and whether it waits for a person or is
-// left out.
+// TooFew returns why a parameter's value is not sent if it has readings in this number of minutes, or "". waits says that
+// it waits for a person; otherwise it is left out.
 func (d *Device) TooFew(parameter string, minutes int) (why string, waits bool) {
 	r := d.Rules(parameter)
 	return r.TooFew(minutes), r.Waits
 }
 
-// common checks the keys that hold for all.
+// common checks the keys that apply to all parameters.
 func (b *builder) common(d Common) *Rules {
 	at := func(key string) string { return key }
 	r := &Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1)}
@@ -123,7 +124,7 @@ func (b *builder) common(d Common) *Rules {
 	return r
 }
 
-// rules are those of an entry, of which the common ones hold where it says nothing.
+// rules returns the rules of an entry. The common rules are the defaults.
 func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rules {
 	if v.ReadingStamp == "" && v.ValidMin == nil && v.ValidMax == nil && len(v.InvalidValues) == 0 && v.MaxStep == nil && v.MinCoverage == nil &&
 		v.BelowMinCoverage == "" && v.FlatLineAfter == nil && v.LimitLow == nil && v.LimitHigh == nil {
@@ -137,14 +138,14 @@ func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rul
 	for _, n := range v.InvalidValues {
 		x := float64(n)
 		b.finite(at, "invalid_values", x)
-		r.invalid = append(r.invalid, x, float64(float32(x))) // as a register of 32 bits has it
+		r.invalid = append(r.invalid, x, float64(float32(x))) // as a 32-bit register has it
 	}
 	if v.MaxStep != nil {
 		r.MaxStep = float64(*v.MaxStep)
 		switch {
 		case !b.finite(at, "max_step", r.MaxStep):
 		case r.MaxStep == 0:
-			b.fault(at("max_step"), "0 leaves out all that changes; leave it out for no limit")
+			b.fault(at("max_step"), "0 refuses every reading that differs from the one before; leave the key out for no limit")
 		case r.MaxStep < 0:
 			b.fault(at("max_step"), "%v is less than 0; nearest: %v", r.MaxStep, -r.MaxStep)
 		}
@@ -170,7 +171,7 @@ func (b *builder) waits(at func(string) string, value string, common bool) bool 
 	const key = "below_min_coverage"
 	waits := b.second(at, key, value, BelowMinCoverage, common)
 	if b.noOutbox && value == BelowMinCoverage[1] {
-		b.fault(at(key), "%q needs an outbox, which a processor does not have: let the exporter make these slots; nearest: %s", value, BelowMinCoverage[0])
+		b.fault(at(key), "%q needs an outbox, and a processor has none: let the exporter make these slots; nearest: %s", value, BelowMinCoverage[0])
 	}
 	return waits
 }
@@ -189,7 +190,7 @@ func (b *builder) flatLine(at func(string) string, after Duration) time.Duration
 	return after.Duration
 }
 
-// bounds takes over a lower and an upper bound where they are given.
+// bounds sets a lower and an upper bound if they are given.
 func (b *builder) bounds(at func(string) string, low, high string, from, to *Number, least, most *float64) {
 	if from != nil && b.finite(at, low, float64(*from)) {
 		*least = float64(*from)
@@ -204,7 +205,7 @@ func (b *builder) bounds(at func(string) string, low, high string, from, to *Num
 
 func (b *builder) finite(at func(string) string, key string, v float64) bool {
 	if math.IsNaN(v) || math.IsInf(v, 0) {
-		b.fault(at(key), "%v is no finite number; leave it out, or give one such as 19.076", v)
+		b.fault(at(key), "%v is not a finite number; leave it out, or give one such as 19.076", v)
 		return false
 	}
 	return true

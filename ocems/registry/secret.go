@@ -8,8 +8,8 @@ import (
 
 const redacted = "[REDACTED]"
 
-// Secret is a token or a key. However it is printed, marshalled or logged, it reads [REDACTED]. (fmt reaches an
-// unexported field of a struct without its methods: keep secrets in exported fields or in closures.)
+// Secret is a token or a key. It is always printed, marshalled and logged as [REDACTED]. (fmt prints unexported fields
+// of a struct without their methods, so keep secrets in exported fields or in closures.)
 type Secret string
 
 // Reveal returns the secret itself.
@@ -18,7 +18,7 @@ func (s Secret) Reveal() string { return string(s) }
 func (Secret) String() string   { return redacted }
 func (Secret) GoString() string { return redacted }
 
-// Format hides the secret from every verb, %x and %d among them.
+// Format hides the secret from every verb, including %x and %d.
 func (Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
 
 // MarshalText hides the secret from JSON, YAML and TOML.

@@ -14,19 +14,20 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Export is what the board's own page says: values by device, parameter and slot, in 15-minute slots by their stamps.
+// Export is an export of the board's page: values by device, parameter and stamp of the slot.
 type Export struct {
 	values      map[exportKey]exported
 	known       map[[2]string]bool // device and parameter
 	first, last int64
-	device      bool // it has a column for that
+	device      bool // it has a device column
 }
 
 type exportKey struct {
-	device, parameter string // of a parameter the letters and digits, in lower case
+	device, parameter string // parameter: letters and digits only, in lower case
 	slot              int64
 }
 
@@ -35,8 +36,8 @@ type exported struct {
 	text  string
 }
 
-// Comparison is what differs between the trails and the board's page. Only slots are compared that lie between the first and
-// the last one of the export, of parameters that it has.
+// Comparison has the differences between the trails and the board's page. It compares the parameters of the export, from its
+// first to its last slot.
 type Comparison struct {
 	First       time.Time         `json:"first"`
 	Last        time.Time         `json:"last"`
@@ -45,7 +46,7 @@ type Comparison struct {
 	NotThere    []string          `json:"not_in_the_export"` // parameters, as device/parameter
 }
 
-// BoardCounts are of one parameter.
+// BoardCounts counts the slots of one parameter.
 type BoardCounts struct {
 	Device    string `json:"device"`
 	Parameter string `json:"parameter"`
@@ -55,18 +56,18 @@ type BoardCounts struct {
 	Other     int    `json:"other_value"`
 }
 
-// BoardDifference is one slot.
+// BoardDifference is a slot that differs.
 type BoardDifference struct {
 	Device    string    `json:"device"`
 	Parameter string    `json:"parameter"`
 	Stamp     time.Time `json:"stamp"`
 	What      string    `json:"what"` // only there, only here or other value
-	Class     string    `json:"here"` // what the trails say
+	Class     string    `json:"here"` // outcome in the trails
 	Here      *float64  `json:"value_here"`
 	There     *float64  `json:"value_there"`
 }
 
-// columnNames are how exports call what is needed, as letters in lower case.
+// columnNames are the known names of each column, letters and digits only, in lower case.
 var columnNames = map[string][]string{
 	"device":    {"deviceid", "device", "deviceno", "analyzerid", "analyserid"},
 	"parameter": {"parameter", "parametername", "parameterkey", "param", "pollutant"},
@@ -74,11 +75,11 @@ var columnNames = map[string][]string{
 	"value":     {"value", "avgvalue", "averagevalue", "avg", "average", "concentration", "reading", "result"},
 }
 
-// exportTimes are the forms of a time; without a zone it is IST.
+// exportTimes are the time formats; a time without a zone is IST.
 var exportTimes = []string{time.DateTime, "2006-01-02 15:04", time.RFC3339, "2006-01-02T15:04:05", "2006-01-02T15:04", "02-01-2006 15:04:05", "02-01-2006 15:04",
 	"02/01/2006 15:04:05", "02/01/2006 15:04", "02-Jan-2006 15:04:05", "02-Jan-2006 15:04", "02 Jan 2006 15:04", "02-01-2006 03:04 PM", "02/01/2006 03:04 PM"}
 
-// ReadExport reads a CSV with a header; columns are found by their names, in any order. An empty value is none.
+// ReadExport reads a CSV with a header. Columns are found by name, in any order. An empty value is no value.
 func ReadExport(r io.Reader) (*Export, error) {
 	text, err := io.ReadAll(r)
 	if err != nil {
@@ -106,7 +107,7 @@ func ReadExport(r io.Reader) (*Export, error) {
 			}
 		}
 		if columns[what] < 0 && what != "device" {
-			return nil, fmt.Errorf("no column is its %s: it has %s; one must be called %s", what, strings.Join(header, ", "), names[0])
+			return nil, fmt.Errorf("the header has no column for the %s: it has %s; name one %q", what, strings.Join(header, ", "), names[0])
 		}
 	}
 	day := slices.IndexFunc(header, func(text string) bool { return letters(text) == "date" })
@@ -138,12 +139,12 @@ func ReadExport(r io.Reader) (*Export, error) {
 		}
 	}
 	if len(x.known) == 0 {
-		return nil, errors.New("it has no line but its header")
+		return nil, errors.New("it has a header only")
 	}
 	return x, nil
 }
 
-// noValue are how pages write that there is none.
+// noValue are texts that stand for no value.
 var noValue = []string{"", "-", "--", "na", "n/a", "null", "nil", "nan"}
 
 func (x *Export) take(device, parameter, when, value string) error {
@@ -185,7 +186,7 @@ func letters(text string) string {
 	}, text)
 }
 
-// equal reports whether a value is what the page shows, which may round.
+// equal reports whether a value equals that of the page, which may be rounded.
 func (e exported) equal(v float64) bool {
 	decimals := 0
 	if _, after, ok := strings.Cut(e.text, "."); ok {
@@ -194,10 +195,10 @@ func (e exported) equal(v float64) bool {
 	return math.Abs(e.value-v) <= 0.5000001*math.Pow10(-decimals)
 }
 
-// Compare adds what the board's page says. The readings have to be kept.
+// Compare adds a comparison with the board's page. It needs Options.Readings.
 func (r *Report) Compare(x *Export) error {
 	if !x.device && len(r.Devices) > 1 {
-		return fmt.Errorf("no column is its device, and the report has %d: add one that is called %s, or name a --device", len(r.Devices), columnNames["device"][0])
+		return fmt.Errorf("it has no device column, but the report has %d devices: add a column %s, or give --device", len(r.Devices), columnNames["device"][0])
 	}
 	c := &Comparison{First: at(x.first), Last: at(x.last), Parameters: []BoardCounts{}, Differences: []BoardDifference{}, NotThere: []string{}}
 	for i := range r.Devices {
@@ -221,7 +222,7 @@ func (r *Report) Compare(x *Export) error {
 	return nil
 }
 
-// find is how the export calls a parameter: by its key, or by the name on the board's pages.
+// find finds a parameter in the export, by its key or by its name on the board's page.
 func (x *Export) find(device, parameter string) (exportKey, bool) {
 	if !x.device {
 		device = ""
@@ -246,14 +247,14 @@ func (c *Comparison) compare(r *Report, device, parameter string, s *series, x *
 		on, place := split(key.slot)
 		today := s.day(on)
 		class, _ := s.state(today, on, place)
-		diff := BoardDifference{Device: device, Parameter: parameter, Stamp: at(key.slot), Class: classNames[class]}
-		if class > isExcluded && class != isCalibration && today.readings != nil && today.readings[place] != (reading{}) {
+		diff := BoardDifference{Device: device, Parameter: parameter, Stamp: at(key.slot), Class: class.String()}
+		if class > calendar.Excluded && class != calendar.Calibration && today.readings != nil && today.readings[place] != (reading{}) {
 			diff.Here = &today.readings[place].value
 		}
 		if has {
 			diff.There = &there.value
 		}
-		switch reached := class >= isStored && class != isCalibration; {
+		switch reached := class >= calendar.Stored && class != calendar.Calibration; {
 		case !reached && !has:
 			continue
 		case !reached:
@@ -274,10 +275,10 @@ func (c *Comparison) compare(r *Report, device, parameter string, s *series, x *
 	c.Parameters = append(c.Parameters, n)
 }
 
-// mostDifferences is how many are shown to a person.
+// mostDifferences is how many differences text and HTML show.
 const mostDifferences = 500
 
-// Shown are the differences that a person sees, and how many are more.
+// Shown are the differences that text and HTML show.
 func (c *Comparison) Shown() []BoardDifference {
 	return c.Differences[:min(len(c.Differences), mostDifferences)]
 }
@@ -301,15 +302,15 @@ func (c *Comparison) Verdict() string {
 	return text
 }
 
-// String is a difference as a person reads it.
+// String is a difference for a person.
 func (d BoardDifference) String() string {
 	return fmt.Sprintf("%s %s: %s; here %s, there %s", d.Parameter, d.StampText(), d.What, d.HereText(), d.ThereText())
 }
 
-// StampText, HereText and ThereText are for a table.
+// StampText is the stamp, for a table.
 func (d BoardDifference) StampText() string { return d.Stamp.Format("2006-01-02 15:04") }
 
-// HereText is what the trails say.
+// HereText is the value and outcome in the trails.
 func (d BoardDifference) HereText() string {
 	if d.Here == nil {
 		return cmp.Or(d.Class, "not expected")
@@ -317,7 +318,7 @@ func (d BoardDifference) HereText() string {
 	return strconv.FormatFloat(*d.Here, 'f', -1, 64) + " " + d.Class
 }
 
-// ThereText is what the page says.
+// ThereText is the value on the board's page.
 func (d BoardDifference) ThereText() string {
 	if d.There == nil {
 		return "nothing"

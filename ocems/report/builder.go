@@ -19,48 +19,49 @@ const (
 	istSlots    = 22 // IST is 22 slots before UTC
 	allPoints   = uint32(1)<<(slotMillis/pointMillis) - 1
 
-	// maxDays keeps a senseless stamp in an altered trail from asking for centuries of slots.
+	// maxDays limits the period: an altered trail may have a stamp that is centuries away.
 	maxDays = 3660
 )
 
-// Options choose what is reported. The period is one for all devices, so that a device that fell silent is missing.
+// Options select the content of a report. All devices have the same period, so that a silent device has missing slots.
 type Options struct {
-	From, To time.Time // days in IST, both included; zero is the first or last slot of the trails
-	Device   string    // only this one; empty is all
-	Host     *Host     // what its configuration and its state add; nil: the trails alone are known
+	From, To time.Time // days in IST, inclusive; zero is the first or last slot of the trails
+	Device   string    // only this device; "" is all
+	Host     *Host     // from its configuration and state; nil: only the trails are known
 	Software string    // name and version of the program that makes the report
 	Stamp    string    // the bound of its window that stamps a slot: "end" (default) or "start"
-	Now      time.Time // no slot is expected after it, and the report is of this time
-	Readings bool      // keep the readings too, for HTML: of files whose lines are read
-	Verify   bool      // read every line, and not the sums of closed files
+	Now      time.Time // time of the report; no later slot is expected
+	Readings bool      // keep the readings of files whose lines are read, for HTML
+	Verify   bool      // read every line of closed files, not only their summary lines
 }
 
-// Host is what is known of one beside its trails.
+// Host has what is known of a host beside its trails.
 type Host struct {
 	Due   []Due
 	Until time.Time // stamp of the newest slot that is expected at the board
 }
 
-// Due is a parameter of which a slot is due each quarter of an hour.
+// Due is a parameter with a slot due every 15 minutes.
 type Due struct {
 	Station, Device, Parameter, Unit string
 	Diagnostic                       bool
-	Since                            time.Time // stamp of the first slot; zero is that of the period
-	Refused                          string    // why the board refuses it now, a status or another hold reason, or ""
-	Trouble, Cure                    string    // what is wrong with it now, and what to do; "" where nothing is, or nothing is known
+	Since                            time.Time // stamp of the first slot; zero is the start of the period
+	Refused                          string    // why the board refuses it now: a status code or another hold reason, or ""
+	Trouble, Cure                    string    // what is wrong with it now, and what to do; "" if nothing is known to be wrong
+	Asked                            bool      // Trouble names the slots on which a person must decide
 }
 
-// Builder takes in trails.
+// Builder collects the content of trails.
 type Builder struct {
 	o           Options
-	first, last int64 // slots of the period that the options give; the whole range where they give none
-	low, high   int64 // slots that the trails name
+	first, last int64 // slots of the period in the options; the whole range without one
+	low, high   int64 // slots in the trails
 	any         bool
-	begun       time.Time // first line of the trails
+	begun       time.Time // time of the first line of the trails
 	trails      []Trail
-	marked      bool        // they tell when a host ran
+	marked      bool        // the trails show when a host ran
 	hosts       []hostTimes // by trail
-	files       []string    // that each trail goes on in
+	files       []string    // the newest file of each trail
 	devices     map[string]*device
 	offGrid     int
 	units       map[string]uint16
@@ -68,19 +69,19 @@ type Builder struct {
 	shapes      map[ranksOfDay]*ranksOfDay
 }
 
-// hostTimes are of the host of a trail, in order.
+// hostTimes are the times of a trail's host, in order.
 type hostTimes struct {
 	off     []audit.Off
-	stopped time.Time // and not started again
+	stopped time.Time // not started again since
 	outages map[outageKey]*audit.Outage
 }
 
 type device struct {
 	station, id string
-	trail       int        // that names it; -1 none, -2 several
-	named       audit.Date // of the day that named the station
+	trail       int        // that has it; -1 none, -2 several
+	named       audit.Date // day of the line with the station
 	series      map[seriesKey]*series
-	other       Samples // that name no parameter
+	other       Samples // without a parameter
 }
 
 type seriesKey struct {
@@ -89,23 +90,23 @@ type seriesKey struct {
 }
 
 type series struct {
-	days                          []day            // in their order
+	days                          []day            // in order
 	points                        map[int64]points // by slot
 	unit                          string
-	named                         audit.Date // of the day that named the unit
-	closed                        bool       // it had a slot, of whatever time, or is due
-	low, high                     int64      // its first and last slot, of whatever time; low is after high where there is none
+	named                         audit.Date // day of the line with the unit
+	closed                        bool       // it had a slot at any time, or is due
+	low, high                     int64      // its first and last slot at any time; low is after high without a slot
 	due                           *Due
-	first, last                   int64 // in the period, once that is known
+	first, last                   int64 // in the period, when that is known
 	hostOff                       map[int64]bool
 	samples                       Samples // in no slot
 	reasons                       map[string]int
 	calibrations                  []run
 	rejectedPoints, expiredPoints int
-	undecided                     int // slots that wait for a person
+	undecided                     map[int64]bool // slots that wait for a person to decide
 }
 
-// day is one IST day. Days that are alike share their ranks.
+// day is one IST day. Equal days share their ranks.
 type day struct {
 	n        int64
 	ranks    *ranksOfDay
@@ -114,17 +115,17 @@ type day struct {
 
 type ranksOfDay [slotsADay]rank
 
-// reading is the value that a slot was delivered, or refused, with.
+// reading is the value of a delivered or refused slot.
 type reading struct {
 	value float64
 	unit  uint16
 	flag  byte
 }
 
-// points has a bit for each of the 30-second points of a slot that were delivered.
+// points has a bit for each delivered 30-second point of a slot.
 type points struct{ all, verified uint32 }
 
-// rank orders what several lines say of a slot: what is verified before what is not, and then what is best.
+// rank orders the outcomes of a slot in several lines: verified ones first, then the best one.
 type rank uint8
 
 const (
@@ -137,7 +138,7 @@ const (
 	late      = rank(audit.RankLate)
 	delivered = rank(audit.RankDelivered)
 
-	verifiedRank = delivered // is added to one of the above
+	verifiedRank = delivered // added to one of the above
 )
 
 func (r rank) outcome() rank {
@@ -171,7 +172,7 @@ func New(o Options) (*Builder, error) {
 			return nil, fmt.Errorf("--from: %s is after --to %s: nearest %[2]s", date(b.first), date(floor(o.To.UnixMilli(), slotMillis)))
 		}
 		if days := (b.last - b.first + 1) / slotsADay; days > maxDays {
-			return nil, fmt.Errorf("--to: %s is %d days after --from, and a report has at most %d: nearest %s",
+			return nil, fmt.Errorf("--to: %s is %d days after --from, but a report covers at most %d: nearest %s",
 				date(b.last), days, maxDays, date(b.first+maxDays*slotsADay-1))
 		}
 	}
@@ -181,13 +182,13 @@ func New(o Options) (*Builder, error) {
 	return b, nil
 }
 
-// expect adds what is due.
+// expect adds the due parameters.
 func (b *Builder) expect(h *Host) {
 	for i := range h.Due {
 		x := &h.Due[i]
 		d := b.named(x.Device)
 		d.station, d.named = x.Station, math.MaxInt64
-		if x.Parameter == "" { // of a device that reports what comes
+		if x.Parameter == "" { // a device without configured parameters
 			continue
 		}
 		s := d.series[seriesKey{x.Parameter, x.Diagnostic}]
@@ -202,7 +203,7 @@ func (b *Builder) expect(h *Host) {
 	}
 }
 
-// Wait adds a reading that waits in the outbox; a point of a calibration stands for its slot. It is to be called after Add.
+// Wait adds a waiting reading of the outbox; a point of a calibration counts as its slot. Call it after Add.
 func (b *Builder) Wait(device string, r *payload.Reading) {
 	stamp := r.Stamp.UnixMilli()
 	if date, rest := audit.DateOf(stamp); r.Flag.Calibration() {
@@ -210,7 +211,8 @@ func (b *Builder) Wait(device string, r *payload.Reading) {
 		stamp = slot * slotMillis
 	}
 	date, rest := audit.DateOf(stamp)
-	if slot := floor(stamp, slotMillis); rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
+	slot := floor(stamp, slotMillis)
+	if rest%slotMillis != 0 || b.o.Device != "" && b.o.Device != device || slot < b.first || slot > b.last {
 		return
 	}
 	x := &audit.Series{Parameter: r.Parameter, Diagnostic: r.Diagnostic, Unit: r.Unit}
@@ -222,18 +224,21 @@ func (b *Builder) Wait(device string, r *payload.Reading) {
 	s := b.device(&audit.Day{Device: device, Date: date}).of(date, x)
 	s.closed = true
 	if r.Minutes > 0 {
-		s.undecided++
+		if s.undecided == nil {
+			s.undecided = map[int64]bool{}
+		}
+		s.undecided[slot] = true
 	}
 	b.slots(s, int64(date), x, true)
 }
 
-// Off adds a time when the host of a trail was off, as it is known from elsewhere.
+// Off adds a time when the host of a trail was off, known from another source.
 func (b *Builder) Off(trail int, off audit.Off) { b.hosts[trail].off = append(b.hosts[trail].off, off) }
 
-// take counts what a file of a trail says of one day of a device.
+// take counts one day of a device in a file of a trail.
 func (b *Builder) take(trail int, x *audit.Day, verified bool) {
 	from := int64(x.Date)*slotsADay - istSlots
-	due := from >= b.first && from <= b.last // which begin and end with a day
+	due := from >= b.first && from <= b.last // the period begins and ends with a day
 	if !due && !x.Slots() {
 		return
 	}
@@ -250,7 +255,7 @@ func (b *Builder) take(trail int, x *audit.Day, verified bool) {
 	}
 	for _, y := range x.Series {
 		b.offGrid += y.OffGrid
-		if b.o.Device != "" && b.o.Device != d.id { // the period is that of all devices: it may be the one that fell silent
+		if b.o.Device != "" && b.o.Device != d.id { // all devices set the period: the chosen one may be silent
 			for at, r := range y.Slots {
 				if r > audit.RankExcluded {
 					b.within(from + int64(at))
@@ -284,7 +289,7 @@ func (b *Builder) take(trail int, x *audit.Day, verified bool) {
 	}
 }
 
-// slots takes those of one day of a series.
+// slots counts the slots of one day of a series.
 func (b *Builder) slots(s *series, n int64, x *audit.Series, verified bool) {
 	if x.Slots == (audit.Slots{}) {
 		return
@@ -336,8 +341,8 @@ func (b *Builder) slots(s *series, n int64, x *audit.Series, verified bool) {
 	s.days[i] = day{n, shared, readings}
 }
 
-// within tells whether a slot is in the period, and widens by it what the trails name. All devices widen it, also for
-// a report of one: it may be the one that fell silent.
+// within reports whether a slot is in the period, and extends the range of the trails. All devices extend it, even in a report
+// of one device, which may be silent.
 func (b *Builder) within(slot int64) bool {
 	if !b.any {
 		b.low, b.high, b.any = slot, slot, true
@@ -346,7 +351,7 @@ func (b *Builder) within(slot int64) bool {
 	return b.first <= slot && slot <= b.last
 }
 
-// slotOf is the slot of a point of a day, and the point's bit in it.
+// slotOf is the slot of a point in a day, and the point's bit in it.
 func (b *Builder) slotOf(date audit.Date, at int) (slot int64, bit uint32) {
 	stamp := date.Millis() + int64(at)*pointMillis
 	slot, start := floor(stamp, slotMillis), int64(0)
@@ -356,7 +361,7 @@ func (b *Builder) slotOf(date audit.Date, at int) (slot int64, bit uint32) {
 	return slot, uint32(1) << ((stamp - slot*slotMillis - start) / pointMillis)
 }
 
-// point takes a 30-second point of a calibration.
+// point counts a 30-second point of a calibration.
 func (b *Builder) point(s *series, date audit.Date, at int, r rank, verified bool) {
 	slot, bit := b.slotOf(date, at)
 	if !b.within(slot) {
@@ -420,7 +425,7 @@ func (d *device) of(date audit.Date, x *audit.Series) *series {
 	return s
 }
 
-// day is nil where no line speaks of it.
+// day is nil if no line has it.
 func (s *series) day(n int64) *day {
 	i, found := slices.BinarySearchFunc(s.days, n, func(d day, n int64) int { return cmp.Compare(d.n, n) })
 	if !found {
@@ -439,7 +444,7 @@ func (b *Builder) unit(name string) uint16 {
 	return n
 }
 
-// split gives the IST day of a slot and its place in it.
+// split gives the IST day of a slot and its index in the day.
 func split(slot int64) (day int64, at int) {
 	return floor(slot+istSlots, slotsADay), int(mod(slot+istSlots, slotsADay))
 }
@@ -447,7 +452,7 @@ func split(slot int64) (day int64, at int) {
 func floor(a, n int64) int64 { return (a - mod(a, n)) / n }
 func mod(a, n int64) int64   { return ((a % n) + n) % n }
 
-// period is the first and the last slot that are expected. It is empty where last is before first.
+// period is the first and the last expected slot. It is empty if last is before first.
 func (b *Builder) period() (first, last int64, err error) {
 	first, last = b.first, b.last
 	if h := b.o.Host; h != nil {
@@ -474,12 +479,12 @@ func (b *Builder) period() (first, last int64, err error) {
 		last = min(last, due)
 	}
 	if days := (last - first) / slotsADay; days > maxDays {
-		return 0, 0, fmt.Errorf("--from, --to: the trails name slots from %s to %s, and a report has at most %d days: give both", clock(first), clock(last), maxDays)
+		return 0, 0, fmt.Errorf("--from, --to: the trails have slots from %s to %s, but a report covers at most %d days: give both", clock(first), clock(last), maxDays)
 	}
 	return first, last, nil
 }
 
-// extend lets the period begin with what is due first, or with the first line of the trails.
+// extend starts the period with the first due slot, or with the first line of the trails.
 func (b *Builder) extend(h *Host) {
 	for _, x := range h.Due {
 		slot := floor(x.Since.UnixMilli(), slotMillis)
@@ -495,11 +500,11 @@ func (b *Builder) extend(h *Host) {
 	}
 }
 
-// span is where slots of a series are expected.
+// span is the range in which slots of a series are expected.
 func (s *series) span(b *Builder, first, last int64) (int64, int64) {
 	switch {
 	case b.o.Host == nil:
-	case s.due == nil: // it is not in the configuration any more
+	case s.due == nil: // no longer in the configuration
 		last = min(last, s.high)
 	case !s.due.Since.IsZero():
 		first = max(first, min(s.low, floor(s.due.Since.UnixMilli(), slotMillis)))

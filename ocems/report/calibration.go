@@ -10,9 +10,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Calibration is what an instrument read of zero and of span, one after the other. Means are of 30-second points, whatever
-// became of these at the board. A drift is the difference to the mean of the calibration before, also where that was before
-// the period.
+// Calibration is one calibration of an instrument, zero and span. Means are of all 30-second points, whatever their outcome at
+// the board. A drift is the difference from the mean of the previous calibration, which may be before the period.
 type Calibration struct {
 	First      time.Time `json:"first"` // stamps of its first and last point
 	Last       time.Time `json:"last"`
@@ -27,7 +26,7 @@ type Calibration struct {
 // together is how far apart zero and span of one calibration may be.
 const together = time.Hour
 
-// run is a [audit.Calibration] with its stamps.
+// run is an [audit.Calibration] with its stamps.
 type run struct {
 	audit.Calibration
 	first, last time.Time
@@ -42,7 +41,7 @@ func (s *series) calibrated(date audit.Date, list []audit.Calibration) {
 	}
 }
 
-// compare lists the calibrations that begin in the period, the newest first.
+// compare lists the calibrations that begin in the period, newest first.
 func (s *series) compare(first, last int64) (list []Calibration, newest *time.Time) {
 	slices.SortStableFunc(s.calibrations, func(a, b run) int { return a.first.Compare(b.first) })
 	var all []Calibration
@@ -95,7 +94,7 @@ func drift(now *float64, before **float64) *float64 {
 	return &d
 }
 
-// String is a calibration as a person reads it.
+// String is a calibration for a person.
 func (c *Calibration) String() string {
 	text := span(c.First, c.Last)
 	for _, x := range []struct {
@@ -122,7 +121,7 @@ func signed(v float64) string {
 	return "+" + number(v)
 }
 
-// span is a time from one to another, without the day where that is the same.
+// span is a period, with the date once if it is the same.
 func span(first, last time.Time) string {
 	if last.Equal(first) {
 		return first.Format("2006-01-02 15:04")

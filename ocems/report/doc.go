@@ -1,8 +1,8 @@
-// Package report reads audit trails and says what became of each 15-minute slot of each device and parameter. A slot that no
-// line names is missing. A [Host] adds what is configured and what waits; an [Export] what the board's page says. A trail is checked
-// first; what comes after the place where it was altered or cut is read too, and marked as not verified. Of a closed file it
-// reads the lines that sum it up, unless it is to verify every line.
+// Package report reads audit trails and gives the outcome of each 15-minute slot of each device and parameter. A slot that no
+// line names is missing. A [Host] adds the configured parameters and waiting slots; an [Export] adds the board's page. A trail is
+// checked first; lines after an altered or cut place are read too, and marked as not verified. Of a closed file it reads only
+// the summary lines, unless it must verify every line.
 //
-// It keeps a byte a slot and parameter, once for days that are alike, and the readings only where they are shown, so that
+// It keeps one byte for each slot and parameter, shared by equal days, and keeps readings only if they are shown, so that
 // months of trail need little memory.
 package report

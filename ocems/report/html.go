@@ -16,6 +16,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -24,11 +25,11 @@ var page string
 
 var pages = template.Must(template.New("report").Parse(page))
 
-// OnePage is how many devices are shown on one page.
+// OnePage is how many devices one page has at most.
 const OnePage = 50
 
-// HTML writes one page that needs nothing else: no script, no other host. The cells' titles have the readings if the
-// Builder was told to keep them.
+// HTML writes one self-contained page: no script, no other host. The cells' titles have the readings if the Builder kept
+// them.
 func (r *Report) HTML(w io.Writer) error {
 	v := r.view()
 	for i := range r.Devices {
@@ -37,13 +38,13 @@ func (r *Report) HTML(w io.Writer) error {
 	return write(w, v)
 }
 
-// Site writes an index at path, and a page for each device into the folder that is named like it, without .html. After each
-// page it calls done, which may be nil.
+// Site writes an index at path, and a page for each device into the folder with the same name without .html. After each page
+// it calls done, which may be nil.
 func (r *Report) Site(path string, done func(pages int)) error {
 	v := r.view()
 	folder := strings.TrimSuffix(path, filepath.Ext(path))
 	if folder == path {
-		return fmt.Errorf("%s: the name of an index ends with .html", path)
+		return fmt.Errorf("%s: the name of an index must end with .html", path)
 	}
 	if err := os.MkdirAll(folder, 0o777); err != nil {
 		return err
@@ -57,7 +58,7 @@ func (r *Report) Site(path string, done func(pages int)) error {
 			}
 			return '_'
 		}, d.ID)
-		for n, given := 2, name; names[strings.ToLower(name)]; n++ { // file systems may not tell a from A
+		for n, given := 2, name; names[strings.ToLower(name)]; n++ { // file systems may ignore case
 			name = fmt.Sprintf("%s-%d", given, n)
 		}
 		names[strings.ToLower(name)] = true
@@ -119,11 +120,11 @@ type view struct {
 	Devices  []deviceView
 	Notice   *Notice
 	Whole    string
-	Index    []indexView // of many devices, which have pages of their own
-	Up       string      // where that is
+	Index    []indexView // of many devices, each with its own page
+	Up       string      // link to the index
 }
 
-// CalibrationColumns are those of [deviceView.Calibrations].
+// CalibrationColumns are the column names of [deviceView.Calibrations].
 func (v view) CalibrationColumns() []string {
 	return []string{"parameter", "unit", "zero", "zero drift", "span", "span drift", "stamps of the points"}
 }
@@ -145,12 +146,12 @@ type deviceView struct {
 
 type cellView struct{ Class, Letter, Title string }
 
-var classes = map[byte]string{cellDelivered: "d", cellPartly: "p", cellMissing: "m", cellRejected: "r", cellExpired: "e",
-	cellExcluded: "x", cellWaiting: "w", cellRefused: "b", cellCalibration: "c", cellUnverified: "u", cellOutside: "o"}
+var classes = map[byte]string{calendar.LetterDelivered: "d", calendar.LetterPartly: "p", calendar.LetterMissing: "m", calendar.LetterRejected: "r", calendar.LetterExpired: "e",
+	calendar.LetterExcluded: "x", calendar.LetterWaiting: "w", calendar.LetterRefused: "b", calendar.LetterCalibration: "c", calendar.LetterUnverified: "u", calendar.LetterOutside: "o"}
 
-// letter tells the cells apart where colours do not.
+// letter distinguishes the cells without colours.
 func letter(c byte) string {
-	if c == cellOutside {
+	if c == calendar.LetterOutside {
 		return ""
 	}
 	return string(rune(c))
@@ -159,13 +160,13 @@ func letter(c byte) string {
 func (d deviceView) Title() string   { return d.title() }
 func (d deviceView) Notes() []string { return d.notes() }
 
-// Share is how much of what was due reached the board, of all of the device's parameters.
+// Share is the part of the device's due values that reached the board.
 func (d deviceView) Share() string {
 	share, _, _ := d.sum()
 	return percent(share)
 }
 
-// Lost is how many values did not.
+// Lost is how many due values did not reach the board.
 func (d deviceView) Lost() int {
 	_, lost, _ := d.sum()
 	return lost
@@ -186,7 +187,7 @@ func (d deviceView) sum() (share *float64, lost, due int) {
 	return share, lost, due
 }
 
-// Summary is one sentence on all of the device's parameters.
+// Summary is one sentence on all parameters of the device.
 func (d deviceView) Summary() string {
 	share, lost, due := d.sum()
 	if due == 0 {
@@ -195,7 +196,7 @@ func (d deviceView) Summary() string {
 	return fmt.Sprintf("%s delivered, %d of %d values not at the board", percent(share), lost, due)
 }
 
-// Calibrations are those of all parameters, the newest first of each.
+// Calibrations lists the calibrations of all parameters, newest first for each.
 func (d deviceView) Calibrations() (rows [][]string) {
 	text := func(v *float64, points int) string {
 		if v == nil {
@@ -222,12 +223,12 @@ type field struct {
 	Bad         bool
 }
 
-// Pieces are what stays on one line.
+// Pieces are the parts of a text between which it may wrap.
 func (f field) Pieces() []string {
 	return strings.Split(strings.NewReplacer("– ", "–\n", ", ", ",\n").Replace(f.Text), "\n")
 }
 
-// Rows are the table of parameters. Labels are shown where a row becomes a card.
+// Rows is the table of parameters. Labels are shown on narrow screens, where a row becomes a card.
 func (d deviceView) Rows() (rows []struct {
 	Name   string
 	Fields []field
@@ -246,13 +247,13 @@ func (d deviceView) Rows() (rows []struct {
 	return rows
 }
 
-// Cells are those of one day. A page of a month has thousands, and the template is slow.
+// Cells is the cells of one day. It is not a template, since a page of a month has thousands of cells.
 func (d deviceView) Cells(day Day) template.HTML {
 	var b strings.Builder
 	for i := range len(day.Slots) {
 		c := day.Slots[i]
 		b.WriteString(`<td class="` + classes[c] + `"`)
-		if c != cellOutside && (d.r.Readings || c != cellDelivered) {
+		if c != calendar.LetterOutside && (d.r.Readings || c != calendar.LetterDelivered) {
 			b.WriteString(` title="` + template.HTMLEscapeString(d.says(day, i)) + `"`)
 		}
 		b.WriteString(">" + letter(c) + "</td>")
@@ -269,17 +270,17 @@ func (d deviceView) says(day Day, at int) string {
 		}
 		today := s.day(day.day)
 		class, verified := s.state(today, day.day, at)
-		if class == isOutside {
+		if class == calendar.Outside {
 			continue
 		}
 		b.WriteString("\n" + d.Parameters[i].name() + " ")
-		if value := d.value(today, at); value != "" && class != isCalibration {
+		if value := d.value(today, at); value != "" && class != calendar.Calibration {
 			b.WriteString(value)
-			if class != isDelivered {
-				b.WriteString(", " + classNames[class])
+			if class != calendar.Delivered {
+				b.WriteString(", " + class.String())
 			}
 		} else {
-			b.WriteString(classNames[class])
+			b.WriteString(class.String())
 		}
 		if !verified {
 			b.WriteString(", not verified")
@@ -288,7 +289,7 @@ func (d deviceView) says(day Day, at int) string {
 	return b.String()
 }
 
-// Values are the table of one day: four lines of 24 hours for each parameter.
+// Values is the table of one day: four lines of 24 hours for each parameter.
 func (d deviceView) Values(day Day) template.HTML {
 	var b strings.Builder
 	for i, s := range d.series {
@@ -316,21 +317,17 @@ func (d deviceView) Values(day Day) template.HTML {
 	return template.HTML(b.String())
 }
 
-// letterOfClass is that of one parameter's slot.
-var letterOfClass = [...]byte{isOutside: cellOutside, isMissing: cellMissing, isExcluded: cellExcluded, isWaiting: cellWaiting, isRefused: cellRefused,
-	isExpired: cellExpired, isRejected: cellRejected, isStored: cellDelivered, isLate: cellDelivered, isDelivered: cellDelivered, isCalibration: cellCalibration}
-
-// shown is a slot in the table of values: what reached the board has no letter. A reading that was left out is no value.
+// shown is a slot in the table of values: a slot at the board has no letter. Readings that were left out are not shown.
 func (s *series) shown(today *day, n int64, at int) (class, text string) {
 	c, verified := s.state(today, n, at)
-	l := letterOfClass[c]
+	l := c.Letter()
 	if !verified {
-		l = cellUnverified
+		l = calendar.LetterUnverified
 	}
-	if class = classes[l]; l != cellDelivered {
+	if class = classes[l]; l != calendar.LetterDelivered {
 		text = letter(l)
 	}
-	if c == isOutside || c == isExcluded || c == isCalibration || today == nil || today.readings == nil || today.readings[at] == (reading{}) {
+	if c == calendar.Outside || c == calendar.Excluded || c == calendar.Calibration || today == nil || today.readings == nil || today.readings[at] == (reading{}) {
 		return class, text
 	}
 	x := today.readings[at]
@@ -344,7 +341,7 @@ func (s *series) shown(today *day, n int64, at int) (class, text string) {
 	return class, text
 }
 
-// value is what is known of a slot's value, or "".
+// value is a slot's value, or "" if it is not known.
 func (d deviceView) value(day *day, at int) string {
 	if day == nil || day.readings == nil || day.readings[at] == (reading{}) {
 		return ""

@@ -10,7 +10,7 @@ import (
 	"time"
 )
 
-// JSON writes the report as one indented object, times in IST.
+// JSON writes the report as one indented object, with times in IST.
 func (r *Report) JSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
@@ -25,7 +25,7 @@ var csvHeader = []string{"station", "device", "parameter", "diagnostic", "unit",
 	"calibration_points_delivered", "calibration_points_rejected", "calibration_points_expired",
 	"last_calibration", "readings_left_out", "trails_verified", "made", "software", "verdict"}
 
-// CSV writes a header and one line a device and parameter, times in IST.
+// CSV writes a header and one line for each device and parameter, with times in IST.
 func (r *Report) CSV(w io.Writer) error {
 	out := csv.NewWriter(w)
 	lines := [][]string{csvHeader}
@@ -68,7 +68,7 @@ func (r *Report) CSV(w io.Writer) error {
 	return out.WriteAll(lines)
 }
 
-// cell keeps a text that an altered trail may hold from being a formula in a spreadsheet.
+// cell keeps a text of an altered trail from becoming a formula in a spreadsheet.
 func cell(text string) string {
 	if _, number := strconv.ParseFloat(text, 64); number == nil || text == "" || !strings.ContainsRune("=+-@\t\r", rune(text[0])) {
 		return text

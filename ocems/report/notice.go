@@ -11,10 +11,11 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Notice answers a notice of the board: what was unusual in the period, and each line of the trails that speaks of it.
+// Notice answers a notice of the board: unusual runs in the period, with their lines in the trails.
 type Notice struct {
 	*Report
 	Findings []Finding `json:"findings"`
@@ -35,10 +36,10 @@ type Finding struct {
 	Lines      []Line    `json:"lines"`
 	More       int       `json:"lines_not_shown,omitempty"`
 
-	made  bool      // there were slots to send
+	made  bool      // slots were made
 	waits bool      // some still wait
-	until time.Time // when the last of the others was settled
-	trail int       // of the device; negative: not one
+	until time.Time // when the last of the others had its outcome
+	trail int       // of the device; negative: none or several
 }
 
 // Line is one line of a trail, of one parameter.
@@ -55,11 +56,11 @@ type Line struct {
 	Detail  string         `json:"detail,omitempty"`
 }
 
-// mostEvidence is how many lines a finding has.
+// mostEvidence is how many lines a finding has at most.
 const mostEvidence = 1000
 
-// Notice finds gaps, flat lines of so many slots, late deliveries and calibrations, and reads the trails again for their lines.
-// The Builder has to keep the readings and to verify.
+// Notice finds gaps, flat lines of at least flat slots, late deliveries and calibrations, and reads the trails again for their
+// lines. It needs Options.Readings and Options.Verify.
 func (b *Builder) Notice(flat int) (*Notice, error) {
 	r, err := b.Report()
 	if err != nil {
@@ -87,7 +88,7 @@ func calibrationsOf(p *Parameter) (list []Finding) {
 	return list
 }
 
-// runs are the gaps, flat lines and late deliveries of a parameter, in their order.
+// runs returns the gaps, flat lines and late deliveries of a parameter, in order.
 func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	if !s.closed {
 		return nil
@@ -95,42 +96,44 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	hostOff := s.hostOff
 	var gap, late, equal struct{ from, n int64 }
 	var value reading
-	var counts [isCalibration + 1]int
-	off, before, begun := 0, 0, b.firstWindow()
+	var counts calendar.Counts
+	off, before, asked, begun := 0, 0, 0, b.firstWindow()
 	end := func(x *struct{ from, n int64 }, kind, text string) {
 		list = append(list, Finding{Kind: kind, First: at(x.from), Last: at(x.from + x.n - 1), Slots: int(x.n), Text: text})
 	}
 	for slot := s.first; slot <= s.last+1; slot++ {
-		class, now := isOutside, reading{}
+		class, now := calendar.Outside, reading{}
 		if slot <= s.last {
 			n, at := split(slot)
 			today := s.day(n)
 			class, _ = s.state(today, n, at)
-			if class > isExcluded && class != isCalibration && today.readings != nil {
+			if class > calendar.Excluded && class != calendar.Calibration && today.readings != nil {
 				now = today.readings[at]
 			}
 		}
-		if class > isOutside && class < isStored {
+		if class > calendar.Outside && class < calendar.Stored {
 			if gap.n == 0 {
-				gap.from, counts, off, before = slot, [isCalibration + 1]int{}, 0, 0
+				gap.from, counts, off, before, asked = slot, calendar.Counts{}, 0, 0, 0
 			}
 			gap.n++
 			counts[class]++
 			switch {
-			case class != isMissing:
+			case s.undecided[slot]:
+				asked++
+			case class != calendar.Missing:
 			case hostOff[slot]:
 				off++
 			case slot < begun:
 				before++
 			}
 		} else if gap.n > 0 {
-			end(&gap, "gap", gapText(counts, off, before, b.marked))
+			end(&gap, "gap", gapText(counts, off, before, asked, b.marked))
 			f := &list[len(list)-1]
-			f.waits = counts[isWaiting]+counts[isRefused] > 0
-			f.made = f.waits || counts[isExpired]+counts[isRejected] > 0
+			f.waits = counts[calendar.Waiting]+counts[calendar.Refused] > 0
+			f.made = f.waits || counts[calendar.Expired]+counts[calendar.Rejected] > 0
 			gap.n = 0
 		}
-		if class == isLate {
+		if class == calendar.Late {
 			if late.n == 0 {
 				late.from = slot
 			}
@@ -155,7 +158,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 	return list
 }
 
-// firstWindow is the first slot of which a line of the trails may tell whether the host ran.
+// firstWindow is the first slot for which the trails can show whether the host ran.
 func (b *Builder) firstWindow() int64 {
 	slot := floor(b.begun.UnixMilli(), slotMillis)
 	if b.o.Stamp == "end" {
@@ -164,25 +167,28 @@ func (b *Builder) firstWindow() int64 {
 	return slot
 }
 
-func gapText(counts [isCalibration + 1]int, off, before int, known bool) string {
+func gapText(counts calendar.Counts, off, before, asked int, known bool) string {
 	var list []string
-	for class, n := range counts {
+	for i, n := range counts {
+		class := calendar.Class(i)
 		if n == 0 {
 			continue
 		}
-		text := fmt.Sprintf("%s %d", classNames[class], n)
+		text := fmt.Sprintf("%s %d", class.String(), n)
 		switch {
-		case class != int(isMissing):
+		case class == calendar.Waiting && asked > 0:
+			text += fmt.Sprintf(", %d of them for a person to decide, because of min_coverage", asked)
+		case class != calendar.Missing:
 		case off == n:
-			text += ", since the host was off"
+			text += ", because the host was off"
 		case off > 0:
-			text += fmt.Sprintf(", of which the host was off in %d", off)
+			text += fmt.Sprintf(", %d of them while the host was off", off)
 		case before == n:
 			text += ", before the first line of the trail"
 		case before > 0:
-			text += fmt.Sprintf(", of which %d before the first line of the trail", before)
+			text += fmt.Sprintf(", %d of them before the first line of the trail", before)
 		case known:
-			text += ", and the host ran: it got no reading"
+			text += ", although the host ran: it got no reading"
 		}
 		list = append(list, text)
 	}
@@ -249,7 +255,7 @@ func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
 	f.Lines = append(f.Lines, line)
 }
 
-// Title is what it is, of what, and when.
+// Title has the kind, parameter and time.
 func (f *Finding) Title() string {
 	text := f.Kind + ": " + (&Parameter{Parameter: f.Parameter, Diagnostic: f.Diagnostic}).name()
 	if f.Slots > 0 {
@@ -258,7 +264,7 @@ func (f *Finding) Title() string {
 	return text
 }
 
-// Value is the reading of a line, and what it was made of where that is known.
+// Value is the reading of a line, with the number and range of its samples if they are known.
 func (l Line) Value() string {
 	if l.Reading == nil {
 		return ""
@@ -276,7 +282,7 @@ func (l Line) Value() string {
 	return text
 }
 
-// Result is what became of it.
+// Result is the outcome.
 func (l Line) Result() string {
 	text := strings.ReplaceAll(string(l.Outcome), "_", " ")
 	if l.Reason != "" {
@@ -291,19 +297,19 @@ func (l Line) Result() string {
 	return text
 }
 
-// Place is where the line stands.
+// Place is the line's file and number.
 func (l Line) Place() string { return fmt.Sprintf("%s line %d", filepath.Base(l.Trail), l.Number) }
 
-// StampText and WrittenText are times as the board has them.
+// StampText and WrittenText are times in the board's format.
 func (l Line) StampText() string   { return l.Stamp.Format(time.DateTime) }
 func (l Line) WrittenText() string { return l.Written.Format(time.DateTime) }
 
-// whole says what the lines are worth.
+// whole says whether the trails are verified.
 func (n *Notice) whole() string {
 	if n.Verified {
-		return "Every line of the trails was read, and their chain of hashes is whole. The number of a line is in it as n. Attempts without an outcome are counted where the board's server did not answer, or the device was held, for 5 minutes or more; all are in the host's log."
+		return "Every line of the trails was read, and their hash chain is intact. Each line has its number as n. If the board's server did not answer, or the device was held, for 5 minutes or more, the trail has the number of attempts. The host's log has every attempt."
 	}
-	return "The chain of hashes is NOT whole, see the trails."
+	return "The hash chain is NOT intact, see the trails."
 }
 
 // Text writes it for a terminal.
@@ -323,7 +329,7 @@ func (n *Notice) Text(w io.Writer) error {
 			fmt.Fprintf(out, "  %s\n", o.Proof())
 		}
 		if len(f.Lines) == 0 {
-			fmt.Fprintln(out, "    no line speaks of it")
+			fmt.Fprintln(out, "    no line in the trails")
 		}
 		for _, l := range f.Lines {
 			fmt.Fprintf(out, "    %s  %-14s %s, written %s, %s\n", l.StampText(), plain(l.Value()), plain(l.Result()), l.WrittenText(), plain(l.Place()))
@@ -332,7 +338,7 @@ func (n *Notice) Text(w io.Writer) error {
 			}
 		}
 		if f.More > 0 {
-			fmt.Fprintf(out, "    and %s\n", count(f.More, "line"))
+			fmt.Fprintf(out, "    and %d more lines\n", f.More)
 		}
 	}
 	if len(n.Findings) == 0 {

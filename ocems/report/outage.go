@@ -11,14 +11,14 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Outage is a time when the board's server did not answer, or when the board refused a device, in IST. It is the proof that
-// the host tried.
+// Outage is a time when the board's server did not answer, or when the board refused a device, in IST. It proves that the host
+// tried to deliver.
 type Outage struct {
 	Trail    string     `json:"trail"`
 	Device   string     `json:"device,omitempty"` // "": the server
 	From     time.Time  `json:"from"`
-	To       *time.Time `json:"to,omitempty"`       // none: it is not over
-	Attempts int        `json:"attempts,omitempty"` // where they are known
+	To       *time.Time `json:"to,omitempty"`       // nil: it is not over
+	Attempts int        `json:"attempts,omitempty"` // 0: not known
 	Status   *int       `json:"status,omitempty"`
 	Reason   string     `json:"reason,omitempty"`
 	Detail   string     `json:"detail,omitempty"`
@@ -32,7 +32,7 @@ type outageKey struct {
 	from   int64
 }
 
-// goOn takes those of the next file of a trail: what was not over in the files before ends in it.
+// goOn adds the outages of the next file of a trail, which also ends outages of the files before.
 func (h *hostTimes) goOn(x *sums, device string) {
 	if h.outages == nil {
 		h.outages = map[outageKey]*audit.Outage{}
@@ -61,7 +61,7 @@ func (h *hostTimes) goOn(x *sums, device string) {
 	}
 }
 
-// outages are those of the period: of the servers, and of each device.
+// outages returns the outages in the period: of the servers and of each device.
 func (b *Builder) outages(first, last int64) (server []Outage, held map[string][]Outage) {
 	server, held = []Outage{}, map[string][]Outage{}
 	for i := range b.hosts {
@@ -111,7 +111,7 @@ func (o Outage) Text() string {
 	return text + "."
 }
 
-// Proof is the sentence with the lines that say so.
+// Proof is the sentence with its lines in the trail.
 func (o Outage) Proof() string {
 	var places []string
 	for _, l := range o.Lines {
@@ -120,18 +120,18 @@ func (o Outage) Proof() string {
 	return fmt.Sprintf("%s (%s)", o.Text(), plain(strings.Join(places, ", ")))
 }
 
-// outageTexts are the sentences of a list, of which a page names the first few.
+// outageTexts returns a sentence for each of the first outages.
 func outageTexts(list []Outage, what string) (texts []string) {
 	for i, o := range list {
 		if i == mostOff {
-			return append(texts, fmt.Sprintf("%s %d times more.", what, len(list)-i))
+			return append(texts, fmt.Sprintf("%s %d more times.", what, len(list)-i))
 		}
 		texts = append(texts, o.Text())
 	}
 	return texts
 }
 
-// prove puts beside what did not reach the board in time the outages that explain it.
+// prove adds to each late or undelivered run the outages that explain it.
 func (n *Notice) prove(lines map[outageKey][]Line) {
 	held := map[string][]Outage{}
 	for i := range n.Devices {

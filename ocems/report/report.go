@@ -11,17 +11,18 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Report is what the trails say of the period.
+// Report is the content of the trails in a period.
 type Report struct {
 	Verdict  string      `json:"verdict"`
 	Made     time.Time   `json:"made"` // in IST
 	Software string      `json:"software"`
 	Verified bool        `json:"verified"` // every trail
 	Trails   []Trail     `json:"trails"`
-	Stamp    string      `json:"stamp"` // which bound of its window stamps a slot
+	Stamp    string      `json:"stamp"` // the bound of its window that stamps a slot: start or end
 	Period   *Period     `json:"period"`
 	OffGrid  int         `json:"readings_off_the_grid"` // in no slot
 	Unnamed  Samples     `json:"samples_of_no_device"`
@@ -30,7 +31,7 @@ type Report struct {
 	Devices  []Device    `json:"devices"`
 	Board    *Comparison `json:"board,omitempty"`
 
-	Readings  bool `json:"-"` // are kept
+	Readings  bool `json:"-"` // readings were kept
 	unitNames []string
 }
 
@@ -41,7 +42,7 @@ type Period struct {
 	Slots int       `json:"slots"`
 }
 
-// Samples were taken from an instrument and not averaged.
+// Samples counts samples that are in no slot.
 type Samples struct {
 	Late    int `json:"late"`
 	Refused int `json:"refused"`
@@ -64,45 +65,46 @@ type Off struct {
 	Trail string    `json:"trail"`
 	From  time.Time `json:"from"`
 	To    time.Time `json:"to"`
-	// It ended without a word: From is when it is known to have run last.
+	// It did not stop cleanly: From is the last time at which it is known to have run.
 	Killed bool `json:"killed"`
 }
 
 // Parameter counts slots. Expected is the sum of Delivered, AlreadyStored, Waiting, Refused, Rejected, Expired, Excluded,
-// Missing and Calibration; it is 0 where the parameter is not configured, and the trails name no slot of it, but only samples.
+// Missing and Calibration. It is 0 if the parameter is not configured and the trails have only samples of it, no slot.
 type Parameter struct {
 	Parameter     string   `json:"parameter"`
 	Unit          string   `json:"unit"`
 	Diagnostic    bool     `json:"diagnostic"`
-	Configured    bool     `json:"configured"` // as far as the configuration was given
+	Configured    bool     `json:"configured"` // false if no configuration was given
 	Expected      int      `json:"expected"`
 	Delivered     int      `json:"delivered"`
 	Late          int      `json:"delivered_late"` // of these, more than [audit.LateAfter] after their stamp
 	AlreadyStored int      `json:"already_stored"`
 	Waiting       int      `json:"waiting"`
-	Refused       int      `json:"refused"` // they wait, since the board refuses them
+	Refused       int      `json:"refused"` // they wait because the board refuses them
 	Code          string   `json:"refused_code,omitempty"`
-	Trouble       string   `json:"trouble,omitempty"` // as of the end of a period that goes on until now
+	Trouble       string   `json:"trouble,omitempty"` // at the end of a period that ends now
 	Cure          string   `json:"cure,omitempty"`
-	Undecided     int      `json:"undecided,omitempty"` // of those that wait, for a person to decide
+	Undecided     int      `json:"undecided,omitempty"` // waiting slots on which a person must decide
+	asked         bool     // Trouble names them
 	Rejected      int      `json:"rejected"`
 	Expired       int      `json:"expired"`
-	Excluded      int      `json:"excluded"` // no slot was made, and readings of it were left out
+	Excluded      int      `json:"excluded"` // no slot was made because its readings were left out
 	Missing       int      `json:"missing"`
-	HostOff       int      `json:"missing_host_off"`  // of the missing, how many have a window in which the host was off
+	HostOff       int      `json:"missing_host_off"`  // of the missing, those in whose window the host was off
 	Calibration   int      `json:"calibration"`       // slots with all points of a calibration and no value
-	Share         *float64 `json:"delivered_percent"` // of the slots that are no calibration; rounded down
-	Unverified    int      `json:"unverified"`        // slots of the above that lines without a whole chain speak for
+	Share         *float64 `json:"delivered_percent"` // of the slots without calibrations; rounded down
+	Unverified    int      `json:"unverified"`        // of the above, slots whose lines are not verified
 	LongestGap    *Gap     `json:"longest_gap"`
 	Samples       Samples  `json:"samples"`
-	// LeftOut are readings that are in no slot, by the reason.
+	// LeftOut counts readings that are in no slot, by reason.
 	LeftOut      map[string]int `json:"left_out,omitempty"`
 	Points       Points         `json:"calibration_points"`
-	Calibrations []Calibration  `json:"calibrations,omitempty"`     // of the period, the newest first
-	Calibrated   *time.Time     `json:"last_calibration,omitempty"` // its last point, also where that is before the period
+	Calibrations []Calibration  `json:"calibrations,omitempty"`     // in the period, newest first
+	Calibrated   *time.Time     `json:"last_calibration,omitempty"` // its last point, which may be before the period
 }
 
-// lost are slots that did not reach the board, or not yet.
+// lost counts slots that have not reached the board.
 func (p *Parameter) lost() int { return p.Expected - p.Delivered - p.AlreadyStored - p.Calibration }
 
 // Points are 30-second values of calibrations.
@@ -112,7 +114,7 @@ type Points struct {
 	Expired   int `json:"expired"`
 }
 
-// Gap is a run of slots that did not reach the board. Both ends are stamps of such slots.
+// Gap is a run of slots that did not reach the board, with the stamps of its first and last slot.
 type Gap struct {
 	First time.Time `json:"first"`
 	Last  time.Time `json:"last"`
@@ -134,62 +136,27 @@ type Day struct {
 	day int64
 }
 
-// class is what became of a slot of a parameter.
-type class uint8
-
-const (
-	isOutside class = iota // not expected
-	isMissing
-	isExcluded
-	isWaiting
-	isRefused
-	isExpired
-	isRejected
-	isStored
-	isLate
-	isDelivered
-	isCalibration
-)
-
-var classOf = [...]class{missing: isMissing, excluded: isExcluded, waiting: isWaiting, expired: isExpired, rejected: isRejected,
-	stored: isStored, late: isLate, delivered: isDelivered}
-
-var classNames = [...]string{isMissing: "missing", isExcluded: "excluded", isWaiting: "waiting", isRefused: "refused by the board", isExpired: "expired",
-	isRejected: "rejected", isStored: "already stored", isLate: "delivered late", isDelivered: "delivered", isCalibration: "calibration"}
-
-// The letters of a calendar. A cell speaks for all parameters of the device.
-const (
-	cellDelivered   = 'D'
-	cellPartly      = 'P'
-	cellMissing     = 'M'
-	cellExcluded    = 'X'
-	cellWaiting     = 'W'
-	cellRefused     = 'B'
-	cellRejected    = 'R'
-	cellExpired     = 'E'
-	cellCalibration = 'C'
-	cellUnverified  = '?'
-	cellOutside     = '-'
-)
+var classOf = [...]calendar.Class{missing: calendar.Missing, excluded: calendar.Excluded, waiting: calendar.Waiting, expired: calendar.Expired, rejected: calendar.Rejected,
+	stored: calendar.Stored, late: calendar.Late, delivered: calendar.Delivered}
 
 // cells explains the letters, in the order of the legend.
 var cells = []struct {
 	Letter      rune
 	Block, Name string
 }{
-	{cellDelivered, "█", "delivered"},
-	{cellPartly, "▒", "some parameters delivered"},
-	{cellMissing, "·", "missing"},
-	{cellExcluded, "X", "excluded"},
-	{cellWaiting, "W", "waiting"},
-	{cellRefused, "B", "refused by the board"},
-	{cellRejected, "R", "rejected"},
-	{cellExpired, "E", "expired"},
-	{cellCalibration, "C", "calibration"},
-	{cellUnverified, "?", "not verified"},
+	{calendar.LetterDelivered, "█", "delivered"},
+	{calendar.LetterPartly, "▒", "some parameters delivered"},
+	{calendar.LetterMissing, "·", "missing"},
+	{calendar.LetterExcluded, "X", "excluded"},
+	{calendar.LetterWaiting, "W", "waiting"},
+	{calendar.LetterRefused, "B", "refused by the board"},
+	{calendar.LetterRejected, "R", "rejected"},
+	{calendar.LetterExpired, "E", "expired"},
+	{calendar.LetterCalibration, "C", "calibration"},
+	{calendar.LetterUnverified, "?", "not verified"},
 }
 
-// Report counts.
+// Report makes the report.
 func (b *Builder) Report() (*Report, error) {
 	if b.o.Device != "" && b.devices[b.o.Device] == nil {
 		names := b.names()
@@ -233,7 +200,7 @@ func (b *Builder) Report() (*Report, error) {
 	return r, nil
 }
 
-// off tells of each trail in which slots of the period its host was off.
+// off returns for each trail the slots of the period in which its host was off.
 func (b *Builder) off(r *Report, first, last int64) (slots []map[int64]bool) {
 	shift := int64(0) // from a stamp to the number of its window
 	if b.o.Stamp == "end" {
@@ -268,14 +235,14 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 		s.first, s.last = s.span(b, first, last)
 		if d.trail >= 0 {
 			s.hostOff = off[d.trail]
-		} else if d.trail == -1 && len(off) == 1 { // which says nothing of the device
+		} else if d.trail == -1 && len(off) == 1 { // the trail does not have the device
 			s.hostOff = off[0]
 		}
 		p := s.count(first, last)
 		p.Parameter, p.Diagnostic, p.Unit, p.Configured = key.parameter, key.diagnostic, s.unit, s.due != nil
 		p.Samples, p.LeftOut = s.samples, s.reasons
 		if s.due != nil && last == floor(b.o.Host.Until.UnixMilli(), slotMillis) {
-			p.Trouble, p.Cure = s.due.Trouble, s.due.Cure
+			p.Trouble, p.Cure, p.asked = s.due.Trouble, s.due.Cure, s.due.Asked
 		}
 		p.Calibrations, p.Calibrated = s.compare(first, last)
 		out.Parameters = append(out.Parameters, p)
@@ -288,13 +255,13 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 	to, _ := split(last)
 	shown := slices.DeleteFunc(slices.Clone(out.series), func(s *series) bool { return !s.closed })
 	days := make([]*day, len(shown))
-	for n := to; n >= from; n-- { // the newest first, as the board's page has them
+	for n := to; n >= from; n-- { // newest first, as on the board's page
 		for i, s := range shown {
 			days[i] = s.day(n)
 		}
 		row := make([]byte, slotsADay)
 		for i := range row {
-			row[i] = cellOutside
+			row[i] = calendar.LetterOutside
 			if slot := n*slotsADay - istSlots + int64(i); first <= slot && slot <= last {
 				row[i] = letterOf(shown, days, n, i)
 			}
@@ -304,21 +271,21 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 	return out
 }
 
-// state is what is known of one slot of one parameter, of the day n.
-func (s *series) state(d *day, n int64, at int) (c class, verified bool) {
+// state is the outcome of a slot of a parameter, at index at of day n.
+func (s *series) state(d *day, n int64, at int) (c calendar.Class, verified bool) {
 	slot := n*slotsADay - istSlots + int64(at)
 	r, verified := missing, true
 	if d != nil && d.ranks[at] != missing {
 		r, verified = d.ranks[at].outcome(), d.ranks[at].verified()
 	}
 	if p := s.points[slot]; r <= excluded && p.all == allPoints {
-		return isCalibration, p.verified == allPoints
+		return calendar.Calibration, p.verified == allPoints
 	}
 	switch {
 	case slot < s.first || slot > s.last:
-		return isOutside, true
+		return calendar.Outside, true
 	case r == waiting && s.due != nil && s.due.Refused != "":
-		return isRefused, true
+		return calendar.Refused, true
 	}
 	return classOf[r], verified
 }
@@ -333,7 +300,7 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if !s.closed {
 		return p
 	}
-	p.Undecided = s.undecided
+	p.Undecided = len(s.undecided)
 	if s.due != nil {
 		p.Code = s.due.Refused
 	}
@@ -351,21 +318,21 @@ func (s *series) count(first, last int64) (p Parameter) {
 		}
 		gap++
 		switch class {
-		case isLate:
+		case calendar.Late:
 			p.Late++
 			p.Delivered++
-		case isDelivered:
+		case calendar.Delivered:
 			p.Delivered++
-		case isMissing:
+		case calendar.Missing:
 			p.Missing++
 			if s.hostOff[slot] {
 				p.HostOff++
 			}
 		default:
-			*[...]*int{isExcluded: &p.Excluded, isWaiting: &p.Waiting, isRefused: &p.Refused, isExpired: &p.Expired, isRejected: &p.Rejected,
-				isStored: &p.AlreadyStored, isCalibration: &p.Calibration}[class]++
+			*[...]*int{calendar.Excluded: &p.Excluded, calendar.Waiting: &p.Waiting, calendar.Refused: &p.Refused, calendar.Expired: &p.Expired, calendar.Rejected: &p.Rejected,
+				calendar.Stored: &p.AlreadyStored, calendar.Calibration: &p.Calibration}[class]++
 		}
-		if class >= isStored {
+		if class >= calendar.Stored {
 			gap = 0
 		}
 		if gap > longest {
@@ -376,49 +343,26 @@ func (s *series) count(first, last int64) (p Parameter) {
 		p.LongestGap = &Gap{at(longestEnd - longest + 1), at(longestEnd), int(longest)}
 	}
 	if due := p.Expected - p.Calibration; due > 0 {
-		share := float64((p.Delivered+p.AlreadyStored)*10000/due) / 100 // 100 is never short of a slot
+		share := float64((p.Delivered+p.AlreadyStored)*10000/due) / 100 // rounded down, so that 100 means all slots
 		p.Share = &share
 	}
 	return p
 }
 
-// lostLetters are those of slots of which no parameter has reached the board, what a person must see before the rest.
-var lostLetters = []struct {
-	class  class
-	letter byte
-}{{isRefused, cellRefused}, {isRejected, cellRejected}, {isExpired, cellExpired}, {isWaiting, cellWaiting}, {isExcluded, cellExcluded}, {isMissing, cellMissing}}
-
-// letterOf speaks for all parameters that have slots.
+// letterOf is the letter for all parameters that have slots.
 func letterOf(all []*series, days []*day, n int64, at int) byte {
-	var counts [isCalibration + 1]int
+	var counts calendar.Counts
 	for i, s := range all {
 		class, verified := s.state(days[i], n, at)
 		if !verified {
-			return cellUnverified
+			return calendar.LetterUnverified
 		}
 		counts[class]++
 	}
-	expected := len(all) - counts[isOutside]
-	reached := counts[isStored] + counts[isLate] + counts[isDelivered] + counts[isCalibration]
-	switch {
-	case expected == 0:
-		return cellOutside
-	case counts[isCalibration] == expected:
-		return cellCalibration
-	case reached == expected:
-		return cellDelivered
-	case reached > 0:
-		return cellPartly
-	}
-	for _, l := range lostLetters {
-		if counts[l.class] > 0 {
-			return l.letter
-		}
-	}
-	return cellMissing
+	return counts.Letter()
 }
 
-// percent writes a share, or a dash where nothing was expected.
+// percent formats a share, as a dash if nothing was expected.
 func percent(share *float64) string {
 	if share == nil {
 		return "–"

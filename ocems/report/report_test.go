@@ -28,7 +28,7 @@ const (
 	benchParameters = 10
 )
 
-// trail is days of 10 parameters of one device, with a line for each slot or for each reading of it.
+// trail makes days of 10 parameters of one device, with a line for each slot or for each reading.
 func trail(tb testing.TB, days int, lineAReading bool) (path string) {
 	tb.Helper()
 	var list []audit.Entry
@@ -53,7 +53,7 @@ func trail(tb testing.TB, days int, lineAReading bool) (path string) {
 	return path
 }
 
-// write appends to a trail, each list to a file of its own.
+// write appends to a trail, each list to its own file.
 func write(tb testing.TB, path string, lists ...[]audit.Entry) {
 	tb.Helper()
 	t, err := audit.Open(path)
@@ -119,8 +119,8 @@ func BenchmarkReport(b *testing.B) {
 	}
 }
 
-// A month of 20,000 devices takes less than a minute on 2 cores. It is measured with a twentieth of the devices, in files of
-// as many slots as there: the time is in proportion, since each file is read on its own.
+// A month of 20,000 devices takes less than a minute on 2 cores. The test measures a twentieth of the devices in files of the
+// same size: the time is proportional, since each file is read separately.
 func BenchmarkMonthOfAHub(b *testing.B) {
 	const devices, of, days = 1000, 20_000, 30
 	path := filepath.Join(b.TempDir(), "audit.jsonl")
@@ -165,7 +165,7 @@ func BenchmarkMonthOfAHub(b *testing.B) {
 	}
 }
 
-// Slots that several trails tell of count once.
+// A slot in several trails counts once.
 func TestSlotsCountOnce(t *testing.T) {
 	b, err := report.New(report.Options{})
 	if err != nil {
@@ -197,7 +197,7 @@ func TestErrorOfReadingIsNoAlteredTrail(t *testing.T) {
 	}
 }
 
-// random is a trail with all that may be in one.
+// random is a trail with every kind of line.
 func random(n int) (list []audit.Entry) {
 	pick := func(of ...string) string { return of[rand.IntN(len(of))] }
 	day := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
@@ -228,7 +228,7 @@ func random(n int) (list []audit.Entry) {
 	return list
 }
 
-// What the sums of closed files say is what their lines say.
+// The summary lines of a closed file give the same report as all its lines.
 func TestSumsSayWhatLinesSay(t *testing.T) {
 	for range 15 {
 		path := filepath.Join(t.TempDir(), "audit.jsonl")
@@ -284,7 +284,7 @@ func TestSumsSayWhatLinesSay(t *testing.T) {
 	}
 }
 
-// What is wrong between the files of a trail is said of the file that shows it, and what does not hang on it stays verified.
+// A fault between the files of a trail is reported for the file that shows it; lines that do not depend on it stay verified.
 func TestFaultsOfASet(t *testing.T) {
 	slot := func(n int) []audit.Entry {
 		stamp := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST).Add(time.Duration(n) * spec.SlotLength)
@@ -306,7 +306,7 @@ func TestFaultsOfASet(t *testing.T) {
 				return err
 			}
 			return os.WriteFile(f[1], text, 0o600)
-		}, []string{"", "it does not go on from the last line of", "lines 4 to 7", ""}, 3, 3, 0},
+		}, []string{"", "it does not continue the last line of", "lines 4 to 7", ""}, 3, 3, 0},
 		"damaged": {func(f []string, _ string) error {
 			text, err := os.ReadFile(f[1])
 			if err != nil {
@@ -340,7 +340,7 @@ func TestFaultsOfASet(t *testing.T) {
 	}
 }
 
-// An index has a page for each of many devices, whatever they are called.
+// An index has a page for each of many devices, whatever their names.
 func TestSite(t *testing.T) {
 	var list []audit.Entry
 	names := []string{"dev_1", "DEV_1", "../up", "a/b", "a_b", "<img src=x>", "..", "con"}
@@ -373,7 +373,7 @@ func TestSite(t *testing.T) {
 	}
 }
 
-// A name in an altered trail is no formula in a spreadsheet, and a number stays one.
+// A name in an altered trail does not become a spreadsheet formula, and a number stays a number.
 func TestCellsAreNoFormulas(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "audit.jsonl")
 	a, err := audit.Open(path)
@@ -406,8 +406,8 @@ func TestCellsAreNoFormulas(t *testing.T) {
 	}
 }
 
-// The trail tells when the server did not answer and when a device was held. A report has these periods, over all files and
-// lives, and an answer to a notice has them, with their lines, beside what they kept from the board.
+// The trail records when the server did not answer and when a device was held. A report has these periods over all files and
+// restarts. An answer to a notice has them too, with their lines, beside the slots that they delayed.
 func TestOutages(t *testing.T) {
 	day := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
 	clock := func(hour, minute int) time.Time { return day.Add(time.Duration(60*hour+minute) * time.Minute) }
@@ -448,7 +448,7 @@ func TestOutages(t *testing.T) {
 			[]string{"delivered late 10:15, 12 slots: audit.jsonl line 42, audit.jsonl line 43"}},
 		{"over two files", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0)), line(audit.Reachable, clock(13, 40), clock(10, 2), 37)},
 			down + "13:40, 37 attempts", nil},
-		{"its begin is in a file that is not here", [][]audit.Entry{slices.Concat(whole, line(audit.Reachable, clock(13, 40), clock(10, 2), 37))}, down + "13:40, 37 attempts", nil},
+		{"its beginning is in a file that was not given", [][]audit.Entry{slices.Concat(whole, line(audit.Reachable, clock(13, 40), clock(10, 2), 37))}, down + "13:40, 37 attempts", nil},
 		{"stopped meanwhile", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0), host(audit.Stopped, clock(11, 0), time.Time{}))}, down + "11:00: no", nil},
 		{"stopped in the next file", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0)), host(audit.Stopped, clock(11, 0), time.Time{})}, down + "11:00: no", nil},
 		{"killed meanwhile", [][]audit.Entry{slices.Concat(whole, line(audit.Unreachable, clock(10, 7), clock(10, 2), 0), host(audit.Started, clock(12, 0), clock(11, 30)))}, down + "11:30: no", nil},
@@ -507,7 +507,7 @@ func TestOutages(t *testing.T) {
 							t.Errorf("no %q in\n%s", o.Proof(), out.String())
 						}
 					}
-					if f.Last.Before(clock(15, 0)) { // what came later is missing in all
+					if f.Last.Before(clock(15, 0)) { // later slots are missing in all cases
 						texts = append(texts, fmt.Sprintf("%s %s, %s: %s", f.Kind, f.First.Format("15:04"), plural(f.Slots), strings.TrimSuffix(places, ")")))
 					}
 				}
@@ -526,7 +526,7 @@ func plural(n int) string {
 	return fmt.Sprintf("%d slots", n)
 }
 
-// An answer to a notice says that the host ran only of a time of which the trail tells.
+// An answer to a notice says that the host ran only for times that the trail covers.
 func TestNoticeOfATimeBeforeTheTrail(t *testing.T) {
 	day := time.Date(2026, 1, 1, 0, 0, 0, 0, spec.IST)
 	clock := func(hour, minute int) time.Time { return day.Add(time.Duration(60*hour+minute) * time.Minute) }
@@ -539,9 +539,9 @@ func TestNoticeOfATimeBeforeTheTrail(t *testing.T) {
 		lines []audit.Entry
 		want  []string
 	}{
-		{"end", []audit.Entry{started, slot(clock(10, 15)), slot(clock(11, 0))}, []string{"00:00: missing 41, before the first line of the trail", "10:30: missing 2, and the host ran: it got no reading"}},
-		{"end", []audit.Entry{started, slot(clock(11, 0))}, []string{"00:00: missing 44, of which 41 before the first line of the trail"}},
-		{"start", []audit.Entry{started, slot(clock(10, 0)), slot(clock(10, 30))}, []string{"00:00: missing 40, before the first line of the trail", "10:15: missing 1, and the host ran: it got no reading"}},
+		{"end", []audit.Entry{started, slot(clock(10, 15)), slot(clock(11, 0))}, []string{"00:00: missing 41, before the first line of the trail", "10:30: missing 2, although the host ran: it got no reading"}},
+		{"end", []audit.Entry{started, slot(clock(11, 0))}, []string{"00:00: missing 44, 41 of them before the first line of the trail"}},
+		{"start", []audit.Entry{started, slot(clock(10, 0)), slot(clock(10, 30))}, []string{"00:00: missing 40, before the first line of the trail", "10:15: missing 1, although the host ran: it got no reading"}},
 	} {
 		t.Chdir(t.TempDir())
 		write(t, "audit.jsonl", c.lines)

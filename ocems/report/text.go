@@ -11,6 +11,7 @@ import (
 	"unicode"
 	"unicode/utf8"
 
+	"github.com/ocems-io/ocems/ocems/calendar"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -65,7 +66,7 @@ func (r *Report) Text(w io.Writer) error {
 	return out.Flush()
 }
 
-// head is what stands on top.
+// head writes the part before the devices.
 func (r *Report) head(out io.Writer) {
 	fmt.Fprintf(out, "%s\n%s\n%s\n", r.Verdict, r.headline(), r.made())
 	for _, t := range r.Trails {
@@ -81,7 +82,7 @@ func (r *Report) head(out io.Writer) {
 
 // blocks are the cells of a terminal.
 var blocks = func() *strings.Replacer {
-	pairs := []string{string(cellOutside), " "}
+	pairs := []string{string(calendar.LetterOutside), " "}
 	for _, c := range cells {
 		pairs = append(pairs, string(c.Letter), c.Block)
 	}
@@ -116,7 +117,7 @@ type column struct {
 	bad   bool
 }
 
-// columns are the counts of a parameter. Late is a part of delivered, and host off of missing.
+// columns are the counts of a parameter. Delivered includes late, and missing includes host off.
 var columns = []column{
 	{"expected", func(p *Parameter) int { return p.Expected }, false},
 	{"delivered", func(p *Parameter) int { return p.Delivered }, false},
@@ -132,10 +133,10 @@ var columns = []column{
 	{"calibration", func(p *Parameter) int { return p.Calibration }, false},
 }
 
-// always are the columns that a terminal shows even where there is nothing in them.
+// always are the columns that a terminal shows even if they are all zero.
 var always = []string{"expected", "delivered", "missing"}
 
-// verdict is one sentence on all.
+// verdict is one sentence on the whole report.
 func (r *Report) verdict() string {
 	var all Parameter
 	var share *float64
@@ -194,24 +195,24 @@ func (r *Report) headline() string {
 	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", r.Period.First.Format("2006-01-02 15:04"), r.Period.Last.Format("2006-01-02 15:04"), r.Period.Slots)
 }
 
-// mostOff is how many times when a host was off are named.
+// mostOff is how many times of one kind are listed.
 const mostOff = 10
 
 func (r *Report) notes() []string {
 	var list []string
 	for i, x := range r.Off {
 		if i == mostOff {
-			list = append(list, fmt.Sprintf("The host was off %d times more.", len(r.Off)-i))
+			list = append(list, fmt.Sprintf("The host was off %d more times.", len(r.Off)-i))
 			break
 		}
 		list = append(list, x.text(len(r.Trails) > 1))
 	}
 	list = append(list, outageTexts(r.Outages, "The board's server did not answer")...)
 	if r.OffGrid > 0 {
-		list = append(list, count(r.OffGrid, "reading")+" stamped off the grid of slots, and counted in none.")
+		list = append(list, count(r.OffGrid, "reading")+" stamped off the 15-minute grid, in no slot.")
 	}
 	if r.Unnamed != (Samples{}) {
-		list = append(list, fmt.Sprintf("Samples that name no device: %d late, %d refused.", r.Unnamed.Late, r.Unnamed.Refused))
+		list = append(list, fmt.Sprintf("Samples without a device: %d late, %d refused.", r.Unnamed.Late, r.Unnamed.Refused))
 	}
 	return list
 }
@@ -222,7 +223,7 @@ func (x Off) text(several bool) string {
 		which += " of " + plain(x.Trail)
 	}
 	if x.Killed {
-		return fmt.Sprintf("%s was off: it is known to have run until %s, and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+		return fmt.Sprintf("%s was off: it ran at least until %s and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
 	}
 	return fmt.Sprintf("%s was off from %s to %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
 }
@@ -237,7 +238,7 @@ func (d *Device) title() string {
 func (d *Device) notes() []string {
 	list := outageTexts(d.Held, "The device was held")
 	if d.Other != (Samples{}) {
-		list = append(list, fmt.Sprintf("Samples that name no parameter: %d late, %d refused.", d.Other.Late, d.Other.Refused))
+		list = append(list, fmt.Sprintf("Samples without a parameter: %d late, %d refused.", d.Other.Late, d.Other.Refused))
 	}
 	for _, p := range d.Parameters {
 		if p.Points != (Points{}) {
@@ -252,8 +253,8 @@ func (d *Device) notes() []string {
 		case p.Refused > 0:
 			list = append(list, fmt.Sprintf("%s: the board refuses it%s; its slots wait.", p.name(), meaning(p.Code)))
 		}
-		if p.Undecided > 0 {
-			list = append(list, fmt.Sprintf("%s, slots that wait for a person to decide, with readings in fewer minutes than min_coverage asks for: %d. Lower min_coverage, or set below_min_coverage to leave_out.", p.name(), p.Undecided))
+		if p.Undecided > 0 && !p.asked {
+			list = append(list, fmt.Sprintf("%s, slots that wait for a person to decide because their readings cover fewer minutes than min_coverage requires: %d. Lower min_coverage, or set below_min_coverage to leave_out.", p.name(), p.Undecided))
 		}
 		if left := p.leftOut(); left != "" {
 			list = append(list, p.name()+", readings in no slot: "+left+".")
@@ -261,16 +262,16 @@ func (d *Device) notes() []string {
 	}
 	for _, p := range d.Parameters {
 		if p.Unverified > 0 {
-			list = append(list, fmt.Sprintf("%s: for %s only lines speak that are not verified.", p.name(), count(p.Unverified, "slot")))
+			list = append(list, fmt.Sprintf("%s: %s from lines that are not verified.", p.name(), count(p.Unverified, "slot")))
 		}
 		if p.Expected == 0 && p.Samples != (Samples{}) {
-			list = append(list, p.name()+": the trails have no slot of it, only samples.")
+			list = append(list, p.name()+": the trails have only samples of it, no slot.")
 		}
 	}
 	return list
 }
 
-// meaning is what a status or another hold reason says.
+// meaning is a status code or another hold reason in words.
 func meaning(code string) string {
 	if n, err := strconv.Atoi(code); err == nil {
 		return fmt.Sprintf(" with %s, %s", code, strings.ToLower(spec.Status(n).Description()))
@@ -290,7 +291,7 @@ func (p *Parameter) leftOut() string {
 	return strings.Join(list, ", ")
 }
 
-// calibrated are the lines on calibrations.
+// calibrated returns a line for each calibration.
 func (p *Parameter) calibrated() (list []string) {
 	for i := range p.Calibrations {
 		list = append(list, p.Calibrations[i].String())
@@ -344,7 +345,7 @@ func (d *Device) table(w io.Writer) {
 	}
 }
 
-// plain keeps an altered trail from writing to the terminal what it would obey.
+// plain removes terminal control characters, which an altered trail may have.
 func plain(s string) string {
 	return strings.Map(func(r rune) rune {
 		if unicode.IsPrint(r) {

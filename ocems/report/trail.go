@@ -13,22 +13,22 @@ import (
 	"github.com/ocems-io/ocems/ocems/audit"
 )
 
-// Trail is one file of a trail and what its chain says of it.
+// Trail is one file of a trail, with the result of checking its hash chain.
 type Trail struct {
 	Name       string `json:"name"`
 	Lines      int    `json:"lines"`
 	Verified   int    `json:"verified_lines"`
-	Summed     bool   `json:"summed_up,omitempty"` // a closed file of which the lines that sum it up were read, and verified
+	Summed     bool   `json:"summed_up,omitempty"` // a closed file of which only the summary lines were read, and verified
 	Unreadable int    `json:"unreadable_lines"`
-	Recovered  int    `json:"recovered_lines"`        // notes of the trail about damage that was mended
-	Fault      string `json:"fault,omitempty"`        // the first line that was altered, removed or put in
-	Before     uint64 `json:"lines_before,omitempty"` // lines of the trail that are in a file before the first one
-	// Last is the SHA-256 of the last line. No chain shows that its end was taken away; a report from before does, by
-	// a hash that the trail no longer has.
+	Recovered  int    `json:"recovered_lines"`        // notes about repaired damage
+	Fault      string `json:"fault,omitempty"`        // the first altered, removed or inserted line
+	Before     uint64 `json:"lines_before,omitempty"` // earlier lines of the trail, in files that were not given
+	// Last is the SHA-256 of the last line. A hash chain does not show that its end was cut off. An older report does: its
+	// hash is then no longer in the trail.
 	Last string `json:"last_line_sha256,omitempty"`
 }
 
-// sums are what one file says.
+// sums are the counts of one file.
 type sums struct {
 	file       audit.File
 	verified   []*audit.Day
@@ -37,14 +37,14 @@ type sums struct {
 	unreadable int
 	times      hostTimes
 	outages    []*audit.Outage
-	over       time.Time // when those of the files before were over
+	over       time.Time // when the outages of earlier files ended
 	first      time.Time
 	marked     bool
 	err        error
 }
 
-// Add reads trails, each with its files in order, several files at once. Its error is one of reading; a broken chain is no
-// error here, and the Report has it. After each file it calls read, which may be nil.
+// Add reads trails, each with its files in order, several files in parallel. Its error is that of reading; a broken chain is
+// not an error but part of the Report. After each file it calls read, which may be nil.
 func (b *Builder) Add(trails [][]string, read func(files int)) error {
 	var paths []string
 	for _, files := range trails {
@@ -54,7 +54,7 @@ func (b *Builder) Add(trails [][]string, read func(files int)) error {
 	for i := range results {
 		results[i] = make(chan sums, 1)
 	}
-	ahead := make(chan struct{}, 2*runtime.GOMAXPROCS(0)) // what is read is in memory until its turn
+	ahead := make(chan struct{}, 2*runtime.GOMAXPROCS(0)) // files read ahead are in memory until their turn
 	stop := make(chan struct{})
 	defer close(stop)
 	go func() {
@@ -155,7 +155,7 @@ func (b *Builder) add(trail int, x *sums, before *audit.File) {
 	}
 }
 
-// inParallel calls do with each of n numbers.
+// inParallel calls do with each of 0 to n-1.
 func inParallel(n int, do func(i int)) {
 	var next atomic.Int64
 	var all sync.WaitGroup
@@ -169,27 +169,27 @@ func inParallel(n int, do func(i int)) {
 	all.Wait()
 }
 
-// verdict is what is shown of a file.
+// verdict is a sentence on a file.
 func (t *Trail) verdict() string {
 	text := ""
 	switch {
 	case t.Fault != "":
-		text = fmt.Sprintf("NOT VERIFIED: %s. Of its %s, the first %d are verified", t.Fault, count(t.Lines, "line"), t.Verified)
+		text = fmt.Sprintf("NOT VERIFIED: %s. Only the first %d of %s are verified", t.Fault, t.Verified, count(t.Lines, "line"))
 	case t.Lines == 0:
 		return "empty"
 	case t.Summed:
-		text = fmt.Sprintf("its sums are verified, %s (--verify reads them all)", count(t.Lines, "line"))
+		text = fmt.Sprintf("its summary is verified, %s (--verify reads every line)", count(t.Lines, "line"))
 	default:
 		text = "verified, " + count(t.Lines, "line")
 	}
 	if t.Before > 0 {
-		text += fmt.Sprintf("; %s of the trail before it are not here", count(int(t.Before), "line"))
+		text += fmt.Sprintf("; earlier lines of the trail that were not given: %d", t.Before)
 	}
 	if t.Unreadable > 0 {
-		text += fmt.Sprintf("; %d cannot be read", t.Unreadable)
+		text += fmt.Sprintf("; unreadable lines: %d", t.Unreadable)
 	}
 	if t.Recovered > 0 {
-		text += fmt.Sprintf("; %s of mended damage", count(t.Recovered, "note"))
+		text += fmt.Sprintf("; %s of repaired damage", count(t.Recovered, "note"))
 	}
 	return text
 }

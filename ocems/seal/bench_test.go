@@ -14,8 +14,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// BenchmarkSlot makes what one request of a 10-parameter slot carries: payload, body and signature. The baseline of
-// the same run is the RSA encryption alone, which nothing can save.
+// BenchmarkSlot makes payload, body and signature of one request with 10 parameters. The baseline in the same run is the RSA
+// encryption alone, which cannot be avoided.
 func BenchmarkSlot(b *testing.B) {
 	text, err := os.ReadFile("testdata/industry_test_public.pem")
 	if err != nil {

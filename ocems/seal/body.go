@@ -11,13 +11,13 @@ import (
 	"strings"
 )
 
-// ErrToken is a token that is empty after trimming.
+// ErrToken means that the token is empty after trimming.
 var ErrToken = errors.New("the token is empty")
 
 // Body seals and opens request bodies under one token. It is safe for concurrent use.
 type Body struct{ block cipher.Block }
 
-// NewBody derives the AES-256 key from a token: the SHA-256 of its UTF-8 bytes, white space around it removed.
+// NewBody derives the AES-256 key from a token: the SHA-256 of its UTF-8 bytes without surrounding white space.
 func NewBody(token string) (*Body, error) {
 	token = strings.TrimSpace(token)
 	if token == "" {
@@ -46,7 +46,7 @@ func (b *Body) Seal(payload []byte) []byte {
 	return base64.StdEncoding.AppendEncode(nil, text)
 }
 
-// Open decrypts a request body. The error says which step failed and holds nothing of the body or the token.
+// Open decrypts a request body. The error says which step failed, and shows nothing of the body or the token.
 func (b *Body) Open(body []byte) ([]byte, error) {
 	const n = aes.BlockSize
 	text, err := base64.StdEncoding.AppendDecode(nil, bytes.TrimSpace(body))
@@ -61,12 +61,12 @@ func (b *Body) Open(body []byte) ([]byte, error) {
 	}
 	pad := int(text[len(text)-1])
 	if pad == 0 || pad > n || !bytes.Equal(text[len(text)-pad:], bytes.Repeat([]byte{byte(pad)}, pad)) {
-		return nil, errors.New("opening a body: wrong padding: it was sealed under another token")
+		return nil, errors.New("opening a body: wrong padding: it was encrypted with another token")
 	}
 	return text[:len(text)-pad], nil
 }
 
-// Seal encrypts one payload under a token. Use NewBody for many.
+// Seal encrypts one payload with a token. Use NewBody for many payloads.
 func Seal(token string, payload []byte) ([]byte, error) {
 	b, err := NewBody(token)
 	if err != nil {
@@ -75,7 +75,7 @@ func Seal(token string, payload []byte) ([]byte, error) {
 	return b.Seal(payload), nil
 }
 
-// Open decrypts one request body under a token. Use NewBody for many.
+// Open decrypts one request body with a token. Use NewBody for many bodies.
 func Open(token string, body []byte) ([]byte, error) {
 	b, err := NewBody(token)
 	if err != nil {

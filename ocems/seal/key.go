@@ -12,8 +12,8 @@ import (
 
 var errPrivate = errors.New("reading the public key: this is a private key; it does not belong here")
 
-// ParsePublicKey reads the industry's public key in any form in which the board's e-mail is pasted: PEM (PKIX or
-// PKCS#1), PEM on one line with literal \n, bare base64 without the PEM armour, or DER. The error names what it is instead.
+// ParsePublicKey reads the industry's public key in all forms in which it is copied from the board's e-mail: PEM (PKIX or
+// PKCS#1), PEM on one line with literal \n, base64 without the PEM lines, or DER. For other input the error says what it is.
 func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 	if strings.Contains(text, "PRIVATE KEY-----") {
 		return nil, errPrivate
@@ -26,12 +26,12 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 		if key, ok := key.(*rsa.PublicKey); ok {
 			return key, nil
 		}
-		return nil, fmt.Errorf("reading the public key: it is a %T, the API needs RSA", key)
+		return nil, fmt.Errorf("reading the public key: it is a %T; the API needs an RSA key", key)
 	}
 	if key, err := x509.ParsePKCS1PublicKey(der); err == nil {
 		return key, nil
 	}
-	if _, err := ParsePrivateKey(text); err == nil { // bare base64 has no armour that says so
+	if _, err := ParsePrivateKey(text); err == nil { // base64 without PEM lines does not name its type
 		return nil, errPrivate
 	}
 	if _, err := x509.ParseCertificate(der); err == nil || kind == "CERTIFICATE" {
@@ -41,12 +41,12 @@ func ParsePublicKey(text string) (*rsa.PublicKey, error) {
 		return nil, fmt.Errorf("reading the public key: this is a %q; the key from the board's e-mail is needed", kind)
 	}
 	if there, whole := lengths(der); there < whole {
-		return nil, fmt.Errorf("reading the public key: it is cut: %d of %d bytes are there; copy the whole key from the board's e-mail", there, whole)
+		return nil, fmt.Errorf("reading the public key: it is truncated: %d of %d bytes; copy the whole key from the board's e-mail", there, whole)
 	}
 	return nil, errors.New("reading the public key: neither a PKIX nor a PKCS#1 RSA key: paste the whole key from the board's e-mail")
 }
 
-// ParsePrivateKey reads the private half, for a server that checks signatures: PEM, PKCS#8 or PKCS#1.
+// ParsePrivateKey reads the private key, for a server that checks signatures: PEM, PKCS#8 or PKCS#1.
 func ParsePrivateKey(text string) (*rsa.PrivateKey, error) {
 	der, _, err := keyBytes(text)
 	if err != nil {
@@ -65,9 +65,9 @@ func ParsePrivateKey(text string) (*rsa.PrivateKey, error) {
 	return key, nil
 }
 
-// lengths are how many bytes of DER there are, and how many its header says; the same for what is none.
+// lengths returns the actual length of DER and the length in its header, in bytes. For other input both are the same.
 func lengths(der []byte) (there, whole int) {
-	if len(der) < 4 || der[0] != 0x30 || der[1] != 0x82 { // a sequence of 256 bytes and more, as every RSA key of the board
+	if len(der) < 4 || der[0] != 0x30 || der[1] != 0x82 { // a sequence of 256 bytes or more, as every RSA key of the board is
 		return len(der), len(der)
 	}
 	return len(der), 4 + int(der[2])<<8 + int(der[3])
@@ -90,11 +90,11 @@ func keyBytes(text string) (der []byte, kind string, err error) {
 	}
 	switch {
 	case strings.HasPrefix(text, "ssh-") || strings.HasPrefix(text, "---- BEGIN SSH2"):
-		return nil, "", errors.New("this is a key of SSH; the key from the board's e-mail is needed, as PEM (ssh-keygen -e -m PKCS8 -f FILE turns it)")
+		return nil, "", errors.New("this is an SSH key; the key from the board's e-mail is needed, as PEM (ssh-keygen -e -m PKCS8 -f FILE turns it)")
 	case strings.HasPrefix(text, "{"):
 		return nil, "", errors.New("this is JSON, such as a JWK; the key from the board's e-mail is needed, as PEM")
 	}
-	// Armour whose line breaks were lost, or none at all: what remains is base64.
+	// PEM without line breaks, or without PEM lines: the rest is base64.
 	bare := text
 	if i := strings.Index(bare, "-----BEGIN "); i >= 0 {
 		kind, bare, _ = strings.Cut(bare[i+len("-----BEGIN "):], "-----")
@@ -103,7 +103,7 @@ func keyBytes(text string) (der []byte, kind string, err error) {
 	bare = strings.Join(strings.Fields(bare), "")
 	der, err = base64.StdEncoding.DecodeString(bare)
 	if err != nil && len(bare) > 64 {
-		der, err = base64.StdEncoding.DecodeString(bare[:len(bare)/4*4]) // that is cut within four characters
+		der, err = base64.StdEncoding.DecodeString(bare[:len(bare)/4*4]) // may be truncated within four characters
 	}
 	if err != nil {
 		return nil, "", errors.New("neither PEM nor base64")

@@ -66,11 +66,11 @@ func privateKey(t testing.TB) *rsa.PrivateKey {
 	return key
 }
 
-// hidesToken fails the test when an error tells the token, or a good part of it.
+// hidesToken fails the test if an error shows the token or a large part of it.
 func hidesToken(t *testing.T, err error, token string) {
 	t.Helper()
 	if err != nil && strings.Contains(err.Error(), token[:len(token)/2]) {
-		t.Errorf("the error tells the token: %v", err)
+		t.Errorf("the error shows the token: %v", err)
 	}
 }
 
@@ -286,7 +286,7 @@ func TestParsePublicKeyForms(t *testing.T) {
 	}
 }
 
-// selfSigned is a certificate as DER.
+// selfSigned returns a certificate as DER.
 func selfSigned(t *testing.T) []byte {
 	key := privateKey(t)
 	about := &x509.Certificate{SerialNumber: big.NewInt(1)}
@@ -318,17 +318,17 @@ func TestParsePublicKeyRefuses(t *testing.T) {
 		{"a token instead", b64Token, "neither"},
 		{"hex token instead", hexToken, "neither"},
 		{"prose", "the key is attached", "neither"},
-		{"cut bare", bare[:200], "it is cut: 150 of 294 bytes"},
-		{"cut within four characters", bare[:202], "it is cut: 150 of 294 bytes"},
-		{"cut PEM", read(t, "industry_test_public.pem")[:200], "it is cut: "},
-		{"cut DER", string(public[:200]), "it is cut: 200 of 294 bytes"},
+		{"cut bare", bare[:200], "it is truncated: 150 of 294 bytes"},
+		{"cut within four characters", bare[:202], "it is truncated: 150 of 294 bytes"},
+		{"cut PEM", read(t, "industry_test_public.pem")[:200], "it is truncated: "},
+		{"cut DER", string(public[:200]), "it is truncated: 200 of 294 bytes"},
 		{"cut private PEM", private[:500], "private key"},
 		{"its beginning lost", bare[100:], "neither"},
 		{"private DER", string(block.Bytes), "private key"},
 		{"certificate of a bare base64", base64.StdEncoding.EncodeToString(selfSigned(t)), "certificate"},
 		{"certificate of DER", string(selfSigned(t)), "certificate"},
 		{"certificate request", string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE REQUEST", Bytes: []byte("x")})), "CERTIFICATE REQUEST"},
-		{"SSH", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp", "a key of SSH"},
+		{"SSH", "ssh-rsa AAAAB3NzaC1yc2EAAAADAQABAAABAQC7 plant@etp", "an SSH key"},
 		{"JWK", `{"kty":"RSA","n":"xx","e":"AQAB"}`, "JSON"},
 		{"PGP", string(pem.EncodeToMemory(&pem.Block{Type: "PGP PUBLIC KEY BLOCK", Bytes: []byte("x")})), "PGP PUBLIC KEY BLOCK"},
 		{"UTF-16", "\xff\xfeM\x00I\x00I\x00B\x00", "UTF-16"},
@@ -404,7 +404,7 @@ func FuzzOpen(f *testing.F) {
 		} else if back, err := body.Open(body.Seal(plain)); err != nil || !bytes.Equal(back, plain) {
 			t.Errorf("what was opened does not survive sealing: %v", err)
 		}
-		// Any bytes are a payload too.
+		// Any bytes can be a payload too.
 		if back, err := body.Open(body.Seal(text)); err != nil || !bytes.Equal(back, text) {
 			t.Errorf("Open(Seal(%q)) = %q, %v", text, back, err)
 		}

@@ -18,13 +18,13 @@ const (
 	timeLayout = "2006-01-02 15:04:05.000"
 )
 
-// message is what the signature header encrypts (spec 2.3.2). The time is Indian Standard Time.
+// message is the plaintext of the signature header (spec 2.3.2). The time is Indian Standard Time.
 func message(token string, at time.Time) []byte {
 	return []byte(strings.TrimSpace(token) + separator + at.In(spec.IST).Format(timeLayout))
 }
 
-// Sign makes the `signature` header of one attempt: the token and the time of sending under the industry's public key
-// (spec 2.3.2). It is made anew for every attempt.
+// Sign makes the `signature` header of one attempt: the token and the time of sending, encrypted with the industry's public
+// key (spec 2.3.2). Every attempt needs a new one.
 func Sign(key *rsa.PublicKey, token string, at time.Time) (string, error) {
 	if strings.TrimSpace(token) == "" {
 		return "", ErrToken
@@ -36,8 +36,8 @@ func Sign(key *rsa.PublicKey, token string, at time.Time) (string, error) {
 	return base64.StdEncoding.EncodeToString(sealed), nil
 }
 
-// Unsign opens a `signature` header with the industry's private key and returns the token and the time of sending.
-// The errors hold nothing of the token.
+// Unsign decrypts a `signature` header with the industry's private key and returns the token and the time of sending.
+// The errors show nothing of the token.
 func Unsign(key *rsa.PrivateKey, signature string) (token string, at time.Time, err error) {
 	sealed, err := base64.StdEncoding.DecodeString(strings.TrimSpace(signature))
 	if err != nil {
@@ -52,7 +52,7 @@ func Unsign(key *rsa.PrivateKey, signature string) (token string, at time.Time, 
 	if cut < 0 {
 		return "", time.Time{}, fmt.Errorf("opening a signature: no %q between token and time", separator)
 	}
-	// Python's str(datetime.now()) of the document's example writes microseconds, and none at all on a whole second.
+	// Python's str(datetime.now()), in the spec's example, writes microseconds, and no fraction on a whole second.
 	at, err = time.ParseInLocation("2006-01-02 15:04:05", text[cut+len(separator):], spec.IST)
 	if err != nil {
 		return "", time.Time{}, errors.New("opening a signature: the time is not YYYY-MM-DD HH:MM:SS.mmm")
@@ -60,8 +60,8 @@ func Unsign(key *rsa.PrivateKey, signature string) (token string, at time.Time, 
 	return text[:cut], at, nil
 }
 
-// CheckKey reports a key that is too small to encrypt the token with the time: OAEP with SHA-256 leaves the key's
-// size less 66 bytes.
+// CheckKey returns an error if the key is too small to encrypt the token with the time. OAEP with SHA-256 can encrypt 66
+// bytes less than the key's size.
 func CheckKey(key *rsa.PublicKey, token string) error {
 	need := len(message(token, time.Now()))
 	if room := key.Size() - 2*sha256.Size - 2; need > room {

@@ -13,18 +13,18 @@ import (
 )
 
 const (
-	refusalsKept = 100_000         // slots and parameters whose last request was refused, of all devices
-	due          = 2 * time.Minute // after its stamp a slot has had the time to come
+	refusalsKept = 100_000         // slots and parameters whose last request was refused, over all devices
+	due          = 2 * time.Minute // from the stamp until the slot must have arrived
 )
 
 // The letters of a calendar are those of ocems report.
 const (
 	cellDelivered   = 'D'
 	cellPartly      = 'P' // some of the parameters
-	cellMissing     = 'M' // nothing came, and can still come
+	cellMissing     = 'M' // nothing arrived; it can still be sent
 	cellRejected    = 'R'
 	cellCalibration = 'C'
-	cellOutside     = '-' // not due yet, of before the first that came, or older than 7 days
+	cellOutside     = '-' // not due yet, before the first slot that arrived, or older than 7 days
 )
 
 type refusalKey struct {
@@ -33,14 +33,14 @@ type refusalKey struct {
 	slot              int64
 }
 
-// refusal is the last request for a slot of which nothing is stored.
+// refusal is the last request for a slot that is not stored.
 type refusal struct {
 	request, at int64
 	http        int
 	status      *int
 }
 
-// refusals forgets the oldest when there are too many.
+// refusals keeps the newest refusals.
 type refusals struct {
 	byKey    map[refusalKey]refusal
 	byDevice map[string]map[refusalKey]bool
@@ -76,14 +76,14 @@ func (f *refusals) remove(k refusalKey) {
 	delete(f.byDevice[k.device], k)
 }
 
-// settle notes what a request means for the slot of one of its readings. The caller holds the lock.
+// settle records the result of a request for the slot of one of its readings. The caller holds the lock.
 func (s *Server) settle(d *device, p *point, r Request) {
 	k := refusalKey{d.id, p.Parameter, p.diagnostic, p.slot()}
 	switch {
 	case r.Stored:
 		s.refused.remove(k)
 	case r.Status != nil && *r.Status == int(spec.StatusSuccess) && r.HTTP < 300:
-		// A fault told the sender so; nothing came to the board.
+		// From a fault: nothing was stored.
 	case s.stored[d.key(p)]:
 		// Sent again.
 	case p.stamp.Before(time.UnixMilli(r.Time).Add(-spec.MaxAge-24*time.Hour)) || p.stamp.After(time.UnixMilli(r.Time).Add(24*time.Hour)):
@@ -94,16 +94,16 @@ func (s *Server) settle(d *device, p *point, r Request) {
 	}
 }
 
-// Calendar is the answer of GET /console/calendar: what the board has of a device's slots of the last 7 days.
+// Calendar is the answer of GET /console/calendar: a device's slots at the board in the last 7 days.
 type Calendar struct {
 	Station    string              `json:"station"`
 	Device     string              `json:"device"`
 	Now        int64               `json:"now"`        // the board's clock, milliseconds since the Unix epoch
-	Parameters []CalendarParameter `json:"parameters"` // of the registry, and what was sent
-	Days       []CalendarDay       `json:"days"`       // the newest first
-	Readings   [][6]any            `json:"readings"`   // slot, number of the parameter, value, flag, stamp, when it came
-	Refused    [][6]any            `json:"refused"`    // slot, number of the parameter, when, HTTP status, status or null, request
-	Cells      map[string]int      `json:"cells"`      // how many there are of each letter
+	Parameters []CalendarParameter `json:"parameters"` // of the registry, and those that were sent
+	Days       []CalendarDay       `json:"days"`       // newest first
+	Readings   [][6]any            `json:"readings"`   // slot, index of the parameter, value, flag, stamp, time of arrival
+	Refused    [][6]any            `json:"refused"`    // slot, index of the parameter, time, HTTP status, status or null, request
+	Cells      map[string]int      `json:"cells"`      // number of cells by letter
 }
 
 // CalendarParameter is one parameter that a device sends.
@@ -112,7 +112,7 @@ type CalendarParameter struct {
 	Unit       string `json:"unit"` // of its newest reading
 	Diagnostic bool   `json:"diagnostic"`
 
-	expected bool // a slot is whole with it
+	expected bool // a complete slot has it
 }
 
 // CalendarDay is one row: a letter for each of the 96 slots, by their stamps in IST.
@@ -122,7 +122,7 @@ type CalendarDay struct {
 	Slots string `json:"slots"`
 }
 
-// calendar answers for ?device=, and for one parameter of it with &parameter= and &diagnostic=true.
+// calendar answers for ?device=, and for one parameter with &parameter= and &diagnostic=true.
 func (s *Server) calendar(w http.ResponseWriter, r *http.Request) {
 	query := r.URL.Query()
 	d := s.devices[query.Get("device")]
@@ -139,7 +139,7 @@ func (s *Server) calendar(w http.ResponseWriter, r *http.Request) {
 	writeJSON(w, s.calendarOf(d, only, s.config.Now()))
 }
 
-// cell is what came for a slot, by the number of the parameter.
+// cell is what arrived for a slot, by index of the parameter.
 type cell struct{ averages, points, refused map[int]bool }
 
 func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) Calendar {
@@ -160,7 +160,7 @@ func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) C
 
 	s.mu.Lock()
 	var readings []Reading
-	begin := now.UnixMilli() // nothing is missing before the first that ever came
+	begin := now.UnixMilli() // nothing is missing before the first slot that arrived
 	for _, i := range d.readings {
 		begin = min(begin, slotOf(s.readings[i].Timestamp))
 		if r := s.readings[i]; at(slotOf(r.Timestamp)) != nil {
@@ -201,7 +201,7 @@ func (s *Server) calendarOf(d *device, only *CalendarParameter, now time.Time) C
 	for k := range refused {
 		parameter(key{k.parameter, k.diagnostic})
 	}
-	// A parameter that was only ever refused makes no slot incomplete, unless there is no other.
+	// A parameter that was always refused does not make a slot incomplete, unless it is the only one.
 	if !slices.ContainsFunc(slices.Collect(maps.Values(known)), func(p *CalendarParameter) bool { return p.expected }) {
 		for _, p := range known {
 			p.expected = true
@@ -269,7 +269,7 @@ func midnight(t time.Time) time.Time {
 	return time.Date(t.Year(), t.Month(), t.Day(), 0, 0, 0, 0, spec.IST)
 }
 
-// letter speaks for all parameters that are expected. What did not come is missing where the slot is due.
+// letter is the letter for all expected parameters. If the slot is due, parameters that have not arrived are missing.
 func (c *cell) letter(parameters []CalendarParameter, expected int, due bool) rune {
 	var came, calibrated int
 	for i := range c.averages {
@@ -283,7 +283,7 @@ func (c *cell) letter(parameters []CalendarParameter, expected int, due bool) ru
 		}
 	}
 	refused := false
-	for i := range c.refused { // what came after all is not refused any more
+	for i := range c.refused { // a parameter that arrived later is no longer refused
 		refused = refused || !c.averages[i] && !c.points[i]
 	}
 	switch {

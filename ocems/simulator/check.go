@@ -27,9 +27,9 @@ type device struct {
 	calibrations       []Calibration
 
 	// Under the lock of the Server.
-	readings   []int // where they are in Server.readings
+	readings   []int // indexes in Server.readings
 	last       int64 // time of the last request, milliseconds since the Unix epoch
-	lastStored bool  // its readings are stored, by it or before
+	lastStored bool  // its readings are stored, by this or an earlier request
 }
 
 func (r *Registry) newDevice(station string, d Device) (*device, error) {
@@ -57,7 +57,7 @@ type Reading struct {
 	Station    string      `json:"station"`
 	Device     string      `json:"device"`
 	Parameter  string      `json:"parameter"`
-	Value      json.Number `json:"value"` // as it was sent
+	Value      json.Number `json:"value"` // as sent
 	Unit       string      `json:"unit"`
 	Timestamp  int64       `json:"timestamp"` // milliseconds since the Unix epoch
 	Flag       string      `json:"flag"`
@@ -75,7 +75,7 @@ func (r *Reading) name() string {
 	return fmt.Sprintf("%s of %s", short(r.Parameter), spec.ISTString(time.UnixMilli(r.Timestamp)))
 }
 
-// authenticate makes the checks of the headers (spec 2.3). The reason is of a status other than success.
+// authenticate checks the headers (spec 2.3). The reason is that of a status other than success.
 func authenticate(h http.Header, key *rsa.PrivateKey, devices map[string]*device) (d *device, status spec.Status, reason string) {
 	signature, id := strings.TrimSpace(h.Get("signature")), strings.TrimSpace(h.Get("X-Device-Id"))
 	switch {
@@ -86,7 +86,7 @@ func authenticate(h http.Header, key *rsa.PrivateKey, devices map[string]*device
 	case key == nil:
 		return nil, spec.StatusNoPublicKey, "the simulator was started without a private key"
 	case devices[id] == nil:
-		return nil, spec.StatusDeviceNotRegistered, "X-Device-Id names no device of the registry"
+		return nil, spec.StatusDeviceNotRegistered, "X-Device-Id is not in the registry"
 	}
 	d = devices[id]
 	token, _, err := seal.Unsign(key, signature)
@@ -94,13 +94,13 @@ func authenticate(h http.Header, key *rsa.PrivateKey, devices map[string]*device
 		return nil, spec.StatusInvalidDetails, "the signature was not made with this industry's public key"
 	}
 	if subtle.ConstantTimeCompare([]byte(token), []byte(d.token)) != 1 {
-		return nil, spec.StatusInvalidDetails, "the signature is of another token than the device's"
+		return nil, spec.StatusInvalidDetails, "the signature has another token than the device's"
 	}
 	return d, spec.StatusSuccess, ""
 }
 
-// sealed is a request's body after its decryption. The device is nil where the header names none, text where the body
-// does not open under the device's token.
+// sealed is a decrypted body. The device is nil if the header names none. The text is nil if the device's token does not
+// decrypt the body.
 type sealed struct {
 	device *device
 	text   []byte
@@ -123,7 +123,7 @@ func (s *Server) open(id string, body []byte) sealed {
 	return o
 }
 
-// points are all readings of the body, to whomever they belong.
+// points returns all readings of the body, of any device.
 func (o *sealed) points() []*point {
 	var points []*point
 	for _, station := range o.doc.Data {
@@ -135,7 +135,7 @@ func (o *sealed) points() []*point {
 	return points
 }
 
-// point is an entry of the payload on its way to a Reading.
+// point is a reading in the payload, before the checks.
 type point struct {
 	payload.Point
 	diagnostic bool
@@ -143,18 +143,18 @@ type point struct {
 	stampErr   error
 }
 
-// at names a reading of a parameter that was checked.
+// at names a reading whose parameter was checked.
 func (p *point) at() string { return p.Parameter + " of " + spec.ISTString(p.stamp) }
 
-// key is that of the reading that a point of the device would be.
+// key is the key under which a point of the device is stored.
 func (d *device) key(p *point) storedKey {
 	return storedKey{d.id, p.Parameter, p.diagnostic, p.stamp.UnixMilli(), p.calibration()}
 }
 
 func (p *point) calibration() bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Calibration() }
 
-// read makes the checks of the body (spec 2.4) in the simulator's order, each over all readings before the next, and
-// returns the readings when they all pass, or else the reason. It does not look for duplicates.
+// read checks the body (spec 2.4), each check over all readings before the next check. It returns the readings if all pass,
+// otherwise the reason. It does not check for duplicates.
 func (d *device) read(opened sealed, stations map[string]bool, now time.Time) ([]Reading, spec.Status, string) {
 	doc := opened.doc
 	switch {
@@ -171,7 +171,7 @@ func (d *device) read(opened sealed, stations map[string]bool, now time.Time) ([
 	}
 	for _, one := range doc.Data[0].Devices {
 		if id := strings.TrimSpace(one.DeviceID); id != d.id || station != d.station {
-			return nil, spec.StatusNoStationDeviceMatch, fmt.Sprintf("the payload is of device %q of station %q, X-Device-Id of device %q of station %q",
+			return nil, spec.StatusNoStationDeviceMatch, fmt.Sprintf("the payload has device %q of station %q, X-Device-Id is device %q of station %q",
 				short(id), short(station), d.id, d.station)
 		}
 	}
@@ -245,12 +245,12 @@ func (d *device) whyParameter(p *point) string {
 	if _, err := spec.LookupParameter(key); err != nil && !d.registry.takesParameter(p.Parameter) {
 		return err.Error()
 	}
-	return fmt.Sprintf("%q is not one of the device's parameters: nearest ", key) + strings.Join(spec.Nearest(key, slices.Sorted(maps.Keys(d.parameters))), ", ")
+	return fmt.Sprintf("%q is not a parameter of the device: nearest ", key) + strings.Join(spec.Nearest(key, slices.Sorted(maps.Keys(d.parameters))), ", ")
 }
 
 func (d *device) whyUnit(p *point) string {
 	if units := d.parameters[p.Parameter]; len(units) > 0 {
-		return fmt.Sprintf("%s: unit %q is not the device's %s", p.Parameter, short(p.Unit), strings.Join(units, ", "))
+		return fmt.Sprintf("%s: unit %q is not accepted for this device: nearest %s", p.Parameter, short(p.Unit), strings.Join(units, ", "))
 	}
 	key := short(p.Unit)
 	resolved, err := spec.ResolveUnit(key)
@@ -262,7 +262,7 @@ func (d *device) whyUnit(p *point) string {
 
 func validFlag(p *point) bool { return len(p.Flag) == 1 && spec.Flag(p.Flag[0]).Valid() }
 
-// validValue takes JSON numbers without an exponent, as payload.Validate does.
+// validValue accepts JSON numbers without an exponent, as payload.Validate does.
 func validValue(p *point) bool {
 	text := string(p.Value)
 	if text == "" || text[0] != '-' && (text[0] < '0' || text[0] > '9') || strings.ContainsAny(text, "eE") {

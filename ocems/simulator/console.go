@@ -13,17 +13,17 @@ import (
 )
 
 const (
-	devicesShown = 200                    // of a list; the search finds the others
-	streamsOpen  = 64                     // streams of events at once
-	eventPause   = 250 * time.Millisecond // at least, between two events of a stream
+	devicesShown = 200                    // in a list; the search finds the others
+	streamsOpen  = 64                     // event streams at the same time
+	eventPause   = 250 * time.Millisecond // minimum between two events of a stream
 	heartbeat    = 15 * time.Second
-	writeTimeout = 10 * time.Second // of an event; a browser that takes none for so long is let go
+	writeTimeout = 10 * time.Second // for an event; after it the stream is closed
 )
 
 //go:embed console
 var assets embed.FS
 
-// console serves the page and what it reads. Nothing here answers with a token: see hide.
+// console serves the page and its data. No answer has a token: see hide.
 func (s *Server) console(mux *http.ServeMux) {
 	for pattern, handle := range map[string]http.HandlerFunc{
 		"GET /{$}":                   webui.Asset(assets, "console/index.html"),
@@ -42,7 +42,7 @@ func (s *Server) console(mux *http.ServeMux) {
 	webui.Shared(mux)
 }
 
-// about has what the page needs to know once.
+// about has what the page needs once.
 func (s *Server) about(w http.ResponseWriter, _ *http.Request) {
 	type status struct {
 		Code    int    `json:"code"`
@@ -69,7 +69,7 @@ type deviceView struct {
 	LastStored bool   `json:"last_stored"`
 }
 
-// listDevices answers with the first devices whose station or id contains ?search=, whatever the case.
+// listDevices answers with the first devices whose station or id contains ?search=, case-insensitively.
 func (s *Server) listDevices(w http.ResponseWriter, r *http.Request) {
 	search := strings.ToLower(strings.TrimSpace(r.URL.Query().Get("search")))
 	out := struct {
@@ -121,12 +121,12 @@ func (s *Server) notify() {
 	}
 }
 
-// update is an event: what is new since the stream's last one.
+// update is an event: the changes since the stream's last event.
 type update struct {
 	Now      int64       `json:"now"` // the board's clock, milliseconds since the Unix epoch
 	Requests []Request   `json:"requests"`
-	Skipped  int64       `json:"skipped,omitempty"` // requests that came and went between two events
-	Faults   []faultView `json:"faults"`            // all of them, or null when they are the same as before
+	Skipped  int64       `json:"skipped,omitempty"` // requests that left the log between two events
+	Faults   []faultView `json:"faults"`            // all faults, or null if they have not changed
 	Totals   totals      `json:"totals"`
 }
 
@@ -137,8 +137,8 @@ type totals struct {
 	Duplicates int `json:"duplicates"`
 }
 
-// events is a stream of server-sent events. A stream has no queue: when its browser is ready for more it gets what the
-// request log still has, so that a slow one holds nothing up and costs no memory.
+// events is a stream of server-sent events. A stream has no queue: when its browser is ready it gets the new requests that
+// the log still has. So a slow browser delays nothing and needs no memory.
 func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	s.mu.Lock()
 	full := s.streams >= streamsOpen
@@ -148,7 +148,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request) {
 	sent, changes := s.log.last, -1
 	s.mu.Unlock()
 	if full {
-		http.Error(w, fmt.Sprintf("%d consoles are open, which is the most", streamsOpen), http.StatusServiceUnavailable)
+		http.Error(w, fmt.Sprintf("%d consoles are open, which is the maximum", streamsOpen), http.StatusServiceUnavailable)
 		return
 	}
 	defer func() {

@@ -76,17 +76,17 @@ func TestCalendar(t *testing.T) {
 	good().at(back(1)).want(t, server, 1)
 	wrong(cod(good().at(back(2)))).want(t, server, 110)
 	wrong(cod(good().at(back(3)))).want(t, server, 110)
-	both(back(3)) // and mended
+	both(back(3)) // and corrected
 	both(back(4))
 	good().at(back(4)).want(t, server, 111) // sent again: still delivered
 	fault(t, server, `{"count":1,"http_status":503}`)
 	_, _, _ = cod(good().at(back(9))).send(server)
-	fault(t, server, `{"count":1,"status":1}`) // the sender is told so, and the board has nothing
+	fault(t, server, `{"count":1,"status":1}`) // the sender gets status 1, but nothing is stored
 	cod(good().at(back(10))).want(t, server, 1)
 	fault(t, server, `{"count":2,"close":true,"after_store":true}`)
 	_, _, _ = good().at(back(11)).send(server)
 	_, _, _ = cod(good().at(back(11))).send(server)
-	text(t, server, "/") // whatever is left of the fault is not for this
+	text(t, server, "/") // remaining faults do not apply to it
 	for _, p := range []func(request) request{func(q request) request { return q }, cod} {
 		for _, flag := range []string{"C", "Z"} {
 			q := p(good().at(now.Add(-90 * time.Minute).Truncate(30 * time.Second)))
@@ -98,7 +98,7 @@ func TestCalendar(t *testing.T) {
 	}
 
 	c := read[simulator.Calendar](t, server, "/console/calendar?device=dev_1")
-	calibrated := time.Date(2026, 2, 10, 10, 45, 0, 0, spec.IST) // 10:37:30 and 10:38 are in the 15 minutes that end then
+	calibrated := time.Date(2026, 2, 10, 10, 45, 0, 0, spec.IST) // the slot of 10:37:30 and 10:38
 	for _, want := range []struct {
 		stamp        time.Time
 		letter, name string
@@ -106,7 +106,7 @@ func TestCalendar(t *testing.T) {
 		{slot, "D", "whole"}, {back(1), "P", "one of two parameters"}, {back(2), "R", "refused"}, {back(3), "D", "refused, then stored"},
 		{back(4), "D", "stored, then sent again"}, {calibrated, "C", "calibration"}, {back(6), "M", "nothing"}, {back(9), "R", "HTTP 503"},
 		{back(10), "M", "success that a fault told"}, {back(11), "D", "reply lost"},
-		{slot.Add(spec.SlotLength), "-", "not due"}, {slot.Add(-spec.MaxAge), "-", "too old"}, {back(12), "-", "before the first that came"},
+		{slot.Add(spec.SlotLength), "-", "not due"}, {slot.Add(-spec.MaxAge), "-", "too old"}, {back(12), "-", "before the first that arrived"},
 	} {
 		if got := letter(t, c, want.stamp); got != want.letter {
 			t.Errorf("%s: %s, want %s", want.name, got, want.letter)
@@ -149,7 +149,7 @@ func TestCalendar(t *testing.T) {
 	}
 }
 
-// A slot is not missing in the moment of its stamp: it is on its way.
+// A slot is not missing at the moment of its stamp.
 func TestCalendarDue(t *testing.T) {
 	for after, want := range map[time.Duration]string{0: "-", time.Minute: "-", 2 * time.Minute: "M"} {
 		server := start(t, func(c *simulator.Config) { c.Now = func() time.Time { return slot.Add(after) } })
@@ -160,7 +160,7 @@ func TestCalendarDue(t *testing.T) {
 	}
 }
 
-// A device whose parameters the registry names is whole with all of them, also before they were sent.
+// If the registry has a device's parameters, a complete slot has all of them, even before they were sent once.
 func TestCalendarOfRegistryParameters(t *testing.T) {
 	server := start(t, nil)
 	q := good()
@@ -170,7 +170,7 @@ func TestCalendarOfRegistryParameters(t *testing.T) {
 	if len(c.Parameters) != 2 || letter(t, c, slot) != "P" {
 		t.Errorf("%s %+v", letter(t, c, slot), c.Parameters)
 	}
-	// A key that was only ever refused makes no other slot incomplete.
+	// A key that was always refused does not make other slots incomplete.
 	q.parameter, q.unit, q.value, q.stamp = "cod", "mg/L", "3", slot
 	q.want(t, server, 1)
 	q.parameter, q.stamp = "COD", slot.Add(-spec.SlotLength)
@@ -193,12 +193,12 @@ func TestRequests(t *testing.T) {
 		payload      string
 	}{
 		{name: "good", http: 200, status: 1, meaning: "Success", payload: `"value": 7.20, "unit": "pH", "timestamp": 1770705000000, "flag": "U" }`},
-		{name: "sent again", http: 200, status: 111, reason: "ph of 2026-02-10 12:00:00 IST is stored already", payload: "7.20"},
+		{name: "sent again", http: 200, status: 111, reason: "ph of 2026-02-10 12:00:00 IST is already stored", payload: "7.20"},
 		{name: "unit", change: func(q *request) { q.parameter, q.unit = "cod", "mg/l" }, http: 200, status: 110, reason: `cod: unit "mg/l" must be written "mg/L"`, payload: "mg/l"},
 		{name: "parameter", change: func(q *request) { q.parameter = "PH" }, http: 200, status: 119, reason: `unknown parameter "PH": nearest "ph"`},
 		{name: "future", change: func(q *request) { q.stamp = slot.Add(time.Hour) }, http: 200, status: 118, reason: "ph of 2026-02-10 13:00:00 IST is after the board's 2026-02-10 12:07:30 IST"},
-		{name: "signature of another device", change: func(q *request) { q.signToken = "token-of-dev-2" }, http: 200, status: 10, reason: "the signature is of another token than the device's", payload: "7.20"},
-		{name: "sealed under another token", change: func(q *request) { q.token = "token-of-dev-2" }, http: 200, status: 109, reason: "sealed under another token"},
+		{name: "signature of another device", change: func(q *request) { q.signToken = "token-of-dev-2" }, http: 200, status: 10, reason: "the signature has another token than the device's", payload: "7.20"},
+		{name: "sealed under another token", change: func(q *request) { q.token = "token-of-dev-2" }, http: 200, status: 109, reason: "encrypted with another token"},
 		{name: "HTTP", fault: `{"count":1,"http_status":429,"retry_after":30}`, http: 429, status: -1, reason: "fault: HTTP 429 Too Many Requests, Retry-After 30 s", payload: "7.20"},
 		{name: "HTML", fault: `{"count":1,"html":true}`, http: 200, status: -1, reason: "fault: answers HTML"},
 		{name: "status", fault: `{"count":1,"status":102}`, http: 200, status: 102, reason: "fault: status 102 (", payload: "7.20"},
@@ -241,7 +241,7 @@ func TestRequests(t *testing.T) {
 	}
 }
 
-// Nothing grows with the number or the size of requests, nor with what senders make up.
+// Memory does not grow with the number or size of requests, nor with names that senders invent.
 func TestConsoleBounds(t *testing.T) {
 	server := start(t, nil)
 	var entries []string
@@ -249,7 +249,7 @@ func TestConsoleBounds(t *testing.T) {
 		entries = append(entries, fmt.Sprintf(`{"parameter":"p%04d","value":1,"unit":"%%","timestamp":%d,"flag":"U"}`, i, slot.UnixMilli()))
 	}
 	body := `{"data":[{"stationId":"station_1","device_data":[{"deviceId":"dev_1","params":[` + strings.Join(entries, ",") + `]}]}]}`
-	for i := range 12 { // 108,000 names that are refused
+	for i := range 12 { // 108,000 refused names
 		q := good()
 		q.json = strings.ReplaceAll(body, `"p`, fmt.Sprintf(`"p%d_`, i))
 		q.json = strings.ReplaceAll(q.json, fmt.Sprintf(`"p%d_arameter"`, i), `"parameter"`)
@@ -349,7 +349,7 @@ func TestDevices(t *testing.T) {
 	}
 }
 
-// 111 says that a slot is stored already, and also that a stamp is no slot; a fault may say it of anything.
+// 111 means that a slot is already stored, or that a stamp is off the grid; a fault may answer it to any request.
 func TestLastStored(t *testing.T) {
 	for _, duplicates := range []string{simulator.DuplicatesByParameter, simulator.DuplicatesBySlot} {
 		t.Run(duplicates, func(t *testing.T) {
@@ -374,14 +374,14 @@ func TestLastStored(t *testing.T) {
 				{"parameter":"ph","value":7,"unit":"pH","timestamp":T,"flag":"U"},{"parameter":"cod","value":7,"unit":"mg/L","timestamp":T,"flag":"U"}]}]}]}`, "T,", fmt.Sprint(slot.UnixMilli())+",")
 			q.want(t, server, 111) // and cod is not stored
 			want(false)
-			if c := read[simulator.Calendar](t, server, "/console/calendar?device=dev_1"); letter(t, c, slot) != "P" || len(c.Refused) != 1 { // that of cod
+			if c := read[simulator.Calendar](t, server, "/console/calendar?device=dev_1"); letter(t, c, slot) != "P" || len(c.Refused) != 1 { // cod
 				t.Errorf("%s, refused %v", letter(t, c, slot), c.Refused)
 			}
 		})
 	}
 }
 
-// Requests are found by the device's id, however long the registry has it.
+// Requests are found by the device's id, even if it is long.
 func TestLongID(t *testing.T) {
 	id := strings.Repeat("logger_of_the_plant_", 20)
 	server := start(t, func(c *simulator.Config) {
@@ -398,7 +398,7 @@ func TestLongID(t *testing.T) {
 	}
 }
 
-// events reads a stream of the console.
+// events reads an event stream of the console.
 type events struct {
 	resp  *http.Response
 	lines *bufio.Scanner
@@ -446,7 +446,7 @@ func (e *events) next(t *testing.T) (u update) {
 
 func TestEvents(t *testing.T) {
 	server := start(t, nil)
-	good().want(t, server, 1) // before the stream: not new
+	good().want(t, server, 1) // before the stream, so not new
 	e := listen(t, server.URL)
 	if kind := e.resp.Header.Get("Content-Type"); kind != "text/event-stream" {
 		t.Fatal(kind)
@@ -469,7 +469,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// A browser that reads nothing holds up no request, and gets the newest ones when it reads again.
+// A browser that does not read delays no request. It gets the newest requests when it reads again.
 func TestSlowEvents(t *testing.T) {
 	server := start(t, nil)
 	e := listen(t, server.URL)
@@ -510,7 +510,7 @@ func TestManyEvents(t *testing.T) {
 		t.Fatalf("HTTP %d %s", e.resp.StatusCode, body)
 	}
 	open[0].resp.Body.Close()
-	for deadline := time.Now().Add(10 * time.Second); ; { // the server notices
+	for deadline := time.Now().Add(10 * time.Second); ; { // until the server notices
 		if e := listen(t, server.URL); e.resp.StatusCode == 200 {
 			return
 		}
@@ -554,7 +554,7 @@ func shutdownEndsEvents(t *testing.T, idle time.Duration) {
 	if err := e.lines.Err(); err != nil {
 		t.Errorf("the stream was torn: %v", err)
 	}
-	s.Close() // twice does no harm
+	s.Close() // a second Close is allowed
 }
 
 func TestRemoveFault(t *testing.T) {
@@ -595,7 +595,7 @@ func TestRemoveFault(t *testing.T) {
 	}
 }
 
-// A page of another site may change nothing; what is no browser may.
+// A page of another site must not change anything; programs other than browsers may.
 func TestCrossSite(t *testing.T) {
 	server := start(t, nil)
 	host := strings.TrimPrefix(server.URL, "http://")
@@ -633,7 +633,7 @@ func TestCrossSite(t *testing.T) {
 	}
 }
 
-// A name that a foreign DNS has turned to this address shows and changes nothing; the API is open under every name.
+// A foreign name whose DNS points here can read and change nothing; the API accepts every name.
 func TestForeignHost(t *testing.T) {
 	server := start(t, func(c *simulator.Config) { c.Hosts = []string{"board.plant.example"} })
 	for host, open := range map[string]bool{"": true, "localhost:8750": true, "console.localhost": true, "127.0.0.1": true, "[::1]:8750": true, "simulator:80": true,
@@ -660,7 +660,7 @@ func TestForeignHost(t *testing.T) {
 	}
 }
 
-// Loggers that mix their columns up send tokens where identifiers and values belong.
+// Loggers with mixed-up columns send tokens as identifiers and values.
 func TestNoTokenIsShown(t *testing.T) {
 	var log bytes.Buffer
 	var mu sync.Mutex

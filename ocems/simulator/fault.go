@@ -16,25 +16,25 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Fault is one way in which the server misbehaves. A request meets the first fault in the list that is for its device.
-// A fault with none of http_status, status, html, close and half leaves the answer as the checks make it.
+// Fault is a fault of the server. The first fault in the list that is for the device of a request applies to it. A fault
+// without http_status, status, html, close and half leaves the result of the checks as the answer.
 type Fault struct {
 	Device      string       `json:"device,omitempty"`       // X-Device-Id; empty is every device
-	Count       int          `json:"count"`                  // requests it is for; 0 until it is cleared
+	Count       int          `json:"count"`                  // number of requests; 0: until it is cleared
 	Latency     Duration     `json:"latency,omitempty"`      // wait before the answer
 	HTTPStatus  int          `json:"http_status,omitempty"`  // HTTP status, 200 to 599
 	RetryAfter  int          `json:"retry_after,omitempty"`  // Retry-After header in seconds
-	Status      *spec.Status `json:"status,omitempty"`       // status in the body, also one outside v1.5
-	HTML        bool         `json:"html,omitempty"`         // a page of HTML as the body
+	Status      *spec.Status `json:"status,omitempty"`       // status in the body, may be outside v1.5
+	HTML        bool         `json:"html,omitempty"`         // an HTML page as the body
 	Close       bool         `json:"close,omitempty"`        // close the connection without an answer
 	Half        bool         `json:"half,omitempty"`         // close the connection after half of the answer's body
-	ClockOffset Duration     `json:"clock_offset,omitempty"` // moves the clock of the checks and of the Date header
-	AfterStore  bool         `json:"after_store,omitempty"`  // judge and store first: only the reply is lost
+	ClockOffset Duration     `json:"clock_offset,omitempty"` // offset of the clock of the checks and the Date header
+	AfterStore  bool         `json:"after_store,omitempty"`  // check and store first: only the reply is lost
 }
 
 var faultKeys = []string{"device", "count", "latency", "http_status", "retry_after", "status", "html", "close", "half", "clock_offset", "after_store"}
 
-// Duration is a time.Duration that JSON spells as Go does: "2s", "-1h".
+// Duration is a time.Duration that is a text in JSON, as in Go: "2s", "-1h".
 type Duration time.Duration
 
 // UnmarshalText reads a duration such as 2s.
@@ -89,7 +89,7 @@ func parseFault(text []byte) (Fault, error) {
 	fault.Device = strings.TrimSpace(fault.Device)
 	switch {
 	case fault.Count < 0:
-		return fault, fmt.Errorf("count: %d is negative: 0 is until cleared", fault.Count)
+		return fault, fmt.Errorf("count: %d is negative: nearest 0, which lasts until it is cleared", fault.Count)
 	case fault.Latency < 0:
 		return fault, fmt.Errorf("latency: %s is negative", time.Duration(fault.Latency))
 	case fault.RetryAfter < 0:
@@ -100,7 +100,7 @@ func parseFault(text []byte) (Fault, error) {
 	return fault, nil
 }
 
-// activeFault is a fault with the number by which DELETE /faults/{id} names it.
+// activeFault is a fault with its id for DELETE /faults/{id}.
 type activeFault struct {
 	id int64
 	Fault
@@ -127,7 +127,7 @@ func (s *Server) takeFault(device string) Fault {
 	return Fault{}
 }
 
-// String says what the fault does, without its device and count.
+// String describes the fault, without its device and count.
 func (f Fault) String() string {
 	var parts []string
 	add := func(format string, args ...any) { parts = append(parts, fmt.Sprintf(format, args...)) }
@@ -163,7 +163,7 @@ func (f Fault) String() string {
 	return strings.Join(parts, ", ")
 }
 
-// request is what the request log has of the fault's answer to a request.
+// request is the entry in the request log for an answer with this fault.
 func (f Fault) request(v verdict) Request {
 	r := Request{HTTP: http.StatusOK, Stored: v.stored, Reason: v.reason}
 	status := &v.status
@@ -192,7 +192,7 @@ func (f Fault) request(v verdict) Request {
 	return r
 }
 
-// write answers a request that was judged with the status, as the fault wants it.
+// write sends the answer to a request with this status, changed by the fault.
 func (f Fault) write(w http.ResponseWriter, judged spec.Status) {
 	if f.Close {
 		panic(http.ErrAbortHandler)
@@ -288,13 +288,13 @@ func (s *Server) removeFault(w http.ResponseWriter, r *http.Request) {
 	}
 	s.mu.Unlock()
 	if at < 0 {
-		http.Error(w, fmt.Sprintf("no fault %q: it was removed, or its requests are done", r.PathValue("id")), http.StatusNotFound)
+		http.Error(w, fmt.Sprintf("no fault %q: it was removed, or its count of requests is used up", r.PathValue("id")), http.StatusNotFound)
 		return
 	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
-// faultsChanged tells the consoles. The caller holds the lock.
+// faultsChanged notifies the consoles. The caller holds the lock.
 func (s *Server) faultsChanged() {
 	s.changes++
 	s.notify()

@@ -56,7 +56,7 @@ func TestFaultClose(t *testing.T) {
 		name, fault string
 		stored      int
 	}{
-		{"before", `{"count":2,"close":true}`, 0}, // 2: the client may repeat on a fresh connection
+		{"before", `{"count":2,"close":true}`, 0}, // 2: the client may retry on a new connection
 		{"after", `{"count":2,"close":true,"after_store":true}`, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -90,7 +90,7 @@ func TestFaultLatency(t *testing.T) {
 	if took := time.Since(begin); took < 50*time.Millisecond {
 		t.Errorf("took %s", took)
 	}
-	// The server gives up with the client; else Close would hang on the hour.
+	// The server stops with the client; otherwise Close would wait for an hour.
 	ctx, cancel := context.WithTimeout(context.Background(), 50*time.Millisecond)
 	defer cancel()
 	r, _ := http.NewRequestWithContext(ctx, http.MethodPost, server.URL+"/v1.0/industry/data", strings.NewReader("x"))

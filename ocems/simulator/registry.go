@@ -17,11 +17,11 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Registry is what the board knows of an industry: its stations, their devices, and the devices' tokens.
+// Registry has the stations of an industry, with their devices and the devices' tokens.
 type Registry struct {
 	Stations []Station
 
-	// Keys outside the catalogue that this board takes too, exactly as they are written here.
+	// Keys outside the catalogue that this board accepts too, exactly as written here.
 	UnlistedParameters, UnlistedUnits []string
 }
 
@@ -39,18 +39,18 @@ type Station struct {
 	Devices []Device
 }
 
-// Device is one device that may send. Device ids are unique over all stations.
+// Device is one registered device. Device ids are unique over all stations.
 type Device struct {
 	ID           string
 	Token        string
-	Parameters   map[string][]string // units by parameter key; nil takes the catalogue, an empty list any unit of it
+	Parameters   map[string][]string // units by parameter key; nil accepts the catalogue, an empty list any unit of it
 	Calibrations []Calibration
 }
 
-// Calibration is a time, both ends included, for which the board expects readings flagged C or Z (spec 2.4.3).
+// Calibration is a time, both ends inclusive, for which the board accepts readings flagged C or Z (spec 2.4.3).
 type Calibration struct{ From, To time.Time }
 
-// The same as the YAML spells it.
+// The same in YAML.
 type (
 	registryFile struct {
 		Stations           []stationFile `yaml:"stations"`
@@ -142,7 +142,7 @@ var (
 	quotedValue  = regexp.MustCompile("`[^`]*`")
 )
 
-// explainYAML offers the nearest key for an unknown one, and takes values, which may be tokens, out of other errors.
+// explainYAML adds the nearest key to an unknown one, and removes values, which may be tokens, from other errors.
 func explainYAML(err error) error {
 	var mismatch *yaml.TypeError
 	if !errors.As(err, &mismatch) {
@@ -185,7 +185,7 @@ func (r *Registry) index() (map[string]*device, error) {
 		case station == "":
 			return nil, fmt.Errorf("%s.id: empty", path)
 		case stations[station]:
-			return nil, fmt.Errorf("%s.id: %q is there twice", path, station)
+			return nil, fmt.Errorf("%s.id: %q is in the list twice", path, station)
 		case len(s.Devices) == 0:
 			return nil, fmt.Errorf("%s.devices: the list is empty", path)
 		}
@@ -197,7 +197,7 @@ func (r *Registry) index() (map[string]*device, error) {
 				return nil, fmt.Errorf("%s.%w", path, err)
 			}
 			if devices[dev.id] != nil {
-				return nil, fmt.Errorf("%s.id: %q is there twice", path, dev.id)
+				return nil, fmt.Errorf("%s.id: %q is in the list twice", path, dev.id)
 			}
 			devices[dev.id] = dev
 		}
@@ -205,7 +205,7 @@ func (r *Registry) index() (map[string]*device, error) {
 	return devices, nil
 }
 
-// checkKeys refuses parameter and unit keys that the board does not take.
+// checkKeys refuses parameter and unit keys that the board does not accept.
 func (r *Registry) checkKeys(d Device) error {
 	for _, key := range slices.Sorted(maps.Keys(d.Parameters)) {
 		if !r.takesParameter(key) {

@@ -13,24 +13,24 @@ import (
 )
 
 const (
-	requestsKept = 1000     // requests that the console can show
-	payloadKept  = 32 << 10 // bytes of a decrypted body that are kept; a slot of 100 readings has 12 KB
-	textKept     = 100      // bytes of a name or value that a sender chose
+	requestsKept = 1000     // requests in the log
+	payloadKept  = 32 << 10 // bytes of a decrypted body in the log; a slot of 100 readings has 12 KB
+	textKept     = 100      // bytes of a name or value from a sender
 )
 
-// Request is one request to the API, as the console shows it.
+// Request is one request to the API, for the console.
 type Request struct {
 	ID       int64  `json:"id"`       // counts from 1
 	Time     int64  `json:"time"`     // of the answer, milliseconds since the Unix epoch
 	Station  string `json:"station"`  // of the registry
-	Device   string `json:"device"`   // X-Device-Id, cut where it is not of the registry
-	HTTP     int    `json:"http"`     // HTTP status; 0 where no answer was sent
-	Status   *int   `json:"status"`   // in the answer's body; null where it has none
+	Device   string `json:"device"`   // X-Device-Id, truncated if it is not in the registry
+	HTTP     int    `json:"http"`     // HTTP status; 0 if no answer was sent
+	Status   *int   `json:"status"`   // in the answer's body; null if it has none
 	Meaning  string `json:"meaning"`  // of the status, by annexe 3.3
-	Reason   string `json:"reason"`   // what was wrong with it, and the fault that it met
+	Reason   string `json:"reason"`   // what was wrong, and the fault that applied
 	Stored   bool   `json:"stored"`   // its readings were stored by this request
 	Readings int    `json:"readings"` // in its body
-	First    int64  `json:"first"`    // the slots of its readings, milliseconds since the Unix epoch; 0 without any
+	First    int64  `json:"first"`    // first slot of its readings, milliseconds since the Unix epoch; 0 without readings
 	Last     int64  `json:"last"`
 	Payload  string `json:"payload,omitempty"` // the decrypted body without the device's token, in GET /console/requests/{id}
 	Cut      bool   `json:"cut,omitempty"`     // Payload is the beginning of a larger one
@@ -60,7 +60,7 @@ func (l *requestLog) find(id int64) (Request, bool) {
 	return l.ring[(id-1)%requestsKept], true
 }
 
-// after returns the requests that came after the one with the ID and are kept, the oldest first, without their payload.
+// after returns the requests in the log after the ID, oldest first, without their payload.
 func (l *requestLog) after(id int64) []Request {
 	out := []Request{}
 	for id = max(id, l.last-requestsKept, 0) + 1; id <= l.last; id++ {
@@ -71,7 +71,7 @@ func (l *requestLog) after(id int64) []Request {
 	return out
 }
 
-// record keeps a request and how it was answered, and tells the consoles.
+// record adds a request and its answer to the log, and notifies the consoles.
 func (s *Server) record(id string, opened sealed, r Request) {
 	points := opened.points()
 	r.Time = s.config.Now().UnixMilli()
@@ -97,7 +97,7 @@ func (s *Server) record(id string, opened sealed, r Request) {
 	defer s.mu.Unlock()
 	r.ID = s.log.add(r)
 	if d := opened.device; d != nil {
-		stored := len(points) > 0 // 111 is also of a stamp that is no slot, and of a request of which a part is stored
+		stored := len(points) > 0 // 111 may also mean a stamp off the grid, or a partly stored request
 		for _, p := range points {
 			stored = stored && p.stampErr == nil && s.stored[d.key(p)]
 			if p.stampErr == nil {
@@ -109,7 +109,7 @@ func (s *Server) record(id string, opened sealed, r Request) {
 	s.notify()
 }
 
-// slot is the stamp of the 15 minutes that a reading belongs to: its own, or of a calibration point the next end.
+// slot is the stamp of the reading's slot: its own, or for a calibration point the next end.
 func (p *point) slot() int64 { return slotOf(p.stamp.UnixMilli()) }
 
 func slotOf(ms int64) int64 {
@@ -119,8 +119,8 @@ func slotOf(ms int64) int64 {
 
 const hidden = "(a token)"
 
-// hide takes tokens out of what a sender wrote: of the device everywhere, of every device where a name or a JSON string
-// is one. A logger whose columns are mixed up sends its token as an identifier.
+// hide removes tokens from a sender's text: the device's own anywhere, any other if it is a whole name or JSON string. A
+// logger with mixed-up columns may send its token as an identifier.
 func (s *Server) hide(text string, d *device) string {
 	if s.tokens[strings.TrimSpace(text)] {
 		return hidden
@@ -164,7 +164,7 @@ func endOfString(text string, from int) int {
 	return -1
 }
 
-// short bounds what a sender chose.
+// short truncates a text from a sender.
 func short(text string) string {
 	if len(text) > textKept {
 		return strings.ToValidUTF8(text[:textKept], "") + "..."
@@ -197,7 +197,7 @@ var (
 	rest = regexp.MustCompile(`\n *`)
 )
 
-// lay writes JSON with a line a reading. Numbers and the order stay as they were sent.
+// lay formats JSON with one line for each reading. Numbers and order stay as sent.
 func lay(text string) string {
 	var indented bytes.Buffer
 	if json.Indent(&indented, []byte(text), "", "  ") != nil {

@@ -25,21 +25,21 @@ const (
 	bodyLimit = 1 << 20 // bytes of a request; more is HTTP 413
 )
 
-// What makes a reading a duplicate of a stored one. The document does not say which the board uses.
+// What makes a reading a duplicate of a stored one. The specification does not say which of the two the board uses.
 const (
 	DuplicatesByParameter = "parameter" // the same device, parameter and stamp
 	DuplicatesBySlot      = "slot"      // the same device and stamp, stored by an earlier request
 )
 
-// Config is what a Server needs to know.
+// Config configures a Server.
 type Config struct {
 	PrivateKey *rsa.PrivateKey  // the industry's; nil answers 115
 	Registry   *Registry        // required
 	Now        func() time.Time // nil is time.Now
 	Duplicates string           // DuplicatesByParameter when empty
-	Keep       time.Duration    // how long a reading stays after its stamp, at least spec.MaxAge; 0 keeps all
+	Keep       time.Duration    // how long a reading is kept after its stamp, at least spec.MaxAge; 0 keeps all
 	Logger     *slog.Logger     // nil logs nothing; tokens and payloads are never logged
-	// Hosts are names under which everything but the API may be asked for, besides addresses and names without a dot.
+	// Hosts are allowed host names outside the API, in addition to addresses and names without a dot.
 	Hosts []string
 }
 
@@ -57,9 +57,9 @@ type Server struct {
 	mu       sync.Mutex
 	faults   []activeFault
 	faultID  int64     // of the newest
-	readings []Reading // in the order of arrival
+	readings []Reading // in order of arrival
 	stored   map[storedKey]bool
-	pruned   time.Time         // when readings were last looked through for old ones
+	pruned   time.Time         // when old readings were last removed
 	counts   map[string]counts // by registered device, "" for all others
 	total    counts
 	log      requestLog
@@ -70,7 +70,7 @@ type Server struct {
 }
 
 type storedKey struct {
-	device, parameter string // parameter is empty for the slot as a whole, which is there when slots are unique
+	device, parameter string // parameter is empty for the whole slot, with DuplicatesBySlot
 	diagnostic        bool
 	stamp             int64
 	point             bool // of a calibration
@@ -78,7 +78,7 @@ type storedKey struct {
 
 type counts struct{ accepted, rejected, duplicates, requests int }
 
-// New makes a server. Errors name the key of the Config or of the Registry that is wrong.
+// New makes a server. Errors name the wrong key of the Config or the Registry.
 func New(config Config) (*Server, error) {
 	if config.Registry == nil {
 		return nil, errors.New("making a simulator: registry: missing")
@@ -96,7 +96,7 @@ func New(config Config) (*Server, error) {
 			strings.Join(spec.Nearest(config.Duplicates, []string{DuplicatesByParameter, DuplicatesBySlot}), ", "))
 	}
 	if config.Keep != 0 && config.Keep < spec.MaxAge {
-		return nil, fmt.Errorf("making a simulator: keep: %s is less than the %s for which the board takes readings: nearest %s", config.Keep, spec.MaxAge, spec.MaxAge)
+		return nil, fmt.Errorf("making a simulator: keep: %s is less than the %s for which the board accepts readings: nearest %s", config.Keep, spec.MaxAge, spec.MaxAge)
 	}
 	if config.Now == nil {
 		config.Now = time.Now
@@ -120,12 +120,12 @@ func New(config Config) (*Server, error) {
 	mux.HandleFunc("DELETE /faults", s.clearFaults)
 	mux.HandleFunc("DELETE /faults/{id}", s.removeFault)
 	s.console(mux)
-	// A page of another site may not send or misbehave in the name of the browser's user. What is no browser passes.
+	// A page of another site may not send requests or set faults. Programs other than browsers pass.
 	s.handler = http.NewCrossOriginProtection().Handler(s.guard(mux))
 	return s, nil
 }
 
-// guard leaves the API to whoever asks for it.
+// guard guards all but the API.
 func (s *Server) guard(next http.Handler) http.Handler {
 	guarded := webui.Guard(s.config.Hosts, next)
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -137,10 +137,10 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// Close ends the streams of events, which would otherwise stay as long as their browsers. The rest goes on.
+// Close ends the event streams, which would otherwise last as long as their browsers. All else continues.
 func (s *Server) Close() { s.close.Do(func() { close(s.closed) }) }
 
-// ServeHTTP answers a request. The Date header is always the simulator's clock.
+// ServeHTTP answers a request. The Date header is the simulator's clock.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	setDate(w, s.config.Now())
 	s.handler.ServeHTTP(w, r)
@@ -193,7 +193,7 @@ type verdict struct {
 	stored bool
 }
 
-// judge makes every check of a request, stores its readings when all pass, and counts it.
+// judge makes every check of a request, stores its readings if all pass, and counts the request.
 func (s *Server) judge(h http.Header, id string, opened sealed, fault Fault) verdict {
 	now := s.config.Now()
 	var readings []Reading
@@ -218,7 +218,7 @@ func (s *Server) judge(h http.Header, id string, opened sealed, fault Fault) ver
 	return verdict{status, reason, status == spec.StatusSuccess}
 }
 
-// store keeps all the readings of a request, or none when one of them is stored already or is there twice.
+// store stores all readings of a request, or none if one of them is already stored or is in the request twice.
 func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Status, string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -226,7 +226,7 @@ func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Statu
 	inRequest := map[storedKey]bool{}
 	keys := make([]storedKey, len(readings))
 	for i, r := range readings {
-		// A calibration point is no average: the two may end at the same time.
+		// A calibration point and an average may have the same stamp.
 		one := r.key()
 		keys[i] = one
 		if s.config.Duplicates == DuplicatesBySlot {
@@ -234,9 +234,9 @@ func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Statu
 		}
 		switch {
 		case inRequest[one]:
-			return spec.StatusNotSlot, r.name() + " is there twice"
+			return spec.StatusNotSlot, r.name() + " is in the request twice"
 		case s.stored[keys[i]]:
-			return spec.StatusNotSlot, r.name() + " is stored already"
+			return spec.StatusNotSlot, r.name() + " is already stored"
 		}
 		inRequest[one] = true
 	}
@@ -249,8 +249,8 @@ func (s *Server) store(d *device, readings []Reading, now time.Time) (spec.Statu
 	return spec.StatusSuccess, ""
 }
 
-// prune forgets readings whose time is over, so that a simulator that runs for months stays as large as one of a week.
-// It looks once an hour. The caller holds the lock.
+// prune removes readings older than Keep, so that a simulator may run for months. It does so once an hour. The caller holds
+// the lock.
 func (s *Server) prune(now time.Time) {
 	if s.config.Keep == 0 || now.Sub(s.pruned) < time.Hour {
 		return
@@ -287,7 +287,7 @@ func (s *Server) count(id string, change func(*counts)) {
 	s.counts[id] = c
 }
 
-// countAnswer counts a request that a fault answered without a look at it.
+// countAnswer counts a request that a fault answered without checks.
 func (s *Server) countAnswer(id string, f Fault) {
 	s.count(id, func(c *counts) {
 		switch {
@@ -300,7 +300,7 @@ func (s *Server) countAnswer(id string, f Fault) {
 	s.config.Logger.Info("request", "device", s.hide(id, nil), "fault", true)
 }
 
-// wait waits for d, and reports false when the client has gone before.
+// wait waits for d, and reports false if the client disconnects before.
 func wait(r *http.Request, d time.Duration) bool {
 	if d <= 0 {
 		return true
@@ -315,8 +315,8 @@ func wait(r *http.Request, d time.Duration) bool {
 	}
 }
 
-// readBody reads a whole request and returns HTTP 200. It answers 413 to one above the limit, and 400 to one that the
-// client broke off.
+// readBody reads a whole request and returns HTTP 200. It answers 413 to a body above the limit, and 400 to an incomplete
+// one.
 func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int) {
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, bodyLimit))
 	var large *http.MaxBytesError
@@ -330,14 +330,14 @@ func readBody(w http.ResponseWriter, r *http.Request) ([]byte, int) {
 	return body, http.StatusOK
 }
 
-// Received is the answer of GET /received. The counts are of the device asked for, or of all; `parameter` and `since`
-// choose among the readings alone.
+// Received is the answer of GET /received. The counts are of the requested device, or of all; `parameter` and `since` select
+// readings only.
 type Received struct {
 	Accepted   int       `json:"accepted"`   // readings
-	Rejected   int       `json:"rejected"`   // requests answered other than 1 and 111
+	Rejected   int       `json:"rejected"`   // requests not answered 1 or 111
 	Duplicates int       `json:"duplicates"` // requests answered 111
 	Requests   int       `json:"requests"`
-	Readings   []Reading `json:"readings"` // in the order of arrival
+	Readings   []Reading `json:"readings"` // in order of arrival
 }
 
 func (s *Server) received(w http.ResponseWriter, r *http.Request) {

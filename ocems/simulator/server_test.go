@@ -77,10 +77,10 @@ func start(t *testing.T, change func(*simulator.Config)) *httptest.Server {
 	return server
 }
 
-// request is one post to the API; the zero value with good() is taken.
+// request is one POST to the API; that of good() is accepted.
 type request struct {
 	station, device, header, token, signToken string
-	signature, body, json                     string // instead of the made ones; "-" leaves the header out
+	signature, body, json                     string // replace the generated ones; "-" omits the header
 	parameter, unit, value, flag              string
 	stamp                                     time.Time
 }
@@ -123,7 +123,7 @@ func (q request) send(server *httptest.Server) (*http.Response, []byte, error) {
 	return resp, out, err
 }
 
-// want sends and compares the whole answer, to the letter.
+// want sends the request and compares the whole answer.
 func (q request) want(t *testing.T, server *httptest.Server, status spec.Status) {
 	t.Helper()
 	resp, body, err := q.send(server)
@@ -400,7 +400,7 @@ func TestConcurrentSendersOfOneReading(t *testing.T) {
 	}
 }
 
-// A board may take keys that the document does not have; allow_unlisted sends them.
+// A board may accept keys outside the specification; allow_unlisted sends them.
 func TestUnlistedKeys(t *testing.T) {
 	registry, err := simulator.ParseRegistry([]byte("unlisted_parameters: [nox]\nunlisted_units: [knm3/h]\n"+registryYAML+`
       - {id: dev_4, token: token-of-dev-4, parameters: {nox: [mg/Nm³, knm3/h]}}

@@ -12,7 +12,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Series is one parameter of one device. Nothing else tells two series apart.
+// Series is one parameter of one device. Nothing else distinguishes two series.
 type Series struct {
 	Device, Parameter string
 	Diagnostic        bool
@@ -28,26 +28,27 @@ func (s Series) compare(t Series) int {
 	return -1
 }
 
-// Head is what samples of one series from one sender have in common. It begins with no place, and is for one Aligner.
+// Head is what samples of one series from one sender have in common. A new Head has no place; it must be used with one
+// Aligner only.
 type Head struct {
 	Series
 	Unit      string
 	Statistic Statistic
-	Source    uint64  // tells its sender from others of the same series
-	MaxStep   float64 // most that the value may change a minute, see [series.leaps]; 0 is no limit
+	Source    uint64  // distinguishes senders of the same series
+	MaxStep   float64 // largest change of the value in a minute, see [series.leaps]; 0: no limit
 
 	place *series
-	era   uint64 // of Aligner.era, for which the place is right
+	era   uint64 // Aligner.era for which place is valid
 }
 
-// Reading is what one sample has alone.
+// Reading is what differs from sample to sample.
 type Reading struct {
 	Time  time.Time
 	Value float64
-	Skew  time.Duration // of another clock from the machine's: too old, or in the future, is what is so by both
+	Skew  time.Duration // another clock minus the machine's: a sample is too old or in the future only if it is by both clocks
 	Flag  spec.Flag
-	Exit  uint8 // by which way the slot leaves, if this is the first sample of its window since the start; 0 is any
-	Doubt bool  // it was taken by a clock that nobody has confirmed
+	Exit  uint8 // exit of the slot, if this is its window's first sample since the start; 0: any
+	Doubt bool  // the clock was not confirmed when it was taken
 }
 
 // Sample is one reading of a series.
@@ -61,15 +62,15 @@ type Slot struct {
 	Series
 	Unit       string
 	Start, End time.Time // of the window
-	Stamp      time.Time // Start or End, as Options.Stamp says
+	Stamp      time.Time // Start or End, as Options.Stamp selects
 	Flag       spec.Flag
 	Value      float64
 	Min, Max   float64
-	Samples    int // that the value was made of
-	Minutes    int `json:"-"` // of a 15-minute window in which a sample is, of any flag; for time_weighted, in which one holds
+	Samples    int // number of samples in the value
+	Minutes    int `json:"-"` // minutes of a 15-minute window with a sample of any flag; for time_weighted, minutes in which a sample holds
 	Statistic  Statistic
 	Exit       uint8
-	Doubt      bool `json:",omitempty"` // a sample of it was in doubt
+	Doubt      bool `json:",omitempty"` // one of its samples was in doubt
 
 	Last      time.Time `json:"-"` // event time of its last sample; zero after a restart
 	LastValue float64   `json:"-"`
@@ -80,38 +81,40 @@ func (s Slot) Compare(t Slot) int {
 	return cmp.Or(s.Stamp.Compare(t.Stamp), s.Series.compare(t.Series), cmp.Compare(s.Flag, t.Flag), s.Start.Compare(t.Start))
 }
 
-// Result is what became of a sample.
+// Result says what happened to a sample.
 type Result struct {
 	Reason Reason
-	// Other is the source of the sample that was first, after a Conflict. After Taken it is a source that takes turns with
-	// the sample's own, or 0.
+	// Other is, after a Conflict, the source of the first sample. After Taken it is a source that alternates with the
+	// sample's own, or 0.
 	Other uint64
 }
 
 // Stats are an Aligner's gauges and counters.
 type Stats struct {
-	Series, Open  int    // series held, and open windows of theirs
+	Series, Open  int    // series in memory, and their open windows
 	Taken, Closed uint64 // samples taken and slots made since New
 	Refused       map[Reason]uint64
 }
 
-// Aligner makes slots of samples. It may be used by several goroutines at once.
+// Aligner makes slots from samples. It is safe for concurrent use.
 type Aligner struct {
 	opt  Options
 	idle time.Duration
 
 	mu       sync.Mutex
-	base     time.Time // arrivals are counted from here, so that the monotonic clock holds
-	restored bool      // from a state or from samples of before the start: nothing closes for one grace
+	base     time.Time // arrivals are counted from here with the monotonic clock
+	restored bool      // has saved state or samples from before the start: nothing closes for one grace
 	devices  map[string]*device
 	shards   [shardCount]shard
 	series   int
-	era      uint64 // counts when series have gone
+	era      uint64 // counts removals of series
 	open     int    // cells
-	newest   int64  // event time of a sample since New, Unix ns
-	next     int64  // no window ends and has its grace before, Unix ns
-	settle   bool   // some window only waits to settle
-	evictAt  int64  // no series is idle for long enough before, ns since base
+	newest   int64  // latest event time of a sample since New, Unix ns
+	next     int64  // no window is due before this time, Unix ns
+	settle   bool   // a window is due and waits to settle
+	evictAt  int64  // no series can be evicted before this time, ns since base
+	came     int64  // last arrival, with WaitForNewer, ns since base
+	flow     int64  // flowing at the last arrival, ns
 	taken    uint64
 	closed   uint64
 	refused  map[Reason]uint64
@@ -120,10 +123,10 @@ type Aligner struct {
 type shard struct {
 	devices []*device
 	mark    mark
-	bytes   int // of its last entry
+	bytes   int // of its last saved entry
 }
 
-// parameter names a series within its device.
+// parameter identifies a series within its device.
 type parameter struct {
 	name       string
 	diagnostic bool
@@ -133,7 +136,7 @@ type device struct {
 	id         string
 	shard, pos int32
 	series     map[parameter]*series
-	sorted     []*series // of them, where known
+	sorted     []*series // cache of series in order
 	windows    []*window // by start and kind
 }
 
@@ -147,14 +150,14 @@ func (d *device) inOrder() []*series {
 type series struct {
 	Series
 	device      *device
-	shard       int32   // the device's
+	shard       int32   // same as the device's
 	seen        int64   // last arrival, ns since Aligner.base
 	open        []*cell // by start and kind of their windows
 	closed      ring
-	calibration *[2]ring // C and Z, once one has closed
-	source      uint64   // of the last sample
-	before      uint64   // source of the last sample from another one
-	memory      *memory  // where it is needed
+	calibration *[2]ring // C and Z; nil until one has closed
+	source      uint64   // of the latest sample
+	before      uint64   // the source that sent before source did
+	memory      *memory  // nil if not needed
 }
 
 func (s *series) ring(k kind) *ring {
@@ -174,7 +177,8 @@ func (s *series) isClosed(start int64, k kind) bool {
 	return s.ring(k).has(start/k.seconds(), k)
 }
 
-// startOf is the start of the window that a time is in: most often that of the last sample.
+// startOf returns the start of the window that contains a time. It first tries the latest open window, which usually
+// matches.
 func (s *series) startOf(at int64, k kind) int64 {
 	if n := len(s.open); n > 0 {
 		if w := s.open[n-1].window; w.kind == k && at >= w.start && at-w.start < k.seconds() {
@@ -184,12 +188,13 @@ func (s *series) startOf(at int64, k kind) int64 {
 	return at - (at%k.seconds()+k.seconds())%k.seconds()
 }
 
-// returns reports that a source comes back after another one. A source that changes once is a sender that was restarted.
+// returns reports that a source sends again after another one did. A source that changes only once is a restarted
+// sender.
 func (s *series) returns(source uint64, c *cell) bool {
 	return source != s.source && (source == s.before || slices.Contains(c.sources, source))
 }
 
-// from notes the source of a sample.
+// from records the source of a sample.
 func (s *series) from(source uint64) {
 	if source != s.source {
 		s.before, s.source = s.source, source
@@ -200,8 +205,8 @@ func (s *series) from(source uint64) {
 func New(o Options) *Aligner {
 	return &Aligner{
 		opt: o,
-		// A sample may be ahead by MaxSkew, and its window's end by a slot more: only after that plus 7 days is every closed
-		// window of a series too old for a sample to be accepted.
+		// A sample may be ahead by MaxSkew, and its window's end by one slot more. Only after that and 7 days more no
+		// sample can be accepted for any closed window of a series.
 		idle:    spec.MaxAge + spec.SlotLength + o.MaxSkew,
 		devices: map[string]*device{},
 		next:    math.MaxInt64,
@@ -210,7 +215,7 @@ func New(o Options) *Aligner {
 	}
 }
 
-// since counts from base, which is the first time the Aligner was told.
+// since counts from base, which is the time of the first call.
 func (a *Aligner) since(now time.Time) int64 {
 	if a.base.IsZero() {
 		a.base = now
@@ -218,7 +223,7 @@ func (a *Aligner) since(now time.Time) int64 {
 	return int64(now.Sub(a.base))
 }
 
-// StampOf is the stamp of the slot that a sample belongs to.
+// StampOf returns the stamp of the slot to which a sample belongs.
 func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 	start, end := spec.Window(at, flag.Length())
 	if o.Stamp == "start" {
@@ -227,19 +232,22 @@ func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 	return end
 }
 
-// Add takes a sample that arrived now. A window's unit and statistic are those of its first sample.
+// Add takes a sample that arrived now. The first sample of a window fixes its unit and statistic.
 func (a *Aligner) Add(x Sample, now time.Time) Result {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	return a.count(&x.Head, &x.Reading, now.Round(0), a.since(now))
+	arrival := a.since(now)
+	a.arrive(arrival)
+	return a.count(&x.Head, &x.Reading, now.Round(0), arrival)
 }
 
-// AddAll takes n samples that arrived together, in their order. result hears of those that were not simply taken. Both
-// functions are called while no other sample is taken.
+// AddAll takes n samples that arrived together, in order. It calls result for each sample that was not taken, or whose
+// source alternates with another. Both functions are called under the Aligner's lock.
 func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Reading), result func(i int, r Result)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	arrival := a.since(now)
+	a.arrive(arrival)
 	now = now.Round(0)
 	for i := range n {
 		h, x := sample(i)
@@ -249,7 +257,24 @@ func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Readin
 	}
 }
 
-// count adds a sample. Event time is compared with the wall clock, arrivals are counted by the monotonic one.
+// flowing is the time with which windows settle. With WaitForNewer it advances only while samples arrive: a longer gap
+// counts as a quarter of Settle. So a source that pauses, for any time, can still resend samples that newer ones have
+// overtaken.
+func (a *Aligner) flowing(elapsed int64) int64 {
+	if !a.opt.WaitForNewer || elapsed < a.came { // before the start
+		return elapsed
+	}
+	return a.flow + min(elapsed-a.came, int64(a.opt.Settle/4))
+}
+
+// arrive records an arrival of samples.
+func (a *Aligner) arrive(elapsed int64) {
+	if a.opt.WaitForNewer && elapsed > a.came {
+		a.flow, a.came = a.flowing(elapsed), elapsed
+	}
+}
+
+// count adds a sample. Event time is compared with the wall clock; arrivals use the monotonic clock.
 func (a *Aligner) count(h *Head, x *Reading, now time.Time, arrival int64) Result {
 	x.Time = x.Time.Round(0)
 	r := a.add(h, x, now, arrival)
@@ -273,7 +298,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		return Result{Reason: Late}
 	}
 	leaps := h.MaxStep > 0 && k == normal && s.leaps(h.MaxStep, x)
-	if leaps && s.at(bounds{start, k}) == nil { // it opens no window
+	if leaps && s.at(bounds{start, k}) == nil { // a leap opens no window
 		return Result{Reason: TooFar}
 	}
 	c := a.cell(s, start, k, h, x.Exit)
@@ -290,8 +315,8 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
 	}
 	c.doubt = c.doubt || x.Doubt
-	c.window.arrival, s.seen = arrival, arrival
-	a.restored = a.restored || arrival < 0 // it was taken before the start
+	c.window.arrival, s.seen = a.flowing(arrival), arrival
+	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
 }
@@ -303,7 +328,7 @@ func (a *Aligner) check(x *Reading, k kind, now time.Time) Reason {
 	case !x.Flag.Valid():
 		return BadFlag
 	}
-	if age := now.Sub(x.Time); age >= 0 && age < spec.MaxAge-spec.SlotLength { // whatever the skew and the stamp
+	if age := now.Sub(x.Time); age >= 0 && age < spec.MaxAge-spec.SlotLength { // accepted for any skew and stamp
 		return Taken
 	}
 	late, early := now.Add(max(x.Skew, 0)), now.Add(min(x.Skew, 0))
@@ -323,7 +348,7 @@ func (a *Aligner) Untimely(x Reading, now time.Time) bool {
 	return r == Future || r == TooOld
 }
 
-// find finds a series, or makes it. There are as many as the configuration names: no sender can invent one.
+// find returns a series, and creates it if needed. The configuration bounds their number: a sender cannot invent one.
 func (a *Aligner) find(h *Head, arrival int64) (s *series) {
 	if h.place != nil && h.era == a.era {
 		return h.place
@@ -338,7 +363,7 @@ func (a *Aligner) find(h *Head, arrival int64) (s *series) {
 	return s
 }
 
-// cell finds the open window of a series, or opens it.
+// cell returns a series' open window, and opens it if needed.
 func (a *Aligner) cell(s *series, start int64, k kind, h *Head, exit uint8) *cell {
 	if n := len(s.open); n > 0 && s.open[n-1].window.start == start && s.open[n-1].window.kind == k {
 		return s.open[n-1]
@@ -353,14 +378,14 @@ func (a *Aligner) cell(s *series, start int64, k kind, h *Head, exit uint8) *cel
 	return c
 }
 
-// attach makes a cell the i-th of its series' open ones.
+// attach makes a cell the i-th open cell of its series.
 func (a *Aligner) attach(c *cell, i int) {
 	c.window.cells = append(c.window.cells, c)
 	c.series.open = slices.Insert(c.series.open, i, c)
 	a.open++
 }
 
-// window finds the open window of a device, or opens it.
+// window returns an open window of a device, and opens it if needed.
 func (a *Aligner) window(d *device, b bounds) *window {
 	i, found := slices.BinarySearchFunc(d.windows, b, func(w *window, b bounds) int { return w.bounds.compare(b) })
 	if !found {
@@ -371,7 +396,7 @@ func (a *Aligner) window(d *device, b bounds) *window {
 	return d.windows[i]
 }
 
-// due is when the window's grace ends, Unix ns.
+// due returns the end of the window's grace, Unix ns.
 func (a *Aligner) due(w *window) int64 {
 	grace := a.opt.Grace
 	if w.kind != normal {
@@ -442,11 +467,11 @@ func (a *Aligner) remove(d *device) {
 	delete(a.devices, d.id)
 }
 
-// Close closes the windows whose time has come and returns their slots in the order of [Slot.Compare]. After a restart
-// every window waits a grace from the start, so that senders can send again what they could not.
+// Close closes the windows that are due and returns their slots in the order of [Slot.Compare]. After a restart every
+// window waits one grace from the start, so that senders can resend what was refused.
 func (a *Aligner) Close(now time.Time) []Slot { return a.CloseBy(now, now) }
 
-// CloseBy is Close where another time than now says which windows are over.
+// CloseBy is Close with a separate time that decides which windows are over.
 func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -459,12 +484,13 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 		return nil
 	}
 	var due []*window
+	flow := a.flowing(elapsed)
 	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
 		for _, d := range sh.devices {
 			n := len(due)
-			if due = a.takeDue(d, elapsed, wall, due); len(due) > n {
+			if due = a.takeDue(d, flow, wall, due); len(due) > n {
 				sh.mark.dirty = true
 			}
 		}
@@ -475,14 +501,14 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	return out
 }
 
-// takeDue takes out the device's windows whose time has come.
-func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*window {
+// takeDue removes the device's windows that are due.
+func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
-		w.arrival = min(w.arrival, elapsed) // what was replayed came by a clock that may have been ahead
+		w.arrival = min(w.arrival, flow) // a replayed sample may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if elapsed-a.settlesFrom(w, elapsed) < int64(a.opt.Settle) && !w.heldTooLong(elapsed) {
+		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -493,25 +519,25 @@ func (a *Aligner) takeDue(d *device, elapsed, wall int64, out []*window) []*wind
 	clear(d.windows[len(kept):])
 	d.windows = kept
 	if len(kept) == 0 && cap(kept) > 4 {
-		d.windows = nil // history is over
+		d.windows = nil // history is over, free the memory
 	}
 	return out
 }
 
-// settlesFrom is the last arrival of a window that is due. Where it waited for newer samples, these may have overtaken some
-// of its own, which come again: then it is no sooner than it was due.
-func (a *Aligner) settlesFrom(w *window, elapsed int64) int64 {
+// settlesFrom returns the time from which a due window settles: its last arrival. With WaitForNewer, newer samples may
+// have overtaken some of its own; so it settles no earlier than from the time when it became due.
+func (a *Aligner) settlesFrom(w *window, flow int64) int64 {
 	if !a.opt.WaitForNewer {
 		return w.arrival
 	}
 	if w.held == 0 {
-		w.held = max(elapsed, 1)
+		w.held = max(flow, 1)
 	}
 	return max(w.arrival, w.held)
 }
 
-// close makes the slots of windows in the order of Slot.Compare. The windows are sorted, which are fewer and smaller: a
-// slot then has its place among the last ones.
+// close makes the slots of windows in the order of Slot.Compare. It sorts the windows, which are fewer and smaller than
+// slots. A slot then belongs near the end of the list.
 func (a *Aligner) close(list []*window) []Slot {
 	n := 0
 	for _, w := range list {
@@ -539,7 +565,7 @@ func (a *Aligner) close(list []*window) []Slot {
 	return out
 }
 
-// stampOf is the stamp of a window's slots, Unix seconds.
+// stampOf returns the stamp of a window's slots, Unix seconds.
 func (a *Aligner) stampOf(w *window) int64 {
 	if a.opt.Stamp == "end" {
 		return w.start + w.kind.seconds()
@@ -547,7 +573,7 @@ func (a *Aligner) stampOf(w *window) int64 {
 	return w.start
 }
 
-// take takes a cell out of its series.
+// take removes a cell from its series and returns its slot.
 func (a *Aligner) take(c *cell) Slot {
 	s, w := c.series, c.window
 	acc := c.chosen(a.opt.MinSamples)
@@ -565,7 +591,7 @@ func (a *Aligner) take(c *cell) Slot {
 	return x
 }
 
-// Latest calls visit with the last sample of each series of a device that has an open window.
+// Latest calls visit with the latest sample of each series of a device that has an open window.
 func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -581,7 +607,7 @@ func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value
 	}
 }
 
-// Confirm ends all doubt.
+// Confirm ends the doubt of all samples.
 func (a *Aligner) Confirm() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -590,8 +616,8 @@ func (a *Aligner) Confirm() {
 	})
 }
 
-// Withdraw takes out what is open and has samples in doubt, as the slots that it would have been. The windows are open for
-// other samples.
+// Withdraw removes the open cells with samples in doubt, and returns them as slots. The windows stay open for other
+// samples.
 func (a *Aligner) Withdraw() (out []Slot) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -608,7 +634,7 @@ func (a *Aligner) Withdraw() (out []Slot) {
 	return out
 }
 
-// doubted calls f for each cell in doubt, which it may take out.
+// doubted calls f for each cell in doubt. f may remove the cell.
 func (a *Aligner) doubted(f func(d *device, c *cell)) {
 	for i := range a.shards {
 		sh := &a.shards[i]
@@ -625,7 +651,7 @@ func (a *Aligner) doubted(f func(d *device, c *cell)) {
 	}
 }
 
-// Reopen opens a window of which the slot was withdrawn, so that its true samples are not late.
+// Reopen opens a window whose slot was withdrawn, so that its correct samples are not late.
 func (a *Aligner) Reopen(name Series, stamp time.Time, flag spec.Flag) {
 	a.mu.Lock()
 	defer a.mu.Unlock()

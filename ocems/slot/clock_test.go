@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// A machine whose clock is set hours forward and back again, by hand or by NTP, closes no window twice and gives no
-// window a sample that was not its own. What it refuses meanwhile it names.
+// If a machine's clock is set hours forward and back, by hand or by NTP, no window closes twice and no window gets a
+// sample of another one. Each sample refused meanwhile is reported.
 func TestClockThatJumps(t *testing.T) {
 	a := aligner()
 	start := time.Date(2026, 3, 1, 10, 0, 0, 0, time.UTC)
@@ -15,7 +15,7 @@ func TestClockThatJumps(t *testing.T) {
 	taken := map[time.Time]int{}
 	count := 0
 	jump := time.Duration(0)
-	for i := range 3 * 90 { // three windows, a sample each 10 s
+	for i := range 3 * 90 { // three windows with a sample every 10 s
 		at := start.Add(time.Duration(i) * 10 * time.Second)
 		switch i {
 		case 40:
@@ -27,7 +27,7 @@ func TestClockThatJumps(t *testing.T) {
 		case 140:
 			jump = 0
 		}
-		now := at.Add(jump) // arrivals by the machine's clock, samples by their instrument's
+		now := at.Add(jump) // arrivals use the machine's clock, samples their instrument's
 		if a.Add(of("x", at, float64(i), 'U'), now).Reason == Taken {
 			taken[at.Truncate(15*time.Minute)]++
 		} else {
@@ -55,14 +55,15 @@ func TestClockThatJumps(t *testing.T) {
 	if len(closed) != 3 {
 		t.Errorf("%d windows closed, want 3", len(closed))
 	}
-	// Ahead by hours, the first window closes early and the rest of its samples come late; behind, ten samples are in
-	// the future.
+	// With the clock hours ahead, the first window closes early and the rest of its samples are late. With the clock
+	// behind, ten samples are in the future.
 	if s := a.Stats().Refused; s[Future] != 10 || s[Late] == 0 {
 		t.Errorf("refused: %v", s)
 	}
 }
 
-// What came by a clock that was hours ahead, and is read again from the store, waits no longer than what came just now.
+// A restored sample that arrived by a clock hours ahead does not delay its window longer than a sample that arrives
+// now.
 func TestArrivalInTheFuture(t *testing.T) {
 	a := aligner()
 	due := t0.Add(15*time.Minute + 30*time.Second)
@@ -75,7 +76,7 @@ func TestArrivalInTheFuture(t *testing.T) {
 	}
 }
 
-// A board without a battery starts in 1970, where a reading may be of the year before.
+// A machine without a battery starts in 1970, where a reading may be from the year before.
 func TestClockThatStartsAtTheEpoch(t *testing.T) {
 	a, boot := aligner(), time.Unix(5, 0).UTC()
 	add(t, a, of("x", time.Unix(-1, 0), 1, 'U'), boot)
@@ -88,15 +89,15 @@ func TestClockThatStartsAtTheEpoch(t *testing.T) {
 	refused(t, b.Add(of("x", time.Unix(-2, 0), 1, 'U'), boot.Add(time.Hour)), Late)
 }
 
-// A clock that is wrong for one tick closes what it closes, and a window that was closed before it stays closed after it,
-// also where the state is saved meanwhile.
+// A window closed by a clock that is wrong for one tick stays closed, and so does a window that was closed before, also
+// if the state is saved in between.
 func TestWhatIsClosedStaysClosed(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, jump := range []time.Duration{2 * day, 5 * day, 6*day + 23*time.Hour, 9 * day, 400 * day, -2 * day, -9 * day, -400 * day} {
 		for _, saved := range []bool{false, true} {
 			t.Run(fmt.Sprint(jump, saved), func(t *testing.T) {
 				a := aligner()
-				a.Close(t0.Add(-500 * day)) // arrivals are counted from here
+				a.Close(t0.Add(-500 * day)) // arrivals are counted from this time
 				at := func(window int) time.Time { return t0.Add(time.Duration(window) * 15 * time.Minute) }
 				closeAt := func(window int, jump time.Duration, value float64) {
 					t.Helper()
@@ -127,7 +128,7 @@ func TestWhatIsClosedStaysClosed(t *testing.T) {
 	}
 }
 
-// What was in doubt is taken back as if it had never been taken.
+// Samples in doubt are taken back as if they had never been taken.
 func TestDoubt(t *testing.T) {
 	doubt := func(x Sample) Sample { x.Doubt = true; return x }
 	a := aligner()
@@ -158,7 +159,7 @@ func TestDoubt(t *testing.T) {
 	}
 }
 
-// Too old, or in the future, is what is so by both clocks.
+// A sample is too old or in the future only if it is by both clocks.
 func TestTwoClocks(t *testing.T) {
 	const day = 24 * time.Hour
 	for _, c := range []struct {

@@ -10,7 +10,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// point is a sample beside a window. Its flag is 0 where there is none.
+// point is a sample outside of its window. Its flag is 0 if there is none.
 type point struct {
 	at    int64 // Unix ns
 	value float64
@@ -23,10 +23,10 @@ func (p point) in(start int64) bool {
 	return p.flag != 0 && since >= 0 && since < spec.SlotLength
 }
 
-// memory is what a series keeps beyond its windows, for samples with a MaxStep and for the statistic TimeWeighted.
+// memory is what a series keeps beside its windows, for samples with a MaxStep and for the statistic TimeWeighted.
 type memory struct {
-	step point  // the last sample taken
-	held []held // the last samples of the 15-minute windows that closed last, in that order
+	step point  // last sample taken
+	held []held // last samples of the recently closed 15-minute windows, in order of closing
 }
 
 type held struct {
@@ -34,7 +34,7 @@ type held struct {
 	unit string
 }
 
-// mostHeld is for how many windows: live ones and history may close in turns.
+// mostHeld is the limit of held: windows of live data and of history may close alternately.
 const mostHeld = 16
 
 func (m *memory) hold(h held) {
@@ -45,7 +45,7 @@ func (m *memory) hold(h held) {
 	}
 }
 
-// forget lets go of what is held of a window.
+// forget removes what is held of a window.
 func (m *memory) forget(start int64) {
 	m.held = slices.DeleteFunc(m.held, func(h held) bool { return h.in(start) })
 }
@@ -57,20 +57,21 @@ func (s *series) remember() *memory {
 	return s.memory
 }
 
-// leaps reports that a sample is too far from the last one that was taken: farther than step for each minute between
-// their times, and farther than one step within a minute. Beyond a quarter of an hour nothing is too far, so that a value
-// that has truly changed is left out for no longer; nor is the first sample of another flag, which comes from other air.
+// leaps reports that a sample differs too much from the last one taken: by more than step for each minute between their
+// times, or within a minute by more than one step. Two samples more than 15 minutes apart never leap, so that a real
+// change is left out for 15 minutes at most. The first sample of another flag does not leap either: it comes from other
+// air.
 func (s *series) leaps(step float64, x *Reading) bool {
 	if s.memory == nil || s.memory.step.flag == 0 {
 		return false
 	}
 	last := &s.memory.step
 	apart := time.Duration(x.Time.UnixNano() - last.at).Abs()
-	exact := 1e-6 * max(math.Abs(x.Value), math.Abs(last.value)) // of a register of 32 bits
+	exact := 1e-6 * max(math.Abs(x.Value), math.Abs(last.value)) // rounding of a 32-bit register
 	return last.flag == x.Flag && apart <= spec.SlotLength && math.Abs(x.Value-last.value) > step*max(apart.Minutes(), 1)+exact
 }
 
-// at is the open window of a series with these bounds, or nil.
+// at returns the open window of a series with these bounds, or nil.
 func (s *series) at(b bounds) *cell {
 	i, found := slices.BinarySearchFunc(s.open, b, func(c *cell, b bounds) int { return c.window.bounds.compare(b) })
 	if !found {
@@ -79,7 +80,7 @@ func (s *series) at(b bounds) *cell {
 	return s.open[i]
 }
 
-// before is the last sample of the window directly before a cell's, if that has the same unit.
+// before returns the last sample of the window directly before a cell's, if it has the same unit.
 func (c *cell) before() point {
 	start := c.window.start - normal.seconds()
 	if c.window.kind != normal {
@@ -96,7 +97,7 @@ func (c *cell) before() point {
 	return point{}
 }
 
-// latest is the cell's sample with the latest time.
+// latest returns the cell's sample with the latest time.
 func (c *cell) latest() (p point) {
 	for i := range c.flags {
 		if a := &c.flags[i]; p.flag == 0 || a.lastTime > p.at {
@@ -106,7 +107,7 @@ func (c *cell) latest() (p point) {
 	return p
 }
 
-// value is that of the samples of an accumulator of the cell's, and in how many minutes of the window the cell has samples.
+// value returns the value of an accumulator, and the number of minutes of the window in which the cell has samples.
 func (c *cell) value(acc *accumulator) (value float64, minutes int) {
 	if c.window.kind != normal {
 		if c.stat != TimeWeighted {
@@ -132,8 +133,8 @@ func (c *cell) value(acc *accumulator) (value float64, minutes int) {
 	return acc.value(c.stat), minutes
 }
 
-// weighted is the mean over the time in which samples of one flag hold: each until the next one of any flag, and before from
-// the window's start.
+// weighted returns the mean weighted by the time for which samples of one flag hold: each until the next sample of any
+// flag, and before from the start of the window.
 func (c *cell) weighted(acc *accumulator, before point) float64 {
 	type since struct {
 		from  float64 // microseconds since the window's start
@@ -154,7 +155,7 @@ func (c *cell) weighted(acc *accumulator, before point) float64 {
 	list = append(list, since{from: float64(c.window.kind.length() / time.Microsecond)})
 	sum, total, low, high := 0.0, 0.0, math.Inf(1), math.Inf(-1)
 	for i, x := range list[:len(list)-1] {
-		weight := (list[i+1].from - x.from) / (1 << 30) // exact, and small enough for every sum to be finite
+		weight := (list[i+1].from - x.from) / (1 << 30) // exact, and small enough that every sum is finite
 		if x.flag != acc.flag || weight == 0 {
 			continue
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// second is a reading so many seconds into the window.
+// second makes a reading s seconds into the window.
 func second(s int, v float64) Sample { return of("x", t0.Add(time.Duration(s)*time.Second), v, 'U') }
 
 func sum(x Sample) Sample { return with(Sum, x) }
@@ -19,8 +19,8 @@ func flagged(f spec.Flag, x Sample) Sample {
 	return x
 }
 
-// TestReadings is what one window makes of the readings that come, in one life of the host and across a restart after
-// each of them.
+// TestReadings checks the value of one window for a list of readings, without a restart and with a restart after each
+// reading.
 func TestReadings(t *testing.T) {
 	type step struct {
 		Sample
@@ -95,7 +95,7 @@ func TestReadings(t *testing.T) {
 				for i, s := range c.steps {
 					got := a.Add(s.Sample, now)
 					if got.Reason == Taken {
-						got.Other = 0 // TestSources
+						got.Other = 0 // see TestSources
 					}
 					if got != s.want {
 						t.Fatalf("reading %d, %+v: %+v, want %+v", i+1, s.Sample, got, s.want)
@@ -129,11 +129,11 @@ func TestDuplicatesAreCounted(t *testing.T) {
 	}
 }
 
-// Sources that take turns are named. A sender that is restarted is a source that changes once, and is not.
+// Sources that alternate are reported. A restarted sender is a source that changes once, and is not reported.
 func TestSources(t *testing.T) {
 	for _, c := range []struct {
 		name          string
-		apart         time.Duration // the readings
+		apart         time.Duration // time between readings
 		sources, want []uint64
 	}{
 		{"one", time.Second, []uint64{1, 1, 1}, []uint64{0, 0, 0}},
@@ -167,8 +167,8 @@ func TestSources(t *testing.T) {
 	}
 }
 
-// A window tells 64 sources apart. More of them pool as they do; of a sum those beyond have one sample a time among them,
-// and none is lost in silence.
+// A window distinguishes 64 sources. Further ones pool in the same way; for a sum they share one sample for each time,
+// and each refused one is reported.
 func TestManySources(t *testing.T) {
 	for _, stat := range []Statistic{Mean, Sum} {
 		a, now := aligner(), t0.Add(10*time.Minute)
@@ -208,7 +208,7 @@ func TestManySources(t *testing.T) {
 		t.Fatalf("closed %+v", got)
 	}
 
-	// What is not taken has no place among the sources.
+	// A sample that is not taken uses no place among the sources.
 	b := aligner()
 	add(t, b, sum(second(1, 5)), t0)
 	for i := range 200 {

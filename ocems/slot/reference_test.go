@@ -14,18 +14,19 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// reference is the aligner without its economies: a list of the readings that count, read again for each question.
+// reference is the aligner without its optimisations: a list of the readings that count, which is searched for each
+// question.
 type reference struct {
 	opt       Options
 	readings  []arrived
 	done      map[span]bool
-	due       map[span]time.Time // when a window of a device was first seen to be due
+	due       map[span]time.Time // when a window of a device was first due
 	restarted time.Time
-	kept      map[Series]Sample      // the last one taken, of those with a MaxStep
-	held      map[Series][][]arrived // the 15-minute windows that closed last
+	kept      map[Series]Sample      // last sample taken of series with a MaxStep
+	held      map[Series][][]arrived // recently closed 15-minute windows
 }
 
-// span is a window of a series, or of a device where the parameter is empty.
+// span is a window of a series, or of a device if the parameter is empty.
 type span struct {
 	Series
 	kind spec.Flag // C, Z or 0
@@ -191,8 +192,8 @@ func (r *reference) slot(s span, all, before []arrived) Slot {
 		Min: low, Max: high, Samples: most, Minutes: len(minutes), Statistic: x.Statistic, Exit: 1}
 }
 
-// TestAgainstReference feeds the same random streams to the aligner and to the reference. The values are quarters, of
-// which every sum is exact.
+// TestAgainstReference feeds the same random streams to the aligner and to the reference. The values are multiples of a
+// quarter, so every sum is exact.
 func TestAgainstReference(t *testing.T) {
 	streams, closed, reasons := 2000, 0, map[Reason]int{}
 	if testing.Short() {
@@ -209,7 +210,7 @@ func TestAgainstReference(t *testing.T) {
 		for step := range 100 {
 			now = now.Add(elapse(r))
 			x := reading(r, now)
-			if len(sent) > 0 && r.IntN(3) == 0 { // again, or almost
+			if len(sent) > 0 && r.IntN(3) == 0 { // repeat a sample, perhaps with a change
 				x = sent[len(sent)-1-r.IntN(min(len(sent), 20))]
 				switch r.IntN(6) {
 				case 0:
@@ -225,7 +226,7 @@ func TestAgainstReference(t *testing.T) {
 			sent = append(sent, x)
 			got, want := a.Add(x, now), ref.add(x, now)
 			if got.Reason == Taken {
-				got.Other = 0 // sources that take turns are not the reference's matter
+				got.Other = 0 // the reference does not detect alternating sources
 			}
 			if got != want {
 				t.Fatalf("stream %d, step %d: %+v at %s: %+v, want %+v", seed, step, x, now, got, want)
@@ -237,7 +238,7 @@ func TestAgainstReference(t *testing.T) {
 				}
 				got, want := a.Close(now), ref.close(now)
 				for i := range got {
-					got[i].Exit = 1 // a restart forgets it
+					got[i].Exit = 1 // a restart loses the exit
 					got[i].Last, got[i].LastValue = time.Time{}, 0
 				}
 				if !reflect.DeepEqual(got, want) {

@@ -7,10 +7,10 @@ import (
 	"slices"
 )
 
-// Rename gives each series the name that the function returns for it, and each open window of it the unit, and says how
-// many open windows have got another name. Where a series of that name is there already, the two become one: a window that
-// either has closed is closed, and the samples of windows that both have open are joined. A window whose samples cannot be
-// joined (a time that both have, another unit or statistic) stays under the former name until it closes.
+// Rename gives each series the name, and each of its open windows the unit, that the function returns. It returns how
+// many open windows have a new name. If a series with that name exists, the two are joined: a window that one has
+// closed is closed, and the samples of windows that both have open are joined. If samples cannot be joined (both have
+// one for the same time, or units or statistics differ), the window keeps its former name until it closes.
 func (a *Aligner) Rename(current func(s Series, unit string) (Series, string)) (renamed int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -80,7 +80,7 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 	return renamed
 }
 
-// join takes over the samples of another cell of the same window, if all of them can be.
+// join adds the samples of another cell of the same window, if all of them can be added.
 func (c *cell) join(o *cell) bool {
 	if c.unit != o.unit || c.stat != o.stat || len(c.marks)+len(o.marks) > maxSamples {
 		return false
@@ -112,7 +112,7 @@ func (c *cell) join(o *cell) bool {
 	return true
 }
 
-// join adds what another accumulator holds.
+// join adds the samples of another accumulator.
 func (a *accumulator) join(b accumulator) {
 	if a.count == 0 {
 		*a = b
@@ -129,7 +129,7 @@ func (a *accumulator) join(b accumulator) {
 	a.values = append(a.values, b.values...)
 }
 
-// join adds the windows that another ring has as closed, as far as there is room for their time.
+// join adds the closed windows of another ring, as far as this ring can cover their time.
 func (r *ring) join(o *ring, k kind) {
 	for _, p := range []*stretch{&o.other, &o.stretch} {
 		for i := p.top - ringSize(k) + 1; i <= p.top; i++ {

@@ -10,7 +10,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// current renames the device "old" and the parameter "was", and knows another spelling of mg/l.
+// current renames the device "old" and the parameter "was", and corrects a spelling of mg/L.
 func current(s Series, unit string) (Series, string) {
 	if s.Device == "old" {
 		s.Device = "d"
@@ -24,7 +24,7 @@ func current(s Series, unit string) (Series, string) {
 	return s, unit
 }
 
-// A stream whose names change at some time makes the slots that it makes under the later names alone.
+// A stream whose names change at some time gives the same slots as a stream with the later names only.
 func TestRename(t *testing.T) {
 	for name, former := range map[string]func(x Sample) Sample{
 		"device":             func(x Sample) Sample { x.Device = "old"; return x },
@@ -76,7 +76,7 @@ func TestRename(t *testing.T) {
 	}
 }
 
-// Where both names have samples of one window, its slot is made of all of them.
+// If both names have samples of one window, its slot is computed from all of them.
 func TestRenameJoins(t *testing.T) {
 	for seed := range uint64(12) {
 		r := rand.New(rand.NewPCG(seed, 1))
@@ -102,7 +102,7 @@ func TestRenameJoins(t *testing.T) {
 	}
 }
 
-// What cannot be joined stays as it is, and no window is made a second time.
+// What cannot be joined stays unchanged, and no window closes twice.
 func TestRenameKeepsApart(t *testing.T) {
 	old := func(x Sample) Sample { x.Device = "old"; return x }
 	a := aligner()

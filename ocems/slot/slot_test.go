@@ -25,7 +25,7 @@ func aligner(change ...func(*Options)) *Aligner {
 	return New(o)
 }
 
-// of is a reading of a parameter of the device "d", from the source 1.
+// of makes a reading of a parameter of the device "d" from the source 1.
 func of(parameter string, at time.Time, v float64, f spec.Flag) Sample {
 	return Sample{Head{Series: Series{Device: "d", Parameter: parameter}, Unit: "mg/l", Source: 1}, Reading{Time: at, Value: v, Flag: f}}
 }
@@ -81,7 +81,7 @@ func TestGraceAndSettle(t *testing.T) {
 	end := t0.Add(15 * time.Minute)
 	add(t, a, of("x", t0, 1, 'U'), t0)
 	add(t, a, of("x", end.Add(-1), 3, 'U'), end)
-	add(t, a, of("x", end, 100, 'U'), end) // half-open: the next window's
+	add(t, a, of("x", end, 100, 'U'), end) // half-open: belongs to the next window
 	if got := a.Close(end.Add(30*time.Second - 1)); got != nil {
 		t.Fatal("closed within the grace", got)
 	}
@@ -107,9 +107,8 @@ func TestGraceAndSettle(t *testing.T) {
 	}
 }
 
-// What comes in every second has a stamp that stands still, or almost.
-// With WaitForNewer a pause of any length closes nothing, be the window live or long over: it ends by the samples, of any
-// device, and what these have overtaken has until the window settles.
+// With WaitForNewer a pause of any length closes no window, live or past: only newer samples, of any device, close it.
+// Samples that these have overtaken are taken until the window has settled, for which samples have to arrive.
 func TestWaitForNewer(t *testing.T) {
 	end := t0.Add(15 * time.Minute)
 	for name, now := range map[string]time.Time{"live": end.Add(-5 * time.Minute), "replayed": end.Add(48 * time.Hour)} {
@@ -122,32 +121,46 @@ func TestWaitForNewer(t *testing.T) {
 				t.Fatalf("%s: closed %s: %+v", name, when, got)
 			}
 		}
-		add(t, a, of("x", t0, 1, 'U'), now)
-		for range 10 {
-			now = now.Add(time.Hour)
-			open("in the pause")
+		pause := func(when string) {
+			t.Helper()
+			for range 10 {
+				now = now.Add(time.Hour)
+				open(when)
+			}
 		}
+		add(t, a, of("x", t0, 1, 'U'), now)
+		pause("in the pause")
 		add(t, a, other, now)
 		now = now.Add(time.Minute)
 		open("within the grace")
-		other.Time = end.Add(30 * time.Second)
-		add(t, a, other, now)
-		open("at once after the pause")
-		now = now.Add(4 * time.Second)
+		flows := func(seconds int, when string) { // of a settle of 5 s
+			t.Helper()
+			for range seconds {
+				now = now.Add(time.Second)
+				other.Time = other.Time.Add(time.Second)
+				add(t, a, other, now)
+				open(when)
+			}
+		}
+		flows(2, "at once after the pause")
+		pause("in a pause while it settles") // counts 1.25 s
+		flows(1, "at once after that pause")
 		add(t, a, of("x", t0.Add(14*time.Minute), 3, 'U'), now)
-		now = now.Add(4 * time.Second)
-		open("before it settled")
-		if got := one(t, a.Close(now.Add(time.Second))); got.Value != 2 || got.Samples != 2 {
+		pause("in a pause after a sample that was overtaken")
+		flows(4, "before it settled")
+		now = now.Add(time.Second)
+		if got := one(t, a.Close(now)); got.Value != 2 || got.Samples != 2 {
 			t.Errorf("%s: closed %+v", name, got)
 		}
 	}
 }
 
+// Samples whose timestamps do not advance, or hardly, do not keep a window open for ever.
 func TestStampThatRepeats(t *testing.T) {
 	for _, c := range []struct {
 		name    string
 		reading func(second int) Sample
-		reason  Reason // of all but the first
+		reason  Reason // of all samples but the first
 		held    time.Duration
 		samples int
 	}{
@@ -176,13 +189,13 @@ func TestStampThatRepeats(t *testing.T) {
 	}
 }
 
-// The parameters of a device leave together: one that comes late holds the others of its window back.
+// The parameters of a device leave together: a late sample of one delays the others of its window.
 func TestWindowClosesAsAWhole(t *testing.T) {
 	a := aligner()
 	due := t0.Add(15*time.Minute + 30*time.Second)
 	add(t, a, of("cod", t0, 1, 'U'), t0)
 	add(t, a, of("bod", t0, 2, 'U'), t0)
-	add(t, a, of("bod", t0.Add(15*time.Minute), 2, 'U'), due) // another window holds nothing back
+	add(t, a, of("bod", t0.Add(15*time.Minute), 2, 'U'), due) // a sample of another window does not delay it
 	elsewhere := of("cod", t0, 3, 'U')
 	elsewhere.Device = "e"
 	add(t, a, elsewhere, t0)
@@ -197,7 +210,7 @@ func TestWindowClosesAsAWhole(t *testing.T) {
 	if len(got) != 3 || got[0].Parameter != "bod" || got[1].Parameter != "cod" || got[2].Parameter != "tss" {
 		t.Fatalf("closed %+v, want all of the window", got)
 	}
-	// A parameter that had no sample in it is not late: its window was not closed.
+	// A parameter without a sample in the closed window is not late: its own window is not closed.
 	add(t, a, of("ph", t0, 7, 'U'), due.Add(time.Minute))
 	if got := one(t, a.Close(due.Add(time.Minute+5*time.Second))); got.Parameter != "ph" {
 		t.Fatalf("closed %+v", got)
@@ -206,7 +219,7 @@ func TestWindowClosesAsAWhole(t *testing.T) {
 	b := aligner()
 	add(t, b, of("cod", t0, 1, 'U'), t0)
 	now := due
-	for s := 0; ; s++ { // one that goes on coming holds them for a quarter of an hour and not longer
+	for s := 0; ; s++ { // continuous samples delay them for 15 minutes at most
 		add(t, b, of("bod", t0.Add(time.Duration(s)*time.Millisecond), 2, 'U'), now)
 		if got := b.Close(now); got != nil {
 			if held := now.Sub(due); len(got) != 2 || held != 15*time.Minute {
@@ -218,7 +231,7 @@ func TestWindowClosesAsAWhole(t *testing.T) {
 	}
 }
 
-// Readings in any order, some of them several times, are worth the same.
+// The result does not depend on the order of readings or on repeats.
 func TestOrderDoesNotMatter(t *testing.T) {
 	r := rand.New(rand.NewPCG(1, 2))
 	exact, values := new(big.Rat), make([]float64, 3000)
@@ -295,7 +308,7 @@ func TestLateAndNeverSeen(t *testing.T) {
 	}
 	refused(t, a.Add(of("x", oldest, 1, 'U'), now.Add(5*time.Second)), Late)
 	refused(t, a.Add(of("x", t0, 1, 'U'), now.Add(5*time.Second)), Late)
-	// Every window of the week closes once, whatever the order.
+	// Every window of the week closes once, in any order.
 	now = now.Add(time.Minute)
 	for pass := range 2 {
 		for i := range spec.SlotsKept - 1 {
@@ -327,7 +340,7 @@ func TestRefusals(t *testing.T) {
 		add(t, a, of("m", t0.Add(time.Duration(i)*time.Millisecond), 1, 'U'), now)
 	}
 	refused(t, a.Add(of("m", t0.Add(time.Microsecond), 1, 'U'), now), MaxSamples)
-	refused(t, a.Add(of("m", t0, 1, 'U'), now), Duplicate) // what is there is there
+	refused(t, a.Add(of("m", t0, 1, 'U'), now), Duplicate) // a sample that was taken stays
 	refused(t, a.Add(of("m", t0, 2, 'U'), now), Conflict)
 }
 
@@ -391,7 +404,7 @@ func TestStatistics(t *testing.T) {
 			of("x", t0.Add(2*time.Second), 6, 'U'),
 			of("x", t0.Add(3*time.Second), 2, 'U'),
 			of("x", t0.Add(1*time.Second), 9, 'U'),
-			of("x", t0, -1, 'U'), // the last to come is not the last
+			of("x", t0, -1, 'U'), // the sample that arrives last is not the latest
 		} {
 			add(t, a, with(stat, x), now)
 		}
@@ -409,7 +422,7 @@ func TestStatistics(t *testing.T) {
 	}
 }
 
-// A diagnostic is another series than the parameter of its name, and comes after it.
+// A diagnostic is another series than the parameter of the same name, and comes after it.
 func TestDiagnostic(t *testing.T) {
 	for range 10 {
 		a := aligner()
@@ -424,7 +437,7 @@ func TestDiagnostic(t *testing.T) {
 	}
 }
 
-// A slot leaves by the way of the window's first sample.
+// A slot leaves through the exit of the window's first sample.
 func TestExit(t *testing.T) {
 	a := aligner()
 	for i := range 4 {
@@ -437,7 +450,7 @@ func TestExit(t *testing.T) {
 	}
 }
 
-// A series is forgotten once no sample of a window that it has closed can be accepted.
+// A series is evicted once no sample can be accepted for any of its closed windows.
 func TestIdleSeriesAreForgotten(t *testing.T) {
 	a := aligner()
 	for i := range 10 {
@@ -458,7 +471,7 @@ func TestConcurrentUse(t *testing.T) {
 	var wg sync.WaitGroup
 	for g := range 4 {
 		wg.Go(func() {
-			for i := range 1000 { // two of them bring the same readings
+			for i := range 1000 { // two goroutines send the same readings
 				a.Add(of(fmt.Sprint(g%2), t0.Add(time.Duration(i)*time.Second/2), 1, 'U'), now)
 				if i%100 == 0 {
 					a.Close(now)
@@ -492,7 +505,7 @@ func TestAddAllocates(t *testing.T) {
 	}
 }
 
-// An open window has some 8 bytes a sample.
+// An open window takes about 8 bytes for each sample.
 func TestMemoryOfSamples(t *testing.T) {
 	const series, samples = 200, 900
 	heap := func() uint64 {

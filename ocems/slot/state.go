@@ -17,10 +17,10 @@ const (
 	version    = 3
 )
 
-// mark says whether a part of the state must be saved.
+// mark says whether a part of the state has to be saved.
 type mark struct {
 	dirty  bool // changed since the last Save
-	saving bool // given out by Save, not yet confirmed by Saved
+	saving bool // returned by Save, not yet confirmed by Saved
 }
 
 func (m *mark) give() bool {
@@ -31,8 +31,8 @@ func (m *mark) give() bool {
 
 func shardKey(i int) string { return fmt.Sprintf("%02d", i) }
 
-// Save returns the entries of the state that changed since the last Save that [Aligner.Saved] confirmed. All of them
-// belong into one atomic write, together with the slots that Close has returned. A nil value deletes an entry.
+// Save returns the entries of the state that changed since the last Save that [Aligner.Saved] has confirmed. They must
+// be written in one atomic write, together with the slots that Close has returned. A nil value deletes an entry.
 func (a *Aligner) Save() map[string][]byte {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -55,7 +55,7 @@ func (a *Aligner) Save() map[string][]byte {
 	return entries
 }
 
-// Saved confirms that what the last Save returned is stored.
+// Saved confirms that the result of the last Save is stored.
 func (a *Aligner) Saved() {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -64,8 +64,8 @@ func (a *Aligner) Saved() {
 	}
 }
 
-// Restore loads a saved state into an Aligner that was not used before. What cannot be read is left out and named in
-// damaged; the rest is restored all the same. The error wraps [frame.ErrNewer].
+// Restore loads a saved state into an unused Aligner. Unreadable entries are left out and named in damaged; the others
+// are restored. The error wraps [frame.ErrNewer].
 func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map[string]error, err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -74,7 +74,7 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 	}
 	a.base, a.restored = now, len(entries) > 0
 	a.evictAt = math.MinInt64
-	a.next = math.MinInt64 // the next Close looks at every window
+	a.next = math.MinInt64 // the next Close checks every window
 	numbers := map[string]int{}
 	for i := range shardCount {
 		numbers[shardKey(i)] = i
@@ -103,7 +103,7 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 	return damaged, nil
 }
 
-// load takes a decoded device over.
+// load adds a decoded device.
 func (a *Aligner) load(d *device) {
 	sh := &a.shards[d.shard]
 	d.pos = int32(len(sh.devices))
@@ -124,7 +124,7 @@ func (a *Aligner) decodeShard(number int, data []byte) (list []*device, err erro
 	for d.Left() > 0 && d.Err() == nil {
 		x := a.decodeDevice(d)
 		if d.Err() == nil && (seen[x.id] || x.shard != int32(number)) {
-			d.Fail("a device that is there twice, or of another shard")
+			d.Fail("a duplicate device, or one of another shard")
 		}
 		seen[x.id] = true
 		list = append(list, x)
@@ -150,7 +150,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
 		place := 0
-		for _, c := range s.open { // both are in order
+		for _, c := range s.open { // both lists have the same order
 			for d.windows[place] != c.window {
 				place++
 			}
@@ -162,7 +162,8 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 
 func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 	base := a.base.UnixNano()
-	// A clock that stepped back must not hold a window open, nor one that stepped forward have it forgotten what is closed.
+	// A step back of the clock must not keep a window open, and a step forward must not delete the record of closed
+	// windows.
 	arrival := func() int64 { return max(min(decodeTime(d)-base, 0), -int64(a.idle/2)) }
 	x := &device{id: d.Text(), series: map[parameter]*series{}}
 	x.shard = shardOf(x.id)
@@ -182,7 +183,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {
-			d.Fail("a series that is there twice")
+			d.Fail("a duplicate series")
 		}
 		x.series[name] = s
 		s.memory = decodeMemory(d)
@@ -190,7 +191,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 		for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
 			place := d.Uint()
 			if place >= uint64(len(x.windows)) {
-				d.Fail("a window that is not there")
+				d.Fail("an unknown window")
 				break
 			}
 			c := &cell{series: s, window: x.windows[place]}
@@ -230,7 +231,7 @@ func decodeRings(d *frame.Decoder, s *series) {
 				continue
 			}
 			if n != uint64(ringWords(k)) {
-				d.Fail("a history of another length")
+				d.Fail("a wrong ring length")
 				return
 			}
 			p := &s.ring(k).stretch
@@ -290,7 +291,7 @@ func decodeCell(d *frame.Decoder, c *cell) {
 	for n := d.Count(8); n > 0 && d.Err() == nil; n-- {
 		m := mark64(d.Fixed())
 		if m.time() < last.time() || m.source() >= uint64(len(c.sources)) {
-			d.Fail("samples out of order, or of no source")
+			d.Fail("samples out of order or without a source")
 		}
 		c.marks, last = append(c.marks, m), m
 	}
@@ -299,12 +300,12 @@ func decodeCell(d *frame.Decoder, c *cell) {
 		acc := decodeAccumulator(d, c.stat)
 		if kindOf(acc.flag) != c.window.kind || !acc.flag.Valid() ||
 			slices.ContainsFunc(c.flags, func(b accumulator) bool { return b.flag == acc.flag }) {
-			d.Fail("a flag that is unknown, there twice or of another kind of window")
+			d.Fail("an unknown or duplicate flag, or one of another kind of window")
 		}
 		c.flags, samples = append(c.flags, acc), samples+acc.count
 	}
 	if samples != int64(len(c.marks)) || samples == 0 {
-		d.Fail("another number of samples than was counted")
+		d.Fail("a wrong number of samples")
 	}
 }
 
@@ -338,7 +339,7 @@ func decodeAccumulator(d *frame.Decoder, stat Statistic) accumulator {
 	return acc
 }
 
-// decodeTime reads a time or an index of windows, within what can be counted with.
+// decodeTime reads a time or a window index, within the range that arithmetic allows.
 func decodeTime(d *frame.Decoder) int64 {
 	v := d.Int()
 	if v > math.MaxInt64/2 || v < math.MinInt64/2 {

@@ -16,7 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
-// whole is every entry of the state, and not only what changed.
+// whole returns every entry of the state, not only the changed ones.
 func whole(a *Aligner) map[string][]byte {
 	for i := range a.shards {
 		a.shards[i].mark.dirty = true
@@ -24,7 +24,7 @@ func whole(a *Aligner) map[string][]byte {
 	return store{}.save(a)
 }
 
-// store is where entries are kept.
+// store keeps the entries.
 type store map[string][]byte
 
 func (s store) save(a *Aligner) store {
@@ -48,13 +48,13 @@ func (s store) restore(t testing.TB, o Options, now time.Time) *Aligner {
 	return a
 }
 
-// reopened is the aligner after a restart of its host.
+// reopened returns the aligner after a restart of its host.
 func reopened(t testing.TB, a *Aligner, now time.Time) *Aligner {
 	t.Helper()
 	return store(whole(a)).restore(t, a.opt, now)
 }
 
-// After a restart nothing closes for a grace, so that senders can send again what they could not.
+// After a restart nothing closes for one grace, so that senders can resend what was refused.
 func TestRestoreWaits(t *testing.T) {
 	a := aligner()
 	add(t, a, of("x", t0, 1, 'U'), t0)
@@ -79,7 +79,7 @@ func TestRestoreWaits(t *testing.T) {
 	}
 }
 
-// TestRestoreAnywhere interrupts a run at random points and wants the slots of the run that was not interrupted.
+// TestRestoreAnywhere interrupts a run at random points and expects the slots of the uninterrupted run.
 func TestRestoreAnywhere(t *testing.T) {
 	run := func(seed uint64, interrupt bool) (out []Slot, final *Aligner) {
 		r, cut := rand.New(rand.NewPCG(seed, 1)), rand.New(rand.NewPCG(seed, 2))
@@ -94,7 +94,7 @@ func TestRestoreAnywhere(t *testing.T) {
 			for range 1 + r.IntN(2) { // half of them twice
 				a.Add(with(Statistic(i%6), x), now)
 			}
-			if r.IntN(5) == 0 && !now.Before(waits) { // the grace of a restart is the same in both runs
+			if r.IntN(5) == 0 && !now.Before(waits) { // both runs have the same grace after a restart
 				out = append(out, a.Close(now)...)
 			}
 			if cut.IntN(30) == 0 {
@@ -220,7 +220,7 @@ func TestRestoreOfAnotherVersion(t *testing.T) {
 	}
 }
 
-// What no aligner saves is not restored, though its checksum is right.
+// A state that no aligner saves is not restored, even with a correct checksum.
 func TestRestoreImpossible(t *testing.T) {
 	for name, spoil := range map[string]func(*cell){
 		"sources":   func(c *cell) { c.sources = make([]uint64, maxSources+1) },
@@ -263,7 +263,7 @@ func FuzzRestore(f *testing.F) {
 	f.Add([]byte{})
 	f.Fuzz(func(t *testing.T, s []byte) {
 		for _, seal := range []bool{false, true} {
-			if seal { // past the checksum
+			if seal { // to get past the checksum
 				s = reseal(s)
 			}
 			b := aligner()
@@ -282,7 +282,7 @@ func FuzzRestore(f *testing.F) {
 				if err != nil {
 					t.Fatal(err)
 				}
-				if len(damaged) > 0 { // sums that no samples have can leave what a float holds
+				if len(damaged) > 0 { // sums without matching samples can exceed the range of a float
 					if !strings.Contains(fmt.Sprint(damaged), "not a number") {
 						t.Fatal(damaged)
 					}

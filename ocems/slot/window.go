@@ -10,13 +10,13 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// maxSamples is the most samples that a series has in one window: 15 minutes at 111 Hz.
+// maxSamples is the largest number of samples of a series in one window: 15 minutes at 111 Hz.
 const maxSamples = 100_000
 
 // maxValue keeps every possible sum finite.
 const maxValue = 1e300
 
-// kind is which windows a sample belongs to: C and Z each have their own, all other flags share the 15-minute ones.
+// kind is the kind of window of a sample: C and Z have their own kinds, all other flags share the 15-minute windows.
 type kind uint8
 
 const (
@@ -45,7 +45,7 @@ func (k kind) length() time.Duration {
 
 func (k kind) seconds() int64 { return int64(k.length() / time.Second) }
 
-// bounds name a window of a device.
+// bounds identify a window of a device.
 type bounds struct {
 	start int64 // Unix seconds
 	kind  kind
@@ -58,55 +58,55 @@ func (b bounds) compare(c bounds) int {
 // window is an open window of a device. It closes as a whole.
 type window struct {
 	bounds
-	arrival int64 // when its last sample came, ns since Aligner.base
-	held    int64 // when it was first due and not settled, ns since Aligner.base; 0 is never
+	arrival int64 // arrival of its last sample, ns of Aligner.flowing
+	held    int64 // when it was first due but not settled, ns of Aligner.flowing; 0: never
 	cells   []*cell
 }
 
-// heldTooLong reports that samples have come for a quarter of an hour since the window was due: a source whose clock
-// stands still would hold it open for ever.
-func (w *window) heldTooLong(elapsed int64) bool {
+// heldTooLong reports that samples have arrived for 15 minutes since the window was due. Otherwise a source with a
+// stopped clock would keep it open for ever.
+func (w *window) heldTooLong(flow int64) bool {
 	if w.held == 0 {
-		w.held = max(elapsed, 1)
+		w.held = max(flow, 1)
 	}
-	return elapsed-w.held >= int64(spec.SlotLength)
+	return flow-w.held >= int64(spec.SlotLength)
 }
 
-// cell is what a series has in an open window.
+// cell is the part of a series in an open window.
 type cell struct {
 	window  *window
 	series  *series
 	unit    string
-	stat    Statistic // of its first sample, since only that decides what is kept
+	stat    Statistic // statistic of the first sample, which decides what is kept
 	exit    uint8
-	marks   []mark64 // one a sample, sorted
-	sources []uint64 // that samples came from, at most maxSources
+	marks   []mark64 // one for each sample, sorted
+	sources []uint64 // sources of samples, at most maxSources
 	flags   []accumulator
-	doubt   bool // a sample was taken by a clock that nobody has confirmed
+	doubt   bool // the clock was not confirmed when a sample was taken
 
-	flag   [1]accumulator // of flags, where one is enough: beside the rest, since there are many cells
-	source [1]uint64      // of sources
+	flag   [1]accumulator // backs flags if there is only one: saves an allocation in many cells
+	source [1]uint64      // backs sources likewise
 }
 
-// mark64 is what a window keeps of a sample to know it again: microseconds since the window's start (30 bits), the place
-// of its source among the cell's (6), and a hash of value and flag (28). In the hash of a sum is the source too: of the
-// sources that share the last place, one is not taken for the repeat of another.
+// mark64 identifies a sample within a window: microseconds since the window's start (30 bits), the place of its source
+// in the cell (6 bits), and a hash of value and flag (28 bits). For a sum, the hash includes the source: sources that
+// share the last place are then not mistaken for each other.
 type mark64 uint64
 
 const (
 	hashBits   = 28
 	sourceBits = 6
-	maxSources = 1 << sourceBits // those beyond share the last place
+	maxSources = 1 << sourceBits // further sources share the last place
 )
 
 func (m mark64) time() uint64   { return uint64(m) >> (hashBits + sourceBits) }
 func (m mark64) source() uint64 { return uint64(m) >> hashBits & (maxSources - 1) }
 func (m mark64) hash() uint64   { return uint64(m) & (1<<hashBits - 1) }
 
-// markOf is the mark of a sample from the cell's source at the given place.
+// markOf returns the mark of a sample from the cell's source at a place.
 func (c *cell) markOf(source uint64, x *Reading, place int) mark64 {
 	us := uint64(x.Time.UnixMicro() - c.window.start*1e6)
-	h := math.Float64bits(x.Value+0) ^ uint64(x.Flag)<<56 // + 0: the two zeros are one value
+	h := math.Float64bits(x.Value+0) ^ uint64(x.Flag)<<56 // + 0 makes both zeros equal
 	if c.stat == Sum {
 		h ^= bits.RotateLeft64(source*0xD6E8FEB86659FD93, 32)
 	}
@@ -114,7 +114,7 @@ func (c *cell) markOf(source uint64, x *Reading, place int) mark64 {
 	return mark64(us<<(hashBits+sourceBits) | uint64(place)<<hashBits | h>>(64-hashBits))
 }
 
-// place is that of a source among the cell's, or the one that it gets.
+// place returns the place of a source in the cell, or the place it will get.
 func (c *cell) place(source uint64) int {
 	if i := slices.Index(c.sources, source); i >= 0 {
 		return i
@@ -122,12 +122,13 @@ func (c *cell) place(source uint64) int {
 	return min(len(c.sources), maxSources-1)
 }
 
-// take adds a sample, unless the cell has one of its time, or it leaps. Of a sum, each source has one a time.
+// take adds a sample, unless the cell has one with its time, or it leaps. For a sum, each source may have one for each
+// time.
 func (c *cell) take(h *Head, x *Reading, leaps bool) Result {
 	if h.Unit != c.unit {
 		return Result{Reason: BadUnit}
 	}
-	if c.exit == 0 { // a restart forgets it
+	if c.exit == 0 { // a restart loses the exit
 		c.exit = x.Exit
 	}
 	place := c.place(h.Source)
@@ -178,8 +179,8 @@ func (c *cell) accumulator(flag spec.Flag) *accumulator {
 	return &c.flags[len(c.flags)-1]
 }
 
-// chosen is the accumulator that speaks for the cell: U if it has enough samples, else the one with most, and of
-// equals the first in the order of the document.
+// chosen returns the accumulator that becomes the slot: U if it has enough samples, else the one with the most samples.
+// Of equal ones it is the first in the order of the API document.
 func (c *cell) chosen(minSamples int) *accumulator {
 	var best *accumulator
 	rank := func(f spec.Flag) int { return slices.Index([]byte(spec.Flags), byte(f)) }
@@ -195,22 +196,22 @@ func (c *cell) chosen(minSamples int) *accumulator {
 	return best
 }
 
-// last is the last sample of all flags.
+// last returns the last sample of all flags.
 func (c *cell) last() (at time.Time, value float64) {
 	p := c.latest()
 	return time.Unix(0, p.at).UTC(), p.value
 }
 
-// accumulator holds what the samples of one window and flag amount to.
+// accumulator combines the samples of one window and flag.
 type accumulator struct {
 	flag     spec.Flag
 	count    int64
-	sum      float64 // with rest: Neumaier's sum, so that the order of the samples does not matter
+	sum      float64 // with rest: Neumaier's sum, so that the order of samples does not matter
 	rest     float64
 	min, max float64
 	last     float64
 	lastTime int64     // event time of last, Unix ns
-	values   []float64 // of a median; of time_weighted before each its time, in microseconds since the window's start
+	values   []float64 // for a median; for time_weighted each value follows its time, in microseconds since the window's start
 }
 
 func (a *accumulator) add(at int64, v float64, keep bool) {
@@ -256,15 +257,15 @@ func (a *accumulator) value(s Statistic) float64 {
 	return min(max((a.sum+a.rest)/float64(a.count), a.min), a.max)
 }
 
-// ring remembers which windows of the last 7 days are closed, one bit each. Between the newest closed window and the
-// oldest that a sample may still be for lie less than 7 days, because a grace is never zero. A wall clock that was wrong
-// may close one that is days away from all others: what was closed before is remembered beside it.
+// ring records which windows of the last 7 days are closed, one bit each. A grace is never zero, so the newest closed
+// window and the oldest window that may still get a sample are less than 7 days apart. A wrong wall clock may close a
+// window that is days away from all others: other then keeps the windows closed before.
 type ring struct {
 	stretch
 	other stretch
 }
 
-// stretch is a ring's bits up to a window.
+// stretch has a ring's bits up to a window.
 type stretch struct {
 	top  int64 // index of the newest closed window
 	bits []uint64
@@ -292,7 +293,7 @@ func (r *stretch) has(i int64, k kind) bool {
 	return r.bits[w]&b != 0
 }
 
-// covers reports that a window is within 7 days before the newest closed one, or not far behind it.
+// covers reports that a window is within 7 days before the newest closed one, or shortly after it.
 func (r *stretch) covers(i int64, k kind) bool {
 	size := ringSize(k)
 	return r.bits != nil && r.top-i < size && i-r.top < size/7

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// The alias table is the one thing the public surface cannot show: of two claims on a spelling it would keep either.
+// This test needs the unexported alias table, because if two units claim a spelling, the map keeps any one of them.
 func TestAliasesAreOfOneUnit(t *testing.T) {
 	folded := map[string]string{}
 	for _, u := range units {

@@ -20,12 +20,12 @@ var statusCodesCSV string
 
 // Parameter is one line of annexe 3.1.
 type Parameter struct {
-	Key  string // what goes into the payload, case-sensitive
-	Name string // what the board's pages call it
+	Key  string // in the payload, case-sensitive
+	Name string // on the board's pages
 }
 
-// Totalizer reports whether the parameter counts a running total (a volume since the meter was installed), whose
-// value for a slot is its last reading and not a mean.
+// Totalizer reports whether the parameter is a running total (a volume since the meter was installed). Its value for a slot
+// is the last reading, not the mean.
 func (p Parameter) Totalizer() bool { return IsTotalizer(p.Key) }
 
 // IsTotalizer reports whether a parameter key, or a metric name that ends in one, is a running total.
@@ -61,13 +61,13 @@ func IsParameter(key string) bool { _, ok := parameterSet[key]; return ok }
 // IsUnit reports whether key is exactly a unit key of annexe 3.2.
 func IsUnit(key string) bool { _, ok := unitSet[key]; return ok }
 
-// UnknownError is a key that is not in the catalogue. The text offers the nearest ones, which take longer to find than a
-// reading may: they are looked for when they are wanted.
+// UnknownError is a key that is not in the catalogue. Its text has the nearest keys. Error finds them, because the search
+// takes too long for each reading.
 type UnknownError struct {
 	Kind    string          // "parameter", "unit", "flag"
-	Value   string          // what was given
+	Value   string          // as given
 	Nearest func() []string // best first, at most three; nil: none
-	// Convert says that Value is a unit, and that Nearest are others of the same quantity: the values differ.
+	// Convert says that Value is a unit, and that Nearest are other units of the same quantity, so the values differ.
 	Convert bool
 }
 

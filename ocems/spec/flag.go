@@ -2,8 +2,8 @@ package spec
 
 import "strings"
 
-// Flag is the operation mode of a reading (spec 2.4.1, 2.4.3). The document explains U and C, its prose Z; it lists
-// M, F and D without a meaning. A plant's flag is passed through and never guessed.
+// Flag is the operation mode of a reading (spec 2.4.1, 2.4.3). The spec explains U, C and Z; it lists M, F and D without a
+// meaning. The plant's flag is passed through and never guessed.
 type Flag byte
 
 // The flags of spec 2.4.1.
@@ -16,10 +16,10 @@ const (
 	FlagD               Flag = 'D'
 )
 
-// Flags lists the flags in the order of the document.
+// Flags lists the flags in the order of the spec.
 const Flags = "UCMFZD"
 
-// ParseFlag reads a flag. White space around it and its case are ignored, and nothing at all is U.
+// ParseFlag parses a flag. It ignores case and surrounding white space. An empty text is U.
 func ParseFlag(s string) (Flag, error) {
 	s = strings.TrimSpace(s)
 	if s == "" {
@@ -34,13 +34,13 @@ func ParseFlag(s string) (Flag, error) {
 // Valid reports whether the flag is one of the six.
 func (f Flag) Valid() bool { return f != 0 && strings.IndexByte(Flags, byte(f)) >= 0 }
 
-// Calibration reports whether readings with this flag are sent every 30 seconds, in a calibration that the board has
-// scheduled, and never enter a 15-minute average (spec 2.4.3).
+// Calibration reports whether readings with this flag are sent every 30 seconds, during a calibration that the board has
+// scheduled. They are never part of a 15-minute average (spec 2.4.3).
 func (f Flag) Calibration() bool { return f == FlagCalibration || f == FlagZeroCalibration }
 
 func (f Flag) String() string { return string(rune(f)) }
 
-// nearestFlag offers the flag whose letter the word begins with ("zero" is Z), for lack of anything better.
+// nearestFlag returns the flag with the first letter of the word ("zero" is Z).
 func nearestFlag(s string) []string {
 	words := map[string]string{"NORMAL": "U", "OK": "U", "USUAL": "U", "VALID": "U"}
 	up := strings.ToUpper(s)

@@ -9,8 +9,8 @@ import (
 
 const nearestCount = 3
 
-// Nearest returns at most three of the candidates, those most like s first: the same but for case and punctuation, then
-// those that have its words or words that begin so, then those that share a word with it, then by edit distance.
+// Nearest returns at most three of the candidates, most similar first: the same except case and punctuation, then candidates
+// that have its words or words with this beginning, then candidates that share a word, then by edit distance.
 func Nearest(s string, candidates []string) []string {
 	named := make([]named, len(candidates))
 	for i, c := range candidates {
@@ -19,8 +19,8 @@ func Nearest(s string, candidates []string) []string {
 	return nearest(s, named)
 }
 
-// Alike returns those of Nearest that s may be a mistake for: about a third of the letters is wrong at most, or half of them
-// are words of both.
+// Alike returns those of Nearest that may be the correct form of s: at most about a third of the letters is wrong, or words
+// of both make up half of the letters.
 func Alike(s string, candidates []string) []string {
 	return slices.DeleteFunc(Nearest(s, candidates), func(c string) bool {
 		a, b, cost := letters(s), letters(c), compare(s, c)
@@ -39,20 +39,20 @@ func nearestParameters(s string) []string {
 	return nearest(s, all)
 }
 
-// nearestUnits are the unit that only case tells from s; or else units of the quantity that s measures; or else those of
-// which s is a spelling with few mistakes. An offer that measures something else would do harm.
+// nearestUnits returns the unit that differs from s only in case; or units of the quantity that s measures; or units of which
+// s is a spelling with few mistakes. A suggested unit of another quantity would be harmful.
 func nearestUnits(s string) (out []string) {
 	f := foldUnit(s)
 	if key, ok := foldedUnits[f]; ok {
 		return []string{key}
 	}
 	given := letters(s)
-	if len(given) > 64 { // no unit is as long
+	if len(given) > 64 { // no unit is so long
 		return nil
 	}
 	if quantity := quantityOf(s); quantity != "" {
 		out = slices.Clone(families[quantity])
-		like := func(u string) int { return min(distance(given, letters(u)), 2) } // what is less alike is in the order of use
+		like := func(u string) int { return min(distance(given, letters(u)), 2) } // less similar units stay in the order of use
 		slices.SortStableFunc(out, func(a, b string) int { return cmp.Compare(like(a), like(b)) })
 		return out[:min(nearestCount, len(out))]
 	}
@@ -71,7 +71,7 @@ func nearestUnits(s string) (out []string) {
 }
 
 func nearest(s string, all []named) []string {
-	if r := []rune(s); len(r) > 64 { // no key is as long
+	if r := []rune(s); len(r) > 64 { // no key is so long
 		s = string(r[:64])
 	}
 	type scored struct {
@@ -83,7 +83,7 @@ func nearest(s string, all []named) []string {
 		cost := compare(s, n.key)
 		if n.name != "" {
 			byName := compare(s, n.name)
-			if byName[0] < differs { // as far as words go, a key says more than its name
+			if byName[0] < differs { // if words match, the key counts more than its name
 				byName[0]++
 			}
 			if slices.Compare(byName[:], cost[:]) < 0 {
@@ -100,13 +100,13 @@ func nearest(s string, all []named) []string {
 	return out
 }
 
-// unlikeness is 0 for equal words: first the kind of likeness, and then what counts within that kind, most weight first.
+// unlikeness is 0 for equal words. It has the kind of likeness first, then the criteria within this kind, most important first.
 type unlikeness [5]int
 
 const (
-	equal   = 0 // but for case and punctuation
-	begins  = 2 // each word that was given is one of the candidate's, or begins one: "flow", "stack temp"
-	within  = 4 // each word of the candidate was given: "cod_mgl"
+	equal   = 0 // except case and punctuation
+	begins  = 2 // each given word is a word of the candidate or begins one: "flow", "stack temp"
+	within  = 4 // each word of the candidate is given: "cod_mgl"
 	shares  = 6 // some words are the same: "outlet flow"
 	differs = 8
 )
@@ -117,7 +117,7 @@ func compare(given, candidate string) unlikeness {
 		return unlikeness{equal}
 	}
 	gave, has := words(given), words(candidate)
-	first, inexact, shared := -1, 0, 0 // the candidate's word that the first given one is or begins
+	first, inexact, shared := -1, 0, 0 // first: index of the candidate's word that equals the first given word or begins with it
 	unmatched, left := 0, slices.Clone(has)
 	for i, w := range gave {
 		at := slices.Index(left, w)
@@ -138,7 +138,7 @@ func compare(given, candidate string) unlikeness {
 	}
 	slices.Sort(gave)
 	slices.Sort(has)
-	edits := distance(strings.Join(gave, ""), strings.Join(has, "")) // in whatever order the words are
+	edits := distance(strings.Join(gave, ""), strings.Join(has, "")) // the words in any order
 	switch {
 	case unmatched == 0 && len(gave) > 0:
 		return unlikeness{begins, len(has) - len(gave), inexact, min(max(first, 0), 1), len(b)}
@@ -150,7 +150,7 @@ func compare(given, candidate string) unlikeness {
 	return unlikeness{differs, distance(a, b)}
 }
 
-// words are what is between the separators, folded.
+// words returns the folded words of s.
 func words(s string) []string {
 	return strings.FieldsFunc(fold(strings.Map(func(r rune) rune {
 		if strings.ContainsRune(separators, r) {
@@ -160,17 +160,17 @@ func words(s string) []string {
 	}, s)), func(r rune) bool { return r == '/' })
 }
 
-// letters are the words of s as one.
+// letters returns the words of s joined.
 func letters(s string) string { return strings.Join(words(s), "") }
 
 const separators = "_- .()&/\u00a0\t"
 
-// fold is foldUnit for any text: "per" in a temperature is no division.
+// fold is foldUnit for any text, where "per" is not a division, as in "temperature".
 func fold(s string) string {
 	return unitFolder.Replace(strings.ToLower(unitFolder.Replace(strings.ToLower(s))))
 }
 
-// distance is the Levenshtein distance of two words.
+// distance returns the Levenshtein distance of two words.
 func distance(a, b string) int {
 	ra, rb := []rune(a), []rune(b)
 	row := make([]int, len(rb)+1)

@@ -5,7 +5,7 @@ import (
 	"testing"
 )
 
-// What is nothing alike is no suggestion.
+// A candidate without similarity is not suggested.
 func TestAlike(t *testing.T) {
 	words := []string{"doctor", "status", "serve", "report", "--token-file", "--tls-cert", "--format", "--from"}
 	for given, want := range map[string][]string{

@@ -2,9 +2,9 @@ package spec
 
 import "strings"
 
-// A quantity is what units measure, such as "a volume flow". Units of one quantity convert into each other; "" is unknown.
+// A quantity is a physical quantity, such as "a volume flow". Units of one quantity convert into each other; "" is unknown.
 
-// families are the quantities of the catalogue's units, and the units of each, those first that Indian plants use most.
+// families lists the catalogue's units by quantity, the units that Indian plants use most first.
 var families = map[string][]string{
 	"a share":         {"%", "ppm", "ppb", "ratio"},
 	"a temperature":   {"°C", "K", "°F"},
@@ -30,8 +30,7 @@ var quantities = func() map[string]string {
 	return m
 }()
 
-// measured are the quantities that a parameter can be, by the words of its key. What is not here can be anything, and a
-// concentration is the usual case.
+// measured lists the quantities of parameters, by key; "" is any quantity. All other parameters are amounts.
 var measured = map[string]string{
 	"ph": "pH", "temperature": "a temperature", "primary_temperature": "a temperature", "secondary_temperature": "a temperature",
 	"temperature_emission": "a temperature", "pressure": "a pressure", "velocity": "a speed",
@@ -41,14 +40,14 @@ var measured = map[string]string{
 	"color": "", "temp_test": "",
 }
 
-// amounts are the quantities of what is in water, air or gas.
+// amounts are the quantities that a substance in water, air or gas can have.
 var amounts = []string{"a concentration", "a share"}
 
-// Quantity is what a unit of the catalogue measures, in words such as "a volume flow"; "" where it can be anything.
+// Quantity returns the quantity of a unit of the catalogue, such as "a volume flow", or "" if it can be any.
 func Quantity(unit string) string { return quantities[unit] }
 
-// Measures is what a parameter of the catalogue is, and whether a unit of the catalogue can be its unit. Where that is not
-// known, it can.
+// Measures returns the quantity of a parameter of the catalogue, and whether a unit of the catalogue fits it. If this is not
+// known, the unit fits.
 func Measures(parameter, unit string) (quantity string, fits bool) {
 	quantity, special := measured[parameter]
 	of := quantities[unit]
@@ -61,7 +60,7 @@ func Measures(parameter, unit string) (quantity string, fits bool) {
 	return strings.Join(amounts, " or "), of == amounts[0] || of == amounts[1]
 }
 
-// The parts of units that plants' instruments show and the catalogue has not, folded, by what they measure.
+// unitParts has the quantity of folded units, and of parts of units, that instruments show and the catalogue does not have.
 var unitParts = func() map[string]string {
 	m := map[string]string{}
 	for kind, words := range map[string]string{
@@ -81,7 +80,7 @@ var unitParts = func() map[string]string {
 	return m
 }()
 
-// derived are quantities by their two parts.
+// derived has the quantities of two parts of a unit.
 var derived = map[[2]string]string{
 	{"mass", "volume"}: "a concentration", {"mass", "mass"}: "a share", {"volume", "volume"}: "a share",
 	{"volume", "time"}: "a volume flow", {"mass", "time"}: "a mass flow", {"length", "time"}: "a speed", {"conductance", "length"}: "a conductivity",
@@ -89,7 +88,7 @@ var derived = map[[2]string]string{
 
 var simple = map[string]string{"volume": "a volume", "length": "a length", "time": "a time", "pressure": "a pressure", "temperature": "a temperature", "flow": "a volume flow"}
 
-// quantityOf tells what a text measures that is a unit and not one of the catalogue's, such as ug/Nm3 or mmWC.
+// quantityOf returns the quantity of a unit that is not in the catalogue, such as ug/Nm3 or mmWC, or "".
 func quantityOf(s string) string {
 	f := foldUnit(s)
 	if kind := unitParts[f]; kind != "" && (len(f) > 1 || kind == "temperature") { // H is henry too

@@ -22,7 +22,7 @@ func TestMidnightInIndiaIsASlot(t *testing.T) {
 			t.Errorf("%s is not a slot", spec.ISTString(quarter))
 		}
 	}
-	// The document's own examples (2.4.3) fall on no slot.
+	// The examples in the spec (2.4.3) are not on a slot.
 	if spec.Aligned(time.UnixMilli(1726838400000), spec.SlotLength) {
 		t.Error("1726838400000 is taken for a slot")
 	}

@@ -135,7 +135,7 @@ func TestNearest(t *testing.T) {
 	}
 }
 
-// What people type, and what they mean.
+// Each case has a typed text and the keys that are meant.
 func TestNearestParameters(t *testing.T) {
 	for _, c := range []struct{ word, want string }{
 		{"COD", "cod"},

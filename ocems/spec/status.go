@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// Status is the `status` of an answer's body (spec 2.5, 3.3). The body decides, not the HTTP status: the server
-// answers 200 to what it refuses.
+// Status is the `status` in the body of an answer (spec 2.5, 3.3). The body decides, not the HTTP status: the server also
+// answers 200 when it refuses a request.
 type Status int
 
 // The status codes of annexe 3.3.
@@ -30,7 +30,7 @@ const (
 	StatusNoStationDeviceMatch Status = 121
 )
 
-// messages are the `msg` texts of spec 2.5.1 and 2.5.2, to the letter. The document gives none for 0.
+// messages are the `msg` texts of spec 2.5.1 and 2.5.2, exactly as printed. The spec has none for 0.
 var messages = map[Status]string{
 	StatusSuccess:              "success",
 	StatusFailed:               "Request failed",
@@ -51,10 +51,10 @@ var messages = map[Status]string{
 	StatusNoStationDeviceMatch: "The Station and Device Mapping not Found in the Payload",
 }
 
-// Message is the `msg` that the server sends with the status (spec 2.5), or "" for a status outside v1.5.
+// Message returns the `msg` that the server sends with the status (spec 2.5), or "" for a status outside v1.5.
 func (s Status) Message() string { return messages[s] }
 
-// Description is the meaning of the status as annexe 3.3 gives it, or "" for a status outside v1.5.
+// Description returns the meaning of the status in annexe 3.3, or "" for a status outside v1.5.
 func (s Status) Description() string { return statusCodes[s] }
 
 // Known reports whether v1.5 of the API defines the status.

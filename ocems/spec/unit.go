@@ -2,15 +2,15 @@ package spec
 
 import "strings"
 
-// ResolveUnit turns a spelling of a unit into the catalogue's key (annexe 3.2): `mg/l`, `MG/L` and `mg/L` are mg/L,
-// `m3/h` is m³/hr, UCUM's `Cel` is °C. Only spellings of one and the same unit are joined, so that a value never
-// needs converting. The error for anything else is an *UnknownError with the nearest keys.
+// ResolveUnit returns the catalogue's key (annexe 3.2) for a spelling of a unit: `mg/l`, `MG/L` and `mg/L` are mg/L,
+// `m3/h` is m³/hr, UCUM's `Cel` is °C. All spellings of a key mean the same unit, so a value is never converted. The error
+// for other text is an *UnknownError with the nearest keys.
 func ResolveUnit(s string) (string, error) {
 	s = strings.TrimSpace(s)
 	if IsUnit(s) {
 		return s, nil
 	}
-	// Case is looked at without the brackets of UCUM, or [M] would be a metre.
+	// The check of case ignores the brackets of UCUM; otherwise [M] would be a metre.
 	bare := unitDecoration.Replace(s)
 	if IsUnit(bare) {
 		return bare, nil
@@ -19,7 +19,7 @@ func ResolveUnit(s string) (string, error) {
 	switch {
 	case otherUnits[bare] || prefixClash(bare, f):
 	case len(bare) == 1 && bare != strings.ToLower(bare):
-		// A lone letter of the other case is another unit: S is siemens, M is mole per litre.
+		// A single letter in another case is another unit: S is siemens, M is mole per litre.
 	case len(f) == 1 && f != "l":
 		if key, ok := unitAliases[f]; ok {
 			return key, nil
@@ -35,7 +35,7 @@ func ResolveUnit(s string) (string, error) {
 	return "", &UnknownError{Kind: "unit", Value: s, Nearest: func() []string { return nearestUnits(s) }, Convert: foldedUnits[f] == "" && quantityOf(s) != ""}
 }
 
-// SameUnit reports that two texts are spellings of one unit.
+// SameUnit reports whether two texts are spellings of one unit.
 func SameUnit(a, b string) bool {
 	if a == b {
 		return true
@@ -45,8 +45,8 @@ func SameUnit(a, b string) bool {
 	return errX == nil && errY == nil && x == y
 }
 
-// otherUnits are written with the letters of a catalogue unit and mean something else: millimolar and centimolar are
-// not lengths, a picoampere is no pascal.
+// otherUnits have the letters of a catalogue unit but mean something else: millimolar and centimolar are not lengths, a
+// picoampere is not a pascal.
 var otherUnits = map[string]bool{"mM": true, "cM": true, "pA": true}
 
 var unitDecoration = strings.NewReplacer("[", "", "]", "", " ", "", "_", "", "\u00a0", "", ".", "", "^", "", "**", "")
@@ -59,19 +59,19 @@ var unitFolder = strings.NewReplacer(
 	"\\", "/", "÷", "/",
 )
 
-// foldUnit removes what does not change a unit's meaning: case, spaces, the form of exponents and of the micro sign.
+// foldUnit removes differences that do not change a unit's meaning: case, spaces, the form of exponents and the micro sign.
 func foldUnit(s string) string {
-	// Divisions spelled out: "mg per l", "mg l-1".
+	// Divisions in words: "mg per l", "mg l-1".
 	return strings.Replace(fold(s), "per", "/", 1)
 }
 
-// prefixClash reports that s begins with M for mega where the folded spelling has m for milli (or for metre in m/s),
-// and s is not simply written in capitals throughout as displays do. M3/hr is no clash: a prefix stands before a unit.
+// prefixClash reports whether s begins with M for mega but its folded spelling has m for milli (or for metre in m/s). It is
+// false if s is all capitals, as on displays, and for M3/hr, where M is not a prefix.
 func prefixClash(s, folded string) bool {
 	if !strings.HasPrefix(s, "M") || s == strings.ToUpper(s) {
 		return false
 	}
-	for _, liquid := range []string{"mg/l", "mgl-1", "mg/nm3", "mg/ncum mg/nmc milligram/nm3 mg/normalm3"} { // of which nothing holds tonnes
+	for _, liquid := range []string{"mg/l", "mgl-1", "mg/nm3", "mg/ncum", "mg/nmc", "mg/normalm3"} { // tonnes per litre do not occur
 		if strings.HasPrefix(folded, liquid) {
 			return false
 		}
@@ -92,7 +92,7 @@ var foldedUnits = func() map[string]string {
 	return m
 }()
 
-// unitSpellings are other names of catalogue units, folded. Every pair is the same quantity: factor one, offset zero.
+// unitSpellings are other folded names of catalogue units. Each is exactly the same unit: factor one, offset zero.
 var unitSpellings = map[string]string{
 	"%":            "percent pct percentage %vol vol% %v/v",
 	"°C":           "cel degc oc celsius celcius centigrade degcelsius degcelcius degreec degreecelsius degreecelcius degreescelsius degreescelcius degreecentigrade",
@@ -122,7 +122,7 @@ var unitSpellings = map[string]string{
 	"mbar":         "millibar hpa hectopascal",
 	"mg/L":         "mgl-1 mg/lit mg/lt mg/litre mg/liter mg/ltr mg/lts mgpl mgs/l mgs/ltr milligram/litre milligrams/litre milligram/liter",
 	"mg/m³":        "mgm-3 mg/cum",
-	"mg/Nm³":       "mg/ncum",
+	"mg/Nm³":       "mg/ncum mg/nmc milligram/nm3 milligrams/nm3 mg/normalm3",
 	"μg/m³":        "ugm-3 ugm/m3 ug/cum mcg/m3 microgram/m3 micrograms/m3 microgram/cum",
 	"g/m³":         "gm-3 gm/m3 g/cum",
 	"kg/m³":        "kgm-3",

@@ -30,6 +30,7 @@ func TestResolveUnitSpellings(t *testing.T) {
 		"uS/cm": "uS/cm", "\u00b5S/cm": "uS/cm", "\u03bcS/cm": "uS/cm", "us/cm": "uS/cm", "US/CM": "uS/cm",
 		"ms/cm": "mS/cm", "MS/CM": "mS/cm",
 		"Mg/L": "mg/L", "[Mg/L]": "mg/L", "Mg/litre": "mg/L", "Mg L-1": "mg/L", "mg/lit": "mg/L", "mg/Lit.": "mg/L", "Mg/Nm3": "mg/Nm³", "mg/N.m3": "mg/Nm³",
+		"mg/Ncum": "mg/Nm³", "Mg/Ncum": "mg/Nm³", "mg/NMC": "mg/Nm³", "Milligram/Nm3": "mg/Nm³", "mg/Normal m3": "mg/Nm³",
 		"pH Unit": "pH", "pH units": "pH", "KLPH": "m³/hr", "KL/Hr": "m³/hr", "M3/Hrs": "m³/hr", "cubic meter/hr": "m³/hr", "KLPD": "m³/day",
 		"oC": "°C", "Deg. C": "°C", "degree celcius": "°C", "Degree Centigrade": "°C", "\u00b5mhos/cm": "uS/cm", "Percentage": "%", "mtr/sec": "m/s", "MT/hr": "ton/hr",
 		"KLD": "m³/day", "m3/day": "m³/day", "m3/d": "m³/day", "kL/d": "m³/day",

@@ -1,6 +1,6 @@
-// Package status is what a host tells about itself and about each parameter that it is to report. The host writes it into
-// files beside its state; the tools read them and leave the state alone. A file may lag behind the state by a minute, and a
-// power cut may cost it: nothing but the tools depends on it.
+// Package status is the status of a host and of each parameter that it must report. The host writes it into files beside its
+// state; the tools read the files and leave the state alone. A file may be a minute older than the state, and a power cut may
+// destroy it: only the tools depend on it.
 package status
 
 import (
@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Version is that of the files.
+// Version is the format version of the files.
 const Version = 1
 
 // Host is a host and its devices. Times are UTC.
@@ -26,33 +26,33 @@ type Host struct {
 	Version  int       `json:"version"`
 	Written  time.Time `json:"written"`
 	Started  time.Time `json:"started"`
-	Before   time.Time `json:"ran_before,omitzero"` // when the life before is known to have run last
-	Stopped  bool      `json:"stopped,omitempty"`   // in order; Written is when
+	Before   time.Time `json:"ran_before,omitzero"` // last time at which the previous process is known to have run
+	Stopped  bool      `json:"stopped,omitempty"`   // a clean stop, at Written
 	Software string    `json:"software"`            // name and version
-	Process  int       `json:"process"`             // its id
+	Process  int       `json:"process"`             // process id
 	Endpoint string    `json:"endpoint,omitempty"`
-	Slots    bool      `json:"slots,omitempty"` // a processor: it hands slots on, and delivers to no board itself
+	Slots    bool      `json:"slots,omitempty"` // a processor: it passes slots on and does not deliver to the board
 	DryRun   bool      `json:"dry_run,omitempty"`
 	Trail    string    `json:"audit_file,omitempty"` // absolute
 
 	Stamp   string   `json:"stamp"`                  // which bound of its window stamps a slot: start or end
-	Grace   float64  `json:"grace_seconds"`          // a slot is made so long after the end of its window, about
-	Within  float64  `json:"expected_after_seconds"` // and is expected at the board so long after it
+	Grace   float64  `json:"grace_seconds"`          // from a window's end until its slot is made, about
+	Within  float64  `json:"expected_after_seconds"` // from a window's end until its slot is expected at the board
 	Clock   Clock    `json:"clock"`
 	Board   Board    `json:"board"`
-	Trouble string   `json:"trouble,omitempty"` // of the host as a whole, for a person
+	Trouble string   `json:"trouble,omitempty"` // of the whole host, for a person
 	Waiting int      `json:"slots_waiting"`
-	Files   int      `json:"files,omitempty"` // that have the devices; 0: they are in this one
+	Files   int      `json:"files,omitempty"` // number of files with devices; 0: the devices are in this file
 	Devices []Device `json:"devices,omitempty"`
-	// Of [Host.JudgeAll].
+	// Set by [Host.JudgeAll].
 	Verdict *Verdict `json:"verdict,omitempty"`
 	Next    *Next    `json:"next,omitempty"`
 }
 
-// Settled is after how long a host counts as started: what fails within it has not run.
+// Settled is how long a host must run to count as started.
 const Settled = 10 * time.Second
 
-// RanUntil is when a host is known to have run last.
+// RanUntil is the last time at which the host is known to have run.
 func (h *Host) RanUntil() time.Time {
 	if h.Written.Sub(h.Started) < Settled && !h.Before.IsZero() {
 		return h.Before
@@ -70,7 +70,7 @@ type Clock struct {
 // Board is the server.
 type Board struct {
 	Reachable bool       `json:"reachable"`
-	Reason    string     `json:"reason,omitempty"`          // why it is not
+	Reason    string     `json:"reason,omitempty"`          // why it is not reachable
 	Answered  *time.Time `json:"answered,omitempty"`        // the last answer
 	Latency   float64    `json:"latency_seconds,omitempty"` // median of the last answers
 }
@@ -81,38 +81,38 @@ type Device struct {
 	ID         string      `json:"device"`
 	Waiting    int         `json:"slots_waiting,omitempty"`
 	Oldest     *time.Time  `json:"oldest_waiting,omitempty"` // stamp
-	Runs       [][2]int64  `json:"waiting_runs,omitempty"`   // stamps of the first and last slot of each run that waits, in milliseconds
-	Held       string      `json:"held,omitempty"`           // why all its slots wait: a status of the board, or another hold reason
-	Apart      string      `json:"apart,omitempty"`          // why some of its slots wait apart, in the same words
-	Detail     string      `json:"detail,omitempty"`         // what the board answered
+	Runs       [][2]int64  `json:"waiting_runs,omitempty"`   // first and last stamp of each run of waiting slots, in milliseconds
+	Held       string      `json:"held,omitempty"`           // why all its slots wait: a status code of the board, or another hold reason
+	Apart      string      `json:"apart,omitempty"`          // why some of its slots wait apart, as in Held
+	Detail     string      `json:"detail,omitempty"`         // the board's answer
 	Since      *time.Time  `json:"held_since,omitempty"`
 	Answered   *time.Time  `json:"answered,omitempty"` // the last answer of the board
 	Parameters []Parameter `json:"parameters"`
 }
 
-// Parameter is one parameter that a device is to report.
+// Parameter is one parameter that a device must report.
 type Parameter struct {
 	Parameter  string     `json:"parameter"`
 	Diagnostic bool       `json:"diagnostic,omitempty"`
 	Unit       string     `json:"unit,omitempty"`
-	Due        time.Time  `json:"due_since"` // the first window of which a slot is due begins here
+	Due        time.Time  `json:"due_since"` // start of the first window whose slot is due
 	Reading    *Reading   `json:"reading,omitempty"`
 	Slot       *Slot      `json:"slot,omitempty"`          // the last one made
-	Delivered  *time.Time `json:"delivered,omitempty"`     // newest stamp that the board has
-	Already    bool       `json:"already,omitempty"`       // it had that before, as from another sender
-	Refused    *Refusal   `json:"refused,omitempty"`       // its slots wait for this
+	Delivered  *time.Time `json:"delivered,omitempty"`     // stamp of the newest slot at the board
+	Already    bool       `json:"already,omitempty"`       // the board already had it, for example from another sender
+	Refused    *Refusal   `json:"refused,omitempty"`       // why its slots wait
 	Undecided  *Undecided `json:"undecided,omitempty"`     // slots that wait for a person to decide
-	Rejected   *Refusal   `json:"rejected,omitempty"`      // the last slot that was given up
-	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot, the last of each reason in a day
+	Rejected   *Refusal   `json:"rejected,omitempty"`      // of the last slot that the board rejected
+	Excluded   []Excluded `json:"excluded,omitempty"`      // readings that are in no slot: the last of each reason within a day
 	Calibrated *time.Time `json:"calibrated,omitempty"`    // stamp of the last point of a calibration
-	Upstream   bool       `json:"made_upstream,omitempty"` // its slots are made upstream, and come later
-	Never      string     `json:"never,omitempty"`         // no reading ever came, and what came instead
+	Upstream   bool       `json:"made_upstream,omitempty"` // its slots are made upstream and arrive later
+	Never      string     `json:"never,omitempty"`         // if no reading has ever arrived: what arrived instead
 	Flat       *Flat      `json:"flat,omitempty"`
-	Beyond     string     `json:"beyond,omitempty"`  // the last slot is beyond a limit: which
-	Verdict    *Verdict   `json:"verdict,omitempty"` // of [Host.JudgeAll]
+	Beyond     string     `json:"beyond,omitempty"`  // the limit that the last slot exceeds
+	Verdict    *Verdict   `json:"verdict,omitempty"` // set by [Host.JudgeAll]
 }
 
-// Next is the slot that is measured now.
+// Next is the current slot.
 type Next struct {
 	Stamp  time.Time `json:"stamp"`
 	Leaves time.Time `json:"leaves"` // when it is made
@@ -132,21 +132,21 @@ type Slot struct {
 	Samples int       `json:"samples,omitempty"`
 }
 
-// Refusal is what the board said, for how long.
+// Refusal is why the board refuses, and since when.
 type Refusal struct {
-	Reason string    `json:"reason"` // a status, or another hold reason
+	Reason string    `json:"reason"` // a status code, or another hold reason
 	Detail string    `json:"detail,omitempty"`
 	Since  time.Time `json:"since"`
 }
 
-// Undecided are slots of too few readings, which wait for a person to decide.
+// Undecided are slots with too few readings, which wait for a person to decide.
 type Undecided struct {
 	Slots  int       `json:"slots"`
 	Oldest time.Time `json:"oldest"` // stamp
 	Why    string    `json:"why"`
 }
 
-// Excluded are readings of one slot.
+// Excluded are readings of one slot that were left out.
 type Excluded struct {
 	Reason string    `json:"reason"`
 	Count  int       `json:"count"`
@@ -159,13 +159,13 @@ type Excluded struct {
 type Flat struct {
 	Since time.Time `json:"since"`
 	Slots int       `json:"slots"`
-	Alert float64   `json:"alert_after_seconds"` // flat_line_after; 0: nobody asked
+	Alert float64   `json:"alert_after_seconds"` // flat_line_after; 0: not set
 }
 
 // perFile is how many devices one file has.
 const perFile = 500
 
-// Files is how many files the devices of a host take; 0 for those that are in the host's own.
+// Files is the number of files for the devices; 0 if they fit into the host's own file.
 func Files(devices int) int {
 	if devices <= perFile {
 		return 0
@@ -173,7 +173,7 @@ func Files(devices int) int {
 	return (devices + perFile - 1) / perFile
 }
 
-// FileOf is the place of a device's file among n.
+// FileOf is the index of a device's file among n.
 func FileOf(device string, n int) int {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(device))
@@ -182,14 +182,14 @@ func FileOf(device string, n int) int {
 
 const suffix = ".status.json"
 
-// Path is where the host with a state file writes.
+// Path is the status file of a state file.
 func Path(state string) string { return strings.TrimSuffix(state, ".db") + suffix }
 
 func part(path string, i int) string {
 	return fmt.Sprintf("%s.%04d%s", strings.TrimSuffix(path, suffix), i, suffix)
 }
 
-// partOf is the number of a file of devices by its name, or -1.
+// partOf is the index of a file of devices, by its name, or -1.
 func partOf(path string) int {
 	name := strings.TrimSuffix(path, suffix)
 	digits := name[strings.LastIndexByte(name, '.')+1:]
@@ -213,13 +213,13 @@ func (h *Host) Write(path string) error {
 // WriteDevices replaces the i-th file of devices.
 func WriteDevices(path string, i int, devices []Device) error { return replace(part(path, i), devices) }
 
-// On Windows a file that somebody reads keeps its name, and one that is being replaced cannot be opened.
+// On Windows a file that is open for reading cannot be replaced, and a file that is being replaced cannot be opened.
 const (
 	tries    = 5
 	tryAgain = 20 * time.Millisecond
 )
 
-// retry does something until it succeeds or has failed too often.
+// retry calls do until it succeeds, at most tries times.
 func retry(do func() error) (err error) {
 	for n := range tries {
 		if n > 0 {
@@ -232,16 +232,16 @@ func retry(do func() error) (err error) {
 	return err
 }
 
-const anew = ".new" // is written, and then replaces the file of before
+const newSuffix = ".new" // a new file has it until it replaces the old one
 
-// replace is atomic for those that read, and not synced.
+// replace is atomic for readers, and not synced.
 func replace(path string, v any) error {
 	text, err := json.Marshal(v)
 	if err == nil {
-		err = os.WriteFile(path+anew, append(text, '\n'), 0o600)
+		err = os.WriteFile(path+newSuffix, append(text, '\n'), 0o600)
 	}
 	if err == nil {
-		err = retry(func() error { return os.Rename(path+anew, path) })
+		err = retry(func() error { return os.Rename(path+newSuffix, path) })
 	}
 	if err != nil {
 		return fmt.Errorf("writing the status: %w", err)
@@ -249,14 +249,14 @@ func replace(path string, v any) error {
 	return nil
 }
 
-// Read reads a host's files. The error wraps [fs.ErrNotExist] where no host has written any.
+// Read reads a host's files. The error wraps [fs.ErrNotExist] if there are none.
 func Read(path string) (*Host, error) {
 	h := &Host{}
 	if err := read(path, h); err != nil {
 		return nil, err
 	}
 	if h.Version != Version {
-		return nil, fmt.Errorf("reading the status: %s is of version %d, and this program reads %d", path, h.Version, Version)
+		return nil, fmt.Errorf("reading the status: %s has version %d, this program reads version %d", path, h.Version, Version)
 	}
 	for i := range h.Files {
 		var more []Device
@@ -271,7 +271,7 @@ func Read(path string) (*Host, error) {
 	return h, nil
 }
 
-// Modified is when a host last wrote one of its files, zero where there is none. It writes them in their order.
+// Modified is when a host last wrote one of its files, zero without files. The host writes them in order.
 func Modified(path string) (last time.Time) {
 	info, err := os.Stat(path)
 	for i := 0; err == nil; i++ {
@@ -283,12 +283,12 @@ func Modified(path string) (last time.Time) {
 	return last
 }
 
-// read reads a file whole. It waits a little for one that is being written; one that is not there, and is not about to be,
-// is missing at once.
+// read reads a whole file. It waits a little for a file that is being written; otherwise a missing file is an error
+// immediately.
 func read(path string, v any) error {
 	var missing error
 	err := retry(func() error {
-		_, err := os.Stat(path + anew)
+		_, err := os.Stat(path + newSuffix)
 		comes := err == nil
 		text, err := os.ReadFile(path)
 		if errors.Is(err, fs.ErrNotExist) && !comes {
@@ -306,15 +306,15 @@ func read(path string, v any) error {
 	return nil
 }
 
-// Find lists the hosts' files in a directory and in those right below it.
+// Find lists the hosts' files in a directory and its direct subdirectories.
 func Find(directory string) (paths []string, err error) {
 	for _, below := range []string{"", "*"} {
-		found, err := filepath.Glob(filepath.Join(directory, below, "*"+suffix+"*")) // with what is about to replace one
+		found, err := filepath.Glob(filepath.Join(directory, below, "*"+suffix+"*")) // also new files that are about to replace one
 		if err != nil {
-			return nil, fmt.Errorf("looking for the status: %w", err)
+			return nil, fmt.Errorf("finding the status files: %w", err)
 		}
 		for _, path := range found {
-			path = strings.TrimSuffix(path, anew)
+			path = strings.TrimSuffix(path, newSuffix)
 			if !strings.HasSuffix(path, suffix) || partOf(path) >= 0 || slices.Contains(paths, path) {
 				continue
 			}

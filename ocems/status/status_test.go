@@ -18,16 +18,16 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// A reader meets a file that is being replaced, as on Windows, or half written.
+// A file may be half written, or is being replaced, as on Windows.
 func TestReadWhileItIsWritten(t *testing.T) {
 	whole, err := json.Marshal(status.Host{Version: status.Version, Process: 7})
 	require.NoError(t, err)
 	for _, c := range []struct {
-		name         string
-		before, anew []byte // nil: not there
-		comes        bool   // 30 ms later
-		missing      bool
-		found        bool
+		name          string
+		before, after []byte // nil: no file
+		comes         bool   // 30 ms later
+		missing       bool
+		found         bool
 	}{
 		{"half there", whole[:10], nil, true, false, true},
 		{"empty", []byte{}, nil, true, false, true},
@@ -39,7 +39,7 @@ func TestReadWhileItIsWritten(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				path := status.Path(filepath.Join(t.TempDir(), "state.db"))
-				for name, text := range map[string][]byte{path: c.before, path + ".new": c.anew} {
+				for name, text := range map[string][]byte{path: c.before, path + ".new": c.after} {
 					if text != nil {
 						require.NoError(t, os.WriteFile(name, text, 0o600))
 					}
@@ -61,21 +61,21 @@ func TestReadWhileItIsWritten(t *testing.T) {
 					assert.Equal(t, c.missing, errors.Is(err, fs.ErrNotExist))
 				}
 				assert.Less(t, time.Since(begun), time.Second)
-				if c.missing && c.anew == nil {
-					assert.Zero(t, time.Since(begun), "what is not there is not waited for")
+				if c.missing && c.after == nil {
+					assert.Zero(t, time.Since(begun), "a missing file is an error immediately")
 				}
 			})
 		})
 	}
 }
 
-// The files of a hub of any size are in the order of their names, are found, and are removed when it has fewer devices.
+// The files of a hub of any size are sorted by name, are found, and are removed when it has fewer devices.
 func TestFilesOfAHub(t *testing.T) {
 	path := status.Path(filepath.Join(t.TempDir(), "state.db"))
 	write := func(devices int) int {
 		n := status.Files(devices)
 		lists := make([][]status.Device, n)
-		for i := range devices * min(n, 1) { // a small host has them in its own file
+		for i := range devices * min(n, 1) { // a small host has its devices in its own file
 			id := fmt.Sprintf("d%06d", i)
 			lists[status.FileOf(id, n)] = append(lists[status.FileOf(id, n)], status.Device{ID: id})
 		}

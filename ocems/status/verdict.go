@@ -8,10 +8,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Level is how much something needs a person.
+// Level is how urgently something needs a person.
 type Level int
 
-// The levels. Warning is worth a look, Failed means that the board lacks slots or soon will.
+// The levels. Warning: check it soon. Failed: slots are missing at the board, or soon will be.
 const (
 	OK Level = iota
 	Warning
@@ -23,7 +23,7 @@ func (l Level) String() string { return [...]string{"ok", "warning", "failed"}[l
 // MarshalText is String.
 func (l Level) MarshalText() ([]byte, error) { return []byte(l.String()), nil }
 
-// Class is what a parameter is doing, in one word.
+// Class is the state of a parameter, in one word.
 type Class string
 
 // The classes.
@@ -32,17 +32,17 @@ const (
 	Begins     Class = "begins"      // its first slot is not due yet
 	Waits      Class = "waiting"     // its slots wait for the board
 	Refuses    Class = "refused"     // by the board
-	Asks       Class = "undecided"   // a person, who is to decide on its slots
+	Asks       Class = "undecided"   // its slots wait for a person to decide
 	Excludes   Class = "excluded"    // all its readings are left out
-	Calibrates Class = "calibration" // it is calibrated
-	Silent     Class = "silent"      // no reading comes any more
-	Never      Class = "never"       // no reading ever came
+	Calibrates Class = "calibration" // it is in calibration
+	Silent     Class = "silent"      // readings have stopped
+	Never      Class = "never"       // no reading has ever arrived
 	FlatLine   Class = "flat"        // all readings are equal
 	Limit      Class = "limit"       // the last value is beyond a limit
 	Partly     Class = "partly"      // some readings of the last slot were left out
 )
 
-// Verdict is what a person should know, and do.
+// Verdict tells a person what is wrong and what to do.
 type Verdict struct {
 	Level Level  `json:"level"`
 	Class Class  `json:"class"`
@@ -50,10 +50,10 @@ type Verdict struct {
 	Cure  string `json:"cure,omitempty"`
 }
 
-// quietFor is how old the files of a host that runs may be.
+// quietFor is how old the files of a running host may be.
 const quietFor = 6 * time.Minute
 
-// Runs reports whether the host wrote lately.
+// Runs reports whether the host has written recently.
 func (h *Host) Runs(now time.Time) bool { return !h.Stopped && now.Sub(h.Written) < quietFor }
 
 // window is the start of the newest window whose slot is expected at the board.
@@ -76,13 +76,13 @@ func (h *Host) StampOf(start time.Time) time.Time {
 // Due reports whether a slot of a parameter is expected at the board by now.
 func (h *Host) Due(p *Parameter, now time.Time) bool { return !h.window(now).Before(p.Due) }
 
-// NextSlot is the stamp of the slot that is measured now, and when it is made.
+// NextSlot is the stamp of the current slot, and when it is made.
 func (h *Host) NextSlot(now time.Time) (stamp, leaves time.Time) {
 	start := now.Add(-time.Duration(h.Grace * float64(time.Second))).Truncate(spec.SlotLength)
 	return h.StampOf(start), start.Add(spec.SlotLength + time.Duration(h.Grace*float64(time.Second)))
 }
 
-// Time is a time as a person reads it: in IST, with the day unless it is today.
+// Time formats a time for a person: in IST, with the date unless it is today.
 func Time(t, now time.Time) string {
 	t, now = t.In(spec.IST), now.In(spec.IST)
 	if t.Format(time.DateOnly) == now.Format(time.DateOnly) {
@@ -91,7 +91,7 @@ func Time(t, now time.Time) string {
 	return t.Format("2006-01-02 15:04")
 }
 
-// cures are what to do about a hold reason, in short. docs/status-codes.md has more.
+// cures tell briefly what to do about a hold reason. docs/status-codes.md has more.
 var cures = map[string]string{
 	"10":             "compare station_id, device_id, token and key with the board's e-mail",
 	"102":            "compare station_id with the board's e-mail, letter by letter",
@@ -110,12 +110,12 @@ var cures = map[string]string{
 	"121":            "compare station_id and device_id with the board's e-mail",
 	"another_sender": "stop the other sender, or set shared_device = true for the device, and delay on the second one; if there is none, ask the board",
 	"off_grid":       "compare stamp and the 15-minute grid with what the board expects; if another sender reports the device, stop it, or set shared_device = true",
-	"http_401":       "ask the operator of the gateway in between",
-	"http_403":       "ask the operator of the gateway in between",
+	"http_401":       "ask the operator of the gateway between this machine and the board",
+	"http_403":       "ask the operator of the gateway between this machine and the board",
 	"not_configured": "put the device back into the configuration, or name it in formerly",
 }
 
-// Cure is what to do about a hold reason.
+// Cure tells what to do about a hold reason.
 func Cure(reason string) string {
 	if cure, ok := cures[reason]; ok {
 		return cure
@@ -133,12 +133,12 @@ func meaning(reason string) string {
 	case "another_sender":
 		return "another sender reports this device"
 	case "off_grid":
-		return "the board has never taken a slot of the device, and answers 111"
+		return "the board has never accepted a slot of the device, and answers 111"
 	}
 	return strings.ReplaceAll(reason, "_", " ")
 }
 
-// Judge says what a parameter of a device is doing, and what a person must decide besides.
+// Judge returns the verdict on a parameter, including what a person must decide.
 func (h *Host) Judge(d *Device, p *Parameter, now time.Time) Verdict {
 	v := h.judge(d, p, now)
 	u := p.Undecided
@@ -165,23 +165,23 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	window := h.window(now)
 	expected := h.StampOf(window)
 	due := h.Due(p, now)
-	least := expected // the newest slot that it must have
+	least := expected // stamp of the newest slot that it must have
 	if p.Upstream {
 		least = least.Add(-spec.SlotLength)
 	}
-	// A slot of the future is of a clock that was wrong.
+	// A slot in the future comes from a wrong clock.
 	missing := p.Slot == nil || p.Slot.Stamp.Before(least) || p.Slot.Stamp.After(now.Add(spec.SlotLength))
 	switch {
 	case p.Slot == nil && !due:
 		return Verdict{OK, Begins, "its first slot is " + Time(h.StampOf(p.Due), now), ""}
 	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
-		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or look why the input does not have it"}
+		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or find out why the input does not have it"}
 	case p.Refused != nil:
-		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses it since %s: %s; its slots wait", Time(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
+		return Verdict{Failed, Refuses, fmt.Sprintf("the board has refused it since %s: %s; its slots wait", Time(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
 	case d.Held != "":
 		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses the device: %s; its slots wait", meaning(d.Held)), Cure(d.Held)}
 	case due && missing && p.Calibrated != nil && !p.Calibrated.Before(window):
-		return Verdict{OK, Calibrates, "in calibration, the last point is of " + Time(*p.Calibrated, now), ""}
+		return Verdict{OK, Calibrates, "in calibration, last point " + Time(*p.Calibrated, now), ""}
 	case due && missing:
 		for _, x := range p.Excluded {
 			if x.since(expected, now) {
@@ -189,7 +189,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			}
 		}
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
-			return Verdict{OK, Begins, "it reads again: its next slot is " + Time(h.StampOf(end), now), ""}
+			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
 		}
 		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
 	}
@@ -201,19 +201,19 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			return Verdict{Failed, Refuses, fmt.Sprintf("the board rejects its slots: %s", meaning(p.Rejected.Reason)), Cure(p.Rejected.Reason)}
 		}
 		if h.Slots {
-			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and what stands behind the processor"}
+			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and check the components behind the processor"}
 		}
 		text := fmt.Sprintf("slots wait for the board: %d", d.Waiting)
 		if h.Board.Reason != "" && !h.Board.Reachable {
 			text += ": " + h.Board.Reason
 		}
-		return Verdict{Warning, Waits, text, "nothing is lost for 7 days: see the connection to the board"}
+		return Verdict{Warning, Waits, text, "nothing is lost for 7 days: check the connection to the board"}
 	}
 	switch {
 	case p.Flat != nil && p.Flat.Alert > 0 && now.Sub(p.Flat.Since).Seconds() >= p.Flat.Alert:
-		return Verdict{Warning, FlatLine, "all readings are equal since " + Time(p.Flat.Since, now), "look whether the instrument measures"}
+		return Verdict{Warning, FlatLine, "all readings are equal since " + Time(p.Flat.Since, now), "check that the instrument measures"}
 	case p.Beyond != "":
-		return Verdict{Warning, Limit, p.Beyond, "see to the process"}
+		return Verdict{Warning, Limit, p.Beyond, "check the process"}
 	}
 	for _, x := range p.Excluded {
 		if p.Slot != nil && x.since(p.Slot.Stamp, now) {
@@ -224,7 +224,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	case p.Delivered == nil:
 		return Verdict{OK, Begins, "its first slot is " + Time(p.Slot.Stamp, now), ""}
 	case h.Slots:
-		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " handed on", ""}
+		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " passed on", ""}
 	}
 	if p.Already {
 		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " was at the board already", ""}
@@ -232,7 +232,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
 }
 
-// since reports that readings of a slot, or of a later one that has begun, were left out.
+// since reports whether these readings belong to the slot or a later one, but not to a future one.
 func (x Excluded) since(stamp, now time.Time) bool {
 	return !x.Stamp.Before(stamp) && !x.Stamp.After(now.Add(spec.SlotLength))
 }
@@ -245,7 +245,7 @@ func (x Excluded) text() string {
 	return text
 }
 
-// lastSeen is when the last reading was taken, as far as it is known.
+// lastSeen is the time of the last reading, as far as known.
 func (p *Parameter) lastSeen() time.Time {
 	switch {
 	case p.Reading != nil:
@@ -256,7 +256,7 @@ func (p *Parameter) lastSeen() time.Time {
 	return p.Due
 }
 
-// JudgeAll fills in what each parameter is doing, and says in one sentence whether the host reports.
+// JudgeAll sets the verdict of each parameter, and returns in one sentence whether the host reports.
 func (h *Host) JudgeAll(now time.Time) Verdict {
 	all, wrong, look := 0, 0, 0
 	for i := range h.Devices {
@@ -286,11 +286,11 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.Stopped:
 		return Verdict{Failed, Silent, "The host was stopped at " + Time(h.Written, now) + ".", "start it"}
 	case !h.Runs(now):
-		return Verdict{Failed, Silent, "The host does not run: it wrote last at " + Time(h.Written, now) + ".", "start it, and see its log"}
+		return Verdict{Failed, Silent, "The host does not run: its last status is from " + Time(h.Written, now) + ".", "start it, and see its log"}
 	case h.Clock.Trouble != "":
 		return Verdict{Failed, Waits, "Not reporting: " + h.Clock.Trouble + ".", "set this machine's clock by NTP"}
 	case !h.Board.Reachable && h.Board.Reason != "":
-		return Verdict{Failed, Waits, fmt.Sprintf("Not reporting: the board does not answer; slots waiting: %d.", h.Waiting), "see the connection to the board: " + h.Board.Reason}
+		return Verdict{Failed, Waits, fmt.Sprintf("Not reporting: the board does not answer; slots waiting: %d.", h.Waiting), "check the connection to the board: " + h.Board.Reason}
 	case h.DryRun:
 		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
 	case wrong > 0:
@@ -298,12 +298,12 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case look > 0:
-		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, and %d of %s are worth a look; %s.", look, Counted(all, "parameter"), next), ""}
+		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, Counted(all, "parameter"), next), ""}
 	}
 	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", Counted(all, "parameter"), Counted(len(h.Devices), "device"), next), ""}
 }
 
-// Counted is a number of things, in words.
+// Counted is a number with its noun in singular or plural.
 func Counted(n int, what string) string {
 	if n == 1 {
 		return "1 " + what

@@ -12,13 +12,13 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// transactions is how many writes the file has seen.
+// transactions is the number of writes to the file.
 func transactions(t *testing.T, f *File) (n int) {
 	require.NoError(t, f.db.View(func(tx *bolt.Tx) error { n = tx.ID(); return nil }))
 	return n
 }
 
-// together has all batches wait before the first of them is written.
+// together makes all batches wait before the first of them is written.
 func together(t *testing.T, f *File, batches [][]Op) []error {
 	f.write.Lock()
 	errs := make([]error, len(batches))
@@ -56,7 +56,7 @@ func TestConcurrentBatchesShareASync(t *testing.T) {
 	}
 }
 
-// One batch that cannot be written costs the others nothing: here bbolt itself refuses it, since its key is a bucket.
+// A batch that cannot be written does not affect others: here bbolt refuses it, because its key is a bucket.
 func TestFailedBatchFailsAlone(t *testing.T) {
 	f, err := Open(filepath.Join(t.TempDir(), "state.db"))
 	require.NoError(t, err)

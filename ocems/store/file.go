@@ -21,51 +21,51 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
-// Why a file is not opened. It is left as it is.
+// Reasons why a file is not opened. The file stays unchanged.
 var (
 	ErrInUse = errors.New("it is in use by another process or component; stop that one, or give each a directory of its own")
 	ErrNewer = errors.New("it was written by a newer version; use that version, or another directory")
 	ErrOlder = errors.New("it was written by an earlier version; let that version deliver what waits in it, then move the file away")
 )
 
-// The entries have a bucket to themselves, so that no key of theirs can be the format's. The format stands where earlier
-// versions look for theirs: they refuse this file, and do not begin an empty state in it.
+// The entries have their own bucket, so that no key can collide with the format's. The format is where earlier versions
+// look for theirs, so that they refuse this file instead of starting an empty state in it.
 var (
 	entriesBucket = []byte("state")
 	formatBucket  = []byte("ocems")
 	formatKey     = []byte("format")
 )
 
-// format is to be raised when a version cannot read what this one writes, and when the version of any value in it is: an older
-// value would be taken for damaged.
+// format must be raised when an earlier version cannot read what this one writes, and when the version of any value
+// changes: an older value would count as damaged.
 const format = 5
 
-// olderBucket is where the collector's file_storage keeps its entries.
+// olderBucket is the bucket of the collector's file_storage.
 const olderBucket = "default"
 
 // File is a [Store] in one bbolt file.
 type File struct {
 	path   string
 	damage string
-	copied string // the directory of a [Snapshot]
+	copied string // directory of the copy, for a [Snapshot]
 
-	open sync.RWMutex // of handle, which Check replaces
+	open sync.RWMutex // guards handle, which Check replaces
 	handle
 
-	mu      sync.Mutex // of waiting
+	mu      sync.Mutex // guards waiting
 	waiting []*batch
-	write   sync.Mutex // who holds it writes all that waits
+	write   sync.Mutex // its holder writes all waiting batches
 	size    int64      // of the file at the last Check
 	lost    error      // why Batch is refused
 
-	unsynced bool // the last transaction is in effect, and may not be on the disk
+	unsynced bool // the last transaction is in effect, but may not be on disk
 }
 
 var _ Store = (*File)(nil)
 
-// Open opens the file at path, or makes it, mode 0600, and its directory, mode 0700. What can be read of a damaged file
-// goes into a new one in its place; see [File.Damage]. The error wraps [ErrInUse], [ErrNewer], [ErrOlder] or the
-// system's, and then the file is as it was.
+// Open opens the file at path, or creates it with mode 0600 and its directory with mode 0700. The readable part of a
+// damaged file goes into a new file in its place; see [File.Damage]. The error wraps [ErrInUse], [ErrNewer], [ErrOlder]
+// or a system error; the file is then unchanged.
 func Open(path string) (*File, error) {
 	h, damage, err := openSound(path)
 	f := &File{path: path, handle: h, damage: damage}
@@ -83,7 +83,7 @@ func Open(path string) (*File, error) {
 	return f, nil
 }
 
-// openSound opens a file after it was looked through and mended.
+// openSound checks a file, repairs it if needed, and opens it.
 func openSound(path string) (h handle, damage string, err error) {
 	dir := filepath.Dir(path)
 	if err := place.MakeDir(dir); err != nil {
@@ -94,8 +94,8 @@ func openSound(path string) (h handle, damage string, err error) {
 	case errors.Is(missing, fs.ErrNotExist):
 	case missing != nil:
 		return h, "", missing
-	case !info.Mode().IsRegular(): // such as a directory, which would be kept aside as damaged
-		return h, "", errors.New("it is no regular file; name another")
+	case !info.Mode().IsRegular(): // for example a directory, which would be kept aside as damaged
+		return h, "", errors.New("it is not a regular file; name another file")
 	case info.Size() == 0:
 		damage = fmt.Sprintf("%s is empty: what it held is lost", path)
 	default:
@@ -118,14 +118,14 @@ func openSound(path string) (h handle, damage string, err error) {
 	}
 	if err = known(err); err != nil {
 		if missing != nil && !errors.Is(err, ErrInUse) {
-			_ = os.Remove(path) // what there is of it would pass for a damaged one
+			_ = os.Remove(path) // the incomplete new file would count as damaged
 		}
 		return handle{}, "", err
 	}
 	return h, damage, nil
 }
 
-// begin writes the format into a file that has none: a new one, or a damaged one that lost it.
+// begin writes the format into a file without one: a new file, or a damaged one that lost it.
 func (f *File) begin() error {
 	begun := false
 	err := Guard(func() error {
@@ -151,19 +151,19 @@ func (f *File) begin() error {
 	})
 }
 
-// Damage says what [Open] found damaged, where the damaged file is kept and how many entries were recovered. It is ""
-// for a sound file.
+// Damage says what [Open] found damaged, where the damaged file is kept and how many entries were recovered. For an
+// intact file it is "".
 func (f *File) Damage() string { return f.damage }
 
-// Path is where the file is.
+// Path is the path of the file.
 func (f *File) Path() string { return f.path }
 
 var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const sumSize = 4
 
-// sealed is a value with the sum of key and value behind it: bbolt has none, and a key that is damaged would pass for
-// another.
+// sealed appends to a value the checksum of key and value. bbolt has no checksum of entries, and a damaged key would
+// count as another key.
 func sealed(key, value []byte) []byte {
 	return binary.BigEndian.AppendUint32(slices.Clone(value), sum(key, value))
 }
@@ -190,11 +190,11 @@ func (f *File) Get(_ context.Context, key string) (value []byte, err error) {
 	return value, err
 }
 
-// rangeBytes is how much Range holds in memory at a time.
+// rangeBytes is how many bytes Range holds in memory.
 const rangeBytes = 1 << 20
 
-// Range implements [Store]. No transaction is open while visit runs: bbolt would wait for its end before it lets the file
-// grow, and a Batch in visit would wait for ever.
+// Range implements [Store]. No transaction is open while visit runs: bbolt waits for the end of read transactions
+// before it grows the file, so a Batch in visit would wait for ever.
 func (f *File) Range(_ context.Context, prefix string, visit func(key string, value []byte) error) error {
 	type entry struct {
 		key   string
@@ -243,14 +243,14 @@ func (f *File) view(fn func(*bolt.Bucket) error) error {
 	return f.failed("reading", err)
 }
 
-// batch is a call of Batch. done and err belong to who holds File.write.
+// batch is one call of Batch. The holder of File.write owns done and err.
 type batch struct {
 	ops  []Op
 	done bool
 	err  error
 }
 
-// Batch implements [Store]. It is not given up when the context ends.
+// Batch implements [Store]. The end of the context does not cancel it.
 func (f *File) Batch(_ context.Context, ops ...Op) error {
 	if err := check(ops); err != nil {
 		return f.failed("writing", err)
@@ -265,7 +265,7 @@ func (f *File) Batch(_ context.Context, ops ...Op) error {
 
 	f.write.Lock()
 	defer f.write.Unlock()
-	if !b.done { // else another has written it along with its own
+	if !b.done { // else another call has written it together with its own
 		f.mu.Lock()
 		all := f.waiting
 		f.waiting = nil
@@ -275,9 +275,8 @@ func (f *File) Batch(_ context.Context, ops ...Op) error {
 	return f.failed("writing", b.err)
 }
 
-// commit writes all batches in one transaction. If that fails, each is written alone, the smallest first: on a full disk
-// what frees space still goes through. The larger ones are not tried after the first that fails, since bbolt reads the
-// whole file after each failure.
+// commit writes all batches in one transaction. If that fails, it writes each alone, the smallest first: on a full
+// disk, deletions still succeed. It stops after the first failure, because bbolt reads the whole file after each one.
 func (f *File) commit(all []*batch) {
 	err := f.lost
 	if err == nil {
@@ -326,7 +325,8 @@ func (f *File) apply(batches ...*batch) error {
 	})
 }
 
-// inOrder sorts operations by key, those of one key as they were: bbolt then finds the place of each beside the last one.
+// inOrder sorts operations by key; those of one key keep their order. bbolt then finds the next place near the last
+// one.
 func inOrder(ops []Op) []Op {
 	byKey := func(a, b Op) int { return cmp.Compare(a.Key, b.Key) }
 	if slices.IsSortedFunc(ops, byKey) {
@@ -337,9 +337,9 @@ func inOrder(ops []Op) []Op {
 	return ops
 }
 
-// update is bbolt's own, but for what it does after a panic: it would read the whole file, damaged as it is, in a
-// goroutine whose panic ends the process. And a transaction of which only the last sync failed is in effect, though it may
-// not be on the disk: another that changes nothing makes it durable before anything else is written.
+// update is bbolt's Update with two differences. After a panic, bbolt would read the whole damaged file in a goroutine
+// whose panic ends the process; update does not. A transaction whose last sync failed is in effect but may not be on
+// disk: update makes it durable with an empty transaction before it writes anything else.
 func (f *File) update(fn func(*bolt.Tx) error) error {
 	return Guard(func() error {
 		if f.unsynced {
@@ -377,7 +377,7 @@ func (f *File) newest() (id int) {
 	return id
 }
 
-// Check implements [Store]. The open file has everything that was ever written: it is written anew from there.
+// Check implements [Store]. The open file still has everything, so it is written again from there.
 func (f *File) Check() error {
 	f.write.Lock()
 	defer f.write.Unlock()
@@ -386,7 +386,7 @@ func (f *File) Check() error {
 		return f.failed("looking for", err)
 	}
 	if info.Size() < f.size {
-		f.lost = errors.New("it was cut while the host ran: restart the host, which keeps what can be read of it")
+		f.lost = errors.New("it was cut while the host ran: restart the host, which keeps what it can read")
 		return f.failed("looking for", f.lost)
 	}
 	f.size = info.Size()
@@ -394,10 +394,10 @@ func (f *File) Check() error {
 	if err = f.lost; err != nil {
 		kept, wrong := f.renew()
 		if f.lost = wrong; wrong != nil {
-			f.lost = fmt.Errorf("%w, and it cannot be written there anew: %w", err, wrong)
+			f.lost = fmt.Errorf("%w, and it cannot be written there again: %w", err, wrong)
 			return f.failed("looking for", f.lost)
 		}
-		done := fmt.Sprintf("%v; all of it is written there anew, and nothing is lost", err)
+		done := fmt.Sprintf("%v; the whole file is written there again, and nothing is lost", err)
 		if kept != "" {
 			done += "; the other file is kept as " + kept
 		}
@@ -406,7 +406,7 @@ func (f *File) Check() error {
 	return f.failed("looking for", err)
 }
 
-// renew copies the open file, which nobody writes meanwhile, to where it should be, and goes on with the copy.
+// renew copies the open file to its path while nobody writes it, and continues with the copy.
 func (f *File) renew() (kept string, err error) {
 	if err := place.MakeDir(filepath.Dir(f.path)); err != nil {
 		return "", err
@@ -436,7 +436,7 @@ func (f *File) renew() (kept string, err error) {
 	f.open.Lock()
 	f.handle = h
 	f.open.Unlock()
-	_ = old.Close() // it is nobody's any more
+	_ = old.Close() // no longer in use
 	return kept, nil
 }
 
@@ -452,7 +452,7 @@ func (f *File) failed(doing string, err error) error {
 	return nil
 }
 
-// Close closes the file after the batches that are being written. A second Close does nothing.
+// Close closes the file when the batches in progress are written. A second Close does nothing.
 func (f *File) Close() error {
 	f.write.Lock()
 	defer f.write.Unlock()

@@ -38,7 +38,7 @@ func TestClosed(t *testing.T) {
 	require.Error(t, f.Range(t.Context(), "", func(string, []byte) error { return nil }))
 }
 
-// TestReadsDoNotWrite: a read that wrote would change the file.
+// TestReadsDoNotWrite: a read that writes would change the file.
 func TestReadsDoNotWrite(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f, err := store.Open(path)
@@ -55,7 +55,7 @@ func TestReadsDoNotWrite(t *testing.T) {
 	assert.Equal(t, before, after)
 }
 
-// bucket makes a file as another program does.
+// bucket makes a file like another program does.
 func bucket(t *testing.T, path, name string, entries map[string]string) {
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
@@ -118,7 +118,7 @@ func TestRefusedFileIsLeftAlone(t *testing.T) {
 	}
 }
 
-// Versions before this one begin an empty state in a file of theirs without a format, and refuse a format above 1.
+// Earlier versions start an empty state in a file without a format, and refuse a format above 1.
 func TestEarlierVersionRefusesTheFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f, err := store.Open(path)
@@ -133,13 +133,13 @@ func TestEarlierVersionRefusesTheFile(t *testing.T) {
 	require.NoError(t, db.Close())
 }
 
-// A file whose format is sound and whose entries are gone lost them to damage: to begin anew in silence would hide it.
+// A file with a format but without entries has lost them to damage: starting with an empty state would hide that.
 func TestLostEntriesAreDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	bucket(t, path, "ocems", map[string]string{"format": "\x05"})
 	f, err := store.Open(path)
 	require.NoError(t, err)
-	assert.Contains(t, f.Damage(), "its entries are not there")
+	assert.Contains(t, f.Damage(), "its entries are missing")
 	require.NoError(t, f.Batch(t.Context(), set("a", "1")))
 	require.NoError(t, f.Close())
 }
@@ -169,7 +169,7 @@ func TestDirectoryIsNoFile(t *testing.T) {
 	require.Error(t, err)
 }
 
-// A file that is damaged while it is open makes errors, and the host goes on.
+// Damage to an open file causes errors, and the host continues.
 func TestDamageInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f, err := store.Open(path)
@@ -190,7 +190,7 @@ func TestDamageInUse(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// A file in use is not set aside, nor one that is cut taken for whole.
+// A file in use is not set aside, and a file that was cut does not count as intact.
 func TestCheckRefuses(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	f, err := store.Open(path)
@@ -199,7 +199,7 @@ func TestCheckRefuses(t *testing.T) {
 	require.NoError(t, os.Rename(path, path+".away"))
 	other, err := store.Open(path)
 	require.NoError(t, err)
-	require.ErrorContains(t, f.Check(), "another file was put in its place while the host ran, and it cannot be written there anew: a process has the other file open")
+	require.ErrorContains(t, f.Check(), "another file was put in its place while the host ran, and it cannot be written there again: a process has the other file open")
 	require.Error(t, f.Batch(t.Context(), set("a", "1")))
 	require.NoError(t, other.Batch(t.Context(), set("b", "1")), "the other is not disturbed")
 	require.NoError(t, other.Close())

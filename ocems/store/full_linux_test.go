@@ -10,8 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// TestFullDisk: what frees space goes through, even beside what does not fit; nothing that was told to have failed is
-// there, and all works again once there is room.
+// TestFullDisk: deletions succeed, even beside a batch that does not fit. No batch that was reported as failed is
+// stored. Everything works again when there is space.
 func TestFullDisk(t *testing.T) {
 	dir := smallDisk(t)
 	path := filepath.Join(dir, "state", "state.db")
@@ -51,7 +51,7 @@ func TestFullDisk(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// A first start on a full disk says what to do, and leaves nothing that would pass for damage.
+// A first start on a full disk says what to do, and leaves nothing that would count as damage.
 func TestFirstStartOnAFullDisk(t *testing.T) {
 	dir := smallDisk(t)
 	path, ballast := filepath.Join(dir, "state", "state.db"), filepath.Join(dir, "ballast")
@@ -66,7 +66,7 @@ func TestFirstStartOnAFullDisk(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// A file that cannot be written anew for want of space takes nothing, and does as soon as there is some.
+// A file that cannot be written again because the disk is full refuses batches until there is space.
 func TestFullDiskAtRenewal(t *testing.T) {
 	dir := smallDisk(t)
 	path, ballast := filepath.Join(dir, "state", "state.db"), filepath.Join(dir, "ballast")
@@ -77,10 +77,10 @@ func TestFullDiskAtRenewal(t *testing.T) {
 	require.NoError(t, os.RemoveAll(filepath.Dir(path)))
 	for range 2 {
 		require.ErrorIs(t, f.Check(), syscall.ENOSPC)
-		require.ErrorContains(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("1")}), "it was removed or renamed while the host ran, and it cannot be written there anew")
+		require.ErrorContains(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("1")}), "it was removed or renamed while the host ran, and it cannot be written there again")
 	}
 	require.NoError(t, os.Remove(ballast))
-	require.ErrorContains(t, f.Check(), "all of it is written there anew, and nothing is lost")
+	require.ErrorContains(t, f.Check(), "the whole file is written there again, and nothing is lost")
 	require.NoError(t, f.Check())
 	require.NoError(t, f.Batch(t.Context(), Op{Key: "b", Value: []byte("2")}))
 	require.NoError(t, f.Close())
@@ -94,7 +94,7 @@ func TestFullDiskAtRenewal(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// A new file for a damaged one needs room. Without it the damaged one stays, and the next start tries again.
+// Replacing a damaged file needs space. Without it the damaged file stays, and the next start tries again.
 func TestFullDiskAtSalvage(t *testing.T) {
 	dir := smallDisk(t)
 	path := filepath.Join(dir, "state.db")
@@ -124,7 +124,7 @@ func TestFullDiskAtSalvage(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// smallDisk is a file system of 1 MiB.
+// smallDisk makes a file system of 1 MiB.
 func smallDisk(t *testing.T) string {
 	dir := t.TempDir()
 	if err := syscall.Mount("tmpfs", dir, "tmpfs", 0, "size=1m"); err != nil {
@@ -134,7 +134,7 @@ func smallDisk(t *testing.T) string {
 	return dir
 }
 
-// fill takes all that the file system of name has.
+// fill uses up all space of the file system of name.
 func fill(t *testing.T, name string) {
 	file, err := os.Create(name)
 	require.NoError(t, err)

@@ -13,8 +13,8 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// The form of a file of bbolt: pages, each with a header, in the byte order of the machine. The first two are meta
-// pages, of which the one with the higher transaction counts.
+// The format of a bbolt file: pages, each with a header, in the byte order of the machine. The first two are meta
+// pages; the one with the higher transaction is valid.
 const (
 	magic   = 0xED0CDAED
 	version = 2
@@ -24,7 +24,7 @@ const (
 	element                                      = 16 // of a branch: pos 4, ksize 4, pgid 8; of a leaf: flags 4, pos 4, ksize 4, vsize 4
 	bucketEntry                                  = 0x01
 	bucketHeader                                 = 16        // root 8, sequence 8
-	noFreelist                                   = 1<<64 - 1 // of the meta page: it is not kept in the file
+	noFreelist                                   = 1<<64 - 1 // in the meta page: the free list is not in the file
 	maxMeta                                      = 64 << 10  // largest page size
 )
 
@@ -33,41 +33,41 @@ var order = binary.NativeEndian
 type reader struct {
 	file     *os.File
 	pageSize uint64
-	pages    uint64          // the first page beyond those in use
-	used     map[uint64]bool // by a page that was read, or its overflow
-	began    map[uint64]bool // pages that were read
+	pages    uint64          // first page beyond those in use
+	used     map[uint64]bool // pages that were read, with their overflow
+	began    map[uint64]bool // first pages that were read
 	free     map[uint64]bool
-	entry    func(bucket, k, v []byte) // which are valid until it returns
+	entry    func(bucket, k, v []byte) // its arguments are valid until it returns
 	fault    func(error)
-	buffer   []byte       // for the page that is read
-	items    []item       // of the last page without others below
-	lost     []span       // where something cannot be read
-	leaves   map[int]bool // depths at which entries stand: all leaves of a tree have the same
+	buffer   []byte       // for the current page
+	items    []item       // reused for leaf pages of entries
+	lost     []span       // unreadable ranges
+	leaves   map[int]bool // depths of leaves with entries: all leaves of a tree have the same depth
 }
 
-// item is what a page has of an entry, or of a page below it.
+// item is a page's part of an entry, or of a reference to another page.
 type item struct{ head, key, rest []byte }
 
-// span is a range of the keys of a bucket, or of the buckets' names where bucket is nil. Without high it has no end.
+// span is a range of the keys of a bucket, or of the bucket names if bucket is nil. If high is nil, it has no end.
 type span struct {
 	bucket, low, high []byte
 	depth             int  // of the page
-	hidden            bool // the page is not found, and may be whole
+	hidden            bool // the page cannot be found, and may be intact
 }
 
 func (s span) has(key []byte) bool {
 	return bytes.Compare(key, s.low) >= 0 && (s.high == nil || bytes.Compare(key, s.high) < 0)
 }
 
-// holds reports whether an entry may be among what is lost.
+// holds reports whether an entry may be in the lost range.
 func (s span) holds(bucket, k []byte) bool {
 	return s.bucket == nil && s.has(bucket) || bytes.Equal(s.bucket, bucket) && s.has(k)
 }
 
-// read reads every page that can be reached, from the file and not from mapped memory, so that it may end anywhere. It
-// hands the entries to entry, each bucket before its own with a nil key, and each damage to fault, and goes on beside it.
-// What is lost to damage is looked for among what was there before the last transaction, of which nothing has been
-// overwritten. The error is that of a file of which nothing can be read.
+// read reads every page that can be reached. It reads the file and not mapped memory, so that the file may end
+// anywhere. It passes entries to entry, with each bucket first under a nil key. It passes damage to fault and
+// continues. Lost entries are searched in the state before the last transaction, whose pages are not overwritten yet.
+// An error means that nothing in the file is readable.
 func read(path string, entry func(bucket, k, v []byte), fault func(error)) error {
 	file, err := os.Open(path)
 	if err != nil {
@@ -81,10 +81,10 @@ func read(path string, entry func(bucket, k, v []byte), fault func(error)) error
 	r := newest.reader(file, entry, fault)
 	if info, err := file.Stat(); err != nil {
 		return err
-	} else if uint64(info.Size()) < r.pages*r.pageSize { // bbolt maps what there is, and reads free pages beyond it once they are used again
-		fault(fmt.Errorf("it ends before its %d pages do", r.pages))
+	} else if uint64(info.Size()) < r.pages*r.pageSize { // bbolt maps the existing part, and reads free pages beyond it when they are reused
+		fault(fmt.Errorf("it is too short for its %d pages", r.pages))
 	}
-	for id := range uint64(2) { // bbolt takes a meta page by its sum, and trips over its header later
+	for id := range uint64(2) { // bbolt checks a meta page by its sum only, and fails later because of its header
 		head := make([]byte, pageHeader)
 		if _, err := file.ReadAt(head, int64(id*r.pageSize)); err != nil || order.Uint64(head) != id || order.Uint16(head[8:]) != metaPage {
 			fault(fmt.Errorf("page %d has a damaged header", id))
@@ -121,7 +121,7 @@ func read(path string, entry func(bucket, k, v []byte), fault func(error)) error
 	old := before.reader(file, fill(r.lost), func(error) {})
 	old.tree(before.root, span{})
 	hidden := slices.DeleteFunc(slices.Clone(r.lost), func(s span) bool { return !s.hidden && s.bucket != nil && r.leaves[s.depth] })
-	for id := uint64(2); id < r.pages && len(hidden) > 0; id++ { // what only a damaged page leads to, in all transactions that are left of it
+	for id := uint64(2); id < r.pages && len(hidden) > 0; id++ { // pages that only a damaged page leads to, from all transactions whose pages remain
 		if !r.used[id] && !old.used[id] {
 			r.stray(id, fill(hidden))
 		}
@@ -129,7 +129,7 @@ func read(path string, entry func(bucket, k, v []byte), fault func(error)) error
 	return nil
 }
 
-// stray reads a page that nothing leads to, if it has entries.
+// stray reads a page to which no page leads, if it has entries.
 func (r *reader) stray(id uint64, entry func(bucket, k, v []byte)) {
 	head := make([]byte, pageHeader)
 	if _, err := r.file.ReadAt(head, int64(id*r.pageSize)); err != nil || order.Uint64(head) != id || order.Uint16(head[8:]) != leafPage {
@@ -140,7 +140,7 @@ func (r *reader) stray(id uint64, entry func(bucket, k, v []byte)) {
 	s.tree(id, span{bucket: entriesBucket})
 }
 
-// meta is what a meta page leads to.
+// meta is the content of a meta page.
 type meta struct{ pageSize, pages, root, freelist, transaction uint64 }
 
 func (m *meta) reader(file *os.File, entry func(bucket, k, v []byte), fault func(error)) *reader {
@@ -148,10 +148,10 @@ func (m *meta) reader(file *os.File, entry func(bucket, k, v []byte), fault func
 		leaves: map[int]bool{}, entry: entry, fault: fault}
 }
 
-// metaPages reads both meta pages. before is nil where only one can be read.
+// metaPages reads both meta pages. before is nil if only one is readable.
 func metaPages(file *os.File) (newest, before *meta, err error) {
 	err = errors.New("it has no valid meta page")
-	for size := int64(256); size <= maxMeta; size *= 2 { // the second is one page on, and the first may not say how far that is
+	for size := int64(256); size <= maxMeta; size *= 2 { // the second is one page after the first, which may not tell the page size
 		at := size
 		if size == 256 {
 			at = 0
@@ -182,7 +182,7 @@ func metaPages(file *os.File) (newest, before *meta, err error) {
 	return newest, before, err
 }
 
-// page reads a page with its overflow, which nothing else may be part of. The text is valid until the next page is read.
+// page reads a page with its overflow, which no other page may use. The text is valid until the next page is read.
 func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err error) {
 	if id < 2 || id >= r.pages {
 		return nil, 0, 0, fmt.Errorf("page %d is not one of %d", id, r.pages)
@@ -190,7 +190,7 @@ func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err erro
 	if r.buffer == nil {
 		r.buffer = make([]byte, r.pageSize)
 	}
-	head := r.buffer // mostly all of it
+	head := r.buffer // usually the whole page
 	n, err := r.file.ReadAt(head, int64(id*r.pageSize))
 	if n < pageHeader {
 		return nil, 0, 0, ended(id, err)
@@ -223,10 +223,10 @@ func (r *reader) page(id uint64) (text []byte, flags uint16, count int, err erro
 	return text, order.Uint16(head[8:]), int(order.Uint16(head[10:])), nil
 }
 
-// ended keeps a file that is too short apart from a disk that does not read.
+// ended distinguishes a file that is too short from a read error of the disk.
 func ended(id uint64, err error) error {
 	if errors.Is(err, io.EOF) {
-		return fmt.Errorf("it ends before page %d does", id)
+		return fmt.Errorf("it ends before the end of page %d", id)
 	}
 	return fmt.Errorf("reading page %d: %w", id, err)
 }
@@ -238,7 +238,7 @@ func (r *reader) freelist(id uint64) error {
 	}
 	ids := text[pageHeader:]
 	n := uint64(count)
-	if count == 0xFFFF { // the count is the first of them
+	if count == 0xFFFF { // the first id is then the count
 		n, ids = order.Uint64(ids), ids[8:]
 	}
 	if flags != freelistPage || n > uint64(len(ids)/8) {
@@ -250,8 +250,8 @@ func (r *reader) freelist(id uint64) error {
 	return nil
 }
 
-// tree reads the pages from id down, whose keys must be in a span. Buckets are in the tree of the file itself, where the
-// span has no bucket, and entries in theirs.
+// tree reads the pages from id downwards, whose keys must be in a span. Buckets are in the tree of the file itself,
+// with a span without bucket; entries are in the tree of their bucket.
 func (r *reader) tree(id uint64, s span) {
 	text, flags, count, err := r.page(id)
 	if err != nil {
@@ -260,14 +260,14 @@ func (r *reader) tree(id uint64, s span) {
 		r.lost = append(r.lost, s)
 		return
 	}
-	if s.bucket == nil || flags != leafPage { // others are below it
+	if s.bucket == nil || flags != leafPage { // pages below are read before this text is done
 		text = bytes.Clone(text)
 	}
 	r.elements(id, text, flags, count, s)
 }
 
-// elements reads a page. Of a damaged one it takes all that can be what it says: an entry by its sum, and a page by what
-// is in it.
+// elements reads a page. From a damaged page it takes all that can be verified: an entry by its checksum, and a page by
+// its content.
 func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s span) {
 	damaged := false
 	damage := func() {
@@ -277,7 +277,7 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s spa
 		}
 		damaged = true
 	}
-	if flags != leafPage && flags != branchPage || count == 0 && (flags == branchPage || s.low != nil) { // bbolt takes an empty page out, unless it is a root
+	if flags != leafPage && flags != branchPage || count == 0 && (flags == branchPage || s.low != nil) { // bbolt removes empty pages, except roots
 		damage()
 	}
 	place := func(i int) (head []byte, pos, size uint64) {
@@ -288,7 +288,7 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s spa
 		return head, uint64(order.Uint32(head[4:])), uint64(order.Uint32(head[8:]))
 	}
 	room := max(len(text)-pageHeader, 0) / element
-	if count > 0 && room > 0 { // the first key stands behind the last element
+	if count > 0 && room > 0 { // the first key follows the last element
 		if _, pos, _ := place(0); pos != uint64(count)*element {
 			damage()
 			count = max(count, int(min(pos/element, uint64(room))))
@@ -355,7 +355,7 @@ func (r *reader) elements(id uint64, text []byte, flags uint16, count int, s spa
 	}
 }
 
-// inBucket reads a bucket: a page of the file, or a small one within the value.
+// inBucket reads a bucket: a page of the file, or a small page inside the value.
 func (r *reader) inBucket(id uint64, bucket, value []byte) {
 	if len(value) >= bucketHeader {
 		if root := order.Uint64(value); root != 0 {

@@ -18,18 +18,18 @@ import (
 	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
-// bbolt panics on a damaged file, in a goroutine of its own too, or reads memory that is not there. So a file is looked
-// through before bbolt may write to it. A damaged one is kept under a name of its own, and what can be read of it goes
-// into a new file in its place.
+// On a damaged file bbolt panics, also in its own goroutine, or reads unmapped memory. So a file is checked completely
+// before bbolt may write to it. A damaged file is kept under another name, and its readable part goes into a new file
+// in its place.
 
-// contents is what a file holds.
+// contents describes the content of a file.
 type contents struct {
 	buckets map[string]bool
-	format  []byte // nil: it has none
+	format  []byte // nil if there is none
 	damage  error
 }
 
-// look reads a file through. bbolt, reading only, keeps writers away meanwhile.
+// look reads a file completely. bbolt's read-only lock keeps writers away meanwhile.
 func look(path string) (*contents, error) {
 	h, err := open(path, true)
 	if err = known(err); err != nil && !isDamage(err) {
@@ -48,7 +48,7 @@ func look(path string) (*contents, error) {
 	}, func(fault error) { found.damage = cmp.Or(found.damage, fault) })
 	found.damage = cmp.Or(found.damage, err)
 	if found.damage != nil && !isDamage(found.damage) {
-		return nil, found.damage // the disk did not read
+		return nil, found.damage // a read error of the disk
 	}
 	return found, nil
 }
@@ -57,7 +57,7 @@ func isFormat(bucket, key []byte) bool {
 	return bytes.Equal(bucket, formatBucket) && bytes.Equal(key, formatKey)
 }
 
-// refusal is why [Open] does not take a file, damaged or not, or nil.
+// refusal returns why [Open] does not accept a file, damaged or not, or nil.
 func (c *contents) refusal() error {
 	switch {
 	case c.format != nil && (len(c.format) != 1 || c.format[0] > format):
@@ -67,7 +67,7 @@ func (c *contents) refusal() error {
 	case c.buckets[string(entriesBucket)]:
 		return nil
 	case c.format != nil:
-		c.damage = cmp.Or(c.damage, errors.New("its entries are not there"))
+		c.damage = cmp.Or(c.damage, errors.New("its entries are missing"))
 		return nil
 	case c.buckets[string(formatBucket)] || c.buckets[olderBucket]:
 		return ErrOlder
@@ -75,7 +75,7 @@ func (c *contents) refusal() error {
 	return nil
 }
 
-// known gives the errors of bbolt that have nothing to do with damage their name here.
+// known replaces those errors of bbolt that do not mean damage by errors of this package.
 func known(err error) error {
 	switch {
 	case errors.Is(err, berrors.ErrTimeout):
@@ -86,13 +86,13 @@ func known(err error) error {
 	return err
 }
 
-// isDamage reports that an error says something about what is in the file. The system's own do not.
+// isDamage reports that an error is about the content of the file. System errors are not.
 func isDamage(err error) bool {
 	var refused syscall.Errno
 	return !errors.Is(err, ErrInUse) && !errors.Is(err, ErrNewer) && !errors.As(err, &refused)
 }
 
-// Guard turns what bbolt does with a damaged file, a panic or a fault in mapped memory, into an error.
+// Guard turns bbolt's reactions to a damaged file, a panic or a fault in mapped memory, into an error.
 func Guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
@@ -103,7 +103,7 @@ func Guard(f func() error) (err error) {
 	return f()
 }
 
-// handle is an open file, which bbolt closes.
+// handle is an open file; bbolt closes it.
 type handle struct {
 	db   *bolt.DB
 	file *os.File
@@ -122,15 +122,15 @@ func open(path string, readOnly bool) (h handle, err error) {
 		return err
 	})
 	if err != nil && h.file != nil {
-		unlock(h.file) // after a panic bbolt has not, and the lock would keep us from what can be read
+		unlock(h.file) // after a panic bbolt has not released it, and the lock would prevent the recovery
 		_ = h.file.Close()
 	}
 	return h, err
 }
 
-// replace copies what can be read of path into a new file, which takes its place. The damaged one is kept aside. It stays
-// locked meanwhile: of two processes that find the damage at once, one mends it. After an error all is as it was, so that
-// nothing is lost to a full disk either.
+// replace copies the readable part of path into a new file in its place. The damaged file is kept under another name.
+// It stays locked meanwhile, so that only one of two processes repairs it. After an error nothing has changed, so that
+// a full disk loses nothing either.
 func replace(path string, cause error) (damage string, err error) {
 	fresh := path + ".new"
 	damaged, err := os.OpenFile(path, os.O_RDWR, 0)
@@ -148,7 +148,7 @@ func replace(path string, cause error) (damage string, err error) {
 	defer func() {
 		if err != nil {
 			_ = os.Remove(fresh)
-			err = fmt.Errorf("replacing it, since it is damaged (%v): %w", cause, err)
+			err = fmt.Errorf("replacing it because it is damaged (%v): %w", cause, err)
 		}
 	}()
 	if err := os.Remove(fresh); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -161,7 +161,7 @@ func replace(path string, cause error) (damage string, err error) {
 	copied, unread, err := salvage(path, h.db)
 	err = errors.Join(err, h.db.Close())
 	if runtime.GOOS == "windows" {
-		damaged.Close() // an open file keeps its name there
+		damaged.Close() // on Windows an open file keeps its name
 	}
 	kept := place.Aside(path, "damaged")
 	if err == nil {
@@ -177,10 +177,10 @@ func replace(path string, cause error) (damage string, err error) {
 	return damage, nil
 }
 
-// salvage copies the entries of the damaged file at path, around the damage, which is unread. The error is that of
+// salvage copies the readable entries of the damaged file at path. unread describes the rest. err is an error of
 // writing.
 func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
-	const most = 1 << 20 // bytes of one write
+	const most = 1 << 20 // bytes in one write
 	var list [][3][]byte
 	size := 0
 	flush := func() {
@@ -218,7 +218,7 @@ func salvage(path string, to *bolt.DB) (copied int, unread, err error) {
 	})
 	flush()
 	if places > 0 {
-		unread = fmt.Errorf("at %d places it cannot be read, first: %w", places, first)
+		unread = fmt.Errorf("unreadable at %d places, first: %w", places, first)
 	}
 	return copied, cmp.Or(whole, unread), err
 }

@@ -19,8 +19,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// write makes a file, with or without a list of free pages, of many small and some large values.
-// It returns the entries, and those of before the last batch.
+// write makes a file of many small and some large values, with or without a list of free pages. It returns the entries,
+// and those before the last batch.
 func write(t testing.TB, path string, freelist bool) (entries, before map[string]string) {
 	f, err := store.Open(path)
 	require.NoError(t, err)
@@ -45,7 +45,7 @@ func write(t testing.TB, path string, freelist bool) (entries, before map[string
 		require.NoError(t, f.Batch(context.Background(), ops...))
 	}
 	require.NoError(t, f.Close())
-	if freelist { // bbolt adds the list as soon as it opens a file without the option
+	if freelist { // bbolt adds the list when it opens a file without this option
 		db, err := bolt.Open(path, 0o600, &bolt.Options{NoSync: true})
 		require.NoError(t, err)
 		require.NoError(t, db.Close())
@@ -53,7 +53,7 @@ func write(t testing.TB, path string, freelist bool) (entries, before map[string
 	return entries, before
 }
 
-// entries are all entries of a store.
+// entries returns all entries of a store.
 func entries(t testing.TB, s store.Store) map[string]string {
 	got := map[string]string{}
 	require.NoError(t, s.Range(context.Background(), "", func(key string, value []byte) error {
@@ -63,7 +63,7 @@ func entries(t testing.TB, s store.Store) map[string]string {
 	return got
 }
 
-// trusted has bbolt itself write into each free page of a file and check it.
+// trusted makes bbolt itself write into each free page of a file, and checks the file.
 func trusted(t testing.TB, path string) {
 	db, err := bolt.Open(path, 0o600, &bolt.Options{NoFreelistSync: true, NoSync: true})
 	require.NoError(t, err)
@@ -76,7 +76,7 @@ func trusted(t testing.TB, path string) {
 	}
 	require.NoError(t, db.View(func(tx *bolt.Tx) error {
 		for fault := range tx.Check() {
-			if !strings.HasSuffix(fault.Error(), "unreachable unfreed") { // a page less to use
+			if !strings.HasSuffix(fault.Error(), "unreachable unfreed") { // one page less to use
 				t.Errorf("bbolt's check after a write: %v", fault)
 			}
 		}
@@ -114,8 +114,8 @@ func TestEmptyFileIsDamage(t *testing.T) {
 	require.NoError(t, f.Close())
 }
 
-// TestDamage damages a file at every place that leads to others, and at many that do not: what is then opened has no value
-// that was not there, and of what was not itself damaged nearly all; and a write does no harm.
+// TestDamage damages a file at every place that refers to another, and at many others. The opened file then has no
+// value that was not there before, and nearly all undamaged ones; and a write does no harm.
 func TestDamage(t *testing.T) {
 	for _, freelist := range []bool{false, true} {
 		path := filepath.Join(t.TempDir(), "a.db")
@@ -127,7 +127,7 @@ func TestDamage(t *testing.T) {
 		for _, c := range []struct {
 			name               string
 			from, step, length int
-			most               int // that may be missing
+			most               int // largest number of missing entries
 		}{
 			{"some bytes", 0, 1021, 64, 5},
 			{"a bit", 0, 307, 1, 2},
@@ -142,7 +142,7 @@ func TestDamage(t *testing.T) {
 				if damage != "" {
 					found++
 				}
-				if damage == "refused" { // the format itself may be what was changed
+				if damage == "refused" { // the change may have hit the format itself
 					continue
 				}
 				missing := assertPart(t, want, before, got, fmt.Sprintf("%s at %d", c.name, at))
@@ -152,7 +152,7 @@ func TestDamage(t *testing.T) {
 			}
 		}
 		for cut := 1; cut < len(sound); cut += 3001 {
-			if got, damage := mended(t, sound[:cut]); damage == "" { // there was nothing behind it
+			if got, damage := mended(t, sound[:cut]); damage == "" { // the cut removed nothing
 				assert.Equal(t, want, got, "cut at %d", cut)
 			} else {
 				found++
@@ -163,7 +163,7 @@ func TestDamage(t *testing.T) {
 	}
 }
 
-// A cut that took free pages only lost nothing, but bbolt would use them where no file is mapped.
+// A cut that removed only free pages lost nothing, but bbolt would use these pages where no file is mapped.
 func TestCutThatTookFreePages(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	f, err := store.Open(path)
@@ -176,11 +176,11 @@ func TestCutThatTookFreePages(t *testing.T) {
 	require.NoError(t, err)
 	got, damage := mended(t, text[:len(text)/4])
 	assert.Equal(t, map[string]string{"key": "\x00\x00\x00\x00"}, got)
-	assert.Contains(t, damage, "it ends before its")
+	assert.Contains(t, damage, "it is too short for its")
 	assert.Contains(t, damage, "entries recovered: 1")
 }
 
-// A list of free pages that names one in use is damage before anything is overwritten.
+// A list of free pages that contains a page in use is detected as damage before anything is overwritten.
 func TestFreePageInUse(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.db")
 	want, _ := write(t, path, true)
@@ -201,10 +201,10 @@ func TestFreePageInUse(t *testing.T) {
 	assert.Contains(t, damage, fmt.Sprintf("page %d is in use and free", root))
 }
 
-// refused says that a file is left as it is.
+// refused reports that a file was left unchanged.
 func refused(err error) bool { return errors.Is(err, store.ErrNewer) || errors.Is(err, store.ErrOlder) }
 
-// assertPart holds got to entries, or to those of before the last batch, and returns how many are missing.
+// assertPart compares got with entries, or with those before the last batch, and returns the number of missing ones.
 func assertPart(t testing.TB, entries, before, got map[string]string, what string) (missing int) {
 	for k, v := range got {
 		if entries[k] != v && before[k] != v {
@@ -219,12 +219,12 @@ func assertPart(t testing.TB, entries, before, got map[string]string, what strin
 	return missing
 }
 
-// mended is what Open finds in a file, and the damage that it told.
+// mended returns what Open finds in a file, and the damage that it reports.
 func mended(t testing.TB, text []byte) (got map[string]string, damage string) {
 	path := filepath.Join(t.TempDir(), "exporter_ocems_")
 	require.NoError(t, os.WriteFile(path, text, 0o600))
 	f, err := store.Open(path)
-	if refused(err) { // the bytes of the format may be what was changed
+	if refused(err) { // the change may have hit the format
 		left, err := os.ReadFile(path)
 		require.NoError(t, err)
 		require.Equal(t, text, left)

@@ -11,23 +11,23 @@ import (
 	"time"
 )
 
-// ErrBusy is a file that changed at every attempt to copy it.
+// ErrBusy means that a file changed during every attempt to copy it.
 var ErrBusy = errors.New("the host writes too often for a copy; try again, or stop the host")
 
-// snapshotTries and snapshotPause: a host with a few devices writes in bursts of some milliseconds.
+// A host with a few devices writes in bursts of some milliseconds.
 const (
 	snapshotTries = 40
 	snapshotPause = 50 * time.Millisecond
 )
 
-// metaBytes covers both of bbolt's meta pages, each of which names the newest state: on a page of up to 64 KiB, as large
-// as the systems have.
+// metaBytes covers both meta pages of bbolt, which lead to the newest state, for page sizes up to 64 KiB, the largest
+// in use.
 const metaBytes = 2 * 64 << 10
 
-// Snapshot copies the file at path and opens the copy, which Close removes, for reading. The host may be running: its
-// lock is not touched. bbolt never overwrites what its meta pages lead to, so a copy is whole when they are the same
-// before and after it; it is read through besides. The error wraps fs.ErrNotExist, fs.ErrPermission, [ErrBusy],
-// [ErrNewer] or [ErrOlder], or tells of damage.
+// Snapshot copies the file at path and opens the copy for reading; Close removes the copy. The host may run: its lock
+// is not touched. bbolt never overwrites pages to which its meta pages lead, so a copy is complete if the meta pages
+// are the same before and after. The copy is also read completely. The error wraps fs.ErrNotExist, fs.ErrPermission,
+// [ErrBusy], [ErrNewer] or [ErrOlder], or describes damage.
 func Snapshot(path string) (f *File, err error) {
 	for i := range snapshotTries {
 		if i > 0 {
@@ -96,7 +96,7 @@ func tryCopy(path string) (f *File, err error) {
 	return &File{path: path, handle: h, copied: dir}, nil
 }
 
-// metas are the beginnings of the meta pages, whatever the size of a page is: a commit changes one of them.
+// metas returns the beginnings of the meta pages for any page size. A commit changes one of them.
 func metas(f *os.File) ([]byte, error) {
 	const head = pageHeader + 64 // of a page, and of a meta
 	var all []byte

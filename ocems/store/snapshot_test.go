@@ -15,7 +15,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// A writer never stops, and each of its commits changes all values to one number: no copy may have two.
+// A writer never stops, and each of its commits sets all values to one number: no copy may contain two numbers.
 func TestSnapshotIsOfOneMoment(t *testing.T) {
 	for _, pause := range []time.Duration{0, time.Millisecond, 20 * time.Millisecond} {
 		t.Run(pause.String(), func(t *testing.T) {

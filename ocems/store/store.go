@@ -1,5 +1,5 @@
-// Package store keeps the state of a host: keys in the order of their bytes, written in transactions that are on disk
-// before they return. [Open] is one bbolt file; [NewMemory] forgets everything when the process ends.
+// Package store keeps the state of a host: keys ordered by their bytes, written in transactions that are on disk before
+// they return. [Open] opens one bbolt file; [NewMemory] keeps the state in memory only.
 package store
 
 import (
@@ -14,23 +14,23 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// Store is what the engine and the outbox need of the state. It is safe for concurrent use.
+// Store is what the engine and the outbox need from the state. It is safe for concurrent use.
 type Store interface {
-	// Get returns the value of a key, or nil when there is none. It is a read transaction and never syncs.
+	// Get returns the value of a key, or nil if there is none. It is a read transaction and never syncs.
 	Get(ctx context.Context, key string) ([]byte, error)
-	// Range calls visit for each key that begins with prefix, in order, until visit returns an error, which it returns.
-	// The value is valid until visit returns. What is written meanwhile, by visit too, it may find or not.
+	// Range calls visit for each key with the prefix, in order. If visit returns an error, Range stops and returns it.
+	// The value is valid until visit returns. Range may or may not see what is written meanwhile, also by visit.
 	Range(ctx context.Context, prefix string, visit func(key string, value []byte) error) error
-	// Batch carries out all operations or none, durably before it returns. Concurrent batches share one sync.
+	// Batch carries out all operations or none, and returns when they are durable. Concurrent batches share one sync.
 	Batch(ctx context.Context, ops ...Op) error
-	// Check sees that the next start will find what is stored, and mends it where it would not: because the file was
-	// removed, renamed or replaced while the host ran. The error says what was found and done. As long as it cannot be
-	// mended, Batch is refused. It is to be called every second or so.
+	// Check verifies that the next start will find the stored state. If the file was removed, renamed or replaced while
+	// the host ran, Check repairs that. The error says what was found and done. Until the fault is repaired, Batch is
+	// refused. Call Check about every second.
 	Check() error
 }
 
-// Derived begins the keys of what can be made anew from other entries. It is left out of what is recovered of a damaged file,
-// since it may not agree with the rest.
+// Derived begins the keys of values that can be rebuilt from other entries. They are not recovered from a damaged file,
+// because they may not agree with the rest.
 const Derived = "index/"
 
 // Op sets a key, or deletes it when Value is nil. A key has 1 to 32768 bytes.
@@ -39,7 +39,7 @@ type Op struct {
 	Value []byte
 }
 
-// check finds what bbolt does not take, before it can make other batches fail.
+// check finds operations that bbolt refuses, before they make other batches fail.
 func check(ops []Op) error {
 	for _, op := range ops {
 		if n := len(op.Key); n == 0 || n > bolt.MaxKeySize {
@@ -108,5 +108,5 @@ func (s *Memory) Batch(_ context.Context, ops ...Op) error {
 // Check implements [Store].
 func (s *Memory) Check() error { return nil }
 
-// Forgets tells a Memory from a [Store] that another process finds again.
+// Forgets marks a [Store] whose state is lost when the process ends.
 func (s *Memory) Forgets() {}

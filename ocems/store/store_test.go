@@ -16,7 +16,7 @@ import (
 
 func set(key, value string) store.Op { return store.Op{Key: key, Value: []byte(value)} }
 
-// keys are those that Range visits, in its order.
+// keys returns the keys that Range visits, in its order.
 func keys(t *testing.T, s store.Store, prefix string) (list []string) {
 	require.NoError(t, s.Range(t.Context(), prefix, func(key string, value []byte) error {
 		assert.NotNil(t, value, "%q", key)

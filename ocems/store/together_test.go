@@ -17,7 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// holder is set in further processes of this test, to the file that they open.
+// holder is set in further processes of this test to the file that they open.
 const holder = "OCEMS_TEST_OPENS_STATE"
 
 func TestMain(m *testing.M) {
@@ -37,13 +37,13 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// Of processes that find the same damage at once, one mends the file and has it, and the others are refused.
+// If several processes find the same damage at one time, one repairs and opens the file, and the others are refused.
 func TestDamageThatManyFind(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
 	want, _ := write(t, path, false)
 	text, err := os.ReadFile(path)
 	require.NoError(t, err)
-	text[0] ^= 1 // the id of the first page: nothing is lost
+	text[0] ^= 1 // the id of the first page: no entry is lost
 	for range 5 {
 		require.NoError(t, os.WriteFile(path, text, 0o600))
 		var others []*exec.Cmd

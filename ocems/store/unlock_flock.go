@@ -7,5 +7,5 @@ import (
 	"syscall"
 )
 
-// unlock frees the lock of a file that bbolt still maps: closing it would not, as long as the map is there.
+// unlock releases the lock of a file that bbolt still maps: closing the file would not release it.
 func unlock(file *os.File) { _ = syscall.Flock(int(file.Fd()), syscall.LOCK_UN) }

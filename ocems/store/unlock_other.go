@@ -4,5 +4,5 @@ package store
 
 import "os"
 
-// unlock is left to the closing of the file.
+// unlock does nothing: closing the file releases its lock.
 func unlock(*os.File) {}

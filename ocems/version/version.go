@@ -1,5 +1,5 @@
-// Package version says which build of this project a program is: with --version, in status files, in the audit trail and
-// to the server. It reads what the Go command has recorded in the program.
+// Package version identifies the build of this project in a program, for --version, status files, the audit trail and the
+// server. It reads the build information that the Go command records in the program.
 package version
 
 import (
@@ -10,15 +10,15 @@ import (
 
 const module = "github.com/ocems-io/ocems"
 
-// stamp is "version,commit,date". The Makefile sets it where the main module is another one, a collector of the builder or
-// Telegraf: what the Go command records there is about that module.
+// stamp is "version,commit,date". The Makefile sets it in programs with another main module, such as the builder's collector
+// or Telegraf, because the Go command records the version of that module.
 var stamp string
 
-// Info is one build. Commit and Date are "" where they are not known.
+// Info is one build. Commit and Date are "" if they are not known.
 type Info struct {
-	Version string // of a release that of its tag, such as 1.2.3; "devel" where it is not known
+	Version string // for a release the version of its tag, such as 1.2.3; "devel" if it is not known
 	Commit  string
-	Date    string // of the commit, RFC 3339
+	Date    string // date of the commit, RFC 3339
 }
 
 // Read returns the build of this program.
@@ -63,7 +63,7 @@ func (i *Info) set(version string) {
 	}
 }
 
-// String is what --version prints after a program's name.
+// String returns the text that --version prints after a program's name.
 func (i Info) String() string {
 	if i.Commit == "" {
 		return i.Version

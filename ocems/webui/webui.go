@@ -1,6 +1,5 @@
-// Package webui has what the pages of this project share, the console of the simulated board and the operator's page: the
-// colours and the drawing of a calendar of slots, and what keeps other sites from a page. A page asks no other host for
-// anything.
+// Package webui is shared by the pages of this project, the console of the simulated board and the operator's page: colours,
+// the calendar of slots, and the protection from other sites. A page requests nothing from another host.
 package webui
 
 import (
@@ -32,7 +31,7 @@ var kinds = map[string]string{".html": "text/html; charset=utf-8", ".css": "text
 func Asset(from fs.FS, name string) http.HandlerFunc {
 	text, err := fs.ReadFile(from, name)
 	if err != nil {
-		panic(err) // it is embedded
+		panic(err) // impossible: it is embedded
 	}
 	return func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", kinds[path.Ext(name)])
@@ -41,7 +40,7 @@ func Asset(from fs.FS, name string) http.HandlerFunc {
 	}
 }
 
-// Headers lets a page ask its own host only, and keeps nothing of it in the browser.
+// Headers limits a page to requests to its own host, and keeps the browser from storing it.
 func Headers(next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		h := w.Header()
@@ -53,14 +52,14 @@ func Headers(next http.HandlerFunc) http.HandlerFunc {
 	}
 }
 
-// Guard refuses what a page of another site could bring a browser to ask for: under a name of that site which its DNS has
-// turned to this address, or with that site as the origin. Allowed are hosts, addresses and names without a dot.
+// Guard refuses requests that a page of another site makes in a browser: those with that site as the origin, and those under
+// a name of that site whose DNS points here (DNS rebinding). It allows hosts, addresses and names without a dot.
 func Guard(hosts []string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		origin, err := url.Parse(r.Header.Get("Origin"))
 		switch {
 		case !named(r.Host, hosts):
-			http.Error(w, fmt.Sprintf("the host %.100q is not known here: use an address or localhost, or start the program with --hosts", r.Host), http.StatusForbidden)
+			http.Error(w, fmt.Sprintf("the host name %.100q is not allowed: use an address or localhost, or start the program with --hosts", r.Host), http.StatusForbidden)
 		case err != nil || r.Header.Get("Origin") != "" && origin.Host != r.Host:
 			http.Error(w, "the request comes from a page of another site", http.StatusForbidden)
 		default:
@@ -69,7 +68,7 @@ func Guard(hosts []string, next http.Handler) http.Handler {
 	})
 }
 
-// named reports that a Host header cannot be the name of a public site: those have a dot.
+// named reports whether a Host header is allowed. Names of public sites have a dot.
 func named(host string, hosts []string) bool {
 	if name, _, err := net.SplitHostPort(host); err == nil {
 		host = name

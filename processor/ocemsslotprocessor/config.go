@@ -10,11 +10,11 @@ import (
 	"github.com/ocems-io/ocems/ocems/registry"
 )
 
-// Config is the processor's configuration. Its devices are written as the exporter's; their tokens and keys are not read.
+// Config is the processor's configuration. Devices have the same keys as in the exporter. Tokens and public keys are not read.
 type Config struct {
 	registry.Config `mapstructure:",squash"`
 	options.Slots   `mapstructure:",squash"`
-	// Storage is the storage extension that keeps the open windows and the slots that were not handed on.
+	// Storage is the storage extension that keeps the open windows and the slots that are not passed on yet.
 	Storage *component.ID `mapstructure:"storage"`
 }
 
@@ -22,14 +22,14 @@ func createDefaultConfig() component.Config {
 	return &Config{Config: registry.Config{Words: registry.Collector, Common: registry.DefaultCommon(), NamesOnly: true, NoOutbox: true}, Slots: options.DefaultSlots()}
 }
 
-// gone are keys of earlier versions, with what to do instead.
+// gone lists keys of earlier versions and what to do instead.
 var gone = map[string]string{
 	"max_series":          options.NoMaxSeries,
 	"statistics":          "set `statistic` in the parameters of a device",
 	"checkpoint_interval": "leave it out: every reading is saved before it is acknowledged",
 }
 
-// Unmarshal refuses keys that are gone, and durations that are numbers without a unit.
+// Unmarshal refuses keys of earlier versions and durations without a unit.
 func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	if err := options.Check(conf.ToStringMap(), c, gone); err != nil {
 		return err
@@ -37,7 +37,7 @@ func (c *Config) Unmarshal(conf *confmap.Conf) error {
 	return conf.Unmarshal(c)
 }
 
-// Validate returns every mistake.
+// Validate returns all mistakes.
 func (c *Config) Validate() error {
 	_, err := registry.New(c.Config)
 	return errors.Join(c.Slots.Check(), err)

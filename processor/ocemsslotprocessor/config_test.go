@@ -20,7 +20,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/registry"
 )
 
-var update = flag.Bool("update", false, "write the golden files anew")
+var update = flag.Bool("update", false, "rewrite the golden files")
 
 func requireGolden(t *testing.T, path, got string) {
 	if *update {
@@ -65,7 +65,7 @@ func TestConfig(t *testing.T) {
 	}
 }
 
-// TestInvalid reads testdata/invalid.txt: what an operator reads of each configuration of invalid.yaml.
+// TestInvalid compares the errors of each configuration in invalid.yaml with testdata/invalid.txt.
 func TestInvalid(t *testing.T) {
 	file, err := confmaptest.LoadConf("testdata/invalid.yaml")
 	require.NoError(t, err)

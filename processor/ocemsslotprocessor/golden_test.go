@@ -15,13 +15,13 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// emitted is one call of the next consumer. The time is a part of it: a slot that comes late is as wrong as its value.
+// emitted is one call of the next consumer. It includes the time, because a slot that comes late is wrong too.
 type emitted struct {
 	At      time.Time       `json:"at"`
 	Metrics json.RawMessage `json:"metrics"`
 }
 
-// every calls do once in each interval of the given time, half a second off the processor's own clock.
+// every calls do once in each interval, half a second after the processor's own ticks.
 func every(interval, during time.Duration, do func(i int)) {
 	time.Sleep(500 * time.Millisecond)
 	for i := range int(during / interval) {
@@ -52,13 +52,13 @@ func calibration(h *host, feed func(pmetric.Metrics)) {
 		switch {
 		case 30 <= i && i < 36:
 			flag = "Z"
-		case 36 <= i && i < 40: // the second window of the span is not full
+		case 36 <= i && i < 40: // the second 30-second window is only partly filled
 			flag = "C"
 		case i == 41:
 			flag = "M"
 		}
 		md := pmetric.NewMetrics()
-		// The flag of the resource holds unless the point has its own.
+		// The flag of the resource applies to points without their own flag.
 		add(md, "D1", "so2", "mg/Nm3", float64(i), "ocems.flag", flag)
 		md.ResourceMetrics().At(0).Resource().Attributes().PutStr("ocems.flag", "F")
 		add(md, "D2", "so2", "mg/Nm3", float64(-i))
@@ -67,7 +67,7 @@ func calibration(h *host, feed func(pmetric.Metrics)) {
 	})
 }
 
-// TestGolden holds what leaves to the files: the canonical form of a finished slot, and when it comes.
+// TestGolden compares the output with the golden files: the form of each finished slot, and its time.
 func TestGolden(t *testing.T) {
 	sum := func(md pmetric.Metrics, name string, v int64, temporality pmetric.AggregationTemporality) {
 		m := md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics().AppendEmpty()
@@ -83,7 +83,7 @@ func TestGolden(t *testing.T) {
 		config string
 		feed   func(*host, func(pmetric.Metrics))
 	}{
-		// An hour and a quarter as an analyser sends it, with 15 minutes of silence and 15 of maintenance.
+		// 75 minutes of an analyser, with 15 minutes without readings and 15 minutes of maintenance.
 		"gauge": {feed: func(_ *host, feed func(pmetric.Metrics)) {
 			every(10*time.Second, 75*time.Minute, func(i int) {
 				switch {
@@ -95,7 +95,7 @@ func TestGolden(t *testing.T) {
 				}
 			})
 		}},
-		// Three hours of the day before in one batch, the newest first.
+		// Three hours of the previous day in one batch, newest first.
 		"history": {feed: func(_ *host, feed func(pmetric.Metrics)) {
 			md := pmetric.NewMetrics()
 			for i := range 3 * 60 {
@@ -141,7 +141,7 @@ func TestGolden(t *testing.T) {
 				require.NoError(t, p.Shutdown(t.Context()))
 				require.Empty(t, h.entries())
 
-				var lines []string // a call each
+				var lines []string // one line per call
 				for _, x := range got {
 					text, err := json.Marshal(x)
 					require.NoError(t, err)

@@ -43,7 +43,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 var storageID = component.MustNewID("ocems_storage")
 
-// host is a collector's host with the real ocems_storage, whose disk can be full, and its log.
+// host is a collector's host with a log and the real ocems_storage. Its disk can be made full.
 type host struct {
 	*testing.T
 	storage.Extension
@@ -101,14 +101,14 @@ func (c *client) Batch(ctx context.Context, ops ...*storage.Operation) error {
 	return c.ranger.Batch(ctx, ops...)
 }
 
-// Report is that of a host which shows the components' status.
+// Report records the status of the components.
 func (h *host) Report(e *componentstatus.Event) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.events = append(h.events, e)
 }
 
-// reported takes the statuses since it was last called.
+// reported returns the statuses since the last call.
 func (h *host) reported() (out []componentstatus.Status) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
@@ -119,7 +119,7 @@ func (h *host) reported() (out []componentstatus.Status) {
 	return out
 }
 
-// said are the lines of the log that hold the text.
+// said returns the log lines that contain the text.
 func (h *host) said(text string) (lines []string) {
 	for _, e := range h.logs.All() {
 		if line := fmt.Sprint(e.Level, ": ", e.Message, " ", e.ContextMap()); strings.Contains(line, text) {
@@ -129,7 +129,7 @@ func (h *host) said(text string) (lines []string) {
 	return lines
 }
 
-// entries are those of the verified trail.
+// entries verifies the trail and returns its entries.
 func (h *host) entries() (out []audit.Entry) {
 	f, err := os.Open(h.trail)
 	require.NoError(h, err)
@@ -162,12 +162,12 @@ func (h *host) config(text string) *Config {
 
 func (h *host) create(cfg *Config, next consumer.Metrics) processor.Metrics {
 	set := processortest.NewNopSettings(h.factory.Type())
-	set.ID = component.NewID(h.factory.Type()) // NewNopSettings names each anew, and the storage goes by the name
+	set.ID = component.NewID(h.factory.Type()) // NewNopSettings gives each a new name, but the storage needs the same name
 	set.TelemetrySettings = h.telemetry.NewTelemetrySettings()
 	set.Logger = h.log
 	p, err := h.factory.CreateMetrics(h.Context(), set, cfg, next)
 	require.NoError(h, err)
-	h.Cleanup(func() { _ = p.Shutdown(context.Background()) }) // of a test that failed before its own
+	h.Cleanup(func() { _ = p.Shutdown(context.Background()) }) // for a test that fails before its own Shutdown
 	return p
 }
 
@@ -182,13 +182,13 @@ func (h *host) consume(p processor.Metrics, md pmetric.Metrics) {
 	require.NoError(h, p.ConsumeMetrics(h.Context(), md))
 }
 
-// pass lets time go by until all that is due has been done.
+// pass lets the time pass and waits until all due work is done.
 func pass(d time.Duration) {
 	time.Sleep(d)
 	synctest.Wait()
 }
 
-// add adds a gauge of one point, taken now.
+// add adds a gauge with one point of the current time.
 func add(md pmetric.Metrics, device, name, unit string, v float64, attributes ...string) pmetric.NumberDataPoint {
 	rm := md.ResourceMetrics().AppendEmpty()
 	rm.Resource().Attributes().PutStr("ocems.device.id", device)
@@ -214,9 +214,9 @@ func cod(v float64, attributes ...string) pmetric.Metrics {
 	return reading("D1", "cod", "mg/L", v, attributes...)
 }
 
-// sink takes what passes, or refuses it.
+// sink is the next consumer. It accepts or refuses data.
 type sink struct {
-	fail func() error // nil takes all
+	fail func() error // nil accepts all
 
 	mu    sync.Mutex
 	calls []pmetric.Metrics
@@ -236,7 +236,7 @@ func (s *sink) ConsumeMetrics(_ context.Context, md pmetric.Metrics) error {
 	return nil
 }
 
-// took takes what came since it was last called, a line a point.
+// took returns the points since the last call, one line per point.
 func (s *sink) took() (out []string) {
 	s.mu.Lock()
 	calls := s.calls
@@ -274,7 +274,7 @@ func line(rm pmetric.ResourceMetrics, m pmetric.Metric, p pmetric.NumberDataPoin
 	return strings.Join(slices.DeleteFunc(words, func(w string) bool { return w == "" }), " ")
 }
 
-// write writes a key of the processor's state.
+// write sets a key in the processor's state.
 func (h *host) write(key string, value []byte) {
 	c, err := h.GetClient(h.Context(), component.KindProcessor, component.NewID(h.factory.Type()), "")
 	require.NoError(h, err)
@@ -282,7 +282,7 @@ func (h *host) write(key string, value []byte) {
 	require.NoError(h, c.Close(h.Context()))
 }
 
-// newer is a value of a version to come: a format of 255, nothing, and the checksum.
+// newer is a value of a future version: format 255, no data, and the checksum.
 func newer() []byte {
 	return binary.BigEndian.AppendUint32([]byte{255}, crc32.Checksum([]byte{255}, crc32.MakeTable(crc32.Castagnoli)))
 }
@@ -299,7 +299,7 @@ func (h *host) collect() (out metricdata.ScopeMetrics) {
 	return out
 }
 
-// number is the sum of a counter or gauge over its attributes.
+// number returns the sum of a counter or gauge over its attributes.
 func (h *host) number(name string) (n int64) {
 	for _, m := range h.collect().Metrics {
 		if m.Name != metadata.Prefix+name {

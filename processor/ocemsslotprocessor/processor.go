@@ -11,19 +11,19 @@ import (
 	"github.com/ocems-io/ocems/exporter/ocemsexporter/points"
 )
 
-// slotProcessor is the instance of one pipeline.
+// slotProcessor is the instance in one pipeline.
 type slotProcessor struct {
 	*shared
 	next consumer.Metrics
 	exit uint8
 
-	host    component.Host // with running guarded by shared.mu
+	host    component.Host // shared.mu guards host and running
 	running bool
 }
 
 var errStopped = errors.New("the processor is not running; the readings stay with the sender")
 
-// Capabilities implements consumer.Metrics. What passes on is copied, so the readings stay as they are for other pipelines.
+// Capabilities implements consumer.Metrics. The processor copies data that it passes on, so other pipelines see no change.
 func (p *slotProcessor) Capabilities() consumer.Capabilities { return consumer.Capabilities{} }
 
 // Start implements component.Component.
@@ -37,8 +37,8 @@ func (p *slotProcessor) Start(ctx context.Context, host component.Host) error {
 // Shutdown implements component.Component.
 func (p *slotProcessor) Shutdown(ctx context.Context) error { return p.stop(ctx, p) }
 
-// ConsumeMetrics returns once the readings of devices are durable and everything else is passed on. The readings go first:
-// when the next consumer refuses the rest and the sender repeats all, they count once all the same.
+// ConsumeMetrics returns when the readings of devices are durable and all other data is passed on. The readings go first.
+// If the next consumer refuses the rest, the sender repeats everything, and the readings still count once.
 func (p *slotProcessor) ConsumeMetrics(ctx context.Context, md pmetric.Metrics) error {
 	e := p.engine.Load()
 	if e == nil {

@@ -48,7 +48,7 @@ func TestWarningsAtStart(t *testing.T) {
 		h := newHost(t, t.TempDir())
 		p := h.start("audit_file: ''\n"+twoDevices, &sink{})
 		require.Equal(t, []string{
-			"warn: no storage is set: open windows and slots that wait are lost when the collector stops; set `storage` to an ocems_storage extension map[]",
+			"warn: no storage is set: open windows and waiting slots are lost when the collector stops; set `storage` to an ocems_storage extension map[]",
 			"warn: no audit_file is set: final outcomes go to the log only map[]"}, h.said("warn"))
 		require.Len(t, h.said("info: making slots"), 1)
 		h.consume(p, cod(1, "ocems.flag", "X"))
@@ -58,7 +58,7 @@ func TestWarningsAtStart(t *testing.T) {
 	})
 }
 
-// What is a device's parameter comes back as a slot. All else passes on at once, and what came in stays as it was.
+// Readings of a device's parameter come back as a slot. All other data passes on immediately. The input is not changed.
 func TestOnlyNamedReadingsAreTaken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -79,7 +79,7 @@ func TestOnlyNamedReadingsAreTaken(t *testing.T) {
 			return p
 		}
 		point(sm.Metrics().At(0), 44)
-		point(sm.Metrics().At(0), 45).Attributes().PutStr("ocems.device.id", "D9") // no device of ours
+		point(sm.Metrics().At(0), 45).Attributes().PutStr("ocems.device.id", "D9") // not a configured device
 		point(sm.Metrics().At(0), 46).SetFlags(pmetric.DefaultDataPointFlags.WithNoRecordedValue(true))
 		slot := point(sm.Metrics().At(0), 47) // of another ocems_slot
 		slot.Attributes().PutInt(points.Samples, 7)
@@ -98,7 +98,7 @@ func TestOnlyNamedReadingsAreTaken(t *testing.T) {
 		h.consume(p, md)
 		require.Equal(t, before, func() pmetric.Metrics { again := pmetric.NewMetrics(); md.CopyTo(again); return again }())
 
-		// What passes on is what came, less two points.
+		// The output is the input without two points.
 		want := pmetric.NewMetrics()
 		before.CopyTo(want)
 		left := want.ResourceMetrics().At(0).ScopeMetrics().At(0).Metrics().At(0).Gauge().DataPoints()
@@ -117,7 +117,7 @@ func TestOnlyNamedReadingsAreTaken(t *testing.T) {
 	})
 }
 
-// When the next consumer refuses what passes on, the sender sends all again: the readings count once.
+// If the next consumer refuses the rest, the sender sends everything again, and the readings count once.
 func TestNextRefusesTheRest(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -143,7 +143,7 @@ func TestNextRefusesTheRest(t *testing.T) {
 	})
 }
 
-// Slots are kept while the next consumer refuses them, and come in order, once each.
+// While the next consumer refuses slots, they wait. Then they come in order, once each.
 func TestNextRefusesSlots(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -162,7 +162,7 @@ func TestNextRefusesSlots(t *testing.T) {
 		pass(15*time.Minute + 31*time.Second)
 		require.Equal(t, []string{"error: the next consumer refused slots: they are kept and tried again map[error:down slots:1]"}, h.said("error"))
 		pass(28 * time.Second)
-		require.Empty(t, h.reported(), "less than a minute is no trouble worth a status")
+		require.Empty(t, h.reported(), "trouble of less than a minute is not reported")
 		for i := range 2 {
 			h.consume(p, cod(float64(i+1)))
 			pass(15 * time.Minute)
@@ -182,8 +182,8 @@ func TestNextRefusesSlots(t *testing.T) {
 	})
 }
 
-// Windows and slots that were not handed on survive a restart and a kill, which is a copy of the storage as it was when the
-// last call had returned.
+// Open windows and waiting slots survive a restart and a kill. A kill is simulated by a copy of the storage after the last
+// call has returned.
 func TestRestart(t *testing.T) {
 	for name, kill := range map[string]bool{"shutdown": false, "kill": true} {
 		t.Run(name, func(t *testing.T) {
@@ -210,7 +210,7 @@ func TestRestart(t *testing.T) {
 				p = h.start(stored, next)
 				pass(time.Second)
 				require.Equal(t, []string{"D1 cod 1 mg/L U 1 00:15:00"}, next.took(), "no partial window")
-				h.consume(p, first) // sent again, since the answer was lost
+				h.consume(p, first) // sent again, because the answer was lost
 				h.consume(p, cod(300))
 				pass(16 * time.Minute)
 				require.Equal(t, []string{"D1 cod 200 mg/L U 3 00:30:00"}, next.took())
@@ -227,8 +227,8 @@ func TestRestart(t *testing.T) {
 	}
 }
 
-// The instances of one configuration, one a pipeline, share the windows. A slot leaves by the pipeline that took the window's
-// first reading, and the last one to shut down closes.
+// The instances of one configuration, one per pipeline, share the windows. A slot leaves by the pipeline that received the
+// first reading of its window. The last instance that shuts down closes the state.
 func TestPipelinesShareWindows(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -249,7 +249,7 @@ func TestPipelinesShareWindows(t *testing.T) {
 		h.consume(a, cod(1))
 		h.consume(b, reading("D2", "cod", "mg/L", 8))
 		require.NoError(t, a.Shutdown(t.Context()))
-		pass(15 * time.Minute) // of a pipeline that is shut down, nothing leaves, and nothing is lost
+		pass(15 * time.Minute) // slots of a pipeline that is shut down wait and are not lost
 		require.Empty(t, first.took())
 		require.NoError(t, b.Shutdown(t.Context()))
 		require.Empty(t, h.said("error"))
@@ -261,7 +261,7 @@ func TestPipelinesShareWindows(t *testing.T) {
 		require.NoError(t, b.Start(t.Context(), h))
 		pass(time.Second)
 		got := append(first.took(), second.took()...)
-		require.Contains(t, got, "D1 cod 1 mg/L U 1 00:30:00", "after a restart any pipeline that runs will do")
+		require.Contains(t, got, "D1 cod 1 mg/L U 1 00:30:00", "after a restart any running pipeline is used")
 		require.NoError(t, a.Start(t.Context(), h))
 		require.NoError(t, b.Shutdown(t.Context()))
 		require.NoError(t, a.Shutdown(t.Context()))
@@ -269,7 +269,7 @@ func TestPipelinesShareWindows(t *testing.T) {
 	})
 }
 
-// A pipeline whose next consumer refuses does not hold up another.
+// A pipeline whose next consumer refuses slots does not delay another pipeline.
 func TestOnePipelineRefuses(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -292,7 +292,7 @@ func TestOnePipelineRefuses(t *testing.T) {
 	})
 }
 
-// While the disk takes nothing, readings are refused and windows stay open, so that the sender can send again.
+// While the disk is full, readings are refused and windows stay open, so that the sender can send again.
 func TestStorageFails(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -303,7 +303,7 @@ func TestStorageFails(t *testing.T) {
 		h.full.Store(true)
 		refused := cod(3)
 		err := p.ConsumeMetrics(t.Context(), refused)
-		require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: see that the directory of the storage can be written and has free space")
+		require.EqualError(t, err, "taking readings: no space left on device; the readings stay with the sender: make sure that the directory of the storage is writable and has free space")
 		require.False(t, consumererror.IsPermanent(err))
 		for range 20 {
 			pass(50 * time.Second)
@@ -328,13 +328,13 @@ func TestStorageFails(t *testing.T) {
 		require.ErrorContains(t, p.Shutdown(t.Context()), "no space left on device")
 		h.full.Store(false)
 		p = h.start(stored, next)
-		pass(3 * time.Minute) // within 2 the clock is not trusted
+		pass(3 * time.Minute) // the clock is not trusted in the first 2 minutes
 		require.Equal(t, []string{"D1 cod 4 mg/L U 1 00:45:00"}, next.took())
 		require.NoError(t, p.Shutdown(t.Context()))
 	})
 }
 
-// A next consumer that never returns does not keep the collector from shutting down, and the slot comes again.
+// If the next consumer never returns, the collector still shuts down, and the slot is sent again.
 func TestShutdownWhileNextBlocks(t *testing.T) {
 	for name, obeys := range map[string]bool{"obeys its context": true, "does not": false} {
 		t.Run(name, func(t *testing.T) {
@@ -387,7 +387,7 @@ func (b blocks) ConsumeMetrics(ctx context.Context, _ pmetric.Metrics) error {
 	return ctx.Err()
 }
 
-// A state that cannot be read ends the start, also while slots of before wait to be handed on.
+// A state that cannot be read is an error at start, even if earlier slots wait to be passed on.
 func TestStateOfANewerVersion(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		dir := t.TempDir()
@@ -404,7 +404,7 @@ func TestStateOfANewerVersion(t *testing.T) {
 	})
 }
 
-// Readings in no slot are in the trail, with the slot that they would be in.
+// Readings that are in no slot are in the trail, with the slot to which they would belong.
 func TestTrail(t *testing.T) {
 	for stamp, want := range map[string]time.Duration{"start": 0, "end": 15 * time.Minute} {
 		t.Run(stamp, func(t *testing.T) {
@@ -432,7 +432,7 @@ func TestTrail(t *testing.T) {
 	}
 }
 
-// The devices_file is the exporter's: its tokens are not read. A change needs no restart.
+// The processor can use the exporter's devices_file, and does not read its tokens. A change needs no restart.
 func TestDevicesFile(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())

@@ -26,19 +26,19 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
-const patience = time.Minute // within which a sender of OTLP tries again, by its defaults
+const patience = time.Minute // an OTLP sender with default settings retries within this time
 
 type factory struct {
 	mu     sync.Mutex
 	shared map[component.Config]*shared // the collector makes one configuration for all instances of an id
 }
 
-// shared is what the instances of one id have in common: a reading is in one window, whichever pipeline it comes by. A slot
-// leaves by the pipeline that took the window's first reading.
+// shared is the state that the instances of one id share, so that all pipelines fill the same windows. A slot leaves by the
+// pipeline that received the first reading of its window.
 type shared struct {
 	cfg      *Config
 	settings processor.Settings
-	forget   func() // with the last instance
+	forget   func() // called when the last instance stops
 
 	life    sync.Mutex // held while the engine opens and closes
 	started int
@@ -46,8 +46,8 @@ type shared struct {
 	storage ocemsstorage.Store
 	gauges  metric.Registration
 
-	mu    sync.Mutex       // never held while life is waited for
-	exits []*slotProcessor // by exit, from 1 on
+	mu    sync.Mutex       // never wait for life while mu is held
+	exits []*slotProcessor // index is exit - 1
 }
 
 func (f *factory) instance(set processor.Settings, cfg *Config, next consumer.Metrics) (*slotProcessor, error) {
@@ -73,7 +73,7 @@ func (f *factory) instance(set processor.Settings, cfg *Config, next consumer.Me
 	return p, nil
 }
 
-// set notes whether an instance runs, and reports whether that is new.
+// set records whether an instance runs, and reports whether this has changed.
 func (p *slotProcessor) set(host component.Host, running bool) (changed bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -82,7 +82,7 @@ func (p *slotProcessor) set(host component.Host, running bool) (changed bool) {
 	return changed
 }
 
-// start opens the engine with the first instance.
+// start opens the engine when the first instance starts.
 func (s *shared) start(ctx context.Context, host component.Host, p *slotProcessor) (err error) {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -110,7 +110,7 @@ func (s *shared) start(ctx context.Context, host component.Host, p *slotProcesso
 	return err
 }
 
-// stop closes the engine with the last instance. Open windows stay open for the next start.
+// stop closes the engine when the last instance stops. Open windows stay open for the next start.
 func (s *shared) stop(ctx context.Context, p *slotProcessor) error {
 	s.life.Lock()
 	defer s.life.Unlock()
@@ -135,8 +135,8 @@ func (s *shared) stop(ctx context.Context, p *slotProcessor) error {
 	return errors.Join(errs...)
 }
 
-// send hands slots to the next consumer of their pipeline, or of any where it is not known, as after a restart. Those of a
-// pipeline that is shut down stay for the next start.
+// send passes slots to the next consumer of their pipeline, or of any pipeline if theirs is unknown, as after a restart.
+// Slots of a pipeline that is shut down wait for the next start.
 func (s *shared) send(ctx context.Context, exit uint8, slots []slot.Slot) error {
 	p := s.leaving(exit)
 	if p == nil {
@@ -157,7 +157,7 @@ func (s *shared) leaving(exit uint8) *slotProcessor {
 	return nil
 }
 
-// report tells the host of transitions, and never of permanent trouble: nothing is lost while a person mends it.
+// report reports changes of health to the host. Trouble is always recoverable: no data is lost until a person corrects it.
 func (s *shared) report(err error) {
 	event := componentstatus.NewEvent(componentstatus.StatusOK)
 	if err != nil {

@@ -31,7 +31,7 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
 
-// everyMetric drives a processor until each of its metrics has a value and each reason that it can have has refused something.
+// everyMetric drives a processor until each of its metrics has a value and each possible reason has refused a sample.
 func everyMetric(t *testing.T, check func(metricdata.ScopeMetrics)) {
 	synctest.Test(t, func(t *testing.T) {
 		h := newHost(t, t.TempDir())
@@ -101,35 +101,35 @@ func TestTelemetry(t *testing.T) {
 		const prefix = "otelcol_processor_ocems_slot_"
 		want := []metricdata.Metrics{
 			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(3))},
-			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat one of the same time, value and flag. [Alpha]", Data: counter(value(2))},
-			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was closed already. [Alpha]", Data: counter(value(8))},
+			{Name: prefix + "duplicate_samples", Unit: "{sample}", Description: "Samples that repeat an earlier one with the same time, value and flag. [Alpha]", Data: counter(value(2))},
+			{Name: prefix + "late_samples", Unit: "{sample}", Description: "Samples whose window was already closed. [Alpha]", Data: counter(value(8))},
 			{Name: prefix + "refused_samples", Unit: "{sample}", Description: "Samples refused, by reason. [Alpha]", Data: counter(
 				refused(slot.Conflict, 3), refused(slot.TooOld, 1), refused(slot.Future, 2), refused(slot.NotANumber, 4), refused(slot.BadFlag, 5),
 				refused(slot.BadUnit, 6), refused(slot.MaxSamples, 0), refused(slot.WrongClock, 0),
 				refused(slot.BelowMin, 0), refused(slot.AboveMax, 0), refused(slot.Invalid, 0), refused(slot.TooFar, 0), refused(slot.TooFew, 0), refused("off_grid", 0), refused("unknown", 0))},
-			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are no parameter of a device. [Alpha]", Data: counter(value(1))},
+			{Name: prefix + "ignored_points", Unit: "{point}", Description: "Data points that are not a parameter of a device. [Alpha]", Data: counter(value(1))},
 			{Name: prefix + "slots_closed", Unit: "{slot}", Description: "Windows closed. [Alpha]", Data: counter(value(3))},
-			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not handed on yet. [Alpha]", Data: level(2)},
+			{Name: prefix + "pending_slots", Unit: "{slot}", Description: "Closed windows that are not passed on yet. [Alpha]", Data: level(2)},
 			{Name: prefix + "series", Unit: "{series}", Description: "Series held. [Alpha]", Data: level(3)},
-			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, as of the end of the last slot. [Alpha]",
+			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, at the end of the last slot. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: classes}},
 			{Name: prefix + "parameter_expected", Unit: "{slot}", Description: "1 where slots of the parameter are due, 0 before its first one. [Alpha]",
 				Data: each(0, "bod", "cod", "tss")},
-			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest stamp of the parameter that was delivered, in Unix time. [Alpha]",
+			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest delivered stamp of the parameter, in Unix time. [Alpha]",
 				Data: each(time.Date(1999, 12, 31, 23, 45, 0, 0, time.UTC).Unix(), "tss")},
-			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for what is wrong with the parameter. Nothing where it reports. [Alpha]",
+			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for each trouble of the parameter. No series without trouble. [Alpha]",
 				Data: each(1, "cod partly")},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
 	})
 }
 
-// document is metadata.yaml; a key that is not here is an error.
+// document is the schema of metadata.yaml; any other key is an error.
 type document struct {
 	DisplayName   string `yaml:"display_name"`
 	Type          string
 	GitHubProject string    `yaml:"github_project"`
-	Status        yaml.Node // test/docs holds it, and the keys, to page and factory
+	Status        yaml.Node // test/docs compares it, and the keys, with page and factory
 	Config        yaml.Node
 	Attributes    map[string]struct {
 		Name              string `yaml:"name_override"`
@@ -178,7 +178,7 @@ func TestMetadata(t *testing.T) {
 			require.True(t, listed, "%s is not in metadata.yaml", m.Name)
 			require.True(t, want.Enabled, name)
 			require.Equal(t, want.Unit, m.Unit, name)
-			// The collector's generator writes the stability behind the description.
+			// The collector's generator appends the stability to the description.
 			require.Equal(t, want.Description+" ["+strings.ToUpper(want.Stability[:1])+want.Stability[1:]+"]", m.Description, name)
 			var points []metricdata.DataPoint[int64]
 			switch data := m.Data.(type) {
@@ -204,12 +204,12 @@ func TestMetadata(t *testing.T) {
 				}
 			}
 			for _, id := range want.Attributes {
-				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // those of the configuration
+				if slices.Contains([]string{"station", "device", "parameter", "diagnostic", "trouble"}, id) { // values come from the configuration
 					continue
 				}
 				require.Equal(t, "string", doc.Attributes[id].Type, name)
 				key, enum := cmp.Or(doc.Attributes[id].Name, id), doc.Attributes[id].Enum
-				if id == "processor" { // an id, and no enumeration
+				if id == "processor" { // an id, not an enumeration
 					enum, values[key] = []string{"ocems_slot"}, slices.Compact(values[key])
 				}
 				require.ElementsMatch(t, enum, values[key], name)
@@ -223,7 +223,7 @@ func TestMetadata(t *testing.T) {
 	})
 }
 
-// TestReadme holds the README's list of keys to those of Config, in both directions. Keys of secrets are not the processor's.
+// TestReadme compares the README's list of keys with those of Config, in both directions, except the keys of secrets.
 func TestReadme(t *testing.T) {
 	text, err := os.ReadFile("README.md")
 	require.NoError(t, err)

@@ -1,5 +1,5 @@
-// Package board gives the test of an example what surrounds the program under test: the board's simulated server, and the
-// program as a process.
+// Package board gives the test of an example the environment of the program under test: the board's simulated server, and
+// the program as a process.
 package board
 
 import (
@@ -22,24 +22,24 @@ import (
 	"github.com/ocems-io/ocems/test/wallclock"
 )
 
-// Path is where data is taken.
+// Path is the URL path for data.
 const Path = "/v1.0/industry/data"
 
 // Board is the board's server for one industry.
 type Board struct {
 	http.Handler
-	URL       string // that takes data
+	URL       string // for data
 	PublicKey string // file of the industry's public key
 	t         *testing.T
 }
 
-// New starts a server that knows the stations, and closes it at the end of the test.
+// New starts a server with the stations, and closes it at the end of the test.
 func New(t *testing.T, stations ...simulator.Station) *Board {
 	t.Helper()
 	return Of(t, &simulator.Registry{Stations: stations})
 }
 
-// Of is New for a board with keys of its own.
+// Of is New for a board with its own keys.
 func Of(t *testing.T, registry *simulator.Registry) *Board {
 	t.Helper()
 	_, here, _, _ := runtime.Caller(0)
@@ -62,13 +62,13 @@ func Of(t *testing.T, registry *simulator.Registry) *Board {
 	return &Board{server, listening.URL + Path, keys + "public.pem", t}
 }
 
-// Received is the server's account.
+// Received returns the data that the server has received.
 func (b *Board) Received() simulator.Received {
 	b.t.Helper()
 	return Received(b.t, b)
 }
 
-// Received is a simulator's account.
+// Received returns the data that a simulator has received.
 func Received(t *testing.T, server http.Handler) (got simulator.Received) {
 	t.Helper()
 	w := httptest.NewRecorder()
@@ -79,22 +79,22 @@ func Received(t *testing.T, server http.Handler) (got simulator.Received) {
 	return got
 }
 
-// Arrive waits for n readings.
+// Arrive waits until the server has n readings.
 func (b *Board) Arrive(n int) []simulator.Reading {
 	b.t.Helper()
 	Until(b.t, fmt.Sprintf("%d readings arrive", n), func() bool { return len(b.Received().Readings) >= n })
 	return b.Received().Readings
 }
 
-// Values has the readings by parameter, stamp and flag, such as "cod 1795521600000 U", and fails the test at one that is
-// there twice.
+// Values returns the readings by parameter, stamp and flag, such as "cod 1795521600000 U". A reading that occurs twice fails
+// the test.
 func (b *Board) Values() map[string]float64 {
 	b.t.Helper()
 	values := map[string]float64{}
 	for _, r := range b.Received().Readings {
 		key := Key(r.Parameter, time.UnixMilli(r.Timestamp), r.Flag)
 		if _, twice := values[key]; twice {
-			b.t.Errorf("%s is there twice", key)
+			b.t.Errorf("%s occurs twice", key)
 		}
 		v, err := r.Value.Float64()
 		if err != nil {
@@ -105,12 +105,12 @@ func (b *Board) Values() map[string]float64 {
 	return values
 }
 
-// Key is that of Values.
+// Key returns a key of Values.
 func Key(parameter string, stamp time.Time, flag string) string {
 	return fmt.Sprintf("%s %d %s", parameter, stamp.UnixMilli(), flag)
 }
 
-// Program is a process.
+// Program is a running program.
 type Program struct {
 	t       *testing.T
 	command *exec.Cmd
@@ -119,23 +119,23 @@ type Program struct {
 	ended   chan struct{}
 }
 
-// Built is the path in an environment variable; without it the test is skipped.
+// Built returns the path in an environment variable. If it is not set, the test is skipped.
 func Built(t *testing.T, variable string) string {
 	t.Helper()
 	path := os.Getenv(variable)
 	if path == "" {
-		t.Skipf("%s names no program: make test builds it and sets it", variable)
+		t.Skipf("%s is not set: make test builds the program and sets it", variable)
 	}
 	return path
 }
 
-// Start starts a program in dir with these variables, such as NAME=value, and stops it at the end of the test.
+// Start starts a program in dir with environment variables, such as NAME=value, and stops it at the end of the test.
 func Start(t *testing.T, dir string, variables []string, argv ...string) *Program {
 	t.Helper()
 	return StartAt(t, 0, dir, variables, argv...)
 }
 
-// StartAt is Start of a program whose wall clock is off by so many seconds.
+// StartAt is Start for a program whose wall clock is wrong by off.
 func StartAt(t *testing.T, off time.Duration, dir string, variables []string, argv ...string) *Program {
 	t.Helper()
 	log, err := os.CreateTemp(dir, "*.log")
@@ -168,7 +168,7 @@ func StartAt(t *testing.T, off time.Duration, dir string, variables []string, ar
 	return p
 }
 
-// Log is what the program has written until now.
+// Log returns the program's output until now.
 func (p *Program) Log() string {
 	text, err := os.ReadFile(p.log)
 	if err != nil {
@@ -183,7 +183,7 @@ func (p *Program) Says(text string) {
 	Until(p.t, fmt.Sprintf("the log says %q", text), func() bool { return strings.Contains(p.Log(), text) })
 }
 
-// Ended waits for the program's end, and returns its exit code.
+// Ended waits until the program ends, and returns its exit code.
 func (p *Program) Ended() int {
 	p.t.Helper()
 	Until(p.t, filepath.Base(p.command.Path)+" ends", func() bool {
@@ -197,13 +197,21 @@ func (p *Program) Ended() int {
 	return p.command.ProcessState.ExitCode()
 }
 
-// Kill is kill -9.
+// Signal sends a signal.
+func (p *Program) Signal(s os.Signal) {
+	p.t.Helper()
+	if err := p.command.Process.Signal(s); err != nil {
+		p.t.Fatal(err)
+	}
+}
+
+// Kill sends kill -9.
 func (p *Program) Kill() {
 	_ = p.command.Process.Kill()
 	<-p.ended
 }
 
-// Stop is SIGTERM, and an error of the test if it takes more than 20 s. It does nothing where the program has ended.
+// Stop sends SIGTERM. The test fails if the program takes more than 20 s to end. Stop does nothing if it has already ended.
 func (p *Program) Stop() {
 	p.t.Helper()
 	_ = p.command.Process.Signal(syscall.SIGTERM)
@@ -215,7 +223,7 @@ func (p *Program) Stop() {
 	}
 }
 
-// Until waits up to 50 s for a condition.
+// Until waits for a condition, for at most 50 s.
 func Until(t *testing.T, what string, ok func() bool) {
 	t.Helper()
 	for end := time.Now().Add(50 * time.Second); !ok(); time.Sleep(50 * time.Millisecond) {
@@ -225,7 +233,7 @@ func Until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// FreeAddr is an address of this machine that nobody listens at.
+// FreeAddr returns a free address of this machine.
 func FreeAddr(t *testing.T) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
@@ -236,10 +244,10 @@ func FreeAddr(t *testing.T) string {
 	return l.Addr().String()
 }
 
-// Listens waits until somebody listens at an address.
+// Listens waits until a program listens at an address.
 func Listens(t *testing.T, address string) {
 	t.Helper()
-	Until(t, "somebody listens at "+address, func() bool {
+	Until(t, "a program listens at "+address, func() bool {
 		c, err := net.Dial("tcp", address)
 		if err == nil {
 			c.Close()
@@ -248,7 +256,7 @@ func Listens(t *testing.T, address string) {
 	})
 }
 
-// Write puts a file in place at once, so that nobody reads half of it.
+// Write writes a file atomically, so that no program reads an incomplete file.
 func Write(t *testing.T, path, text string) {
 	t.Helper()
 	if err := os.WriteFile(path+".new", []byte(text), 0o600); err != nil {
@@ -259,7 +267,7 @@ func Write(t *testing.T, path, text string) {
 	}
 }
 
-// Config copies an example's configuration into dir with pairs of old and new text, each of which must be in it.
+// Config copies an example's configuration into dir and replaces pairs of old and new text. It must contain each old text.
 func Config(t *testing.T, file, dir string, pairs ...string) string {
 	t.Helper()
 	text, err := os.ReadFile(file)

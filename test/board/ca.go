@@ -25,7 +25,7 @@ type CA struct {
 	key  *ecdsa.PrivateKey
 }
 
-// NewCA makes one, with dir/ca.pem.
+// NewCA makes a CA and writes its certificate to dir/ca.pem.
 func NewCA(t *testing.T, dir string) *CA {
 	t.Helper()
 	ca := &CA{t: t, dir: dir, Pool: x509.NewCertPool()}
@@ -57,7 +57,7 @@ func (ca *CA) sign(cert *x509.Certificate) (*ecdsa.PrivateKey, []byte) {
 	return key, der
 }
 
-// Issue gives a certificate for 127.0.0.1 and the name, and the two files of it.
+// Issue issues a certificate for 127.0.0.1 and the name, and returns it with its two files.
 func (ca *CA) Issue(name string) (pair tls.Certificate, cert, key string) {
 	ca.t.Helper()
 	private, der := ca.sign(&x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name},

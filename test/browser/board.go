@@ -20,7 +20,7 @@ const (
 	effluent, boilers   = "station_etp_outlet", "station_boiler_house"
 )
 
-// sender sends a device's records as the product does.
+// sender sends a device's records like the product.
 type sender struct {
 	url    string
 	key    *rsa.PublicKey
@@ -63,7 +63,7 @@ func (s *sender) send(r payload.Record, now time.Time) (status int, err error) {
 	return *out.Status, nil
 }
 
-// plant is the registry of the demonstration, with fresh tokens.
+// plant returns the registry of the demonstration, with new tokens.
 func plant(calibrations ...simulator.Calibration) (registry *simulator.Registry, tokens map[string]string) {
 	tokens = map[string]string{}
 	device := func(id string, parameters map[string][]string, calibrations ...simulator.Calibration) simulator.Device {

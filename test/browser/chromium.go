@@ -16,17 +16,17 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// page is one tab of a browser of its own, which starts with nothing in it.
+// page is the only tab of a new browser with an empty profile.
 type page struct {
 	ctx  context.Context
 	stop func()
 
 	mu       sync.Mutex
-	requests []string // every URL that the page asked for
-	errors   []string // of the console: errors, warnings and what was thrown
+	requests []string // every URL that the page requested
+	errors   []string // of the console: errors, warnings and exceptions
 }
 
-// open starts Chromium with an empty profile, which it removes at the end.
+// open starts Chromium with an empty profile, which is removed at the end.
 func open(program string, width, height int64, dark bool) (*page, error) {
 	profile, err := os.MkdirTemp("", "ocems-browser")
 	if err != nil {
@@ -42,7 +42,7 @@ func open(program string, width, height int64, dark bool) (*page, error) {
 	p.stop = func() {
 		stopTab()
 		stopAllocator()
-		for range 50 { // its processes may still write
+		for range 50 { // Chromium's processes may still write
 			if os.RemoveAll(profile) == nil {
 				return
 			}

@@ -38,7 +38,7 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 	p := visit(t, b.url+"/#device="+etp, 1280, 900, false)
 	p.chosen(t)
 	p.wait(t, fmt.Sprintf("%s === %d", count("d"), delivered))
-	for letter, want := range map[string]int{"r": 1, "p": 1, "m": 1} { // a device that is new has gaps after its first slot only
+	for letter, want := range map[string]int{"r": 1, "p": 1, "m": 1} { // a new device has gaps only after its first slot
 		if got := value[int](t, p, count(letter)); got != want {
 			t.Errorf("%d cells %s, want %d", got, letter, want)
 		}
@@ -49,14 +49,14 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 	if got := value[string](t, p, cell(slot(delivered+2))+".textContent + getComputedStyle("+cell(slot(delivered+2))+").backgroundColor"); got != "Rrgb(180, 35, 24)" {
 		t.Errorf("the refused slot is %s", got)
 	}
-	// The calibration's slot was delivered too: both are told.
+	// The slot of the calibration was delivered too; the tip has both.
 	tip := "document.querySelector('#tip').innerText"
 	p.point(t, cell(calibrated.Truncate(spec.SlotLength).Add(spec.SlotLength)))
 	p.wait(t, tip+".includes('flag Z, zero calibration')")
 
 	p.point(t, cell(slot(3)))
 	p.wait(t, tip+".includes('90.75 mg/L')")
-	for _, want := range []string{"delivered", "cod", "7.25 pH", "flag U", "came "} {
+	for _, want := range []string{"delivered", "cod", "7.25 pH", "flag U", "arrived "} {
 		if got := value[string](t, p, tip); !strings.Contains(got, want) {
 			t.Errorf("no %q in the tip %q", want, got)
 		}
@@ -78,7 +78,7 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 	p.keys(t, kb.Escape)
 	p.wait(t, "!document.querySelector('dialog').open")
 
-	// One parameter: the slot of which only bod and cod came is whole for cod, and missing for ph.
+	// One parameter: the slot with only bod and cod is delivered for cod, and missing for ph.
 	for parameter, want := range map[string]string{"cod": "D", "ph": "M"} {
 		value[bool](t, p, `(() => { const s = document.querySelector('#parameter'); s.value = '`+parameter+`'; s.dispatchEvent(new Event('change')); return true })()`)
 		p.wait(t, cell(slot(delivered+3))+".textContent === '"+want+"'")
@@ -89,7 +89,7 @@ func TestConsoleShowsWhatWasSent(t *testing.T) {
 	}
 	p.click(t, "document.querySelector('#only-refused')")
 	p.wait(t, rows+".length === 1")
-	if row := value[string](t, p, rows+"[0].innerText"); !strings.Contains(row, "110") || !strings.Contains(row, `unit "mg/l" is not the device's mg/L`) {
+	if row := value[string](t, p, rows+"[0].innerText"); !strings.Contains(row, "110") || !strings.Contains(row, `unit "mg/l" is not accepted for this device: nearest mg/L`) {
 		t.Errorf("the refused request: %s", row)
 	}
 }
@@ -106,10 +106,10 @@ func TestConsoleFollows(t *testing.T) {
 	b.want(t, spec.StatusNotSlot, effluents(slot(2), 88))
 	p.wait(t, "document.querySelectorAll('#requests tbody tr').length === 2 && document.querySelector('#total-duplicates').textContent === '1'")
 	p.wait(t, "[...document.querySelectorAll('#devices button')].some(b => b.innerText.includes('2 requests'))")
-	b.want(t, spec.StatusSuccess, effluents(slot(3), 89)) // when nothing of the first loading is under way any more
+	b.want(t, spec.StatusSuccess, effluents(slot(3), 89)) // after all requests of the first loading
 	p.wait(t, cell(slot(3))+".textContent === 'D' && document.querySelectorAll('#requests tbody tr').length === 3")
 	if !value[bool](t, p, "window.same === true && "+cell(slot(2))+".textContent === 'D'") {
-		t.Error("the page was loaded anew, or the slot is not delivered any more")
+		t.Error("the page was loaded again, or the slot is no longer delivered")
 	}
 }
 
@@ -173,7 +173,7 @@ func TestFaultsByClick(t *testing.T) {
 	}
 }
 
-// Everything is reached without a mouse, and the focus is seen.
+// Everything can be reached without a mouse, and the focus is visible.
 func TestKeyboardOnly(t *testing.T) {
 	b := simulate(t)
 	for n := 6; n >= 1; n-- {
@@ -186,7 +186,7 @@ func TestKeyboardOnly(t *testing.T) {
 	seen := func(what string) {
 		t.Helper()
 		if outline := value[string](t, p, "getComputedStyle("+focused+").outlineStyle + parseFloat(getComputedStyle("+focused+").outlineWidth)"); !strings.HasPrefix(outline, "solid") || outline == "solid0" {
-			t.Errorf("the focus on %s is not seen: %s", what, outline)
+			t.Errorf("the focus on %s is not visible: %s", what, outline)
 		}
 	}
 	var walk []string
@@ -219,7 +219,7 @@ func TestKeyboardOnly(t *testing.T) {
 		by  time.Duration
 	}{{kb.ArrowLeft, -spec.SlotLength}, {kb.ArrowDown, -24 * time.Hour}, {kb.ArrowUp, 24 * time.Hour}, {kb.PageDown, -24 * time.Hour}, {kb.ArrowRight, spec.SlotLength}, {kb.PageUp, 24 * time.Hour}} {
 		if next := at.Add(step.by).In(spec.IST); step.by > -time.Hour && step.by < time.Hour && next.YearDay() != at.In(spec.IST).YearDay() {
-			continue // over midnight a row ends
+			continue // a row ends at midnight
 		}
 		p.keys(t, step.key)
 		at = at.Add(step.by)
@@ -244,7 +244,7 @@ func TestKeyboardOnly(t *testing.T) {
 	p.wait(t, "document.querySelector('#tip').hidden")
 	p.keys(t, kb.Enter)
 	p.wait(t, "document.querySelector('dialog').open && document.querySelector('dialog pre').textContent.includes('\"value\": 92,')")
-	if at := value[string](t, p, focused+".id"); at != "detail-body" { // where the arrows scroll, and Enter does nothing
+	if at := value[string](t, p, focused+".id"); at != "detail-body" { // there the arrow keys scroll, and Enter does nothing
 		t.Errorf("a slot opens with the focus on %q", at)
 	}
 	value[bool](t, p, "document.querySelector('#earlier').focus() || true")
@@ -261,7 +261,7 @@ func TestKeyboardOnly(t *testing.T) {
 	p.wait(t, "document.querySelectorAll('#active li').length === 0")
 }
 
-// contrast returns the texts whose colour is too near to that of their background for WCAG 2.2 AA, 1.4.3.
+// contrast returns the texts whose contrast to the background is too low for WCAG 2.2 AA, 1.4.3.
 const contrast = `(() => {
   const channels = c => (c.match(/[\d.]+/g) ?? []).map(Number)
   const light = c => { const [r, g, b] = c.map(v => { v /= 255; return v <= .04045 ? v / 12.92 : ((v + .055) / 1.055) ** 2.4 }); return .2126 * r + .7152 * g + .0722 * b }
@@ -321,7 +321,7 @@ func TestColoursAndWidths(t *testing.T) {
 			}
 			p.keys(t, kb.Escape)
 			p.wait(t, "!document.querySelector('dialog').open")
-			// Where the day is on several lines, an arrow goes to the line below.
+			// If the day has several lines, the down arrow goes to the line below.
 			value[bool](t, p, cell(slot(5))+".focus() || true")
 			x := "document.activeElement.getBoundingClientRect().x"
 			before := value[float64](t, p, x)
@@ -338,7 +338,7 @@ func TestColoursAndWidths(t *testing.T) {
 	}
 }
 
-// A click takes a person a tenth of a second, in which a busy board changes every list: it meets what it was aimed at.
+// A person's click takes 0.1 s. A busy board changes every list in this time. The click still hits its target.
 func TestClicksOnABusyBoard(t *testing.T) {
 	b := simulate(t)
 	p := visit(t, b.url+"/#device="+etp, 1280, 900, false)
@@ -355,12 +355,12 @@ func TestClicksOnABusyBoard(t *testing.T) {
 	button := row(0) + ".querySelector('button')"
 	at := p.point(t, button)
 	send()
-	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer one ')")
+	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer request ')")
 	p.mouse(t, input.DispatchMouseEventTypeMousePressed, at)
 	p.mouse(t, input.DispatchMouseEventTypeMouseReleased, at)
 	p.wait(t, "document.querySelector('dialog').open && document.querySelector('dialog pre').textContent.includes('"+fmt.Sprint(slot(2).UnixMilli())+"')")
 	send()
-	p.wait(t, "document.querySelector('#newer').textContent.startsWith('2 newer ones ')")
+	p.wait(t, "document.querySelector('#newer').textContent.startsWith('2 newer requests ')")
 	if got := value[string](t, p, first); got != "2" {
 		t.Errorf("under the open request the first row is %s", got)
 	}
@@ -368,18 +368,18 @@ func TestClicksOnABusyBoard(t *testing.T) {
 	value[bool](t, p, "document.activeElement.blur() || true")
 	p.point(t, "document.querySelector('h1')")
 	p.wait(t, first+" === '4' && document.querySelector('#newer').textContent === ''")
-	// The same for the keyboard, which is not where the mouse is.
+	// The same with the keyboard, whose focus is not where the mouse is.
 	value[bool](t, p, "document.querySelector('#only-refused').focus() || true")
 	p.keys(t, kb.Tab)
 	send()
-	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer one ')")
+	p.wait(t, "document.querySelector('#newer').textContent.startsWith('1 newer request ')")
 	if got := value[string](t, p, "document.activeElement.closest('tr').dataset.id"); got != "4" {
 		t.Errorf("the focus is in row %s", got)
 	}
 	value[bool](t, p, "document.activeElement.blur() || true")
 	p.wait(t, first+" === '5'")
 
-	// Switching a fault off while requests count it down.
+	// Switch a fault off while requests count it down.
 	value[bool](t, p, "(document.querySelector('#count').value = 50) === 50")
 	p.click(t, `document.querySelector('[data-fault="500"]')`)
 	left := func(n int) string {
@@ -402,7 +402,7 @@ func TestClicksOnABusyBoard(t *testing.T) {
 	p.wait(t, "document.querySelector('#calendar-title').textContent.startsWith('"+stack1+"') && document.querySelector('#devices').innerText.includes('7 requests')")
 }
 
-// The address names the device and the parameter, also when it is changed under the open page.
+// The address selects the device and the parameter, also if it changes while the page is open.
 func TestAddress(t *testing.T) {
 	b := simulate(t)
 	b.want(t, spec.StatusSuccess, effluents(slot(2), 80))
@@ -416,7 +416,7 @@ func TestAddress(t *testing.T) {
 	p.wait(t, "location.hash.includes('"+etp+"') && "+count("d")+" === 1")
 }
 
-// What a sender makes up is shown, and does nothing.
+// Any text from a sender is shown as text, and is never executed.
 func TestUntrustedText(t *testing.T) {
 	b := simulate(t)
 	p := visit(t, b.url+"/#device="+etp, 1280, 900, false)
@@ -424,7 +424,7 @@ func TestUntrustedText(t *testing.T) {
 	const evil = `<img src=x onerror="window.hacked=1"><script>window.hacked=1</script>`
 	r := effluents(slot(2), 3)
 	r.Readings[0].Parameter = evil
-	r.Readings[1].Parameter = "cod\u202e\U000e0041" // marks that turn and hide text
+	r.Readings[1].Parameter = "cod\u202e\U000e0041" // characters that reverse and hide text
 	b.want(t, spec.StatusInvalidParameter, r)
 	b.tokens[evil] = "token"
 	_, _ = b.send(payload.Record{StationID: evil, DeviceID: evil, Readings: r.Readings}, time.Now())
@@ -434,14 +434,14 @@ func TestUntrustedText(t *testing.T) {
 	p.click(t, cell(slot(2)))
 	p.wait(t, "document.querySelector('dialog').open && document.querySelector('dialog pre').textContent.includes('<img')")
 	if shown := value[string](t, p, "document.querySelector('dialog pre').textContent"); !strings.Contains(shown, `"cod\u202e\udb40\udc41"`) {
-		t.Errorf("marks are not seen in %s", shown)
+		t.Errorf("the characters are not visible in %s", shown)
 	}
 	if value[bool](t, p, "window.hacked === 1 || document.querySelectorAll('img, script').length !== 1") {
 		t.Error("text of a request became part of the page")
 	}
 }
 
-// The server does not wait for open consoles, and a console says that the board is gone and finds it again.
+// The server does not wait for open consoles. A console shows that the board does not answer, and connects to it again.
 func TestShutdown(t *testing.T) {
 	b := simulate(t)
 	program := chromium(t)
@@ -459,7 +459,7 @@ func TestShutdown(t *testing.T) {
 	if err := b.command.Wait(); err != nil {
 		t.Errorf("%v: %s", err, b.said)
 	}
-	if took := time.Since(begin); took > 4*time.Second { // it waits 5 for requests under way
+	if took := time.Since(begin); took > 4*time.Second { // the server waits 5 s for requests in flight
 		t.Errorf("the stop took %s", took)
 	}
 	if !strings.Contains(b.said.String(), "the console is at "+b.url+"/\n") {
@@ -474,7 +474,7 @@ func TestShutdown(t *testing.T) {
 	}
 	defer func() { _ = again.Process.Kill(); _ = again.Wait() }()
 	p.wait(t, "document.querySelector('#link').textContent === 'live' && document.querySelector('#total-requests').textContent === '0'")
-	// A device that the registry has no more has no slots.
+	// A device that is no longer in the registry has no slots.
 	p.wait(t, "document.querySelectorAll('.cell').length === 8 * 96")
 	value[bool](t, p, "(location.hash = 'device=device_etp_7') !== ''")
 	p.wait(t, "document.querySelectorAll('.cell').length === 0 && document.querySelector('#summary').textContent.includes('is not in the registry: nearest "+etp+"')")

@@ -29,7 +29,7 @@ import (
 
 func main() {
 	log.SetFlags(0)
-	out := flag.String("out", ".", "`folder` of the pictures")
+	out := flag.String("out", ".", "`folder` for the pictures")
 	program := flag.String("chromium", cmp.Or(os.Getenv("CHROMIUM"), "/usr/bin/chromium"), "`program` to start")
 	flag.Parse()
 	if err := pictures(*program, *out); err != nil {
@@ -37,15 +37,15 @@ func main() {
 	}
 }
 
-// picture is one file. Its steps run in the page when it shows the week.
+// picture is one file. Its steps run in the page after the week is loaded.
 type picture struct {
 	file          string
 	report, dark  bool
 	operator      bool // the operator's page
-	print         bool // as it is on A4
+	print         bool // as printed on A4
 	width, height int64
 	steps         string // JavaScript
-	until         string // of the same
+	until         string // JavaScript condition after the steps
 }
 
 var tip = `document.querySelector('[aria-label*="Tue 17 Nov, 18:00"]').dispatchEvent(new PointerEvent('pointerover', {bubbles: true}))`
@@ -63,7 +63,7 @@ var all = []picture{
 	{file: "report.png", report: true, width: 1360, height: 830},
 	{file: "report-dark.png", report: true, dark: true, width: 1360, height: 830},
 	{file: "report-phone.png", report: true, width: 390, height: 1100},
-	{file: "report-print.png", report: true, print: true, width: 1039, height: 720}, // what A4 has room for
+	{file: "report-print.png", report: true, print: true, width: 1039, height: 720}, // the size of A4
 }
 
 const drawn = "document.querySelectorAll('.cell.d').length > 100 && document.querySelector('svg.trend')"
@@ -183,14 +183,14 @@ func (q picture) take(program, url, path string) error {
 		return err
 	}
 	if len(small) > 200_000 {
-		return fmt.Errorf("%d bytes are too many for a picture of the documentation: 200000", len(small))
+		return fmt.Errorf("%d bytes are too many for a picture of the documentation; the limit is 200000", len(small))
 	}
 	log.Printf("%s: %d KB", path, len(small)/1000)
 	return os.WriteFile(path, small, 0o644)
 }
 
-// compress writes a PNG with its 256 most frequent colours and, for the others, the nearest of them: a page has few
-// colours, and many shades at the edges of its letters.
+// compress writes a PNG with the 256 most frequent colours. Each other colour is replaced by the nearest of these. A page has
+// few colours, but many shades at the edges of letters.
 func compress(shot []byte) ([]byte, error) {
 	picture, err := png.Decode(bytes.NewReader(shot))
 	if err != nil {

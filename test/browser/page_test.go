@@ -25,7 +25,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// chromium is the browser, or else the test is skipped.
+// chromium returns the path of the browser. Without a browser the test is skipped.
 func chromium(t *testing.T) string {
 	t.Helper()
 	program := os.Getenv("CHROMIUM")
@@ -38,8 +38,8 @@ func chromium(t *testing.T) string {
 	return program
 }
 
-// visit opens a URL in a browser of its own. At the end it wants no error in the console, and no request to a host other
-// than the URL's.
+// visit opens a URL in a new browser. At the end the test fails if the console has an error, or if there was a request to
+// another host.
 func visit(t *testing.T, where string, width, height int64, dark bool) *page {
 	t.Helper()
 	p, err := open(chromium(t), width, height, dark)
@@ -100,7 +100,7 @@ func (p *page) keys(t *testing.T, keys ...string) {
 	}
 }
 
-// point moves the mouse onto the middle of an element, when nothing lies over it, and returns where that is.
+// point waits until nothing covers an element, moves the mouse to its middle, and returns the position.
 func (p *page) point(t *testing.T, element string) [2]float64 {
 	t.Helper()
 	p.wait(t, `(() => { const e = `+element+`; e.scrollIntoView({block: 'center'}); const b = e.getBoundingClientRect(); window.at = [b.x + b.width / 2, b.y + b.height / 2]; return e.contains(document.elementFromPoint(...at)) })()`)
@@ -124,11 +124,11 @@ func (p *page) click(t *testing.T, element string) {
 	p.mouse(t, input.DispatchMouseEventTypeMouseReleased, at)
 }
 
-// board is a real `ocems simulate` with the plant's devices, and a sender of theirs.
+// board is a real `ocems simulate` with the plant's devices, and a sender for them.
 type board struct {
 	*sender
 	command *exec.Cmd
-	said    *bytes.Buffer // on standard error
+	said    *bytes.Buffer // output on standard error
 }
 
 func simulate(t *testing.T) *board {
@@ -198,13 +198,13 @@ func (b *board) want(t *testing.T, status spec.Status, r payload.Record) {
 	}
 }
 
-// slot counts back from the slot that was the last due one when the test's board was started, which is 1.
+// slot counts backwards. Slot 1 is the last due slot when the test's board was started.
 func slot(n int) time.Time { return due.Add(-time.Duration(n-1) * spec.SlotLength) }
 
 var due time.Time
 
-// quiet sets due. It waits for the next slot to be due, where that would happen within a test, which takes less than a
-// minute on a machine that is busy.
+// quiet sets due. A test takes less than a minute, even on a busy machine. If the next slot is due within this time, quiet
+// waits for it first.
 func quiet() {
 	for {
 		due = time.Now().Add(-2 * time.Minute).Truncate(spec.SlotLength)
@@ -216,7 +216,7 @@ func quiet() {
 	}
 }
 
-// effluents is what the treatment plant's device sends for a slot.
+// effluents returns the record of the treatment plant's device for a slot.
 func effluents(stamp time.Time, cod float64) payload.Record {
 	r := payload.Record{StationID: effluent, DeviceID: etp}
 	for _, x := range []payload.Reading{{Parameter: "bod", Value: 12.5, Unit: "mg/L"}, {Parameter: "cod", Value: cod, Unit: "mg/L"},
@@ -227,7 +227,7 @@ func effluents(stamp time.Time, cod float64) payload.Record {
 	return r
 }
 
-// cell is the JavaScript of a slot's cell.
+// cell returns the JavaScript expression for a slot's cell.
 func cell(stamp time.Time) string {
 	return fmt.Sprintf(`document.querySelector('.cell[aria-label^="%s,"]')`, stamp.In(spec.IST).Format("Mon 2 Jan, 15:04"))
 }

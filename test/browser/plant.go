@@ -13,9 +13,9 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// fiveTroubles writes what the host of a plant writes that has seven parameters mapped: one is misspelt, the board refuses one, one is
-// flat, one is silent since noon, one measures -9999. The week before had an outage of the link, which was made up for, a
-// standstill, and a calibration.
+// fiveTroubles writes the files of a host with seven mapped parameters: one is misspelt, one is refused by the board, one is
+// flat, one has no readings since noon, one measures -9999. The week before had an outage of the link with delivery
+// afterwards, a standstill, and a calibration.
 func fiveTroubles(dir string, now time.Time) (operator.Source, error) {
 	path := filepath.Join(dir, "ocems.status.json")
 	trail, err := audit.Open(filepath.Join(dir, "audit.jsonl"))
@@ -58,7 +58,7 @@ func fiveTroubles(dir string, now time.Time) (operator.Source, error) {
 			add("nh3-n", "mg/L", value(4.2, .8, .2, 2))
 		}
 		switch {
-		case within(stamp, day(3, 13, 15), day(3, 14, 30)): // nothing runs
+		case within(stamp, day(3, 13, 15), day(3, 14, 30)): // the plant stands still
 			continue
 		case within(stamp, day(5, 2, 15), day(5, 4, 45)):
 			e.Time = day(5, 5, 1)

@@ -16,7 +16,7 @@ import (
 	"github.com/chromedp/chromedp"
 )
 
-// The page that `ocems report` writes stands alone: it asks for nothing else, from no host and from no file.
+// The page of `ocems report` is self-contained: it requests no other file and no host.
 func TestReport(t *testing.T) {
 	bin := os.Getenv("OCEMS_BIN")
 	if bin == "" {
@@ -51,7 +51,7 @@ func TestReport(t *testing.T) {
 				p := visit(t, "file://"+page, width, 800, dark)
 				p.mu.Lock()
 				if len(p.requests) != 1 {
-					t.Errorf("the page asks for %v", p.requests)
+					t.Errorf("the page requests %v", p.requests)
 				}
 				p.mu.Unlock()
 				// 6 days of 96 slots, of the 3 devices.
@@ -62,7 +62,7 @@ func TestReport(t *testing.T) {
 					}
 				}
 				if !value[bool](t, p, section+"[2].innerText.includes('cod, 30-second points of calibrations: 90 delivered, 4 rejected, 0 expired')") {
-					t.Error("the refused points are not told")
+					t.Error("the refused points are missing")
 				}
 				if title := value[string](t, p, "document.querySelector('.days td.d[title]').title"); len(title) < 20 {
 					t.Errorf("a cell says %q", title)
@@ -76,7 +76,7 @@ func TestReport(t *testing.T) {
 			})
 		}
 	}
-	// The print of a narrow window is the table, and has the values as text.
+	// The print from a narrow window has the table, with the values as text.
 	t.Run("print", func(t *testing.T) {
 		p := visit(t, "file://"+page, 360, 800, false)
 		p.must(t, func(ctx context.Context, tab *chromedp.Target) (none chromedp.Void, err error) {

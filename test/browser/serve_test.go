@@ -20,7 +20,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/status"
 )
 
-// served is the operator's page of a host, whose clock goes on from the time of the pictures.
+// served returns the URL of the operator's page of a host. Its clock starts at the time of the pictures.
 func served(t *testing.T, source operator.Source) string {
 	t.Helper()
 	chromium(t)
@@ -60,8 +60,8 @@ func TestOperatorSeesFiveTroubles(t *testing.T) {
 				}
 				for parameter, want := range map[string][]string{
 					"bod":   {"failed", "none", `no reading ever came: modbus has the fields`, `nearest: cod`, "Do: correct metric, field or tags"},
-					"nh3-n": {"failed", "4.41 mg/L", "the board refuses it since 10:16: 119 invalid parameter", "Do: ask the board which key"},
-					"tss":   {"warning", "28.4 mg/L", "all readings are equal since 08:46", "Do: look whether the instrument measures"},
+					"nh3-n": {"failed", "4.41 mg/L", "the board has refused it since 10:16: 119 invalid parameter", "Do: ask the board which key"},
+					"tss":   {"warning", "28.4 mg/L", "all readings are equal since 08:46", "Do: check that the instrument measures"},
 					"flow":  {"failed", "97 m3/hr", "12:00:00", "no reading since 12:00", "Do: look at the instrument, its cable"},
 					"toc":   {"failed", "-9999 mg/L", "readings left out: 90 (invalid value), -9999 is one of invalid_values", "Do: look at the instrument, or correct"},
 					"cod":   {"ok", "88.2 mg/L", "16:21:31", "72.1 to 111.9 mg/L", "16:15 delivered"},
@@ -91,7 +91,7 @@ func TestOperatorSeesFiveTroubles(t *testing.T) {
 	}
 }
 
-// The calendar speaks of all parameters or of one, and the keyboard reaches what the mouse does.
+// The calendar shows all parameters or one. The keyboard reaches everything that the mouse reaches.
 func TestOperatorLooksAtSlots(t *testing.T) {
 	url, _ := plantPage(t)
 	p := visit(t, url, 1280, 900, false)
@@ -120,7 +120,7 @@ func TestOperatorLooksAtSlots(t *testing.T) {
 	}
 }
 
-// What changes is shown within seconds; what is the same stays, with the keyboard's focus.
+// Changes are visible within seconds. Unchanged elements stay and keep the keyboard's focus.
 func TestOperatorPageFollows(t *testing.T) {
 	url, source := plantPage(t)
 	p := visit(t, url, 1280, 900, false)
@@ -137,7 +137,7 @@ func TestOperatorPageFollows(t *testing.T) {
 	}
 	p.wait(t, rowOf("cod")+".innerText.includes('91.75 mg/L')")
 	if !value[bool](t, p, "window.row === "+rowOf("cod")+" && document.activeElement === document.querySelector('.device select')") {
-		t.Error("the row was drawn anew, or the focus is lost")
+		t.Error("the row was drawn again, or the focus is lost")
 	}
 	h.Stopped = true
 	if err := h.Write(source.Path); err != nil {
@@ -176,7 +176,7 @@ func TestOperatorPageOnPaper(t *testing.T) {
 	}
 }
 
-// A hub's page has those that need a person first, and reads the days of a device when somebody asks for them.
+// A hub's page shows the devices that need a person first. It reads the days of a device only when a person opens them.
 func TestOperatorOfAHub(t *testing.T) {
 	dir := t.TempDir()
 	source, err := fiveTroubles(dir, weekEnds)
@@ -200,7 +200,7 @@ func TestOperatorOfAHub(t *testing.T) {
 	}
 	p := visit(t, served(t, source), 1280, 900, false)
 	p.wait(t, "document.querySelectorAll('.device').length === 20")
-	if got := value[string](t, p, "document.querySelector('.device h2').innerText + '; ' + document.querySelector('#count').textContent"); got != etp+" at "+effluent+"; 401 devices, 1 need a look; page 1 of 21" {
+	if got := value[string](t, p, "document.querySelector('.device h2').innerText + '; ' + document.querySelector('#count').textContent"); got != etp+" at "+effluent+"; 401 devices, 1 need a person; page 1 of 21" {
 		t.Errorf("the page says %q", got)
 	}
 	asked := func() (n int) {
@@ -214,7 +214,7 @@ func TestOperatorOfAHub(t *testing.T) {
 		return n
 	}
 	if n := asked(); n != 0 {
-		t.Errorf("the days of %d devices were read, and nobody has asked for them", n)
+		t.Errorf("the days of %d devices were read before a person opened them", n)
 	}
 	p.click(t, "document.querySelector('.device > button')")
 	p.wait(t, "document.querySelectorAll('.cell.d').length > 100")

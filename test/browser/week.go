@@ -20,7 +20,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// clock is the board's and the plant's.
+// clock is the clock of board and plant.
 type clock struct {
 	mu  sync.Mutex
 	now time.Time
@@ -30,9 +30,9 @@ func (c *clock) Now() time.Time { c.mu.Lock(); defer c.mu.Unlock(); return c.now
 
 func (c *clock) set(t time.Time) { c.mu.Lock(); defer c.mu.Unlock(); c.now = t }
 
-// week is a plant's last 7 days as they could be: most slots come half a minute after their time, an outage of the link is
-// made up for, instruments stand still, one is calibrated, a calibration is not announced, and units
-// are refused until they are mended.
+// week is a realistic week of a plant. Most slots arrive half a minute after their time, slots of an outage of the link arrive
+// later, instruments stand still, one is calibrated, a calibration is not announced, and units are refused until they are
+// corrected.
 type week struct {
 	*clock
 	*sender
@@ -41,7 +41,7 @@ type week struct {
 	noise *rand.Rand
 }
 
-// weekEnds is the time of the pictures.
+// weekEnds is the time at which the pictures are made.
 var weekEnds = time.Date(2026, 11, 24, 16, 21, 40, 0, spec.IST)
 
 func newWeek(key *rsa.PrivateKey, trail string) (*week, error) {
@@ -59,7 +59,7 @@ func newWeek(key *rsa.PrivateKey, trail string) (*week, error) {
 	return w, nil
 }
 
-// play sends the week. The order is that of the arrivals.
+// play sends the week in the order of the arrivals.
 func (w *week) play() error {
 	day := func(back, hour, minute int) time.Time {
 		t := weekEnds.AddDate(0, 0, -back)
@@ -74,7 +74,7 @@ func (w *week) play() error {
 		for _, device := range []string{etp, stack1, stack2} {
 			r := w.slot(device, stamp)
 			switch {
-			case within(stamp, day(5, 2, 15), day(5, 4, 45)) && device != stack2: // the link is down, and the outbox full
+			case within(stamp, day(5, 2, 15), day(5, 4, 45)) && device != stack2: // the link is down, and slots wait in the outbox
 				late = append(late, r)
 				continue
 			case device == etp && within(stamp, day(3, 13, 15), day(3, 14, 30)): // the analyser stands still
@@ -91,11 +91,11 @@ func (w *week) play() error {
 					}
 				}
 				continue
-			case device == etp && within(stamp, day(1, 11, 0), day(1, 11, 45)): // a new logger spells the units its own way
+			case device == etp && within(stamp, day(1, 11, 0), day(1, 11, 45)): // a new logger uses another spelling of the units
 				for i := range r.Readings {
 					r.Readings[i].Unit = strings.ToLower(r.Readings[i].Unit)
 				}
-			case device == etp && stamp.Equal(day(4, 10, 30)): // a calibration that nobody announced
+			case device == etp && stamp.Equal(day(4, 10, 30)): // a calibration that was not announced
 				for i := range 4 {
 					at := day(4, 10, 20).Add(time.Duration(i) * spec.CalibrationLength)
 					w.set(at.Add(4 * time.Second))
@@ -156,8 +156,8 @@ func (w *week) calibration(device string, at time.Time) payload.Record {
 	return r
 }
 
-// deliver sends a record, and writes into the trail what became of it, as the exporter and the output do: what is refused
-// for its unit still waits at the end of the week.
+// deliver sends a record and writes its outcome to the trail, like the exporter and the output. Slots with a refused unit
+// still wait at the end of the week.
 func (w *week) deliver(r payload.Record) error {
 	status, err := w.send(r, w.Now())
 	if err != nil {
@@ -175,7 +175,7 @@ func (w *week) deliver(r payload.Record) error {
 	return w.trail.Append(e)
 }
 
-// report writes the page of ocems report.
+// report writes the page of `ocems report`.
 func (w *week) report(trail, page string) error {
 	b, err := report.New(report.Options{Now: weekEnds, Software: "ocems/1.0", Readings: true, Device: etp})
 	if err != nil {
@@ -196,7 +196,7 @@ func (w *week) report(trail, page string) error {
 	return os.WriteFile(page, out.Bytes(), 0o600)
 }
 
-// fault switches one on.
+// fault switches a fault on.
 func (w *week) fault(text string) error {
 	answer, err := http.Post(w.url+"/faults", "application/json", bytes.NewReader([]byte(text)))
 	if err != nil {

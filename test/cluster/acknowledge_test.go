@@ -5,8 +5,8 @@ import (
 	"time"
 )
 
-// TestAcknowledge holds one worker of each partition to it: a message is acknowledged once its readings are on disk, neither
-// before nor never, and a restart gets no acknowledged one again. All slots are right at the end.
+// TestAcknowledge checks that a worker acknowledges a message when its readings are on disk, and not earlier. After a restart
+// it gets no acknowledged message again. At the end all slots are right.
 func TestAcknowledge(t *testing.T) {
 	b := newBench(t, 40, 0)
 	first, other := b.Workers[0], b.Workers[2]
@@ -16,14 +16,14 @@ func TestAcknowledge(t *testing.T) {
 	b.publish(time.Hour, time.Second)
 	before := b.acknowledged(0, "a")
 	if before.Delivered.Consumer == 0 {
-		t.Fatal("no device is of partition 0")
+		t.Fatal("partition 0 has no device")
 	}
 
 	t.Run("a restart keeps the consumer and gets nothing again", func(t *testing.T) {
 		b.must(first.Stop())
 		stopped := b.consumer(0, "a")
 		if !stopped.Created.Equal(before.Created) {
-			t.Errorf("the consumer of %s is one of %s now", before.Created, stopped.Created)
+			t.Errorf("the consumer created at %s is now one created at %s", before.Created, stopped.Created)
 		}
 		b.publish(time.Hour, time.Second)
 		b.must(first.Start())
@@ -33,7 +33,7 @@ func TestAcknowledge(t *testing.T) {
 		}
 	})
 
-	t.Run("what comes while it is killed and down", func(t *testing.T) {
+	t.Run("messages that arrive while it is killed and down", func(t *testing.T) {
 		down := make(chan error, 1)
 		go func() {
 			time.Sleep(time.Second)
@@ -66,17 +66,17 @@ func TestAcknowledge(t *testing.T) {
 		b.acknowledged(0, "a")
 	})
 
-	t.Run("what its full disk does not take is not acknowledged", func(t *testing.T) {
+	t.Run("messages that do not fit on its full disk are not acknowledged", func(t *testing.T) {
 		if noDisk != nil {
 			t.Skip(noDisk)
 		}
 		b.must(first.Fill())
-		b.publish(6*time.Hour, time.Second) // more than the room in its state
+		b.publish(6*time.Hour, time.Second) // more than the free space in its state
 		before := b.consumer(0, "a")
-		time.Sleep(b.AckWait + 2*time.Second) // all of it is sent again
+		time.Sleep(b.AckWait + 2*time.Second) // all messages are sent again
 		during := b.consumer(0, "a")
 		if during.AckFloor.Stream != before.AckFloor.Stream || during.NumAckPending == 0 {
-			t.Errorf("acknowledged are %d messages, %d before; %d wait for it", during.AckFloor.Stream, before.AckFloor.Stream, during.NumAckPending)
+			t.Errorf("%d messages are acknowledged, %d before; %d wait for it", during.AckFloor.Stream, before.AckFloor.Stream, during.NumAckPending)
 		}
 		first.Kill()
 		b.must(first.Free())
@@ -86,7 +86,7 @@ func TestAcknowledge(t *testing.T) {
 
 	b.judged()
 
-	t.Run("a consumer that the worker itself made is gone when it stops", func(t *testing.T) {
+	t.Run("a consumer that the worker created ends when the worker stops", func(t *testing.T) {
 		b.must(first.Stop())
 		conn, err := b.Connect("admin-0")
 		b.must(err)
@@ -98,8 +98,8 @@ func TestAcknowledge(t *testing.T) {
 		b.acknowledged(0, "a")
 		b.must(first.Stop())
 		if info, err := b.tryConsumer(0, "a"); err == nil {
-			t.Errorf("the consumer of %s is still there", info.Created)
+			t.Errorf("the consumer created at %s still exists", info.Created)
 		}
 	})
-	b.judged() // it got the whole stream again
+	b.judged() // the worker got the whole stream again
 }

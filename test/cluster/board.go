@@ -28,31 +28,31 @@ import (
 	"github.com/ocems-io/ocems/test/judge"
 )
 
-// Board is the simulated board, in this process.
+// Board is the simulated board in this process.
 type Board struct {
-	URL       string // that takes data
+	URL       string // for data
 	received  string
 	publicKey string
 	server    *http.Server
 	simulator http.Handler
-	tokens    map[string]string // of the devices
+	tokens    map[string]string // by device
 
 	mu       sync.Mutex
 	requests []Request
 }
 
-// Request is one that the board answered.
+// Request is a request that the board has answered.
 type Request struct {
 	Worker, Device string
-	At             time.Time // of the answer
+	At             time.Time // time of the answer
 	Status         spec.Status
 	Points         []payload.Point
 }
 
-// Device is one that the board knows.
+// Device is a registered device.
 type Device struct{ Station, ID, Token string }
 
-// Devices are n devices of n/10 stations.
+// Devices returns n devices in n/10 stations.
 func Devices(n int) (list []Device) {
 	for i := range n {
 		list = append(list, Device{fmt.Sprintf("station_%04d", i/10), fmt.Sprintf("dev_%06d", i), fmt.Sprintf("%032x", i+1)})
@@ -94,12 +94,12 @@ func newBoard(cfg Config, host string) (*Board, error) {
 	return b, write(b.publicKey, "PUBLIC KEY", der)
 }
 
-// of is the endpoint of a worker, by which its requests are told from others'.
+// of returns the endpoint of a worker. Each worker has its own, so that its requests can be recognised.
 func (b *Board) of(worker string) string {
 	return strings.Replace(b.URL, "/v1.0/", "/"+worker+"/v1.0/", 1)
 }
 
-// ServeHTTP passes a request on to the simulator, and notes what a worker sent and how it was answered.
+// ServeHTTP passes a request to the simulator, and records the worker's readings and the answer.
 func (b *Board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	worker, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	if !strings.HasPrefix(worker, "worker-") {
@@ -128,14 +128,14 @@ func (b *Board) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(answer.Body.Bytes())
 }
 
-// Requests are all that workers sent, in the order of the answers.
+// Requests returns all requests of workers, in the order of the answers.
 func (b *Board) Requests() []Request {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	return slices.Clone(b.requests)
 }
 
-// Received is the board's account.
+// Received returns the data that the board has received.
 func (b *Board) Received(ctx context.Context) (*judge.Received, error) {
 	return judge.Fetch(ctx, b.received)
 }

@@ -15,7 +15,7 @@ import (
 // Broker is one nats-server of the cluster.
 type Broker struct {
 	process
-	disk                    // of its streams
+	disk                    // for its streams
 	address, route, monitor string
 }
 
@@ -49,10 +49,10 @@ func newBrokers(c *Cluster) ([]*Broker, error) {
 	return list, nil
 }
 
-// impatient does not wait for a broker that hangs.
+// impatient does not wait long for a broker that hangs.
 var impatient = &http.Client{Timeout: 2 * time.Second}
 
-// Ready waits until the broker serves and is up to date with the others.
+// Ready waits until the broker serves clients and is up to date with the others.
 func (b *Broker) Ready(ctx context.Context) error {
 	return b.until(ctx, "is ready", func() bool {
 		resp, err := impatient.Get("http://" + b.monitor + "/healthz")
@@ -76,8 +76,8 @@ func (p *process) until(ctx context.Context, what string, ok func() bool) error 
 	return nil
 }
 
-// freePorts are ports of this machine at which nobody listens, below the ports that connections get: another process
-// must not have one between the lives of a broker.
+// freePorts returns free ports of this machine. They are below the ports of outgoing connections, so that no other process
+// gets one while a broker is down.
 func freePorts(n int) (list []string, err error) {
 	for tries := 0; len(list) < n; tries++ {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))

@@ -19,12 +19,12 @@ import (
 // authority issues the certificates of brokers and clients. A client's user is the certificate's DNS name.
 type authority struct {
 	dir  string
-	own  []net.IP // addresses of all parts
+	own  []net.IP // addresses of all processes
 	cert *x509.Certificate
 	key  *ecdsa.PrivateKey
 }
 
-// newAuthority makes one, with dir/ca.pem.
+// newAuthority makes an authority and writes its certificate to dir/ca.pem.
 func newAuthority(dir string, addresses []net.IP) (*authority, error) {
 	a := &authority{dir: dir, own: addresses, cert: &x509.Certificate{SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: "cluster CA"}, NotBefore: time.Now().Add(-time.Hour),
 		NotAfter: time.Now().Add(24 * time.Hour), IsCA: true, BasicConstraintsValid: true, KeyUsage: x509.KeyUsageCertSign}}

@@ -13,37 +13,37 @@ import (
 	"time"
 )
 
-// Config is what differs from one run to another.
+// Config has the options of a run.
 type Config struct {
-	Root    string // of the repository, whose bin has the programs
-	Dir     string // of the run
+	Root    string // directory of the repository; its bin has the programs
+	Dir     string // directory of the run
 	Devices []Device
-	AckWait time.Duration // after which the brokers send again what a worker has not acknowledged
+	AckWait time.Duration // the brokers send an unacknowledged message again after this time
 	Network *Network      // of brokers and workers; nil is the loopback
-	Rate    int           // of a consumer's delivery, bits a second; 0 is no limit
+	Rate    int           // limit of a consumer's delivery, bits per second; 0 is no limit
 
 	// First and Standby are variables of worker.conf for the two workers of each partition, such as OCEMS_GRACE=20s.
 	First, Standby []string
 }
 
-// Partitions is how many accounts.conf has.
+// Partitions is the number of partitions in accounts.conf.
 const Partitions = 2
 
-// Cluster is the whole set-up.
+// Cluster has all processes and files of examples/cluster.
 type Cluster struct {
 	Config
 	Board   *Board
 	Brokers []*Broker
-	Workers []*Worker // the first one and the standby of each partition
+	Workers []*Worker // first worker and standby of each partition
 	Gateway *Gateway
 
 	certs     string // directory
 	list      string // the devices_file
-	consumer  string // the example's consumer.json, with what differs
+	consumer  string // the example's consumer.json with the changes of Config
 	authority *authority
 }
 
-// New writes what the parts need, and starts the board. Nothing else runs yet.
+// New writes all files and starts the board. Nothing else runs yet.
 func New(cfg Config) (c *Cluster, err error) {
 	c = &Cluster{Config: cfg, certs: filepath.Join(cfg.Dir, "certs"), list: filepath.Join(cfg.Dir, "devices.csv"), consumer: filepath.Join(cfg.Dir, "consumer.json")}
 	if err := os.MkdirAll(c.certs, 0o700); err != nil {
@@ -106,7 +106,7 @@ func (c *Cluster) writeConsumer() error {
 	return os.WriteFile(c.consumer, text, 0o600)
 }
 
-// URL are the brokers' addresses for clients.
+// URL returns the brokers' addresses for clients.
 func (c *Cluster) URL() string {
 	var list []string
 	for _, b := range c.Brokers {
@@ -115,14 +115,14 @@ func (c *Cluster) URL() string {
 	return strings.Join(list, ",")
 }
 
-// environment has the variables of the example's scripts and configurations.
+// environment returns the variables of the example's scripts and configurations.
 func (c *Cluster) environment() []string {
 	return []string{"OCEMS_NATS=" + c.URL(), "OCEMS_CERTS=" + c.certs, "OCEMS_NATS_CLI=" + filepath.Join(c.Root, "bin/tools/nats"),
 		"OCEMS_TELEGRAF=" + filepath.Join(c.Root, "bin/telegraf-ocems-small"), "OCEMS_CONSUMER=" + c.consumer,
 		"OCEMS_ENDPOINT=" + c.Board.URL, "OCEMS_DEVICES_FILE=" + c.list, "XDG_CONFIG_HOME=" + c.Dir}
 }
 
-// StartBrokers starts all brokers and makes the streams and consumers by setup.sh.
+// StartBrokers starts all brokers, and creates the streams and consumers with setup.sh.
 func (c *Cluster) StartBrokers(ctx context.Context) error {
 	for _, b := range c.Brokers {
 		if err := b.Start(); err != nil {
@@ -134,7 +134,7 @@ func (c *Cluster) StartBrokers(ctx context.Context) error {
 			return err
 		}
 	}
-	for { // a leader may just be elected
+	for { // an election of a leader may be in progress
 		setup := exec.CommandContext(ctx, filepath.Join(c.Root, "examples/cluster/setup.sh"))
 		setup.Env = append(os.Environ(), c.environment()...)
 		out, err := setup.CombinedOutput()
@@ -156,7 +156,7 @@ func (c *Cluster) StartWorkers() error {
 	return nil
 }
 
-// Close stops all that runs: the gateway and the workers, then the brokers and the board.
+// Close stops everything: the gateway and the workers, then the brokers and the board.
 func (c *Cluster) Close() error {
 	errs := make([]error, len(c.Workers)+len(c.Brokers))
 	stopped := c.Gateway.Stop()

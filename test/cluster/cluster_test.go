@@ -14,16 +14,17 @@ import (
 
 const root = "../.."
 
-// quick are worker.conf's waits for a test: above AckWait and what a broker's followers take to come in.
+// quick has short waits of worker.conf for a test. They are longer than AckWait and than the time that a broker's followers
+// need to catch up.
 var quick = []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=20s"}
 
-// bench is a cluster under test, with what was published.
+// bench is a cluster under test with the published samples.
 type bench struct {
 	*Cluster
 	t       *testing.T
 	ctx     context.Context
-	from    time.Time // of what is published next
-	to      time.Time // end of the last slot that is published whole
+	from    time.Time // start of the next readings
+	to      time.Time // end of the last completely published slot
 	samples []judge.Sample
 }
 
@@ -57,7 +58,7 @@ func newCluster(t *testing.T, devices, rate int) *Cluster {
 	return c
 }
 
-// newBench starts the brokers and makes the streams. The workers do not run yet.
+// newBench starts the brokers and creates the streams. The workers do not run yet.
 func newBench(t *testing.T, devices, rate int) *bench {
 	t.Helper()
 	t.Parallel()
@@ -77,7 +78,7 @@ func (b *bench) must(err error) {
 	}
 }
 
-// publish publishes so many hours of readings of all devices, and returns when they are acknowledged.
+// publish publishes hours of readings of all devices, and returns when they are acknowledged.
 func (b *bench) publish(hours time.Duration, within time.Duration) {
 	b.t.Helper()
 	b.to = b.from.Truncate(judge.Slot).Add(hours)
@@ -86,7 +87,7 @@ func (b *bench) publish(hours time.Duration, within time.Duration) {
 	b.from, b.samples = b.to.Add(after), append(b.samples, samples...)
 }
 
-// consumer is what the brokers know of a worker's consumer.
+// consumer returns the brokers' information about a worker's consumer.
 func (b *bench) consumer(partition int, worker string) *jetstream.ConsumerInfo {
 	b.t.Helper()
 	info, err := b.tryConsumer(partition, worker)
@@ -116,11 +117,24 @@ func (b *bench) until(what string, ok func() bool) {
 	}
 }
 
-// acknowledged waits until a worker has acknowledged all that was published until now.
+// settled is until for work that the workers do when windows have settled.
+func (b *bench) settled(what string, ok func() bool) {
+	b.t.Helper()
+	again := time.Now()
+	b.until(what, func() bool {
+		if time.Since(again) > time.Second {
+			b.must(b.Again(b.to))
+			again = time.Now()
+		}
+		return ok()
+	})
+}
+
+// acknowledged waits until a worker has acknowledged all published messages.
 func (b *bench) acknowledged(partition int, worker string) (info *jetstream.ConsumerInfo) {
 	b.t.Helper()
 	last := b.last(partition)
-	b.until("all is acknowledged", func() bool {
+	b.until("all messages are acknowledged", func() bool {
 		var err error
 		info, err = b.tryConsumer(partition, worker)
 		return err == nil && info.AckFloor.Stream >= last
@@ -128,28 +142,28 @@ func (b *bench) acknowledged(partition int, worker string) (info *jetstream.Cons
 	return info
 }
 
-// last is the number of a partition's newest message.
+// last returns the number of a partition's newest message.
 func (b *bench) last(partition int) (n uint64) {
 	b.t.Helper()
-	b.until("the stream is there", func() bool {
+	b.until("the stream exists", func() bool {
 		err := b.Stream(b.ctx, partition, func(_ context.Context, s jetstream.Stream) error { n = s.CachedInfo().State.LastSeq; return nil })
 		return err == nil
 	})
 	return n
 }
 
-// judged waits until the board has all slots, and each value must be right.
+// judged waits until the board has all slots, and checks each value.
 func (b *bench) judged() {
 	b.t.Helper()
 	wants := judge.Expect(b.samples, func(judge.Sample) time.Time { return b.to })
 	var v *judge.Verdict
-	for end := time.Now().Add(60 * time.Second); ; time.Sleep(500 * time.Millisecond) {
+	end := time.Now().Add(60 * time.Second)
+	b.settled("the board has all slots", func() bool {
 		got, err := b.Board.Received(b.ctx)
 		b.must(err)
-		if v = wants.Compare(got); len(v.Faults) == 0 || time.Now().After(end) {
-			break
-		}
-	}
+		v = wants.Compare(got)
+		return len(v.Faults) == 0 || time.Now().After(end)
+	})
 	for i, f := range v.Faults {
 		if i == 10 {
 			b.t.Errorf("and %d more", len(v.Faults)-i)

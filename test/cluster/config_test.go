@@ -11,7 +11,7 @@ import (
 	"github.com/ocems-io/ocems/test/judge"
 )
 
-// TestConfigurations has each program check the file that it takes.
+// In TestConfigurations each program checks its configuration file.
 func TestConfigurations(t *testing.T) {
 	c := newCluster(t, 1, 0)
 	check := func(env []string, argv ...string) {
@@ -30,7 +30,7 @@ func TestConfigurations(t *testing.T) {
 	check(gateway.env, append([]string{gateway.argv[0], "config", "check"}, gateway.argv[1:]...)...)
 }
 
-// TestGateway posts to a stock Telegraf, which publishes to the partitions' streams, and kills brokers meanwhile.
+// TestGateway posts to a stock Telegraf, which publishes to the partitions' streams, while brokers are killed.
 func TestGateway(t *testing.T) {
 	b := newBench(t, 20, 0)
 	b.must(b.Workers[0].Start())
@@ -40,7 +40,7 @@ func TestGateway(t *testing.T) {
 	post := func(from, to time.Time) {
 		for i := range b.Devices {
 			lines, samples := b.readings(i, from, to)
-			b.until("the gateway takes it", func() bool { return b.Gateway.Post(lines) == nil })
+			b.until("the gateway accepts it", func() bool { return b.Gateway.Post(lines) == nil })
 			b.samples = append(b.samples, samples...)
 		}
 	}
@@ -48,7 +48,7 @@ func TestGateway(t *testing.T) {
 	for _, broker := range b.Brokers[:2] {
 		broker.Kill()
 		post(b.from.Add(judge.Slot), b.to)
-		b.samples = b.samples[:2*2*15*len(b.Devices)] // the second time they are the same
+		b.samples = b.samples[:2*2*15*len(b.Devices)] // the second time the samples are the same
 		b.must(broker.Start())
 		b.must(broker.Ready(b.ctx))
 	}

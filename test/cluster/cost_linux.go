@@ -9,24 +9,24 @@ import (
 	"time"
 )
 
-// Cost is what a life of a process has taken so far, by the kernel's account.
+// Cost is the resource use of a process since its start, as the kernel counts it.
 type Cost struct {
 	CPU                time.Duration // user and system, in steps of 10 ms
-	Read               int64         // bytes by system calls, of files and connections
+	Read               int64         // bytes that system calls have read from files and connections
 	Resident, MostEver int64         // bytes
 }
 
-// Less is what was taken since then.
+// Less returns the use since then.
 func (c Cost) Less(then Cost) Cost {
 	return Cost{c.CPU - then.CPU, c.Read - then.Read, c.Resident, c.MostEver}
 }
 
-// Cost asks the kernel.
+// Cost reads the use from the kernel.
 func (p *process) Cost() (c Cost, err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.command == nil {
-		return c, fmt.Errorf("what %s costs: it was never started", p.name)
+		return c, fmt.Errorf("reading the cost of %s: it was never started", p.name)
 	}
 	of := func(file string) (text string) {
 		if err == nil {
@@ -58,7 +58,7 @@ func (p *process) Cost() (c Cost, err error) {
 	return c, err
 }
 
-// Stored are the bytes on a broker's disk.
+// Stored returns the bytes on a broker's disk.
 func (b *Broker) Stored() (n int64, err error) {
 	err = filepath.WalkDir(b.path, func(path string, e fs.DirEntry, err error) error {
 		if err != nil || e.IsDir() {

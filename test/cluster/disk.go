@@ -8,13 +8,13 @@ import (
 	"syscall"
 )
 
-// disk is a directory that can be lost and, once Disk was called, be full.
+// disk is a directory that can be deleted and, after a call of Disk, be filled.
 type disk struct {
 	path    string
-	mounted bool // on it is a disk of its own
+	mounted bool // it has its own file system
 }
 
-// Wipe takes what is on it. Nobody may use it.
+// Wipe deletes the content. No process may use it.
 func (d *disk) Wipe() error {
 	list, err := os.ReadDir(d.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -28,7 +28,7 @@ func (d *disk) Wipe() error {
 
 func (d *disk) ballast() string { return filepath.Join(d.path, "ballast") }
 
-// Fill leaves no room on its disk, which must be one of its own.
+// Fill uses all space on its file system, which must be its own.
 func (d *disk) Fill() error {
 	f, err := os.Create(d.ballast())
 	if err != nil {
@@ -44,5 +44,5 @@ func (d *disk) Fill() error {
 	return nil
 }
 
-// Free makes room again.
+// Free undoes Fill.
 func (d *disk) Free() error { return os.Remove(d.ballast()) }

@@ -6,13 +6,13 @@ import (
 	"syscall"
 )
 
-// Disk gives it bytes of its own, so that it can be filled. It needs root, and that nobody has used it yet.
+// Disk mounts a file system of this size, so that it can be filled. It needs root, and the directory must not be in use.
 func (d *disk) Disk(bytes int) error {
 	if err := os.MkdirAll(d.path, 0o700); err != nil {
 		return err
 	}
 	if err := syscall.Mount("tmpfs", d.path, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", bytes)); err != nil {
-		return fmt.Errorf("giving %s a disk of its own: %w", d.path, err)
+		return fmt.Errorf("mounting a file system at %s: %w", d.path, err)
 	}
 	d.mounted = true
 	return nil

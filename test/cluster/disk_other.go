@@ -4,7 +4,7 @@ package cluster
 
 import "errors"
 
-// Disk is for Linux.
-func (*disk) Disk(int) error { return errors.New("giving a part a disk of its own: only on Linux") }
+// Disk works only on Linux.
+func (*disk) Disk(int) error { return errors.New("mounting a file system: only on Linux") }
 
 func (*disk) unmount() error { return nil }

@@ -1,5 +1,5 @@
-// Package cluster runs the set-up of examples/cluster on one machine: its brokers, workers, feeder and the simulated board,
-// as parts that can be started, killed and robbed of their disks one by one, and a judge of what the board then holds.
+// Package cluster runs examples/cluster on one machine: brokers, workers, a feeder and the simulated board. Each can be
+// started and killed, and can lose its disk. A judge checks the slots at the board.
 //
-// It is a module of its own, so that the project itself does not depend on a NATS client.
+// It is a separate module, so that the project itself does not depend on a NATS client.
 package cluster

@@ -12,15 +12,15 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Feeder publishes as a gateway does: to a subject of the device, in the device's order, each message until it is
-// acknowledged. A message that was stored, and its acknowledgement lost, is stored twice.
+// Feeder publishes like a gateway: to a subject of the device, in order per device. It repeats each message until it is
+// acknowledged. If an acknowledgement is lost, the message is stored twice.
 type Feeder struct {
 	cluster *Cluster
 	conn    *nats.Conn
 	js      jetstream.JetStream
 	lanes   []chan message
 	done    sync.WaitGroup
-	under   sync.WaitGroup // messages under way
+	under   sync.WaitGroup // messages in flight
 
 	mu                 sync.Mutex
 	published, retried int
@@ -34,7 +34,7 @@ type message struct {
 
 const (
 	lanes   = 64
-	ackWait = 3 * time.Second // of one attempt
+	ackWait = 3 * time.Second // limit of one attempt
 )
 
 // NewFeeder connects as the user gateway.
@@ -61,13 +61,13 @@ func (c *Cluster) NewFeeder(ctx context.Context) (*Feeder, error) {
 	return f, nil
 }
 
-// Connect connects to any broker as one of the users that have a certificate.
+// Connect connects to any broker as a user with a certificate.
 func (c *Cluster) Connect(user string) (*nats.Conn, error) {
 	return nats.Connect(c.URL(), nats.RootCAs(filepath.Join(c.certs, "ca.pem")), nats.MaxReconnects(-1), nats.ReconnectWait(200*time.Millisecond),
 		nats.ClientCert(filepath.Join(c.certs, user+".pem"), filepath.Join(c.certs, user+"-key.pem")))
 }
 
-// Stream looks a partition's stream up, for five seconds at most in all.
+// Stream looks up a partition's stream and calls use with it, within five seconds.
 func (c *Cluster) Stream(ctx context.Context, partition int, use func(context.Context, jetstream.Stream) error) error {
 	conn, err := c.Connect(fmt.Sprintf("admin-%d", partition))
 	if err != nil {
@@ -87,7 +87,7 @@ func (c *Cluster) Stream(ctx context.Context, partition int, use func(context.Co
 	return use(ctx, stream)
 }
 
-// Publish hands a message over, and waits while the device's lane is full.
+// Publish queues a message, and waits while the device's lane is full.
 func (f *Feeder) Publish(device string, data []byte) { f.publishTo("readings.", device, data) }
 
 func (f *Feeder) publishTo(prefix, device string, data []byte) {
@@ -116,10 +116,10 @@ func (f *Feeder) publish(ctx context.Context, m message) {
 	}
 }
 
-// Flush waits until all is acknowledged.
+// Flush waits until all messages are acknowledged.
 func (f *Feeder) Flush() { f.under.Wait() }
 
-// Close waits until every message is acknowledged, or the context has ended.
+// Close waits until every message is acknowledged or the context ends.
 func (f *Feeder) Close() {
 	for _, lane := range f.lanes {
 		close(lane)
@@ -128,7 +128,7 @@ func (f *Feeder) Close() {
 	f.conn.Close()
 }
 
-// Stats are the messages acknowledged, the attempts that failed, and why the last of them did.
+// Stats returns the number of acknowledged messages, the number of failed attempts, and the last error.
 func (f *Feeder) Stats() (published, retried int, last error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

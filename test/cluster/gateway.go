@@ -11,7 +11,7 @@ import (
 	"path/filepath"
 )
 
-// Gateway is a Telegraf that publishes what loggers post.
+// Gateway is a Telegraf that publishes the lines that loggers post.
 type Gateway struct {
 	process
 	address string
@@ -29,7 +29,7 @@ func newGateway(c *Cluster) (*Gateway, error) {
 	return g, nil
 }
 
-// Post sends lines as a logger.
+// Post posts lines like a logger.
 func (g *Gateway) Post(lines []byte) error {
 	ca, err := os.ReadFile(filepath.Join(g.certs, "ca.pem"))
 	if err != nil {

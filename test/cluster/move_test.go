@@ -16,21 +16,21 @@ import (
 	"github.com/ocems-io/ocems/test/judge"
 )
 
-// single is the machine that moves: a Telegraf that loggers post to, as they do to a gateway.
+// single is the machine that moves to the cluster: a Telegraf to which loggers post, as to a gateway.
 type single struct {
 	*Gateway
 	b       *bench
 	gateway string // gateway.conf
 	direct  string // the same without the brokers
 	host    string // host.conf
-	boardAt string // as the host sees it: a way that can be cut
+	boardAt string // the host's address of the board, which can be cut off
 	way     net.Listener
 }
 
 func newSingle(b *bench) *single {
 	ports, err := freePorts(1)
 	b.must(err)
-	s := &single{Gateway: b.Gateway, b: b, boardAt: ports[0], gateway: filepath.Join(b.Root, "examples/cluster/gateway.conf"),
+	s := &single{Gateway: b.Gateway, b: b, boardAt: "127.0.0.1:" + ports[0], gateway: filepath.Join(b.Root, "examples/cluster/gateway.conf"),
 		host: filepath.Join(b.Root, "examples/cluster/host.conf"), direct: filepath.Join(b.Dir, "direct.conf")}
 	text, err := os.ReadFile(s.gateway)
 	b.must(err)
@@ -44,7 +44,7 @@ func newSingle(b *bench) *single {
 	return s
 }
 
-// run starts it anew with these configurations.
+// run restarts it with these configurations.
 func (s *single) run(configs ...string) {
 	s.b.t.Helper()
 	s.b.must(s.Stop())
@@ -55,7 +55,7 @@ func (s *single) run(configs ...string) {
 	s.b.must(s.Start())
 }
 
-// reach lets the host reach the board.
+// reach connects the host to the board.
 func (s *single) reach() {
 	s.b.t.Helper()
 	way, err := net.Listen("tcp", s.boardAt)
@@ -82,10 +82,10 @@ func (s *single) reach() {
 	}()
 }
 
-// lose lets no new connection of the host reach the board. Those that it has are used up with its next restart.
+// lose refuses new connections from the host to the board. Its open connections end with its next restart.
 func (s *single) lose() { s.b.must(s.way.Close()) }
 
-// post posts so many minutes of readings of all devices as their loggers do, each until it is taken.
+// post posts minutes of readings of all devices like their loggers, and repeats each post until it is accepted.
 func (s *single) post(minutes int) {
 	s.b.t.Helper()
 	for range minutes {
@@ -94,13 +94,13 @@ func (s *single) post(minutes int) {
 			lines, samples := s.b.readings(i, s.b.from, s.b.from.Add(time.Minute))
 			text, s.b.samples = append(text, lines...), append(s.b.samples, samples...)
 		}
-		s.b.until("the host takes readings", func() bool { return s.Post(text) == nil })
+		s.b.until("the host accepts readings", func() bool { return s.Post(text) == nil })
 		s.b.from = s.b.from.Add(time.Minute)
 	}
 	s.b.to = s.b.from.Truncate(judge.Slot)
 }
 
-// outcomes are the host's.
+// outcomes returns the host's outcomes.
 func (s *single) outcomes() Outcomes {
 	s.b.t.Helper()
 	o, err := (&Worker{disk: disk{path: filepath.Join(s.b.Dir, "host")}}).Outcomes()
@@ -108,28 +108,28 @@ func (s *single) outcomes() Outcomes {
 	return o
 }
 
-// TestMove moves a single machine to the cluster as docs/scale.md says, with slots that wait for the board. The board has
-// each slot once, of all its readings, although publishing begins and the host ends in the middle of a slot.
+// TestMove moves a single machine to the cluster as described in docs/growing.md, while slots wait for the board. The board gets
+// each slot once, with all its readings, although publishing begins and the host ends in the middle of a slot.
 func TestMove(t *testing.T) {
 	b := newBench(t, 20, 0)
 	s := newSingle(b)
 	perSlot := len(b.Devices) * len(parameters)
 
-	s.run(s.direct, s.host) // as before, but for shared_device
+	s.run(s.direct, s.host) // as before, plus shared_device
 	s.post(60)
-	time.Sleep(6 * time.Second) // its windows close; the board is out of reach
+	time.Sleep(6 * time.Second) // its windows close; the board cannot be reached
 
 	s.post(7)
-	time.Sleep(2 * time.Second) // a flush
+	time.Sleep(2 * time.Second) // until Telegraf flushes
 	s.run(s.gateway, s.host)
 	s.post(8 + 45) // the stream begins in the middle of a slot
 	s.reach()
-	s.b.until("the host has delivered what waited", func() bool { return s.outcomes().Delivered >= 7*perSlot })
+	s.b.until("the host has delivered the waiting slots", func() bool { return s.outcomes().Delivered >= 7*perSlot })
 
 	if out, err := exec.Command(filepath.Join(b.Root, "examples/cluster/split.sh"), strconv.Itoa(Partitions), b.list).CombinedOutput(); err != nil {
 		t.Fatalf("splitting the devices: %v: %s", err, out)
 	}
-	for _, w := range b.Workers { // that has no other partition's devices
+	for _, w := range b.Workers { // gets only the devices of its partition
 		w.env = append(w.env, "OCEMS_DEVICES_FILE="+strings.Replace(b.list, ".csv", fmt.Sprintf("-%d.csv", w.Partition), 1))
 	}
 	b.must(b.StartWorkers())
@@ -143,27 +143,27 @@ func TestMove(t *testing.T) {
 		return n
 	}
 	stored := func(o Outcomes) int { return o.Stored }
-	b.until("both workers are told that the board has a whole slot", func() bool { return workers(stored) >= 2*4*perSlot })
+	b.settled("both workers know that the board has a complete slot", func() bool { return workers(stored) >= 2*4*perSlot })
 	if n := workers(func(o Outcomes) int { return o.Delivered }); n > 0 {
 		t.Errorf("the workers delivered %d readings while the host was first", n)
 	}
 
 	since := time.Now()
-	t.Log("the host loses the board, the workers do not")
+	t.Log("the host loses the board; the workers still reach it")
 	s.lose()
 	s.run(s.gateway, s.host)
 	s.post(60)
-	b.until("the workers deliver", func() bool { return workers(func(o Outcomes) int { return o.Delivered }) >= 3*perSlot })
+	b.settled("the workers deliver", func() bool { return workers(func(o Outcomes) int { return o.Delivered }) >= 3*perSlot })
 	s.reach()
-	b.until("the host is told so", func() bool { o := s.outcomes(); return o.Stored >= 3*perSlot })
+	b.until("the host knows that the board has the slots", func() bool { o := s.outcomes(); return o.Stored >= 3*perSlot })
 
 	s.post(7)
 	time.Sleep(2 * time.Second)
-	s.run(s.gateway) // it is a gateway now; the window that was open here goes no further
+	s.run(s.gateway) // now it is a gateway; its open window gets no more readings
 	s.post(8 + 45 + 6)
 	b.judged()
 
-	t.Log("worker 0-a is lost, and its successor reads the stream from a time on")
+	t.Log("worker 0-a is lost, and its successor reads the stream from a start time")
 	lost, other := b.Workers[0], b.Workers[1]
 	lost.Kill()
 	b.must(lost.Wipe())
@@ -179,24 +179,24 @@ func TestMove(t *testing.T) {
 	b.acknowledged(0, "a")
 	all, err := other.Outcomes()
 	b.must(err)
-	b.until("it is told what the board has", func() bool {
+	b.settled("it knows which slots the board has", func() bool {
 		o, err := lost.Outcomes()
 		b.must(err)
 		if o.Stored > all.Stored+all.Delivered-4*len(parameters) {
-			t.Fatalf("it reported %d readings, all of the stream", o.Stored)
+			t.Fatalf("it reported %d readings, the whole stream", o.Stored)
 		}
 		return o.Stored > 0
 	})
 	b.judged()
 }
 
-// TestMovePartition moves the devices of partition 0 to partition 1: in the middle of a slot their readings begin to be
-// published to both, and in the middle of another one partition 0 ends. Partition 1 comes second until then.
+// TestMovePartition moves the devices of partition 0 to partition 1. In the middle of a slot their readings begin to go to
+// both partitions. In the middle of another slot partition 0 ends. Until then partition 1 sends second.
 func TestMovePartition(t *testing.T) {
 	b := newBench(t, 12, 0)
 	for _, w := range b.Workers {
 		if w.Partition == 1 {
-			w.env = append(w.env, "OCEMS_SETTLE=40s") // for a delay: the readings are of hours ago
+			w.env = append(w.env, "OCEMS_SETTLE=40s") // in place of a delay, because the readings are hours old
 		}
 	}
 	b.must(b.StartWorkers())
@@ -233,7 +233,7 @@ func TestMovePartition(t *testing.T) {
 	publish(67, "part.0.")
 	publish(53, "part.0.", "part.1.")
 	publish(7, "part.0.", "part.1.")
-	b.until("both workers of partition 1 are told what the board has", func() bool {
+	b.settled("both workers of partition 1 know which slots the board has", func() bool {
 		return count(1, func(o Outcomes) int { return o.Stored }) >= 2*4*perSlot
 	})
 	if n := count(1, func(o Outcomes) int { return o.Delivered }); n > 0 {

@@ -7,11 +7,11 @@ import (
 	"strings"
 )
 
-// Network gives each broker and worker an address of its own, in a namespace that is a port of a bridge, so that it can be
-// cut off from all others. It needs root and Linux. A nil one has all parts on the loopback.
+// Network gives each broker and worker its own address, in a network namespace behind a port of a bridge, so that it can be
+// cut off. It needs root and Linux. With a nil Network all processes use the loopback.
 type Network struct{ parts int }
 
-// The bridge's address is the board's and the feeder's. Those of the parts follow.
+// The bridge has the address of the board and the feeder. The addresses of brokers and workers follow.
 const (
 	bridge    = "ocems0"
 	subnet    = "10.77.0."
@@ -23,7 +23,7 @@ func NewNetwork() (*Network, error) {
 	return &Network{}, ip("link set lo up", "link add "+bridge+" type bridge", "addr add "+subnet+"1/24 dev "+bridge, "link set "+bridge+" up")
 }
 
-// join gives a part its address.
+// join gives a process its address.
 func (n *Network) join(p *process) (host string, err error) {
 	if n == nil {
 		return "127.0.0.1", nil
@@ -35,10 +35,10 @@ func (n *Network) join(p *process) (host string, err error) {
 		"-n "+p.name+" addr add "+host+"/24 dev eth0", "-n "+p.name+" link set eth0 up", "-n "+p.name+" link set lo up")
 }
 
-// Cut takes the cable of a part that has an address of its own.
+// Cut cuts off the network of a process that has its own address.
 func (p *process) Cut() error { return ip("link set " + p.name + " down") }
 
-// Heal puts it back.
+// Heal undoes Cut.
 func (p *process) Heal() error { return ip("link set " + p.name + " up") }
 
 func (n *Network) board() string {

@@ -12,28 +12,28 @@ import (
 	"time"
 )
 
-// stopWithin is how long a process may take to end after SIGTERM.
+// stopWithin is the time limit for the end of a process after SIGTERM.
 const stopWithin = 20 * time.Second
 
-// process is a program that can be started again and again. Its lives share one log. One that ends by itself is started
-// again, as systemd does.
+// process is a program that can be started several times. All runs share one log. If it ends by itself, it is started again,
+// as by systemd.
 type process struct {
 	name string
-	dir  string // of the log
+	dir  string // directory of the log
 	argv []string
 	env  []string // NAME=value
-	in   []string // the command that starts it in its network
+	in   []string // the command that runs it in its network namespace
 
 	mu      sync.Mutex
-	command *exec.Cmd     // of the present life, or the last
-	ended   chan struct{} // closed when it is over; nil before the first
-	meant   bool          // to run
+	command *exec.Cmd     // of the current or last run
+	ended   chan struct{} // closed when this run ends; nil before the first
+	meant   bool          // it is meant to run
 }
 
-// restartAfter is between the end of a process and its next life.
+// restartAfter is the time between the end of a process and its restart.
 const restartAfter = time.Second
 
-// Start starts it.
+// Start starts the process.
 func (p *process) Start() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -44,7 +44,7 @@ func (p *process) Start() error {
 	return p.live()
 }
 
-// live begins a life. The caller holds the lock.
+// live begins a run. The caller holds the lock.
 func (p *process) live() error {
 	log, err := os.OpenFile(p.Log(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
 	if err != nil {
@@ -55,7 +55,8 @@ func (p *process) live() error {
 	command, ended := exec.Command(argv[0], argv[1:]...), make(chan struct{})
 	command.Env = append(os.Environ(), p.env...)
 	command.Stdout, command.Stderr = log, log
-	// A group of its own: Ctrl-C reaches the harness alone, which then stops all in order, and a kill takes children along.
+	// With its own process group, Ctrl-C reaches only the harness, which stops all processes in order, and a kill includes
+	// children.
 	command.SysProcAttr = attributes()
 	if err := command.Start(); err != nil {
 		return fmt.Errorf("starting %s: %w", p.name, err)
@@ -74,7 +75,7 @@ func (p *process) live() error {
 	return nil
 }
 
-// end lets the present life be the last, and returns it.
+// end makes the current run the last one, and returns it.
 func (p *process) end() (pid int, ended chan struct{}, runs bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -90,13 +91,13 @@ func (p *process) end() (pid int, ended chan struct{}, runs bool) {
 	}
 }
 
-// Name is that of its log and of its directory.
+// Name returns the name of its log and of its directory.
 func (p *process) Name() string { return p.name }
 
-// Log is the file of all that it has written.
+// Log returns the path of the file with its output.
 func (p *process) Log() string { return filepath.Join(p.dir, p.name+".log") }
 
-// Kill is kill -9.
+// Kill sends kill -9.
 func (p *process) Kill() {
 	if pid, ended, runs := p.end(); runs {
 		_ = syscall.Kill(-pid, syscall.SIGKILL)
@@ -104,7 +105,7 @@ func (p *process) Kill() {
 	}
 }
 
-// Stop is SIGTERM, and kill -9 where that is not enough.
+// Stop sends SIGTERM, and kill -9 if the process does not end.
 func (p *process) Stop() error {
 	pid, ended, runs := p.end()
 	if !runs {
@@ -122,10 +123,10 @@ func (p *process) Stop() error {
 	}
 }
 
-// Pause stops it as a machine that hangs does, until Resume.
+// Pause suspends the process, like a machine that hangs, until Resume.
 func (p *process) Pause() { p.signal(syscall.SIGSTOP) }
 
-// Resume goes on.
+// Resume undoes Pause.
 func (p *process) Resume() { p.signal(syscall.SIGCONT) }
 
 func (p *process) signal(s syscall.Signal) {
@@ -136,7 +137,7 @@ func (p *process) signal(s syscall.Signal) {
 	}
 }
 
-// tail is the end of its log.
+// tail returns the end of its log.
 func (p *process) tail() string {
 	text, _ := os.ReadFile(p.Log())
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")

@@ -2,7 +2,7 @@ package cluster
 
 import "syscall"
 
-// attributes let a process end with the harness, even where that is killed.
+// attributes makes a process end with the harness, even if the harness is killed.
 func attributes() *syscall.SysProcAttr {
 	return &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL}
 }

@@ -15,7 +15,7 @@ import (
 // Worker is one of the two Telegrafs of a partition.
 type Worker struct {
 	process
-	disk      // of its state
+	disk      // for its state
 	Partition int
 }
 
@@ -30,10 +30,10 @@ func newWorker(c *Cluster, partition int, id string, variables []string) (*Worke
 	return w, c.authority.issue(w.name)
 }
 
-// Outcomes are how many readings of slots a worker has an outcome of, as its trail says, and of samples that came too late.
+// Outcomes counts, from a worker's trail, the readings by outcome and the samples that came too late.
 type Outcomes struct{ Delivered, Stored, Late int }
 
-// Outcomes reads the trail, which it may be writing.
+// Outcomes reads the trail while the worker may write it.
 func (w *Worker) Outcomes() (o Outcomes, err error) {
 	f, err := os.Open(filepath.Join(w.path, "audit.jsonl"))
 	if errors.Is(err, fs.ErrNotExist) {
@@ -47,7 +47,7 @@ func (w *Worker) Outcomes() (o Outcomes, err error) {
 	for lines.Scan() {
 		var e audit.Entry
 		if json.Unmarshal(lines.Bytes(), &e) != nil {
-			continue // it is being written
+			continue // the worker is writing this line
 		}
 		switch e.Outcome {
 		case audit.Delivered:

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Builds the components into the versions of both hosts that are in use, sends a day through each to a simulated board, and
-# prints what the board holds. COMPAT chooses rows: COMPAT="collector-0.149.0 telegraf-1.40.1". Logs are in dist/compat.
+# Builds the components into current versions of both hosts, sends a day through each to a simulated board, and prints the
+# counts of the board. COMPAT selects rows: COMPAT="collector-0.149.0 telegraf-1.40.1". Logs are in dist/compat.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 make=${MAKE:-make} go=${GO:-go} out=dist/compat
@@ -10,7 +10,7 @@ failed=0
 # wanted NAME
 wanted() { [ -z "${COMPAT:-}" ] || [[ " $COMPAT " == *" $1 "* ]]; }
 
-# row HOST VERSION BINARY COMMAND... runs the command and prints its last line as a row of the table.
+# row HOST VERSION BINARY COMMAND... runs the command and prints its last line as a table row.
 row() {
 	local name=$1 version=$2 binary=$3 log=$out/$1-$2.log counts
 	shift 3
@@ -29,7 +29,8 @@ build() {
 echo "| host | version | Go | accepted | rejected | missing |"
 echo "|---|---|---|---|---|---|"
 
-# Each collector: version, that of its stable modules, of contrib, and of the newest host metrics receiver that goes with it.
+# For each collector: its version, the versions of its stable modules and of contrib, and the newest compatible host metrics
+# receiver.
 while read -r version stable contrib hostmetrics; do
 	wanted "collector-$version" || continue
 	cat >"$out/collector-$version.yaml" <<-YAML
@@ -64,8 +65,8 @@ done <<-VERSIONS
 	0.165.0 1.71.0 0.165.1 0.160.0
 VERSIONS
 
-# Each Telegraf: version, the toolchain that it needs, and modules that not every proxy serves: none of the plugins that are
-# built here needs them.
+# For each Telegraf: its version, its toolchain, and modules that not every proxy serves. The plugins that are built here do
+# not need these modules.
 while read -r version toolchain unneeded; do
 	wanted "telegraf-$version" || continue
 	telegraf() {
@@ -77,7 +78,7 @@ while read -r version toolchain unneeded; do
 	}
 	build "$out/telegraf-$version.build.log" telegraf || continue
 	row telegraf "$version" "bin/compat/telegraf-$version" examples/telegraf-modbus/run.sh --telegraf "$PWD/bin/compat/telegraf-$version"
-	# The external plugin beside it.
+	# The same with the external plugin.
 	row ocems-telegraf "$version" bin/ocems-telegraf examples/telegraf-modbus/run.sh --telegraf "$PWD/bin/compat/telegraf-$version" \
 		--config "$PWD/examples/telegraf-execd/telegraf.conf"
 done <<-VERSIONS

@@ -18,7 +18,7 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
 )
 
-// schema is the part of JSON Schema that metadata.yaml has for a key.
+// schema is the part of JSON Schema that metadata.yaml uses for a key.
 type schema struct {
 	Description, Type, Format string
 	Ref                       string `yaml:"$ref"`
@@ -28,7 +28,7 @@ type schema struct {
 	Properties                map[string]schema
 }
 
-// The page, metadata.yaml and the factory of a component say the same. The page begins as the collector's generator writes it.
+// README, metadata.yaml and factory of a component must agree. The README begins as the collector's generator writes it.
 func TestComponents(t *testing.T) {
 	exporter, processor, extension := ocemsexporter.NewFactory(), ocemsslotprocessor.NewFactory(), ocemsstorage.NewFactory()
 	shared := map[string]reflect.Type{"device": reflect.TypeFor[registry.DeviceConfig](), "parameter": reflect.TypeFor[registry.ParameterConfig]()}
@@ -87,7 +87,7 @@ func TestComponents(t *testing.T) {
 				t.Fatal(err)
 			}
 			if !strings.HasPrefix(string(page), want) || strings.Contains(string(page), "\n## Warnings\n") != (warnings != "") {
-				t.Errorf("README.md does not begin with\n%sor has no section of warnings", want)
+				t.Errorf("README.md does not begin with\n%sor has no section about warnings", want)
 			}
 
 			keys(t, "config", doc.Config.Properties, reflect.ValueOf(c.factory.CreateDefaultConfig()).Elem())
@@ -98,7 +98,7 @@ func TestComponents(t *testing.T) {
 	}
 }
 
-// keys holds properties to the fields of a configuration, in both directions: their names, types and defaults.
+// keys compares properties with the fields of a configuration, in both directions: names, types and defaults.
 func keys(t *testing.T, path string, properties map[string]schema, defaults reflect.Value) {
 	left := map[string]bool{}
 	for key := range properties {
@@ -106,7 +106,7 @@ func keys(t *testing.T, path string, properties map[string]schema, defaults refl
 	}
 	for _, f := range reflect.VisibleFields(defaults.Type()) {
 		key := f.Tag.Get("mapstructure")
-		if key == "-" || key == "" || strings.HasPrefix(key, ",") || key == "field" { // field is Telegraf's
+		if key == "-" || key == "" || strings.HasPrefix(key, ",") || key == "field" { // only Telegraf has field
 			continue
 		}
 		s, ok := properties[key]
@@ -115,7 +115,7 @@ func keys(t *testing.T, path string, properties map[string]schema, defaults refl
 		if !ok || s.Description == "" || !s.is(f.Type) {
 			t.Errorf("%s.%s: %+v, want a description and the type of %s", path, key, s, f.Type)
 		}
-		if s.Ref != "" { // the exporter's client; its defaults are of another page
+		if s.Ref != "" { // the exporter's HTTP client; its defaults are documented elsewhere
 			continue
 		}
 		shown := ""
@@ -123,10 +123,10 @@ func keys(t *testing.T, path string, properties map[string]schema, defaults refl
 			shown = fmt.Sprint(v.Interface())
 		}
 		if given := fmt.Sprint(s.Default); (s.Default == nil || given == "0") != (shown == "") || shown != "" && given != shown {
-			t.Errorf("%s.%s: the default is %v, and %q in the code", path, key, s.Default, shown)
+			t.Errorf("%s.%s: the default is %v, but %q in the code", path, key, s.Default, shown)
 		}
 		if len(s.Enum) > 0 && shown != "" && !slices.Contains(s.Enum, shown) {
-			t.Errorf("%s.%s: the default %q is none of %v", path, key, shown, s.Enum)
+			t.Errorf("%s.%s: the default %q is not one of %v", path, key, shown, s.Enum)
 		}
 	}
 	for key := range left {
@@ -134,7 +134,7 @@ func keys(t *testing.T, path string, properties map[string]schema, defaults refl
 	}
 }
 
-// is says whether a schema is of a Go type.
+// is reports whether a schema describes a Go type.
 func (s schema) is(t reflect.Type) bool {
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()

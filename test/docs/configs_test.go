@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// Every configuration of the examples and of the README is one that its program takes.
+// Every configuration of the examples and of the README is valid for its program.
 func TestConfigurations(t *testing.T) {
 	bin := filepath.Dir(program(t, "ocems"))
 	dir := t.TempDir()
@@ -26,7 +26,7 @@ func TestConfigurations(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	block := func(kind, with string) string { // of the README, with paths that exist here
+	block := func(kind, with string) string { // a block of the README, with paths that exist here
 		for _, m := range regexp.MustCompile("(?s)```"+kind+"\n(.*?)```").FindAllStringSubmatch(string(readme), -1) {
 			if strings.Contains(m[1], with) {
 				text := regexp.MustCompile(`/etc/[a-z/-]*public\.pem`).ReplaceAllString(m[1], key)

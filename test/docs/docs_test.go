@@ -1,5 +1,5 @@
-// Package docs_test holds the documentation to what the programs do: it runs its commands, checks its configurations and
-// follows its links.
+// Package docs_test compares the documentation with the programs: it runs its commands, checks its configurations and follows
+// its links.
 package docs_test
 
 import (
@@ -19,24 +19,24 @@ import (
 	"time"
 )
 
-// The repository and its pages, seen from here.
+// The paths of the repository and its pages, relative to this directory.
 const (
 	root = "../../"
 	docs = root + "docs/"
 )
 
-// block is a fenced block of a page, or a directive without one: an HTML comment on a line of its own.
+// block is a fenced block of a page, or a directive without a block: an HTML comment on its own line.
 type block struct {
 	page, section string // section is the heading above it
 	line          int
 	about         string // the comment on the line before it
-	language      string // "" for a directive alone
+	language      string // "" for a directive without a block
 	text          string
 }
 
 var indented = regexp.MustCompile(`^    [^ *0-9|-]`)
 
-// blocks reads a page. A comment belongs to the block that begins on the next line.
+// blocks reads the blocks of a page. A comment belongs to the block that begins on the next line.
 func blocks(t *testing.T, page string) (all []block) {
 	t.Helper()
 	text, err := os.ReadFile(root + page)
@@ -60,7 +60,7 @@ func blocks(t *testing.T, page string) (all []block) {
 			if indented.MatchString(line) && (i == 0 || strings.TrimSpace(lines[i-1]) == "") {
 				t.Errorf("%s:%d: a block without a fence, which this test does not see", page, i+1)
 			}
-			if about != "" { // it was alone
+			if about != "" { // a directive without a block
 				all = append(all, block{page, section, i, about, "", ""})
 				about = ""
 			}
@@ -78,7 +78,7 @@ func blocks(t *testing.T, page string) (all []block) {
 	return all
 }
 
-// Every block says what it is, so that none stays unchecked for lack of a word.
+// Every block has a language that this test checks.
 func TestBlocksAreOfAKindThatIsChecked(t *testing.T) {
 	for _, page := range pages(t) {
 		for _, b := range blocks(t, page) {
@@ -91,8 +91,8 @@ func TestBlocksAreOfAKindThatIsChecked(t *testing.T) {
 	}
 }
 
-// The commands of the other pages run anywhere, on a machine where the host is a service, or in a clone; or they say why they
-// do not.
+// The commands of the other pages run anywhere, on a machine where the host is a service, or in a clone. Otherwise a comment
+// says why they do not run.
 func TestCommands(t *testing.T) {
 	t.Parallel()
 	for _, page := range pages(t) {
@@ -112,7 +112,7 @@ func TestCommands(t *testing.T) {
 			section := ""
 			for _, b := range all {
 				if w != nil && b.section != section {
-					w.said = "" // another section's text is not what a command prints
+					w.said = "" // text of another section is not the output of this command
 				}
 				section = b.section
 				switch {
@@ -125,7 +125,7 @@ func TestCommands(t *testing.T) {
 						continue
 					}
 					said := <-clones[b.line]
-					if said.err != nil { // beside others Telegraf may miss a poll, and a mean is another
+					if said.err != nil { // with other tests in parallel, Telegraf may miss a poll, which changes a mean
 						t.Logf("%s:%d: again, alone: %v: %s", page, b.line, said.err, said.out)
 						said = <-clone(t, b)
 					}
@@ -133,7 +133,7 @@ func TestCommands(t *testing.T) {
 						t.Errorf("%s:%d: %v: %s", page, b.line, said.err, said.out)
 					}
 				case b.language == "json" && !json.Valid([]byte(b.text)):
-					t.Errorf("%s:%d: this is no JSON", page, b.line)
+					t.Errorf("%s:%d: this is not JSON", page, b.line)
 				case (b.language == "toml" || b.language == "yaml") && strings.HasPrefix(page, "docs/"):
 					t.Errorf("%s:%d: a configuration that no program checks", page, b.line)
 				}
@@ -142,8 +142,8 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// What a command names is there, also where it is not run: targets of make, packages and scripts of the repository, programs
-// that are built, commands and flags of ocems; and a service's user is that of its configuration.
+// All names in commands exist, also in commands that are not run: targets of make, packages and scripts of the repository,
+// built programs, commands and flags of ocems. A service's user is the user of its configuration.
 func TestCommandsNameWhatIsThere(t *testing.T) {
 	makefile, err := os.ReadFile(root + "Makefile")
 	if err != nil {
@@ -182,7 +182,7 @@ func TestCommandsNameWhatIsThere(t *testing.T) {
 			}
 			for _, m := range regexp.MustCompile(`(?:^| )(?:\./)?((?:examples|cmd|test|ocems|plugins)/[\w./-]+)`).FindAllStringSubmatch(line, -1) {
 				if _, err := os.Stat(root + strings.TrimSuffix(m[1], "/...")); err != nil && strings.Contains(commands, "go ") {
-					wrong("%s is not there", m[1])
+					wrong("%s does not exist", m[1])
 				}
 			}
 			for _, m := range regexp.MustCompile(`\bbin/((?:tools/)?[\w-]+)`).FindAllStringSubmatch(line, -1) {
@@ -213,7 +213,7 @@ func TestCommandsNameWhatIsThere(t *testing.T) {
 	}
 }
 
-// The table of byte orders is arithmetic.
+// The values in the table of byte orders are right.
 func TestByteOrders(t *testing.T) {
 	text, err := os.ReadFile(docs + "troubleshooting.md")
 	if err != nil {
@@ -241,7 +241,7 @@ func TestByteOrders(t *testing.T) {
 	}
 }
 
-// pages are all of the repository, seen from its top.
+// pages returns all pages of the repository, relative to its root.
 func pages(t *testing.T) (list []string) {
 	t.Helper()
 	err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
@@ -261,7 +261,7 @@ func pages(t *testing.T) (list []string) {
 	return list
 }
 
-// program is the path of one in the directory OCEMS_BIN.
+// program returns the path of a program in the directory OCEMS_BIN.
 func program(t *testing.T, name string) string {
 	t.Helper()
 	bin := os.Getenv("OCEMS_BIN")
@@ -278,7 +278,7 @@ func program(t *testing.T, name string) string {
 	return path
 }
 
-// until polls: what is waited for is done by another process.
+// until polls, because another process does the work.
 func until(limit time.Duration, ok func() bool) bool {
 	for end := time.Now().Add(limit); ; time.Sleep(50 * time.Millisecond) {
 		if ok() {
@@ -290,7 +290,7 @@ func until(limit time.Duration, ok func() bool) bool {
 	}
 }
 
-// What differs from run to run. The order counts.
+// Text that differs between runs. The order matters.
 var varying = []struct {
 	pattern *regexp.Regexp
 	word    string
@@ -313,7 +313,7 @@ func plain(line string) string {
 	return strings.TrimSpace(line)
 }
 
-// shown reports the first line of want that is in no line of got after the one before. In want, "…" is any text.
+// shown reports whether got has the lines of want in order, and returns the first missing line. In want, "…" is any text.
 func shown(want, got string) (missing string, ok bool) {
 	lines := strings.Split(got, "\n")
 	for _, line := range strings.Split(want, "\n") {
@@ -329,7 +329,7 @@ func shown(want, got string) (missing string, ok bool) {
 	return "", true
 }
 
-// like reports whether a line is what want shows, but for what varies.
+// like reports whether a line is like want, except varying text.
 func like(want, line string) bool {
 	parts := strings.Split(plain(want), "…")
 	if line = plain(line); len(parts) == 1 {

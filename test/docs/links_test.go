@@ -16,7 +16,7 @@ var (
 	inCode  = regexp.MustCompile("`[^`\n]*`")
 )
 
-// Every link inside the repository leads to a file that is there, and to a heading of it where it names one.
+// Every link inside the repository leads to an existing file, and to an existing heading if it names one.
 func TestLinks(t *testing.T) {
 	count := 0
 	for _, page := range pages(t) {
@@ -43,11 +43,11 @@ func TestLinks(t *testing.T) {
 		}
 	}
 	if count < 20 {
-		t.Errorf("%d links found: are there no more?", count)
+		t.Errorf("%d links found: too few", count)
 	}
 }
 
-// anchors are what the headings of a page are called, by GitHub's rule.
+// anchors returns the anchors of a page's headings, by GitHub's rule.
 func anchors(t *testing.T, page string) map[string]bool {
 	text, err := os.ReadFile(page)
 	if err != nil {

@@ -29,16 +29,16 @@ const (
 	testKeys  = root + "ocems/seal/testdata/"
 )
 
-// answer is one case of the page: what the board does, and which row of which section says what comes of it.
+// answer is one case of the page: the board's behaviour, and the section and row that say the outcome.
 type answer struct {
 	section, row string
-	fault        string              // JSON of a simulator.Fault without its device; "" is a board that does as it should
-	flag         string              // of ph
-	parameters   map[string][]string // what the board takes of the device; nil takes all
-	before       string              // cod of the same slot, which was delivered before
+	fault        string              // JSON of a simulator.Fault without its device; "" is a board without a fault
+	flag         string              // flag of ph
+	parameters   map[string][]string // parameters that the board accepts from the device; nil accepts all
+	before       string              // cod of the same slot in an earlier delivery
 	shared       bool                // another sender has sent the slot
-	old          bool                // a slot of more than 7 days, the first that is sent: no clock is known
-	last         bool                // sent when the others are done, since it moves the board's clock
+	old          bool                // a slot older than 7 days; it is sent first, when no clock is known
+	last         bool                // sent after all others, because it moves the board's clock
 }
 
 func answers() (list []answer) {
@@ -89,12 +89,12 @@ func answers() (list []answer) {
 	return list
 }
 
-// ends is how many lines of the trail come of it.
+// ends returns the number of lines in the trail for it.
 func (a answer) ends() int {
 	switch {
 	case a.old:
 		return 0
-	case a.before == "99", a.shared: // what is stored, and what is rejected; and what is asked for one by one
+	case a.before == "99", a.shared: // the stored and the rejected reading, and the readings that are sent one by one
 		return 3
 	case a.before != "" || a.flag == "C":
 		return 2
@@ -102,7 +102,7 @@ func (a answer) ends() int {
 	return 1
 }
 
-// TestStatusCodes drives the output as a program through each answer, and holds the page to what came of it.
+// TestStatusCodes runs the output as a program against each answer, and compares the page with the outcome.
 func TestStatusCodes(t *testing.T) {
 	t.Parallel()
 	const page = "status-codes.md"
@@ -127,13 +127,13 @@ func TestStatusCodes(t *testing.T) {
 	for _, code := range spec.Statuses() {
 		want = append(want, fmt.Sprint(int(code)))
 		if says := cell(sections[fmt.Sprint(int(code))], "the document"); says != code.Description() {
-			t.Errorf("%s: section %d: the document says %q, the page %q", page, int(code), code.Description(), says)
+			t.Errorf("%s: section %d: the spec says %q, the page %q", page, int(code), code.Description(), says)
 		}
 	}
 	slices.Sort(codes)
 	slices.Sort(want)
 	if !slices.Equal(codes, want) {
-		t.Errorf("%s has the codes %v, the document %v", page, codes, want)
+		t.Errorf("%s has the codes %v, the spec %v", page, codes, want)
 	}
 	listed := map[string]bool{}
 	overview, _, _ := strings.Cut(string(text), "\n## ")
@@ -160,20 +160,20 @@ func TestStatusCodes(t *testing.T) {
 		for _, m := range regexp.MustCompile("(?s)```text\n(.*?)```").FindAllStringSubmatch(body, -1) {
 			for line := range strings.Lines(m[1]) {
 				if !slices.ContainsFunc(said[name], func(l string) bool { return like(line, l) }) {
-					t.Errorf("%s: section %s: not in what was written: %s\n%s", page, name, line, strings.Join(said[name], "\n"))
+					t.Errorf("%s: section %s: not in log or trail: %s\n%s", page, name, line, strings.Join(said[name], "\n"))
 				}
 			}
 		}
 	}
 	for i, a := range list {
 		if got := outcome(device(i), said[device(i)], &a); cell(sections[a.section], a.row) != got {
-			t.Errorf("%s: section %s: %s: it is %q, the page says %q:\n%s", page, a.section, a.row, got, cell(sections[a.section], a.row),
+			t.Errorf("%s: section %s: %s: the outcome is %q, the page says %q:\n%s", page, a.section, a.row, got, cell(sections[a.section], a.row),
 				strings.Join(said[device(i)], "\n"))
 		}
 	}
 }
 
-// cell is the right side of a row of a section's table.
+// cell returns the right column of a row in a section's table.
 func cell(body, row string) string {
 	m := regexp.MustCompile(`(?m)^\| ` + row + ` \| (.*) \|$`).FindStringSubmatch(body)
 	if m == nil {
@@ -184,11 +184,11 @@ func cell(body, row string) string {
 
 func device(i int) string { return fmt.Sprintf("device_%d", 1000+i) }
 
-// holdInterval is long enough to tell what waited for it from an outcome that was gathered with others.
+// holdInterval is longer than the time for which outcomes are gathered, so that the two waits can be distinguished.
 const holdInterval = 6 * time.Second
 
-// report lets one process report two readings of a device for each answer, and returns the lines of log and trail by
-// device and by section.
+// report runs one process that reports two readings per answer, each answer with its own device. It returns the lines of log
+// and trail by device and by section.
 func report(t *testing.T, list []answer) map[string][]string {
 	station := simulator.Station{ID: "station_1234"}
 	var config strings.Builder
@@ -234,7 +234,7 @@ func report(t *testing.T, list []answer) map[string][]string {
 		switch {
 		case a.before != "":
 			p.write(lines(i, stamp, a.before))
-		case a.shared: // the board must have taken something
+		case a.shared: // the board must have accepted a slot
 			p.write(lines(i, stamp.Add(-spec.SlotLength), "110.5"))
 		default:
 			continue
@@ -274,7 +274,7 @@ func report(t *testing.T, list []answer) map[string][]string {
 			return names
 		}
 		if !until(patience, func() bool { return missing() == nil }) {
-			t.Errorf("nothing has come of %q:\n%s", missing(), p.log())
+			t.Errorf("no outcome of %q:\n%s", missing(), p.log())
 		}
 	}
 	p.stop()
@@ -294,7 +294,7 @@ func report(t *testing.T, list []answer) map[string][]string {
 	return said
 }
 
-// outcome is the page's word for what a device's lines tell.
+// outcome returns the page's name for the outcome in a device's lines.
 func outcome(device string, lines []string, a *answer) string {
 	all := strings.Join(lines, "")
 	var ends []audit.Entry
@@ -334,7 +334,7 @@ func outcome(device string, lines []string, a *answer) string {
 	return "delivered"
 }
 
-// untrusted is what is written when the server's certificate is of a stranger.
+// untrusted returns the log and trail of a host whose server has an untrusted certificate.
 func untrusted(t *testing.T) []string {
 	server := httptest.NewUnstartedServer(http.NotFoundHandler())
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
@@ -370,7 +370,7 @@ func deviceTable(id string) string {
 	return fmt.Sprintf("[[outputs.ocems.device]]\nstation_id = \"station_1234\"\ndevice_id = %q\ntoken_id = %q\n", id, testToken)
 }
 
-// process is an ocems-telegraf.
+// process is a running ocems-telegraf.
 type process struct {
 	t       *testing.T
 	dir     string
@@ -380,7 +380,7 @@ type process struct {
 	out     bytes.Buffer
 }
 
-// Write takes what the process says on either stream.
+// Write collects the output of the process on both streams.
 func (p *process) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -399,7 +399,7 @@ func (p *process) read(name string) string {
 	return string(b)
 }
 
-// trail are the lines about devices: those about the host come when they come.
+// trail returns the lines about devices, because the time of lines about the host is not fixed.
 func (p *process) trail() (list []audit.Entry) {
 	for line := range strings.Lines(p.read("state/audit.jsonl")) {
 		var e audit.Entry
@@ -442,7 +442,7 @@ func (p *process) write(lines string) {
 	}
 }
 
-// stop ends the process as Telegraf does.
+// stop ends the process like Telegraf.
 func (p *process) stop() {
 	if p.command == nil {
 		return

@@ -16,7 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// TestTroubleshooting makes each trouble, and wants every line that the page shows among what the programs then wrote.
+// TestTroubleshooting causes each trouble. The programs must then write every line that the page shows.
 func TestTroubleshooting(t *testing.T) {
 	t.Parallel()
 	var said []string
@@ -26,7 +26,7 @@ func TestTroubleshooting(t *testing.T) {
 	parameter := "[[outputs.ocems.device.parameter]]\nmetric = \"etp\"\nfield = \"cod\"\nunit = \"mg/L\"\n"
 	config := fmt.Sprintf("endpoint = %q\nsettle = \"1s\"\n", server.URL+"/v1.0/industry/data") + deviceTable("device_5678") + parameter
 
-	// Readings that are not taken.
+	// Readings that are refused.
 	dir, now := t.TempDir(), time.Now()
 	past := now.Truncate(spec.SlotLength).Add(-20 * time.Minute)
 	p := startIn(t, dir, config)
@@ -56,12 +56,12 @@ func TestTroubleshooting(t *testing.T) {
 	}
 	p = startIn(t, dir, config)
 	if !until(patience, func() bool { return strings.Contains(p.log(), "damaged-") }) {
-		t.Errorf("the damage is not told:\n%s", p.log())
+		t.Errorf("the damage is not in the log:\n%s", p.log())
 	}
 	if err := os.Remove(filepath.Join(dir, "state", "state.db")); err != nil {
 		t.Fatal(err)
 	}
-	if !until(patience, func() bool { return strings.Contains(p.log(), "anew") }) {
+	if !until(patience, func() bool { return strings.Contains(p.log(), "written there again") }) {
 		t.Errorf("it is not told that the state is gone:\n%s", p.log())
 	}
 	p.stop()
@@ -70,7 +70,7 @@ func TestTroubleshooting(t *testing.T) {
 	// A wrong id: it is taken out, and then named.
 	dir = t.TempDir()
 	for _, life := range []struct{ id, formerly, says string }{
-		{"device_5679", "", "refuses the device"}, {"device_5678", "", "not configured"}, {"device_5678", `formerly = ["device_5679"]`, "taken over"}} {
+		{"device_5679", "", "refuses the device"}, {"device_5678", "", "not configured"}, {"device_5678", `formerly = ["device_5679"]`, "waiting slots from former names"}} {
 		p = startIn(t, dir, strings.Replace(config, `device_id = "device_5678"`, fmt.Sprintf("device_id = %q\n%s\n", life.id, life.formerly), 1))
 		if life.id == "device_5679" {
 			p.write(fmt.Sprintf("etp cod=110.5 %d\n", past.UnixNano()))
@@ -82,7 +82,7 @@ func TestTroubleshooting(t *testing.T) {
 		keep(p.log())
 	}
 
-	// A time that is not a slot's.
+	// A time that is not on a slot.
 	p = start(t, "align = false\n"+config)
 	p.write(fmt.Sprintf("etp cod=110.5 %d\n", past.Add(time.Second).UnixNano()))
 	if !until(patience, func() bool { return strings.Contains(p.log(), "grid") }) {
@@ -91,12 +91,12 @@ func TestTroubleshooting(t *testing.T) {
 	p.stop()
 	keep(p.log())
 
-	// Mistakes in the configuration, and what the doctor finds on the way to the server.
+	// Mistakes in the configuration, and the doctor's checks of the network and the server.
 	for _, change := range [][2]string{{`unit = "mg/L"`, `unit = "mgl"`}, {`field = "cod"`, `field = "cod"` + "\nparameter = \"codd\""}, {"settle", "setle"},
 		{`token_id = "` + testToken + `"`, `token_id = "${OCEMS_TOKEN_OF_NOBODY}"`}} {
 		p := start(t, strings.Replace(config, change[0], change[1], 1))
 		if err := p.command.Wait(); err == nil {
-			t.Errorf("%s is taken", change[1])
+			t.Errorf("%s is accepted", change[1])
 		}
 		p.command = nil
 		keep(p.log())
@@ -125,11 +125,11 @@ func TestTroubleshooting(t *testing.T) {
 		for line := range strings.Lines(m[1]) {
 			shownLines++
 			if !slices.ContainsFunc(said, func(l string) bool { return like(line, l) }) {
-				t.Errorf("no program has written: %s", line)
+				t.Errorf("no program has written the line: %s", line)
 			}
 		}
 	}
 	if shownLines == 0 || t.Failed() {
-		t.Logf("written, of which the page shows %d lines:\n%s", shownLines, strings.Join(said, ""))
+		t.Logf("the page shows %d lines of this output:\n%s", shownLines, strings.Join(said, ""))
 	}
 }

@@ -21,10 +21,9 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-const patience = 40 * time.Second // for what a background program or a retried command must show
+const patience = 40 * time.Second // limit for the output of a background program or a repeated command
 
-// The walk is gone as it is written, block by block, in a directory that looks like a clone with its programs built. Only
-// the ports are others.
+// The test follows the page block by block, in a directory that looks like a clone with built programs. Only the ports differ.
 func TestGettingStarted(t *testing.T) {
 	t.Parallel()
 	const collector = "The same with a collector"
@@ -52,18 +51,18 @@ func TestGettingStarted(t *testing.T) {
 	})
 }
 
-// walk is one reader with a clone.
+// walk is one reader of a page, with a clone.
 type walk struct {
 	t       *testing.T
-	dir     string // has what one terminal leaves to the next: the directory and the environment
+	dir     string // has the working directory and the environment for the next terminal
 	ports   *strings.Replacer
 	board   string
 	running map[string]*terminal
-	said    string // by the last command
-	machine string // directory of the machine of service, or ""
+	said    string // output of the last command
+	machine string // root directory of the simulated machine with a service, or ""
 }
 
-// terminal is a program that runs on.
+// terminal is a program that runs in the background.
 type terminal struct {
 	command *exec.Cmd
 	log     string
@@ -128,7 +127,7 @@ func (w *walk) copy(name string) {
 	}
 }
 
-// plant builds the simulated analyser, as the first step says.
+// plant builds the simulated analyser, as in the first step.
 func (w *walk) plant() {
 	w.t.Helper()
 	command := exec.Command("go", "build", "-o", filepath.Join(w.dir, "clone", "bin", "plant"), root+"test/modbusplant")
@@ -137,7 +136,7 @@ func (w *walk) plant() {
 	}
 }
 
-// script is a shell that goes on where the last one stopped.
+// script returns a shell that continues with the directory and environment of the last one.
 func (w *walk) script(text string) *exec.Cmd {
 	command := exec.Command("bash", "-eu", "-c", `[ ! -e "$WALK/env" ] || { . "$WALK/env"; cd "$(cat "$WALK/cwd")"; }
 `+w.ports.Replace(text))
@@ -168,7 +167,7 @@ func (w *walk) step(b block) {
 		t.Fatalf("%s:%d: %s", b.page, b.line, fmt.Sprintf(format, args...))
 	}
 	if b.language == "sh" && !slices.Contains([]string{"", "not", "stop", "background", "retry", "service"}, word) {
-		failed("%q is no directive", b.about)
+		failed("%q is not a directive", b.about)
 	}
 	switch {
 	case word == "not":
@@ -190,7 +189,7 @@ func (w *walk) step(b block) {
 		x := w.running[strings.TrimPrefix(rest, "of ")]
 		var missing string
 		if !until(patience, func() (ok bool) { missing, ok = shown(b.text, x.read()); return ok }) {
-			failed("not said: %s\n%s", missing, x.end())
+			failed("not in its output: %s\n%s", missing, x.end())
 		}
 	case word == "background":
 		x := &terminal{command: w.script("exec " + b.text), log: filepath.Join(w.dir, name+".log"), done: make(chan error, 1)}
@@ -206,7 +205,7 @@ func (w *walk) step(b block) {
 		go func() { x.done <- x.command.Wait() }()
 		w.running[name] = x
 		if !until(patience, func() bool { return strings.Contains(x.read(), pattern) }) {
-			failed("%s has not said %q:\n%s", name, pattern, x.end())
+			failed("%s has not written %q:\n%s", name, pattern, x.end())
 		}
 	case b.language == "sh" && word == "retry":
 		w.said = "retry\x00" + b.text
@@ -224,7 +223,7 @@ func (w *walk) step(b block) {
 			if again {
 				out, _ = w.sh(command)
 			}
-			// A quarter of an hour that ends while we walk gives one slot more.
+			// If a slot ends during the test, there is one slot more.
 			missing, ok = shown(b.text, regexp.MustCompile(`\b97\b`).ReplaceAllString(out, "96"))
 			return ok || !again
 		}) || missing != "" {
@@ -233,7 +232,7 @@ func (w *walk) step(b block) {
 	}
 }
 
-// clone starts a block in this repository, where make has built the programs. It may take minutes, in which others run.
+// clone starts a block in this repository, where make has built the programs. It may take minutes, while other blocks run.
 func clone(t *testing.T, b block) <-chan ran {
 	t.Helper()
 	for _, name := range []string{"ocems", "otelcol-ocems", "telegraf-ocems-small", "ocems-telegraf", "tools/telegraf"} {
@@ -243,7 +242,7 @@ func clone(t *testing.T, b block) <-chan ran {
 	}
 	command := exec.CommandContext(t.Context(), "bash", "-eu", "-c", b.text)
 	command.Dir, command.Env = root, os.Environ()
-	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // what it has started ends with it
+	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // its children end with it
 	for _, name := range []string{"BOARD", "MODBUS", "OTLP"} {
 		_, port, _ := strings.Cut(freeAddress(t), ":")
 		command.Env = append(command.Env, "OCEMS_"+name+"_PORT="+port)
@@ -256,14 +255,14 @@ func clone(t *testing.T, b block) <-chan ran {
 	return done
 }
 
-// ran is what a command has printed.
+// ran is the result of a command.
 type ran struct {
 	out string
 	err error
 }
 
-// service is a block as it is on a machine where Telegraf runs as a service with the README's configuration, and the
-// collector's is beside it.
+// service returns a block for a machine where Telegraf runs as a service with the README's configuration. The machine also has
+// the collector's configuration.
 func (w *walk) service(b block) string {
 	w.t.Helper()
 	if w.machine == "" {
@@ -273,7 +272,7 @@ func (w *walk) service(b block) string {
 	return w.here(regexp.MustCompile(`(?m)\bsudo (-u \w+ )?`).ReplaceAllString(b.text, ""))
 }
 
-// here names the machine's directories.
+// here replaces the paths by directories of the simulated machine.
 func (w *walk) here(text string) string {
 	return strings.NewReplacer("/etc/", w.machine+"/etc/", "/var/lib/", w.machine+"/var/lib/").Replace(text)
 }
@@ -336,7 +335,7 @@ func (x *terminal) read() string {
 	return string(text)
 }
 
-// end is what to show of it after a failure.
+// end returns the end of its output, for a failure message.
 func (x *terminal) end() string {
 	text := x.read()
 	return text[max(0, len(text)-3000):]
@@ -358,7 +357,7 @@ func (w *walk) stop(name string) {
 	}
 }
 
-// first asks the board itself: the walk ends with readings that it has, and with no request that it refused.
+// first asks the board itself. At the end it has these readings and has refused no request.
 func (w *walk) first(device string, readings int) {
 	w.t.Helper()
 	resp, err := http.Get("http://" + w.board + "/received?device=" + device)

@@ -10,7 +10,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// What GitHub runs can be run anywhere: targets of the Makefile, and .ci/run.
+// GitHub's workflows run only targets of the Makefile and .ci/run, which also run elsewhere.
 func TestWorkflows(t *testing.T) {
 	makefile, err := os.ReadFile(root + "Makefile")
 	if err != nil {
@@ -37,7 +37,7 @@ func TestWorkflows(t *testing.T) {
 				target, _, _ = strings.Cut(target, " ")
 				known := regexp.MustCompile(`(?m)^` + regexp.QuoteMeta(target) + `:`).Match(makefile)
 				if step.Uses == "" && step.Run != ".ci/run" && !(isMake && target != "" && known) {
-					t.Errorf("%s: %q is no target of the Makefile, nor .ci/run", file, step.Run)
+					t.Errorf("%s: %q is neither a target of the Makefile nor .ci/run", file, step.Run)
 				}
 			}
 		}

@@ -32,18 +32,18 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
 )
 
-// host is one of the hosts, running.
+// host is a running host.
 type host interface {
 	send(batch []reading)
-	flush() // returns when all that was sent is on disk
-	kill()  // and starts again
+	flush() // returns when all sent readings are on disk
+	kill()  // and start again
 	stop()
-	log() string // of all its lives
-	// duplicates is how many readings this life has counted as repeats of another one, -1 where nothing shows it.
+	log() string // of all runs
+	// duplicates returns the number of readings that this run has counted as duplicates, or -1 if the host does not show it.
 	duplicates() int
 }
 
-// adapter is a host in this process.
+// adapter is a host inside this process.
 type adapter struct {
 	t     testing.TB
 	at    place
@@ -52,7 +52,7 @@ type adapter struct {
 	said  *record
 }
 
-// life is an adapter between two kills.
+// life is one run of an adapter between two kills.
 type life struct {
 	send       func([]reading) error
 	stop       func() error
@@ -78,7 +78,7 @@ func (a *adapter) stop() {
 	a.life = life{}
 }
 
-// kill goes back, after the stop, to the files as they were before it: what a kill leaves.
+// kill stops the host and then restores the files from before the stop. These are the files that a kill leaves.
 func (a *adapter) kill() {
 	before := filepath.Join(a.at.dir, "before")
 	require.NoError(a.t, os.CopyFS(before, os.DirFS(a.at.state())))
@@ -88,7 +88,7 @@ func (a *adapter) kill() {
 	a.life = a.start(a)
 }
 
-// record is a log in memory.
+// record keeps a log in memory.
 type record struct {
 	mu   sync.Mutex
 	text []byte
@@ -109,7 +109,7 @@ func (r *record) String() string {
 	return string(r.text)
 }
 
-// telegrafLog lets an output log into a record.
+// telegrafLog is a Telegraf logger that writes to a record.
 type telegrafLog struct{ *record }
 
 func (l telegrafLog) printf(format string, args ...any) { _, _ = fmt.Fprintf(l, format+"\n", args...) }
@@ -147,7 +147,7 @@ func output(toml string) func(*adapter) life {
 	}
 }
 
-// extensions is the host of a collector's components.
+// extensions is a collector's host with these extensions.
 type extensions map[component.ID]component.Component
 
 func (e extensions) GetExtensions() map[component.ID]component.Component { return e }
@@ -158,8 +158,8 @@ func decode(t testing.TB, conf map[string]any, cfg component.Config) component.C
 	return cfg
 }
 
-// collector starts the exporter, and the processor before it where that has a configuration. More extensions may be
-// given.
+// collector starts the exporter. With a configuration of the processor, it also starts the processor in front of it. More
+// extensions may be given.
 func collector(exporterConf, processorConf map[string]any, more extensions) func(*adapter) life {
 	ef, pf := ocemsexporter.NewFactory(), ocemsslotprocessor.NewFactory()
 	var exporterCfg, processorCfg component.Config
@@ -194,7 +194,7 @@ func collector(exporterConf, processorConf map[string]any, more extensions) func
 		parts = append(parts, exp)
 		var first consumer.Metrics = exp
 		if processorConf != nil {
-			pf := ocemsslotprocessor.NewFactory() // which keeps what its configuration's instances share
+			pf := ocemsslotprocessor.NewFactory() // the factory keeps the shared state of the instances
 			ps := processortest.NewNopSettings(pf.Type())
 			ps.ID, ps.TelemetrySettings = component.NewID(pf.Type()), telemetry
 			p, err := pf.CreateMetrics(ctx, ps, processorCfg, exp)
@@ -213,7 +213,7 @@ func collector(exporterConf, processorConf map[string]any, more extensions) func
 	}
 }
 
-// duplicates adds up the counters of that name.
+// duplicates returns the sum of the counters of duplicates.
 func duplicates(t testing.TB, reader sdkmetric.Reader) (n int) {
 	var all metricdata.ResourceMetrics
 	require.NoError(t, reader.Collect(context.Background(), &all))
@@ -231,7 +231,7 @@ func duplicates(t testing.TB, reader sdkmetric.Reader) (n int) {
 	return n
 }
 
-// adapters are the hosts in this process, by name. Each has a board of its own.
+// adapters are the hosts inside this process, by name. Each has its own board.
 var adapters = map[string]func(p plant, at place) func(*adapter) life{
 	"output":             func(p plant, at place) func(*adapter) life { return output(p.toml(at)) },
 	"exporter":           func(p plant, at place) func(*adapter) life { return collector(p.exporter(at), nil, nil) },

@@ -28,18 +28,17 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// answered is one case: what the board answers to a device, first as the reply says and then as it should, and what is
-// made of it.
+// answered is one case: the board's answers to a device, first by reply and then correct, and the expected outcome.
 type answered struct {
 	name     string
-	devices  []device    // by default one called as the row, with cod
-	readings []reading   // by default one in the first slot
-	reply    func(asked) // until the board does as it should
-	first    []want      // at the board until then
-	stored   int         // readings that count as already stored until then
-	later    []want      // at the board in the end, besides
-	says     []string    // words of one line of the log with the device; none: no error is about it
-	most     int         // requests that the board answers until then, 0 for any
+	devices  []device    // default: one with the row's name and the parameter cod
+	readings []reading   // default: one in the first slot
+	reply    func(asked) // the wrong answers of the first phase
+	first    []want      // at the board after the first phase
+	stored   int         // readings that count as already stored after the first phase
+	later    []want      // further readings at the board at the end
+	says     []string    // words of one log line about the device; nil: no error about it
+	most     int         // largest number of requests in the first phase, 0 for any
 }
 
 // asked is a request and its answer.
@@ -58,12 +57,12 @@ func (a asked) say(code int, text string) {
 
 func (a asked) status(code int) { a.say(http.StatusOK, fmt.Sprintf(`{"status":%d,"msg":"x"}`, code)) }
 
-// right is the answer of a board that does as it should.
+// right answers like a correct board.
 func (a asked) right() { a.board.ServeHTTP(a.ResponseWriter, a.request) }
 
 func always(code int) func(asked) { return func(a asked) { a.status(code) } }
 
-// body lets the board take a request, and has its answer written otherwise.
+// body lets the board process a request, and replaces the body of its answer.
 func body(text string) func(asked) {
 	return func(a asked) {
 		w := httptest.NewRecorder()
@@ -81,7 +80,7 @@ func answers() (list []answered) {
 	twoSlots := slices.Concat(each(0, 1), each(15, 2))
 	both := []want{{slot: 1, value: 1}, {slot: 2, value: 2}}
 	list = []answered{
-		{name: "always-111", readings: twoSlots, reply: always(111), later: both, says: []string{"never taken a slot", "stamp", "shared_device"}},
+		{name: "always-111", readings: twoSlots, reply: always(111), later: both, says: []string{"never accepted a slot", "stamp", "shared_device"}},
 		{name: "fresh-117", readings: twoSlots, reply: always(117), later: both, says: []string{"contradicts", "clock"}},
 		{name: "fresh-118", reply: always(118), later: both[:1], says: []string{"contradicts", "clock"}},
 		{name: "112-on-u", reply: always(112), later: both[:1], says: []string{"contradicts", "ask the board"}},
@@ -136,7 +135,7 @@ func answers() (list []answered) {
 	return list
 }
 
-// oneBad has a parameter of 60 that the board refuses, at 5 answers a second: what the search found stays found.
+// oneBad is a device with 60 parameters, one of which the board refuses, at 5 answers per second. The search for it runs once.
 func oneBad() answered {
 	x := answered{name: "one-bad-of-60", devices: []device{{}}, says: []string{"refuses a parameter"}, most: 2*6 + 4}
 	simple := regexp.MustCompile(`^[a-z0-9_]+$`)
@@ -170,13 +169,13 @@ func oneBad() answered {
 	return x
 }
 
-// strange is a board that answers each device as its row says, until it does as it should.
+// strange is a board that answers each device by the reply of its row, and later correctly.
 type strange struct {
 	board http.Handler
 	rows  map[string]answered
 	mu    sync.Mutex
 	right bool
-	asked map[string]int // but for 429; "" for the time
+	asked map[string]int // without 429; "" for requests for the time
 }
 
 func (s *strange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
@@ -206,7 +205,7 @@ func (s *strange) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// counted knows the status of an answer.
+// counted records the status of an answer.
 type counted struct {
 	http.ResponseWriter
 	code int
@@ -226,14 +225,14 @@ func (s *strange) doRight() {
 	s.right = true
 }
 
-// settled are the readings in a trail by device and outcome, such as "x delivered". The first outcome counts: a kill before
-// the store has it lets the reading go once more.
+// settled counts the readings in a trail by device and outcome, such as "x delivered". Only the first outcome counts, because
+// a reading is sent again if a kill comes before the store has its outcome.
 func settled(path string) map[string]int {
 	counts, seen := map[string]int{}, map[string]bool{}
 	text, _ := os.ReadFile(path)
 	for line := range bytes.Lines(text) {
 		var e audit.Entry
-		if json.Unmarshal(line, &e) != nil { // the last line may be half written
+		if json.Unmarshal(line, &e) != nil { // the last line may be incomplete
 			continue
 		}
 		for _, r := range e.Readings {
@@ -246,14 +245,14 @@ func settled(path string) map[string]int {
 	return counts
 }
 
-// within polls until it is so or the time is over.
+// within polls until ok is true or the time is over.
 func within(limit time.Duration, ok func() bool) {
 	for end := time.Now().Add(limit); !ok() && time.Now().Before(end); time.Sleep(50 * time.Millisecond) {
 	}
 }
 
-// believe runs the table through a host. The board takes no connection when the slots are due, which leaves nothing in
-// doubt. In the middle the host is killed, which is no evidence either while a 111 is unexplained.
+// believe runs the table through a host. The board accepts no connection when the slots are due, so no slot is in doubt. In
+// the middle the host is killed. This is no evidence either, because a 111 is unexplained.
 func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	list := answers()
 	p := plant{options: map[string]any{"settle": "0s", "hold_interval": "1s"}}
@@ -326,7 +325,7 @@ func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	}
 	h.kill()
 	again := s.requests("always-111") + 3
-	board.Until(t, "what waits is tried again after a kill", func() bool { return s.requests("always-111") >= again })
+	board.Until(t, "waiting slots are tried again after a kill", func() bool { return s.requests("always-111") >= again })
 	assert.ElementsMatch(t, first, received(b), "at the board")
 	assert.Equal(t, before, settled(at.trail()), "in the trail")
 	s.doRight()

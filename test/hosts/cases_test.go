@@ -18,10 +18,10 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// tag is what the entries of a row ask for, so that all rows have the same metric in one host.
+// tag is the attribute that tells the rows apart, because all rows have the same metric in one host.
 const tag = "row"
 
-// complete fills in what a row leaves to the default.
+// complete sets the defaults of a row.
 func (x *row) complete() {
 	if x.devices == nil {
 		x.devices = cod(func(*parameter) {})
@@ -65,7 +65,7 @@ func (w want) String() string {
 	return text
 }
 
-// words is a reading of the board as a want says it.
+// words returns a reading of the board in the form of want.String.
 func words(r simulator.Reading) string {
 	text := fmt.Sprintf("%s %s %s %s %s %s", r.Device, r.Parameter, time.UnixMilli(r.Timestamp).UTC().Format("15:04:05"), r.Value, r.Unit, r.Flag)
 	if r.Diagnostic {
@@ -74,7 +74,7 @@ func words(r simulator.Reading) string {
 	return text
 }
 
-// settle is long enough for the host to be killed before a window closes.
+// settle is long enough to kill the host before a window closes.
 const settle = 3 * time.Second
 
 func table() (list []row, p plant) {
@@ -87,7 +87,7 @@ func table() (list []row, p plant) {
 	return list, p
 }
 
-// carryOut runs the whole table through one host, which is killed once and started again.
+// carryOut runs the whole table through one host. The host is killed once and started again.
 func carryOut(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	list, p := table()
 	b := board.New(t, p.stations()...)
@@ -137,7 +137,7 @@ func carryOut(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	assert.NotContains(t, strings.Join(slices.DeleteFunc(log, func(line string) bool { return !strings.Contains(line, "take turns") }), "\n"), "before the restart")
 }
 
-// sendAll sends the first batches of all rows as one, then the second ones, and so on.
+// sendAll sends the first batches of all rows as one batch, then the second ones, and so on.
 func sendAll(h host, list []row, batches func(row) [][]reading) {
 	for n := 0; ; n++ {
 		var batch []reading
@@ -166,7 +166,7 @@ func (x row) has(id string) bool {
 	return slices.ContainsFunc(x.devices, func(d device) bool { return d.id == id })
 }
 
-// judge compares what the board, the trail and the log have of a row with what they must have.
+// judge compares the readings of a row in board, trail and log with the expected ones.
 func (x row) judge(t *testing.T, got []string, trail []audit.Entry, log []string) {
 	var want, have []string
 	for _, w := range x.want {

@@ -16,25 +16,25 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// mending is what a person changes in a configuration between two lives of its host. The first life has two slots: one that
-// is over, which the board refuses where the configuration is wrong, and an open one. The second life has the rest of the
-// open one, and a third.
+// mending is a change of a configuration between two runs of its host. The first run has two slots: one has ended, and the
+// board refuses it if the configuration is wrong; the other is open. The second run has the rest of the open slot, and a third
+// slot.
 type mending struct {
 	name        string
 	wrong       func(d *device)
-	right       func(d *device) // nil takes the device out
-	metric      string          // of the readings of the second life
-	board       []string        // what the board has in the end, without the device
+	right       func(d *device) // nil removes the device
+	metric      string          // metric of the readings in the second run
+	board       []string        // readings at the board at the end, without the device
 	delivered   bool            // the first slot is at the board before the change
-	notes, logs []string        // words of a line of the trail's, of the log's
+	notes, logs []string        // words of a line in the trail, in the log
 	refused     []refused
 }
 
 var mendings = []mending{
 	{name: "id", wrong: func(d *device) { d.id = "wrong-id" }, right: func(d *device) { d.formerly = []string{"wrong-id"} },
-		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"taken over", "wrong-id"}},
+		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"waiting slots from former names", "wrong-id"}},
 	{name: "key", wrong: func(d *device) { d.parameters[0].parameter = "bod" }, right: func(d *device) { d.parameters[0].formerly = []string{"bod"} },
-		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"taken over", "bod"}},
+		board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}, logs: []string{"waiting slots from former names", "bod"}},
 	{name: "unit", wrong: func(d *device) { d.parameters[0].unit = "ppm" }, right: func(*device) {},
 		board: []string{"15 mg/L", "30 mg/L", "60 mg/L"}, notes: []string{"made in ppm and sent in mg/L"}, refused: []refused{{reason: "unit", count: 1}}},
 	{name: "spelling", wrong: func(d *device) { d.parameters[0].unit, d.parameters[0].unlisted = "mg/l", true }, right: func(*device) {},
@@ -43,7 +43,7 @@ var mendings = []mending{
 	{name: "token", wrong: func(d *device) { d.token = "00000000000000000000000000000000" }, right: func(*device) {}, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
 	{name: "metric", wrong: func(*device) {}, right: func(d *device) { d.parameters[0].name, d.parameters[0].parameter = "probe.x", "cod" }, metric: "probe.x",
 		delivered: true, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
-	{name: "bound", wrong: func(d *device) { d.parameters[0].rules = map[string]any{"valid_max": 25} }, right: func(*device) {}, delivered: true, // what it has left out stays so
+	{name: "bound", wrong: func(d *device) { d.parameters[0].rules = map[string]any{"valid_max": 25} }, right: func(*device) {}, delivered: true, // readings that are left out stay left out
 		board: []string{"15 mg/L", "50 mg/L", "60 mg/L"}, refused: []refused{{reason: "above_valid_max", count: 1}}},
 	{name: "coverage-lowered", wrong: waits, right: func(*device) {}, board: []string{"15 mg/L", "40 mg/L", "60 mg/L"}},
 	{name: "coverage-left-out", wrong: waits, right: func(d *device) { d.parameters[0].rules = map[string]any{"min_coverage": 0.5} },
@@ -51,12 +51,12 @@ var mendings = []mending{
 	{name: "removed", wrong: func(*device) {}, delivered: true, board: []string{"15 mg/L"}, logs: []string{"not configured: put it back", "removed"}},
 }
 
-// waits has slots of few readings wait for a person.
+// waits configures that slots with few readings wait for a person.
 func waits(d *device) {
 	d.parameters[0].rules = map[string]any{"min_coverage": 0.5, "below_min_coverage": "wait"}
 }
 
-// mendingsOf are those of a host. A processor has left out what waits in the others.
+// mendingsOf returns the cases for a host. A processor leaves out slots that wait in the other hosts.
 func mendingsOf(host string) []mending {
 	list := slices.Clone(mendings)
 	for i := range list {
@@ -67,7 +67,7 @@ func mendingsOf(host string) []mending {
 	return list
 }
 
-// configured are the plants of the first and of the second life, and what the board knows.
+// configured returns the plants of the first and the second run, and the board's stations.
 func configured(rows []mending) (first, second plant, stations []simulator.Station) {
 	first.options = map[string]any{"settle": settle.String()}
 	second.options = first.options
@@ -154,7 +154,7 @@ func (m mending) judge(t *testing.T, host string, got []simulator.Reading, trail
 		assert.True(t, slices.ContainsFunc(trail, func(e audit.Entry) bool { return e.Device == m.name && strings.Contains(e.Detail, m.notes[0]) }), m.name)
 	}
 	if m.name == "removed" && host == "processor-exporter" {
-		return // the exporter does not know the device of a finished slot, which is in the trail
+		return // the exporter does not know the device of a finished slot; this is in the trail
 	}
 	if m.logs != nil {
 		assert.True(t, slices.ContainsFunc(log, func(line string) bool { return strings.Contains(line, m.logs[0]) && strings.Contains(line, m.logs[1]) }), m.name)
@@ -171,12 +171,12 @@ func (m mending) judge(t *testing.T, host string, got []simulator.Reading, trail
 	assert.Equal(t, want, counts, m.name)
 }
 
-// TestStampChanged: of two windows that the change gives the same stamp, the first stays, and the other is in the trail.
+// TestStampChanged: if the change gives two windows the same stamp, the first is sent and the other is in the trail.
 func TestStampChanged(t *testing.T) {
 	for host, start := range adapters {
 		for _, c := range []struct {
 			name, from, to string
-			wrong          func(*device) // in the first life
+			wrong          func(*device) // in the first run
 			board          []string
 			lost           int
 		}{
@@ -200,7 +200,7 @@ func TestStampChanged(t *testing.T) {
 				a.kill()
 				a.send(tagged(each(30, 60), tag, "d"))
 				b.Arrive(len(c.board))
-				board.Until(t, "the trail has all", func() bool { return len(rejected(t, at)) == c.lost })
+				board.Until(t, "the trail has all lines", func() bool { return len(rejected(t, at)) == c.lost })
 				a.stop()
 				var got []string
 				for _, r := range b.Received().Readings {

@@ -26,17 +26,18 @@ import (
 	"github.com/ocems-io/ocems/test/wallclock"
 )
 
-// phase is a time in which the machine's clock is off, and the analyser shows a value.
+// phase is a time with one error of the machine's clock and one value of the analyser.
 type phase struct {
 	long, off time.Duration
 	value     float64
 }
 
-// stepping are clocks that are set while a host runs. The last phase is right and goes on beyond the end of the slot.
+// stepping has the cases of clocks that are set while a host runs. In the last phase the clock is right; it lasts beyond the end
+// of the slot.
 var stepping = []struct {
 	name    string
 	phases  []phase
-	waiting int // finished slots, which the board does not take before the last phase
+	waiting int // finished slots, which the board does not accept before the last phase
 }{
 	{"boot-clock", []phase{{8 * time.Second, -3 * time.Hour, 9}, {0, 0, 1}}, 0},
 	{"future-slot", []phase{{8 * time.Second, time.Hour, 9}, {0, 0, 1}}, 0},
@@ -44,12 +45,12 @@ var stepping = []struct {
 }
 
 const (
-	clockHost   = "OCEMS_TEST_CLOCK_HOST" // name, directory, URL and public key of the host that a process runs
+	clockHost   = "OCEMS_TEST_CLOCK_HOST" // name, directory, URL and public key of the host in a process
 	untilWindow = 28 * time.Second        // from the start to the end of the slot
 )
 
-// TestClocks runs each adapter in a process whose clock is set. The board's is right. Neither is this machine's: a slot
-// ends soon after the start. All run at once, since each waits for the time.
+// TestClocks runs each adapter in a process whose clock is set. The board's clock is right. Both differ from this machine's
+// clock, so that a slot ends soon after the start. All cases run in parallel, because each mostly waits.
 func TestClocks(t *testing.T) {
 	t.Parallel()
 	var running sync.WaitGroup
@@ -83,9 +84,9 @@ func TestClocks(t *testing.T) {
 type clockRun struct {
 	t     *testing.T
 	board *simulator.Server
-	right time.Duration // the true time less this machine's
-	end   time.Time     // of the slot, by this machine's clock
-	alone bool          // nobody confirms a processor's clock: it waits for 5 minutes after a step
+	right time.Duration // the true time minus this machine's
+	end   time.Time     // end of the slot, by this machine's clock
+	alone bool          // a processor, whose clock no server confirms: it waits for 5 minutes after a step
 	said  []byte
 }
 
@@ -100,7 +101,7 @@ func (r *clockRun) carryOut(child *exec.Cmd, phases []phase, waiting int) {
 	}
 	defer clock.Close()
 	for i, p := range phases {
-		if i > 0 { // no reading is under way meanwhile
+		if i > 0 { // meanwhile no reading is in flight
 			fmt.Fprintln(in, 0)
 			time.Sleep(500 * time.Millisecond)
 			clock.Set(r.right + p.off)
@@ -142,7 +143,7 @@ func (r *clockRun) judge(t *testing.T, trail []audit.Entry, waiting int) {
 		}
 	}
 	assert.NotZero(t, wrong)
-	if r.alone { // what nobody has confirmed still waits
+	if r.alone { // readings of an unconfirmed clock still wait
 		wrong = 0
 	}
 	assert.Equal(t, wrong, refused)
@@ -160,7 +161,7 @@ func clockPlant() plant {
 	return plant{devices: []device{{id: "clocked", parameters: []parameter{{name: "analyser.cod", unit: "mg/L"}}}}}
 }
 
-// clockBoard is a board whose clock is off.
+// clockBoard starts a board whose clock is wrong by off.
 func clockBoard(t *testing.T, off time.Duration) (s *simulator.Server, url, publicKey string) {
 	const keys = "../../ocems/seal/testdata/industry_test_"
 	text, err := os.ReadFile(keys + "private.pem")
@@ -178,12 +179,12 @@ func clockBoard(t *testing.T, off time.Duration) (s *simulator.Server, url, publ
 	return s, listening.URL + board.Path, public
 }
 
-// TestClockHost is the process of TestClocks: it runs one adapter and sends it a reading each 200 ms, of the value that was
-// given last.
+// TestClockHost is the process of TestClocks. It runs one adapter and sends it a reading every 200 ms, with the value that it
+// got last.
 func TestClockHost(t *testing.T) {
 	args := strings.Split(os.Getenv(clockHost), "|")
 	if len(args) != 5 {
-		t.Skip("TestClocks runs it")
+		t.Skip("only TestClocks runs it")
 	}
 	at := place{url: args[2], publicKey: args[3], dir: args[1]}
 	h := newAdapter(t, at, adapters[args[0]](clockPlant(), at))

@@ -14,8 +14,8 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// TestTheDemosDayThroughTheExporterAlone takes the processor out of the pipeline of examples/collector: the exporter
-// makes the same slots, and the plant's judge finds every value of the day right.
+// TestTheDemosDayThroughTheExporterAlone removes the processor from the pipeline of examples/collector. The exporter makes the
+// same slots, and the plant's check finds every value of the day right.
 func TestTheDemosDayThroughTheExporterAlone(t *testing.T) {
 	binary, dir := board.Built(t, "OCEMS_COLLECTOR"), t.TempDir()
 	plant := filepath.Join(dir, "plant")
@@ -39,7 +39,7 @@ func TestTheDemosDayThroughTheExporterAlone(t *testing.T) {
 		}
 	}
 	if left := time.Until(time.Now().Truncate(15 * time.Minute).Add(15 * time.Minute)); left < 5*time.Second {
-		time.Sleep(left) // a slot that ends meanwhile would have to be there at once
+		time.Sleep(left) // a slot that ends during the test would be missing
 	}
 	board.Start(t, dir, variables, binary, "--config", config)
 	board.Listens(t, otlp)

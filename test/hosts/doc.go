@@ -1,4 +1,4 @@
-// Package hosts tests that every host reports the same: Telegraf's output, the external plugin, the collector's exporter
-// alone, and processor and exporter together. A case is written once, in words that belong to no host, and is carried
-// out by the built programs and by the adapters in this process.
+// Package hosts tests that all hosts report the same: Telegraf's output, the external plugin, the collector's exporter alone,
+// and processor and exporter together. Each case is written once, independent of the host. It runs with the built programs
+// and with adapters inside this process.
 package hosts

@@ -21,7 +21,7 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// stateFiles are the files that the hosts keep their state in.
+// stateFiles returns the files with the state of the hosts.
 func (p place) stateFiles(t *testing.T) (list []string) {
 	require.NoError(t, filepath.WalkDir(p.state(), func(path string, d fs.DirEntry, err error) error {
 		if name := filepath.Base(path); err == nil && d.Type().IsRegular() && !strings.HasPrefix(name, "audit.jsonl") && !strings.Contains(name, ".replaced-") && !strings.HasSuffix(name, ".anew") && !strings.Contains(name, ".status.json") {
@@ -39,7 +39,7 @@ func forEach(t *testing.T, list []string, do func(path string) error) {
 	}
 }
 
-// replace puts another file in the place of one.
+// replace replaces a file by another one.
 func replace(path string) error {
 	if err := os.WriteFile(path+".other", nil, 0o600); err != nil {
 		return err
@@ -47,26 +47,26 @@ func replace(path string) error {
 	return os.Rename(path+".other", path)
 }
 
-// taken are what other programs do to the files of a running host, and what its log says of it. There are no more of them
-// than a collector logs of one kind within 10 s.
+// taken lists actions of other programs on the files of a running host, and the text in its log. The collector limits the
+// number of equal log lines within 10 s; the list is not longer than this limit.
 var taken = []struct {
 	name string
 	do   func(t *testing.T, p place)
 	says string
 }{
-	{"trail removed", func(t *testing.T, p place) { require.NoError(t, os.Remove(p.trail())) }, "it was removed or renamed while the host ran; all of it is written there anew"},
-	{"trail cut", func(t *testing.T, p place) { require.NoError(t, os.Truncate(p.trail(), 0)) }, "0 bytes while the host ran; a new one is begun"},
+	{"trail removed", func(t *testing.T, p place) { require.NoError(t, os.Remove(p.trail())) }, "it was removed or renamed while the host ran; the whole file is written there again"},
+	{"trail cut", func(t *testing.T, p place) { require.NoError(t, os.Truncate(p.trail(), 0)) }, "0 bytes while the host ran; a new one is started"},
 	{"directory renamed", func(t *testing.T, p place) { require.NoError(t, os.Rename(p.state(), p.state()+".old")) }, "it was removed or renamed"},
-	{"state replaced", func(t *testing.T, p place) { forEach(t, p.stateFiles(t), replace) }, "another file was put in its place while the host ran; all of it is written there anew, and nothing is lost; the other file is kept as "},
+	{"state replaced", func(t *testing.T, p place) { forEach(t, p.stateFiles(t), replace) }, "another file was put in its place while the host ran; the whole file is written there again, and nothing is lost; the other file is kept as "},
 	{"trail renamed, and a new one made", func(t *testing.T, p place) {
 		require.NoError(t, os.Rename(p.trail(), p.trail()+".1"))
 		require.NoError(t, os.WriteFile(p.trail(), nil, 0o600))
-	}, "another file was put in its place while the host ran; all of it is written there anew; the file that was there is kept as "},
+	}, "another file was put in its place while the host ran; the whole file is written there again; the file that was there is kept as "},
 	{"directory removed", func(t *testing.T, p place) { require.NoError(t, os.RemoveAll(p.state())) }, "it was removed or renamed"},
 }
 
-// takeAway has all of that happen to one host, which is then killed: no accepted reading is lost, and neither is a line of
-// the trail, but for those that were cut off.
+// takeAway applies all these actions to one host, which is then killed. No accepted reading is lost, and no line of the trail
+// except those that were cut off.
 func takeAway(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	x := row{name: "taken"}
 	x.complete()
@@ -79,7 +79,7 @@ func takeAway(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 		h.send(tagged(each(i, float64(i)), tag, x.name))
 		h.flush()
 		files = max(files, len(place.stateFiles(t)))
-		times := map[string]int{"state": files, "trail": 1, "directory": files + 1}[strings.Fields(c.name)[0]] // each is told
+		times := map[string]int{"state": files, "trail": 1, "directory": files + 1}[strings.Fields(c.name)[0]] // each file is in the log
 		before := len(h.log())
 		c.do(t, place)
 		board.Until(t, c.name+": "+c.says, func() bool { return strings.Count(h.log()[before:], c.says) >= times })
@@ -97,12 +97,12 @@ func takeAway(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	})
 	h.stop()
 	delete(outcomes, audit.Started)
-	assert.Equal(t, map[audit.Outcome]int{audit.Delivered: 1, audit.Recovered: 4}, outcomes, "since it was cut")
-	assert.Equal(t, "2.5", b.Received().Readings[0].Value.String(), "the mean of what was accepted before and after")
+	assert.Equal(t, map[audit.Outcome]int{audit.Delivered: 1, audit.Recovered: 4}, outcomes, "after it was cut")
+	assert.Equal(t, "2.5", b.Received().Readings[0].Value.String(), "the mean of the readings before and after")
 	assert.Len(t, b.Received().Readings, 1)
 }
 
-// everywhere runs a test through every host.
+// everywhere runs a test with every host.
 func everywhere(t *testing.T, test func(t *testing.T, start func(t *testing.T, p plant, at place) host)) {
 	for name, start := range adapters {
 		t.Run(name, func(t *testing.T) {
@@ -120,7 +120,7 @@ func everywhere(t *testing.T, test func(t *testing.T, start func(t *testing.T, p
 
 func TestFilesTakenAway(t *testing.T) { everywhere(t, takeAway) }
 
-// TestHoleInTheTrail starts hosts with what logrotate's copytruncate leaves.
+// TestHoleInTheTrail starts hosts with a trail as logrotate's copytruncate leaves it.
 func TestHoleInTheTrail(t *testing.T) {
 	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 		x := row{name: "hole"}
@@ -144,8 +144,8 @@ func TestHoleInTheTrail(t *testing.T) {
 	})
 }
 
-// TestHalfADevicesFile copies a devices_file slowly over the one in force: no device is gone for a moment, and the new one
-// reports in the end.
+// TestHalfADevicesFile slowly copies a new devices_file over the current one. No device disappears at any time, and at the end
+// the new device reports.
 func TestHalfADevicesFile(t *testing.T) {
 	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 		all := plant{devices: []device{{id: "half.1"}, {id: "half.2"}, {id: "half.3"}, {id: "half.4"}}}
@@ -170,7 +170,7 @@ func TestHalfADevicesFile(t *testing.T) {
 		send(3)
 		h.flush()
 		text += fmt.Sprintf("%s,%s,%s,17.25,78.5\n", station, all.devices[3].id, token)
-		f, err := os.Create(file) // as cp does it
+		f, err := os.Create(file) // like cp
 		require.NoError(t, err)
 		defer f.Close()
 		for part := []byte(text); len(part) > 0; {
@@ -182,7 +182,7 @@ func TestHalfADevicesFile(t *testing.T) {
 			time.Sleep(50 * time.Millisecond)
 		}
 		assert.NotContains(t, strings.ToLower(h.log()), "the devices_file was read again")
-		board.Until(t, "each component takes the file", func() bool {
+		board.Until(t, "each component uses the file", func() bool {
 			log := strings.ToLower(h.log())
 			readers := 0
 			for _, began := range []string{"reporting", "making slots"} {
@@ -202,8 +202,8 @@ func TestHalfADevicesFile(t *testing.T) {
 	})
 }
 
-// TestDamagedState damages one page of what a host has kept through an outage: all slots that are not on that page arrive,
-// with their values.
+// TestDamagedState damages one page of the state after an outage. All slots that are not on this page arrive with their
+// values.
 func TestDamagedState(t *testing.T) {
 	const slots, ofAPage = 300, 70
 	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
@@ -257,7 +257,7 @@ func TestDamagedState(t *testing.T) {
 	})
 }
 
-// waiting is how many slots wait in a file of state.
+// waiting returns the number of slots that wait in a state file.
 func waiting(file string) (n int) {
 	state, err := store.Snapshot(file)
 	if err != nil {

@@ -18,8 +18,8 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// flood is what a sender may invent: series, devices, units, flags, finished slots and long texts. None of it is the
-// plant's, but for one parameter's readings with a unit or a flag that nobody has.
+// flood returns readings that a sender may invent: series, devices, units, flags, finished slots and long texts. None belongs
+// to the plant, except readings of one parameter with an unknown unit or flag.
 func flood(n int) (list []reading) {
 	long := strings.Repeat("x", 10<<20)
 	now := time.Now()
@@ -45,8 +45,8 @@ func flood(n int) (list []reading) {
 	return list
 }
 
-// TestFlood sends 100,000 foreign things of every kind through every host. Neither memory nor state nor trail nor log grow
-// with them, and a parameter of the plant that reports for the first time after them is delivered.
+// TestFlood sends 100,000 foreign readings of every kind through every host. Memory, state, trail and log do not grow with
+// them. A parameter of the plant that reports for the first time after them is delivered.
 func TestFlood(t *testing.T) {
 	const n, each = 100_000 / 5, 10_000
 	for name, start := range adapters {
@@ -94,7 +94,7 @@ func heap() int {
 	return int(m.HeapAlloc)
 }
 
-// TestEcho is a board that repeats the token wherever it can: it is in no log and in no trail.
+// In TestEcho the board repeats the token wherever it can. The token is in no log and in no trail.
 func TestEcho(t *testing.T) {
 	answers := []func(w http.ResponseWriter, r *http.Request){
 		func(w http.ResponseWriter, _ *http.Request) {

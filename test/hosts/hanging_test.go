@@ -13,7 +13,7 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// TestHangingDevices: with one place, the slots of one device arrive while the requests of three others hang.
+// TestHangingDevices: with max_concurrency 1, the slots of one device arrive while the requests of three others hang.
 func TestHangingDevices(t *testing.T) {
 	const slots = 4
 	x := row{name: "hanging", devices: slices.Repeat(cod(func(*parameter) {}), 4)}

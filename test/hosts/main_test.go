@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestMain lets more tests run side by side than there are processors: most of their time they wait for windows to close.
+// TestMain runs more tests in parallel than there are processors, because they mostly wait for windows to close.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if err := flag.Set("test.parallel", "8"); err != nil {

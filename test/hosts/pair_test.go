@@ -25,8 +25,8 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// oneBoard is the simulated board of two hosts, outside of their bubble and by its time. A host is told by the beginning of
-// its path.
+// oneBoard is the simulated board of two hosts. It is outside their bubble but uses the bubble's time. The first part of the
+// path identifies the host.
 type oneBoard struct {
 	*simulator.Server
 	t   *testing.T
@@ -34,7 +34,7 @@ type oneBoard struct {
 	now atomic.Int64
 
 	mu  sync.Mutex
-	cut func(host string, now time.Time) bool // its requests do not come to the board
+	cut func(host string, now time.Time) bool // reports whether a host's requests do not reach the board
 }
 
 func newOneBoard(t *testing.T, duplicates string, p plant) *oneBoard {
@@ -58,13 +58,13 @@ func (b *oneBoard) time() time.Time { return time.Unix(0, b.now.Load()) }
 func (b *oneBoard) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	host, path, _ := strings.Cut(strings.TrimPrefix(r.URL.Path, "/"), "/")
 	r.URL.Path = "/" + path
-	w.Header().Set("Connection", "close") // an idle one would stop the bubble's time
+	w.Header().Set("Connection", "close") // an idle connection would stop the bubble's time
 	b.mu.Lock()
 	cut := b.cut(host, b.time())
 	b.mu.Unlock()
 	if cut {
 		w.Header()["Date"] = nil
-		w.WriteHeader(http.StatusServiceUnavailable) // of something on the way
+		w.WriteHeader(http.StatusServiceUnavailable) // an answer of a proxy on the way
 		return
 	}
 	b.Server.ServeHTTP(w, r)
@@ -76,7 +76,7 @@ func (b *oneBoard) cuts(cut func(host string, now time.Time) bool) {
 	b.cut = cut
 }
 
-// runs keeps the board's clock, in a bubble.
+// runs updates the board's clock from the bubble's time.
 func (b *oneBoard) runs(t *testing.T) {
 	done := make(chan struct{})
 	var all sync.WaitGroup
@@ -93,7 +93,7 @@ func (b *oneBoard) runs(t *testing.T) {
 	t.Cleanup(func() { close(done); all.Wait() })
 }
 
-// values are what the board has, such as "cod 15m0s 100".
+// values returns the readings at the board, such as "cod 15m0s 100".
 func (b *oneBoard) values() (list []string) {
 	for _, r := range board.Received(b.t, b.Server).Readings {
 		list = append(list, strings.Join([]string{r.Parameter, time.UnixMilli(r.Timestamp).Sub(bubble).String(), r.Value.String()}, " "))
@@ -102,11 +102,11 @@ func (b *oneBoard) values() (list []string) {
 	return list
 }
 
-// one of the two hosts.
+// twin is one of the two hosts.
 type twin struct {
 	*adapter
 	name, kind string
-	cod        float64 // what it reads; bod is 1000 more
+	cod        float64 // the value that it reads; bod is 1000 more
 	off        time.Duration
 }
 
@@ -116,7 +116,7 @@ func (w *twin) restart(p plant) {
 	w.life = w.start(w.adapter)
 }
 
-// status is what the host's file says now.
+// status returns the content of the host's status file.
 func (w *twin) status(t *testing.T) (*status.Host, status.Verdict) {
 	files, err := status.Find(w.at.dir)
 	require.NoError(t, err)
@@ -149,12 +149,13 @@ func twins(t *testing.T, b *oneBoard, publicKey, main, spare string, plants ...p
 	return list
 }
 
-// minute sends what the hosts read in a minute, each at its own second. Those without bod have lost the link to its analyser.
+// minute sends the readings of the hosts for one minute, each at its own second. Hosts in without have lost the link to the
+// analyser of bod.
 func minute(n int, list []*twin, without map[string]bool) {
 	for _, w := range list {
 		at := bubble.Add(time.Duration(n)*time.Minute + w.off)
 		time.Sleep(time.Until(at))
-		if w.life.send == nil { // it is off
+		if w.life.send == nil { // the host is stopped
 			continue
 		}
 		value := w.cod + float64(n/15)
@@ -173,8 +174,8 @@ func pairPlant(options map[string]any) plant {
 	return p
 }
 
-// TestPair runs a main host and its spare for two hours. In slot 2 the main lacks bod, in slots 3 and 4 it cannot reach the
-// board. At 12 minutes of slot 6 it is stopped for 10 minutes, as a person does who tests the spare.
+// TestPair runs a main host and its spare for two hours. In slot 2 the main host lacks bod. In slots 3 and 4 it cannot reach the
+// board. At minute 12 of slot 6 it is stopped for 10 minutes, as in a test of the spare.
 func TestPair(t *testing.T) {
 	key := newBoards(t).publicKey
 	warmUp(t, key)
@@ -226,7 +227,7 @@ func TestPair(t *testing.T) {
 					at := bubble.Add(time.Duration(slot+1) * spec.SlotLength)
 					want = append(want, "cod "+at.Sub(bubble).String()+" "+number(from+float64(slot)))
 					switch {
-					case slot == 2 && bySlot: // whom the board has taken first has said all
+					case slot == 2 && bySlot: // the first accepted request is the whole slot
 					case slot == 2:
 						want = append(want, "bod "+at.Sub(bubble).String()+" "+number(1202))
 					default:
@@ -256,7 +257,7 @@ func TestPair(t *testing.T) {
 				for _, p := range pair[1].report(t, pair[1].at.trail()).Parameters {
 					assert.Equal(t, []int{8, 0, 0}, []int{p.Delivered + p.AlreadyStored, p.Missing, p.Waiting}, p.Parameter)
 				}
-				for _, p := range pair[0].report(t, pair[0].at.trail(), pair[1].at.trail()).Parameters { // both know more than one
+				for _, p := range pair[0].report(t, pair[0].at.trail(), pair[1].at.trail()).Parameters { // two trails together say more than one
 					already := 0
 					if bySlot && p.Parameter == "bod" {
 						already = 1
@@ -270,7 +271,7 @@ func TestPair(t *testing.T) {
 
 func number(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }
 
-// TestTwoSendersOfOneDevice has two hosts that know nothing of each other. In each slot another one comes first.
+// TestTwoSendersOfOneDevice has two hosts that do not know of each other. They alternate in which one sends first.
 func TestTwoSendersOfOneDevice(t *testing.T) {
 	key := newBoards(t).publicKey
 	warmUp(t, key)
@@ -290,7 +291,7 @@ func TestTwoSendersOfOneDevice(t *testing.T) {
 		assert.Len(t, b.values(), 2*slots)
 		for _, w := range pair {
 			assert.Equal(t, map[string]int{"outlet delivered": slots}, settled(w.at.trail()), w.name)
-			said := strings.Count(strings.ToLower(w.log()), "another sender reports the device, since")
+			said := strings.Count(strings.ToLower(w.log()), "another sender reports the device, because")
 			assert.Equal(t, 1, said, "lines of %s:\n%s", w.name, w.log())
 			h, v := w.status(t)
 			assert.Equal(t, status.Failed, v.Level, w.name)

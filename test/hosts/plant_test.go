@@ -16,39 +16,39 @@ import (
 
 const (
 	station = "station_1"
-	token   = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+	token   = "8d97c71e68c2f4eee5fb254fccb49773" // the example of the spec
 )
 
-// plant is what a host is configured for.
+// plant is the configuration of a host.
 type plant struct {
 	devices []device
-	options map[string]any // besides the common ones, or in their place
+	options map[string]any // added to the common options, or replace them
 }
 
 // device is one registered device.
 type device struct {
 	id                  string
-	station, token      string // where they are not the plant's
+	station, token      string // "" for those of the plant
 	formerly            []string
 	latitude, longitude *float64
 	parameters          []parameter
-	calibrations        []simulator.Calibration // that the board expects
+	calibrations        []simulator.Calibration // scheduled at the board
 	shared              bool
 }
 
 // parameter is one entry of a device.
 type parameter struct {
-	name       string // of a reading
+	name       string // name of its readings
 	tags       map[string]string
-	parameter  string // where it is not the name's last word
+	parameter  string // default: the last word of name
 	formerly   []string
 	unit       string
 	unlisted   bool
 	statistic  string
-	kindTells  bool // the collector takes the statistic from the metric's kind
+	kindTells  bool // in the collector the kind of metric gives the statistic
 	decimals   *int
 	diagnostic bool
-	rules      map[string]any // further keys, of texts, numbers and lists of them
+	rules      map[string]any // further keys with texts, numbers and lists of numbers
 }
 
 func (p plant) stations() []simulator.Station {
@@ -59,17 +59,17 @@ func (p plant) stations() []simulator.Station {
 	return []simulator.Station{s}
 }
 
-// place is where a host finds its board and keeps its state.
+// place has the host's board and the directory of its state.
 type place struct {
 	url, publicKey string
-	dir            string // state and trail are in it
-	memory         bool   // keeps no state
+	dir            string // for state and trail
+	memory         bool   // without a state directory
 }
 
 func (p place) state() string { return filepath.Join(p.dir, "state") }
 func (p place) trail() string { return filepath.Join(p.state(), "audit.jsonl") }
 
-// newPlace makes the files that a configuration names.
+// newPlace creates the files that a configuration needs.
 func newPlace(t testing.TB, url, publicKey string) place {
 	p := place{url: url, publicKey: publicKey, dir: t.TempDir()}
 	if err := os.WriteFile(p.token(), []byte(token), 0o600); err != nil {
@@ -83,7 +83,7 @@ func newPlace(t testing.TB, url, publicKey string) place {
 
 func (p place) token() string { return filepath.Join(p.dir, "token") }
 
-// common are the options that have the same name and form in TOML and YAML.
+// common returns the options that are the same in TOML and YAML.
 func (p plant) common(at place) map[string]any {
 	options := map[string]any{
 		"endpoint": at.url, "public_key_file": at.publicKey, "audit_file": at.trail(), "grace": "1s", "calibration_grace": "1s",
@@ -93,7 +93,7 @@ func (p plant) common(at place) map[string]any {
 	return options
 }
 
-// toml is the block of Telegraf's output.
+// toml returns the block of Telegraf's output.
 func (p plant) toml(at place) string {
 	b := &strings.Builder{}
 	b.WriteString("[[outputs.ocems]]\n")
@@ -102,7 +102,7 @@ func (p plant) toml(at place) string {
 		options["state_directory"] = at.state()
 	}
 	for _, key := range slices.Sorted(maps.Keys(options)) {
-		text, _ := json.Marshal(options[key]) // of texts and numbers
+		text, _ := json.Marshal(options[key]) // texts and numbers are the same in JSON and TOML
 		fmt.Fprintf(b, "  %s = %s\n", key, text)
 	}
 	for _, d := range p.devices {
@@ -156,7 +156,7 @@ func (p plant) toml(at place) string {
 	return b.String()
 }
 
-// exporter is the configuration of the collector's exporter. JSON is YAML.
+// exporter returns the configuration of the collector's exporter.
 func (p plant) exporter(at place) map[string]any {
 	conf := p.common(at)
 	if !at.memory {
@@ -166,13 +166,13 @@ func (p plant) exporter(at place) map[string]any {
 	return conf
 }
 
-// processor is that of the processor before it.
+// processor returns the configuration of the processor in front of the exporter.
 func (p plant) processor(at place) map[string]any {
 	conf := p.exporter(at)
 	for _, key := range []string{"endpoint", "public_key_file", "coalesce", "spread", "initial_backoff", "max_backoff", "hold_interval", "max_concurrency"} {
 		delete(conf, key)
 	}
-	delete(conf, "below_min_coverage") // a processor has no outbox, and leaves out
+	delete(conf, "below_min_coverage") // a processor has no outbox, so it leaves such slots out
 	for _, d := range conf["devices"].([]any) {
 		parameters, _ := d.(map[string]any)["parameters"].([]any)
 		for _, x := range parameters {
@@ -233,7 +233,7 @@ func asAny(list []string) (out []any) {
 func asJSON(v any) string {
 	text, err := json.MarshalIndent(v, "", "  ")
 	if err != nil {
-		panic(err) // of plain values
+		panic(err) // never happens for plain values
 	}
 	return string(text)
 }

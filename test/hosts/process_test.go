@@ -21,22 +21,22 @@ import (
 	"github.com/ocems-io/ocems/test/board"
 )
 
-// process is a host as a built program.
+// process is a host that runs as a built program.
 type process struct {
 	t       *testing.T
 	start   func() *board.Program
 	post    func(batch []reading)
-	marked  bool // what was sent is on disk only when a later reading is mentioned in the log
+	marked  bool // sent readings are on disk only when a later reading is in the log
 	marks   int
 	program *board.Program
-	before  string // log of earlier lives
+	before  string // log of earlier runs
 	counter func() int
 }
 
 func (p *process) send(batch []reading) { p.post(batch) }
 
-// flush sends readings of devices that nobody has, which the log names. The second of two is in a later write than what
-// was sent before the first.
+// flush sends readings of unknown devices, which the log names. The second of two is in a later write than the readings before
+// the first.
 func (p *process) flush() {
 	for range 2 {
 		if p.marks++; p.marked {
@@ -64,7 +64,7 @@ func (p *process) duplicates() int {
 
 func (p *process) log() string { return p.before + p.program.Log() }
 
-// post sends a request that the program must take.
+// post sends a request that the program must accept.
 func post(t *testing.T, url, kind string, body []byte) {
 	t.Helper()
 	resp, err := http.Post(url, kind, bytes.NewReader(body))
@@ -74,7 +74,7 @@ func post(t *testing.T, url, kind string, body []byte) {
 	require.Less(t, resp.StatusCode, 300, "%s: %s", url, answer)
 }
 
-// lastNumber is the last number in a file that a pattern has as its group, 0 without one.
+// lastNumber returns the group of the last match of a pattern in a file as a number, or 0 without a match.
 func lastNumber(t *testing.T, file, pattern string) (n int) {
 	text, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -88,7 +88,7 @@ func lastNumber(t *testing.T, file, pattern string) (n int) {
 	return n
 }
 
-// scraped adds up the counters of duplicates that a collector shows, each with the version of its scope.
+// scraped returns the sum of the collector's counters of duplicates. Each must have the version of its scope.
 func scraped(t *testing.T, url string) (n int) {
 	resp, err := http.Get(url)
 	require.NoError(t, err)
@@ -103,7 +103,7 @@ func scraped(t *testing.T, url string) (n int) {
 	return n
 }
 
-// telegrafProcess is a Telegraf with the output built in, which listens for line protocol.
+// telegrafProcess starts a Telegraf with the built-in output and an input for line protocol.
 func telegrafProcess(t *testing.T, p plant, at place) host {
 	binary, address := board.Built(t, "OCEMS_TELEGRAF"), board.FreeAddr(t)
 	config, counters := filepath.Join(at.dir, "telegraf.conf"), filepath.Join(at.dir, "counters.json")
@@ -134,7 +134,7 @@ func telegrafProcess(t *testing.T, p plant, at place) host {
 	return h
 }
 
-// externalProcess is the external plugin, whose input is a named pipe that outlives it.
+// externalProcess starts the external plugin. Its input is a named pipe that stays when it is killed.
 func externalProcess(t *testing.T, p plant, at place) host {
 	binary := board.Built(t, "OCEMS_TELEGRAF_EXTERNAL")
 	config, pipe := filepath.Join(at.dir, "ocems.conf"), filepath.Join(at.dir, "pipe")
@@ -155,7 +155,7 @@ func externalProcess(t *testing.T, p plant, at place) host {
 	return h
 }
 
-// collectorProcess is a collector with the exporter alone, or with the processor before it.
+// collectorProcess starts a collector with only the exporter, or also with the processor.
 func collectorProcess(processors ...string) func(t *testing.T, p plant, at place) host {
 	return func(t *testing.T, p plant, at place) host {
 		binary, address, metrics := board.Built(t, "OCEMS_COLLECTOR"), board.FreeAddr(t), board.FreeAddr(t)
@@ -203,7 +203,7 @@ var programs = map[string]func(t *testing.T, p plant, at place) host{
 	"processor-exporter": collectorProcess("ocems_slot"),
 }
 
-// TestPrograms runs the table through the built programs.
+// TestPrograms runs the table with the built programs.
 func TestPrograms(t *testing.T) {
 	for name, start := range programs {
 		t.Run(name, func(t *testing.T) {

@@ -15,15 +15,15 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric"
 )
 
-// reading is one value that a sender hands to a host.
+// reading is one value that a sender sends to a host.
 type reading struct {
-	name       string // "analyser.cod" is Telegraf's field cod of the metric analyser; a name without a point has the field value
+	name       string // "analyser.cod" is the field cod of the metric analyser in Telegraf; a name without a point has the field value
 	value      float64
 	at         time.Time
 	unit, flag string
-	device     string            // ocems.device.id, where the sender sets it
-	tags       map[string]string // of the point
-	resource   map[string]string // tags too in Telegraf
+	device     string            // ocems.device.id, if the sender sets it
+	tags       map[string]string // attributes of the point
+	resource   map[string]string // attributes of the resource; tags in Telegraf
 	scope      string            // version of the instrumentation scope
 	kind       kind
 }
@@ -36,7 +36,7 @@ const (
 	delta
 )
 
-// split is the metric and the field that Telegraf has of a name.
+// split returns Telegraf's metric and field of a name.
 func split(name string) (metric, field string) {
 	if i := strings.LastIndexByte(name, '.'); i >= 0 {
 		return name[:i], name[i+1:]
@@ -44,7 +44,7 @@ func split(name string) (metric, field string) {
 	return name, "value"
 }
 
-// allTags are a reading's tags in Telegraf.
+// allTags returns the tags of a reading in Telegraf.
 func (r reading) allTags() map[string]string {
 	tags := map[string]string{}
 	maps.Copy(tags, r.resource)
@@ -57,7 +57,7 @@ func (r reading) allTags() map[string]string {
 	return tags
 }
 
-// metric is the reading as Telegraf has it.
+// metric returns the reading as a Telegraf metric.
 func (r reading) metric() telegraf.Metric {
 	name, field := split(r.name)
 	kind := telegraf.Gauge
@@ -67,7 +67,7 @@ func (r reading) metric() telegraf.Metric {
 	return metric.New(name, r.allTags(), map[string]any{field: r.value}, r.at, kind)
 }
 
-// line is the reading in line protocol, which has no NaN: a text is no number either.
+// line returns the reading in line protocol. This has no NaN, so the line has a text, which is not a number either.
 func (r reading) line() string {
 	name, field := split(r.name)
 	b := &strings.Builder{}
@@ -101,7 +101,7 @@ func telegrafMetrics(batch []reading) []telegraf.Metric {
 	return list
 }
 
-// otlp is a batch as the collector has it, in the same order.
+// otlp returns a batch as the collector's metrics, in the same order.
 func otlp(batch []reading) pmetric.Metrics {
 	md := pmetric.NewMetrics()
 	var metrics pmetric.MetricSlice
@@ -131,7 +131,7 @@ func put(m pcommon.Map, values map[string]string) {
 	}
 }
 
-// point makes m the metric of the reading, with one point.
+// point fills m with the reading as its only point.
 func (r reading) point(m pmetric.Metric) pmetric.NumberDataPoint {
 	m.SetName(r.name)
 	m.SetUnit(r.unit)

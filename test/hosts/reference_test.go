@@ -11,15 +11,15 @@ import (
 	"time"
 )
 
-// arrival is a reading and when it came to the host.
+// arrival is a reading with the time of its arrival at the host.
 type arrival struct {
 	reading
 	came time.Time
 }
 
-// expect says what the board must have of readings, in the order in which they came: one line a reading. It is written
-// from the rules and shares nothing with the hosts: a window takes each time once, and is closed half a minute after its end.
-// A reading that is not to be believed is in none.
+// expect returns the expected readings at the board, one line each, for readings in the order of arrival. It is a separate
+// implementation of the rules: a window has each timestamp once, and closes half a minute after its end. Invalid readings are
+// in no window.
 func expect(p plant, all []arrival) (lines []string) {
 	type key struct {
 		device, parameter string
@@ -27,14 +27,14 @@ func expect(p plant, all []arrival) (lines []string) {
 		end               int64 // Unix seconds
 	}
 	type window struct {
-		began time.Time // when its first reading came
+		began time.Time // arrival of its first reading
 		unit  string
 		seen  map[string]bool
 		taken []arrival
 	}
 	windows := map[key]*window{}
 	entries, devices := map[key]parameter{}, map[string]device{}
-	kept, keptFlag := map[key]arrival{}, map[key]string{} // the last reading taken of a parameter
+	kept, keptFlag := map[key]arrival{}, map[key]string{} // the last accepted reading of a parameter
 	for _, d := range p.devices {
 		devices[d.id] = d
 	}
@@ -132,13 +132,13 @@ func expect(p plant, all []arrival) (lines []string) {
 	return lines
 }
 
-// name is what a reading is.
+// name is the parameter to which a reading is mapped.
 type name struct {
 	parameter
 	device, key, unit string
 }
 
-// named finds the entries of a device that a reading fits, or else takes its own word for it.
+// named returns the entries of a device that a reading fits, or the name in the reading itself.
 func named(d device, r reading) (list []name) {
 	unit := map[string]string{"": "", "mg/l": "mg/L", "mg/L": "mg/L", "ppm": "ppm"}
 	for _, x := range d.parameters {
@@ -154,7 +154,7 @@ func named(d device, r reading) (list []name) {
 	return list
 }
 
-// rule is a further key of an entry, or nil.
+// rule returns a further key of an entry, or nil.
 func (p parameter) rule(key string) any { return p.rules[key] }
 
 func (p parameter) believes(v float64) bool {
@@ -170,7 +170,7 @@ func later(a, b time.Time) time.Time {
 	return b
 }
 
-// weigh is the mean of a flag's readings by how long they hold in a window, and the minutes in which any does.
+// weigh returns the time-weighted mean of a flag's readings in a window, and the minutes with a valid reading.
 func weigh(taken, before []arrival, flag string, end int64, calibration bool) (value float64, minutes map[int64]bool) {
 	byTime := func(a, b arrival) int { return a.at.Compare(b.at) }
 	list := slices.SortedFunc(slices.Values(taken), byTime)
@@ -205,7 +205,7 @@ func usual(parameter string) string {
 	return "mean"
 }
 
-// choose takes the readings of the flag that speaks for a window.
+// choose returns the flag of a window and its readings with this flag.
 func choose(taken []arrival, minSamples int) (flag string, chosen []arrival) {
 	for _, f := range []string{"U", "C", "M", "F", "Z", "D"} {
 		var of []arrival

@@ -26,15 +26,14 @@ import (
 )
 
 var (
-	streams = flag.Int("streams", 200, "how many random streams TestStreams makes")
-	seed    = flag.Uint64("seed", 0, "of the first plant of TestStreams; 0 is by the time")
+	streams = flag.Int("streams", 200, "number of random streams in TestStreams")
+	seed    = flag.Uint64("seed", 0, "seed of the first plant of TestStreams; 0 takes the time")
 )
 
-// perPlant is how many streams share the lives of their hosts. They are told apart by their devices. Every third plant has
-// restarts.
+// perPlant returns the number of streams that share hosts. Each stream has its own device. Every third plant has restarts.
 func perPlant() int { return min(max(*streams/4, 1), 200) }
 
-// payloads is a board that takes everything.
+// payloads is a board that accepts everything.
 type payloads struct {
 	component.StartFunc
 	component.ShutdownFunc
@@ -61,7 +60,7 @@ func (p *payloads) sorted() []string {
 	return list
 }
 
-// RoundTripper is that of an authenticator: the exporter's requests need no network.
+// RoundTripper implements an authenticator, so that the exporter's requests need no network.
 func (p *payloads) RoundTripper(http.RoundTripper) (http.RoundTripper, error) { return p, nil }
 
 // RoundTrip answers a request.
@@ -76,8 +75,8 @@ func (p *payloads) RoundTrip(r *http.Request) (*http.Response, error) {
 	return &http.Response{StatusCode: http.StatusOK, Header: http.Header{}, Body: io.NopCloser(bytes.NewReader(p.take(body))), Request: r}, nil
 }
 
-// ServeHTTP answers a request. It closes the connection: an idle one would stop a bubble's time. Its own Date would be of
-// another time than the bubble's.
+// ServeHTTP answers a request. It closes the connection, because an idle one would stop a bubble's time. It sets Date from the
+// bubble's time.
 func (p *payloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {
@@ -92,7 +91,7 @@ func (p *payloads) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	_, _ = w.Write(p.take(body))
 }
 
-// readings has a line for each reading of the payloads, as expect has.
+// readings returns a line for each reading of the payloads, in the form of expect.
 func readings(t testing.TB, payloads []string) (lines []string) {
 	for _, text := range payloads {
 		var p struct {
@@ -118,7 +117,7 @@ func readings(t testing.TB, payloads []string) (lines []string) {
 	return lines
 }
 
-// script is what happens to the hosts of a plant: rounds of batches, all of a round at one time.
+// script is the sequence of events for the hosts of a plant: rounds of batches. All batches of a round have the same time.
 type script struct {
 	plant    plant
 	restarts bool
@@ -130,16 +129,16 @@ type round struct {
 	steps []step
 }
 
-// step is a batch, or a restart without one.
+// step is a batch, or a restart if there is no batch.
 type step struct {
 	batch []reading
 	kill  bool
 }
 
-var bubble = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // when its time begins
+var bubble = time.Date(2000, 1, 1, 0, 0, 0, 0, time.UTC) // start of a bubble's time
 
-// newScript makes a script. Rounds are at 15 to 20 s of a minute, so that it is certain which windows are closed: those
-// that ended half a minute before the minute began, and have a reading of an earlier round.
+// newScript makes a script. Rounds are at second 15 to 20 of a minute. Then exactly these windows are closed: those that ended
+// half a minute before the minute began, with a reading of an earlier round.
 func newScript(seed uint64) script {
 	r := rand.New(rand.NewPCG(seed, 1))
 	s := script{restarts: seed%3 == 0, plant: plant{options: map[string]any{
@@ -199,7 +198,7 @@ func randomDevice(r *rand.Rand, id string) device {
 	return d
 }
 
-// randomRules gives an entry some of the keys of validity.
+// randomRules sets some of the keys of validity in an entry.
 func randomRules(r *rand.Rand, x parameter) {
 	for _, rule := range []struct {
 		key   string
@@ -222,12 +221,12 @@ func randomRules(r *rand.Rand, x parameter) {
 	}
 }
 
-// randomReadings are what senders of a device send until now: new readings, and such as they sent before.
+// randomReadings returns what senders of a device send until now: new readings and repeated ones.
 func randomReadings(r *rand.Rand, d device, now time.Time, sent []reading) (list []reading) {
 	back := []time.Duration{2 * time.Minute, 20 * time.Minute, 40 * time.Minute, 2 * time.Hour}[r.IntN(4)]
 	grid := []time.Duration{time.Millisecond, time.Second, 10 * time.Second, time.Minute}[r.IntN(4)]
 	sender := r.IntN(3)
-	flags := []string{"", "", "", "", "", "U", "M", "m", "F", "D", "?", string("CZ"[len(d.id)%2])} // the board has one point for a time
+	flags := []string{"", "", "", "", "", "U", "M", "m", "F", "D", "?", string("CZ"[len(d.id)%2])} // the board has one point per time
 	for range r.IntN(16) {
 		if known := append(slices.Clone(sent), list...); len(known) > 0 && r.IntN(3) == 0 {
 			x := known[r.IntN(len(known))]
@@ -254,12 +253,12 @@ func randomReadings(r *rand.Rand, d device, now time.Time, sent []reading) (list
 				x.tags["probe"] = fmt.Sprint(r.IntN(2))
 			}
 		} else if x.name = keys[r.IntN(len(keys))]; slices.ContainsFunc(d.parameters, func(p parameter) bool { return p.parameter == x.name }) {
-			continue // an entry and the bare key would be one series with two units
+			continue // entry and catalogue key would be one series with two units
 		} else {
 			x.unit, x.device = randomUnit(r), d.id
 		}
 		if r.IntN(20) == 0 {
-			sender++ // it was restarted
+			sender++ // the sender was restarted
 		}
 		list = append(list, x)
 	}
@@ -286,13 +285,13 @@ func randomValue(r *rand.Rand) float64 {
 	return float64(r.IntN(1000)) / 10
 }
 
-// way is how readings go to a board in this process.
+// way is a way of readings to a board inside this process.
 type way struct {
 	name  string
 	start func(p plant, at place, to *payloads) func(*adapter) life
 }
 
-// ways are the adapters with boards that take everything.
+// ways returns the adapters with boards that accept everything.
 func ways(server *boards) []way {
 	return []way{
 		{"output", func(p plant, at place, to *payloads) func(*adapter) life {
@@ -308,13 +307,13 @@ func ways(server *boards) []way {
 	}
 }
 
-// options lets an exporter send here.
+// options makes an exporter send to this board.
 func (p *payloads) options(exporter map[string]any) map[string]any {
 	exporter["http"] = map[string]any{"auth": map[string]any{"authenticator": "payloads"}}
 	return exporter
 }
 
-// perform carries a script out in each way and returns what its board has.
+// perform runs a script in each way and returns the boards.
 func perform(t *testing.T, s script, publicKey string, ways []way) map[string]*payloads {
 	got := map[string]*payloads{}
 	synctest.Test(t, func(t *testing.T) {
@@ -352,7 +351,7 @@ func perform(t *testing.T, s script, publicKey string, ways []way) map[string]*p
 	return got
 }
 
-// play carries a script out in all ways, and compares what they send with each other and with the reference.
+// play runs a script in all ways, and compares their payloads with each other and with the reference.
 func play(t *testing.T, s script, publicKey string, ways []way) (sent []string) {
 	var all []arrival
 	for _, n := range s.rounds {
@@ -364,7 +363,7 @@ func play(t *testing.T, s script, publicKey string, ways []way) (sent []string) 
 	}
 	got := perform(t, s, publicKey, ways)
 	want := expect(s.plant, all)
-	once := func(list []string) []string { // a kill may come between an answer and its note on the disk
+	once := func(list []string) []string { // a kill may come between an answer and the write of its outcome
 		if s.restarts {
 			return slices.Compact(list)
 		}
@@ -381,7 +380,7 @@ func play(t *testing.T, s script, publicKey string, ways []way) (sent []string) 
 	return got[ways[0].name].sorted()
 }
 
-// difference names some of what is in one list only.
+// difference returns some of the lines that are in only one list.
 func difference(want, have []string) string {
 	b := &strings.Builder{}
 	only := func(what string, a, b_ []string) {
@@ -396,11 +395,11 @@ func difference(want, have []string) string {
 	}
 	only("missing", want, have)
 	only("not wanted", have, want)
-	fmt.Fprintf(b, "\n%d wanted, %d there", len(want), len(have))
+	fmt.Fprintf(b, "\nwant %d lines, have %d", len(want), len(have))
 	return b.String()
 }
 
-// boards are the boards of many plants, outside of their bubbles.
+// boards are the boards of many plants, outside their bubbles.
 type boards struct {
 	*httptest.Server
 	publicKey string
@@ -418,7 +417,7 @@ func newBoards(t *testing.T) *boards {
 	return b
 }
 
-// add gives a board a URL, for as long as there are few others after it.
+// add gives a board a URL, which is valid until many more are added.
 func (b *boards) add(p *payloads) (url string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -437,8 +436,8 @@ func (b *boards) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	p.ServeHTTP(w, r)
 }
 
-// TestStreams makes random streams of readings, with retries, restarts, conflicts and lateness, and compares what the
-// three adapters send with each other and with the reference. -streams 1000000 is a long run; -seed repeats one.
+// TestStreams makes random streams of readings, with retries, restarts, conflicts and late readings. It compares the payloads
+// of the three adapters with each other and with the reference. -streams 1000000 is a long run; -seed repeats a run.
 func TestStreams(t *testing.T) {
 	first := *seed
 	if first == 0 {
@@ -461,7 +460,7 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// warmUp starts what Telegraf keeps running for the life of the process, outside of a bubble.
+// warmUp starts Telegraf's goroutines that run for the life of the process, outside a bubble.
 func warmUp(t *testing.T, publicKey string) {
 	at := newPlace(t, "http://127.0.0.1:1/", publicKey)
 	h := newAdapter(t, at, output(plant{devices: []device{{id: "dev"}}}.toml(at)))

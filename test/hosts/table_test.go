@@ -11,47 +11,47 @@ import (
 	"github.com/ocems-io/ocems/ocems/simulator"
 )
 
-// base is the start of a slot some hours ago: every window of a case is over.
+// base is the start of a slot some hours ago, so that every window of a case has ended.
 var base = time.Now().Truncate(15 * time.Minute).Add(-5 * time.Hour)
 
-// row is one case: what senders do, and what must be at the board in the end.
+// row is one case: the readings of senders, and the expected readings at the board at the end.
 type row struct {
 	name    string
-	devices []device // by default one called as the row, with one parameter; others are called row.1 and so on
-	// Batches by when they are sent: before the host is killed, after it runs again, and after the windows closed.
+	devices []device // default: one with the row's name and one parameter; more have the names row.1 and so on
+	// Batches by time of sending: before the host is killed, after its restart, and after the windows have closed.
 	before, after, late [][]reading
 	want                []want
 	refused             []refused
 	waits               int        // readings of cod in slots that wait for a person; a processor leaves them out
-	repeats             int        // readings that are counted as duplicates after the host runs again
-	warns               [][]string // words of one line of the log
+	repeats             int        // readings that are counted as duplicates after the restart
+	warns               [][]string // words of one log line
 }
 
-// want is one reading that the board has.
+// want is one expected reading at the board.
 type want struct {
-	device, parameter string // by default the row's only one
-	slot              int    // its stamp is base and so many slots
+	device, parameter string // default: the row's only one
+	slot              int    // stamp in slots after base
 	stamp             time.Time
 	value             float64
 	unit, flag        string
 	diagnostic        bool
-	of                string // "3 1..9": how many readings the trail says it is of, and the least and greatest
+	of                string // number of samples, smallest and largest sample in the trail, such as "3 1..9"
 }
 
-// refused are readings that the trail has.
+// refused are the expected readings in the trail.
 type refused struct {
 	device, parameter, reason string
 	count                     int
-	lines                     int      // that they are in; 0 is any
-	detail                    []string // words of it
+	lines                     int      // number of lines for them; 0 is any
+	detail                    []string // words of the line's detail
 }
 
-// at is a reading of the row's own analyser so many minutes after base.
+// at returns a reading of the row's own analyser, minutes after base.
 func at(minutes, value float64) reading {
 	return reading{name: "analyser.cod", value: value, at: base.Add(time.Duration(minutes * float64(time.Minute))).Round(time.Millisecond)}
 }
 
-// each is a reading a minute from a minute on.
+// each returns one reading per minute, beginning at a minute.
 func each(from int, values ...float64) (list []reading) {
 	for i, v := range values {
 		list = append(list, at(float64(from+i), v))
@@ -61,7 +61,7 @@ func each(from int, values ...float64) (list []reading) {
 
 func times(n int, value float64) []float64 { return slices.Repeat([]float64{value}, n) }
 
-// change returns the readings with a change.
+// change returns the readings changed by f.
 func change(list []reading, f func(*reading)) []reading {
 	out := slices.Clone(list)
 	for i := range out {
@@ -111,7 +111,7 @@ func shuffled(list []reading) []reading {
 
 func batches(list ...[]reading) [][]reading { return list }
 
-// one is the row's only reading at the board.
+// one returns the row's only reading at the board.
 func one(value float64) []want { return []want{{value: value}} }
 
 func cod(change func(*parameter)) []device {
@@ -122,10 +122,10 @@ func cod(change func(*parameter)) []device {
 
 func statistic(s string) []device { return cod(func(p *parameter) { p.statistic = s }) }
 
-// measured are what a statistic makes different values of.
+// measured has a different result for each statistic.
 var measured = each(1, 3, 9, 1, 7, 4)
 
-// rows is the table.
+// rows returns the table.
 func rows() (list []row) {
 	list = append(list, identity()...)
 	list = append(list, twice()...)
@@ -142,7 +142,7 @@ func rows() (list []row) {
 	return list
 }
 
-// identity: whatever else of a sender changes in mid-window, a parameter is one series.
+// identity: a parameter is one series, even if other attributes of its sender change within a window.
 func identity() (list []row) {
 	for name, change := range map[string]func(list []reading, value string) []reading{
 		"service-instance-id": func(list []reading, v string) []reading { return from(list, "service.instance.id", v) },
@@ -175,7 +175,7 @@ func compare(a, b string) int {
 	return 1
 }
 
-// twice: a reading that comes again is the same reading.
+// twice: a reading that is sent again counts once.
 func twice() []row {
 	three, deltas := each(0, 200, 300, 400), as(delta, each(0, 5, 5))
 	sum := cod(func(p *parameter) { p.statistic, p.kindTells = "sum", true })
@@ -192,7 +192,7 @@ func twice() []row {
 	}
 }
 
-// totalisers: the parameter says what a reading of it is, not the metric's name or kind.
+// totalisers: the parameter decides the statistic, not the metric's name or kind.
 func totalisers() []row {
 	var nine []reading
 	for i := range 10 {
@@ -213,7 +213,7 @@ func totalisers() []row {
 	}
 }
 
-// sources: two instruments that one entry fits are pooled, and a person is told.
+// sources: readings of two instruments that fit one entry are averaged together, and there is a warning.
 func sources() []row {
 	var both []reading
 	for i := range 10 {
@@ -231,7 +231,7 @@ func sources() []row {
 	}
 }
 
-// conflicts: of two values for one time the first stays, and a person is told.
+// conflicts: of two values for one time the first stays, and there is a warning.
 func conflicts() []row {
 	first, second := from(each(3, 100), "gateway", "g1"), from(each(3, 500), "gateway", "g2")
 	trail := []refused{{reason: "conflict", count: 1, detail: []string{"gateway=g1", "gateway=g2"}}}
@@ -247,7 +247,7 @@ func conflicts() []row {
 	}
 }
 
-// order: the order in which readings come changes nothing.
+// order: the order of arrival does not matter.
 func order() (list []row) {
 	tenths := each(0, 0.1, 0.2, 0.3, 1e9, 0.4, -1e9, 0.5, 0.6, 0.7)
 	for statistic_, value := range map[string]float64{"mean": 0.3111111, "last": 0.7, "min": -1e9, "max": 1e9, "sum": 2.8, "median": 0.4} {
@@ -260,7 +260,7 @@ func order() (list []row) {
 	return append(list, row{name: "two-slots-shuffled", before: batches(shuffled(two)), want: []want{{slot: 1, value: 15}, {slot: 2, value: 35}}})
 }
 
-// flags: U wins where there is one, and calibration has windows of its own.
+// flags: U wins if there is one, and calibration has its own windows.
 func flags() []row {
 	calibrated := cod(func(*parameter) {})
 	calibrated[0].calibrations = []simulator.Calibration{{From: base.Add(-time.Minute), To: base.Add(time.Hour)}}
@@ -281,12 +281,12 @@ func flags() []row {
 	}
 }
 
-// since1970 is a reading whose time is so many nanoseconds after 1970.
+// since1970 returns a reading whose time is the given number of nanoseconds after 1970.
 func since1970(nanoseconds int64) []reading {
 	return change(each(0, 500), func(r *reading) { r.at = time.Unix(0, nanoseconds) })
 }
 
-// lateness: what is closed stays as it is.
+// lateness: a closed window does not change.
 func lateness() []row {
 	three := each(0, 200, 300, 400)
 	twoParameters := []device{{parameters: []parameter{{name: "analyser.cod", unit: "mg/L"}, {name: "analyser.bod", unit: "mg/L"}}}}
@@ -306,7 +306,7 @@ func lateness() []row {
 	}
 }
 
-// names: which reading is which parameter of which device.
+// names: the mapping of readings to devices and parameters.
 func names() []row {
 	bare := func(list []reading, name, unit, device string) []reading {
 		return change(list, func(r *reading) { r.name, r.unit, r.device = name, unit, device })
@@ -335,7 +335,7 @@ func names() []row {
 	}
 }
 
-// floodOfNaN is 20 minutes of readings each second that are none.
+// floodOfNaN returns 20 minutes of NaN, one per second.
 func floodOfNaN() (list []reading) {
 	for i := range 1200 {
 		list = append(list, at(float64(i)/60, math.NaN()))
@@ -343,7 +343,7 @@ func floodOfNaN() (list []reading) {
 	return list
 }
 
-// values: what is sent of a value.
+// values: the form in which values are sent.
 func values() (list []row) {
 	two := 2
 	spelled := map[string]string{"mg/l": "mg/L", "MG/L": "mg/L", "mgpl": "mg/L", "mg / l": "mg/L", "Cel": "°C", "KLD": "m³/day"}
@@ -378,7 +378,7 @@ func ruled(rules map[string]any) []device {
 	return cod(func(p *parameter) { p.rules = rules })
 }
 
-// validity: what is not to be believed is in no slot, and in the trail.
+// validity: invalid readings are in no slot, and are in the trail.
 func validity() []row {
 	bounds := ruled(map[string]any{"valid_min": 0, "valid_max": 500.5, "invalid_values": []any{0, -9999.9, 65535, 6553.5, 250.0}})
 	slow := ruled(map[string]any{"max_step": 50})
@@ -413,7 +413,7 @@ func validity() []row {
 	}
 }
 
-// periods: for how long a reading stands, and since when.
+// periods: the time span that a reading covers.
 func periods() []row {
 	held, ends := statistic("time_weighted"), ruled(map[string]any{"reading_stamp": "end"})
 	minutes := each(1, append(times(14, 100), 250)...)

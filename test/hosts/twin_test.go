@@ -11,8 +11,8 @@ import (
 	"go.opentelemetry.io/collector/component"
 )
 
-// TestSameBytes sends one day through every host: the board cannot tell which of them a plant has. In the last way one
-// exporter gets finished slots of some devices, and raw readings of the others that its processor lets pass.
+// TestSameBytes sends one day through every host. The board gets the same bytes from all. In the last way one exporter gets
+// finished slots of some devices, and raw readings of the others, which its processor passes on.
 func TestSameBytes(t *testing.T) {
 	server := newBoards(t)
 	warmUp(t, server.publicKey)
@@ -26,14 +26,14 @@ func TestSameBytes(t *testing.T) {
 	t.Logf("%d payloads, the first: %s", len(sent), sent[0])
 }
 
-// both is one exporter that makes the slots of some devices itself, and gets those of the others from a processor.
+// both is one exporter that makes the slots of some devices itself, and gets the slots of the others from a processor.
 var both = way{"both", func(p plant, at place, to *payloads) func(*adapter) life {
 	some := p
 	some.devices = p.devices[:len(p.devices)/2]
 	return collector(to.options(p.exporter(at)), some.processor(at), extensions{component.MustNewID("payloads"): to})
 }}
 
-// day is a day of two stacks and two outlets: every 30 s a reading, sent every 5 minutes.
+// day returns a day of two stacks and two outlets, with a reading every 30 s, sent every 5 minutes.
 func day() script {
 	latitude, longitude, two := 19.076, 72.8777, 2
 	entry := func(name, unit string) parameter {
@@ -68,7 +68,7 @@ func day() script {
 	return s
 }
 
-// shown is what a device's instruments show at a time. They have a fault from 3 h, and calibrate from 10 h 5 min.
+// shown returns the readings of a device's instruments at a time. They have a fault from 3 h, and calibrate from 10 h 5 min.
 func shown(d device, i int, at time.Time) (list []reading) {
 	since := at.Sub(bubble)
 	hours := since.Hours()

@@ -19,8 +19,8 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
 )
 
-// wrong are mistakes of the keys that all hosts share, and the text that names each. @ stands for the device's path, #
-// for its parameter's. A value is written as both TOML and YAML have it.
+// wrong lists mistakes in the keys that all hosts share, and the error text of each. @ is the path of the device, # the path of
+// its parameter. Each value is valid in both TOML and YAML.
 var wrong = []struct {
 	key, value string
 	want       string
@@ -54,9 +54,9 @@ var wrong = []struct {
 	{"#valid_max", `-0.5`, `#valid_min: 0 is more than valid_max, -0.5; nearest: -0.5`, false},
 	{"#limit_low", `251`, `#limit_low: 251 is more than limit_high, 250; nearest: 250`, false},
 	{"#max_step", `-2.5`, `#max_step: -2.5 is less than 0; nearest: 2.5`, false},
-	{"#max_step", `0`, `#max_step: 0 leaves out all that changes; leave it out for no limit`, false},
-	{"#statistic", `"time_weighted"`, `#reading_stamp: "end" does not go with the statistic time_weighted, by which a value holds from its time on; nearest: start`, false},
-	{"max_series", `100000`, `max_series: the key is gone; leave it out: the devices and their parameters bound the series`, false},
+	{"#max_step", `0`, `#max_step: 0 refuses every reading that differs from the one before; leave the key out for no limit`, false},
+	{"#statistic", `"time_weighted"`, `#reading_stamp: "end" does not fit the statistic time_weighted, where a value holds from its timestamp on; nearest: start`, false},
+	{"max_series", `100000`, `max_series: the key is gone; leave it out: the configured devices and parameters limit the number of series`, false},
 	{"devices_file_interval", `"0s"`, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`, false},
 	{"devices_file", `"absent.csv"`, `devices_file: open absent.csv`, false},
 	{"endpoint", `"cems.cpcb.gov.in"`, `endpoint: "cems.cpcb.gov.in" is not a URL with http or https and a host; nearest: https://cems.cpcb.gov.in`, true},
@@ -69,16 +69,16 @@ var wrong = []struct {
 	{"max_concurrency", `0`, `max_concurrency: 0 is less than 1; nearest: 1`, true},
 	{"delay", `"20m"`, `delay: 20m is not from 0s to 15m; nearest: 15m`, true},
 	{"delay", `5`, `5 has no unit; nearest: "5s"`, true},
-	{"delay", `"5m"`, `delay: 5m is of a host that stands by for another sender; set shared_device = true beside it, or leave it out`, true},
+	{"delay", `"5m"`, `delay: 5m is for a host that stands by for another sender; set shared_device = true beside it, or leave it out`, true},
 	{"@delay", `"-1m"`, `@delay: -1m is not from 0s to 15m; nearest: 0s`, false},
-	{"@delay", `"5m"`, `@delay: 5m is of a host that stands by for another sender`, false},
+	{"@delay", `"5m"`, `@delay: 5m is for a host that stands by for another sender`, false},
 	{"@station_id", `""`, `@station_id: missing; give the station id that the board registered`, false},
 	{"@device_id", `" "`, `@device_id: missing; give the device id that the board registered`, false},
 	{"@latitude", `91.5`, `@latitude: 91.5 is outside -90 to 90 degrees; nearest: 90`, false},
 	{"@token_id", `""`, `@token_id: missing; give token_id or token_id_file`, true},
 	{"@token_id_file", `"absent.txt"`, `@token_id: both token_id and token_id_file are given; keep one`, true},
 	{"@public_key", `"nonsense!"`, `@public_key: reading the public key: neither PEM nor base64`, true},
-	{"@formerly", `["dev_1"]`, `@formerly: "dev_1" is the present name`, false},
+	{"@formerly", `["dev_1"]`, `@formerly: "dev_1" is the current name`, false},
 	{"#formerly", `["bod", ""]`, `#formerly: an empty name; leave it out`, false},
 	{"#metric", `""`, `#metric: missing; give the name of the metric`, false},
 	{"#parameter", `"codd"`, `#parameter: unknown parameter "codd": nearest "cod"`, false},
@@ -88,9 +88,9 @@ var wrong = []struct {
 	{"#decimals", `11`, `#decimals: 11 is outside 0 to 10; nearest: 10`, false},
 }
 
-// TestWrongConfigurations wants the same text of every host, in the host's own words.
+// TestWrongConfigurations checks that every host gives the same text, with the host's names of keys.
 func TestWrongConfigurations(t *testing.T) {
-	log.SetOutput(io.Discard) // Telegraf's loader
+	log.SetOutput(io.Discard) // Telegraf's loader logs
 	for _, w := range wrong {
 		t.Run(w.key+" "+w.value, func(t *testing.T) {
 			for name, h := range map[string]struct {

@@ -20,8 +20,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// bareRounds are how often the bare loop posts a slot of each device: a first time, in which connections are made, and
-// those of which the median is taken.
+// bareRounds returns how often the bare loop posts a slot of each device: once to open the connections, and then for the
+// measurements from which the median is taken.
 func bareRounds(devices int, c conduct) int {
 	if c.Latency > 0 {
 		return 2
@@ -29,7 +29,7 @@ func bareRounds(devices int, c conduct) int {
 	return 4 + 16_000/devices
 }
 
-// bare runs the bare loop as a process, against a server of the scenario's latency that refuses nothing.
+// bare runs the bare loop as a process, against a server with the scenario's latency that refuses nothing.
 func (p *plan) bare(s scenario) (row, error) {
 	c := conduct{Latency: p.conduct(s).Latency}
 	server, err := startSink(c)
@@ -53,7 +53,7 @@ func (p *plan) bare(s scenario) (row, error) {
 	return r, nil
 }
 
-// bareLoop posts a slot of each device in each round, and prints a row for each but the first.
+// bareLoop posts a slot of each device in each round, and prints a row for each round except the first.
 func bareLoop(url string, devices, rounds int) error {
 	text, err := os.ReadFile(publicKey)
 	if err != nil {

@@ -17,13 +17,13 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// What a device measures. One unit for all, so that a line of line protocol holds all.
+// The parameters of a device. All have the same unit, so that one line of line protocol holds all.
 var parameters = []string{"so2", "pm", "co", "hcl", "hf", "ammonia", "tvoc"}
 
 const (
 	unit    = "mg/Nm³"
-	minutes = 15 // readings a parameter and slot
-	senders = 16 // at once, of OTLP
+	minutes = 15 // readings per parameter and slot
+	senders = 16 // of OTLP, in parallel
 )
 
 func deviceID(i int) string { return fmt.Sprintf("dev_%06d", i) }
@@ -34,17 +34,17 @@ func numberOf(device string) string {
 	return strings.TrimLeft(strings.TrimPrefix(device, "dev_"), "0")
 }
 
-// value is one reading, of two decimals as instruments have.
+// value returns one reading with two decimals, as instruments send it.
 func value(device, parameter, minute int) float64 {
 	return float64(4000+(device%50)*20+parameter*300+minute*25) / 100
 }
 
-// windowStart is where the window of a boundary begins, a day ago, so that it closes at once.
+// windowStart returns the start of the window of a boundary. It was a day ago, so that the window closes immediately.
 func windowStart(boundary int) time.Time {
 	return time.Now().Add(-24 * time.Hour).Truncate(4 * time.Hour).Add(time.Duration(boundary) * spec.SlotLength)
 }
 
-// otlp is one minute of some devices, each a resource.
+// otlp returns one minute of some devices. Each device is a resource.
 func otlp(from, to int, at time.Time, minute int) ([]byte, error) {
 	md := pmetric.NewMetrics()
 	for i := from; i < to; i++ {
@@ -63,7 +63,7 @@ func otlp(from, to int, at time.Time, minute int) ([]byte, error) {
 	return pmetricotlp.NewExportRequestFromMetrics(md).MarshalProto()
 }
 
-// feedOTLP posts one minute of all devices, and returns when all of it is answered.
+// feedOTLP posts one minute of all devices, and returns when all requests are answered.
 func feedOTLP(url string, devices, batch int, at time.Time, minute int) error {
 	var (
 		wg   sync.WaitGroup
@@ -106,7 +106,7 @@ func postOTLP(url string, body []byte) error {
 	return nil
 }
 
-// lines is one minute of all devices in line protocol, a line a device.
+// lines returns one minute of all devices in line protocol, one line per device.
 func lines(devices int, at time.Time, minute int) []byte {
 	var b []byte
 	for i := range devices {

@@ -28,18 +28,18 @@ import (
 )
 
 const (
-	mostGrowth = 2.3 // of the CPU, where what is worked on doubles
+	mostGrowth = 2.3 // limit for the growth of CPU when n doubles
 	sizes      = 3
 	fewRounds  = 2
-	mostRounds = 8 // of a case that is beyond mostGrowth
-	together   = 2 // cases, since a run waits more than it works
+	mostRounds = 8 // for a case above mostGrowth
+	together   = 2 // cases in parallel, because a run mostly waits
 )
 
-// growth is something that may grow. run works on n of it in a directory, with state and trail on the disk, and returns
-// the CPU of what is measured. from is the smallest n of the series.
+// growth is a quantity that may grow. run processes n items in a directory, with state and trail on the disk, and returns the
+// measured CPU. from is the smallest n of the series.
 type growth struct {
 	name string
-	what string // of the first size, in units of from
+	what string // text after the first size, which is unit * from
 	unit float64
 	run  func(dir string, n, from int) (time.Duration, error)
 }
@@ -49,11 +49,11 @@ var growths = []growth{
 	{"series", "series of a fixed number of devices, a slot of each delivered", 4, growSeries},
 	{"waiting", "slots that wait while the server is down, with a restart", 8, growWaiting},
 	{"recovery", "waiting slots that are delivered after a restart", 1, growRecovery},
-	{"held", "devices that the server holds, two slots of each", 1, growHeld},
-	{"trail", "trail lines, reported of", 10, growTrail},
+	{"held", "devices that the board holds, two slots of each", 1, growHeld},
+	{"trail", "trail lines, in a report", 10, growTrail},
 }
 
-// grow measures each case, and fails where a doubling costs too much.
+// grow measures each case, and fails if a doubling costs too much.
 func grow(dir string, from int) error {
 	fmt.Printf("CPU of one process in seconds: the median of %d rounds or more, each of all sizes; a doubling may cost %.1f times.\n\n| what grows |", fewRounds, mostGrowth)
 	for i := range sizes {
@@ -75,9 +75,9 @@ func grow(dir string, from int) error {
 	return errors.Join(failed...)
 }
 
-// measure runs a case at each size. A doubling costs what the least costs of all rounds say, or what their medians say if
-// that is less: other processes add to a median, and garbage that was collected once less makes a least cost too small. A
-// case that is beyond mostGrowth by both gets more rounds.
+// measure runs a case at each size. The cost of a doubling is the ratio of the smallest costs of all rounds, or the ratio of
+// their medians if this is smaller. Other processes increase a median, and one garbage collection less makes a smallest cost
+// too small. A case with both ratios above mostGrowth gets more rounds.
 func (g growth) measure(dir string, from int) (row string, err error) {
 	var costs [sizes][]float64
 	worst, rounds := math.Inf(1), 0
@@ -109,7 +109,7 @@ func median(list []float64) float64 {
 	return (sorted[(len(sorted)-1)/2] + sorted[len(sorted)/2]) / 2
 }
 
-// cost is the CPU in seconds of a process of its own, after so many doublings.
+// cost returns the CPU of a separate process in seconds, after this number of doublings.
 func (g growth) cost(dir string, from, doublings int) (seconds float64, err error) {
 	out, err := exec.Command(os.Args[0], "-grow", g.name, "-dir", dir, "-from", fmt.Sprint(from), "-devices", fmt.Sprint(from<<doublings)).Output()
 	if exit := (*exec.ExitError)(nil); errors.As(err, &exit) {
@@ -121,7 +121,7 @@ func (g growth) cost(dir string, from, doublings int) (seconds float64, err erro
 	return seconds, err
 }
 
-// growOnce is one run in its process. profile is the stem of the files for profiles, or "".
+// growOnce is one run in its own process. profile is the stem of the files for profiles, or "".
 func growOnce(name, under string, n, from int, profile string) error {
 	i := slices.IndexFunc(growths, func(g growth) bool { return g.name == name })
 	if i < 0 {
@@ -157,7 +157,7 @@ func growOnce(name, under string, n, from int, profile string) error {
 	return err
 }
 
-// board answers in the process, so that a measurement has no server in it.
+// board answers inside the process, so that a measurement includes no server.
 type board struct {
 	down, held atomic.Bool
 	posts      atomic.Int64
@@ -184,7 +184,7 @@ func (b *board) RoundTrip(r *http.Request) (*http.Response, error) {
 		Body: io.NopCloser(strings.NewReader(text)), Request: r}, nil
 }
 
-// hub is an engine in the process.
+// hub is an engine inside the process.
 type hub struct {
 	*engine.Engine
 	file *store.File
@@ -219,9 +219,9 @@ func (h *hub) close() error {
 	return errors.Join(h.Close(context.Background()), h.file.Close())
 }
 
-const growthBatch = 1000 // devices
+const growthBatch = 1000 // devices per batch
 
-// take hands over one reading of each parameter, or a finished slot.
+// take passes one reading of each parameter, or a finished slot, to the engine.
 func (h *hub) take(devices int, keys []spec.Parameter, at time.Time, finished bool) error {
 	for from := 0; from < devices; from += growthBatch {
 		b := h.NewBatch()
@@ -242,13 +242,13 @@ func (h *hub) take(devices int, keys []spec.Parameter, at time.Time, finished bo
 func until(n int64, count *atomic.Int64) error {
 	for end := time.Now().Add(5 * time.Minute); count.Load() < n; time.Sleep(10 * time.Millisecond) {
 		if time.Now().After(end) {
-			return fmt.Errorf("after 5 minutes there are %d of %d", count.Load(), n)
+			return fmt.Errorf("only %d of %d after 5 minutes", count.Load(), n)
 		}
 	}
 	return nil
 }
 
-// deliverWindow lets devices report in one window, and waits until all is delivered.
+// deliverWindow lets devices report in one window, and waits until all slots are delivered.
 func deliverWindow(dir string, devices, series int) (time.Duration, error) {
 	b, begun := new(board), ownCPU()
 	h, err := b.open(dir, devices)
@@ -266,7 +266,7 @@ func deliverWindow(dir string, devices, series int) (time.Duration, error) {
 func growDevices(dir string, n, _ int) (time.Duration, error) { return deliverWindow(dir, n, 2) }
 
 func growSeries(dir string, n, from int) (time.Duration, error) {
-	return deliverWindow(dir, from/2, 8*n/from) // in the end 32 parameters of the 86
+	return deliverWindow(dir, from/2, 8*n/from) // at the largest size 32 of the 86 parameters
 }
 
 // fill puts n slots of a fixed number of devices into the outbox, while the server is down.
@@ -288,7 +288,7 @@ func fill(b *board, dir string, n, from int) error {
 	return h.close()
 }
 
-// growWaiting, with eight times n slots, fills the outbox, stops, and starts again.
+// growWaiting fills the outbox with eight times n slots, stops, and starts again.
 func growWaiting(dir string, n, from int) (time.Duration, error) {
 	b, begun := new(board), ownCPU()
 	if err := fill(b, dir, 8*n, from); err != nil {
@@ -302,7 +302,7 @@ func growWaiting(dir string, n, from int) (time.Duration, error) {
 	return ownCPU() - begun, err
 }
 
-// growRecovery delivers n slots that wait.
+// growRecovery delivers n waiting slots.
 func growRecovery(dir string, n, from int) (time.Duration, error) {
 	b := new(board)
 	if err := fill(b, dir, n, from); err != nil {
@@ -318,7 +318,7 @@ func growRecovery(dir string, n, from int) (time.Duration, error) {
 	return ownCPU() - begun, err
 }
 
-// growHeld has the server refuse all devices.
+// growHeld lets the server refuse all devices.
 func growHeld(dir string, n, _ int) (time.Duration, error) {
 	b := new(board)
 	b.held.Store(true)
@@ -345,7 +345,7 @@ func growHeld(dir string, n, _ int) (time.Duration, error) {
 	return ownCPU() - begun, nil
 }
 
-// growTrail writes ten lines for each of n, a slot of two readings in each, and reports of them.
+// growTrail writes ten lines for each of n, each line with a slot of two readings, and makes a report of them.
 func growTrail(dir string, n, from int) (time.Duration, error) {
 	path := filepath.Join(dir, "audit.jsonl")
 	trail, err := audit.Open(path)

@@ -20,19 +20,19 @@ import (
 
 const (
 	publicKey = "ocems/seal/testdata/industry_test_public.pem"
-	grace     = time.Second // so that the windows close by settle
+	grace     = time.Second // short, so that the windows close by settle
 	rest      = 300 * time.Millisecond
-	tail      = 2 * time.Second // after the last slot, in which outcomes reach the disk
-	patience  = 3 * time.Minute // for the slots of a boundary
+	tail      = 2 * time.Second // wait after the last slot, until outcomes are on disk
+	patience  = 3 * time.Minute // limit for the slots of a boundary
 )
 
 // process is a running host.
 type process struct {
 	command *exec.Cmd
 	exited  chan struct{}
-	stdin   *os.File // of the external plugin
-	port    string   // of the collector
-	trace   string   // file of its syncs
+	stdin   *os.File // for the external plugin
+	port    string   // for the collector
+	trace   string   // file with its syncs
 	log     string
 }
 
@@ -81,7 +81,7 @@ service:
 
 var programs = map[string]string{"exporter": "otelcol-ocems", "output": "ocems-telegraf"}
 
-// start starts a host in a new directory and waits until it rests and knows the server's time.
+// start starts a host in a new directory, and waits until it is idle and knows the server's time.
 func (p *plan) start(name string, s scenario, server *sink, dir string) (*process, error) {
 	bin, err := filepath.Abs(filepath.Join(p.bin, programs[name]))
 	if err != nil {
@@ -102,7 +102,7 @@ func (p *plan) start(name string, s scenario, server *sink, dir string) (*proces
 	}
 	h := &process{exited: make(chan struct{}), port: port, log: filepath.Join(dir, "host.log")}
 	argv := []string{bin, "--config", filepath.Join(dir, "config")}
-	if s.traced { // a grandchild traces, so that the child is the host; only these calls stop it
+	if s.traced { // a grandchild traces, so that the child is the host; only these system calls stop it
 		h.trace = filepath.Join(dir, "trace")
 		tracer := []string{"strace", "-D", "-f", "--seccomp-bpf", "-ttt", "-s", "0", "-o", h.trace, "-e", "trace=fsync,fdatasync,msync,pwrite64"}
 		if s.delayed {
@@ -179,7 +179,7 @@ func (h *process) stop() error {
 	}
 }
 
-// cpu is what all threads of the process have used, those that ended too, to the nanosecond.
+// cpu returns the CPU time of all threads of the process, including ended ones, in nanoseconds.
 func (h *process) cpu() time.Duration {
 	const sched = 2 // CPUCLOCK_SCHED of the kernel: the clock of another process
 	var t unix.Timespec
@@ -187,11 +187,11 @@ func (h *process) cpu() time.Duration {
 	return time.Duration(t.Nano())
 }
 
-// dirtied is the kernel's count of bytes that the process has had written to its disks. A write of 4 kB to a file counts
-// as much as the piece of the page cache that it falls into, on ext4 up to megabytes.
+// dirtied returns the kernel's count of bytes that the process has written to its disks. A write of 4 kB to a file counts as
+// the whole folio of the page cache, which on ext4 can be megabytes.
 func (h *process) dirtied() int { return h.number("io", "write_bytes:") }
 
-// peak is the most memory that it had, in kB.
+// peak returns the largest memory of the process, in kB.
 func (h *process) peak() int { return h.number("status", "VmHWM:") }
 
 func (h *process) number(file, key string) int {
@@ -205,7 +205,7 @@ func (h *process) number(file, key string) int {
 	return 0
 }
 
-// traced counts the syncs that began in a time, and the bytes that were written to files in it.
+// traced returns the number of syncs that began between two times, and the bytes written to files.
 func (h *process) traced(from, to time.Time) (syncs, bytes int, err error) {
 	f, err := os.Open(h.trace)
 	if err != nil {
@@ -214,7 +214,7 @@ func (h *process) traced(from, to time.Time) (syncs, bytes int, err error) {
 	defer f.Close()
 	lines := bufio.NewScanner(f)
 	for lines.Scan() {
-		fields := strings.Fields(lines.Text()) // thread, time, call; a call that another interrupts has a second line for its result
+		fields := strings.Fields(lines.Text()) // thread, time, call; a call that is interrupted by another has a second line with its result
 		if len(fields) < 3 {
 			continue
 		}
@@ -234,7 +234,7 @@ func (h *process) traced(from, to time.Time) (syncs, bytes int, err error) {
 	return syncs, bytes, lines.Err()
 }
 
-// feed hands over all readings of a window, and returns when the host has taken them.
+// feed sends all readings of a window, and returns when the host has accepted them.
 func (h *process) feed(p *plan, start time.Time) error {
 	for minute := range minutes {
 		at := start.Add(time.Duration(minute) * time.Minute)
@@ -257,7 +257,7 @@ func (h *process) feed(p *plan, start time.Time) error {
 		if err := raw.Control(func(fd uintptr) { left, fault = unix.IoctlGetInt(int(fd), unix.TIOCINQ) }); err != nil || fault != nil {
 			return errors.Join(err, fault)
 		}
-		if left == 0 { // the last of it is on its way to the disk
+		if left == 0 { // the last readings are being written to disk
 			break
 		}
 		time.Sleep(5 * time.Millisecond)
@@ -312,7 +312,7 @@ func (p *plan) boundary(h *process, server *sink, c conduct, n int) (r row, err 
 
 	idle := h.cpu()
 	time.Sleep(time.Second)
-	idle = h.cpu() - idle // a second
+	idle = h.cpu() - idle // per second
 	used := func(from, to time.Duration, wall time.Duration) float64 {
 		return (to - from - time.Duration(float64(idle)*wall.Seconds())).Seconds() * 1e6
 	}

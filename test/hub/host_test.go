@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// A call that another thread interrupts has two lines in strace's file, and counts once.
+// A call that is interrupted by another thread has two lines in strace's file, and counts once.
 func TestTraced(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "trace")
 	text := `7 99.900000 fdatasync(5) = 0

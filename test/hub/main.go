@@ -1,8 +1,8 @@
-// Command hub measures what closing and delivering the slots of a vendor's hub costs a whole host process: CPU, time,
-// syncs, bytes and memory. Before and after each host runs a bare loop, which makes and posts the same requests and keeps nothing.
+// Command hub measures the cost of closing and delivering the slots of a vendor's hub for a whole host process: CPU, time,
+// syncs, bytes and memory. A bare loop runs before and after each host. It makes and posts the same requests and stores nothing.
 //
-// A boundary is one 15-minute window of the past: all devices report 15 readings a parameter, a reading a minute, and
-// the host closes the window of each device once nothing comes for it. See docs/performance.md.
+// A boundary is one past 15-minute window: all devices report 15 readings per parameter, one per minute, and the host closes
+// the window of each device when no more readings come for it. See docs/performance.md.
 package main
 
 import (
@@ -17,7 +17,7 @@ import (
 	"time"
 )
 
-// plan is what a run measures.
+// plan has the options of a run.
 type plan struct {
 	bin, dir   string
 	devices    int
@@ -29,13 +29,13 @@ type plan struct {
 	boundaries int
 }
 
-// scenario is what is wrong, or slow, around the host.
+// scenario is what is faulty or slow in the host's environment.
 type scenario struct {
 	name          string
 	slow          bool // the server answers after plan.latency
-	held, hanging bool // one device in 20
+	held, hanging bool // one device of 20
 	traced        bool // syncs are counted
-	delayed       bool // and each takes plan.delay longer
+	delayed       bool // each sync takes plan.delay longer
 }
 
 var scenarios = []scenario{
@@ -48,7 +48,7 @@ var scenarios = []scenario{
 	{name: "worst", hanging: true, traced: true, delayed: true},
 }
 
-// conduct is that of the server in a scenario.
+// conduct returns the server's behaviour in a scenario.
 func (p *plan) conduct(s scenario) (c conduct) {
 	c.Held, c.Hanging = s.held, s.hanging
 	if s.slow {
@@ -77,24 +77,24 @@ func main() {
 
 func run() error {
 	var p plan
-	flag.StringVar(&p.bin, "bin", "bin", "`DIRECTORY` of the built hosts")
+	flag.StringVar(&p.bin, "bin", "bin", "`DIRECTORY` with the built hosts")
 	flag.StringVar(&p.dir, "dir", "bin", "`DIRECTORY` on the disk that is measured")
-	flag.IntVar(&p.devices, "devices", 2000, "of the hub")
-	flag.IntVar(&p.batch, "batch", 0, "devices in a request of the feed of OTLP; 0 is a 40th of all")
-	flag.DurationVar(&p.settle, "settle", 2*time.Second, "option of the host")
-	flag.DurationVar(&p.spread, "spread", 0, "option of the host")
-	flag.DurationVar(&p.latency, "latency", 60*time.Millisecond, "of the server in the scenario latency")
-	flag.DurationVar(&p.delay, "delay", 5*time.Millisecond, "added to each sync in the scenarios disk and worst")
-	flag.IntVar(&p.boundaries, "boundaries", 2, "of each scenario")
+	flag.IntVar(&p.devices, "devices", 2000, "devices of the hub")
+	flag.IntVar(&p.batch, "batch", 0, "devices in a request of the OTLP feed; 0 is a 40th of all")
+	flag.DurationVar(&p.settle, "settle", 2*time.Second, "settle of the host")
+	flag.DurationVar(&p.spread, "spread", 0, "spread of the host")
+	flag.DurationVar(&p.latency, "latency", 60*time.Millisecond, "latency of the server in the scenario latency")
+	flag.DurationVar(&p.delay, "delay", 5*time.Millisecond, "delay of each sync in the scenarios disk and worst")
+	flag.IntVar(&p.boundaries, "boundaries", 2, "boundaries of each scenario")
 	hostList := flag.String("hosts", "exporter,output", "to measure")
-	list := flag.String("scenarios", "plain,latency,held,hanging,syncs,disk", "to measure; there is worst too, disk and hanging at once")
+	list := flag.String("scenarios", "plain,latency,held,hanging,syncs,disk", "scenarios to measure; also worst, which is disk and hanging together")
 	raw := flag.String("json", "", "`FILE` for the raw figures")
-	sink := flag.Bool("sink", false, "be the server, for a run of this program")
-	bare := flag.String("bare", "", "be the bare loop against the server at `URL`, for a run of this program")
-	growing := flag.Bool("growth", false, "instead, double what may grow, and fail where a doubling costs more than "+fmt.Sprint(mostGrowth)+" times")
-	from := flag.Int("from", 4000, "the smallest size of -growth, doubled twice")
-	one := flag.String("grow", "", "be one run of -growth, for a run of this program, of -devices")
-	profile := flag.String("profile", "", "`STEM` of the files for the profiles of -grow")
+	sink := flag.Bool("sink", false, "internal: run the server")
+	bare := flag.String("bare", "", "internal: run the bare loop against the server at `URL`")
+	growing := flag.Bool("growth", false, "instead, double the sizes of each case, and fail if a doubling costs more than "+fmt.Sprint(mostGrowth)+" times")
+	from := flag.Int("from", 4000, "the smallest size of -growth, which is doubled twice")
+	one := flag.String("grow", "", "internal: one run of -growth with the size -devices")
+	profile := flag.String("profile", "", "`STEM` of the profile files of -grow")
 	flag.Parse()
 	switch {
 	case *growing:
@@ -136,7 +136,7 @@ func run() error {
 		}
 		if s.traced && noTracer != nil {
 			if s.delayed {
-				log.Printf("left out: %s, since there is no strace here", s.name)
+				log.Printf("left out: %s, because strace is not installed", s.name)
 				continue
 			}
 			s.traced = false
@@ -176,7 +176,7 @@ func run() error {
 		}
 	}
 	if wrong > 0 {
-		return fmt.Errorf("%d slots did not come within %s, came twice, or lack a parameter", wrong, patience)
+		return fmt.Errorf("%d slots did not arrive within %s, arrived twice, or lack a parameter", wrong, patience)
 	}
 	return nil
 }

@@ -16,34 +16,34 @@ import (
 	"github.com/ocems-io/ocems/ocems/seal"
 )
 
-// conduct is how the server answers. Held and hanging devices are those whose number Each divides.
+// conduct is the server's behaviour. Held and hanging devices are those whose number is a multiple of each.
 type conduct struct {
 	Latency       time.Duration
 	Held, Hanging bool
 }
 
-// each is how many devices have one that is held or hangs.
+// One of each devices is held or hangs.
 const each = 20
 
 func (c conduct) answers(device int) bool { return !(c.Held || c.Hanging) || device%each != 0 }
 
-// account is what the server has of one slot of all devices.
+// account counts one slot of all devices at the server.
 type account struct {
-	Posted int // devices of which it came
-	Twice  int // posts beyond the first of a device
-	Short  int // posts without one of the parameters, or that cannot be opened
+	Posted int // devices whose slot arrived
+	Twice  int // posts after the first of a device
+	Short  int // posts that lack a parameter or cannot be decrypted
 	First  time.Time
 	Last   time.Time
 	seen   map[int]bool
 }
 
-// server is the board, as far as a measurement needs it. It is a process of its own, so that its CPU is not the host's.
+// server is a minimal board for measurements. It is a separate process, so that its CPU does not count for the host.
 type server struct {
 	mu      sync.Mutex
 	conduct conduct
 	bodies  map[int]*seal.Body
 	slots   map[int64]*account
-	asked   int // GETs, by which a host learns the time
+	asked   int // GETs, with which a host asks for the time
 }
 
 // serve runs the server until its standard input ends, and prints its address.
@@ -121,7 +121,7 @@ func (s *server) data(w http.ResponseWriter, r *http.Request) {
 
 var stampKey = []byte(`"timestamp":`)
 
-// take counts a slot. It opens the body and looks at no more than it counts.
+// take counts a slot. It decrypts the body and reads only what it counts.
 func (s *server) take(device int, sealed []byte) {
 	now := time.Now()
 	s.mu.Lock()
@@ -156,7 +156,7 @@ func (s *server) take(device int, sealed []byte) {
 	a.Posted++
 }
 
-// sink is the running server, as the measurement sees it.
+// sink is the measurement's handle of the running server.
 type sink struct {
 	url     string
 	command *exec.Cmd

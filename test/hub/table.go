@@ -10,14 +10,14 @@ import (
 type row struct {
 	Host     string  `json:"host"`
 	Scenario string  `json:"scenario"`
-	Boundary int     `json:"boundary"` // from 1
+	Boundary int     `json:"boundary"` // starts at 1
 	Slots    int     `json:"slots"`
-	CPU      float64 `json:"cpu_us_a_slot"` // user and system, of closing and delivery
-	Ratio    float64 `json:"cpu_x_bare"`    // of the loops before and after
+	CPU      float64 `json:"cpu_us_a_slot"` // user and system, for closing and delivery
+	Ratio    float64 `json:"cpu_x_bare"`    // divided by the bare loops before and after
 	Rate     float64 `json:"slots_per_s"`   // from the first slot to the last
-	Wall     float64 `json:"wall_s"`        // from when windows may close to the last slot
+	Wall     float64 `json:"wall_s"`        // from the time when windows may close until the last slot
 	Syncs    float64 `json:"syncs_per_500_slots"`
-	Written  float64 `json:"bytes_a_slot"` // by write calls to files
+	Written  float64 `json:"bytes_a_slot"` // bytes of write calls to files
 	Dirtied  float64 `json:"write_bytes_a_slot"`
 	Peak     float64 `json:"peak_mb"`
 
@@ -27,7 +27,7 @@ type row struct {
 	Idle        float64 `json:"idle_ms_per_s"`
 
 	Traced bool `json:"traced"`
-	Wrong  int  `json:"wrong"` // slots that did not come, came twice, or without a parameter
+	Wrong  int  `json:"wrong"` // slots that did not arrive, arrived twice, or lack a parameter
 }
 
 func printHead(w io.Writer, p plan) {

@@ -1,3 +1,3 @@
-// Package intake measures what it costs to take readings, each host beside what its users run otherwise, in one run: make
-// bench-intake.
+// Package intake measures the cost of accepting readings. It compares each host, in the same run, with a component that its
+// users know: make bench-intake.
 package intake

@@ -41,12 +41,12 @@ import (
 
 const (
 	publicKeyFile = "../../ocems/seal/testdata/industry_test_public.pem"
-	batch         = 1000 // points or metrics
-	batches       = 100  // of each side in turn
+	batch         = 1000 // points or metrics per batch
+	batches       = 100  // for each side in turn
 	interval      = 10 * time.Second
 )
 
-// serverOf is set in the process of the server, so that its work is not counted.
+// serverOf is set in the server's own process, so that the server's work does not count.
 const serverOf = "OCEMS_INTAKE_SERVER"
 
 func TestMain(m *testing.M) {
@@ -81,15 +81,15 @@ func startServer(b *testing.B) (url string) {
 	return url
 }
 
-// cpu is what this process has used of all processors, the system's part for it included.
+// cpu returns the CPU time of this process on all processors, user and system.
 func cpu(b *testing.B) time.Duration {
 	var u unix.Rusage
 	require.NoError(b, unix.Getrusage(unix.RUSAGE_SELF, &u))
 	return time.Duration(u.Utime.Nano() + u.Stime.Nano())
 }
 
-// compare lets ours and theirs take the same in turns, and reports the CPU time of ours over that of theirs. The first
-// turns, in which each series is seen first, do not count. make makes what a turn takes, for one side.
+// compare lets ours and theirs process the same data in turns, and reports the CPU time of ours divided by that of theirs. The
+// first turns, in which each series is new, do not count. make makes the data of a turn, for one side.
 func compare[T any](b *testing.B, name string, each int, make func(turn, batch int) T, ours, theirs func(T) error) {
 	var spent [2]time.Duration
 	var allocated [2]uint64
@@ -126,7 +126,7 @@ func compare[T any](b *testing.B, name string, each int, make func(turn, batch i
 	}
 	b.StopTimer()
 	n := float64(b.N * batches * batch * each)
-	b.ReportMetric(0, "ns/op") // of both, and of making what they take
+	b.ReportMetric(0, "ns/op") // it would include both sides and making the data
 	b.ReportMetric(float64(spent[0])/n, "ns/reading")
 	b.ReportMetric(float64(spent[1])/n, "ns/reading_"+name)
 	b.ReportMetric(float64(allocated[0])/n, "B/reading")
@@ -134,7 +134,7 @@ func compare[T any](b *testing.B, name string, each int, make func(turn, batch i
 	b.ReportMetric(float64(spent[0])/float64(spent[1]), "x_"+name)
 }
 
-// day is long over, so that readings are taken at once whatever the clock, and grace so long that nothing is sent meanwhile.
+// day is in the past, so that readings are accepted immediately. grace is so long that nothing is sent during the test.
 var (
 	day   = time.Now().UTC().Truncate(24 * time.Hour).Add(-48 * time.Hour)
 	grace = options.Duration{Duration: 6 * 24 * time.Hour}
@@ -142,7 +142,7 @@ var (
 
 var storageID = component.MustNewID("ocems_storage")
 
-// host is one with a real ocems_storage.
+// host is a collector's host with a real ocems_storage.
 type host struct{ storage component.Component }
 
 func (h host) GetExtensions() map[component.ID]component.Component {
@@ -164,8 +164,8 @@ func start(b *testing.B, c component.Component, h component.Host) {
 	b.Cleanup(func() { require.NoError(b, c.Shutdown(context.Background())) })
 }
 
-// BenchmarkCollector compares processor and exporter with the interval processor, which keeps the last point of each series
-// in memory. Each point has its device as an attribute.
+// BenchmarkCollector compares processor and exporter with the interval processor, which keeps the last point of each series in
+// memory. Each point has its device as an attribute.
 func BenchmarkCollector(b *testing.B) {
 	type consumer interface {
 		component.Component
@@ -238,7 +238,7 @@ var fields = []struct{ name, parameter, unit string }{
 	{"cod_mg", "cod", "mg/L"}, {"bod_mg", "bod", "mg/L"}, {"tss_mg", "tss", "mg/L"}, {"ph", "ph", "pH"}, {"flow", "flow_inlet", "m3/hr"},
 }
 
-// BenchmarkTelegraf compares Write with that of Telegraf's influxdb_v2, on metrics of 100 devices with 5 fields each.
+// BenchmarkTelegraf compares Write with Write of Telegraf's influxdb_v2, on metrics of 100 devices with 5 fields each.
 func BenchmarkTelegraf(b *testing.B) {
 	url := startServer(b)
 	for _, encoding := range []string{"gzip", "identity"} { // the first is the default

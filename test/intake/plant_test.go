@@ -38,7 +38,7 @@ func (d *disk) Batch(ctx context.Context, ops ...store.Op) error {
 	return d.File.Batch(ctx, ops...)
 }
 
-// board takes every slot.
+// board accepts every slot.
 type board struct{ slots int }
 
 func (b *board) RoundTrip(r *http.Request) (*http.Response, error) {
@@ -49,7 +49,7 @@ func (b *board) RoundTrip(r *http.Request) (*http.Response, error) {
 		Header: http.Header{"Date": {time.Now().UTC().Format(http.TimeFormat)}, "Content-Type": {"application/json"}}}, nil
 }
 
-// written is what this process has written to files, in bytes.
+// written returns the bytes that this process has written to files.
 func written(t *testing.T) (bytes int) {
 	text, err := os.ReadFile("/proc/self/io")
 	require.NoError(t, err)
@@ -59,8 +59,8 @@ func written(t *testing.T) (bytes int) {
 	return bytes
 }
 
-// TestPlant reports what a plant writes that has 10 parameters and a flush each 10 seconds. A day of it fits in what a
-// wearing disk or a metered volume should take, and a plant that stands still writes nothing but how long the host has run.
+// TestPlant reports the writes of a plant with 10 parameters and a flush every 10 seconds. One day's writes must be acceptable
+// for flash memory or a metered volume. While the plant stands still, the host writes only its running time.
 func TestPlant(t *testing.T) {
 	const hours = 6
 	synctest.Test(t, func(t *testing.T) {

@@ -1,5 +1,5 @@
-// Package judge works out by plain arithmetic what the board must hold after an example's run, and compares it with what
-// the simulated board received. It shares no code with the components that it judges.
+// Package judge computes, by simple arithmetic, the expected values at the board after an example's run, and compares them with
+// the values at the simulated board. It shares no code with the components that it checks.
 package judge
 
 import (
@@ -12,13 +12,13 @@ import (
 	"time"
 )
 
-// Lengths of what is reported.
+// Lengths of windows.
 const (
 	Slot  = 15 * time.Minute
-	Point = 30 * time.Second // of a calibration
+	Point = 30 * time.Second // during calibration
 )
 
-// Sample is what one parameter of a device showed at one time.
+// Sample is the value of one parameter of a device at one time.
 type Sample struct {
 	Station, Device, Parameter, Unit string
 	Totalizer                        bool
@@ -27,7 +27,7 @@ type Sample struct {
 	Flag                             string
 }
 
-// Length is that of the window which the sample belongs to.
+// Length returns the length of the sample's window.
 func (s Sample) Length() time.Duration {
 	if s.Flag == "C" || s.Flag == "Z" {
 		return Point
@@ -47,11 +47,11 @@ type want struct {
 	due           bool
 }
 
-// Wants is what the board must hold.
+// Wants are the expected values at the board.
 type Wants map[place]want
 
-// Expect takes the mean of the samples of each window, or the last one of a totalizer, stamped at its end. A value must
-// be there if its window ends by due; of a later one it must be right if it is there.
+// Expect returns the mean of the samples of each window, or the last sample of a totalizer, stamped at the window's end. A
+// window that ends by due must have a value. A later window may have one, which must be right.
 func Expect(samples []Sample, due func(Sample) time.Time) Wants {
 	windows := map[place][]Sample{}
 	for _, s := range samples {
@@ -77,13 +77,13 @@ func Expect(samples []Sample, due func(Sample) time.Time) Wants {
 	return wants
 }
 
-// Value is what the board must hold at one place; the stamp is in milliseconds since the Unix epoch.
+// Value returns one expected value. The stamp is in milliseconds since the Unix epoch.
 func (wants Wants) Value(device, parameter string, stamp int64, flag string) (value float64, ok bool) {
 	w, ok := wants[place{device, parameter, stamp, flag}]
 	return w.value, ok
 }
 
-// Received is the simulator's account.
+// Received is the data that the simulator has received.
 type Received struct {
 	Accepted int `json:"accepted"`
 	Rejected int `json:"rejected"`
@@ -100,7 +100,7 @@ type Received struct {
 	} `json:"readings"`
 }
 
-// Fetch asks the simulator what it received.
+// Fetch asks the simulator for the received data.
 func Fetch(ctx context.Context, url string) (*Received, error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 	if err != nil {
@@ -118,20 +118,20 @@ func Fetch(ctx context.Context, url string) (*Received, error) {
 	return out, nil
 }
 
-// Count is a device's line in the table.
+// Count is a device's row in the table.
 type Count struct {
 	Station                            string
 	Expected, Received, Wrong, Missing int
 }
 
-// Verdict is the comparison.
+// Verdict is the result of the comparison.
 type Verdict struct {
 	Devices            map[string]*Count
 	Faults             []string
 	Accepted, Rejected int
 }
 
-// Compare holds what was received against what must be there.
+// Compare compares the received values with the expected ones.
 func (wants Wants) Compare(got *Received) *Verdict {
 	v := &Verdict{Devices: map[string]*Count{}, Accepted: got.Accepted, Rejected: got.Rejected}
 	of := func(device, station string) *Count {
@@ -182,10 +182,10 @@ func clock(stamp int64) string {
 	return time.UnixMilli(stamp).In(time.FixedZone("IST", 19800)).Format("2006-01-02 15:04:05 MST")
 }
 
-// mostShown is how many devices are all shown. Of more, those are that have a fault.
+// Up to mostShown devices are all shown. Of more devices, only those with a fault are shown.
 const mostShown = 20
 
-// Print writes the first faults, a table of the devices, and the line that ends a demo. It reports whether all is well.
+// Print writes the first faults, a table of the devices, and the last line of a demo. It reports whether there is no fault.
 func (v *Verdict) Print() bool {
 	for i, f := range v.Faults {
 		if i == 20 {

@@ -1,2 +1,2 @@
-// Package kafka runs both hosts of examples/kafka against a broker in process, and kills the worker: make test-kafka.
+// Package kafka runs both hosts of examples/kafka with a broker inside the test process, and kills the worker: make test-kafka.
 package kafka

@@ -31,26 +31,26 @@ const (
 	topic    = "ocems-readings"
 	quarter  = 15 * time.Minute
 	step     = 5 * time.Second  // between two readings of a device
-	part     = 75 * time.Second // of readings in one request
+	part     = 75 * time.Second // time span of the readings in one request
 	devices  = 4
 )
 
-// reading is what one device showed.
+// reading is one reading of a device.
 type reading struct {
 	device string
 	at     time.Time
 	cod    float64
 }
 
-// host is one of the two that have a gateway and a worker.
+// host is one of the two hosts, with its gateway and its worker.
 type host struct {
 	name, variable  string
-	gateway, worker string // configurations
-	listens         string // address in the gateway's
-	grace, state    string // in the worker's
+	gateway, worker string // configuration files
+	listens         string // address in the gateway's configuration
+	grace, state    string // texts in the worker's configuration
 	post            func(t *testing.T, address string, readings []reading)
-	messages        int64  // of one device in a request
-	end             string // what the exporter or output needs besides
+	messages        int64  // messages of one device in a request
+	end             string // further keys of the exporter or output
 }
 
 func hosts() []host {
@@ -82,7 +82,7 @@ func lines(t *testing.T, address string, readings []reading) {
 	send(t, "http://"+address+"/write", "text/plain", b.Bytes())
 }
 
-// otlp has resource attributes as a sender has them, one of which changes.
+// otlp posts readings with a sender's resource attributes, one of which changes.
 func otlp(t *testing.T, address string, readings []reading) {
 	metrics := pmetric.NewMetrics()
 	points := map[string]pmetric.NumberDataPointSlice{}
@@ -109,15 +109,15 @@ func otlp(t *testing.T, address string, readings []reading) {
 	send(t, "http://"+address+"/v1/metrics", "application/x-protobuf", body)
 }
 
-// broker is a Kafka in this process.
+// broker is a Kafka broker inside this process.
 type broker struct {
 	t       *testing.T
 	address string
 	client  *kadm.Client
 
 	mu   sync.Mutex
-	deaf bool            // it answers that offsets are committed, and forgets them, as if the worker had been killed before
-	lost map[int32]int64 // what it forgot, by partition
+	deaf bool            // it confirms commits of offsets and forgets them, as if the worker had been killed before the commit
+	lost map[int32]int64 // forgotten offsets by partition
 }
 
 func newBroker(t *testing.T) *broker {
@@ -157,14 +157,14 @@ func (b *broker) forget(r *kmsg.OffsetCommitRequest) (kmsg.Response, error, bool
 	return answer, nil, true
 }
 
-// hear is false while commits are forgotten.
+// With hear(false) the broker forgets commits.
 func (b *broker) hear(ok bool) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	b.deaf, b.lost = !ok, map[int32]int64{}
 }
 
-// held is how many messages the topic has.
+// held returns the number of messages in the topic.
 func (b *broker) held() (n int64) {
 	offsets, err := b.client.ListEndOffsets(context.Background(), topic)
 	if err != nil {
@@ -174,10 +174,10 @@ func (b *broker) held() (n int64) {
 	return n
 }
 
-// marked is how many of them the worker has committed, and taken how many it has told that it has.
+// marked returns how many messages the worker has committed. taken includes commits that the broker has forgotten.
 func (b *broker) marked() (marked, taken int64) {
 	offsets, err := b.client.FetchOffsets(context.Background(), "ocems-1")
-	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // a worker that has not yet joined
+	if err != nil && !errors.Is(err, kerr.GroupIDNotFound) { // the worker has not joined yet
 		b.t.Fatal(err)
 	}
 	b.mu.Lock()
@@ -189,7 +189,7 @@ func (b *broker) marked() (marked, taken int64) {
 	return marked, taken
 }
 
-// partitions has those in which a key is.
+// partitions returns the partitions in which each key occurs.
 func (b *broker) partitions() map[string]map[int32]bool {
 	client, err := kgo.NewClient(kgo.SeedBrokers(b.address), kgo.ConsumeTopics(topic), kgo.ConsumeResetOffset(kgo.NewOffset().AtStart()))
 	if err != nil {
@@ -213,7 +213,7 @@ func (b *broker) partitions() map[string]map[int32]bool {
 	return found
 }
 
-// A worker that is killed while it reads loses nothing, and counts nothing twice.
+// If a worker is killed while it reads, no reading is lost and none counts twice.
 func TestAKilledWorkerLosesNothing(t *testing.T) {
 	for _, h := range hosts() {
 		t.Run(h.name, func(t *testing.T) {
@@ -261,12 +261,12 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 				}
 				board.Until(t, "the worker has marked more", func() bool { n, _ := kafka.marked(); return n > marked })
 				kafka.hear(kills%2 == 1)
-				post() // again, as after an answer that was lost
+				post() // again, as after a lost answer
 				if kills%2 == 0 {
 					board.Until(t, "the worker has taken all", func() bool { _, n := kafka.marked(); return n == posted })
 					var taken int64
 					if marked, taken = kafka.marked(); taken == marked {
-						t.Error("nothing is to be read again")
+						t.Error("no message must be read again, so the test checks nothing")
 					}
 				}
 				worker.Kill()
@@ -277,7 +277,7 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 					worker = board.Start(t, dir, nil, program, "--config", config)
 				}
 			}
-			board.Until(t, "Kafka has what the worker has not", func() bool { return kafka.held() == posted && posted > marked })
+			board.Until(t, "Kafka has messages that the worker does not have", func() bool { return kafka.held() == posted && posted > marked })
 			board.Start(t, dir, nil, program, "--config", config)
 			server.Arrive(len(want))
 			board.Until(t, "all offsets are marked", func() bool { n, _ := kafka.marked(); return n == posted })
@@ -287,7 +287,7 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 			for _, r := range server.Received().Readings {
 				key := fmt.Sprintf("%s %d", r.Device, r.Timestamp)
 				if _, twice := got[key]; twice {
-					t.Errorf("%s is there twice", key)
+					t.Errorf("%s occurs twice", key)
 				}
 				got[key], _ = r.Value.Float64()
 				if math.Abs(got[key]-want[key]) > 5e-7*want[key] {

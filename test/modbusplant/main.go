@@ -1,7 +1,7 @@
-// Command modbusplant plays two analysers and a flow meter behind a Modbus TCP gateway, and is then the judge of what the
-// board's simulated server holds, and of what Telegraf's second output wrote.
+// Command modbusplant simulates two analysers and a flow meter behind a Modbus TCP gateway. Then it checks the values at the
+// board's simulated server and the file of Telegraf's second output.
 //
-// It leaves a day of readings in a file, as an old logger would, and serves live ones by Modbus.
+// It writes a day of readings to a file, like an old logger, and serves live readings over Modbus.
 package main
 
 import (
@@ -29,7 +29,7 @@ import (
 const (
 	step     = 10 * time.Second // between two readings of history
 	zeroLead = 30 * time.Minute // how long before now the zero calibration began
-	within   = time.Minute      // of its end a live point of a calibration must be at the board
+	within   = time.Minute      // time limit for a live calibration point to be at the board
 )
 
 // quantity is one register pair of an instrument: a 32-bit float.
@@ -64,11 +64,11 @@ func instruments() []instrument {
 	}
 }
 
-// reading is what one instrument showed at one time.
+// reading has the values of one instrument at one time.
 type reading struct {
 	instrument *instrument
-	at         time.Time // zero where only Telegraf knows it
-	status     uint16    // 1 while in zero calibration
+	at         time.Time // zero if only Telegraf knows it
+	status     uint16    // 1 during zero calibration
 	values     []float64
 }
 
@@ -87,7 +87,7 @@ func (r reading) samples() (out []judge.Sample) {
 	return out
 }
 
-// gateway makes readings and remembers what it served.
+// gateway makes readings and remembers those that it served.
 type gateway struct {
 	list  []instrument
 	began time.Time
@@ -99,7 +99,7 @@ type gateway struct {
 	last   time.Time // live readings end here
 }
 
-// read makes a reading in eighths, which a 32-bit float holds exactly.
+// read makes a reading in steps of 1/8, which a 32-bit float holds exactly.
 func (g *gateway) read(in *instrument, at time.Time) reading {
 	r := reading{instrument: in, at: at}
 	if in.calibrates && !at.Before(g.began.Add(-zeroLead)) {
@@ -137,7 +137,7 @@ func (g *gateway) history(path string) (all []reading, err error) {
 	return all, os.WriteFile(path, b.Bytes(), 0o600)
 }
 
-// HandleHoldingRegisters serves the status and the floats of one instrument, or a part of them.
+// HandleHoldingRegisters serves the status and the floats of one instrument, or part of them.
 func (g *gateway) HandleHoldingRegisters(req *modbus.HoldingRegistersRequest) ([]uint16, error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -146,7 +146,7 @@ func (g *gateway) HandleHoldingRegisters(req *modbus.HoldingRegistersRequest) ([
 		return nil, modbus.ErrIllegalDataAddress
 	}
 	if time.Now().After(g.last) {
-		return nil, modbus.ErrServerDeviceBusy // the shift is over
+		return nil, modbus.ErrServerDeviceBusy // the time for live readings is over
 	}
 	r := g.read(&g.list[i], time.Now())
 	g.served[req.UnitId] = append(g.served[req.UnitId], reading{r.instrument, time.Time{}, r.status, r.values})
@@ -173,7 +173,7 @@ func (*gateway) HandleInputRegisters(*modbus.InputRegistersRequest) ([]uint16, e
 	return nil, modbus.ErrIllegalFunction
 }
 
-// written reads what the second output has of the instruments.
+// written returns the instruments' readings in the second output.
 func (g *gateway) written(path string) (all []reading, err error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -183,7 +183,7 @@ func (g *gateway) written(path string) (all []reading, err error) {
 	for {
 		line, err := lines.ReadBytes('\n')
 		if errors.Is(err, io.EOF) {
-			return all, nil // a line without its end is still being written
+			return all, nil // an incomplete line is still being written
 		}
 		var m struct {
 			Name   string             `json:"name"`
@@ -211,7 +211,8 @@ func (g *gateway) written(path string) (all []reading, err error) {
 
 func same(a, b reading) bool { return a.status == b.status && slices.Equal(a.values, b.values) }
 
-// compare says what the second output lost or changed: of history each reading, of the live ones all in their order.
+// compare returns the readings that the second output has lost or changed. It must have each reading of the history, and all
+// live readings in order.
 func (g *gateway) compare(history, written []reading) (faults []string) {
 	type key struct {
 		unit uint8
@@ -247,7 +248,7 @@ func (g *gateway) compare(history, written []reading) (faults []string) {
 	return faults
 }
 
-// tardy names the live points of a calibration that came later than they may.
+// tardy returns the live calibration points that came too late.
 func (g *gateway) tardy(got *judge.Received) (faults []string, points int) {
 	for _, r := range got.Readings {
 		if r.Flag != "Z" || r.Timestamp-judge.Point.Milliseconds() < g.began.UnixMilli() {
@@ -264,11 +265,11 @@ func (g *gateway) tardy(got *judge.Received) (faults []string, points int) {
 func run() error {
 	listen := flag.String("modbus", "127.0.0.1:1502", "`address` of the Modbus gateway")
 	file := flag.String("history", "history.influx", "`file` for a day of readings, in line protocol")
-	raw := flag.String("raw", "raw.json", "`file` of Telegraf's second output")
-	receivedURL := flag.String("received", "http://127.0.0.1:8750/received", "`URL` of the simulator's account")
+	raw := flag.String("raw", "raw.json", "`file` with Telegraf's second output")
+	receivedURL := flag.String("received", "http://127.0.0.1:8750/received", "`URL` of the simulator's received data")
 	live := flag.Duration("live", 70*time.Second, "how long to serve readings")
-	deadline := flag.Duration("deadline", 40*time.Second, "how long to wait for the slots after that")
-	seed := flag.Uint64("seed", 1, "of the values")
+	deadline := flag.Duration("deadline", 40*time.Second, "how long to wait for the slots after the live readings")
+	seed := flag.Uint64("seed", 1, "seed of the values")
 	flag.Parse()
 
 	ctx := context.Background()
@@ -286,9 +287,9 @@ func run() error {
 		return fmt.Errorf("starting the Modbus gateway on %s: %w", *listen, err)
 	}
 	defer server.Stop()
-	log.Printf("%d readings of history are in %s; live ones at %s", len(history), *file, *listen)
+	log.Printf("%d readings of history are in %s; live readings at %s", len(history), *file, *listen)
 	time.Sleep(time.Until(g.last))
-	log.Print("the last reading is served, waiting for the slots")
+	log.Print("the last reading is served; waiting for the slots")
 
 	var verdict *judge.Verdict
 	for end := time.Now().Add(*deadline); ; time.Sleep(time.Second) {
@@ -314,7 +315,7 @@ func run() error {
 		tardy, points := g.tardy(got)
 		verdict.Faults = append(verdict.Faults, tardy...)
 		if points == 0 {
-			verdict.Faults = append(verdict.Faults, "no live point of the calibration has come")
+			verdict.Faults = append(verdict.Faults, "no live calibration point has arrived")
 		}
 		if len(verdict.Faults) == 0 || time.Now().After(end) {
 			break

@@ -8,7 +8,7 @@ import (
 	"github.com/simonvetter/modbus"
 )
 
-// A reader may ask for a part of the registers, as a configuration does that has not all of the fields.
+// A client may read part of the registers, as with a configuration that does not have all fields.
 func TestPartsOfTheRegisters(t *testing.T) {
 	for _, c := range []struct{ addr, quantity, want uint16 }{{0, 7, 7}, {0, 1, 1}, {3, 2, 2}, {5, 2, 2}, {6, 2, 0}, {7, 1, 0}} {
 		g := &gateway{list: instruments(), began: time.Now(), random: rand.New(rand.NewPCG(1, 1)), served: map[uint8][]reading{}, last: time.Now().Add(time.Minute)}

@@ -1,6 +1,6 @@
-// Command opcuaserver plays an analyser with an OPC UA server to the test of the example. Each read of ns=1;s=cod is a minute of
-// the analyser's time later; every fifth has a bad status and every seventh an uncertain one, with a value all the same. It
-// prints what it serves: Unix milliseconds, value, status.
+// Command opcuaserver simulates an analyser with an OPC UA server for the test of the example. With each read of ns=1;s=cod the
+// analyser's time advances by a minute. Every fifth value has a bad status, and every seventh an uncertain one. It prints each
+// value that it serves: Unix milliseconds, value, status.
 package main
 
 import (
@@ -21,7 +21,7 @@ import (
 func main() {
 	listen := flag.String("listen", "127.0.0.1:4840", "`address`")
 	start := flag.Int64("start", 0, "`time` of the first value, in Unix seconds")
-	count := flag.Int("count", 30, "of values; from then on the status is bad")
+	count := flag.Int("count", 30, "number of values; after these the status is bad")
 	flag.Parse()
 	host, text, err := net.SplitHostPort(*listen)
 	if err != nil {
@@ -49,7 +49,7 @@ func main() {
 		defer mu.Unlock()
 		at, value, status := time.Unix(*start, 0).Add(time.Duration(n)*time.Minute), 80+float64(n), ua.StatusOK
 		switch {
-		case n == 0: // Telegraf's first read of a connection only tries it
+		case n == 0: // Telegraf's first read only tests the connection
 			status = ua.StatusBadWaitingForInitialData
 		case n >= *count:
 			status = ua.StatusBadNoCommunication

@@ -1,8 +1,8 @@
-// Command plant plays the instrument gateway of a plant to a collector, and is then the judge of what the board's
-// simulated server holds.
+// Command plant simulates the instrument gateway of a plant for a collector. Then it checks the values at the board's simulated
+// server.
 //
-// It sends a day of samples over OTLP, and live ones after them. Then it works out every slot by plain arithmetic of
-// its own, and compares, in package judge.
+// It sends a day of samples over OTLP, and live samples after them. Then package judge computes every slot independently and
+// compares.
 package main
 
 import (
@@ -28,16 +28,16 @@ import (
 
 const (
 	step     = 10 * time.Second // between two samples of an instrument
-	disorder = time.Minute      // how far out of order history is sent
+	disorder = time.Minute      // history is sent out of order by up to this time
 	zeroLead = 30 * time.Minute // how long before now the zero calibration began
-	batch    = 60               // rounds of samples in a request
+	batch    = 60               // rounds of samples per request
 )
 
-// signal is one parameter of a device: how the plant names it and what the board must get.
+// signal is one parameter of a device, with the plant's metric name and the board's expected names.
 type signal struct {
 	parameter  string
-	unit       string // as the board must get it
-	metric     string // as the plant names it
+	unit       string // expected at the board
+	metric     string // name at the plant
 	metricUnit string
 	attributes map[string]string
 	totalizer  bool
@@ -80,7 +80,7 @@ func plant() []device {
 	}
 }
 
-// sample is what one signal showed at one time.
+// sample is the value of one signal at one time.
 type sample struct {
 	device *device
 	signal *signal
@@ -89,11 +89,11 @@ type sample struct {
 	flag   string
 }
 
-// gateway makes the samples, always the same for the same seed and times, and remembers them all.
+// gateway makes the samples and remembers all. They are the same for the same seed and times.
 type gateway struct {
 	devices []device
 	random  *rand.Rand
-	began   time.Time // the run
+	began   time.Time // start of the run
 	sent    []sample
 	total   float64 // cubic metres
 	url     string
@@ -178,7 +178,7 @@ func (g *gateway) send(ctx context.Context, samples []sample) error {
 	return nil
 }
 
-// history sends all samples from the slot in which the last 24 h began until now.
+// history sends all samples until now, beginning with the slot of 24 h ago.
 func (g *gateway) history(ctx context.Context) (next time.Time, err error) {
 	type placed struct {
 		sample
@@ -237,7 +237,7 @@ func (g *gateway) live(ctx context.Context, next time.Time, length time.Duration
 	return nil
 }
 
-// wants is what the board must hold: every window that ended before the run began.
+// wants returns the expected values at the board: every window that ended before the run began.
 func (g *gateway) wants() judge.Wants {
 	samples := make([]judge.Sample, len(g.sent))
 	for i, s := range g.sent {
@@ -249,10 +249,10 @@ func (g *gateway) wants() judge.Wants {
 
 func run() error {
 	otlp := flag.String("otlp", "http://127.0.0.1:4318/v1/metrics", "`URL` of the collector's OTLP receiver")
-	receivedURL := flag.String("received", "http://127.0.0.1:8750/received", "`URL` of the simulator's account")
+	receivedURL := flag.String("received", "http://127.0.0.1:8750/received", "`URL` of the simulator's received data")
 	live := flag.Duration("live", 30*time.Second, "how long to send live samples after the day of history")
-	deadline := flag.Duration("deadline", 60*time.Second, "how long to wait for the slots after that")
-	seed := flag.Uint64("seed", 1, "of the values and of the order")
+	deadline := flag.Duration("deadline", 60*time.Second, "how long to wait for the slots after the live samples")
+	seed := flag.Uint64("seed", 1, "seed of the values and of their order")
 	flag.Parse()
 
 	ctx := context.Background()
@@ -266,7 +266,7 @@ func run() error {
 	if err := g.live(ctx, next, *live); err != nil {
 		return err
 	}
-	log.Printf("sent %d samples in all, waiting for their slots", len(g.sent))
+	log.Printf("sent %d samples in total; waiting for their slots", len(g.sent))
 
 	wants := g.wants()
 	var verdict *judge.Verdict

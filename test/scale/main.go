@@ -1,5 +1,5 @@
-// Command scale works out what a cluster as in examples/cluster needs for a number of devices, from what one reading, one
-// message and one slot cost, and plays a quarter of an hour of its workers and of the board, in steps of 10 ms, with and
+// Command scale computes the resources of a cluster as in examples/cluster for a number of devices, from the cost of one
+// reading, one message and one slot. It also simulates its workers and the board for 15 minutes in steps of 10 ms, with and
 // without failures. It prints two tables. See docs/scale.md.
 package main
 
@@ -11,32 +11,34 @@ import (
 	"os"
 	"slices"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Plan is what is asked for.
+// Plan has the options.
 type Plan struct {
 	Devices, Parameters, Partitions, Brokers, Machines int
 	Every                                              time.Duration // between two readings of a parameter
-	PerMessage                                         int           // readings
+	PerMessage                                         int           // readings per message
 	Kept                                               time.Duration // the streams' max_age
 
 	Grace, Settle, Spread, Delay, StandbyDelay time.Duration // as in worker.conf; the first worker's delay, and the standby's
-	Answer                                     time.Duration // of the board
+	Answer                                     time.Duration // time until the board's answer
 	Concurrency                                int           // max_concurrency
 
 	Costs
 }
 
-// Costs are those that make bench-cluster measures.
+// Costs are the results of make bench-cluster.
 type Costs struct {
-	Store, Deliver   time.Duration // CPU of all brokers a message: to store it three times; to deliver it to one worker
-	Read, Slot       time.Duration // CPU of a worker: a reading taken, a slot closed and delivered
-	Wire             float64       // bytes that all brokers receive of a message
-	Disk             float64       // bytes a reading on each of three disks
-	Memory           float64       // bytes of a worker a device
-	Base             float64       // and of one with no device
-	StateOfSlot      float64       // bytes that a worker writes a slot
-	Election, Resend time.Duration // until followers have taken over from a dead broker; ack_wait
+	Store, Deliver   time.Duration // CPU of all brokers per message: to store it three times; to deliver it to one worker
+	Read, Slot       time.Duration // CPU of a worker: per accepted reading; per closed and delivered slot
+	Wire             float64       // bytes that all brokers receive per message
+	Disk             float64       // bytes per reading on each of three disks
+	Memory           float64       // bytes of a worker per device
+	Base             float64       // bytes of a worker without devices
+	StateOfSlot      float64       // bytes that a worker writes per slot
+	Election, Resend time.Duration // until followers take over from a dead broker; ack_wait
 }
 
 // million is the plan of docs/scale.md.
@@ -49,14 +51,14 @@ var million = Plan{
 
 func (p *Plan) flags() {
 	flag.IntVar(&p.Devices, "devices", p.Devices, "how many")
-	flag.IntVar(&p.Parameters, "parameters", p.Parameters, "of a device")
-	flag.DurationVar(&p.Every, "every", p.Every, "between two readings of a parameter")
-	flag.IntVar(&p.PerMessage, "per-message", p.PerMessage, "readings in a message, as they were measured: the costs are of this number")
-	flag.IntVar(&p.Partitions, "partitions", p.Partitions, "each with two workers")
-	flag.IntVar(&p.Brokers, "brokers", p.Brokers, "that share the streams, three replicas each")
-	flag.IntVar(&p.Machines, "machines", p.Machines, "of workers, 4 or more: half of them have the workers a")
-	flag.DurationVar(&p.Spread, "spread", p.Spread, "of the workers")
-	flag.DurationVar(&p.StandbyDelay, "delay", p.StandbyDelay, "of the workers b")
+	flag.IntVar(&p.Parameters, "parameters", p.Parameters, "parameters per device")
+	flag.DurationVar(&p.Every, "every", p.Every, "time between two readings of a parameter")
+	flag.IntVar(&p.PerMessage, "per-message", p.PerMessage, "readings per message; the measured costs are for the default")
+	flag.IntVar(&p.Partitions, "partitions", p.Partitions, "partitions, each with two workers")
+	flag.IntVar(&p.Brokers, "brokers", p.Brokers, "brokers that share the streams, with three replicas each")
+	flag.IntVar(&p.Machines, "machines", p.Machines, "machines for workers, 4 or more; half of them run the workers a")
+	flag.DurationVar(&p.Spread, "spread", p.Spread, "spread of the workers")
+	flag.DurationVar(&p.StandbyDelay, "delay", p.StandbyDelay, "delay of the workers b")
 	flag.DurationVar(&p.Answer, "answer", p.Answer, "`time` until the board answers a request")
 	flag.IntVar(&p.Concurrency, "concurrency", p.Concurrency, "max_concurrency of a worker")
 	flag.Parse()
@@ -66,7 +68,7 @@ func main() {
 	p := million
 	p.flags()
 	if p.Parameters < 1 || p.PerMessage < 1 || p.Partitions < 1 || p.Devices < p.Partitions || p.Brokers < 3 || p.Machines < 4 || p.Every <= 0 || p.Concurrency < 1 {
-		fmt.Fprintln(os.Stderr, "scale: parameters, per-message, partitions, every and concurrency are above 0, devices as many as partitions or more, brokers 3 or more, machines 4 or more")
+		fmt.Fprintln(os.Stderr, "scale: parameters, per-message, partitions, every and concurrency must be above 0, devices at least as many as partitions, brokers at least 3, machines at least 4")
 		os.Exit(2)
 	}
 	p.needs(os.Stdout)
@@ -74,7 +76,7 @@ func main() {
 	p.play(os.Stdout)
 }
 
-// needs prints the arithmetic.
+// needs prints the table of resources.
 func (p Plan) needs(w io.Writer) {
 	readings := float64(p.Devices*p.Parameters) / p.Every.Seconds()
 	messages := readings / float64(p.PerMessage)
@@ -96,18 +98,18 @@ func (p Plan) needs(w io.Writer) {
 	row("streams on disk, TB in 8 days", fmt.Sprintf("%.1f", 3*kept*p.Disk/1e12), fmt.Sprintf("%.1f a broker", 3*kept*p.Disk/1e12/float64(p.Brokers)))
 	row("written by workers a day, GB", f(2*slots*86400*p.StateOfSlot/1e9), f(slots*86400*p.StateOfSlot/1e9/float64(p.Partitions))+" a worker, slots alone")
 	replay := kept / float64(p.Partitions) * p.Read.Seconds()
-	again := float64(p.Devices) / float64(p.Partitions) * p.Kept.Seconds() / quarter.Seconds()
+	again := float64(p.Devices) / float64(p.Partitions) * spec.MaxAge.Seconds() / quarter.Seconds() // older slots expire
 	row("a worker without its state reads the whole stream", "", fmt.Sprintf("%s of a core, then %s requests to the board in %s or more", time.Duration(replay*1e9).Round(time.Minute), f(again), time.Duration(again/p.rate()*1e9).Round(time.Minute)))
 }
 
 const quarter = 15 * time.Minute
 
-// rate is how many requests a second a worker makes at most: by the places that it has, and by one core.
+// rate returns the largest number of requests per second of a worker, limited by max_concurrency and by one core.
 func (p Plan) rate() float64 {
 	return min(float64(p.Concurrency)/p.Answer.Seconds(), 1/p.Slot.Seconds())
 }
 
-// f is a number with three digits that count.
+// f formats a number with three significant digits.
 func f(x float64) string {
 	if x <= 0 {
 		return "0"
@@ -119,13 +121,13 @@ func f(x float64) string {
 	return fmt.Sprintf("%.0f", x)
 }
 
-// situation is what differs from the plan: times count from the end of a window.
+// situation has the differences from the plan. Times count from the end of a window.
 type situation struct {
 	name   string
 	change func(*Plan)
 	firsts float64       // share of the first workers that are dead
-	pause  time.Duration // no reading comes for so long
-	outage time.Duration // the board answers nobody for so long
+	pause  time.Duration // time without readings
+	outage time.Duration // time without answers of the board
 }
 
 func (p Plan) situations() []situation {
@@ -143,7 +145,7 @@ func (p Plan) situations() []situation {
 	}
 }
 
-// play prints what the board sees in each situation.
+// play prints the load of the board in each situation.
 func (p Plan) play(w io.Writer) {
 	fmt.Fprintln(w, "| situation | half of the slots are there | the last | peak of workers a, requests/s | of workers b | of all | requests a slot |\n|---|---|---|---|---|---|---|")
 	for _, s := range p.situations() {
@@ -154,11 +156,11 @@ func (p Plan) play(w io.Writer) {
 	}
 }
 
-// result is what the board saw.
+// result is the load of the board.
 type result struct {
-	half, last time.Duration // after the end of the window, or of the first one that had to wait
-	peak       [3]float64    // requests in a second: of the first workers, the standbys, all
-	requests   float64       // a slot
+	half, last time.Duration // after the end of the window, or of the first window that had to wait
+	peak       [3]float64    // requests per second: of the first workers, of the standbys, of all
+	requests   float64       // per slot
 }
 
 const step = 10 * time.Millisecond
@@ -178,7 +180,7 @@ func (p Plan) playOne(s situation) (r result) {
 		slices.Sort(x.due)
 		return x
 	}
-	// Partitions are alike: one stands for all whose first worker lives, and one for the others.
+	// Partitions are alike: one represents all with a running first worker, and one the others.
 	dead := int(math.Round(s.firsts * float64(p.Partitions)))
 	kinds := []struct {
 		a, b *worker
@@ -211,32 +213,34 @@ func (p Plan) playOne(s situation) (r result) {
 	return r
 }
 
-// worker is one in the play.
+// worker is a simulated worker.
 type worker struct {
 	plan     Plan
-	due      []time.Duration // of its slots, sorted
-	next     int             // of due
+	due      []time.Duration // times of its slots, sorted
+	next     int             // index in due
 	answered int             // slots
 	inFlight []request       // in the order of their answers
-	room     float64         // requests that its core has time for
-	asks     int             // for single readings, that are to be sent
-	paid     time.Duration   // until when the asks are paid off
+	room     float64         // requests for which its core has time
+	asks     int             // requests for single readings that must be sent
+	share    float64         // fraction of a slot to ask for, carried over
 }
 
 type request struct {
 	answer time.Duration
-	slot   bool // and no ask
+	slot   bool // a slot, not an ask
 }
 
-// send takes the answers that have come and sends what is due, as far as there are places and CPU. The board had the first
-// so many of its slots already: of some it asks for each reading, as often as ocems/delivery allows.
+// send processes arrived answers and sends due requests, as max_concurrency and CPU allow. The board already has the first had
+// slots. For some of these the worker sends each reading alone, as often as ocems/delivery allows.
 func (x *worker) send(now time.Duration, had int) (sent int) {
-	const interval, burst = time.Second / 5, quarter
+	const perTurn = 5 * float64(quarter/time.Second) // requests
 	for len(x.inFlight) > 0 && x.inFlight[0].answer <= now {
 		if x.inFlight[0].slot {
-			if x.answered++; x.answered <= had && max(x.paid, now)-now <= burst {
-				x.paid = max(x.paid, now) + time.Duration(x.plan.Parameters)*interval
-				x.asks += x.plan.Parameters
+			if x.answered++; x.answered <= had {
+				if x.share += min(1, perTurn/float64(x.plan.Parameters*len(x.due))); x.share >= 1 {
+					x.share--
+					x.asks += x.plan.Parameters
+				}
 			}
 		}
 		x.inFlight = x.inFlight[1:]

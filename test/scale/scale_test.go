@@ -8,7 +8,7 @@ import (
 	"time"
 )
 
-// The tables of the page are what the program prints.
+// The tables of the page are the output of the program.
 func TestPage(t *testing.T) {
 	page, err := os.ReadFile("../../docs/scale.md")
 	if err != nil {
@@ -20,21 +20,21 @@ func TestPage(t *testing.T) {
 	p.play(&out)
 	for line := range strings.Lines(out.String()) {
 		if !strings.Contains(string(page), line) {
-			t.Errorf("the page has not: %s", line)
+			t.Errorf("the page lacks: %s", line)
 		}
 	}
 }
 
-// The play must agree with what can be worked out by hand.
+// The simulation must agree with results that can be computed by hand.
 func TestPlay(t *testing.T) {
 	p := million
-	p.Devices, p.Partitions = 6400, 64 // 100 slots a partition
+	p.Devices, p.Partitions = 6400, 64 // 100 slots per partition
 	s := p.situations()[0]
 	for _, c := range []struct {
 		name     string
 		change   func(*Plan, *situation)
 		last     time.Duration
-		peak     float64 // of all; 0 is not looked at
+		peak     float64 // of all workers; 0 is not checked
 		requests float64
 	}{
 		{"as it is", func(*Plan, *situation) {}, p.Grace + p.Settle + p.Spread*99/100 + p.Answer, 0, 2 + float64(p.Parameters)},
@@ -46,7 +46,7 @@ func TestPlay(t *testing.T) {
 		c.change(&q, &situation)
 		r := q.playOne(situation)
 		if d := (r.last - c.last).Abs(); d > 100*time.Millisecond {
-			t.Errorf("%s: the last slot is there after %s, want %s", c.name, r.last, c.last)
+			t.Errorf("%s: the last slot arrives after %s, want %s", c.name, r.last, c.last)
 		}
 		if c.peak > 0 && r.peak[2] != c.peak {
 			t.Errorf("%s: %v requests in a second, want %v", c.name, r.peak[2], c.peak)

@@ -23,7 +23,7 @@ import (
 )
 
 const (
-	token    = "8d97c71e68c2f4eee5fb254fccb49773" // the document's example
+	token    = "8d97c71e68c2f4eee5fb254fccb49773" // the example of the spec
 	testKeys = "../../ocems/seal/testdata/industry_test_"
 	slot     = 15 * time.Minute
 	deadline = 30 * time.Second
@@ -51,7 +51,7 @@ const bod = `
       unit = "mg/L"
 `
 
-// plant is a board with one device, and a directory for all that a Telegraf of that plant reads and writes.
+// plant is a board with one device, and a directory for all files that a Telegraf of this plant reads and writes.
 type plant struct {
 	*testing.T
 	dir   string
@@ -96,7 +96,7 @@ func (p *plant) write(name, text string) string {
 	return p.path(name)
 }
 
-// add adds to a file that is being read.
+// add appends to a file that Telegraf reads.
 func (p *plant) add(name, text string) {
 	p.Helper()
 	f, err := os.OpenFile(p.path(name), os.O_APPEND|os.O_WRONLY, 0)
@@ -117,19 +117,19 @@ func (p *plant) read(name string) string {
 	return string(text)
 }
 
-// input is the configuration of an input that reads a file of these lines, once.
+// input returns the configuration of an input that reads a file with these lines once.
 func (p *plant) input(name string, lines ...string) string {
 	file := p.write(name, strings.Join(lines, "\n")+"\n")
 	return fmt.Sprintf("[[inputs.file]]\n  interval = \"24h\"\n  files = [%q]\n  data_format = \"influx\"\n", file)
 }
 
-// tail is the configuration of an input that follows the file "readings".
+// tail returns the configuration of an input that follows the file "readings".
 func (p *plant) tail(from string) string {
 	return fmt.Sprintf("[[inputs.tail]]\n  files = [%q]\n  initial_read_offset = %q\n  watch_method = \"poll\"\n  data_format = \"influx\"\n",
 		p.path("readings"), from)
 }
 
-// output is the configuration of outputs.ocems, and of a file that gets the same metrics.
+// output returns the configuration of outputs.ocems, and of a file output with the same metrics.
 func (p *plant) output(token, parameters string) string {
 	public, err := filepath.Abs(testKeys + "public.pem")
 	if err != nil {
@@ -157,15 +157,15 @@ func (p *plant) output(token, parameters string) string {
 %s`, p.path("raw.influx"), p.url, p.path("state"), public, token, parameters)
 }
 
-// ago is the end of a slot that closed so many slots ago.
+// ago returns the end of a slot that closed this number of slots ago.
 func ago(slots int) time.Time { return time.Now().Truncate(slot).Add(time.Duration(-slots) * slot) }
 
-// line is a metric in the middle of the slot with this end.
+// line returns a metric in the middle of the slot with this end.
 func line(end time.Time, fields string) string {
 	return fmt.Sprintf("etp %s %d", fields, end.Add(-slot/2).UnixNano())
 }
 
-// received is what the board has, one "parameter=value" for each reading that ends then.
+// received returns the readings at the board with this end, each as "parameter=value".
 func (p *plant) received(end time.Time) (got []string) {
 	w := httptest.NewRecorder()
 	p.board.ServeHTTP(w, httptest.NewRequest(http.MethodGet, "http://localhost/received", nil))
@@ -196,7 +196,7 @@ func (p *plant) await(what string, ok func() bool) {
 	}
 }
 
-// process is a Telegraf that runs.
+// process is a running Telegraf.
 type process struct {
 	p    *plant
 	cmd  *exec.Cmd
@@ -206,7 +206,7 @@ type process struct {
 	out, log bytes.Buffer
 }
 
-// stream is one of a process's outputs.
+// stream is standard output or standard error of a process.
 type stream struct {
 	mu *sync.Mutex
 	to *bytes.Buffer
@@ -238,7 +238,7 @@ func (p *plant) start(args ...string) *process {
 	}
 	go func() {
 		defer close(x.done)
-		_ = x.cmd.Wait() // what it ended with is looked at by end
+		_ = x.cmd.Wait() // end checks the exit code
 	}()
 	p.Cleanup(func() {
 		_ = x.cmd.Process.Kill()
@@ -257,7 +257,7 @@ func binary(t *testing.T) string {
 	t.Helper()
 	name := os.Getenv("OCEMS_TELEGRAF")
 	if name == "" {
-		t.Skip("OCEMS_TELEGRAF names no Telegraf: make telegraf-small builds it")
+		t.Skip("OCEMS_TELEGRAF is not set: make telegraf-small builds the program")
 	}
 	name, err := filepath.Abs(name)
 	if err != nil {
@@ -273,19 +273,19 @@ func (x *process) signal(s syscall.Signal) {
 	}
 }
 
-// says waits until the log has a text so often.
+// says waits until the log has a text this number of times.
 func (x *process) says(text string, times int) {
 	x.p.Helper()
 	x.p.await(fmt.Sprintf("the log says %q", text), func() bool { return strings.Count(x.stderr().String(), text) >= times })
 }
 
-// end waits for the end and wants this exit code.
+// end waits until the process ends, and checks the exit code.
 func (x *process) end(code int) {
 	x.p.Helper()
 	select {
 	case <-x.done:
 	case <-time.After(deadline):
-		x.p.Fatalf("it runs on after %s", deadline)
+		x.p.Fatalf("it still runs after %s", deadline)
 	}
 	if got := x.cmd.ProcessState.ExitCode(); got != code {
 		x.p.Fatalf("%s, want exit code %d", x.cmd.ProcessState, code)
@@ -294,7 +294,7 @@ func (x *process) end(code int) {
 
 const started = "Starting Telegraf 1.38.3"
 
-// Every command of Telegraf's is there, and knows the output.
+// Every command of Telegraf works and knows the output.
 func TestCommands(t *testing.T) {
 	p := newPlant(t)
 	p.write("secrets/etp", token)
@@ -355,7 +355,7 @@ func TestReloadKeepsThePlaceInATailedFile(t *testing.T) {
 	}
 }
 
-// reload does what systemd does for the unit: one command of ExecReload= after the other, until one fails.
+// reload does what systemd does for the unit: it runs the commands of ExecReload= in order, until one fails.
 func (x *process) reload(config string) error {
 	x.p.Helper()
 	unit, err := os.ReadFile("../../examples/install/telegraf-ocems.service")

@@ -2,11 +2,11 @@ package main
 
 import "slices"
 
-// What a sender sends again, when it starts anew, and what contradicts itself. The choices are those of what is fed.
+// Repeated and contradicting metrics, and restarts of the sender. The random choices are those of the fed metrics.
 
-// another adds to the metrics of a minute what comes beside them.
+// another adds repeated and contradicting metrics to the metrics of a minute.
 func (v *victim) another(ms []metric) []metric {
-	if v.values.IntN(12) == 0 { // the sender starts anew, in the middle of a window
+	if v.values.IntN(12) == 0 { // the sender restarts in the middle of a window
 		v.instance++
 	}
 	for i := range ms {
@@ -14,9 +14,9 @@ func (v *victim) another(ms []metric) []metric {
 	}
 	if n := len(v.fed); n > 0 {
 		switch v.values.IntN(24) {
-		case 0, 1: // the last batch, whose answer the sender did not see
+		case 0, 1: // the last batch, whose answer did not reach the sender
 			ms = append(ms, v.again(n-len(ms), n)...)
-		case 2: // a part of one
+		case 2: // part of a batch
 			from := n - v.values.IntN(min(n, 4*batchSize*len(devices))) - 1
 			ms = append(ms, v.again(from, from+1+v.values.IntN(batchSize))...)
 		case 3: // a file, read twice
@@ -30,7 +30,7 @@ func (v *victim) another(ms []metric) []metric {
 	return ms
 }
 
-// afterKill is what a sender that was not told what the host has sends again, from the first that it is unsure of.
+// afterKill returns the metrics that a sender repeats after a kill, from the first one without an answer.
 func (v *victim) afterKill() []metric {
 	if len(v.gaps) == 0 || v.values.IntN(2) == 0 {
 		return nil
@@ -40,10 +40,10 @@ func (v *victim) afterKill() []metric {
 	return v.again(max(g.lo, g.hi-most), g.hi)
 }
 
-// again is what was fed from one place to another, once more, from its sender of then or of now.
+// again returns the fed metrics between two positions once more, from their old sender or from the current one.
 func (v *victim) again(from, to int) []metric {
 	out := slices.Clone(v.fed[max(from, 0):min(to, len(v.fed))])
-	out = slices.DeleteFunc(out, func(m metric) bool { return m.contradicts }) // it could now come first
+	out = slices.DeleteFunc(out, func(m metric) bool { return m.contradicts }) // now it could arrive first
 	if v.values.IntN(2) == 0 {
 		for i := range out {
 			out[i].instance = v.instance
@@ -55,9 +55,8 @@ func (v *victim) again(from, to int) []metric {
 	return out
 }
 
-// contradiction sometimes gives a metric of before, or of the batch itself, another flag or other
-// values. The host surely has the first,
-// or loses it together with this one.
+// contradiction sometimes returns an earlier metric, or a metric of the batch, with another flag or other values. The host
+// certainly has the first metric, or loses it together with this one.
 func (v *victim) contradiction(batch []metric) (m metric, ok bool) {
 	if v.values.IntN(8) != 0 {
 		return m, false
@@ -86,7 +85,7 @@ func (v *victim) contradiction(batch []metric) (m metric, ok bool) {
 	return m, true
 }
 
-// gapOf is the gap in which what was fed at a place may be lost, or -1.
+// gapOf returns the index of the gap that contains the position, or -1. Metrics in a gap may be lost.
 func (v *victim) gapOf(fed int) int {
 	return slices.IndexFunc(v.gaps, func(g gap) bool { return g.lo <= fed && fed < g.hi })
 }

@@ -27,16 +27,16 @@ import (
 	"time"
 )
 
-// board is a simulator in a process of its own, behind a TLS front that can show a bad certificate, break connections and
-// lie.
+// board is a simulator in a separate process, behind a TLS front that can show a bad certificate, break connections and give
+// false answers.
 type board struct {
 	command *exec.Cmd
 	url     string // of the simulator
 	front   string // host:port of the TLS front
 	server  *http.Server
-	mode    atomic.Int32 // certificate shown
-	reset   atomic.Bool  // connections are broken as they come
-	old     atomic.Int64 // requests that came over TLS 1.1
+	mode    atomic.Int32 // the certificate
+	reset   atomic.Bool  // new connections are broken
+	old     atomic.Int64 // requests over TLS 1.1
 	lies    *lies
 
 	mu    sync.Mutex
@@ -81,10 +81,10 @@ func startBoard(bin, dir, registry string) (*board, error) {
 	return b, b.startFront(dir)
 }
 
-// startFront writes ca.pem, the authority that hosts are to trust.
+// startFront starts the TLS front and writes ca.pem, the authority that hosts trust.
 func (b *board) startFront(dir string) error {
 	now := time.Now()
-	end := now.Add(4 * furthest) // valid for a clock that is wrong
+	end := now.Add(4 * furthest) // also valid for a wrong clock
 	ca, err := newCertificate(nil, end)
 	if err != nil {
 		return err
@@ -157,7 +157,7 @@ func (b *board) startFront(dir string) error {
 	return nil
 }
 
-// cut breaks every connection there is.
+// cut breaks all connections.
 func (b *board) cut() {
 	defer b.lies.cut()
 	b.mu.Lock()
@@ -225,7 +225,7 @@ func (b *board) received() (*received, error) {
 	return r, json.NewDecoder(resp.Body).Decode(r)
 }
 
-// faults sets the faults in force, none of them for nil.
+// faults sets the simulator's faults; nil clears them.
 func (b *board) faults(list []map[string]any) error {
 	ctx := context.Background()
 	req, err := http.NewRequestWithContext(ctx, http.MethodDelete, b.url+"/faults", nil)
@@ -248,7 +248,7 @@ func (b *board) faults(list []map[string]any) error {
 	return nil
 }
 
-// unmet is how many requests each of the faults still in force is for.
+// unmet returns the number of requests left for each fault.
 func (b *board) unmet() (left []int) {
 	resp, err := http.Get(b.url + "/faults")
 	if err != nil {

@@ -7,14 +7,14 @@ import (
 	"time"
 )
 
-// statuses are those of the document that say nothing of a slot, and an unknown one; contradictions are the others, which
-// are for the front to tell: none of them is true of what is fed.
+// statuses are the spec's statuses that say nothing about a slot, and an unknown one. contradictions are the others. They are
+// false for all fed readings, so only the front sends them.
 var (
 	statuses       = []int{0, 10, 102, 109, 110, 113, 114, 115, 116, 119, 120, 121, 999}
 	contradictions = []int{111, 112, 117, 118}
 )
 
-// oneFault is a fault for some requests, as the simulator takes it, and its kind.
+// oneFault returns a fault for some requests, in the simulator's form, and its kind.
 func oneFault(random *rand.Rand, wrongDate bool) (fault map[string]any, kind string) {
 	fault = map[string]any{"count": 1 + random.IntN(4)}
 	kinds := 10
@@ -60,7 +60,7 @@ func oneFault(random *rand.Rand, wrongDate bool) (fault map[string]any, kind str
 	return fault, kind
 }
 
-// misbehave makes the board do so until stop, and counts in v.faults what was met.
+// misbehave sets faults at the board until stop, and counts the faults that happened in v.faults.
 func (v *victim) misbehave(random *rand.Rand, stop <-chan struct{}) {
 	for {
 		select {
@@ -83,7 +83,7 @@ func (v *victim) misbehave(random *rand.Rand, stop <-chan struct{}) {
 		var left []int
 		_ = until(1500*time.Millisecond, func() bool { left = v.board.unmet(); return len(left) == 0 })
 		_ = v.board.faults(nil)
-		for i, f := range list { // they are met in their order
+		for i, f := range list { // the simulator applies them in order
 			n := f["count"].(int)
 			if from := len(list) - len(left); i >= from {
 				n -= left[i-from]
@@ -93,8 +93,8 @@ func (v *victim) misbehave(random *rand.Rand, stop <-chan struct{}) {
 	}
 }
 
-// unreachable breaks every connection, and for a while shows a bad certificate, speaks an old TLS or lets no connection
-// be made.
+// unreachable breaks all connections. Then for a while it shows a bad certificate, uses an old TLS version or accepts no
+// connections.
 func (v *victim) unreachable(random *rand.Rand, reset bool) {
 	kind := "certificate or TLS 1.1"
 	if reset {
@@ -110,7 +110,7 @@ func (v *victim) unreachable(random *rand.Rand, reset bool) {
 	v.faults[kind]++
 }
 
-// lie makes the front contradict what is true, or say nothing, until stop: to one device or to all of them, for a while.
+// lie makes the front give false answers, or none, to one or all devices, for some time, until stop.
 func (v *victim) lie(random *rand.Rand, stop <-chan struct{}) {
 	l := v.board.lies
 	defer l.none()

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// takeAway removes, renames or replaces files of the running host, as a careless person or program does. The host must say
-// so and put them back, with all that it has accepted: the judge excuses nothing.
+// takeAway removes, renames or replaces files of the running host, like a careless person or program. The host must log this
+// and restore the files with all accepted readings. The judge allows no loss.
 func (v *victim) takeAway(p *process) error {
 	state, err := stateFiles(v.state)
 	if err != nil {
@@ -21,7 +21,7 @@ func (v *victim) takeAway(p *process) error {
 	gone := filepath.Join(v.disk, fmt.Sprintf("gone-%d", v.kills))
 	kinds := []struct {
 		what  string
-		files []string // to be there again
+		files []string // must exist again
 		do    func() error
 	}{
 		{"state files removed", state, func() error { return forEach(state, os.Remove) }},
@@ -47,12 +47,12 @@ func (v *victim) takeAway(p *process) error {
 		return p.dead() || there && v.says(before, "while the host ran")
 	})
 	if err != nil || p.dead() {
-		return fmt.Errorf("%s: the host does not put that right, or does not say so", kind.what)
+		return fmt.Errorf("%s: the host does not restore the files, or does not log it", kind.what)
 	}
 	return nil
 }
 
-// stateFiles are the files that a host keeps its state in, without those that it has set aside, and what it writes for the tools.
+// stateFiles returns the files of a host's state, without files that it has set aside and files that it writes for tools.
 func stateFiles(dir string) (list []string, err error) {
 	err = filepath.WalkDir(dir, func(path string, d fs.DirEntry, err error) error {
 		if err == nil && d.Type().IsRegular() && !strings.Contains(d.Name(), ".replaced-") && !strings.Contains(d.Name(), ".status.json") {

@@ -18,20 +18,20 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// host is how one of the four is started, fed and asked what it took.
+// host says how one of the four hosts is started and fed, and how to find out what it has accepted.
 type host struct {
 	name   string
 	config string // text of the configuration; @NAME@ is replaced
 	argv   func(bin, dir string) []string
-	dial   bool // it listens for its feed
-	// handsOver: slots go from one component with a state to another. A kill in between hands them over twice.
+	dial   bool // it listens for metrics
+	// handsOver: slots go from one component with a state to another. A kill in between passes them on twice.
 	handsOver bool
 	feed      func(p *process, ms []metric) answer
-	// took is how many metrics, of those fed to this process in their order, it surely keeps through a kill now.
+	// took returns how many of the metrics that were fed to this process, in order, certainly survive a kill now.
 	took func(p *process) int
 }
 
-// answer is what a host said of the metrics that it was fed.
+// answer is a host's answer to fed metrics.
 type answer int
 
 const (
@@ -40,17 +40,17 @@ const (
 	unsure
 )
 
-// process is one life of a host.
+// process is one run of a host.
 type process struct {
 	host    *host
 	dir     string
 	port    string
 	command *exec.Cmd
 	stdin   *os.File
-	stuck   bool // it reads no more
+	stuck   bool // it no longer reads
 	exited  chan struct{}
-	fed     int // metrics
-	sure    int // of them, acknowledged by a collector or read by the external plugin
+	fed     int // number of metrics
+	sure    int // number of metrics that a collector has acknowledged or the external plugin has read
 	clock   *wallclock.Clock
 }
 
@@ -64,7 +64,7 @@ func lines(ms []metric) []byte {
 	return b.Bytes()
 }
 
-// closing is how soon windows close: before the host is killed, most of them.
+// Short waits, so that most windows close before the host is killed.
 const (
 	grace  = "300ms"
 	settle = "300ms"
@@ -127,7 +127,7 @@ var hosts = map[string]*host{
 			}
 			return took
 		},
-		took: func(p *process) int { // its own account of it
+		took: func(p *process) int { // its own counters
 			text, _ := os.ReadFile(filepath.Join(p.dir, "internal.json"))
 			best := 0
 			for s := bufio.NewScanner(bytes.NewReader(text)); s.Scan(); {
@@ -151,11 +151,11 @@ var hosts = map[string]*host{
 			held, _ := waiting(p.stdin)
 			_ = p.stdin.SetWriteDeadline(time.Now().Add(patience))
 			if _, err := p.stdin.Write(lines(ms)); err != nil {
-				p.stuck = true // perhaps in the middle of a line
+				p.stuck = true // maybe in the middle of a line
 				return unsure
 			}
-			// What is read is durable before the next read. So once these bytes are gone from a pipe that was empty, what was
-			// written before them is durable.
+			// Metrics are durable before the next read. If these bytes are read from a pipe that was empty, all metrics before them are
+			// durable.
 			if n, err := waiting(p.stdin); err == nil && n == 0 && held == 0 {
 				p.sure = max(p.sure, before)
 			}
@@ -182,7 +182,7 @@ var slotProcessor = `processors:
 ` + each(`      - {station_id: @STATION@, device_id: @ID@}
 `)
 
-// collector is a host whose exporter aligns, or the processor before it.
+// collector is a host whose exporter aligns, or whose processor does.
 func collector(name, processors string) *host {
 	with := ""
 	if processors != "" {
@@ -242,10 +242,10 @@ service:
 	}
 }
 
-// patience is how long a host that reads a pipe may leave it full: its disk is full meanwhile.
+// patience is how long a host may leave its pipe full, because its disk may be full.
 const patience = 4 * time.Second
 
-// waiting is how many bytes are in a pipe. Fd would make its writes wait without a deadline.
+// waiting returns the number of bytes in a pipe. It does not use Fd, because writes would then block without a deadline.
 func waiting(pipe *os.File) (n int, err error) {
 	raw, err := pipe.SyscallConn()
 	if err == nil {
@@ -255,7 +255,7 @@ func waiting(pipe *os.File) (n int, err error) {
 	return n, err
 }
 
-// otlp writes metrics as OTLP in JSON, each point in a metric of its own so that their order is that of the samples.
+// otlp writes metrics as OTLP in JSON. Each point has its own metric, so that they keep the order of the samples.
 func otlp(ms []metric) []byte {
 	type object = map[string]any
 	var resources []object
@@ -283,7 +283,7 @@ func otlp(ms []metric) []byte {
 	return text
 }
 
-// start begins a life, whose wall clock is off by offset, and waits until it can be fed.
+// start starts a run whose wall clock is wrong by offset, and waits until it accepts metrics.
 func (v *victim) start(offset time.Duration) (*process, error) {
 	p := &process{host: v.host, dir: v.dir, port: v.port, exited: make(chan struct{})}
 	_ = os.Remove(filepath.Join(v.dir, "internal.json"))
@@ -340,7 +340,7 @@ func (p *process) dead() bool {
 	}
 }
 
-// stop ends a life by a signal and reports how long that took.
+// stop ends a run with a signal and returns how long this took.
 func (p *process) stop(s os.Signal) time.Duration {
 	began := time.Now()
 	_ = p.command.Process.Signal(s)

@@ -19,7 +19,7 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// place is one value at the board.
+// place identifies one value at the board.
 type place struct {
 	device, parameter, flag string
 	stamp                   int64 // Unix ms
@@ -29,8 +29,8 @@ func (p place) String() string {
 	return fmt.Sprintf("%s %s %s %s", p.device, p.parameter, p.flag, time.UnixMilli(p.stamp).UTC().Format(time.RFC3339))
 }
 
-// number is the place of a sample in the order of what was fed, its time and its value. The same sample may be there
-// several times, and another value for its time after it.
+// number is a sample with its position in the order of feeding. The same sample may occur several times, and a later one may
+// have another value for the same time.
 type number struct {
 	fed   int
 	at    time.Time
@@ -38,7 +38,7 @@ type number struct {
 	flag  string // another than the first's, or ""
 }
 
-// windows sorts what was fed.
+// windows groups the fed samples by window.
 func (v *victim) windows() map[place][]number {
 	out := map[place][]number{}
 	for i, m := range v.fed {
@@ -58,8 +58,8 @@ func (v *victim) windows() map[place][]number {
 	return out
 }
 
-// readings are the distinct ones of a window, in the order in which they came first, and for each that was fed which of
-// them it is: -1 for one that contradicts the first.
+// readings returns the distinct readings of a window, in the order of first arrival. which has the index of each fed sample
+// in values, or -1 if it contradicts the first one.
 func readings(fed []number) (values []float64, which []int) {
 	known := map[time.Time]int{}
 	for _, n := range fed {
@@ -77,7 +77,7 @@ func readings(fed []number) (values []float64, which []int) {
 	return values, which
 }
 
-// readingSet is some of the readings of a window, of which there are never as many as it holds.
+// readingSet is a set of readings of a window. It has more bits than a window has readings.
 type readingSet [4]uint64
 
 func (s readingSet) with(i int) readingSet {
@@ -98,7 +98,7 @@ func (s readingSet) mean(values []float64) float64 {
 	return sum / float64(n)
 }
 
-// whole is the mean of all readings of a window.
+// whole returns the mean of all readings of a window.
 func whole(fed []number) float64 {
 	values, _ := readings(fed)
 	var all readingSet
@@ -110,16 +110,16 @@ func whole(fed []number) float64 {
 
 func near(a, b float64) bool { return math.Abs(a-b) <= 5e-7*math.Abs(b) }
 
-// anyNumber of readings of a window may have come late.
+// anyNumber says that any number of readings may have come late.
 const anyNumber = math.MaxInt
 
-// may returns every mean that the window may rightly have, and whether it may rightly be missing. A reading counts once,
-// however often it was fed, with the value that came first. What was fed at the end of a gap may be lost, one gap apart
-// from the other; and the last that came may have come late, as many as the trail says.
+// may returns all means that are right for the window, and whether the window may be missing. A reading counts once, with the
+// first value. Metrics at the end of a gap may be lost, independently for each gap. The last metrics may have come late, as
+// many as the trail says.
 func (v *victim) may(fed []number, late int) (means []float64, none bool) {
 	values, which := readings(fed)
 	sets := map[readingSet]bool{}
-	surely := 0 // taken, of those from end on
+	surely := 0 // number of certainly accepted ones from end on
 	for end := len(fed); end >= 0; end-- {
 		if end < len(fed) && v.gapOf(fed[end].fed) < 0 {
 			surely++
@@ -130,7 +130,7 @@ func (v *victim) may(fed []number, late int) (means []float64, none bool) {
 		for s := range v.taken(fed[:end], which) {
 			if s != (readingSet{}) {
 				sets[s] = true
-			} else if end == len(fed) { // what is late came after a value
+			} else if end == len(fed) { // late readings came after the first value
 				none = true
 			}
 		}
@@ -141,10 +141,10 @@ func (v *victim) may(fed []number, late int) (means []float64, none bool) {
 	return means, none
 }
 
-// taken returns every set of readings that the host may have of what was fed.
+// taken returns all sets of fed readings that the host may have.
 func (v *victim) taken(fed []number, which []int) map[readingSet]bool {
 	var sure readingSet
-	var gaps [][]int // of each the readings, in their order
+	var gaps [][]int // readings of each gap in their order
 	of := map[int]int{}
 	for i, n := range fed {
 		if g := v.gapOf(n.fed); which[i] >= 0 && g < 0 {
@@ -172,16 +172,16 @@ func (v *victim) taken(fed []number, which []int) map[readingSet]bool {
 	return sets
 }
 
-// final are the outcomes with which a slot leaves a host, and stati those that the board must have answered then. With each
-// of them but the last the board has the slot, and the last is of what is older than 7 days, as nothing is here.
+// final are the outcomes with which a slot leaves a host. stati are the board's statuses for them. Except for expired, the
+// board has the slot. Expired slots are older than 7 days; there are none here.
 var final = []string{"delivered", "already_stored", "rejected", "expired"}
 
 var stati = map[string]int{"delivered": 1, "already_stored": 111, "rejected": 111}
 
 type verdict struct {
 	slots, delivered, lost, wrong, twice, again, secrets int
-	waited                                               int // at the board, which told the host that it could not be so
-	damaged                                              int // gone with a damaged state
+	waited                                               int // at the board, although false answers said otherwise
+	damaged                                              int // lost with a damaged state
 	faults                                               []string
 }
 
@@ -206,19 +206,19 @@ type entry struct {
 		Value     float64 `json:"value"`
 		Flag      string  `json:"flag"`
 	} `json:"readings"`
-	// Of readings that are in no slot.
+	// For readings that are in no slot.
 	Parameter string `json:"parameter"`
 	Reason    string `json:"reason"`
 	Count     int    `json:"count"`
 }
 
-// trailText is what the files of a trail hold, the closed ones first.
+// trailText returns the content of the files of a trail, the closed files first.
 func trailText(path string) (text []byte, err error) {
 	files, err := filepath.Glob(path + ".[0-9]*")
 	if err != nil {
 		return nil, err
 	}
-	for i, name := range files { // sorted, and so is what is compressed behind what was to be removed
+	for i, name := range files { // sorted: a compressed file comes after its uncompressed file, which should have been removed
 		if filepath.Ext(name) == ".anew" || i+1 < len(files) && files[i+1] == name+".zst" {
 			continue
 		}
@@ -234,12 +234,12 @@ func trailText(path string) (text []byte, err error) {
 	}
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
-		err = nil // nothing had an outcome yet
+		err = nil // there are no outcomes yet
 	}
 	return append(text, b...), err
 }
 
-// withPrevious gives the lines of a compressed file the hash of the line before, which only the first of a block has.
+// withPrevious adds the hash of the line before to the lines of a compressed file, where only the first line of a block has it.
 func withPrevious(text []byte) (out []byte) {
 	previous := ""
 	for line := range bytes.Lines(text) {
@@ -252,9 +252,9 @@ func withPrevious(text []byte) (out []byte) {
 	return out
 }
 
-var unpacker, _ = zstd.NewReader(nil) // fails for wrong options only
+var unpacker, _ = zstd.NewReader(nil) // fails only for wrong options
 
-// trail reads an audit trail and checks that each line carries the hash of the line before.
+// trail reads an audit trail and checks that each line has the hash of the line before.
 func trail(path string) (out []entry, faults []string) {
 	text, err := trailText(path)
 	if err != nil {
@@ -284,10 +284,10 @@ func trail(path string) (out []entry, faults []string) {
 	return out, faults
 }
 
-// beforeDamage is a copy of the trail, made before that or anything else of the state was damaged.
+// beforeDamage is a copy of the trail from before any damage.
 const beforeDamage = "before-damage.jsonl"
 
-// noteLines notes that the lines of the trail that are new were written in the life that has ended.
+// noteLines records that the new lines of the trail were written in the run that has ended.
 func (v *victim) noteLines() {
 	entries, _ := trail(filepath.Join(v.disk, "audit.jsonl"))
 	for _, e := range entries {
@@ -297,7 +297,7 @@ func (v *victim) noteLines() {
 	}
 }
 
-// judge compares what the board has with what was fed.
+// judge compares the values at the board with the fed metrics.
 func (v *victim) judge() (r verdict) {
 	got, err := v.board.received()
 	if err != nil {
@@ -321,7 +321,7 @@ func (v *victim) judge() (r verdict) {
 			r.faults = append(r.faults, fmt.Sprintf("%s: unit %s, station %s", p, x.Unit, x.Station))
 		}
 	}
-	type key struct { // of a line of readings that are in no slot
+	type key struct { // identifies a line of readings that are in no slot
 		device, parameter string
 		stamp             int64
 	}
@@ -329,8 +329,8 @@ func (v *victim) judge() (r verdict) {
 	forgotten := func(p place) bool { return len(windows[p]) > 0 && windows[p][0].fed < v.broken }
 	late, conflicts, refused, repeats := map[key]int{}, map[key]int{}, map[key]int{}, map[key]int{}
 	ended, told := map[place]string{}, map[place]bool{}
-	in := map[place]int{}     // the life in which a place had its last outcome
-	between := map[int]bool{} // lives after a kill between making and sending
+	in := map[place]int{}     // the run in which a place had its last outcome
+	between := map[int]bool{} // runs after a kill between making and sending
 	seen := map[string]bool{}
 	for _, path := range []string{filepath.Join(v.dir, beforeDamage), filepath.Join(v.disk, "audit.jsonl")} {
 		entries, faults := trail(path)
@@ -350,7 +350,7 @@ func (v *victim) judge() (r verdict) {
 			if slices.Contains(final, e.Outcome) {
 				if status, known := stati[e.Outcome]; !known || e.Status == nil || *e.Status != status {
 					r.wrong++
-					r.faults = append(r.faults, fmt.Sprintf("%s %s: %s without the board's word for it", e.Device, time.UnixMilli(e.Stamp).UTC().Format(time.RFC3339), e.Outcome))
+					r.faults = append(r.faults, fmt.Sprintf("%s %s: %s without this answer of the board", e.Device, time.UnixMilli(e.Stamp).UTC().Format(time.RFC3339), e.Outcome))
 				}
 				for _, x := range e.Readings {
 					p := place{e.Device, x.Parameter, x.Flag, e.Stamp}
@@ -360,7 +360,7 @@ func (v *victim) judge() (r verdict) {
 						between[life] = true
 					default:
 						r.twice++
-						r.faults = append(r.faults, fmt.Sprintf("%s: two outcomes in one life", p))
+						r.faults = append(r.faults, fmt.Sprintf("%s: two outcomes in one run", p))
 					}
 					in[p] = life
 					if e.Outcome == "delivered" {
@@ -390,12 +390,12 @@ func (v *victim) judge() (r verdict) {
 		k := key{p.device, p.parameter, p.stamp}
 		distinct, _ := readings(samples)
 		repeats[k] += len(samples) - len(distinct)
-		_, before := v.untold[p] // at the board when the state was damaged: what was fed later changed nothing
+		_, before := v.untold[p] // at the board when the state was damaged, so later metrics changed nothing
 		if before {
 			samples = slices.DeleteFunc(samples, func(n number) bool { return n.fed >= v.broken })
 		}
 		atMost := late[k]
-		if forgotten(p) { // a line that waited in the state is gone with it
+		if forgotten(p) { // a line that waited in the state is lost with it
 			atMost = anyNumber
 		}
 		if n := v.contradictions(samples); n > late[k]+conflicts[k] && !forgotten(p) && v.over {
@@ -411,7 +411,7 @@ func (v *victim) judge() (r verdict) {
 			}
 			if !told[p] && ended[p] == "" && !v.excused[p] && !v.untold[p] {
 				r.lost++
-				r.faults = append(r.faults, fmt.Sprintf("%s: at the board, and no line of the trail says so", p))
+				r.faults = append(r.faults, fmt.Sprintf("%s: at the board, but not in the trail", p))
 			}
 			if v.excused[p] || near(value, whole(samples)) {
 				break
@@ -422,10 +422,10 @@ func (v *victim) judge() (r verdict) {
 			}
 		case told[p]:
 			r.lost++
-			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, and the trail says that it is", p))
+			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, but delivered in the trail", p))
 		case ended[p] != "":
 			r.lost++
-			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, and the trail has it as %s", p, ended[p]))
+			r.faults = append(r.faults, fmt.Sprintf("%s: not at the board, but %s in the trail", p, ended[p]))
 		default:
 			switch _, none := v.may(samples, late[k]); {
 			case none:
@@ -437,7 +437,7 @@ func (v *victim) judge() (r verdict) {
 			}
 		}
 	}
-	for k, n := range refused { // a repeat, as it came when the host's clock was wrong
+	for k, n := range refused { // a repeat that came while the host's clock was wrong
 		if n > repeats[k] {
 			r.wrong++
 			r.faults = append(r.faults, fmt.Sprintf("%s %s %s: %d readings are refused, and %d were fed again", k.device, k.parameter, time.UnixMilli(k.stamp).UTC().Format(time.RFC3339), n, repeats[k]))
@@ -454,16 +454,16 @@ func (v *victim) judge() (r verdict) {
 		text = text[min(v.logged, len(text)):]
 		if !strings.Contains(string(text), "damaged") && !strings.Contains(string(text), "cut short") {
 			r.wrong++
-			r.faults = append(r.faults, fmt.Sprintf("%d slots are gone with the damaged state, and the log does not name the damage", r.damaged))
+			r.faults = append(r.faults, fmt.Sprintf("%d slots are lost with the damaged state, but the log does not have the damage", r.damaged))
 		}
 	}
 	if aside, _ := filepath.Glob(v.cut + ".damaged-*"); v.cut != "" && v.over && len(aside) == 0 {
 		r.wrong++
-		r.faults = append(r.faults, fmt.Sprintf("%s was cut in half, and is not kept aside", v.cut))
+		r.faults = append(r.faults, fmt.Sprintf("%s was cut in half, but is not kept aside", v.cut))
 	}
-	if n := len(between); n > 1+v.kills/20 { // a kill between handing a slot over and saving that: some ms of each second
+	if n := len(between); n > 1+v.kills/20 { // a kill between passing a slot on and saving this: some ms of each second
 		r.twice += n
-		r.faults = append(r.faults, fmt.Sprintf("%d lives of %d began with slots that had been sent", n, v.kills))
+		r.faults = append(r.faults, fmt.Sprintf("%d runs of %d began with slots that had already been sent", n, v.kills))
 	}
 	if n := v.board.old.Load(); n > 0 {
 		r.wrong++
@@ -477,7 +477,7 @@ func (v *victim) judge() (r verdict) {
 	return r
 }
 
-// contradictions counts the readings that a host surely took and that another value for their time came before.
+// contradictions counts the readings that a host certainly got after another value for the same time.
 func (v *victim) contradictions(fed []number) (n int) {
 	_, which := readings(fed)
 	for i, x := range fed {
@@ -488,12 +488,12 @@ func (v *victim) contradictions(fed []number) (n int) {
 	return n
 }
 
-// secrets looks for tokens and keys, in every form in which one could be written, in all that the host left behind, and
-// for state that others could read.
+// secrets searches all files of the host for tokens and keys, in every form in which they may be written, and for state that
+// other users can read.
 func (v *victim) secrets() (faults []string) {
 	var forms [][]byte
 	for _, d := range devices {
-		key := sha256.Sum256([]byte(d.token)) // of AES
+		key := sha256.Sum256([]byte(d.token)) // AES key
 		for _, secret := range []string{d.token, string(key[:])} {
 			forms = append(forms, []byte(secret), []byte(hex.EncodeToString([]byte(secret))), []byte(base64.StdEncoding.EncodeToString([]byte(secret))[:40]))
 		}
@@ -511,7 +511,7 @@ func (v *victim) secrets() (faults []string) {
 			return nil
 		}
 		if info.Mode().Perm()&0o077 != 0 && strings.HasPrefix(path, v.disk) {
-			faults = append(faults, fmt.Sprintf("%s can be read by others: %s", path, info.Mode()))
+			faults = append(faults, fmt.Sprintf("%s can be read by other users: %s", path, info.Mode()))
 		}
 		if !info.Mode().IsRegular() {
 			return nil

@@ -14,11 +14,11 @@ import (
 	"github.com/klauspost/compress/zstd"
 )
 
-// account is what a run left behind: one slot of one device, fed four samples and delivered in the host's second life.
+// account has the files of a run: one slot of one device with four samples, delivered in the host's second run.
 type account struct {
 	closed bool // half of the trail is in a closed file
 	v      *victim
-	lines  []map[string]any // of the trail
+	lines  []map[string]any // lines of the trail
 }
 
 func newAccount(t *testing.T) *account {
@@ -58,14 +58,14 @@ func (a *account) line(outcome string, stamp int64, readings ...any) {
 	a.lines = append(a.lines, l)
 }
 
-// apart is a line of readings that are in no slot.
+// apart adds a line of readings that are in no slot.
 func (a *account) apart(outcome, reason, parameter string, count int) {
 	a.line(outcome, a.stamp(), parameter, 3)
 	l := a.lines[len(a.lines)-1]
 	l["parameter"], l["reason"], l["count"] = parameter, reason, count
 }
 
-// again feeds what was fed at a place once more.
+// again feeds the metric at a position once more.
 func (a *account) again(fed int) *metric {
 	a.v.fed = append(a.v.fed, a.v.fed[fed])
 	return &a.v.fed[len(a.v.fed)-1]
@@ -73,7 +73,7 @@ func (a *account) again(fed int) *metric {
 
 func (a *account) stamp() int64 { return a.v.last.Readings[0].Timestamp }
 
-// withoutCOD takes the slot's COD from the board and out of the trail.
+// withoutCOD removes the slot's COD from board and trail.
 func (a *account) withoutCOD() (stamp int64) {
 	stamp = a.stamp()
 	a.v.last.Readings = a.v.last.Readings[:1]
@@ -82,7 +82,7 @@ func (a *account) withoutCOD() (stamp int64) {
 	return stamp
 }
 
-// write chains the lines and gives them to the judge.
+// write chains the lines and writes them for the judge.
 func (a *account) write(t *testing.T) {
 	var text strings.Builder
 	before := ""
@@ -110,7 +110,7 @@ func (a *account) write(t *testing.T) {
 	}
 }
 
-// Each fault that a host could have is seen by the judge, and nothing else is.
+// The judge finds each possible fault of a host, and nothing else.
 func TestJudge(t *testing.T) {
 	log := func(text string) func(*testing.T, *account) {
 		return func(t *testing.T, a *account) {
@@ -174,11 +174,11 @@ func TestJudge(t *testing.T) {
 			a.apart("late", "late", "cod", 1)
 			a.v.last.Readings[1].Value = 1
 		}, 0, 1, 0, 0},
-		{"what the kill may have cost was fed again", func(_ *testing.T, a *account) {
+		{"readings that the kill may have lost were fed again", func(_ *testing.T, a *account) {
 			a.v.gaps = []gap{{3, 4}}
 			a.again(3)
 		}, 0, 0, 0, 0},
-		{"what the kill may have cost was fed again, and is missing", func(_ *testing.T, a *account) {
+		{"readings that the kill may have lost were fed again, and are missing", func(_ *testing.T, a *account) {
 			a.v.gaps = []gap{{3, 4}}
 			a.again(3)
 			a.v.last.Readings[1].Value = 1
@@ -186,13 +186,13 @@ func TestJudge(t *testing.T) {
 		{"two kills, two gaps", func(_ *testing.T, a *account) {
 			a.v.gaps = []gap{{1, 3}, {3, 5}}
 			a.again(1)
-			a.v.last.Readings[1].Value = 5.0 / 3 // of 0, 2, 3: 2 is there only together with 1
+			a.v.last.Readings[1].Value = 5.0 / 3 // of 0, 2, 3: 2 occurs only together with 1
 		}, 0, 1, 0, 0},
-		{"the sender starts anew", func(_ *testing.T, a *account) {
+		{"the sender restarts", func(_ *testing.T, a *account) {
 			a.v.fed[2].instance, a.v.fed[3].instance = 1, 1
 			a.again(1).instance = 1
 		}, 0, 0, 0, 0},
-		{"the sender starts anew, and its readings are a slot of their own", func(_ *testing.T, a *account) {
+		{"the sender restarts, and its readings make a separate slot", func(_ *testing.T, a *account) {
 			a.v.fed[2].instance, a.v.fed[3].instance = 1, 1
 			a.v.last.Readings[1].Value = 0.5
 			a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1])
@@ -236,19 +236,19 @@ func TestJudge(t *testing.T) {
 			a.again(0)
 			a.apart("refused", "too_old", "cod", 2)
 		}, 0, 1, 0, 0},
-		{"refused without a reason that it was given", func(_ *testing.T, a *account) { a.apart("refused", "future", "cod", 1) }, 0, 1, 0, 0},
+		{"refused for a reason that did not occur", func(_ *testing.T, a *account) { a.apart("refused", "future", "cod", 1) }, 0, 1, 0, 0},
 		{"another unit", func(_ *testing.T, a *account) { a.v.last.Readings[1].Unit = "mg/l" }, 0, 1, 0, 0},
 		{"another station", func(_ *testing.T, a *account) { a.v.last.Readings[1].Station = "station_b" }, 0, 1, 0, 0},
 		{"another flag", func(_ *testing.T, a *account) { a.v.last.Readings[1].Flag = "C" }, 1, 1, 0, 0},
 		{"another stamp", func(_ *testing.T, a *account) { a.v.last.Readings[1].Timestamp += 900_000 }, 1, 1, 0, 0},
 		{"stored twice", func(_ *testing.T, a *account) { a.v.last.Readings = append(a.v.last.Readings, a.v.last.Readings[1]) }, 0, 0, 1, 0},
-		{"sent twice in one life", func(_ *testing.T, a *account) { a.line("delivered", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
-		{"answered 111 in one life", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
-		{"handed over twice in one life", func(_ *testing.T, a *account) {
+		{"sent twice in one run", func(_ *testing.T, a *account) { a.line("delivered", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
+		{"answered 111 in one run", func(_ *testing.T, a *account) { a.line("already_stored", a.stamp(), "cod", 1.5) }, 0, 0, 1, 0},
+		{"passed on twice in one run", func(_ *testing.T, a *account) {
 			a.v.host = hosts["edge"]
 			a.line("already_stored", a.stamp(), "cod", 1.5)
 		}, 0, 0, 0, 0},
-		{"handed over twice in every life", func(t *testing.T, a *account) {
+		{"passed on twice in every run", func(t *testing.T, a *account) {
 			a.v.host = hosts["edge"]
 			for range 4 {
 				a.write(t)
@@ -268,7 +268,7 @@ func TestJudge(t *testing.T) {
 			a.lines[2]["status"] = 117
 		}, 1, 1, 0, 0},
 		{"delivered by another status", func(_ *testing.T, a *account) { a.lines[1]["status"] = 111 }, 0, 1, 0, 0},
-		{"late, and gone", func(_ *testing.T, a *account) {
+		{"late, and lost", func(_ *testing.T, a *account) {
 			a.withoutCOD()
 			a.apart("late", "late", "cod", 4)
 		}, 1, 0, 0, 0},
@@ -295,9 +295,9 @@ func TestJudge(t *testing.T) {
 			a.v.last.Readings[1].Value, a.v.broken = 1, len(a.v.fed)
 			a.v.untold = map[place]bool{{"dev_a", "cod", "U", a.stamp()}: false}
 		}, 0, 0, 0, 0},
-		{"rejected, forgotten with a damaged state and delivered anew", func(t *testing.T, a *account) {
+		{"rejected, forgotten with a damaged state and delivered again", func(t *testing.T, a *account) {
 			stamp := a.withoutCOD()
-			a.line("already_stored", stamp, "cod", 2) // the board's word, and it was not
+			a.line("already_stored", stamp, "cod", 2) // the board's answer, which was false
 			a.write(t)
 			a.v.noteLines()
 			a.v.broken, a.v.brokenLife = len(a.v.fed), a.v.lives
@@ -347,6 +347,6 @@ func TestWaited(t *testing.T) {
 	}
 	a.withoutCOD()
 	if r := a.v.judge(); r.waited != 0 {
-		t.Errorf("waited=%d, and it did not come", r.waited)
+		t.Errorf("waited=%d, but it did not arrive", r.waited)
 	}
 }

@@ -16,18 +16,18 @@ import (
 	"time"
 )
 
-// lies are what the front answers in place of the board: statuses that contradict what is true of a slot, no answer at all,
-// and a wrong Date.
+// lies are the false answers that the front gives in place of the board: statuses that are not true of a slot, no answer, and a
+// wrong Date.
 type lies struct {
 	mu     sync.Mutex
 	status map[string]int  // by device: the answer to its requests
 	silent map[string]bool // devices whose requests hang until the host gives up
-	stores bool            // and reach the board
-	off    time.Duration   // of the Date of every answer, also to a GET
+	stores bool            // their requests still reach the board
+	off    time.Duration   // error of the Date in every answer, also to a GET
 
-	told     map[place]bool // was answered with a status that is not true of it
-	doubtful map[place]bool // was asked for, and the host may not have the whole answer
-	waits    int64          // stamp up to which slots may have waited at the end of a life, and are in doubt
+	told     map[place]bool // had a status that is not true
+	doubtful map[place]bool // was sent, and the host may not have the whole answer
+	waits    int64          // slots up to this stamp may have waited at the end of a run, and are in doubt
 	met      map[string]int // by kind
 }
 
@@ -35,14 +35,14 @@ func newLies() *lies {
 	return &lies{status: map[string]int{}, silent: map[string]bool{}, told: map[place]bool{}, doubtful: map[place]bool{}, met: map[string]int{}}
 }
 
-// set changes what is answered.
+// set changes the answers.
 func (l *lies) set(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	change()
 }
 
-// none ends them all.
+// none ends all false answers.
 func (l *lies) none() {
 	l.set(func() {
 		clear(l.status)
@@ -51,10 +51,10 @@ func (l *lies) none() {
 	})
 }
 
-// cut notes that answers may have been lost on their way.
+// cut records that answers may have been lost in transit.
 func (l *lies) cut() { l.set(func() { maps.Copy(l.doubtful, l.told) }) }
 
-// lifeEnds notes that a host has ended in which slots of up to a stamp may have waited.
+// lifeEnds records that a host has ended in which slots up to a stamp may have waited.
 func (l *lies) lifeEnds(stamp int64) { l.set(func() { l.waits = max(l.waits, stamp) }) }
 
 // date makes an answer's Date wrong.
@@ -67,12 +67,12 @@ func (l *lies) date(h http.Header) {
 	})
 }
 
-// answer answers a request in place of the board, or reports false. 111 is a lie only about a slot of which the host has no
-// reason to think that the board has it: of another one it must believe it, and the slot would be lost by the board's fault.
+// answer answers a request in place of the board, or returns false. It sends a false 111 only for a slot that is not in doubt.
+// For a slot in doubt the host must accept 111, so the board would cause the loss of the slot.
 func (l *lies) answer(w http.ResponseWriter, r *http.Request, board http.Handler) bool {
 	asked, err := open(r)
 	if err != nil || len(asked) == 0 {
-		return false // let the board find that
+		return false // the board reports the fault
 	}
 	device := asked[0].device
 	l.mu.Lock()
@@ -118,8 +118,8 @@ func (l *lies) doubt(asked []place) {
 	}
 }
 
-// open returns the values that a request is to bring to the board (spec 2.4): the body is in base64 and AES-256-ECB, under
-// the SHA-256 of the device's token. The request can be read again.
+// open returns the values in a request (spec 2.4). The body is base64 of AES-256-ECB with the SHA-256 of the device's token.
+// After open the request can be read again.
 func open(r *http.Request) (asked []place, err error) {
 	body, err := io.ReadAll(r.Body)
 	if err != nil {

@@ -20,7 +20,7 @@ import (
 	"time"
 )
 
-// sealed is the body of a request for one value of a device.
+// sealed returns the body of a request with one value of a device.
 func sealed(t *testing.T, d device, stamp int64) string {
 	text := fmt.Sprintf(`{"data": [{"stationId": "s", "device_data": [{"deviceId": %q, "params": [{"parameter": "cod", "value": 1, "unit": "mg/L", "timestamp": %d, "flag": "U"}]}]}]}`, d.id, stamp)
 	pad := aes.BlockSize - len(text)%aes.BlockSize
@@ -36,7 +36,7 @@ func sealed(t *testing.T, d device, stamp int64) string {
 	return base64.StdEncoding.EncodeToString(body)
 }
 
-// The front tells an untrue 111 only where a host has no reason to believe it.
+// The front sends a false 111 only for slots that are not in doubt.
 func TestLies(t *testing.T) {
 	var stored atomic.Int64
 	simulator := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
@@ -84,20 +84,20 @@ func TestLies(t *testing.T) {
 		do     func()
 		stamp  int64
 		answer string
-		stored int64 // so far
+		stored int64 // total until now
 	}{
 		{"true", func() {}, 1, "true", 1},
-		{"111 for a slot that was asked for", untrue(111), 1, "true", 2},
-		{"117 for one", untrue(117), 1, `{"msg": "untrue", "status": 117}`, 2},
+		{"111 for a slot that was sent before", untrue(111), 1, "true", 2},
+		{"117 for such a slot", untrue(117), 1, `{"msg": "untrue", "status": 117}`, 2},
 		{"111 for a fresh slot", untrue(111), 2, `{"msg": "untrue", "status": 111}`, 2},
-		{"111 for it again", untrue(111), 2, `{"msg": "untrue", "status": 111}`, 2},
+		{"111 for the same slot again", untrue(111), 2, `{"msg": "untrue", "status": 111}`, 2},
 		{"111 after the connections broke", func() { b.cut(); client.CloseIdleConnections() }, 2, "true", 3},
 		{"111 for a slot that waited when the host ended", func() { b.lies.lifeEnds(3) }, 3, "true", 4},
 		{"111 for one after it", func() {}, 4, `{"msg": "untrue", "status": 111}`, 4},
 		{"silence", func() { b.lies.set(func() { b.lies.silent[id] = true }) }, 5, "no answer", 4},
-		{"silence of what is stored", func() { b.lies.set(func() { b.lies.stores = true }) }, 6, "no answer", 5},
+		{"silence about a stored slot", func() { b.lies.set(func() { b.lies.stores = true }) }, 6, "no answer", 5},
 		{"111 after silence", b.lies.none, 6, "true", 6},
-		{"111 no more", func() {}, 7, "true", 7},
+		{"no false 111 any more", func() {}, 7, "true", 7},
 	} {
 		c.do()
 		if answer, _ := ask(http.MethodPost, sealed(t, devices[0], c.stamp)); answer != c.answer || stored.Load() != c.stored {

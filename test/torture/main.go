@@ -1,10 +1,10 @@
-// Command torture runs the four hosts under faults and is then the judge of what the board has: no slot lost, none
-// wrong, none twice.
+// Command torture runs the four hosts with faults and checks the slots at the board: none is lost, none is wrong, none is there
+// twice.
 //
-// Each host is a real process with a simulated board of its own. It is fed days of history, some of it twice, by senders
-// that start anew, while it is killed, stopped and started, its disk fills up, its state is damaged or removed, a second process takes hold of it, its wall clock jumps, and the
-// board answers with every fault that it knows and contradicts itself. The judge shares no code with what it judges. A seed gives the same choices again; the times at which
-// processes react are the machine's.
+// Each host is a real process with its own simulated board. Senders that restart feed it days of history, some of it twice.
+// Meanwhile it is killed, stopped and started, its disk fills up, its state is damaged or removed, a second process opens its
+// state, its wall clock jumps, and the board gives every faulty answer and contradicts itself. The judge shares no code with the
+// hosts. The same seed gives the same choices, but the timing of processes differs.
 package main
 
 import (
@@ -30,12 +30,12 @@ type options struct {
 func main() {
 	log.SetFlags(log.Ltime)
 	var o options
-	flag.StringVar(&o.bin, "bin", "bin", "`directory` of the built programs")
+	flag.StringVar(&o.bin, "bin", "bin", "`directory` with the built programs")
 	flag.IntVar(&o.kills, "kills", 4, "kills and stops of each host")
-	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "of every choice")
+	flag.Uint64Var(&o.seed, "seed", uint64(time.Now().UnixNano()), "seed of the random choices")
 	flag.BoolVar(&o.keep, "keep", false, "keep the directory of the run")
 	only := flag.String("hosts", "telegraf,external,exporter,edge", "hosts to run, separated by commas")
-	flag.DurationVar(&o.settle, "drain", 7*time.Minute, "how long the slots may take after the last fault: a processor believes no clock within 5 minutes of a step")
+	flag.DurationVar(&o.settle, "drain", 7*time.Minute, "how long the slots may take after the last fault; a processor trusts no clock for 5 minutes after a step")
 	flag.Parse()
 	ok, err := run(o, strings.Split(*only, ","))
 	if err != nil {
@@ -106,7 +106,7 @@ func run(o options, names []string) (bool, error) {
 	return ok, nil
 }
 
-// spread is the median and the longest of some times.
+// spread returns the median and the maximum of times.
 func spread(times []time.Duration) string {
 	if len(times) == 0 {
 		return "none"

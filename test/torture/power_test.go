@@ -17,8 +17,8 @@ import (
 	"time"
 )
 
-// A power cut takes what was written and not synced. So each step of a slot's way must be synced before the next one
-// says that it is done: the system calls of one slot's whole life show it, for each host.
+// A power cut loses data that is written but not synced. So each step of a slot must be synced before the next step relies on
+// it. The test checks this in the system calls of each host, from the first reading of one slot to its outcome.
 func TestWhatIsAcknowledgedIsSynced(t *testing.T) {
 	bin := os.Getenv("OCEMS_BIN")
 	if bin == "" {
@@ -26,7 +26,7 @@ func TestWhatIsAcknowledgedIsSynced(t *testing.T) {
 	}
 	strace, err := exec.LookPath("strace")
 	if err != nil {
-		t.Skip("there is no strace here: make strace installs Debian's")
+		t.Skip("strace is not installed: make strace installs Debian's")
 	}
 	for name, of := range map[string]files{
 		"telegraf": {intake: "state.db", exit: "state.db"},
@@ -48,13 +48,13 @@ func TestWhatIsAcknowledgedIsSynced(t *testing.T) {
 	}
 }
 
-// files are the names of the state that takes readings and of the one that slots go to the board from.
+// files are the names of two state files: the one for readings, and the one from which slots go to the board.
 type files struct{ intake, exit string }
 
-// ports are those at which the host listens, and the board.
+// ports are the ports of the host and of the board.
 type ports struct{ host, board string }
 
-// traced is the system calls of a host's life in which one slot goes to the board.
+// traced returns the system calls of a host's run in which one slot goes to the board.
 func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 	dir := t.TempDir()
 	file := filepath.Join(dir, "calls")
@@ -76,7 +76,7 @@ func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 	for range 15 { // minutes
 		ms := slices.DeleteFunc(v.next(), func(m metric) bool { return m.device != devices[0].id })
 		if p.fed += len(ms); h.feed(p, ms) != took {
-			t.Fatal("the host does not take what it is fed")
+			t.Fatal("the host does not accept metrics")
 		}
 	}
 	if err := until(time.Minute, func() bool {
@@ -85,7 +85,7 @@ func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 	}); err != nil {
 		t.Fatal("no slot has an outcome:", err)
 	}
-	traced, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.command.Process.Pid)) // strace keeps a signal to itself
+	traced, err := os.ReadFile(fmt.Sprintf("/proc/%d/task/%[1]d/children", p.command.Process.Pid)) // strace does not pass a signal on
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -115,22 +115,22 @@ func traced(t *testing.T, strace, bin, name string) (calls []byte, of ports) {
 
 var (
 	call = regexp.MustCompile(`^(\d+) +(?:(read|write|pwrite64|fsync|fdatasync)\((\d+)<((?:->|[^>])*)>|<\.\.\. (\w+) resumed>)`)
-	size = regexp.MustCompile(`", (\d+)(?:\) += -?\d+| <unfinished \.\.\.>)$`) // of a write
+	size = regexp.MustCompile(`", (\d+)(?:\) += -?\d+| <unfinished \.\.\.>)$`) // size of a write
 	page = regexp.MustCompile(`, (\d+), (\d+)(?:\)| <unfinished)`)             // size and offset of a pwrite64
 )
 
-// file is one that the host writes to.
+// file is a file to which the host writes.
 type file struct {
-	pages, head bool // written and not synced: for bbolt, head is what makes a transaction hold
+	pages, head bool // written and not synced; for bbolt, writing head commits a transaction
 	syncs       int
-	holds       string // what a transaction has written whose head is not synced
+	holds       string // writes of a transaction whose head is not synced
 	kept        map[string]bool
-	parted      bool // a slot was first kept in another transaction than the aligner without it
+	parted      bool // a slot was stored in another transaction than the aligner without it
 }
 
 func (f *file) dirty() bool { return f.pages || f.head }
 
-// synced ends what was written before, and a transaction with it where that was its head.
+// synced records a sync of all earlier writes. If the head was among these, it ends a transaction.
 func (f *file) synced() {
 	if f.head {
 		for _, key := range keys[1:] {
@@ -145,20 +145,20 @@ func (f *file) synced() {
 	f.syncs++
 }
 
-// keys begin those of a batch of readings, of slots to be handed on, and of a slot for the board.
+// keys are the prefixes of the keys for batches of readings, for slots to be passed on, and for slots for the board.
 var keys = []string{"samples/", "ready/", "outbox/"}
 
-// seen is how much there was to check.
+// seen counts what was checked.
 type seen struct {
 	answers, requests int
 	syncs             map[string]int
 }
 
-// order checks the system calls. A state is written by transactions, each synced before its head is written and before the
-// next one. Readings are synced before the sender has its answer, or before the next of them is read; the slot before
-// anything goes to the board, in one transaction with the aligner that has closed it, and before the processor lets go of it;
-// the board's answer, as a line of the trail, before the slot leaves the outbox and before the next line; and everything before
-// the end.
+// order checks the order of the system calls. A state is written in transactions. Each is synced before its head is written and
+// before the next one. Readings are synced before the sender gets its answer, or before more readings are read. The slot is
+// stored in one transaction with the aligner that has closed it, and synced before anything goes to the board and before the
+// processor deletes it. The board's answer is synced as a line of the trail before the slot leaves the outbox and before the
+// next line. Everything is synced at the end.
 func order(text []byte, of files, at ports) (found seen, faults []string) {
 	const trail = "audit.jsonl"
 	all := map[string]*file{}
@@ -169,7 +169,7 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 	fault := func(short, format string, args ...any) {
 		faults = append(faults, strings.TrimSuffix(fmt.Sprintf(format, args...)+": "+short, ": "))
 	}
-	syncing := map[string]*file{} // by thread
+	syncing := map[string]*file{} // file by thread
 	s := bufio.NewScanner(bytes.NewReader(text))
 	s.Buffer(nil, 1<<20)
 	for s.Scan() {
@@ -193,23 +193,23 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 				f.synced()
 			}
 		case name == "read" && m[3] == "0" && intake.dirty():
-			fault(short, "the input is read on while a reading is not synced")
+			fault(short, "more input is read while a reading is not synced")
 		case name == "write" && strings.Contains(path, ":"+at.host+"->") && strings.Contains(s.Text(), `"HTTP/1.1 200`):
 			if found.answers++; intake.dirty() || !intake.kept["samples/"] {
-				fault(short, "the sender has its answer while its readings are not synced")
+				fault(short, "the sender gets its answer while its readings are not synced")
 			}
-			intake.kept["samples/"] = false // until the next
+			intake.kept["samples/"] = false // until the next batch
 		case name == "write" && strings.Contains(path, "->") && strings.HasSuffix(path, ":"+at.board+"]"):
 			if !carries(s.Text()) {
 				break
 			}
 			if found.requests++; !exit.kept["outbox/"] {
-				fault(short, "the board is spoken to while the slot is not synced")
+				fault(short, "a request goes to the board while the slot is not synced")
 			}
 		case f == nil:
 		case name == "write" || name == "pwrite64" && filepath.Base(path) == trail:
 			if f.dirty() {
-				fault(short, "the trail is written on while the lines before are not synced")
+				fault(short, "the trail is written while earlier lines are not synced")
 			}
 			f.pages = true
 		case name == "pwrite64":
@@ -217,15 +217,15 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 				fault(short, "the outbox is written while the line of the trail is not synced")
 			}
 			if f == intake && f != exit && f.kept["ready/"] && !exit.kept["outbox/"] {
-				fault(short, "the processor lets go of a slot while the exporter's is not synced")
+				fault(short, "the processor deletes a slot while the exporter's copy is not synced")
 			}
 			if f.head {
-				fault(short, "the state is written on while the transaction before is not synced")
+				fault(short, "the state is written while the previous transaction is not synced")
 			}
 			f.holds += s.Text()
 			if p := page.FindStringSubmatch(s.Text()); p != nil && p[1] == "4096" && (p[2] == "0" || p[2] == "4096") {
 				if f.pages {
-					fault(short, "a transaction is made to hold while its pages are not synced")
+					fault(short, "a transaction is committed while its pages are not synced")
 				}
 				f.head = true
 			} else {
@@ -234,12 +234,12 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 		}
 	}
 	if intake.parted {
-		fault("", "a slot leaves the aligner by more than one transaction")
+		fault("", "a slot leaves the aligner in more than one transaction")
 	}
 	found.syncs = map[string]int{}
 	for name, f := range all {
 		if found.syncs[name] = f.syncs; f.dirty() || f.syncs == 0 {
-			fault("", "%s is not synced in the end", name)
+			fault("", "%s is not synced at the end", name)
 		}
 	}
 	if err := s.Err(); err != nil || found.requests == 0 {
@@ -248,8 +248,8 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 	return found, faults
 }
 
-// carries reports that a write to the board may carry readings: it is no handshake, and has space for a signature of 344
-// characters, which the question for the time has not.
+// carries reports whether a write to the board may contain readings. Then it is not a handshake, and it is long enough for a
+// signature of 344 characters, unlike the request for the time.
 func carries(text string) bool {
 	m := size.FindStringSubmatch(text)
 	if m == nil || !strings.Contains(text, `>, "\27\3`) {
@@ -259,7 +259,7 @@ func carries(text string) bool {
 	return n > 344
 }
 
-// Each step that is left out is seen.
+// The check finds each missing step.
 func TestOrder(t *testing.T) {
 	const (
 		host, board = `write(9<TCP:[127.0.0.1:1->127.0.0.1:7]>, "HTTP/1.1 200 OK\r\n", 17) = 17`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\27\3\3", 900) = 900`
@@ -293,17 +293,17 @@ func TestOrder(t *testing.T) {
 	}{
 		{name: "all is well", of: one},
 		{name: "all is well in two states", of: two},
-		{"the pages of a reading", one, []int{1, 2}, "made to hold while its pages"},
-		{"the head of a reading", one, []int{4}, "the sender has its answer"},
-		{"the reading", one, []int{0, 1, 2, 3, 4}, "the sender has its answer"},
-		{"the pages of a slot", one, []int{7, 8}, "made to hold while its pages"},
-		{"the head of a slot", one, []int{10}, "the board is spoken to"},
-		{"the slot", one, []int{6, 7, 8, 9, 10}, "the board is spoken to"},
+		{"the pages of a reading", one, []int{1, 2}, "committed while its pages"},
+		{"the head of a reading", one, []int{4}, "the sender gets its answer"},
+		{"the reading", one, []int{0, 1, 2, 3, 4}, "the sender gets its answer"},
+		{"the pages of a slot", one, []int{7, 8}, "committed while its pages"},
+		{"the head of a slot", one, []int{10}, "a request goes to the board"},
+		{"the slot", one, []int{6, 7, 8, 9, 10}, "a request goes to the board"},
 		{"the line of the trail", one, []int{12, 13}, "the outbox is written while the line"},
 		{"the sync of the trail", one, []int{13}, "the outbox is written while the line"},
-		{"the sync of the outcome", one, []int{18}, "not synced in the end"},
-		{"the exporter's head", two, []int{15}, "the processor lets go"},
-		{"the exporter's slot", two, []int{11, 12, 13, 14, 15}, "the processor lets go"},
+		{"the sync of the outcome", one, []int{18}, "not synced at the end"},
+		{"the exporter's head", two, []int{15}, "the processor deletes"},
+		{"the exporter's slot", two, []int{11, 12, 13, 14, 15}, "the processor deletes"},
 		{"the aligner", one, nil, "more than one transaction"},
 		{"the aligner of two states", two, nil, "more than one transaction"},
 	} {
@@ -324,7 +324,7 @@ func TestOrder(t *testing.T) {
 				t.Errorf("%d answers and %d requests", seen.answers, seen.requests)
 			}
 			if all := strings.Join(faults, "\n"); all == "" != (c.fault == "") || !strings.Contains(all, c.fault) {
-				t.Errorf("the faults are to have %q:\n%s", c.fault, all)
+				t.Errorf("no fault has %q:\n%s", c.fault, all)
 			}
 		})
 	}

@@ -20,7 +20,7 @@ import (
 	bolt "go.etcd.io/bbolt"
 )
 
-// device is one of the plant's. The tokens are for tests only.
+// device is a device of the plant. The tokens are for tests only.
 type device struct{ id, station, token string }
 
 var devices = func() (list []device) {
@@ -31,7 +31,7 @@ var devices = func() (list []device) {
 	return list
 }()
 
-// each writes text once for every device, with @ID@, @STATION@ and @TOKEN@ put in.
+// each repeats text for every device, and replaces @ID@, @STATION@ and @TOKEN@.
 func each(text string) string {
 	var b strings.Builder
 	for _, d := range devices {
@@ -46,78 +46,78 @@ var registry = "stations:\n" + each(`  - id: @STATION@
 `)
 
 const (
-	step      = 10 * time.Second // of event time between samples
-	batchSize = 6                // steps fed at once
+	step      = 10 * time.Second // event time between samples
+	batchSize = 6                // steps in one batch
 	diskSize  = 64 << 20
-	furthest  = 240 * time.Hour // that a clock jumps
-	hours     = 6 * time.Hour   // that it jumps mostly
-	oldest    = 157 * time.Hour // age of what is fed: a reading may come some hours late, and after 7 days is too old
+	furthest  = 240 * time.Hour // largest jump of a clock
+	hours     = 6 * time.Hour   // largest usual jump
+	oldest    = 157 * time.Hour // largest age of a fed metric: it may come some hours late, and after 7 days it is too old
 )
 
-// metric is what one device shows at one time: two samples.
+// metric has the values of one device at one time: two samples.
 type metric struct {
 	device, flag string
 	at           time.Time
 	cod, bod     float64
-	instance     int // of its sender
+	instance     int // instance of its sender
 	contradicts  bool
-	as           string // another flag than the first of its time
+	as           string // a flag that differs from the first one of its time
 }
 
 func (m metric) sentAs() string { return cmp.Or(m.as, m.flag) }
 
-// gap says that of the metrics lo to hi, some number at the end may not have been taken.
+// gap says that some of the last metrics between lo and hi may not have been accepted.
 type gap struct{ lo, hi int }
 
 // victim is a host under torture.
 type victim struct {
 	host        *host
 	bin, dir    string
-	disk, state string // of its own, with the trail, and the directory there that it makes
+	disk, state string // its own file system, with the trail; the state directory on it
 	port        string
-	kill        int // wanted
+	kill        int // wanted number of kills
 	drain       time.Duration
 	board       *board
-	process     *process // of the last life
+	process     *process // the last run
 	log         *os.File
-	// Of what happens, and of what is fed. They are apart, so that a life that was fed less does not change the next one.
+	// choices are for events, values for fed metrics. They are separate, so that a run with fewer metrics does not change the next.
 	choices, values *rand.Rand
 	mounted         bool
 
-	fed        []metric // in this order, again and again
-	kept       []metric // refused, to be fed again
-	instance   int      // of the sender
-	full       bool     // the disk is
+	fed        []metric // in order, with repetitions
+	kept       []metric // refused; will be fed again
+	instance   int      // instance of the sender
+	full       bool     // the disk is full
 	odd        map[time.Time]bool
-	steps      int // of event time
+	steps      int // steps of event time
 	gaps       []gap
-	began      time.Time // of event time
+	began      time.Time // start of event time
 	kills      int
 	recovery   []time.Duration
-	drained    time.Duration  // from the last fault until nothing was missing
-	lives      int            // from one kill to the next
-	abrupt     bool           // the last life did not end by itself
-	wrongClock bool           // this life's clock jumps
-	wrongDate  atomic.Bool    // or the board's does: no host can tell two wrong clocks from a right one
-	lived      map[string]int // the life in which a line of the trail was written, by its hash; not yet those of the last life
+	drained    time.Duration  // from the last fault until no slot was missing
+	lives      int            // number of runs
+	abrupt     bool           // the last run did not end by itself
+	wrongClock bool           // the clock of this run jumps
+	wrongDate  atomic.Bool    // the board's clock jumps; never both, because a host cannot detect two wrong clocks
+	lived      map[string]int // run in which a line of the trail was written, by its hash; without the lines of the last run
 	excused    map[place]bool // not yet at the board when the state was damaged
-	untold     map[place]bool // at the board by then, and the answer was still to be had again
+	untold     map[place]bool // at the board when the state was damaged, but the host did not have the answer
 	untrue     bool           // the trail was damaged
-	brokenLife int            // the last one before
-	logged     int            // bytes of the log by then
-	cut        string         // the file that was damaged, where that must be seen
-	broken     int            // metrics fed by then: a host may have forgotten which of their windows it had closed
-	over       bool           // it runs no more, so that the trail has everything
+	brokenLife int            // the last run before the damage
+	logged     int            // bytes of the log at the damage
+	cut        string         // the damaged file, if the host must detect it
+	broken     int            // metrics fed before the damage; a host may have forgotten which of their windows it had closed
+	over       bool           // it has ended, so the trail is complete
 	last       *received
 
-	events map[string]int // by kind: what happened to the host
-	faults map[string]int // by kind: requests that the board misbehaved to, and times when it could not be reached
+	events map[string]int // by kind: events of the host
+	faults map[string]int // by kind: requests with a faulty answer, and times when the board could not be reached
 }
 
 func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 	h, ok := hosts[name]
 	if !ok {
-		return nil, errors.New("no such host; there are telegraf, external, exporter, edge")
+		return nil, errors.New("unknown host; give telegraf, external, exporter or edge")
 	}
 	v := &victim{host: h, bin: o.bin, dir: dir, disk: filepath.Join(dir, "disk"), state: filepath.Join(dir, "disk", "state"), kill: o.kills, drain: o.settle,
 		choices: rand.New(rand.NewPCG(seed, 1)), values: rand.New(rand.NewPCG(seed, 3)), lived: map[string]int{}, odd: map[time.Time]bool{}, events: map[string]int{}, faults: map[string]int{}, began: time.Now().Add(-156 * time.Hour).Truncate(15 * time.Minute)}
@@ -127,7 +127,7 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 	if err := syscall.Mount("tmpfs", v.disk, "tmpfs", 0, fmt.Sprintf("size=%d,mode=0700", diskSize)); err == nil {
 		v.mounted = true
 	} else {
-		log.Printf("%s: no disk of its own (%v): it will not be filled", name, err)
+		log.Printf("%s: cannot mount its own disk (%v): the disk will not be filled", name, err)
 	}
 	if err := os.WriteFile(filepath.Join(dir, "registry.yaml"), []byte(registry), 0o600); err != nil {
 		return nil, err
@@ -149,13 +149,13 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 }
 
 func (v *victim) end() {
-	if v.process != nil && !v.process.dead() { // after an error
+	if v.process != nil && !v.process.dead() { // only after an error
 		v.process.stop(syscall.SIGKILL)
 	}
 	v.board.stop()
 	v.log.Close()
 	if v.mounted {
-		kept := v.disk + "-kept" // for the judge, and for people
+		kept := v.disk + "-kept" // for the judge and for people
 		_ = exec.Command("cp", "-a", v.disk, kept).Run()
 		_ = syscall.Unmount(v.disk, 0)
 		_ = os.Remove(v.disk)
@@ -163,7 +163,7 @@ func (v *victim) end() {
 	}
 }
 
-// next makes the metrics of the next minute of event time.
+// next returns the metrics of the next minute of event time.
 func (v *victim) next() []metric {
 	var out []metric
 	for range batchSize {
@@ -177,7 +177,7 @@ func (v *victim) next() []metric {
 			out = append(out, m)
 		}
 	}
-	if n := v.values.IntN(40 * 90); n < v.steps-batchSize && v.values.IntN(8) == 0 { // one that comes late, or would
+	if n := v.values.IntN(40 * 90); n < v.steps-batchSize && v.values.IntN(8) == 0 { // a metric that comes late, or may
 		at := v.began.Add(time.Duration(v.steps-batchSize-n)*step + time.Second)
 		if !v.odd[at] {
 			out = append(out, metric{device: devices[0].id, flag: "U", at: at, cod: v.value(), bod: v.value()})
@@ -189,17 +189,17 @@ func (v *victim) next() []metric {
 
 func (v *victim) value() float64 { return float64(v.values.IntN(1_000_000)) / 1024 }
 
-// exhausted reports that the fed time has come near to now, or to what a clock that is late takes for now.
+// exhausted reports whether the event time is near the current time, or near the time of a clock that is behind.
 func (v *victim) exhausted() bool {
 	return v.age() < hours+time.Hour
 }
 
-// fedUntil is the event time up to which there is something.
+// fedUntil returns the event time of the last metric.
 func (v *victim) fedUntil() time.Time { return v.began.Add(time.Duration(v.steps) * step) }
 
 func (v *victim) age() time.Duration { return time.Since(v.fedUntil()) }
 
-// jump is how far a machine's clock is off: not at all, by up to hours or by up to days to either side.
+// jump returns the error of a machine's clock: none, up to hours, or up to days, in both directions.
 func (v *victim) jump() time.Duration {
 	if !v.wrongClock || v.choices.IntN(2) == 0 {
 		return 0
@@ -211,9 +211,9 @@ func (v *victim) jump() time.Duration {
 	v.events["clock jump of days"]++
 	for {
 		by := v.between(-furthest, furthest)
-		switch ahead := v.age() + by; { // of what is fed
-		case ahead > -time.Hour && ahead < hours: // by such a clock it would be live
-		case v.host.handsOver && (ahead < 0 || ahead > oldest): // nobody tells a processor that it is neither future nor past
+		switch ahead := v.age() + by; { // relative to the fed metrics
+		case ahead > -time.Hour && ahead < hours: // for this clock the metrics would be live
+		case v.host.handsOver && (ahead < 0 || ahead > oldest): // no server corrects a processor whose clock makes the metrics future or too old
 		default:
 			return by
 		}
@@ -237,7 +237,7 @@ func (v *victim) feed(p *process, minutes int) {
 			p.clock.Set(v.jump())
 		}
 		switch p.host.feed(p, ms) {
-		case refused: // a sender keeps it
+		case refused: // a sender keeps the metrics
 			v.kept, v.fed = ms, v.fed[:len(v.fed)-len(ms)]
 			p.fed -= len(ms)
 			v.events["refused batch"]++
@@ -273,7 +273,7 @@ func (v *victim) torture() error {
 	if err != nil {
 		return err
 	}
-	// The last life: what waits goes out. Slots that are new to the board show that a 111 can be believed again.
+	// In the last run all waiting slots are delivered. Slots that are new to the board show that a 111 can be trusted again.
 	v.wrongClock = false
 	p, err := v.start(0)
 	if err != nil {
@@ -284,14 +284,14 @@ func (v *victim) torture() error {
 	_ = until(v.drain, func() bool {
 		time.Sleep(2 * time.Second)
 		r := v.judge()
-		return r.lost == 0 && (r.damaged == 0 || time.Since(began) > 10*time.Second) // what waits in a mended state goes out too
+		return r.lost == 0 && (r.damaged == 0 || time.Since(began) > 10*time.Second) // slots in a repaired state are delivered too
 	})
 	v.drained = time.Since(began)
 	if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 		return fmt.Errorf("it took %s to stop", took)
 	}
 	v.over = true
-	v.judge() // takes the board's account, before it is gone
+	v.judge() // reads the board's data before the board ends
 	return nil
 }
 
@@ -309,7 +309,7 @@ func (v *victim) ordeal() error {
 			return err
 		}
 		v.feed(p, 5+v.choices.IntN(60))
-		if v.excused == nil && !p.dead() && !p.stuck && (life == 3 || v.choices.IntN(8) == 0) { // what is kept of a damage stays where it is
+		if v.excused == nil && !p.dead() && !p.stuck && (life == 3 || v.choices.IntN(8) == 0) { // the files that are kept after a damage stay
 			if err := v.takeAway(p); err != nil {
 				return err
 			}
@@ -328,14 +328,14 @@ func (v *victim) ordeal() error {
 			if took := p.stop(syscall.SIGTERM); took > 10*time.Second {
 				return fmt.Errorf("it took %s to stop", took)
 			}
-			if v.full { // what the host had to keep in memory is lost
+			if v.full { // metrics that the host could only keep in memory are lost
 				v.gaps = append(v.gaps, gap{sure, len(v.fed)})
 			}
 		} else {
 			sure := base + min(p.host.took(p), p.fed)
 			by := syscall.SIGKILL
 			if v.choices.IntN(8) == 0 {
-				by = syscall.SIGQUIT // every goroutine's stack goes to the log
+				by = syscall.SIGQUIT // the log gets the stacks of all goroutines
 				v.events["SIGQUIT"]++
 			}
 			p.stop(by)
@@ -344,7 +344,7 @@ func (v *victim) ordeal() error {
 			v.abrupt = true
 		}
 		damage := v.excused == nil && v.kills >= v.kill*3/4
-		if life == 2 || damage || v.kills >= v.kill { // what follows needs room, which a short life did not wait for
+		if life == 2 || damage || v.kills >= v.kill { // the next steps need disk space; a short run did not wait for it
 			if v.full {
 				v.freeDisk().Reset(0)
 			}
@@ -364,7 +364,7 @@ func (v *victim) ordeal() error {
 	return nil
 }
 
-// fillDisk leaves no room for a while, in which the host is fed on.
+// fillDisk fills the disk for a while, and continues to feed the host.
 func (v *victim) fillDisk(p *process) {
 	v.events["disk full"]++
 	f, err := os.Create(v.balloon())
@@ -376,7 +376,7 @@ func (v *victim) fillDisk(p *process) {
 		_, err = f.Write(block)
 	}
 	_ = f.Close()
-	if v.choices.IntN(3) == 0 { // it is full when the host ends, and when it begins again
+	if v.choices.IntN(3) == 0 { // the disk is full when the host ends and when it starts again
 		v.full = true
 		v.feed(p, 25)
 		return
@@ -385,18 +385,18 @@ func (v *victim) fillDisk(p *process) {
 	v.feed(p, 25)
 	free.Reset(0)
 	_ = until(10*time.Second, v.roomy)
-	if v.choices.IntN(2) == 0 { // else the kill may come while a host still waits for what it had to refuse
+	if v.choices.IntN(2) == 0 { // otherwise the kill may come while a host still waits for refused metrics
 		v.feed(p, 100)
 	}
 }
 
-// freeDisk makes room again, in a while.
+// freeDisk frees the disk after a while.
 func (v *victim) freeDisk() *time.Timer {
 	v.full = false
 	return time.AfterFunc(v.between(500*time.Millisecond, 1500*time.Millisecond), func() { _ = os.Remove(v.balloon()) })
 }
 
-// balloon is the file that fills the disk.
+// balloon returns the path of the file that fills the disk.
 func (v *victim) balloon() string { return filepath.Join(v.disk, "balloon") }
 
 func (v *victim) roomy() bool {
@@ -404,7 +404,7 @@ func (v *victim) roomy() bool {
 	return err != nil
 }
 
-// second starts another process on the same state, which must end by itself and do no harm.
+// second starts another process on the same state. It must end by itself and change nothing.
 func (v *victim) second() error {
 	v.events["second process"]++
 	text, err := os.ReadFile(filepath.Join(v.dir, "config"))
@@ -426,23 +426,23 @@ func (v *victim) second() error {
 	return v.refused(dir, "a second process on the same state", "")
 }
 
-// readOnly starts the host on a state that it cannot write: it must end by itself, or wait for a disk that is well, and
-// leave it as it is.
+// readOnly starts the host on a state that it cannot write. It must end by itself, or wait until the disk works, and leave the
+// state unchanged.
 func (v *victim) readOnly() error {
 	v.events["read-only state"]++
 	var err error
-	_ = until(5*time.Second, func() bool { // a large file that was just removed keeps it busy
+	_ = until(5*time.Second, func() bool { // a large file that was just removed keeps the disk busy
 		err = syscall.Mount("", v.disk, "", syscall.MS_REMOUNT|syscall.MS_RDONLY, "")
 		return err == nil
 	})
 	if err != nil {
 		return err
 	}
-	err = v.refused(v.dir, "a process on a read-only state", "No reading is taken")
+	err = v.refused(v.dir, "a process on a read-only state", "No reading is accepted")
 	return errors.Join(err, syscall.Mount("", v.disk, "", syscall.MS_REMOUNT, fmt.Sprintf("size=%d", diskSize)))
 }
 
-// refused starts the host with the configuration in dir and expects it to give up, or to say that it waits.
+// refused starts the host with the configuration in dir. It must exit with an error, or log that it waits.
 func (v *victim) refused(dir, what, waits string) error {
 	before, err := v.log.Stat()
 	if err != nil {
@@ -462,26 +462,26 @@ func (v *victim) refused(dir, what, waits string) error {
 	slow := until(40*time.Second, func() bool { return len(ended) > 0 || waits != "" && v.says(before, waits) })
 	if len(ended) > 0 {
 		if err := <-ended; err == nil {
-			return fmt.Errorf("%s ended as if all were well", what)
+			return fmt.Errorf("%s ended without an error", what)
 		}
 		return nil
 	}
 	_ = c.Process.Kill()
 	<-ended
 	if slow != nil {
-		return fmt.Errorf("%s went on", what)
+		return fmt.Errorf("%s did not end", what)
 	}
 	return nil
 }
 
-// says reports that the host's log has a text after what it had before.
+// says reports whether the new part of the host's log has a text.
 func (v *victim) says(before os.FileInfo, text string) bool {
 	log, _ := os.ReadFile(v.log.Name())
 	return strings.Contains(string(log[min(before.Size(), int64(len(log))):]), text)
 }
 
-// damage truncates or overwrites a state file of a host that does not run. What was neither at the board nor in the
-// trail by then may be lost, and the host must say so.
+// damage truncates or overwrites a state file of a stopped host. Readings that are neither at the board nor in the trail at
+// that time may be lost. The host must log this.
 func (v *victim) damage() error {
 	v.events["damaged state"]++
 	v.abrupt = true
@@ -532,7 +532,7 @@ func (v *victim) damage() error {
 		}
 	}
 	name := files[v.choices.IntN(len(files))]
-	if name == told { // all else is whole, and what it said is in the copy
+	if name == told { // the other files are complete, and its lines are in the copy
 		v.untrue, v.excused, v.untold, v.broken = true, map[place]bool{}, map[place]bool{}, 0
 	}
 	info, err := os.Stat(name)
@@ -541,12 +541,12 @@ func (v *victim) damage() error {
 	}
 	if v.choices.IntN(2) == 0 {
 		log.Printf("%s: %s is cut in half", v.host.name, filepath.Base(name))
-		if name != told && used(name) > info.Size()/2 { // else only what it had grown by is gone
+		if name != told && used(name) > info.Size()/2 { // otherwise only unused pages are lost
 			v.cut = name
 		}
 		return os.Truncate(name, info.Size()/2)
 	}
-	log.Printf("%s: a part of %s is overwritten", v.host.name, filepath.Base(name))
+	log.Printf("%s: part of %s is overwritten", v.host.name, filepath.Base(name))
 	f, err := os.OpenFile(name, os.O_WRONLY, 0)
 	if err != nil {
 		return err
@@ -560,7 +560,7 @@ func (v *victim) damage() error {
 	return err
 }
 
-// used is how many bytes of a bbolt file have held anything.
+// used returns the number of bytes of a bbolt file that were ever used.
 func used(name string) (n int64) {
 	db, err := bolt.Open(name, 0o600, &bolt.Options{ReadOnly: true, Timeout: time.Second})
 	if err != nil {
@@ -571,7 +571,7 @@ func used(name string) (n int64) {
 	return n
 }
 
-// tally is counts by their kinds, and their sum.
+// tally returns counts by kind as text, and their sum.
 func tally(counts map[string]int) (text string, sum int) {
 	b, _ := json.Marshal(counts)
 	for _, n := range counts {

@@ -1,3 +1,3 @@
-// Package wallclock starts a program whose wall clock a test sets, as a step of the machine's clock would. Its monotonic
-// Clock goes on.
+// Package wallclock starts a program whose wall clock a test can set, like a step of the machine's clock. Its monotonic clock
+// is not changed.
 package wallclock

@@ -14,15 +14,15 @@ import (
 	"time"
 )
 
-// Clock sets one process's wall clock off, as a step of the machine's clock would; its monotonic clock goes on. Go reads
-// the time through the kernel's vDSO, so there is no library to put in between: the process's own copy of that page is
-// changed to a code that asks the kernel and adds an offset, which stands behind it.
+// Clock changes one process's wall clock, like a step of the machine's clock. Its monotonic clock is not changed. Go reads the
+// time through the kernel's vDSO, so no library can be replaced. Instead the process's own copy of the vDSO page is changed to
+// code that asks the kernel and adds an offset, which follows the code.
 type Clock struct {
 	mem *os.File
-	at  int64 // of the offset in mem, 8 bytes, in s
+	at  int64 // position of the offset in mem: 8 bytes, in s
 }
 
-// steppedClock is in place of __vdso_clock_gettime(edi: clock, rsi: *timespec).
+// steppedClock replaces __vdso_clock_gettime(edi: clock, rsi: *timespec).
 var steppedClock = []byte{
 	0xb8, 0xe4, 0, 0, 0, // mov eax, 228: clock_gettime
 	0x0f, 0x05, // syscall
@@ -31,14 +31,14 @@ var steppedClock = []byte{
 	0x48, 0x8b, 0x0d, 0x0c, 0, 0, 0, // mov rcx, [rip+12]
 	0x48, 0x01, 0x0e, // add [rsi], rcx: the seconds
 	0xc3,                   // ret
-	0, 0, 0, 0, 0, 0, 0, 0, // up to 30
+	0, 0, 0, 0, 0, 0, 0, 0, // padding up to 30
 }
 
-const offsetAt = 30 // in steppedClock, followed by the offset
+const offsetAt = 30 // position of the offset, at the end of steppedClock
 
-// Start starts c with its wall clock off by offset from its first instruction.
+// Start starts c. Its wall clock is wrong by offset from its first instruction on.
 func Start(c *exec.Cmd, offset time.Duration) (_ *Clock, err error) {
-	runtime.LockOSThread() // ptrace knows its tracer by the thread
+	runtime.LockOSThread() // ptrace identifies its tracer by the thread
 	defer runtime.UnlockOSThread()
 	if c.SysProcAttr == nil {
 		c.SysProcAttr = &syscall.SysProcAttr{}
@@ -74,7 +74,7 @@ func Start(c *exec.Cmd, offset time.Duration) (_ *Clock, err error) {
 	return k, nil
 }
 
-// vdsoClock is the address of __vdso_clock_gettime in a process.
+// vdsoClock returns the address of __vdso_clock_gettime in a process.
 func vdsoClock(pid int, mem *os.File) (int64, error) {
 	maps, err := os.ReadFile(fmt.Sprintf("/proc/%d/maps", pid))
 	if err != nil {
@@ -106,10 +106,10 @@ func vdsoClock(pid int, mem *os.File) (int64, error) {
 	return 0, errors.New("the process has no __vdso_clock_gettime")
 }
 
-// Set makes the process's wall clock jump to offset from the machine's. A process that has ended has none.
+// Set makes the process's wall clock jump to the machine's clock plus offset. It does nothing for an ended process.
 func (k *Clock) Set(offset time.Duration) {
 	_, _ = k.mem.WriteAt(binary.LittleEndian.AppendUint64(nil, uint64(offset/time.Second)), k.at)
 }
 
-// Close leaves the process as it is.
+// Close releases the process's memory file and does not change the process.
 func (k *Clock) Close() { _ = k.mem.Close() }

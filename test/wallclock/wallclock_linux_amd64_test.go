@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// TestClock sets off the clock of this program, started again, which says its wall time and for how long it has run.
+// TestClock starts this program again, changes its clock, and reads its wall time and running time from its output.
 func TestClock(t *testing.T) {
 	const child = "OCEMS_WALLCLOCK_CHILD"
 	if os.Getenv(child) != "" {
@@ -35,7 +35,7 @@ func TestClock(t *testing.T) {
 	lines := bufio.NewScanner(out)
 	for _, offset := range []time.Duration{-3 * time.Hour, 5 * time.Hour, 0} {
 		k.Set(offset)
-		for range 20 { // some are older
+		for range 20 { // some lines are older
 			if !lines.Scan() {
 				t.Fatal("it has ended")
 			}
@@ -45,7 +45,7 @@ func TestClock(t *testing.T) {
 			t.Fatal(err)
 		}
 		if off := time.Until(time.UnixMilli(wall)) - offset; off.Abs() > time.Minute {
-			t.Errorf("the process's clock is %s from where it was set", off)
+			t.Errorf("the process's clock differs by %s from the set time", off)
 		}
 		if ran < 0 || ran > time.Minute.Milliseconds() {
 			t.Errorf("its monotonic clock says %d ms", ran)

@@ -7,10 +7,10 @@ import (
 	"time"
 )
 
-// Clock is the machine's own: how another machine's code is changed is not known here.
+// Clock cannot be set on this platform.
 type Clock struct{}
 
-// Start starts c with the clock of the machine.
+// Start starts c with the machine's clock.
 func Start(c *exec.Cmd, _ time.Duration) (*Clock, error) { return &Clock{}, c.Start() }
 
 // Set does nothing.

@@ -1,5 +1,4 @@
-// Package cli is what the command lines of our programs have in common: how a mistake is answered, where --version comes
-// from, and manual pages.
+// Package cli has what the command lines of our programs share: error texts for mistakes, --version, and manual pages.
 package cli
 
 import (
@@ -19,10 +18,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/version"
 )
 
-// The verbs stand in the help as they were added.
+// The help lists the verbs in the order in which they were added.
 func init() { cobra.EnableCommandSorting = false }
 
-// Prepare makes a program's command answer as ours do. The caller prints the error of its execution.
+// Prepare gives a program's command our usage text and our error texts. The caller prints the error of its execution.
 func Prepare(root *cobra.Command) {
 	root.SilenceErrors, root.SilenceUsage = true, true
 	root.Version = version.Read().String()
@@ -61,14 +60,14 @@ func flagError(c *cobra.Command, err error) error {
 			return fmt.Errorf("--%s: %q is unknown: %s", f.Name, invalid.GetValue(), Nearest(invalid.GetValue(), w.words, "one of "+strings.Join(w.words, ", ")))
 		}
 		kind := strings.Replace(f.Value.Type(), "int", "whole number", 1)
-		return fmt.Errorf("--%s: %q is no %s, such as %s", f.Name, invalid.GetValue(), kind, f.DefValue)
+		return fmt.Errorf("--%s: %q is not a %s; example: %s", f.Name, invalid.GetValue(), kind, f.DefValue)
 	case errors.As(err, &missing):
 		return fmt.Errorf("--%s: the value is missing", missing.GetSpecifiedName())
 	}
 	return err
 }
 
-// Nearest names the candidates that are like what was given, or else says what to do.
+// Nearest names the candidates that resemble the given word. Without one it returns the text otherwise.
 func Nearest(given string, candidates []string, otherwise string) string {
 	if near := spec.Alike(given, candidates); len(near) > 0 {
 		return "nearest " + strings.Join(near, ", ")
@@ -76,7 +75,7 @@ func Nearest(given string, candidates []string, otherwise string) string {
 	return otherwise
 }
 
-// Word defines a flag that takes one of some words.
+// Word defines a flag whose value is one of the given words.
 func Word(c *cobra.Command, name, standard, usage string, words ...string) *string {
 	w := &word{standard, words}
 	c.Flags().Var(w, name, usage)
@@ -99,7 +98,7 @@ func (w *word) Set(s string) error {
 	return nil
 }
 
-// AtMost takes at most n arguments of a kind.
+// AtMost accepts at most n arguments of a kind.
 func AtMost(n int, kind string) cobra.PositionalArgs {
 	return func(_ *cobra.Command, args []string) error {
 		if len(args) <= n {
@@ -112,8 +111,8 @@ func AtMost(n int, kind string) cobra.PositionalArgs {
 	}
 }
 
-// Man writes the manual pages of a program and its verbs into a directory. They are of the commit's day, so that a build
-// can be repeated.
+// Man writes the manual pages of a program and its verbs into a directory. Their date is the commit's, so that a build is
+// reproducible.
 func Man(root *cobra.Command, dir string) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err

@@ -1,5 +1,5 @@
-// Package points is the collector's side of a reading: how data points are handed to the engine, and in which form the
-// processor hands on finished slots.
+// Package points converts the collector's data: data points to readings for the engine, and finished slots to the metrics
+// that the processor passes on.
 package points
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// The attributes of a finished slot. The mark of one is Samples.
+// The attributes of a finished slot. A point with Samples is a finished slot.
 const (
 	DeviceID   = "ocems.device.id"
 	Flag       = "ocems.flag"
@@ -28,14 +28,14 @@ const (
 	Diagnostic = "ocems.diagnostic"
 )
 
-// Add hands all gauges and sums to a batch, finished slots among them.
+// Add adds all gauges and sums to a batch, including finished slots.
 func Add(b *engine.Batch, md pmetric.Metrics) {
 	a := adder{b: b, slots: true}
 	a.all(md)
 }
 
-// Split hands all gauges and sums to a batch, and returns what is no device's parameter, unchanged. A finished slot is none.
-// md itself stays as it is. What is taken leaves by the given exit.
+// Split adds all gauges and sums to a batch, and returns the points that are not a device's parameter, unchanged. Finished
+// slots are among these. md is not changed. The slots of the batch leave by the given exit.
 func Split(b *engine.Batch, md pmetric.Metrics, exit uint8) (rest pmetric.Metrics, some bool) {
 	a := adder{b: b, exit: exit}
 	a.all(md)
@@ -48,13 +48,13 @@ func Split(b *engine.Batch, md pmetric.Metrics, exit uint8) (rest pmetric.Metric
 	return without(md, a.named), true
 }
 
-// Commit makes a batch durable. Its error says what a person can do.
+// Commit makes a batch durable. Its error says what a person can do about it.
 func Commit(ctx context.Context, b *engine.Batch) error {
 	err := b.Commit(ctx)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	return fmt.Errorf("%w; the readings stay with the sender: see that the directory of the storage can be written and has free space", err)
+	return fmt.Errorf("%w; the readings stay with the sender: make sure that the directory of the storage is writable and has free space", err)
 }
 
 func (a *adder) all(md pmetric.Metrics) { a.b.Fill(func() { a.fill(md) }) }
@@ -78,10 +78,10 @@ type adder struct {
 	exit     uint8
 	slots    bool
 	resource pcommon.Map
-	key      []byte // of the metric, with its resource
-	point    []byte // key of the point
-	named    []bool // of each point of gauges and sums, in order
-	others   bool   // there are metrics that are neither
+	key      []byte // identifies the metric with its resource
+	point    []byte // identifies the point
+	named    []bool // for each point of gauges and sums, in order
+	others   bool   // there are other kinds of metrics
 }
 
 func (a *adder) metric(m pmetric.Metric) {
@@ -131,7 +131,7 @@ func (a *adder) add(m pmetric.Metric, p pmetric.NumberDataPoint, stat slot.Stati
 	return a.b.Add(r)
 }
 
-// reading is what a point says of itself besides time and value.
+// reading returns the description of a point: everything except time and value.
 func (a *adder) reading(m pmetric.Metric, attributes pcommon.Map, stat slot.Statistic) engine.Reading {
 	resource := a.resource
 	r := engine.Reading{
@@ -154,7 +154,7 @@ func (a *adder) reading(m pmetric.Metric, attributes pcommon.Map, stat slot.Stat
 	return r
 }
 
-// appendAll adds attributes to a key, and reports whether they are a finished slot's.
+// appendAll appends attributes to a key, and reports whether they are those of a finished slot.
 func appendAll(key []byte, attributes pcommon.Map) (_ []byte, finished bool) {
 	key = binary.AppendUvarint(key, uint64(attributes.Len()))
 	for k, v := range attributes.All() {
@@ -164,7 +164,7 @@ func appendAll(key []byte, attributes pcommon.Map) (_ []byte, finished bool) {
 	return key, finished
 }
 
-// numbers are the points of a gauge or a sum, and the statistic that its kind suggests.
+// numbers returns the points of a gauge or a sum, and the default statistic for this kind of metric.
 func numbers(m pmetric.Metric) (points pmetric.NumberDataPointSlice, stat slot.Statistic, ok bool) {
 	switch m.Type() {
 	case pmetric.MetricTypeGauge:
@@ -193,7 +193,7 @@ func countPoints(m pmetric.Metric) int {
 	return 0
 }
 
-// part is what an attribute adds to the source of a reading. Those of ours say something of the reading itself.
+// part returns the contribution of an attribute to the source of a reading. Our own attributes describe the reading itself.
 func part(key string, v pcommon.Value) uint64 {
 	if strings.HasPrefix(key, "ocems") {
 		return 0
@@ -214,7 +214,7 @@ func text(maps ...pcommon.Map) string {
 	return strings.Join(words, " ")
 }
 
-// without copies md and leaves out the points that are named.
+// without copies md without the named points.
 func without(md pmetric.Metrics, named []bool) pmetric.Metrics {
 	rest := pmetric.NewMetrics()
 	md.CopyTo(rest)
@@ -240,8 +240,8 @@ func without(md pmetric.Metrics, named []bool) pmetric.Metrics {
 	return rest
 }
 
-// FromSlots writes slots in the one form in which they travel: a gauge of doubles whose metric is called by the
-// parameter's key, with the unit's key, from the window's start, at the slot's stamp.
+// FromSlots converts slots to their canonical form: a gauge of doubles with the parameter key as metric name, the unit key
+// as unit, the window's start as start time, and the slot's stamp as time.
 func FromSlots(slots []slot.Slot) pmetric.Metrics {
 	md := pmetric.NewMetrics()
 	metrics := md.ResourceMetrics().AppendEmpty().ScopeMetrics().AppendEmpty().Metrics()

@@ -11,8 +11,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// Observe makes the instruments of taking and closing, whose names begin with prefix and which all carry own: without it,
-// two components of one collector overwrite each other's. They are read from e until the registration is undone.
+// Observe makes the instruments for readings and windows. Their names begin with prefix. All have the attribute own; without
+// it, two components of one collector overwrite each other's values. They are read from e until they are unregistered.
 func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, e *engine.Engine) (metric.Registration, error) {
 	var errs []error
 	var all []metric.Observable
@@ -27,17 +27,17 @@ func Observe(meter metric.Meter, prefix string, own attribute.KeyValue, e *engin
 		return g
 	}
 	samples := counter("samples", "{sample}", "Samples taken into a window.")
-	duplicate := counter("duplicate_samples", "{sample}", "Samples that repeat one of the same time, value and flag.")
-	late := counter("late_samples", "{sample}", "Samples whose window was closed already.")
+	duplicate := counter("duplicate_samples", "{sample}", "Samples that repeat an earlier one with the same time, value and flag.")
+	late := counter("late_samples", "{sample}", "Samples whose window was already closed.")
 	refused := counter("refused_samples", "{sample}", "Samples refused, by reason.")
-	ignored := counter("ignored_points", "{point}", "Data points that are no parameter of a device.")
+	ignored := counter("ignored_points", "{point}", "Data points that are not a parameter of a device.")
 	closed := counter("slots_closed", "{slot}", "Windows closed.")
-	pending := gauge("pending_slots", "{slot}", "Closed windows that are not handed on yet.")
+	pending := gauge("pending_slots", "{slot}", "Closed windows that are not passed on yet.")
 	series := gauge("series", "{series}", "Series held.")
-	parameters := gauge("troubled_parameters", "{parameter}", "Parameters that need a person, as of the end of the last slot.")
+	parameters := gauge("troubled_parameters", "{parameter}", "Parameters that need a person, at the end of the last slot.")
 	expected := gauge("parameter_expected", "{slot}", "1 where slots of the parameter are due, 0 before its first one.")
-	delivered := gauge("parameter_last_delivered_timestamp", "s", "Newest stamp of the parameter that was delivered, in Unix time.")
-	trouble := gauge("parameter_trouble", "{parameter}", "1 for what is wrong with the parameter. Nothing where it reports.")
+	delivered := gauge("parameter_last_delivered_timestamp", "s", "Newest delivered stamp of the parameter, in Unix time.")
+	trouble := gauge("parameter_trouble", "{parameter}", "1 for each trouble of the parameter. No series without trouble.")
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}

@@ -1,14 +1,14 @@
 import { $, Calendar, clock, date, get, hours, legend, link, moment, names, plural, put, sameDay, sevenDays, shareOf, slotLength, stampName, tableOf } from '/webui/webui.js'
 
-const every = 5000, // between two looks at the hosts
-  daysEvery = 60000 // between two looks at the days of a device whose slots are the same
+const every = 5000, // ms between two requests for the hosts
+  daysEvery = 60000 // ms between two requests for the days of a device whose slots have not changed
 
 const asked = new URLSearchParams(location.search)
-if (asked.get('theme') === 'light') document.documentElement.dataset.theme = 'light' // of a kiosk
+if (asked.get('theme') === 'light') document.documentElement.dataset.theme = 'light' // for a screen on a wall
 let status = null, now = Date.now(), page = Number(asked.get('page')) || 1
 $('find').value = asked.get('find') ?? ''
 
-// What is the same stays as it is: nothing flickers, and the keyboard's focus stays.
+// Unchanged parts stay in place, so that nothing flickers and the keyboard focus stays.
 function text(element, ...parts) {
   const key = parts.map(p => p.nodeType ? p.outerHTML : p).join('')
   if (element.shown !== key) { element.shown = key; element.replaceChildren(...parts) }
@@ -29,7 +29,7 @@ function facts(h) {
   if (!h.slots) list.push(['board’s last answer', h.board.answered ? `${at(h.board.answered)}, usually in ${h.board.latency_seconds >= 1 ? h.board.latency_seconds.toFixed(1) + ' s' : Math.round((h.board.latency_seconds ?? 0) * 1000) + ' ms'}` : 'none yet'])
   list.push(['clock', h.clock.trouble || (h.clock.trusted ? 'trusted' : 'not trusted yet') + skew(h.clock.server_ahead_seconds)], ['slots waiting', (h.slots_waiting ?? 0).toLocaleString('en')])
   if (h.trouble && h.trouble !== h.verdict.text) list.push(['trouble', h.trouble])
-  list.push(['host wrote', at(h.written)], ['to', h.slots ? 'the exporters behind it' : h.endpoint])
+  list.push(['status written', at(h.written)], ['sends to', h.slots ? 'exporters behind it' : h.endpoint])
   return list
 }
 
@@ -44,7 +44,7 @@ function showHosts() {
     const list = facts(h), dl = box.lastChild
     while (dl.children.length > list.length) dl.lastChild.remove()
     list.forEach(([name, value], k) => {
-      const fact = dl.children[k] ?? dl.appendChild(put('div', { class: name === 'to' && 'wide' }, put('dt'), put('dd')))
+      const fact = dl.children[k] ?? dl.appendChild(put('div', { class: name === 'sends to' && 'wide' }, put('dt'), put('dd')))
       text(fact.firstChild, name)
       text(fact.lastChild, value)
     })
@@ -53,7 +53,7 @@ function showHosts() {
 
 // ---- devices
 
-const devices = new Map() // what is drawn of a device, by its host and id
+const devices = new Map() // the element of each device, by host and id
 
 class Device {
   constructor(key) {
@@ -65,16 +65,16 @@ class Device {
     this.only = put('select')
     this.only.addEventListener('change', () => { this.state = ''; this.loadDays() })
     this.choice = put('label', { hidden: true }, 'Parameter ', this.only)
-    this.grid = put('div', { role: 'grid', 'aria-label': 'Slots of today and the last 7 days, a row a day, the newest first', 'aria-readonly': 'true' })
+    this.grid = put('div', { role: 'grid', 'aria-label': 'Slots of today and the last 7 days, one row for each day, newest first', 'aria-readonly': 'true' })
     this.picture = put('div', { class: 'calendar', hidden: true }, put('div', { class: 'hours', 'aria-hidden': 'true' }, hours()), this.grid)
     this.slot = put('div', { class: 'slot', hidden: true, role: 'region', 'aria-live': 'polite', 'aria-label': 'The chosen slot' })
     this.values = put('details', { hidden: true }, put('summary', null, 'Values of the last 24 hours'), put('div', { class: 'scroll', tabindex: '0', role: 'region', 'aria-label': 'Values of the last 24 hours' }))
     this.calendar = new Calendar(this.grid, cell => this.open(this.calendar.cells[cell].stamp))
-    this.more = put('button', { type: 'button' }, 'Show its days')
+    this.more = put('button', { type: 'button' }, 'Show the last 8 days')
     this.more.addEventListener('click', () => { this.wanted = true; this.more.hidden = true; this.loadDays() })
     this.values.addEventListener('toggle', () => this.showValues())
     this.element = put('section', { class: 'device' }, this.head, this.why,
-      put('table', { class: 'parameters cards' }, put('thead', null, put('tr', null, ['state', 'parameter', 'last reading', 'at', 'last 24 hours', 'what it does, and what to do'].map(h => put('th', { scope: 'col' }, h)))), this.rows),
+      put('table', { class: 'parameters cards' }, put('thead', null, put('tr', null, ['state', 'parameter', 'last reading', 'at', 'last 24 hours', 'status, and what to do'].map(h => put('th', { scope: 'col' }, h)))), this.rows),
       put('div', { class: 'head' }, this.week, this.choice), this.more, this.picture, this.slot, this.values)
   }
 
@@ -109,7 +109,7 @@ class Device {
     text(cell(5), p.verdict.text, put('span', { class: 'cure' }, p.verdict.cure ? 'Do: ' + p.verdict.cure : ''))
   }
 
-  // state is what the days depend on: while it is the same they are looked at seldom.
+  // The days depend on state: while it is the same they are requested less often.
   async loadDays() {
     const state = JSON.stringify([Math.floor((now - 2 * 60000) / slotLength), this.device.waiting_runs, this.device.held, this.device.parameters.map(p => [p.delivered, p.slot?.stamp, p.refused?.reason])])
     if (this.loading) return this.again = true
@@ -145,7 +145,7 @@ class Device {
     text(this.values.lastChild, Object.assign(tableOf(['slot', ...this.device.parameters.map(p => `${nameOf(p)} ${p.unit ?? ''}`)], rows), { className: 'values' }))
   }
 
-  // open shows what became of a slot below the calendar.
+  // open shows the outcomes of a slot below the calendar.
   async open(stamp, again) {
     this.chosen = stamp
     let parts
@@ -156,7 +156,7 @@ class Device {
     const cell = this.calendar.cells.find(c => c.stamp === stamp)
     const close = this.slot.querySelector('button') ?? put('button', { type: 'button' }, 'Close')
     close.onclick = () => { this.chosen = 0; this.slot.hidden = true; this.calendar.cells[this.calendar.current]?.element.focus() }
-    const table = tableOf(['parameter', 'what became of it', 'value', 'flag', 'when', 'why'], parts.map(p => [nameOf(p), p.outcome, p.value === undefined ? '–' : `${number(p.value)} ${p.unit ?? ''}`, p.flag || '–', p.time ? at(p.time) : '–', p.detail || '–']))
+    const table = tableOf(['parameter', 'outcome', 'value', 'flag', 'when', 'why'], parts.map(p => [nameOf(p), p.outcome, p.value === undefined ? '–' : `${number(p.value)} ${p.unit ?? ''}`, p.flag || '–', p.time ? at(p.time) : '–', p.detail || '–']))
     if (this.slot.hidden || !again) this.slot.replaceChildren(put('div', { class: 'bar' }, put('h3'), close), put('div'))
     this.slot.hidden = false
     text(this.slot.querySelector('h3'), cell ? `${stampName(stamp)}: ${says(cell)}` : stampName(stamp))
@@ -169,7 +169,7 @@ function says(cell) {
   return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : cell.stamp > now - 2 * slotLength ? 'due now' : 'not due'
 }
 
-// trend draws the values of 24 hours. A gap is a gap.
+// trend draws the values of 24 hours. Gaps stay open.
 function trend(t, unit = '') {
   if (!t.values.length) return ['–']
   const low = Math.min(...t.values), high = Math.max(...t.values), end = Math.floor(now / slotLength) * slotLength
@@ -190,19 +190,19 @@ function showDevices() {
     return one
   })
   for (const [key, one] of devices) if (!drawn.includes(one)) { one.element.remove(); devices.delete(key) }
-  if (drawn.some((one, i) => $('devices').children[i] !== one.element)) { // a device changed its place
+  if (drawn.some((one, i) => $('devices').children[i] !== one.element)) { // the order has changed
     const focused = document.activeElement
     $('devices').replaceChildren(...drawn.map(one => one.element))
     if ($('devices').contains(focused)) focused.focus({ preventScroll: true })
   }
   $('filter').hidden = status.devices_total <= 5
-  text($('count'), `${status.devices_matched < status.devices_total ? `${status.devices_matched.toLocaleString('en')} of ` : ''}${plural(status.devices_total, 'device')}, ${status.devices_wrong.toLocaleString('en')} need a look${status.pages > 1 ? `; page ${status.page} of ${status.pages}` : ''}`)
+  text($('count'), `${status.devices_matched < status.devices_total ? `${status.devices_matched.toLocaleString('en')} of ` : ''}${plural(status.devices_total, 'device')}, ${status.devices_wrong.toLocaleString('en')} need a person${status.pages > 1 ? `; page ${status.page} of ${status.pages}` : ''}`)
   $('pages').hidden = status.pages < 2
   $('before').disabled = status.page < 2
   $('next').disabled = status.page >= status.pages
 }
 
-// ---- the look at the hosts
+// ---- polling the hosts
 
 let turn = 0, timer = 0
 async function load() {
@@ -224,7 +224,7 @@ async function load() {
     link('live', 'live')
   } catch (e) {
     if (own !== turn) return
-    link('lost', 'this page’s program does not answer')
+    link('lost', 'ocems serve does not answer')
   }
   if (!document.hidden) timer = setTimeout(load, every)
 }

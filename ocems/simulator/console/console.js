@@ -1,12 +1,12 @@
 import { $, Calendar, clock, date, get, hours, legend, link, moment, names, plural, put, sameDay, sevenDays, shareOf, slotLength, stampName, tableOf } from '/webui/webui.js'
 
-let chosen = { device: '', station: '', parameter: '' } // the parameter is '' for all, or its name, for diagnostics with a mark
+let chosen = { device: '', station: '', parameter: '' } // parameter: '' for all, or its name, with a mark for diagnostics
 let calendar = null
-let requests = [] // the newest first
+let requests = [] // newest first
 let shown = 50
 let kept = 1000
 
-// A name may have marks that turn the text after it: they end with it.
+// Text direction marks in a name must not affect the text after it.
 const nameOf = c => [put('bdi', null, c.device), ', ', put('bdi', null, c.station)]
 const marks = text => text.replace(/[\p{Cf}\p{Zl}\p{Zp}]/gu, c => [...Array(c.length).keys()].map(i => '\\u' + c.charCodeAt(i).toString(16).padStart(4, '0')).join(''))
 
@@ -16,12 +16,12 @@ function groups(list, key) {
   return by
 }
 
-// released waits while an element is pressed: what is replaced under the pointer gets no click.
+// released waits while an element is pressed: an element replaced under the pointer gets no click.
 async function released(element, held = () => element.matches(':active')) {
   while (held()) await new Promise(done => setTimeout(done, 50))
 }
 
-// later runs a job at most once at a time and not sooner than `pause` after its last run.
+// later runs a job one at a time, and at least `pause` ms after its last run.
 function later(pause, job) {
   let wanted = false, running = false
   return async function ask() {
@@ -130,17 +130,17 @@ function showCalendar() {
 
 function says(cell) {
   if (cell.letter !== '-') return names[cell.letter]
-  return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : cell.stamp > now - 2 * 60000 ? 'due now' : 'before the first slot that came'
+  return cell.stamp < now - sevenDays ? 'older than 7 days' : cell.stamp > now ? 'not due yet' : cell.stamp > now - 2 * 60000 ? 'due now' : 'before the first slot that arrived'
 }
 
 // ---- tip: the readings of a slot
 
 const unitOf = r => r.parameter.unit
 const flagText = f => f === 'U' ? 'U' : f === 'C' ? 'C, calibration' : f === 'Z' ? 'Z, zero calibration' : f
-const came = (ms, slot) => `came ${sameDay(ms, slot) ? clock(ms, true) : moment(ms)}`
+const came = (ms, slot) => `arrived ${sameDay(ms, slot) ? clock(ms, true) : moment(ms)}`
 const answered = f => f.http === 0 ? 'no answer' : f.status === null ? `HTTP ${f.http}` : `status ${f.status} ${meanings.get(f.status) ?? ''}`.trim()
 
-// pieces are the rows that speak of a slot: averages, calibrations as one row each, refusals.
+// pieces are the rows of a slot: averages, one row for each calibration, refusals.
 function pieces(slot) {
   const { readings, refused } = calendar.bySlot.get(slot) ?? { readings: [], refused: [] }
   const rows = []
@@ -166,7 +166,7 @@ function showTip(at) {
   tip.replaceChildren(put('p', null, put('b', null, stampName(cell.stamp)), ', ' + says(cell)),
     ...rows.length ? [put('table', null, rows.slice(0, 12).map(row => put('tr', null, row.map(text => put('td', null, text)))))] : [],
     ...rows.length > 12 ? [put('p', null, `and ${rows.length - 12} more`)] : [],
-    ...cell.letter === 'M' ? [put('p', null, `can come until ${moment(cell.stamp + sevenDays)}`)] : [])
+    ...cell.letter === 'M' ? [put('p', null, `can be sent until ${moment(cell.stamp + sevenDays)}`)] : [])
   tip.hidden = false
   const box = cell.element.getBoundingClientRect(), own = tip.getBoundingClientRect(), wide = document.documentElement.clientWidth
   tip.style.left = `${Math.max(8, Math.min(box.left + box.width / 2 - own.width / 2, wide - own.width - 8)) + scrollX}px`
@@ -187,7 +187,7 @@ document.addEventListener('keydown', e => { if (e.key === 'Escape') hideTip() })
 // ---- detail: the requests of a slot, with their JSON
 
 let openSlot = 0
-let detail = 0 // number of the newest showing, so that a slow answer is not put into another slot's
+let detail = 0 // counts openings, so that a slow answer does not go into another slot's dialog
 
 function openCell(at) {
   hideTip()
@@ -211,11 +211,11 @@ async function showSlot(slot) {
   $('later').disabled = board.cells.every(c => c.stamp <= slot)
   const body = [put('p', { class: 'quiet' }, nameOf(calendar))]
   if (readings.length) {
-    body.push(tableOf(['parameter', 'value', 'unit', 'flag', 'stamp', 'came'], readings.map(r => [parameterName(r.parameter), r.value, unitOf(r), flagText(r.flag), clock(r.stamp, true), moment(r.received)])))
+    body.push(tableOf(['parameter', 'value', 'unit', 'flag', 'stamp', 'arrived'], readings.map(r => [parameterName(r.parameter), r.value, unitOf(r), flagText(r.flag), clock(r.stamp, true), moment(r.received)])))
   } else if (cell.letter === 'M') {
-    body.push(put('p', null, `Nothing came for this slot. The board takes it until ${moment(slot + sevenDays)}.`))
+    body.push(put('p', null, `Nothing arrived for this slot. The board accepts it until ${moment(slot + sevenDays)}.`))
   } else if (cell.letter === '-') {
-    body.push(put('p', null, `Nothing came for this slot: ${says(cell)}.`))
+    body.push(put('p', null, `Nothing arrived for this slot: ${says(cell)}.`))
   }
   const contents = await Promise.all(list.map(r => content(r)))
   if (turn !== detail) return
@@ -239,7 +239,7 @@ async function content(r) {
     put('p', null, outcome(r), ` ${r.http ? 'HTTP ' + r.http : 'no answer'}${r.meaning ? ', ' + r.meaning : ''}${r.stored ? ', stored' : ''}`),
     ...r.reason ? [put('p', null, r.reason)] : [],
     ...whole.payload ? [put('pre', { tabindex: '0', role: 'region', 'aria-label': 'Decrypted JSON' }, marks(whole.payload)), ...whole.cut ? [put('p', { class: 'quiet' }, 'Only the beginning is kept.')] : []]
-      : [put('p', { class: 'quiet' }, 'Its body does not open.')],
+      : [put('p', { class: 'quiet' }, 'Its body could not be decrypted.')],
   ]
 }
 
@@ -277,7 +277,7 @@ function row(r) {
     td('device', r.device || '–'),
     td('HTTP', r.http || '–'),
     td('status', outcome(r)),
-    td('meaning', r.meaning || (r.http ? 'no status in the answer' : 'no answer'), r.stored && r.status !== 1 ? ', stored all the same' : !r.stored && r.status === 1 ? ', nothing stored' : '', r.reason ? put('span', { class: 'reason' }, r.reason) : ''),
+    td('meaning', r.meaning || (r.http ? 'no status in the answer' : 'no answer'), r.stored && r.status !== 1 ? ', but stored' : !r.stored && r.status === 1 ? ', nothing stored' : '', r.reason ? put('span', { class: 'reason' }, r.reason) : ''),
     td('slot', r.first ? `${sameDay(r.first, now) ? '' : date(r.first) + ' '}${clock(r.first)}${r.last > r.first ? ` – ${sameDay(r.first, r.last) ? '' : date(r.last) + ' '}${clock(r.last)}` : ''}` : '–'),
     td('readings', r.readings),
     td('', put('button', { type: 'button', 'aria-label': `JSON of the request of ${r.device || 'no device'} at ${clock(r.time, true)}` }, 'JSON')))
@@ -293,13 +293,13 @@ function showRequests() {
 
 function limits(n) {
   $('no-requests').hidden = n > 0
-  $('no-requests').textContent = requests.length ? 'None of the newest requests is such a one.' : 'No request yet.'
+  $('no-requests').textContent = requests.length ? 'None of the newest requests matches.' : 'No request yet.'
   $('requests').hidden = n === 0
   $('more').hidden = n <= shown
 }
 
-// The rows stay where they are while somebody points at them: else a click meets another request than the one aimed at.
-// A finger hovers until the next touch.
+// The rows stay in place while the pointer is on them, so that a click does not hit another request. A finger hovers until the
+// next touch.
 let mouse = false
 for (const e of ['pointermove', 'pointerdown']) addEventListener(e, e => { mouse = e.pointerType !== 'touch' }, { capture: true, passive: true })
 const inUse = () => $('requests').tBodies[0].matches(':active, :has(:focus-visible), :root:has(dialog[open]) *' + (mouse ? ', :hover' : ''))
@@ -307,7 +307,7 @@ let newer = 0, holding = false
 
 async function hold(n) {
   newer += n
-  if (newer) $('newer').textContent = `${plural(newer, 'newer one')} when you leave the list`
+  if (newer) $('newer').textContent = `${plural(newer, 'newer request')} when you leave the list`
   if (holding) return
   holding = true
   await released($('requests'), inUse)
@@ -423,7 +423,7 @@ function listen() {
 }
 function close() { stream?.close(); stream = null }
 
-// A hidden page would keep one of the few connections that a browser makes to one host.
+// A browser makes only a few connections to one host; a hidden page must not occupy one.
 document.addEventListener('visibilitychange', () => { if (document.hidden) { close(); link('wait', 'paused') } else listen() })
 
 $('hours').append(...hours())

@@ -1,5 +1,6 @@
-// Package frame writes and reads the values of a state. A value begins with the version of its format and ends with the
-// CRC-32C of all before it, in this version and in each later one: this distinguishes damage from a newer version.
+// Package frame encodes and decodes the values of a state. A value begins with the version of its format and ends with
+// the CRC-32C of all before it. This holds for all later versions too, so damage and a newer version can be
+// distinguished.
 package frame
 
 import (
@@ -10,7 +11,7 @@ import (
 	"math"
 )
 
-// Why a value is not read.
+// Reasons why a value is not decoded.
 var (
 	ErrDamaged = errors.New("damaged")
 	ErrNewer   = errors.New("a newer version of this program wrote it: use that version, or another place for the state")
@@ -20,13 +21,13 @@ var castagnoli = crc32.MakeTable(crc32.Castagnoli)
 
 const sumSize = 4
 
-// Encoder appends to a value.
+// Encoder builds a value.
 type Encoder struct{ b []byte }
 
 // New begins a value of a version.
 func New(version byte) *Encoder { return Sized(version, 256) }
 
-// Sized is New for a value of about so many bytes.
+// Sized is New for a value of about size bytes.
 func Sized(version byte, size int) *Encoder { return &Encoder{append(make([]byte, 0, size), version)} }
 
 // Uint appends a number of one byte or more.
@@ -44,7 +45,7 @@ func (e *Encoder) Float(v float64) { e.Fixed(math.Float64bits(v)) }
 // Byte appends a byte.
 func (e *Encoder) Byte(v byte) { e.b = append(e.b, v) }
 
-// Bool appends a truth value.
+// Bool appends a boolean.
 func (e *Encoder) Bool(v bool) {
 	if v {
 		e.Byte(1)
@@ -53,24 +54,24 @@ func (e *Encoder) Bool(v bool) {
 	}
 }
 
-// Text appends a text with its length.
+// Text appends a text and its length.
 func (e *Encoder) Text(v string) {
 	e.Uint(uint64(len(v)))
 	e.b = append(e.b, v...)
 }
 
-// Append appends bytes as they are.
+// Append appends bytes unchanged.
 func (e *Encoder) Append(b []byte) { e.b = append(e.b, b...) }
 
-// Seal ends the value with its checksum and returns it.
+// Seal appends the checksum and returns the value.
 func (e *Encoder) Seal() []byte {
 	return binary.BigEndian.AppendUint32(e.b, crc32.Checksum(e.b, castagnoli))
 }
 
-// Body is what was appended, without version and checksum: a part for [Encoder.Append] of another.
+// Body returns the content without version and checksum, for [Encoder.Append] of another value.
 func (e *Encoder) Body() []byte { return e.b[1:] }
 
-// Decoder reads a value. After a fault it has nothing more, and every further read gives zero.
+// Decoder reads a value. After a fault nothing is left, and every further read returns zero.
 type Decoder struct {
 	b   []byte
 	err error
@@ -90,7 +91,7 @@ func Open(value []byte, version byte) (*Decoder, error) {
 	return &Decoder{b: value[1:end]}, nil
 }
 
-// Fail notes what is wrong, unless something was.
+// Fail records a fault, unless there was one before.
 func (d *Decoder) Fail(why string) {
 	if d.err == nil {
 		d.err = fmt.Errorf("%w: %s", ErrDamaged, why)
@@ -101,10 +102,10 @@ func (d *Decoder) Fail(why string) {
 // Err wraps [ErrDamaged] after a fault.
 func (d *Decoder) Err() error { return d.err }
 
-// Rest takes all that is left.
+// Rest returns all remaining bytes.
 func (d *Decoder) Rest() []byte { return d.take(uint64(len(d.b))) }
 
-// Left is how many bytes are left to read.
+// Left is the number of remaining bytes.
 func (d *Decoder) Left() int { return len(d.b) }
 
 func (d *Decoder) take(n uint64) []byte {
@@ -139,7 +140,7 @@ func (d *Decoder) Int() int64 {
 	return v
 }
 
-// Count reads how many entries of at least the given size follow.
+// Count reads the number of entries that follow, each of at least size bytes.
 func (d *Decoder) Count(size uint64) uint64 {
 	n := d.Uint()
 	if n > uint64(len(d.b))/size {
@@ -172,7 +173,7 @@ func (d *Decoder) Byte() byte {
 func (d *Decoder) Bool() bool {
 	v := d.Byte()
 	if v > 1 {
-		d.Fail("neither true nor false")
+		d.Fail("an invalid boolean")
 	}
 	return v == 1
 }
@@ -180,5 +181,5 @@ func (d *Decoder) Bool() bool {
 // Text reads what Encoder.Text wrote.
 func (d *Decoder) Text() string { return string(d.Bytes()) }
 
-// Bytes reads it as a part of the value.
+// Bytes reads what Encoder.Text wrote, as a part of the value.
 func (d *Decoder) Bytes() []byte { return d.take(d.Uint()) }

@@ -4,5 +4,5 @@ package place
 
 import "os"
 
-// Lock does nothing here: this system has no lock of files.
+// Lock does nothing, because this system has no file locks.
 func Lock(*os.File) (taken bool) { return false }

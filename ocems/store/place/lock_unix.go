@@ -8,8 +8,8 @@ import (
 	"syscall"
 )
 
-// Lock takes the file for this process, until it is closed or the process ends. A file system without locks is no
-// reason not to write.
+// Lock locks the file for this process until it is closed or the process ends. On a file system without locks it does
+// nothing.
 func Lock(file *os.File) (taken bool) {
 	for {
 		err := syscall.Flock(int(file.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)

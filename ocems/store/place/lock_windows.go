@@ -9,8 +9,8 @@ import (
 
 var lockFileEx = syscall.NewLazyDLL("kernel32.dll").NewProc("LockFileEx")
 
-// Lock takes the file for this process, until it is closed or the process ends. It locks one byte far behind the end,
-// because a locked byte cannot be read by others. A file system without locks is no reason not to write.
+// Lock locks the file for this process until it is closed or the process ends. It locks one byte far behind the end,
+// because others cannot read a locked byte. On a file system without locks it does nothing.
 func Lock(file *os.File) (taken bool) {
 	const failImmediately, exclusive = 1, 2
 	const violation = syscall.Errno(33)

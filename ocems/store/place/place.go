@@ -1,4 +1,4 @@
-// Package place keeps a file that a process has open under the name at which its readers and the next start look for it.
+// Package place keeps an open file under the name at which readers and the next start look for it.
 package place
 
 import (
@@ -13,12 +13,12 @@ import (
 	"time"
 )
 
-// Mended is what was found and is all right again: an event, where any other error is a state.
+// Mended describes a fault that was found and repaired. It is an event; any other error is a state.
 type Mended string
 
 func (m Mended) Error() string { return string(m) }
 
-// Lost says why path does not lead to an open file, or is nil. A path that may not be looked at is no sign of anything.
+// Lost returns why path does not lead to an open file, or nil. If path cannot be checked, it returns nil.
 func Lost(open fs.FileInfo, path string) error {
 	switch found, err := os.Stat(path); {
 	case err == nil && !os.SameFile(open, found):
@@ -29,7 +29,7 @@ func Lost(open fs.FileInfo, path string) error {
 	return nil
 }
 
-// cures are what to do about errors of the disk.
+// cures says what to do about errors of the disk.
 var cures = map[syscall.Errno]string{
 	syscall.ENOSPC: "free space on its disk",
 	syscall.EDQUOT: "free space, or raise the quota of the service's user",
@@ -37,18 +37,18 @@ var cures = map[syscall.Errno]string{
 	syscall.EIO:    "the disk fails: look into the system's log, and replace the disk",
 }
 
-// Cure says what to do about an error of the disk, which may pass by itself. It is "" for any other.
+// Cure says what to do about an error of the disk that may pass. For any other error it is "".
 func Cure(err error) string {
 	for number, cure := range cures {
-		if err != nil && (errors.Is(err, number) || strings.HasSuffix(err.Error(), number.Error())) { // bbolt wraps not all
+		if err != nil && (errors.Is(err, number) || strings.HasSuffix(err.Error(), number.Error())) { // bbolt does not wrap all errors
 			return cure
 		}
 	}
 	return ""
 }
 
-// Take gives the file fresh the name path. Another one of that name, unless a process has it locked, is kept as the name
-// that it returns.
+// Take gives the file fresh the name path. If another file has that name and no process has locked it, that file is
+// renamed to kept.
 func Take(fresh, path string) (kept string, err error) {
 	info, err := os.Lstat(path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -70,18 +70,18 @@ func Take(fresh, path string) (kept string, err error) {
 	return kept, Put(fresh, path, kept)
 }
 
-// Aside is a name that nobody has for a file that has to leave its own.
+// Aside returns a free name for a file that has to give up its own.
 func Aside(path, why string) string {
 	return fmt.Sprintf("%s.%s-%s", path, why, time.Now().UTC().Format("20060102T150405.000000000"))
 }
 
-// Put gives the file fresh the name path, durably. What has that name gets the name kept, unless that is "". After an
-// error all is as it was.
+// Put gives the file fresh the name path, durably. The file with that name gets the name kept, unless kept is "". After
+// an error nothing has changed.
 func Put(fresh, path, kept string) error {
 	undo := func() {}
 	if kept != "" {
 		undo = func() { _ = os.Remove(kept) }
-		if os.Link(path, kept) != nil { // not every file system has links
+		if os.Link(path, kept) != nil { // some file systems have no links
 			if err := os.Rename(path, kept); err != nil {
 				return err
 			}
@@ -95,7 +95,7 @@ func Put(fresh, path, kept string) error {
 	return SyncDir(filepath.Dir(path))
 }
 
-// MakeDir makes a directory, mode 0700, that a power cut does not take away again.
+// MakeDir makes a directory, mode 0700, that survives a power cut.
 func MakeDir(dir string) error {
 	info, err := os.Stat(dir)
 	if err == nil && !info.IsDir() {
@@ -113,7 +113,7 @@ func MakeDir(dir string) error {
 	return SyncDir(filepath.Dir(dir))
 }
 
-// SyncDir makes a new name durable. Windows does so by itself, and lets nobody sync a directory.
+// SyncDir makes a new name in a directory durable. Windows does this itself and does not support syncing a directory.
 func SyncDir(dir string) error {
 	if runtime.GOOS == "windows" {
 		return nil

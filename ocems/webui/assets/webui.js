@@ -1,10 +1,10 @@
-// What the pages of this project share. What senders chose reaches a page as text only: see put().
+// Shared by the pages of this project. Names and values from senders reach a page as text only: see put().
 
 const ist = 330 * 60000
 export const slotLength = 15 * 60000, sevenDays = 7 * 24 * 3600000
 export const $ = id => document.getElementById(id)
 
-// The letters of a calendar are those of ocems report, and so are their names.
+// Letters and names are those of ocems report.
 export const names = { D: 'delivered', P: 'some parameters delivered', M: 'missing', X: 'excluded', W: 'waiting', B: 'refused by the board', R: 'rejected', E: 'expired', C: 'calibration', '-': 'not due' }
 
 // put makes an element. Its children are elements or become text.
@@ -34,10 +34,10 @@ export async function get(path) {
 export const tableOf = (head, rows) => put('table', { class: 'cards' }, put('thead', null, put('tr', null, head.map(h => put('th', { scope: 'col' }, h)))),
   put('tbody', null, rows.map(row => put('tr', null, row.map((text, i) => put('td', { 'data-label': head[i] }, put('div', null, text)))))))
 
-// link says whether the page follows what it shows.
+// link shows whether the page is connected.
 export function link(state, text) { if ($('link').dataset.state !== state) { $('link').dataset.state = state; $('link').textContent = text } }
 
-// shareOf is what of the slots of some days reached the board, as a sentence, and how many were delivered late.
+// shareOf is a sentence on the outcomes of the slots of some days.
 export function shareOf(days, late) {
   const n = {}
   for (const letter of days.flatMap(day => [...day.slots])) n[letter] = (n[letter] ?? 0) + 1
@@ -47,14 +47,14 @@ export function shareOf(days, late) {
     ...'PMXWBREC'.split('').flatMap(l => n[l] ? [`, ${n[l]} ${said[l] ?? names[l]}`] : []), '.'] : ['No slot is due yet.']
 }
 
-// legend are the letters that are shown.
+// legend explains the given letters.
 export const legend = letters => letters.split('').map(l => put('li', { 'data-letter': l }, put('span', { class: l === '-' ? 'o' : l.toLowerCase() }, l === '-' ? '' : l),
-  { M: 'missing, can still come', '-': 'not due, or older than 7 days' }[l] ?? names[l]))
+  { M: 'missing, can still be sent', '-': 'not due, or older than 7 days' }[l] ?? names[l]))
 
 export const hours = () => [put('span'), ...[0, 6, 12, 18].map(from => put('div', null, Array.from({ length: 6 }, (_, i) => put('span', null, two(from + i)))))]
 
-// Calendar draws slots into a grid: a row a day, the newest first, each with 96 cells from 00:00. The arrows, Home, End and the
-// page keys go from cell to cell; a click and Enter open one.
+// Calendar draws slots into a grid: one row for each day, newest first, with 96 cells from 00:00. The arrows, Home, End and the
+// page keys move between cells; a click or Enter opens one.
 export class Calendar {
   cells = [] // {element, stamp, letter}
   current = -1 // the cell that Tab reaches
@@ -65,7 +65,7 @@ export class Calendar {
     grid.addEventListener('click', e => { const at = e.target.dataset.at; if (at) { this.rove(Number(at)); open(Number(at)) } })
   }
 
-  // show takes days of {first, slots}. says words a cell.
+  // show draws days of {first, slots}. says is the text of a cell.
   show(days, says) {
     if (this.grid.children.length !== days.length) {
       this.cells = []

@@ -16,13 +16,13 @@ import (
 	"github.com/ocems-io/ocems/ocems/registry"
 )
 
-// uncommented turns the sample's options on. Prose is marked by two signs.
+// uncommented enables the sample's options, which have one # before them. Prose has two.
 func uncommented(text string) string {
 	text = regexp.MustCompile(`(?m)^( *)# ([a-z\[])`).ReplaceAllString(text, "$1$2")
-	return regexp.MustCompile(`"/path/to/.*"`).ReplaceAllString(text, `""`) // Telegraf reads some when it loads
+	return regexp.MustCompile(`"/path/to/.*"`).ReplaceAllString(text, `""`) // Telegraf reads some of these files when it loads
 }
 
-// keysOf are the keys of a struct as TOML has them, embedded ones too.
+// keysOf returns the TOML keys of a struct and of its embedded structs.
 func keysOf(t reflect.Type) (keys []string) {
 	for i := range t.NumField() {
 		f := t.Field(i)
@@ -37,7 +37,8 @@ func keysOf(t reflect.Type) (keys []string) {
 	return keys
 }
 
-// unfit are options of Telegraf's HTTP client for logging in, which this server does not have, two that https decides, and one that is gone.
+// unfit lists keys that the sample must not show: options of Telegraf's HTTP client for a login, which this server does not
+// have, two TLS options that do not apply, and a key that no longer exists.
 var unfit = []string{"client_id", "client_secret", "token_url", "audience", "scopes", "cookie_auth_url", "cookie_auth_method",
 	"cookie_auth_headers", "cookie_auth_username", "cookie_auth_password", "cookie_auth_body", "cookie_auth_renewal", "tls_enable",
 	"tls_renegotiation_method", "max_series"}
@@ -56,7 +57,7 @@ func TestSample(t *testing.T) {
 		assert.Regexp(t, line, l, "line %d", i+3)
 	}
 	for _, l := range regexp.MustCompile(`(?m)^ *(?:# )?[a-z_0-9]+ = .*\n *## .*`).FindAllString(sampleConfig, -1) {
-		assert.Contains(t, l, "tls_", "no blank line before the text") // Telegraf's own block of them has none
+		assert.Contains(t, l, "tls_", "no blank line before the text") // Telegraf's own TLS block has none
 	}
 
 	var documented []string
@@ -84,8 +85,8 @@ func TestDefaultsAreThoseOfTheSample(t *testing.T) {
 	all, _ := load(t, uncommented(sampleConfig))
 	for _, f := range reflect.VisibleFields(reflect.TypeFor[OCEMS]()) {
 		switch key := f.Tag.Get("toml"); key {
-		case "", "-", "device", "state_directory", "public_key", "public_key_file", "cookie_auth_headers": // no default, or a host's own
-		case "tls_server_name", "tls_min_version", "tls_cipher_suites": // the sample shows what one may write
+		case "", "-", "device", "state_directory", "public_key", "public_key_file", "cookie_auth_headers": // no default, or one of the host
+		case "tls_server_name", "tls_min_version", "tls_cipher_suites": // the sample shows an example value
 		default:
 			assert.Equal(t, reflect.ValueOf(all).Elem().FieldByIndex(f.Index).Interface(), reflect.ValueOf(bare).Elem().FieldByIndex(f.Index).Interface(), key)
 		}
@@ -107,7 +108,7 @@ func parameter(text string) string {
 	return head + oneDevice + "  [[outputs.ocems.device.parameter]]\n" + text
 }
 
-// Each mistake is named by its key, in Telegraf's words, with the nearest that is right.
+// Each error names the key as Telegraf writes it, and the nearest valid value.
 func TestWrongConfigurations(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"endpoint", head + `endpoint = "cems.cpcb.gov.in"` + oneDevice, `endpoint: "cems.cpcb.gov.in" is not a URL with http or https and a host; nearest: https://cems.cpcb.gov.in`},
@@ -115,7 +116,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"endpoint that is no URL", head + `endpoint = "https://plant:secret-password@ce ms/%zz"` + oneDevice, `endpoint: "xxxxx@ce ms/%zz" is not a URL with http or https and a host; nearest: https://cems.cpcb.gov.in/v1.0/industry/data`},
 		{"proxy", head + `http_proxy_url = "plant:secret-password@proxy:3128"` + oneDevice, `http_proxy_url: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)`},
 		{"timeout", head + `timeout = "0s"` + oneDevice, `timeout: 0s must be more than 0; nearest: 45s`},
-		{"old TLS", head + `tls_min_version = "TLS11"` + oneDevice, `tls_min_version: "TLS11" is not a version from TLS 1.2 on, below which nothing is sent; nearest: TLS12`},
+		{"old TLS", head + `tls_min_version = "TLS11"` + oneDevice, `tls_min_version: "TLS11" is not TLS 1.2 or newer; nearest: TLS12`},
 		{"coalesce", head + `coalesce = "-1s"` + oneDevice, `coalesce: -1s is not from 0s to 168h; nearest: 0s`},
 		{"spread", head + `spread = "16m"` + oneDevice, `spread: 16m is not from 0s to 15m; nearest: 15m`},
 		{"initial backoff", head + `initial_backoff = "0s"` + oneDevice, `initial_backoff: 0s is not from 1ms to 168h; nearest: 1ms`},
@@ -130,7 +131,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"audit rotate", head + `audit_rotate_mb = 0` + oneDevice, `audit_rotate_mb: 0 is less than 1; nearest: 1`},
 		{"parameter metrics", head + `parameter_metrics = -1` + oneDevice, `parameter_metrics: -1 is less than 0; nearest: 0`},
 		{"min samples", head + `min_samples = -1` + oneDevice, `min_samples: -1 is less than 1; nearest: 1`},
-		{"max series", head + `max_series = 100000` + oneDevice, `max_series: the key is gone; leave it out: the devices and their parameters bound the series, and no reading of theirs is refused because of others`},
+		{"max series", head + `max_series = 100000` + oneDevice, `max_series: the key is gone; leave it out: the configured devices and parameters limit the number of series`},
 		{"interval", head + `devices_file_interval = "0s"` + oneDevice, `devices_file_interval: 0s is not from 1ms to 24h; nearest: 1ms`},
 		{"no devices", head, `device: none is given; give at least one, or a devices_file`},
 		{"no station", head + "[[outputs.ocems.device]]\ndevice_id = \"d\"\ntoken_id = \"t\"\n", `device[0].station_id: missing; give the station id that the board registered`},
@@ -147,7 +148,7 @@ field = "x"
 parameter = "codd"
 unit = "mg/L"`), `device[0].parameter[1].parameter: unknown parameter "codd": nearest "cod", "bod", "co"`},
 		{"no parameter", parameter(`metric = "modbus"
-field = "register_4"`), `device[0].parameter[1].parameter: missing, and the metric's name is none: unknown parameter "register_4": nearest "pressure", "secondary_temperature", "temp_test"`},
+field = "register_4"`), `device[0].parameter[1].parameter: missing, and the metric's name is not a parameter key: unknown parameter "register_4": nearest "pressure", "secondary_temperature", "temp_test"`},
 		{"no metric", parameter(`field = "bod"`), `device[0].parameter[1].metric: missing; give the name of the metric`},
 		{"parameter twice", parameter(`metric = "modbus"
 field = "x"
@@ -167,13 +168,13 @@ parameter = "cod"`), `device[0].parameter[1].parameter: "cod" is also parameter[
 	}
 }
 
-// What Telegraf itself cannot decode is refused when it loads.
+// Telegraf refuses a configuration that it cannot decode when it loads it.
 func TestUnreadableConfigurations(t *testing.T) {
 	for _, tt := range []struct{ name, text, want string }{
 		{"a duration without a unit", `grace = 30`, `(ocems.OCEMS.Grace) 30 has no unit; nearest: "30s"`},
 		{"a duration in quotes without a unit", `grace = "30"`, `(ocems.OCEMS.Grace) 30 has no unit; nearest: "30s"`},
-		{"no duration", `max_backoff = "soon"`, `(ocems.OCEMS.MaxBackoff) "soon" is not a duration such as 30s or 5m`},
-		{"a key that is none", `gracee = "30s"`, `configuration specified the fields ["gracee"], but they were not used`},
+		{"not a duration", `max_backoff = "soon"`, `(ocems.OCEMS.MaxBackoff) "soon" is not a duration such as 30s or 5m`},
+		{"an unknown key", `gracee = "30s"`, `configuration specified the fields ["gracee"], but they were not used`},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			err := config.NewConfig().LoadConfigData([]byte(head+tt.text+oneDevice), "test.conf")
@@ -182,7 +183,7 @@ func TestUnreadableConfigurations(t *testing.T) {
 	}
 }
 
-// A mistake in a devices_file is named in the words of that file.
+// An error in a devices_file names the key as that file writes it.
 func TestInitNamesTheKeyOfAFile(t *testing.T) {
 	for name, tt := range map[string]struct{ text, want string }{
 		"devices.yaml": {`devices:

@@ -26,8 +26,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// asKilled copies the state of a plugin that runs: what kill -9 leaves, because whatever was written is in the page
-// cache. The copy of state.db is of one moment, and the trail is not older: it is written first.
+// asKilled copies the state of a running plugin. This is the state that a kill -9 leaves, because the page cache has every
+// write. The copy of state.db is a snapshot. The trail is never older, because it is written first.
 func asKilled(t testing.TB, o *OCEMS) string {
 	from, err := store.Snapshot(filepath.Join(o.StateDirectory, stateFile))
 	require.NoError(t, err)
@@ -76,7 +76,7 @@ func write(t testing.TB, o *OCEMS, at time.Time, values ...float64) {
 	}
 }
 
-// TestKilledWhileTaking has in each copy what Write had taken before, and nothing that it had not been given.
+// In each copy, TestKilledWhileTaking finds every sample that Write had accepted, and no sample that it had not been given.
 func TestKilledWhileTaking(t *testing.T) {
 	t.Parallel()
 	b := startBoard(t)
@@ -129,8 +129,8 @@ func TestKilledWhileTaking(t *testing.T) {
 	}
 }
 
-// TestKilledOnTheWayOut copies the state again and again while a slot goes from its window to the board. Whatever copy goes
-// on, a board in the state of that moment has the slot once, with the same value, and its trail says so.
+// TestKilledOnTheWayOut copies the state several times while a slot goes from its window to the board. A host is started on
+// each copy. Then the board of that moment has the slot once, with the same value, and the trail says so.
 func TestKilledOnTheWayOut(t *testing.T) {
 	t.Parallel()
 	b := startBoard(t)
@@ -154,7 +154,7 @@ func TestKilledOnTheWayOut(t *testing.T) {
 	want := []string{"cod 3 mg/L U " + clock(at.Add(spec.SlotLength))}
 	assert.Equal(t, append(before, want...), b.await(t, 2))
 	sent := len(killed)
-	killed = append(killed, asKilled(t, o)) // perhaps before the outcome is stored
+	killed = append(killed, asKilled(t, o)) // maybe before the outcome is stored
 	require.NoError(t, o.Close())
 	killed = append(killed, asKilled(t, o))
 	for i, dir := range killed {
@@ -168,7 +168,7 @@ func TestKilledOnTheWayOut(t *testing.T) {
 				s := o.engine.Stats()
 				return s.Open+s.Pending+s.Outbox.Slots == 0
 			}, 15*time.Second, 20*time.Millisecond)
-			write(t, o, at.Add(time.Minute), 100) // late for whatever had closed
+			write(t, o, at.Add(time.Minute), 100) // late, because the window is closed
 			require.NoError(t, o.Close())
 			assert.Equal(t, want, b.words(t))
 			entries := trail(t, dir)
@@ -180,7 +180,7 @@ func TestKilledOnTheWayOut(t *testing.T) {
 	assert.Equal(t, 2, b.received(t).Accepted)
 }
 
-// TestRestarts goes on with an open window through ordinary restarts, crashes and failed starts.
+// In TestRestarts an open window survives normal restarts, crashes and failed starts.
 func TestRestarts(t *testing.T) {
 	t.Parallel()
 	b, dir := startBoard(t), t.TempDir()
@@ -201,7 +201,7 @@ func TestRestarts(t *testing.T) {
 	dir = asKilled(t, o)
 	require.NoError(t, o.Close())
 
-	// Telegraf connects the same plugin again after a failure.
+	// After a failure Telegraf calls Connect of the same plugin again.
 	in, _ := load(t, settings(b, dir)+oneDevice)
 	require.NoError(t, in.Init())
 	state, err := store.Open(filepath.Join(dir, stateFile))
@@ -214,7 +214,7 @@ func TestRestarts(t *testing.T) {
 	require.NoError(t, in.Close())
 }
 
-// A kill does not hide what was refused. It may repeat it.
+// After a kill the trail still has every refused reading. It may have one twice.
 func TestRefusedIsNotedOverAKill(t *testing.T) {
 	t.Parallel()
 	b := startBoard(t)
@@ -238,7 +238,7 @@ func TestRefusedIsNotedOverAKill(t *testing.T) {
 	}
 }
 
-// A directory in use may become free: Telegraf does what startup_error_behavior says. A file in its place stays so.
+// A directory in use may become free, so Telegraf applies startup_error_behavior. A file in its place does not go away.
 func TestStartupErrorBehavior(t *testing.T) {
 	t.Parallel()
 	b, dir, another := startBoard(t), t.TempDir(), filepath.Join(t.TempDir(), "file")
@@ -259,14 +259,14 @@ func TestStartupErrorBehavior(t *testing.T) {
 	}
 	_, err := connect(dir, "ignore")
 	require.EqualError(t, err, inUse)
-	require.Equal(t, "*internal.FatalError", fmt.Sprintf("%T", err), "Telegraf goes on without the output")
+	require.Equal(t, "*internal.FatalError", fmt.Sprintf("%T", err), "Telegraf runs without the output")
 	r, err := connect(dir, "retry")
 	require.NoError(t, err)
 	r.AddMetric(modbus(time.Now(), "cod", 1.0))
 	require.EqualError(t, r.Write(), "not connected")
 	require.NoError(t, first.Close())
 	require.NoError(t, r.Write(), "the directory is free")
-	require.Zero(t, r.BufferLength(), "Telegraf has handed over what it kept")
+	require.Zero(t, r.BufferLength(), "Telegraf has written its buffer")
 	for _, behavior := range []string{"error", "ignore", "retry"} {
 		_, err := connect(another, behavior)
 		require.Error(t, err, behavior)
@@ -321,7 +321,7 @@ func TestOtherFormats(t *testing.T) {
 	}
 }
 
-// TestDamagedState keeps state.db aside and goes on with what can be read.
+// A host with a damaged state.db keeps the file aside and continues with the readable part.
 func TestDamagedState(t *testing.T) {
 	page := os.Getpagesize()
 	for _, tt := range []struct {
@@ -368,7 +368,7 @@ func TestDamagedState(t *testing.T) {
 			} else {
 				assert.Empty(t, aside)
 			}
-			write(t, o, hoursAgo(1), 500) // it works on
+			write(t, o, hoursAgo(1), 500) // the host still works
 			b.await(t, tt.want+1)
 			for _, r := range b.received(t).Readings { // nothing is invented
 				if r.Value.String() != "500" {
@@ -392,13 +392,13 @@ func TestNotConnected(t *testing.T) {
 		require.NoError(t, o.Write(batch))
 		require.NoError(t, o.Close())
 		assert.ErrorContains(t, o.Write(batch), "not connected")
-		require.NoError(t, o.Connect()) // as Telegraf may, and the window is still there
+		require.NoError(t, o.Connect()) // as Telegraf may do; the window is still there
 		assert.Equal(t, align == "true", o.engine.Stats().Open == 1)
 		require.NoError(t, o.Close())
 	}
 }
 
-// Without an audit file what was refused is in the log. No password of a URL is shown anywhere.
+// Without an audit file, refused readings are in the log. No password of a URL is in the log.
 func TestRefusalsWithoutATrail(t *testing.T) {
 	b := startBoard(t)
 	text := strings.Replace(settings(b, ""), "state_directory", "# state_directory", 1)
@@ -413,7 +413,7 @@ func TestRefusalsWithoutATrail(t *testing.T) {
 		assert.NotContains(t, endpoint, "secret-password")
 	}
 	require.NoError(t, o.Close())
-	assert.Contains(t, logs.text("W"), "No state_directory is set: open slots and what waits to be sent are lost when Telegraf stops")
+	assert.Contains(t, logs.text("W"), "No state_directory is set: open windows and waiting slots are lost when Telegraf stops")
 	assert.Contains(t, logs.text("W"), `Readings are in no slot outcome=refused device="dev_1" parameter="cod"`)
 	assert.Contains(t, logs.text("W"), `readings=3 reason="too_old"`)
 	assert.NotContains(t, logs.text(""), "secret-password")

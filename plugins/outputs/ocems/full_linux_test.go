@@ -16,7 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// TestFullDisk refuses what it cannot keep, says what to do, takes the same batch once there is room, and counts it once.
+// On a full disk Write refuses the batch and says what to do. It accepts the same batch when there is space, and counts it once.
 func TestFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "1m")
@@ -31,7 +31,7 @@ func TestFullDisk(t *testing.T) {
 	for range 3 {
 		err := o.Write(batch)
 		require.ErrorIs(t, err, syscall.ENOSPC)
-		require.ErrorContains(t, err, "see that the state_directory \""+o.StateDirectory+"\" can be written and has free space")
+		require.ErrorContains(t, err, "make sure that the state_directory \""+o.StateDirectory+"\" is writable and has free space")
 	}
 	assert.EqualValues(t, 1, o.engine.Stats().Taken)
 	killed := asKilled(t, o)
@@ -41,7 +41,7 @@ func TestFullDisk(t *testing.T) {
 	assert.EqualValues(t, 2001, o.engine.Stats().Taken)
 	healed := asKilled(t, o)
 	require.NoError(t, o.Close())
-	assert.Equal(t, 1, strings.Count(logs.text("E"), "\n"), "one line at the begin of it: %s", logs.text("E"))
+	assert.Equal(t, 1, strings.Count(logs.text("E"), "\n"), "one line when it begins: %s", logs.text("E"))
 
 	for dir, want := range map[string]string{
 		killed: "cod 1 mg/L U ", // nothing of the batch
@@ -54,7 +54,7 @@ func TestFullDisk(t *testing.T) {
 	}
 }
 
-// TestFirstStartOnAFullDisk starts all the same, so that Telegraf and its other outputs do, and opens once there is room.
+// The first start on a full disk succeeds, so that Telegraf and its other outputs start. The state opens when there is space.
 func TestFirstStartOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "1m")
@@ -70,24 +70,24 @@ func TestFirstStartOnAFullDisk(t *testing.T) {
 	b.await(t, 1)
 	require.NoError(t, o.Close())
 
-	fill(t, ballast) // the state is there now: nothing is to be written
+	fill(t, ballast) // the state exists now, so the start writes nothing
 	o, logs = open(t, settings(b, filepath.Join(dir, "state"))+oneDevice)
 	assert.Empty(t, logs.text("E"))
 	require.NoError(t, o.Close())
 }
 
-// fillBlock leaves no room for a line in the block of the disk that the trail ends in.
+// fillBlock fills the last disk block of the trail, so that no further line fits into it.
 func fillBlock(t *testing.T, path string) {
 	trail, err := audit.Open(path)
 	require.NoError(t, err)
-	require.NoError(t, trail.Append(audit.Entry{Outcome: audit.Recovered})) // with the line that waits for the next one
+	require.NoError(t, trail.Append(audit.Entry{Outcome: audit.Recovered})) // also writes the line that waits for the next one
 	info, err := os.Stat(path)
 	require.NoError(t, err)
 	require.NoError(t, trail.Append(audit.Entry{Outcome: audit.Recovered, Detail: strings.Repeat("x", 3800-int(info.Size()))}))
 	require.NoError(t, trail.Close())
 }
 
-// TestFullDiskAtClosing closes a slot in the pages that its readings give back. What became of it waits for the trail.
+// On a full disk a slot still closes, in the pages that its readings free. Its outcome waits until the trail can be written.
 func TestFullDiskAtClosing(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "1m")
@@ -111,7 +111,7 @@ func TestFullDiskAtClosing(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
-// TestFullDiskOverAWindowsEnd puts what was refused into the slot that it belongs to, though the slot's time is over.
+// A batch that was refused because of a full disk still gets into its slot, even if the window's end has passed.
 func TestFullDiskOverAWindowsEnd(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "1m")
@@ -132,7 +132,7 @@ func TestFullDiskOverAWindowsEnd(t *testing.T) {
 	require.NoError(t, o.Close())
 }
 
-// large is a batch of more than the pages that the file has to spare, in one window, none at its start.
+// large is a batch that needs more than the free pages of the file. All readings are in one window, none at its start.
 func large(at time.Time) (batch []telegraf.Metric) {
 	for i := range 2000 {
 		batch = append(batch, modbus(at.Add(time.Duration(i+1)*400*time.Millisecond), "cod", 5.0))
@@ -140,17 +140,17 @@ func large(at time.Time) (batch []telegraf.Metric) {
 	return batch
 }
 
-// smallDisk is a directory on a file system of its own.
+// smallDisk makes a directory with its own small file system.
 func smallDisk(t testing.TB, size string) string {
 	dir := t.TempDir()
 	if err := syscall.Mount("ocems-test", dir, "tmpfs", 0, "size="+size); err != nil {
-		t.Skip("only root mounts a small disk: ", err)
+		t.Skip("only root can mount a small disk: ", err)
 	}
 	t.Cleanup(func() { assert.NoError(t, syscall.Unmount(dir, 0)) })
 	return dir
 }
 
-// fill takes all that the file system of name has.
+// fill uses all free space of the file system of name.
 func fill(t testing.TB, name string) {
 	file, err := os.Create(name)
 	require.NoError(t, err)
@@ -161,7 +161,7 @@ func fill(t testing.TB, name string) {
 	require.NoError(t, file.Close())
 }
 
-// Close does not wait for a disk: what was answered and cannot be noted is asked for again after the restart.
+// Close does not wait for a disk. An outcome that cannot be written is asked for again after the restart.
 func TestCloseOnAFullDisk(t *testing.T) {
 	t.Parallel()
 	dir := smallDisk(t, "2m")

@@ -11,7 +11,7 @@ import (
 // captured keeps what the plugin logs. Telegraf's own testutil would bring a container runtime into go.mod.
 type captured struct {
 	mu   sync.Mutex
-	said []string // each with its level's letter in front
+	said []string // each begins with the letter of its level
 }
 
 func (l *captured) add(level, text string) {
@@ -20,7 +20,7 @@ func (l *captured) add(level, text string) {
 	l.said = append(l.said, level+"! "+text)
 }
 
-// text is all that was said at one of the levels, a line each; without a level, at any.
+// text returns the log lines of these levels, or of all levels if none is given.
 func (l *captured) text(levels string) string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

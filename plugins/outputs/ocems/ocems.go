@@ -28,11 +28,11 @@ import (
 var sampleConfig string
 
 const (
-	closeWithin = 3 * time.Second  // of Close, for requests in flight
-	patience    = 10 * time.Minute // within which Telegraf hands over again what was refused
-	observe     = time.Second      // between two looks at the gauges
-	seldom      = 5                // looks, one of which is also at those of parameters
-	openAgain   = 5 * time.Second  // between tries on a disk that fails
+	closeWithin = 3 * time.Second  // how long Close waits for requests in flight
+	patience    = 10 * time.Minute // Telegraf writes a refused batch again within this time
+	observe     = time.Second      // between two updates of the gauges
+	seldom      = 5                // every 5th update includes the gauges of parameters
+	openAgain   = 5 * time.Second  // between attempts to open the state
 	stateFile   = "state.db"
 )
 
@@ -52,7 +52,7 @@ type OCEMS struct {
 	DevicesFile      string        `toml:"devices_file"`
 	BoolsAsNumbers   bool          `toml:"bools_as_numbers"`
 	StringsAsNumbers bool          `toml:"strings_as_numbers"`
-	MaxSeries        *int          `toml:"max_series"` // gone: Init says what to do instead
+	MaxSeries        *int          `toml:"max_series"` // no longer a key; Init says what to do instead
 	registry.Common
 	options.Slots
 	options.Delivery
@@ -86,7 +86,7 @@ func (o *OCEMS) Init() error {
 		o.AuditFile = filepath.Join(o.StateDirectory, "audit.jsonl")
 	}
 	if o.MaxIdleConnsPerHost == 0 {
-		o.MaxIdleConnsPerHost = o.MaxConcurrency // net/http keeps 2, the others would connect anew for each request
+		o.MaxIdleConnsPerHost = o.MaxConcurrency // net/http keeps 2 connections; the other requests would each open a new one
 	}
 	if o.MaxSeries != nil {
 		err = errors.Join(err, errors.New("max_series: the key is gone; "+options.NoMaxSeries))
@@ -94,7 +94,7 @@ func (o *OCEMS) Init() error {
 	return errors.Join(o.Slots.Check(), o.Delivery.Check(), client, err)
 }
 
-// registry is the registry's configuration, with the secrets resolved.
+// registry returns the configuration of the registry with resolved secrets.
 func (o *OCEMS) registry() (registry.Config, error) {
 	var faults []error
 	reveal := func(key string, s config.Secret) registry.Secret {
@@ -119,11 +119,11 @@ func (o *OCEMS) registry() (registry.Config, error) {
 	return cfg, errors.Join(faults...)
 }
 
-// Connect opens the state and starts to deliver. The server need not be there. Nor need the disk have space or be well:
-// Telegraf would end, and all its other outputs with it. The output then opens as soon as it can.
+// Connect opens the state and starts to deliver. It needs no server. If the disk is full or fails, Connect returns no error,
+// because Telegraf would exit with all its other outputs. The output then opens the state as soon as possible.
 func (o *OCEMS) Connect() error {
 	if time.Duration(o.Timeout) < options.ShortTimeout {
-		o.Log.Warnf("timeout = %q is short: the server is slow after a boundary, and a request given up may be stored all the same; set 30s or more",
+		o.Log.Warnf("timeout = %q is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out; set 30s or more",
 			time.Duration(o.Timeout))
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -133,7 +133,7 @@ func (o *OCEMS) Connect() error {
 		return errors.Join(err, o.Close())
 	}
 	if err != nil {
-		o.Log.Errorf("No reading is taken, and none is sent, until the disk is well: %v", err)
+		o.Log.Errorf("No reading is accepted or sent until the disk works: %v", err)
 		o.running.Go(func() { o.openLater(ctx) })
 	}
 	return nil
@@ -190,7 +190,7 @@ func (o *OCEMS) open(ctx context.Context) (err error) {
 // state is the file in the state_directory, or memory without one.
 func (o *OCEMS) state() (store.Store, error) {
 	if o.StateDirectory == "" {
-		o.Log.Warn("No state_directory is set: open slots and what waits to be sent are lost when Telegraf stops")
+		o.Log.Warn("No state_directory is set: open windows and waiting slots are lost when Telegraf stops")
 		return store.NewMemory(), nil
 	}
 	var err error
@@ -206,11 +206,11 @@ func (o *OCEMS) state() (store.Store, error) {
 	return o.file, nil
 }
 
-// tryAgain is an error of Connect that may pass. Telegraf does with it what startup_error_behavior says. Telegraf's type for
-// that is internal to its module, so the error becomes one when Telegraf asks for it.
+// tryAgain is a temporary error of Connect. Telegraf then applies startup_error_behavior. Telegraf's error type for this is
+// internal to its module, so As makes one when Telegraf asks for it.
 type tryAgain struct{ error }
 
-// As is for errors.As.
+// As implements the method that errors.As calls.
 func (e tryAgain) As(target any) bool {
 	asked := reflect.ValueOf(target).Elem()
 	if t := asked.Type(); t.Kind() != reflect.Pointer || t.Elem().Name() != "StartupError" || t.Elem().PkgPath() != "github.com/influxdata/telegraf/internal" {
@@ -219,7 +219,7 @@ func (e tryAgain) As(target any) bool {
 	startup := reflect.New(asked.Type().Elem())
 	cause, again := startup.Elem().FieldByName("Err"), startup.Elem().FieldByName("Retry")
 	if !cause.CanSet() || !again.CanSet() {
-		return false // of another version of Telegraf: the start fails
+		return false // another version of Telegraf: the start fails
 	}
 	cause.Set(reflect.ValueOf(e.error))
 	again.SetBool(true)
@@ -227,7 +227,7 @@ func (e tryAgain) As(target any) bool {
 	return true
 }
 
-// observe keeps what inputs.internal shows up to date.
+// observe updates the metrics for inputs.internal.
 func (o *OCEMS) observe(ctx context.Context, e *engine.Engine) {
 	ticker := time.NewTicker(observe)
 	defer ticker.Stop()
@@ -244,14 +244,14 @@ func (o *OCEMS) observe(ctx context.Context, e *engine.Engine) {
 	}
 }
 
-// Close sends nothing more. What waits, and the open slots, stay in the state directory.
+// Close sends nothing more. Waiting slots and open windows stay in the state directory.
 func (o *OCEMS) Close() error {
 	if o.stop != nil {
 		o.stop()
 	}
 	o.running.Wait()
 	err := o.shut()
-	// Telegraf keeps secrets beyond this, and links them again at a reload: that fails if their store has dynamic = true.
+	// Without this, Telegraf keeps the secrets and links them again at a reload, which fails if their store has dynamic = true.
 	o.PublicKey.Destroy()
 	for _, d := range o.Devices {
 		d.TokenID.Destroy()
@@ -260,7 +260,7 @@ func (o *OCEMS) Close() error {
 	return err
 }
 
-// shut ends what open has begun.
+// shut undoes open.
 func (o *OCEMS) shut() error {
 	o.mu.Lock()
 	e := o.engine

@@ -28,13 +28,13 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-func TestMain(m *testing.M) { // the ignored one is of Telegraf's secrets, for the life of the process
+func TestMain(m *testing.M) { // Telegraf's secrets keep one goroutine for the life of the process
 	goleak.VerifyTestMain(m, goleak.IgnoreTopFunction("github.com/awnumar/memguard/core.NewCoffer.func1"))
 }
 
 const token = "token-of-dev-1"
 
-// board is the server of the other side, which can be down.
+// board is the board's server, which can be down.
 type board struct {
 	*httptest.Server
 	down atomic.Bool
@@ -73,7 +73,7 @@ func (b *board) received(t testing.TB) (got simulator.Received) {
 	return got
 }
 
-// await polls until the board has taken n readings, and returns them in words.
+// await waits until the board has accepted n readings, and returns them as text.
 func (b *board) await(t testing.TB, n int) []string {
 	t.Helper()
 	require.Eventually(t, func() bool { return b.received(t).Accepted >= n }, 15*time.Second, 20*time.Millisecond)
@@ -105,7 +105,7 @@ const oneDevice = `
     unit = "mg/l"
 `
 
-// settings are the options of a test: quick, and with all state in dir.
+// settings returns the options of a test, with short waits and all state in dir.
 func settings(b *board, dir string) string {
 	return fmt.Sprintf(`
 [[outputs.ocems]]
@@ -140,7 +140,7 @@ func open(t testing.TB, text string) (*OCEMS, *captured) {
 	return o, l
 }
 
-// hoursAgo is the start of a window that is long over.
+// hoursAgo returns the start of a window that ended long ago.
 func hoursAgo(n int) time.Time {
 	start, _ := spec.Window(time.Now().Add(-time.Duration(n)*time.Hour), spec.SlotLength)
 	return start
@@ -257,7 +257,7 @@ func TestWholePath(t *testing.T) {
 
 func utc(at time.Time) string { return at.UTC().Format(time.RFC3339Nano) }
 
-// refusedBy awaits the line of a reason, which is written some seconds after the first reading.
+// refusedBy waits for the trail's line with this reason, which is written some seconds after the first reading.
 func refusedBy(t testing.TB, dir, reason string) (found audit.Entry) {
 	t.Helper()
 	require.Eventually(t, func() bool {
@@ -282,13 +282,13 @@ func TestCounterIsLast(t *testing.T) {
 	for i, v := range []uint64{100, 104, 109} {
 		list = append(list, metric.New("modbus", nil, map[string]any{"cod": v}, at.Add(time.Duration(i)*time.Minute), telegraf.Counter))
 	}
-	slices.Reverse(list) // the last in time, not in order
+	slices.Reverse(list) // last means newest, not last received
 	require.NoError(t, o.Write(list))
 	assert.Equal(t, []string{"cod 109 mg/L U " + clock(at.Add(spec.SlotLength))}, b.await(t, 1))
 }
 
-// Points of a calibration stay out of the quarter of an hour in which they fall, and those of one that the board has not
-// scheduled wait without the others.
+// Calibration points do not count in the 15-minute slot in which they fall. If the board has not scheduled the calibration,
+// only these points wait.
 func TestCalibration(t *testing.T) {
 	t.Parallel()
 	b, dir := startBoard(t), t.TempDir()
@@ -326,9 +326,9 @@ func TestBoolAndTextAreRefused(t *testing.T) {
 	refused := outcomes(trail(t, dir), audit.Refused)
 	require.Len(t, refused, 2)
 	assert.Contains(t, refused[0].Detail, "the value is true: set bools_as_numbers = true to take it as 0 or 1")
-	assert.Contains(t, refused[1].Detail, `the value is the text "12": set strings_as_numbers = true where it is a number`)
+	assert.Contains(t, refused[1].Detail, `the value is the text "12": set strings_as_numbers = true if it is a number`)
 	for _, e := range refused {
-		assert.Empty(t, e.Readings, "no number was read, and none is invented")
+		assert.Empty(t, e.Readings, "no number was read, so none may be sent")
 	}
 	assert.Contains(t, logs.text("W"), "set bools_as_numbers = true")
 }
@@ -358,7 +358,7 @@ func TestLateFutureAndOldAreAudited(t *testing.T) {
 	assert.Equal(t, []string{"cod 5 mg/L U " + clock(at.Add(spec.SlotLength))}, b.words(t))
 }
 
-// The same metric twice is one reading. Another value for its time is refused, and the log says which senders they are.
+// The same metric twice is one reading. Another value for the same time is refused, and the log names both senders.
 func TestRepeatedReadings(t *testing.T) {
 	t.Parallel()
 	b, dir := startBoard(t), t.TempDir()

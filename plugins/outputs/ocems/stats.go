@@ -18,7 +18,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// observed are the fields of internal_ocems that are read from the engine.
+// observed lists the fields of internal_ocems that are read from the engine.
 var observed = map[string]func(engine.Stats) uint64{
 	"samples":              func(s engine.Stats) uint64 { return s.Taken + s.Finished },
 	"samples_duplicate":    func(s engine.Stats) uint64 { return s.Refused[slot.Duplicate] },
@@ -50,7 +50,7 @@ func refused(s engine.Stats) (n uint64) {
 	return n
 }
 
-// stats are what inputs.internal shows as internal_ocems, and as internal_ocems_held, _refused, _trouble and _parameter.
+// stats are the metrics of inputs.internal: internal_ocems, and internal_ocems_held, _refused, _trouble and _parameter.
 type stats struct {
 	tags                map[string]string
 	all                 []selfstat.Stat
@@ -118,13 +118,13 @@ func (s *stats) observe(e engine.Stats) {
 	}
 }
 
-// gauge is one of a parameter.
+// gauge identifies one gauge of a parameter.
 type gauge struct {
 	field, station, device, parameter, class string
 	diagnostic                               bool
 }
 
-// observeParameters sets the gauges of parameters, and takes away those that the list does not have.
+// observeParameters sets the gauges of parameters, and removes those that are not in the list.
 func (s *stats) observeParameters(list []engine.ParameterState) {
 	before := maps.Clone(s.parameters)
 	set := func(g gauge, v int64) {
@@ -161,7 +161,7 @@ func (s *stats) observeParameters(list []engine.ParameterState) {
 	}
 }
 
-// logHandler lets the core log through Telegraf.
+// logHandler writes the core's log to Telegraf's log.
 type logHandler struct {
 	log   telegraf.Logger
 	attrs string
@@ -193,7 +193,7 @@ func (h logHandler) Handle(_ context.Context, r slog.Record) error {
 
 func text(a slog.Attr) string {
 	v := a.Value.Resolve()
-	if v.Kind() == slog.KindString && a.Key != "json" { // which has its own escapes
+	if v.Kind() == slog.KindString && a.Key != "json" { // JSON has its own escapes
 		return fmt.Sprintf(" %s=%q", a.Key, v.String())
 	}
 	return fmt.Sprintf(" %s=%v", a.Key, v)

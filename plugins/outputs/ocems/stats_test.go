@@ -18,7 +18,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// internal is what inputs.internal would show of the plugin with this directory.
+// internal returns the metrics that inputs.internal shows for the plugin with this directory.
 func internal(dir string) map[string]any {
 	for _, m := range selfstat.Metrics() {
 		if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems" && v == dir {
@@ -28,7 +28,7 @@ func internal(dir string) map[string]any {
 	return nil
 }
 
-// byReason is a field of a measurement that has the tag reason.
+// byReason returns a field of a measurement by its tag reason.
 func byReason(measurement, field, dir string) map[string]any {
 	out := map[string]any{}
 	for _, m := range selfstat.Metrics() {
@@ -72,7 +72,7 @@ func TestInternalMetrics(t *testing.T) {
 
 	parameter := func() map[string]any {
 		for _, m := range selfstat.Metrics() {
-			_, trouble := m.GetTag("class") // readings of its last slot were left out
+			_, trouble := m.GetTag("class") // some readings of its last slot were left out
 			if v, _ := m.GetTag("state_directory"); m.Name() == "internal_ocems_parameter" && v == dir && !trouble {
 				tags := m.Tags()
 				delete(tags, "endpoint")
@@ -123,7 +123,7 @@ func TestInternalMetrics(t *testing.T) {
 		assert.True(t, strings.Contains(string(readme), "\n| `"+string(reason)+"` | "), reason)
 	}
 	require.NoError(t, o.Close())
-	assert.Nil(t, internal(dir), "Close takes them away")
+	assert.Nil(t, internal(dir), "Close removes them")
 	assert.Nil(t, parameter())
 	assert.Empty(t, byReason("internal_ocems_refused", "samples", dir))
 }
@@ -141,7 +141,7 @@ func TestHeldByReason(t *testing.T) {
 	want["10"] = int64(1)
 	assert.Equal(t, want, held())
 	require.NoError(t, o.Close())
-	assert.Empty(t, held(), "Close takes them away")
+	assert.Empty(t, held(), "Close removes them")
 }
 
 func TestDryRunShowsTheJSONAsItIs(t *testing.T) {

@@ -13,8 +13,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// TestTracked has Telegraf's own buffer tell the input what became of its metrics: nothing before they are durable, once
-// after, and a metric that is ignored or refused holds up none.
+// In TestTracked Telegraf's own buffer reports the delivery of metrics to the input: never before they are durable, and once
+// after. An ignored or refused metric delays no other.
 func TestTracked(t *testing.T) {
 	b, dir := startBoard(t), t.TempDir()+"/state"
 	c := config.NewConfig()
@@ -37,7 +37,7 @@ func TestTracked(t *testing.T) {
 		want[id] = []bool{true}
 		output.AddMetricNoCopy(tracked)
 	}
-	require.NoError(t, o.file.Close()) // as if the disk had gone
+	require.NoError(t, o.file.Close()) // as if the disk were removed
 	for range 2 {
 		require.ErrorContains(t, output.Write(), "the readings stay with Telegraf")
 	}

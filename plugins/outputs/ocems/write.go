@@ -17,8 +17,8 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 )
 
-// Write returns once the readings are durable. An error means that none of them was taken and that the same batch may
-// come again; a refused reading is none, because it would block the rest.
+// Write returns when the readings are durable. An error means that no reading was accepted, and that Telegraf may write the
+// same batch again. A refused reading is not an error, because it would block the rest of the batch.
 func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 	o.mu.RLock()
 	defer o.mu.RUnlock()
@@ -33,7 +33,7 @@ func (o *OCEMS) Write(metrics []telegraf.Metric) error {
 		}
 	})
 	if err := b.Commit(context.Background()); err != nil {
-		return fmt.Errorf("%w; the readings stay with Telegraf: see that the state_directory %q can be written and has free space", err, o.StateDirectory)
+		return fmt.Errorf("%w; the readings stay with Telegraf: make sure that the state_directory %q is writable and has free space", err, o.StateDirectory)
 	}
 	return nil
 }
@@ -72,7 +72,7 @@ func (o *OCEMS) add(b *engine.Batch, m telegraf.Metric, key []byte) []byte {
 	return key
 }
 
-// reading is what a field says of itself besides time and value.
+// reading returns the description of a field: everything except time and value.
 func reading(m telegraf.Metric, field string) engine.Reading {
 	attr := func(key string) (string, bool) {
 		if v, ok := m.GetTag(key); ok {
@@ -89,12 +89,12 @@ func reading(m telegraf.Metric, field string) engine.Reading {
 	return r
 }
 
-// ours are the tags or fields that say something of a metric's readings.
+// ours reports whether a tag or field describes the readings of its metric.
 func ours(key string) bool {
 	return key == "ocems_flag" || key == "ocems_unit" || key == "ocems_device_id"
 }
 
-// source tells senders apart by the metric's tags.
+// source identifies the sender by the metric's tags.
 func source(m telegraf.Metric) engine.Source {
 	id := uint64(0)
 	for _, t := range m.TagList() {
@@ -113,7 +113,7 @@ func source(m telegraf.Metric) engine.Source {
 	}}
 }
 
-// number is NaN beside an error: what was not read has no value.
+// number returns NaN together with an error, because an unread value is unknown.
 func (o *OCEMS) number(v any) (float64, error) {
 	switch v := v.(type) {
 	case float64:
@@ -132,13 +132,13 @@ func (o *OCEMS) number(v any) (float64, error) {
 		return 0, nil
 	case string:
 		if !o.StringsAsNumbers {
-			return math.NaN(), fmt.Errorf("the value is the text %.40q: set strings_as_numbers = true where it is a number", v)
+			return math.NaN(), fmt.Errorf("the value is the text %.40q: set strings_as_numbers = true if it is a number", v)
 		}
 		n, err := strconv.ParseFloat(strings.TrimSpace(v), 64)
 		if err != nil {
-			return math.NaN(), fmt.Errorf("the value is the text %.40q, which is no number", v)
+			return math.NaN(), fmt.Errorf("the value is the text %.40q, which is not a number", v)
 		}
 		return n, nil
 	}
-	return math.NaN(), fmt.Errorf("the value is of type %T, which is no number", v)
+	return math.NaN(), fmt.Errorf("the value is of type %T, which is not a number", v)
 }

@@ -1,7 +1,7 @@
 //go:build linux
 
-// Command bench measures what the brokers and the workers of examples/cluster cost: CPU a message and a reading, bytes on
-// disk and on the wire, CPU a slot, and memory. It prints a line a case. See docs/scale.md.
+// Command bench measures the cost of brokers and workers of examples/cluster: CPU per message, reading and slot, bytes on disk
+// and on the wire, and memory. It prints one line per case. See docs/scale.md.
 package main
 
 import (
@@ -22,14 +22,14 @@ import (
 
 var parameters = []string{"so2", "co", "pm", "hcl", "hf", "hg", "o3"}
 
-// load is one way to report the same: a device has 15 readings a parameter of one window, so many of them a message.
+// load is one case: each device has 15 readings per parameter in one window, and batch readings per message.
 type load struct{ batch, devices int }
 
 const (
-	window   = 15 * perLine // readings of a device
+	window   = 15 * perLine // readings per device
 	perLine  = 7
-	patience = 5 * time.Minute // of one case
-	rest     = 4 * time.Second // after which a worker has started
+	patience = 5 * time.Minute // limit of one case
+	rest     = 4 * time.Second // time in which a worker starts
 )
 
 var quick = []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=1s", "OCEMS_DELAY=20s"}
@@ -37,15 +37,15 @@ var quick = []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=1s", "
 func main() {
 	log.SetFlags(0)
 	root := flag.String("root", "../..", "`directory` of the repository")
-	rounds := flag.Int("rounds", 1, "how often each case is measured")
-	smallest := flag.Int("from", 1, "`readings` a message of the first case")
-	large := flag.Int("large", 20000, "`devices` of the last case; 0 leaves it out")
+	rounds := flag.Int("rounds", 1, "number of measurements of each case")
+	smallest := flag.Int("from", 1, "`readings` per message in the first case")
+	large := flag.Int("large", 20000, "`devices` in the last case; 0 leaves it out")
 	flag.Parse()
 	loads := []load{{1, 300}, {7, 600}, {35, 1600}, {105, 4000}}
 	if *large > 0 {
-		loads = append(loads, load{perLine, *large}) // the streams' blocks are full, and compressed
+		loads = append(loads, load{perLine, *large}) // with full blocks of the streams
 	}
-	fmt.Println("| readings a message | devices | messages/s | brokers: CPU µs a message stored | brokers: CPU µs a message delivered | brokers: bytes in a message | brokers: bytes on disk a reading and replica | brokers: peak MB | worker: CPU µs a reading | worker: CPU µs a slot | worker: MB at its start | at rest | worker: peak MB | load |")
+	fmt.Println("| readings per message | devices | messages/s | brokers: CPU µs per message stored | brokers: CPU µs per message delivered | brokers: bytes in a message | brokers: bytes on disk per reading and replica | brokers: peak MB | worker: CPU µs per reading | worker: CPU µs per slot | worker: MB at its start | at rest | worker: peak MB | load |")
 	fmt.Println("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|")
 	for range *rounds {
 		for _, l := range loads {
@@ -75,9 +75,9 @@ func measure(root string, l load) (err error) {
 	if err := c.StartBrokers(ctx); err != nil {
 		return err
 	}
-	workers := []*cluster.Worker{c.Workers[0], c.Workers[2]} // the first one of each partition
+	workers := []*cluster.Worker{c.Workers[0], c.Workers[2]} // the first worker of each partition
 
-	// What a start costs is no cost of a reading.
+	// The cost of a start is not part of the cost of a reading.
 	start := make([]cluster.Cost, len(workers))
 	for i, w := range workers {
 		if err := w.Start(); err != nil {
@@ -139,6 +139,9 @@ func measure(root string, l load) (err error) {
 		taking += float64((taken[i].CPU - start[i].CPU).Microseconds())
 	}
 	for want := l.devices * perLine; ; time.Sleep(2 * time.Second) {
+		if err := c.Again(began); err != nil { // windows settle only while readings come
+			return err
+		}
 		got, err := c.Board.Received(ctx)
 		if err != nil {
 			return err
@@ -147,7 +150,7 @@ func measure(root string, l load) (err error) {
 			break
 		}
 	}
-	time.Sleep(3 * time.Second) // outcomes reach the disk
+	time.Sleep(3 * time.Second) // until the outcomes are on disk
 	for i, w := range workers {
 		end, err := w.Cost()
 		if err != nil {
@@ -168,7 +171,7 @@ func measure(root string, l load) (err error) {
 	return nil
 }
 
-// brokers is the sum of all three, and the most memory of one.
+// brokers returns the sum of all three brokers, and the largest memory of one.
 func brokers(c *cluster.Cluster) (sum cluster.Cost, err error) {
 	for _, b := range c.Brokers {
 		one, err := b.Cost()
@@ -180,7 +183,7 @@ func brokers(c *cluster.Cluster) (sum cluster.Cost, err error) {
 	return sum, nil
 }
 
-// publish publishes one past window of all devices, and a few newer readings, behind which it closes.
+// publish publishes one past window of all devices, and a few newer readings so that the window closes.
 func publish(ctx context.Context, c *cluster.Cluster, l load) (messages int, err error) {
 	f, err := c.NewFeeder(ctx)
 	if err != nil {
@@ -198,7 +201,7 @@ func publish(ctx context.Context, c *cluster.Cluster, l load) (messages int, err
 		return append(strconv.AppendInt(append(text, ' '), from.Add(time.Duration(minute)*time.Minute).UnixNano(), 10), '\n')
 	}
 	for minute := 0; minute < 15; minute += max(1, l.batch/perLine) {
-		for i := 0; i < perLine; i += min(l.batch, perLine) { // device after device, so that many messages are on the way
+		for i := 0; i < perLine; i += min(l.batch, perLine) { // device by device, so that many messages are in flight
 			for _, d := range c.Devices {
 				if l.batch < perLine {
 					f.Publish(d.ID, line(nil, d.ID, parameters[i:i+l.batch], minute))
@@ -220,7 +223,7 @@ func publish(ctx context.Context, c *cluster.Cluster, l load) (messages int, err
 	return messages, errors.Join(ctx.Err(), err)
 }
 
-// acknowledged waits until the first worker of a partition has acknowledged all.
+// acknowledged waits until the first worker of a partition has acknowledged all messages.
 func acknowledged(ctx context.Context, c *cluster.Cluster, partition int) error {
 	conn, err := c.Connect(fmt.Sprintf("admin-%d", partition))
 	if err != nil {

@@ -1,6 +1,6 @@
 // Command demo runs examples/cluster on this machine: three brokers, two partitions with two workers each, and a board.
-// While hours of readings of 300 devices are published, it kills a broker and a worker and deletes their disks. It ends with
-// the judge's verdict of what the board has.
+// While it publishes hours of readings of 300 devices, it kills a broker and a worker and deletes their disks. At the end it
+// checks all slots at the board.
 package main
 
 import (
@@ -20,9 +20,9 @@ import (
 )
 
 const (
-	hours    = 6 * time.Hour    // of readings
-	within   = 40 * time.Second // they are published
-	away     = 4 * time.Second  // is what was killed
+	hours    = 6 * time.Hour    // time span of the readings
+	within   = 40 * time.Second // time in which they are published
+	away     = 4 * time.Second  // time until a killed process starts again
 	deadline = 170 * time.Second
 )
 
@@ -55,8 +55,8 @@ func main() {
 }
 
 func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, err error) {
-	// The waits of worker.conf, for a demonstration of two minutes. The readings are of hours ago, so that every slot closes
-	// by settle: the standby's is longer, so that it comes second as it does with its delay.
+	// Short waits of worker.conf for a demonstration of two minutes. The readings are hours old, so every slot closes by settle.
+	// The standby's settle is longer, so that it sends second, as it does with its delay.
 	c, err := cluster.New(cluster.Config{
 		Root: root, Dir: dir, Devices: cluster.Devices(devices), AckWait: 2 * time.Second,
 		First:   []string{"OCEMS_GRACE=20s", "OCEMS_SETTLE=20s", "OCEMS_SPREAD=2s", "OCEMS_DELAY=20s"},
@@ -69,11 +69,11 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 	if err := c.StartBrokers(ctx); err != nil {
 		return nil, err
 	}
-	log.Print("three brokers run, with a stream of three replicas for each partition")
+	log.Print("three brokers run; each partition has a stream with three replicas")
 	if err := c.StartWorkers(); err != nil {
 		return nil, err
 	}
-	log.Print("two workers a partition run; publishing ", hours, " of readings of ", devices, " devices")
+	log.Print("two workers per partition run; publishing ", hours, " of readings of ", devices, " devices")
 
 	to := time.Now().Truncate(judge.Slot).Add(-judge.Slot)
 	broker, worker := c.Brokers[0], c.Workers[0]
@@ -103,6 +103,9 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 		}
 		select {
 		case <-time.After(time.Second):
+			if err := c.Again(to); err != nil {
+				return v, err
+			}
 		case <-ctx.Done():
 		}
 	}
@@ -111,12 +114,12 @@ func run(ctx context.Context, root, dir string, devices int) (v *judge.Verdict, 
 		if err != nil {
 			return v, err
 		}
-		fmt.Printf("%s: %d readings delivered, %d were at the board already, %d of slots that had closed\n", w.Name(), o.Delivered, o.Stored, o.Late)
+		fmt.Printf("%s: %d readings delivered, %d already at the board, %d too late for their slot\n", w.Name(), o.Delivered, o.Stored, o.Late)
 	}
 	return v, nil
 }
 
-// done reports that both workers of each partition have an outcome of all that the board has.
+// done reports whether both workers of each partition have an outcome for every reading at the board.
 func done(c *cluster.Cluster, readings int) bool {
 	outcomes := 0
 	for _, w := range c.Workers {
@@ -129,9 +132,9 @@ func done(c *cluster.Cluster, readings int) bool {
 	return outcomes >= 2*readings
 }
 
-// strike kills a broker and a worker, deletes their disks, and starts them anew.
+// strike kills a broker and a worker, deletes their disks, and starts them again.
 func strike(ctx context.Context, b *cluster.Broker, w *cluster.Worker) error {
-	log.Printf("kill -9 of %s and %s, and their disks are deleted", b.Name(), w.Name())
+	log.Printf("kill -9 of %s and %s; their disks are deleted", b.Name(), w.Name())
 	b.Kill()
 	w.Kill()
 	if err := errors.Join(b.Wipe(), w.Wipe()); err != nil {
@@ -145,6 +148,6 @@ func strike(ctx context.Context, b *cluster.Broker, w *cluster.Worker) error {
 	if err := errors.Join(b.Start(), w.Start()); err != nil {
 		return err
 	}
-	log.Printf("%s and %s run again, empty", b.Name(), w.Name())
+	log.Printf("%s and %s run again, with empty disks", b.Name(), w.Name())
 	return b.Ready(ctx)
 }

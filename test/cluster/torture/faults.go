@@ -16,25 +16,25 @@ import (
 	"github.com/ocems-io/ocems/test/cluster"
 )
 
-// fault is one kind.
+// fault is one kind of fault.
 type fault struct {
 	name  string
-	takes bool // a worker's disk with it
-	stops bool // the streams, since two brokers or more are away
-	// strike does it, and returns when it is mended. It says to what as it begins; the partition -1 is all.
+	takes bool // a worker loses its disk
+	stops bool // the streams stop, because two or more brokers are away
+	// strike causes the fault and returns when it is over. It calls begins with the process and its partition; -1 is all.
 	strike func(random *rand.Rand, begins func(part string, partition int)) error
 }
 
-// event is one fault that there was.
+// event is one fault that has happened.
 type event struct {
 	kind          string
-	worker        string // "" of brokers
-	partition     int    // that it is of; -1 is all
+	worker        string // "" for brokers
+	partition     int    // -1 is all
 	takes, stops  bool
 	begin, mended time.Time
 }
 
-// strike does n faults in random order, each kind as often as the others.
+// strike causes n faults in random order, each kind equally often.
 func (t *torture) strike(random *rand.Rand, list []fault, n int) error {
 	var deck []fault
 	for ; n > 0 && t.ctx.Err() == nil; n-- {
@@ -50,7 +50,7 @@ func (t *torture) strike(random *rand.Rand, list []fault, n int) error {
 		}
 		f := deck[0]
 		deck = deck[1:]
-		if err := t.pause(between(random, 1, 4)); err != nil {
+		if err := t.pause(t.apart + between(random, 1, 4)); err != nil {
 			return err
 		}
 		e := event{kind: f.name, takes: f.takes, stops: f.stops, partition: -1}
@@ -85,7 +85,7 @@ func (t *torture) pause(d time.Duration) error {
 	}
 }
 
-// ready waits for brokers that are up to date, and for a leader of each stream.
+// ready waits until brokers are up to date and each stream has a leader.
 func (t *torture) ready(list ...*cluster.Broker) error {
 	ctx, cancel := context.WithTimeout(t.ctx, time.Minute)
 	defer cancel()
@@ -97,9 +97,9 @@ func (t *torture) ready(list ...*cluster.Broker) error {
 	return t.elected("")
 }
 
-// brokerFaults are those of brokers. Where alone, the parts have addresses and disks of their own.
+// brokerFaults returns the faults of brokers. If alone is true, the processes have their own addresses and disks.
 func (t *torture) brokerFaults(alone bool) []fault {
-	// some strikes from one to n brokers, mends them after a while, and waits until they are up to date.
+	// some disturbs between least and n brokers, mends them after a while, and waits until they are up to date.
 	some := func(name string, least, n int, from, to float64, strike, mend func(*cluster.Broker) error) fault {
 		return fault{name: name, stops: least > 1, strike: func(random *rand.Rand, begins func(string, int)) error {
 			var list []*cluster.Broker
@@ -133,7 +133,7 @@ func (t *torture) brokerFaults(alone bool) []fault {
 			b := t.Brokers[random.IntN(len(t.Brokers))]
 			begins(b.Name(), -1)
 			b.Kill()
-			// An empty disk has no vote to give: the others must have elected before it comes.
+			// A broker with an empty disk cannot vote, so the others must elect a leader before it starts.
 			return errors.Join(b.Wipe(), t.elected(b.Name()), b.Start(), t.ready(b))
 		}},
 	}
@@ -149,7 +149,7 @@ func (t *torture) brokerFaults(alone bool) []fault {
 	return list
 }
 
-// slow lets a broker run for a fifth of 8 seconds only.
+// slow lets a broker run for only a fifth of the time, for 8 seconds.
 func (t *torture) slow(b *cluster.Broker) error {
 	for range 32 {
 		b.Pause()
@@ -164,7 +164,7 @@ func (t *torture) slow(b *cluster.Broker) error {
 	return nil
 }
 
-// elected waits until a broker leads each partition's stream, another one than the named.
+// elected waits until each partition's stream has a leader that is not the given broker.
 func (t *torture) elected(other string) error {
 	for p := 0; p < cluster.Partitions; {
 		leader := ""
@@ -183,7 +183,7 @@ func (t *torture) elected(other string) error {
 	return nil
 }
 
-// workerFaults are those of workers.
+// workerFaults returns the faults of workers.
 func (t *torture) workerFaults(alone bool) []fault {
 	of := func(name string, takes bool, strike func(*rand.Rand, *cluster.Worker) error) fault {
 		return fault{name: name, takes: takes, strike: func(random *rand.Rand, begins func(string, int)) error {
@@ -201,7 +201,7 @@ func (t *torture) workerFaults(alone bool) []fault {
 			w.Kill()
 			return errors.Join(w.Wipe(), t.pause(between(random, 0, 8)), w.Start())
 		}),
-		// Longer than ack_wait: what it has not acknowledged is sent again.
+		// Longer than ack_wait, so unacknowledged messages are sent again.
 		of("a worker hangs", false, func(random *rand.Rand, w *cluster.Worker) error {
 			w.Pause()
 			defer w.Resume()

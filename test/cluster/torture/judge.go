@@ -14,32 +14,33 @@ import (
 	"github.com/ocems-io/ocems/test/judge"
 )
 
-// verdict is what the judge says of the board's account and of each request.
+// verdict is the result of the check of the board's data and of each request.
 type verdict struct {
-	slots   int // due, of a device and of all its parameters
-	lost    int // readings of the board that are missing or not the mean of what was acknowledged
-	wrong   int // values that a worker sent, and the board took or had, other than that mean
+	slots   int // due slots; a slot has all parameters of a device
+	lost    int // readings that are missing at the board or are not the mean of the acknowledged samples
+	wrong   int // values that a worker sent, and the board accepted or had, that are not this mean
 	twice   int // slots that the board has twice or that one worker sent again without need
-	standby int // slots of which a worker was told that the board had them of the other
-	alone   int // slots that only one worker of the partition was ever answered for
+	standby int // slots of one worker for which the other worker got the answer 111
+	alone   int // slots for which only one worker of the partition ever got an answer
 	faults  []string
 	late    []late
 }
 
-// late is how long after the end of its readings a slot was at the board.
+// late is the time at which a slot was due and the time at which it was at the board.
 type late struct {
-	partition int
-	due, at   time.Time
+	slot
+	worker  string // the worker that delivered it
+	due, at time.Time
 }
 
-// slot is one of a device.
+// slot identifies a slot of a device.
 type slot struct {
 	device string
 	stamp  int64 // Unix ms
 }
 
-// answered is how long after an answer a kill may come so that the worker does not know it, and how long a request that
-// nobody waits for any more may be under way.
+// answered is how long after an answer a kill can still make the worker forget it. It is also how long an abandoned request
+// can stay in flight.
 const answered = 10 * time.Second
 
 func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []cluster.Request) (v verdict) {
@@ -56,9 +57,9 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []clust
 			v.wrong++
 		}
 	}
-	first := map[slot]cluster.Request{}  // that was stored
+	first := map[slot]cluster.Request{}  // the request that was stored
 	sent := map[slot]map[string]bool{}   // by worker
-	same := map[string]cluster.Request{} // the last of a worker with these readings
+	same := map[string]cluster.Request{} // the last request of a worker with these readings
 	for _, r := range requests {
 		if len(r.Points) == 0 || r.Status != spec.StatusSuccess && r.Status != spec.StatusNotSlot {
 			v.wrong++
@@ -79,7 +80,7 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []clust
 			first[s] = r
 		}
 		sent[s][r.Worker] = true
-		// A worker that is told 111 of several readings asks for each of them alone.
+		// A worker that gets 111 for several readings sends each of them alone.
 		readings := fmt.Sprint(r.Worker, s)
 		for _, p := range r.Points {
 			readings += " " + p.Parameter
@@ -89,7 +90,7 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []clust
 			v.faults = append(v.faults, fmt.Sprintf("%s at %s and again at %s", readings, before.At.Format(time.TimeOnly), r.At.Format(time.TimeOnly)))
 		}
 		same[readings] = r
-		// A value that the board had already is not kept there: it must be right as well.
+		// The board does not keep a value that it already had, so the check is here: it must be right too.
 		for _, p := range r.Points {
 			value := 0.0
 			if _, err := fmt.Sscan(strings.Trim(string(p.Value), `"`), &value); err != nil {
@@ -102,7 +103,7 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []clust
 		}
 	}
 	for s, r := range first {
-		v.late = append(v.late, late{partition(r.Worker), t.due(time.UnixMilli(s.stamp)), r.At})
+		v.late = append(v.late, late{s, r.Worker, t.due(time.UnixMilli(s.stamp)), r.At})
 		if len(sent[s]) < 2 {
 			v.alone++
 		} else {
@@ -113,7 +114,7 @@ func (t *torture) judge(wants judge.Wants, got *judge.Received, requests []clust
 	return v
 }
 
-// unknown reports that a worker may not have known at a time what it was answered before.
+// unknown reports whether a worker may not have known an earlier answer when it sent again.
 func (t *torture) unknown(worker string, answer, again time.Time) bool {
 	return slices.ContainsFunc(t.events, func(e event) bool {
 		return e.worker == worker && e.begin.Before(again) && (e.takes && e.mended.After(answer) ||
@@ -121,17 +122,17 @@ func (t *torture) unknown(worker string, answer, again time.Time) bool {
 	})
 }
 
-// partition is that of a worker's name.
+// partition returns the partition from a worker's name.
 func partition(worker string) int { return int(worker[len("worker-")] - '0') }
 
-// row is one of the table.
+// row is one row of the table.
 type row struct {
 	kind            string
 	times, slots    int
 	median, longest time.Duration
 }
 
-// stopped is how long in a time no stream could take anything. These faults follow each other.
+// stopped returns how long between two times no stream accepted messages. These faults do not overlap.
 func (t *torture) stopped(from, to time.Time) (total time.Duration) {
 	for _, e := range t.events {
 		begin, end := e.begin, e.mended
@@ -148,27 +149,37 @@ func (t *torture) stopped(from, to time.Time) (total time.Duration) {
 	return total
 }
 
-// table says for each kind of fault how late those slots were that waited while there was one, and how late all others. It
-// does not count the time in which two brokers or more were away.
+// lateness returns how late a slot was, without the time in which two or more brokers were away.
+func (t *torture) lateness(l late) time.Duration { return l.at.Sub(l.due) - t.stopped(l.due, l.at) }
+
+// The rows of slots that waited during no fault, or during several kinds of fault.
+const (
+	none    = "no fault"
+	several = "several kinds of fault"
+)
+
+// table returns for each kind of fault how late the slots were that waited during this kind only.
 func (t *torture) table(v verdict) []row {
 	times, waited := map[string]int{}, map[string][]time.Duration{}
 	for _, e := range t.events {
 		times[e.kind]++
 	}
-	const none = "no fault"
 	for _, l := range v.late {
 		kinds := map[string]bool{}
 		for _, e := range t.events {
-			if (e.partition < 0 || e.partition == l.partition) && e.begin.Before(l.at) && e.mended.After(l.due) {
+			if (e.partition < 0 || e.partition == partition(l.worker)) && e.begin.Before(l.at) && e.mended.After(l.due) {
 				kinds[e.kind] = true
 			}
 		}
-		if len(kinds) == 0 {
-			kinds[none] = true
+		row := several
+		switch len(kinds) {
+		case 0:
+			row = none
+		case 1:
+			for row = range kinds {
+			}
 		}
-		for k := range kinds {
-			waited[k] = append(waited[k], l.at.Sub(l.due)-t.stopped(l.due, l.at))
-		}
+		waited[row] = append(waited[row], t.lateness(l))
 	}
 	var rows []row
 	for k, list := range waited {

@@ -26,7 +26,7 @@ func TestJudge(t *testing.T) {
 		}
 	}
 	wants := judge.Expect(samples, func(judge.Sample) time.Time { return stamp })
-	// request is one of a worker so many seconds after the start, with these values of the parameters.
+	// request returns a request of a worker, seconds after the start, with these values of the parameters.
 	request := func(worker string, status spec.Status, seconds int, values map[string]float64) cluster.Request {
 		r := cluster.Request{Worker: worker, Device: "d", Status: status, At: start.Add(time.Duration(seconds) * time.Second)}
 		for _, parameter := range []string{"pm", "so2"} {

@@ -20,21 +20,21 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// leastFree is the free space below which a disk is worth a word, whatever the slots need: other programs write too.
+// leastFree is the free space below which doctor warns, whatever the slots need: other programs write too.
 const leastFree = 1 << 30
 
-// Bytes that a slot takes while it waits, and in the audit trail when it has left: measured with bbolt, whose pages are
-// half full, and rounded up.
+// Bytes of a slot in the outbox and later in the audit trail: measured with bbolt, whose pages are half full, and rounded
+// up.
 const (
 	slotBytes        = 400
 	readingBytes     = 100
 	lineBytes        = 400
 	lineByReading    = 90
-	unmapped         = 10 // parameters of a device that maps none and is named by its metrics
+	unmapped         = 10 // parameters of a device without configured parameters
 	slotsOfSevenDays = spec.SlotsKept
 )
 
-// user says who looks: what can be written depends on it.
+// user checks the user of this process: permissions depend on it.
 func (e *examination) user(cfg *hostconfig.Config) {
 	name := "unknown"
 	if u, err := user.Current(); err == nil {
@@ -46,7 +46,7 @@ func (e *examination) user(cfg *hostconfig.Config) {
 		}
 		if owner, ok := ownerOf(o.State.Directory); ok && owner != name {
 			e.add("user", Warning, fmt.Sprintf("run this as the user of the service: sudo -u %s ocems doctor ...", owner),
-				"this runs as %s, and %s belongs to %s: what it can write is not what the service can", name, o.State.Directory, owner)
+				"this runs as %s, but %s belongs to %s: the service's permissions may differ", name, o.State.Directory, owner)
 			return
 		}
 	}
@@ -56,13 +56,13 @@ func (e *examination) user(cfg *hostconfig.Config) {
 			service = "ocems"
 		}
 		e.add("user", Warning, fmt.Sprintf("run this as the user of the service, unless that is root: sudo -u %s ocems doctor ...", service),
-			"this runs as %s, who can write where the service may not", name)
+			"this runs as %s, which can write where the service may not", name)
 		return
 	}
 	e.add("user", OK, "", "this runs as %s: it must be the user of the service", name)
 }
 
-// disk looks at the directories that must be written.
+// disk checks the directories that must be writable.
 func (e *examination) disk(o *hostconfig.Output, reg *registry.Registry) {
 	need := needs(o, reg)
 	if s := o.State; s != nil {
@@ -73,7 +73,7 @@ func (e *examination) disk(o *hostconfig.Output, reg *registry.Registry) {
 	}
 }
 
-// needs is how much 7 days without the board take, outbox and trail together.
+// needs is the size of outbox and trail after 7 days without the board.
 func needs(o *hostconfig.Output, reg *registry.Registry) (bytes int64) {
 	mapped := map[string]int{}
 	for _, d := range o.Names.Devices {
@@ -100,7 +100,7 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 	shown := dir
 	if !filepath.IsAbs(dir) {
 		if a, err := filepath.Abs(dir); err == nil {
-			shown = a + " (relative: it begins at the service's working directory, which may be another)"
+			shown = a + " (relative to the working directory, and the service may have another one)"
 		}
 	}
 	info, err := os.Stat(dir)
@@ -112,7 +112,7 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 			info, err = os.Stat(exists)
 		}
 		if !create {
-			e.add("disk", Failed, "make it, owned by the service's user, or set create_directory: true", "%s: %s does not exist, and create_directory is not set", key, shown)
+			e.add("disk", Failed, "create it with the service's user as owner, or set create_directory: true", "%s: %s does not exist, and create_directory is not set", key, shown)
 			return
 		}
 	case err == nil && !info.IsDir():
@@ -123,9 +123,9 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 		err = writable(exists)
 	}
 	if err != nil {
-		do := "chown it to the service's user, or mount it so that it can be written"
-		if exists != dir { // what is above it is not the service's
-			do = "make it, and chown it to the service's user"
+		do := "chown it to the service's user, or mount it writable"
+		if exists != dir { // the directory above is not the service's
+			do = "create it, and chown it to the service's user"
 		}
 		e.add("disk", Failed, do, "%s: %s: %v", key, shown, err)
 		return
@@ -133,7 +133,7 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 	var notes []string
 	week := "7 days without the board take about " + size(need)
 	if need == 0 {
-		week = "the devices are not known"
+		week = "the number of devices is not known"
 	}
 	add := func(s Status, do, format string, args ...any) {
 		e.add("disk", s, do, key+": "+shown+": "+format, args...)
@@ -146,11 +146,11 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 			notes = append(notes, fmt.Sprintf("mode %04o", mode))
 		}
 	} else {
-		notes = append(notes, "does not exist yet, and can be made in "+exists)
+		notes = append(notes, "does not exist yet, and can be created in "+exists)
 	}
 	v, err := volumeOf(exists)
 	if err != nil {
-		e.add("disk", Skipped, "", "%s: %s: free space and kind of file system are not known here: %v", key, shown, err)
+		e.add("disk", Skipped, "", "%s: %s: cannot read free space and file system: %v", key, shown, err)
 	} else {
 		if v.unsafe != "" {
 			add(Warning, "put it on a local disk", "on %s: %s", v.kind, v.unsafe)
@@ -167,7 +167,7 @@ func (e *examination) directory(key, dir string, create, private bool, need int6
 	e.add("disk", OK, "", "%s: %s: %s", key, shown, strings.Join(notes, ", "))
 }
 
-// writable makes a file and removes it: permissions alone do not tell of a mount that is read only.
+// writable makes a file and removes it: permissions alone do not show a read-only mount.
 func writable(dir string) error {
 	f, err := os.CreateTemp(dir, ".ocems-doctor-")
 	if p := (*fs.PathError)(nil); errors.As(err, &p) {
@@ -182,7 +182,7 @@ func writable(dir string) error {
 type volume struct {
 	kind   string
 	free   uint64 // bytes, for a user that is not root
-	unsafe string // why it is no place for a state, "" for a good one
+	unsafe string // why a state must not be kept here, "" if it may
 }
 
 func size(n int64) string {
@@ -199,7 +199,7 @@ func size(n int64) string {
 	return fmt.Sprintf("%.1f %s", v, unit)
 }
 
-// trail looks at the end of an audit trail that is there. It takes no lock, since the host has it.
+// trail checks the end of an audit trail. It takes no lock, since the host holds it.
 func (e *examination) trail(o *hostconfig.Output) {
 	if o.AuditFile == "" {
 		return
@@ -216,17 +216,17 @@ func (e *examination) trail(o *hostconfig.Output) {
 	}
 	switch {
 	case errors.Is(err, fs.ErrNotExist) && closed > 0:
-		e.add("audit trail", OK, "", "%s: not there; the host goes on from what is closed%s", o.AuditFile, in)
+		e.add("audit trail", OK, "", "%s: does not exist%s; the host continues from there", o.AuditFile, in)
 	case errors.Is(err, fs.ErrNotExist):
-		e.add("audit trail", OK, "", "%s: not begun yet", o.AuditFile)
+		e.add("audit trail", OK, "", "%s: does not exist yet", o.AuditFile)
 	case errors.Is(err, errEmpty):
 		e.add("audit trail", OK, "", "%s: empty", o.AuditFile)
 	case errors.Is(err, fs.ErrPermission):
-		e.add("audit trail", Failed, "run this as the service's user; the file must be its own", "%v", err)
+		e.add("audit trail", Failed, "run this as the service's user, which must own the file", "%v", err)
 	case err != nil:
-		e.add("audit trail", Failed, "move the file away and keep it; the host begins a new one", "%s: %v", o.AuditFile, err)
+		e.add("audit trail", Failed, "move the file away and keep it; the host starts a new one", "%s: %v", o.AuditFile, err)
 	case len(faults) > 0:
-		e.add("audit trail", Warning, "keep the files: ocems report --verify reads what is whole of them", "%s", strings.Join(faults, "; "))
+		e.add("audit trail", Warning, "keep the files: ocems report --verify reads their intact parts", "%s", strings.Join(faults, "; "))
 	default:
 		e.add("audit trail", OK, "", "%s%s: %d lines, the last of %s: %s (ocems report verifies it)", o.AuditFile, in, last.Number,
 			spec.ISTString(last.Time.Truncate(time.Second)), last.Outcome)
@@ -235,7 +235,7 @@ func (e *examination) trail(o *hostconfig.Output) {
 
 var errEmpty = errors.New("empty")
 
-// longestLine is more than an entry with every parameter takes, in bytes: a file of another kind is not read whole.
+// longestLine is longer than an entry with every parameter, in bytes: a file of another kind is not read whole.
 const longestLine = 1 << 20
 
 func lastLine(path string) (entry audit.Entry, err error) {
@@ -269,7 +269,7 @@ func lastLine(path string) (entry audit.Entry, err error) {
 			continue
 		}
 		if json.Unmarshal([]byte(tail[before+1:last]), &entry) != nil || entry.Number == 0 {
-			return entry, errors.New("the last line is not one of an audit trail: the host sets a damaged trail aside, and does not start with another file")
+			return entry, errors.New("the last line is not a line of an audit trail: the host sets a damaged trail aside, and does not start if this is another file")
 		}
 		return entry, nil
 	}

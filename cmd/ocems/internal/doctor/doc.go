@@ -1,4 +1,4 @@
-// Package doctor looks at a host from outside, with its configuration and its files, and says what would keep its slots
-// from the board. It sends no reading, takes no lock, and changes nothing but that it makes and removes an empty file
-// where it asks whether a directory can be written.
+// Package doctor checks a host from outside, by its configuration and its files, and finds what would keep its slots from
+// the board. It sends no reading and takes no lock. Its only change is an empty file that it makes and removes, to test
+// whether a directory is writable.
 package doctor

@@ -23,10 +23,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/seal"
 )
 
-// Status is how a check came out.
+// Status is the outcome of a check.
 type Status string
 
-// The outcomes of a check. What is Skipped could not be found out.
+// The outcomes of a check. Skipped means that it could not be made.
 const (
 	OK      Status = "ok"
 	Warning Status = "warning"
@@ -34,16 +34,16 @@ const (
 	Skipped Status = "skipped"
 )
 
-// Check is one thing that was looked at. Its texts hold no token, no key and no password.
+// Check is one check. Its texts hold no token, no key and no password.
 type Check struct {
-	Output string `json:"output,omitempty"` // of which it is; "" for the host as a whole
+	Output string `json:"output,omitempty"` // whose check this is; "" for the host as a whole
 	Name   string `json:"check"`
 	Status Status `json:"status"`
 	Text   string `json:"text"`
-	Do     string `json:"do,omitempty"` // what mends it
+	Do     string `json:"do,omitempty"` // the cure
 }
 
-// Report is all that was found.
+// Report has all checks.
 type Report struct {
 	Host     hostconfig.Host `json:"host"`
 	Files    []string        `json:"files"`
@@ -52,19 +52,19 @@ type Report struct {
 	Warnings int             `json:"warnings"`
 }
 
-// Options is how to look.
+// Options are the options of Run.
 type Options struct {
-	// Offline leaves out all that needs the network.
+	// Offline skips the checks that need the network.
 	Offline bool
-	// Timeout is for each step over the network, 10 s when 0; the host's own when that is shorter.
+	// Timeout limits each step over the network, 10 s when 0; the host's own timeout applies if it is shorter.
 	Timeout time.Duration
 	// Lookup finds the proxy variables of the environment; os.LookupEnv when nil.
 	Lookup func(string) (string, bool)
-	// Progress is told what is looked at next; may be nil.
+	// Progress gets the next step; may be nil.
 	Progress func(format string, args ...any)
 }
 
-// Run makes all checks of a configuration, in an order in which the first failure is the first to mend.
+// Run makes all checks of a configuration, ordered so that the first failure is the first to fix.
 func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 	if opt.Timeout <= 0 {
 		opt.Timeout = 10 * time.Second
@@ -81,7 +81,7 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 		e.add("configuration", statusOf(f.Severity), f.Do, "%s", f.Text)
 	}
 	if len(cfg.Unset) > 0 {
-		e.add("environment", Warning, "set them here too, or give the service's own: --env-file FILE, such as systemd's EnvironmentFile",
+		e.add("environment", Warning, "set them here too, or give the service's file: --env-file FILE, such as systemd's EnvironmentFile",
 			"not set: %s", strings.Join(cfg.Unset, ", "))
 	}
 	for i, o := range cfg.Outputs {
@@ -95,10 +95,10 @@ func Run(ctx context.Context, cfg *hostconfig.Config, opt Options) *Report {
 			opt.Progress("%s: asking the endpoint", e.output)
 			e.network(ctx, o)
 		}
-		opt.Progress("%s: looking at its directories and the audit trail", e.output)
+		opt.Progress("%s: checking its directories and the audit trail", e.output)
 		e.disk(o, reg)
 		e.trail(o)
-		opt.Progress("%s: looking at what waits", e.output)
+		opt.Progress("%s: reading the waiting slots", e.output)
 		e.outbox(ctx, o, reg)
 	}
 	return e.report
@@ -110,12 +110,12 @@ type examination struct {
 	output string
 }
 
-// password is what stands before the host of a URL.
+// password is the user part of a URL.
 var password = regexp.MustCompile(`[^/\s"@]+@`)
 
 func (e *examination) add(name string, s Status, do, format string, args ...any) {
 	clean := func(text string) string {
-		return strings.Map(func(r rune) rune { // a certificate's names and a server's words are shown, and never obeyed
+		return strings.Map(func(r rune) rune { // control characters in a certificate's or server's text must not reach a terminal
 			if r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 {
 				return ' '
 			}
@@ -141,7 +141,7 @@ func statusOf(s hostconfig.Severity) Status {
 	return Skipped
 }
 
-// configuration says what is wrong with an output's keys, or that nothing is. The registry is nil where devices are faulty.
+// configuration reports the faults of an output's keys. The registry is nil if devices are faulty.
 func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.Output) *registry.Registry {
 	already := e.report.Failed
 	for _, f := range o.Faults {
@@ -151,7 +151,7 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 	e.across(o, before)
 	reg, err := registry.New(o.Names)
 	if err != nil {
-		reg, _ = o.Registry() // the devices may be right where the secrets are not
+		reg, _ = o.Registry() // the devices may be right even if the secrets are wrong
 	}
 	if e.report.Failed == already {
 		devices, parameters := 0, 0
@@ -168,9 +168,9 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 		text := fmt.Sprintf("%s: devices %d%s; parameters mapped %d", o.Where, devices, tokens, parameters)
 		switch {
 		case o.Slots:
-			e.add("configuration", OK, "", "%s; it delivers to no board itself, and hands its slots to %s", text, cmp.Or(next(o), "nobody"))
+			e.add("configuration", OK, "", "%s; it does not deliver to the board, it passes its slots to %s", text, cmp.Or(next(o), "no exporter"))
 		case o.DryRun:
-			e.add("configuration", Warning, "set dry_run to false once its log is right", "%s; dry_run is set: nothing is sent", text)
+			e.add("configuration", Warning, "set dry_run to false when its log is right", "%s; dry_run is set: nothing is sent", text)
 		default:
 			e.add("configuration", OK, "", "%s", text)
 		}
@@ -183,16 +183,16 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 	return reg
 }
 
-// signature says which time the signature carries.
+// signature shows which time the signature has.
 func (e *examination) signature(o *hostconfig.Output) {
-	what := "time of the request; if the board answers 10 or 113 although token and key are right, try the other"
+	what := "time of the request; if the board answers 10 or 113 although token and key are right, try \"slot\""
 	if o.Signature == options.SignatureTimes[1] {
 		what = "time of the slot"
 	}
 	e.add("signature", OK, "", "signature_time %q: %s", o.Signature, what)
 }
 
-// tokens warns of those that look cut or mistyped. It shows none.
+// tokens warns of tokens that look truncated or mistyped. It shows no token.
 func (e *examination) tokens(o *hostconfig.Output, reg *registry.Registry) {
 	why := map[string]string{}
 	if reg != nil {
@@ -200,7 +200,7 @@ func (e *examination) tokens(o *hostconfig.Output, reg *registry.Registry) {
 			why[d.DeviceID] = d.OddToken
 		}
 	}
-	for _, d := range o.Names.Devices { // also where the registry has no tokens, since something is wrong
+	for _, d := range o.Names.Devices { // a registry made despite faults has no tokens
 		if token := strings.TrimSpace(d.TokenID.Reveal()); !strings.HasPrefix(token, "$") {
 			why[d.DeviceID] = cmp.Or(why[d.DeviceID], registry.OddToken(token))
 		}
@@ -213,11 +213,11 @@ func (e *examination) tokens(o *hostconfig.Output, reg *registry.Registry) {
 	}
 	if odd != nil {
 		e.add("tokens", Warning, "compare them with the board's e-mail",
-			"neither 32 hex digits nor 44 characters of base64, as the board's usually are: %s", list(odd))
+			"the board's tokens usually have 32 hex digits or 44 characters of base64; these have not: %s", list(odd))
 	}
 }
 
-// list names the first few of many.
+// list shows at most 5 names.
 func list(names []string) string {
 	const most = 5
 	if len(names) > most {
@@ -226,7 +226,7 @@ func list(names []string) string {
 	return strings.Join(names, ", ")
 }
 
-// keys shows the public keys' fingerprints, by which the board can tell them.
+// keys shows the public keys' fingerprints, so that the board can identify them.
 func (e *examination) keys(o *hostconfig.Output) {
 	seen := map[string]bool{}
 	show := func(inline registry.Secret, file string) {
@@ -234,7 +234,7 @@ func (e *examination) keys(o *hostconfig.Output) {
 		if file != "" {
 			b, err := os.ReadFile(file)
 			if err != nil {
-				return // a fault already
+				return // already reported as a fault
 			}
 			text = string(b)
 		}
@@ -258,7 +258,7 @@ func (e *examination) keys(o *hostconfig.Output) {
 		bits := key.N.BitLen()
 		line := fmt.Sprintf("RSA, %d bits, SHA-256 %s (%s)", bits, hex.EncodeToString(sum[:]), from)
 		if bits < 2048 {
-			e.add("public key", Warning, "ask the board for a key of 2048 bits", "%s: small", line)
+			e.add("public key", Warning, "ask the board for a key of 2048 bits or more", "%s: too short to be secure", line)
 		} else {
 			e.add("public key", OK, "", "%s", line)
 		}
@@ -273,7 +273,7 @@ func (e *examination) keys(o *hostconfig.Output) {
 	}
 }
 
-// Text writes the report for a person: a line a check, and under each what is to be done.
+// Text writes the report for a person: one line for each check, with the cure below it.
 func (r *Report) Text(w io.Writer) error {
 	var b bytes.Buffer
 	fmt.Fprintf(&b, "%s: %s\n", r.Host, strings.Join(r.Files, ", "))
@@ -293,7 +293,7 @@ func (r *Report) Text(w io.Writer) error {
 	return err
 }
 
-// JSON writes the report for a machine.
+// JSON writes the report for programs.
 func (r *Report) JSON(w io.Writer) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)

@@ -13,22 +13,22 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// collection is how long an input may take to read its instruments: the usual time-out. A reading has the time at which that
-// began.
+// collection is how long an input may take to read its instruments: the usual time-out. Its readings have the time at which
+// the collection began.
 const collection = 5 * time.Second
 
-// meant warns of what is valid and cannot be meant.
+// meant warns of values that are valid but hardly intended.
 func (e *examination) meant(o *hostconfig.Output) {
 	warn := func(do, format string, args ...any) { e.add("configuration", Warning, do, format, args...) }
 	if t, key := o.Client.Timeout, o.Client.TimeoutKey; t > 0 && t < options.ShortTimeout {
-		warn("set "+key+" to 30s or more", "%s: %s is short: the server is slow after a boundary, and a request given up may be stored all the same", key, t)
+		warn("set "+key+" to 30s or more", "%s: %s is short: the server is slow just after a quarter of an hour, and may have stored a request that timed out", key, t)
 	}
 	switch {
 	case o.State != nil:
 	case o.Host == hostconfig.Collector:
-		warn("name an ocems_storage extension as storage", "storage: there is none: open windows and finished slots are in memory, and a restart loses them")
+		warn("name an ocems_storage extension as storage", "storage: not set: open windows and finished slots are in memory only, and a restart loses them")
 	default:
-		warn("set state_directory", "state_directory: not set: open slots and what waits to be sent are in memory, and a restart loses them")
+		warn("set state_directory", "state_directory: not set: open and waiting slots are in memory only, and a restart loses them")
 	}
 	if o.AuditFile == "" {
 		warn("set audit_file", "audit_file: not set: final outcomes go to the log only")
@@ -36,11 +36,11 @@ func (e *examination) meant(o *hostconfig.Output) {
 	if b := o.Buffer; b != nil {
 		if grace, longest := o.Rules.Grace, b.Flush+b.Jitter; o.Align && longest+min(b.Interval, collection) > grace {
 			warn(fmt.Sprintf("set flush_interval to 10s and flush_jitter to 0s, or grace to %s or more", longest+collection),
-				"flush_interval %s, flush_jitter %s and a collection of %s together are longer than grace, %s: readings come after their slot has closed, and are late",
+				"flush_interval %s, flush_jitter %s and a collection of %s together exceed grace, %s: readings arrive after their slot has closed, and are late",
 				b.Flush, b.Jitter, min(b.Interval, collection), grace)
 		}
 		if b.Limit < 10*b.Batch {
-			warn(fmt.Sprintf("set metric_buffer_limit to %d or more: metrics a second times the seconds that a repair of the disk may take", 10*b.Batch),
+			warn(fmt.Sprintf("set metric_buffer_limit to %d or more: metrics per second times the seconds that a repair of the disk may take", 10*b.Batch),
 				"metric_buffer_limit: %d holds less than ten batches of %d (metric_batch_size): while the state_directory cannot be written, Telegraf drops the oldest readings", b.Limit, b.Batch)
 		}
 	}
@@ -49,7 +49,7 @@ func (e *examination) meant(o *hostconfig.Output) {
 			parameter := cmp.Or(strings.TrimSpace(p.Parameter), strings.TrimSpace(p.Field), strings.TrimSpace(p.Metric))
 			unit, err := spec.ResolveUnit(p.Unit)
 			if quantity, fits := spec.Measures(parameter, unit); err == nil && !fits && !p.AllowUnlisted {
-				warn("check parameter and unit: one of them is another instrument's", "device %q: parameter %q has the unit %q, which is that of %s; it is measured as %s",
+				warn("check parameter and unit: one of them belongs to another instrument", "device %q: parameter %q has the unit %q, a unit of %s; its quantity is %s",
 					d.DeviceID, parameter, p.Unit, spec.Quantity(unit), quantity)
 			}
 		}
@@ -64,21 +64,21 @@ func (e *examination) meant(o *hostconfig.Output) {
 }
 
 var (
-	// mayChange are processors that change or drop what passes.
+	// mayChange are processors that change or drop metrics.
 	mayChange = []string{"attributes", "cumulativetodelta", "deltatocumulative", "deltatorate", "filter", "groupbyattrs", "interval",
 		"metricsgeneration", "metricstarttime", "metricstransform", "probabilistic_sampler", "transform"}
-	// withoutQueue are exporters that have no queue where none is configured.
+	// withoutQueue are exporters that have no queue by default.
 	withoutQueue = []string{"debug", "file", "nop", "ocems", "prometheus"}
 )
 
-// held says what is wrong with a component that gets finished slots: the processor forgets a slot that the next has taken.
+// held reports a component that may lose finished slots: the processor forgets a slot once the next component has accepted it.
 func held(s hostconfig.Stage) (do, text string) {
 	kind := s.ID.Type().String()
 	switch {
 	case kind == "batch":
-		return "put it before, or leave it out", "holds finished slots in memory, and a crash loses them"
+		return "move it before ocems_slot, or remove it", "holds finished slots in memory, and a crash loses them"
 	case s.Kind == "processors" && slices.Contains(mayChange, kind):
-		return "put it before", "may change or drop finished slots"
+		return "move it before ocems_slot", "may change or drop finished slots"
 	case s.Kind == "processors":
 		return "", ""
 	}
@@ -88,13 +88,13 @@ func held(s hostconfig.Stage) (do, text string) {
 	case !given && slices.Contains(withoutQueue, kind):
 	case fmt.Sprint(keys["enabled"]) == "false", fmt.Sprint(keys["wait_for_result"]) == "true", keys["storage"] != nil:
 	default:
-		return "set enabled: false in its sending_queue, or give that a storage: edit " + s.Where,
+		return "set enabled: false or a storage in its sending_queue: edit " + s.Where,
 			"has a sending_queue that holds finished slots in memory, and a crash loses them"
 	}
 	return "", ""
 }
 
-// next names the exporters that get a processor's slots.
+// next lists the exporters that get a processor's slots.
 func next(o *hostconfig.Output) string {
 	var names []string
 	for _, s := range o.Behind {
@@ -105,12 +105,12 @@ func next(o *hostconfig.Output) string {
 	return strings.Join(names, ", ")
 }
 
-// across finds what outputs must not have in common.
+// across finds state directories and devices that several outputs share.
 func (e *examination) across(o *hostconfig.Output, before []*hostconfig.Output) {
 	devices := map[string]string{}
 	for _, other := range before {
 		if o.Host != hostconfig.Collector && o.State != nil && other.State != nil && same(o.State.Directory, other.State.Directory) {
-			e.add("configuration", Failed, "give each output a state_directory of its own", "state_directory: %q is that of the output of %s too", o.State.Directory, other.Where)
+			e.add("configuration", Failed, "give each output a state_directory of its own", "state_directory: %q is also that of the output at %s", o.State.Directory, other.Where)
 		}
 		for _, d := range other.Names.Devices {
 			if !other.Slots {
@@ -122,7 +122,7 @@ func (e *examination) across(o *hostconfig.Output, before []*hostconfig.Output) 
 		id := strings.TrimSpace(d.DeviceID)
 		if where := devices[id]; where != "" && !o.Slots {
 			delete(devices, id)
-			e.add("configuration", Warning, "keep the device in one of them, or set shared_device for it", "device %q is also one of the output of %s: the board gets its slots twice, and answers 111", id, where)
+			e.add("configuration", Warning, "keep the device in one output, or set shared_device for it", "device %q is also in the output at %s: the board gets its slots twice, and answers 111", id, where)
 		}
 	}
 }

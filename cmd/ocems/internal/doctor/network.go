@@ -21,23 +21,22 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// How far this clock may be from the server's. Half a minute is what a slot has between its end and its sending, and less
-// than that is never seen as the future (status 118). Beyond a minute a reading of a clock that is right is refused as the
-// future here (max_skew); beyond five, readings go into the wrong slots for a good part, and the board may refuse the
-// signature's time.
+// How far this clock may be from the server's. A slot is sent half a minute after its end, so a smaller difference never
+// makes a slot future (status 118). Beyond one minute the host refuses readings of a correct clock as future (max_skew).
+// Beyond five minutes many readings go into the wrong slots, and the board may refuse the signature's time.
 const (
 	skewGood = 30 * time.Second
 	skewBad  = 5 * time.Minute
 )
 
-// certificateSoon is how long before its end a server's certificate is worth a word.
+// certificateSoon is how long before a certificate expires doctor warns.
 const certificateSoon = 21 * 24 * time.Hour
 
-// network goes the way of a request up to the server's answer, one step a check.
+// network follows a request up to the server's answer, with one check for each step.
 func (e *examination) network(ctx context.Context, o *hostconfig.Output) {
 	config, err := o.Client.TLS()
 	if err != nil {
-		e.add("tls", Failed, "mend the path or the permissions of the file; certificates and keys must be in PEM", "%v", err)
+		e.add("tls", Failed, "correct the path or the permissions of the file; certificates and keys must be in PEM", "%v", err)
 		return
 	}
 	if config == nil {
@@ -58,13 +57,13 @@ func (e *examination) network(ctx context.Context, o *hostconfig.Output) {
 	}
 	proxy, err := e.proxy(o, endpoint)
 	if err != nil {
-		e.add("proxy", Failed, "mend the proxy's URL", "not a URL (it is not shown, since it may hold a password)")
+		e.add("proxy", Failed, "correct the proxy's URL", "not a URL (it is not shown, since it may hold a password)")
 		return
 	}
 	first, name := endpoint, "the server"
 	if proxy != nil {
 		first, name = proxy, "the proxy"
-		e.add("proxy", OK, "", "%s: it resolves %s, and connects", proxy.Host, endpoint.Hostname())
+		e.add("proxy", OK, "", "%s: the proxy resolves %s and connects to it", proxy.Host, endpoint.Hostname())
 	}
 	dialer := &net.Dialer{Timeout: timeout}
 	if local := o.Client.LocalAddress; local != "" {
@@ -85,7 +84,7 @@ func (e *examination) network(ctx context.Context, o *hostconfig.Output) {
 	e.request(ctx, o, config, endpoint, proxy, dialer, timeout)
 }
 
-// proxy is that of the configuration or, where the host obeys it, of the environment; nil for none.
+// proxy is that of the configuration or, if the host uses it, of the environment; nil for none.
 func (e *examination) proxy(o *hostconfig.Output, endpoint *url.URL) (*url.URL, error) {
 	if o.Client.Proxy != "" {
 		return url.Parse(o.Client.Proxy)
@@ -117,7 +116,7 @@ func (e *examination) resolve(ctx context.Context, u *url.URL, name string, time
 	if err != nil {
 		do := "check the spelling of the host, and that this machine's DNS server answers (try: nslookup " + host + ")"
 		if d := (*net.DNSError)(nil); errors.As(err, &d) && d.IsNotFound {
-			do = "check the spelling of the host; inside a plant's network, its DNS may know no names outside: ask for a proxy or for a DNS server"
+			do = "check the spelling of the host; the DNS server of a plant may not resolve names outside: ask for a proxy or another DNS server"
 		}
 		e.add("dns", Failed, do, "%s %s does not resolve: %v", name, host, err)
 		return false
@@ -143,14 +142,14 @@ func (e *examination) connect(ctx context.Context, dialer *net.Dialer, u *url.UR
 	began := time.Now()
 	conn, err := dialer.DialContext(ctx, "tcp", address)
 	if err != nil {
-		do := "check that a firewall lets this machine out to " + address
+		do := "check that the firewall allows connections from this machine to " + address
 		if errors.Is(err, syscall.ECONNREFUSED) {
 			do = "check host and port: nothing listens at " + address + ", or a firewall refuses it"
 		}
 		if timeout := (net.Error)(nil); errors.As(err, &timeout) && timeout.Timeout() {
-			do += "; the board's server may answer to Indian addresses only: check the route and the proxy"
+			do += "; the board's server may answer Indian addresses only: check the route and the proxy"
 		}
-		e.add("tcp", Failed, do, "%s does not take a connection: %v", name, err)
+		e.add("tcp", Failed, do, "%s does not accept a connection: %v", name, err)
 		return false
 	}
 	e.add("tcp", OK, "", "connected to %s in %s", conn.RemoteAddr(), time.Since(began).Round(time.Millisecond))
@@ -158,12 +157,12 @@ func (e *examination) connect(ctx context.Context, dialer *net.Dialer, u *url.UR
 	return true
 }
 
-// request asks for the endpoint with GET, which stores nothing, and looks at the certificate and the Date of the answer.
+// request sends a GET, which stores nothing, and checks the certificate and the Date of the answer.
 func (e *examination) request(ctx context.Context, o *hostconfig.Output, config *tls.Config, endpoint, proxy *url.URL, dialer *net.Dialer, timeout time.Duration) {
 	var seen *tls.ConnectionState
 	var untrusted error
 	unverified := config.InsecureSkipVerify
-	config.InsecureSkipVerify = true // verified below, where the chain can be looked at
+	config.InsecureSkipVerify = true // verified below, where the chain is available
 	target := endpoint.Hostname()
 	if config.ServerName != "" {
 		target = config.ServerName
@@ -188,7 +187,7 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 	client := &http.Client{Transport: transport, Timeout: timeout, CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }}
 	req, err := http.NewRequestWithContext(ctx, http.MethodGet, endpoint.String(), nil)
 	if err != nil {
-		e.add("http", Failed, "mend the endpoint", "%v", bare(err))
+		e.add("http", Failed, "correct the endpoint", "%v", bare(err))
 		return
 	}
 	req.Header.Set("User-Agent", "ocems-doctor")
@@ -208,34 +207,34 @@ func (e *examination) request(ctx context.Context, o *hostconfig.Output, config 
 			return
 		}
 	} else {
-		e.add("tls", Warning, "give an endpoint with https", "the endpoint is http: readings are encrypted by their token only")
+		e.add("tls", Warning, "give an endpoint with https", "the endpoint is http: only the token encrypts the readings")
 	}
 	if err != nil {
-		e.add("http", Failed, "try again; the board's server may answer to Indian addresses only: check the route and the proxy", "no answer: %v", bare(err))
+		e.add("http", Failed, "try again; the board's server may answer Indian addresses only: check the route and the proxy", "no answer: %v", bare(err))
 		return
 	}
 	_, _ = io.Copy(io.Discard, io.LimitReader(resp.Body, 64<<10))
 	_ = resp.Body.Close()
 	switch c := resp.StatusCode; {
 	case c == http.StatusProxyAuthRequired:
-		e.add("http", Failed, "put user and password into the proxy's URL", "the proxy asks for a password (HTTP 407)")
+		e.add("http", Failed, "add user and password to the proxy's URL", "the proxy asks for a password (HTTP 407)")
 		return
 	case c >= 300 && c < 400:
 		e.add("http", Warning, "check the endpoint: redirects are not followed", "the server redirects to %.200q (HTTP %d)", resp.Header.Get("Location"), c)
 	case c >= 500:
-		e.add("http", Warning, "try again later; readings wait meanwhile", "the server answers HTTP %d in %s", c, took.Round(time.Millisecond))
+		e.add("http", Warning, "try again later; slots wait in the meantime", "the server answers HTTP %d in %s", c, took.Round(time.Millisecond))
 	case c == http.StatusUnauthorized || c == http.StatusForbidden:
-		e.add("http", Warning, "if the host's log says the same of its requests: the board, or a firewall before it, may take Indian addresses only",
+		e.add("http", Warning, "if the host's log shows the same for its requests: the board or its firewall may accept Indian addresses only",
 			"the server refuses the GET (HTTP %d)", c)
 	case c == http.StatusNotFound && (endpoint.Path == "" || !strings.HasSuffix(options.DefaultEndpoint, endpoint.Path)):
 		e.add("http", Warning, "compare the endpoint with the board's, such as "+options.DefaultEndpoint, "the server has nothing at %q (HTTP 404 to a GET)", endpoint.Path)
-	default: // a GET is not what it takes: 405 is a good answer, and so is 404 at the board's own path
+	default: // the API has POST only: 405 is a good answer, and so is 404 at the board's own path
 		e.add("http", OK, "", "the server answers (HTTP %d to a GET) in %s", c, took.Round(time.Millisecond))
 	}
 	e.clock(resp, sent, took)
 }
 
-// bare is a client's error without the URL, which can hold a password.
+// bare is a client's error without the URL, which may hold a password.
 func bare(err error) error {
 	if u := (*url.Error)(nil); errors.As(err, &u) {
 		return u.Err
@@ -249,12 +248,12 @@ func tlsHelp(err error) string {
 	case errors.As(err, &record), strings.Contains(err.Error(), "HTTP response to HTTPS"):
 		return "the port does not speak TLS: check the port and that the endpoint is not http"
 	case errors.As(err, &slow) && slow.Timeout():
-		return "try again; the board's server may answer to Indian addresses only: check the route and the proxy"
+		return "try again; the board's server may answer Indian addresses only: check the route and the proxy"
 	}
-	return "check that nothing on the way breaks TLS, such as a firewall that inspects it"
+	return "check that nothing on the route breaks TLS, such as a firewall that inspects it"
 }
 
-// certificate says what is wrong with the server's chain, or until when it is good.
+// certificate reports what is wrong with the server's chain, or until when it is valid.
 func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, untrusted error, own, unverified bool, target string) bool {
 	leaf := s.PeerCertificates[0]
 	do := ""
@@ -277,15 +276,15 @@ func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, 
 			do = "check this machine's clock, " + spec.ISTString(now.Truncate(time.Second)) + "; if it is right, the server's operator must renew the certificate"
 		}
 	case errors.As(untrusted, &name):
-		text = fmt.Sprintf("the certificate is for %s, and not for %s", namesOf(leaf), target)
-		do = "give the name that the certificate has in the endpoint, or as " + o.Client.NameKey + " if the board says so"
+		text = fmt.Sprintf("the certificate is for %s, not for %s", namesOf(leaf), target)
+		do = "use the certificate's name in the endpoint, or as " + o.Client.NameKey + " if the board says so"
 	case errors.As(untrusted, &authority):
 		last := s.PeerCertificates[len(s.PeerCertificates)-1]
 		text = fmt.Sprintf("the certificate authority is not trusted here: %q", issuer(last))
-		do = fmt.Sprintf("get the certificate of this authority from the board or the authority, and give its file as %s", o.Client.CAKey)
+		do = fmt.Sprintf("get this authority's certificate from the board or the authority, and give its file as %s", o.Client.CAKey)
 		if own {
 			text = fmt.Sprintf("the certificate authority is not in the file of %s: %q", o.Client.CAKey, issuer(last))
-			do = fmt.Sprintf("add the certificate of this authority to the file of %s", o.Client.CAKey)
+			do = fmt.Sprintf("add this authority's certificate to the file of %s", o.Client.CAKey)
 		}
 	default:
 		text = untrusted.Error()
@@ -302,9 +301,9 @@ func (e *examination) certificate(o *hostconfig.Output, s *tls.ConnectionState, 
 	line := fmt.Sprintf("%s, certificate of %s from %q until %s", tls.VersionName(s.Version), namesOf(leaf), issuer(leaf), spec.ISTString(leaf.NotAfter))
 	switch left := time.Until(leaf.NotAfter); {
 	case unverified:
-		e.add("tls", Warning, "remove insecure_skip_verify: the certificate is good", "insecure_skip_verify is set, and not needed: %s", line)
+		e.add("tls", Warning, "remove insecure_skip_verify: the certificate is valid", "insecure_skip_verify is set but not needed: %s", line)
 	case left < certificateSoon:
-		e.add("tls", Warning, "tell the server's operator; slots wait up to 7 days should it run out", "%s, in %d days", line, int(left.Hours()/24))
+		e.add("tls", Warning, "tell the server's operator; if it expires, slots wait up to 7 days", "%s, which is in %d days", line, int(left.Hours()/24))
 	default:
 		e.add("tls", OK, "", "%s", line)
 	}
@@ -336,7 +335,7 @@ func namesOf(c *x509.Certificate) string {
 	return list(names)
 }
 
-// clock compares the clocks by the Date of the answer, which has whole seconds.
+// clock compares the clocks by the answer's Date, which has whole seconds.
 func (e *examination) clock(resp *http.Response, sent time.Time, took time.Duration) {
 	at, err := http.ParseTime(resp.Header.Get("Date"))
 	if err != nil {
@@ -344,7 +343,7 @@ func (e *examination) clock(resp *http.Response, sent time.Time, took time.Durat
 		return
 	}
 	skew := at.Add(500 * time.Millisecond).Sub(sent.Add(took / 2)).Round(time.Second)
-	line := "this clock is that of the server, to the second"
+	line := "this clock agrees with the server's to the second"
 	switch {
 	case skew > 0:
 		line = fmt.Sprintf("this clock is %s behind the server's", skew)
@@ -356,7 +355,7 @@ func (e *examination) clock(resp *http.Response, sent time.Time, took time.Durat
 	case off < skewGood:
 		e.add("clock", OK, "", "%s", line)
 	case off < skewBad:
-		e.add("clock", Warning, do, "%s: slots go late, or are refused as the future (118) and wait", line)
+		e.add("clock", Warning, do, "%s: slots are sent late, or are refused as future (118) and wait", line)
 	default:
 		e.add("clock", Failed, do, "%s: readings go into the wrong slots, and the board may refuse the signature", line)
 	}

@@ -15,10 +15,10 @@ import (
 	"github.com/ocems-io/ocems/ocems/store"
 )
 
-// oldSlot is how long a slot may wait before it is worth a word.
+// oldSlot is how long a slot may wait without a warning.
 const oldSlot = time.Hour
 
-// outbox says what waits on disk. Which devices are held is not there: the host finds that out anew after each start.
+// outbox shows the waiting slots on disk. The disk does not have which devices are held: the host learns that after each start.
 func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *registry.Registry) {
 	if o.State == nil {
 		return
@@ -26,7 +26,7 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 	s, err := store.Snapshot(o.State.File)
 	switch {
 	case errors.Is(err, fs.ErrNotExist):
-		e.add("state", OK, "", "%s: not begun yet", o.State.File)
+		e.add("state", OK, "", "%s: does not exist yet", o.State.File)
 		return
 	case errors.Is(err, fs.ErrPermission):
 		e.add("state", Skipped, "", "%v: run this as the service's user", err)
@@ -35,10 +35,10 @@ func (e *examination) outbox(ctx context.Context, o *hostconfig.Output, reg *reg
 		e.add("state", Skipped, "", "%v", err)
 		return
 	case errors.Is(err, store.ErrNewer), errors.Is(err, store.ErrOlder):
-		e.add("state", Failed, "see the log of the host, which does not start with it", "%v", err)
+		e.add("state", Failed, "see the log of the host, which does not start with this file", "%v", err)
 		return
 	case err != nil:
-		e.add("state", Failed, "see the log of the host, which sets a damaged file aside and goes on", "%v", err)
+		e.add("state", Failed, "see the log of the host, which sets a damaged file aside and continues", "%v", err)
 		return
 	}
 	defer s.Close()
@@ -68,7 +68,7 @@ func (e *examination) queues(ctx context.Context, s store.Store, o *hostconfig.O
 	}
 	for _, q := range queues {
 		if q.Err != nil {
-			warn("start the host: it keeps the damaged value and goes on with the rest", "%v", q.Err)
+			warn("start the host: it sets the damaged value aside and continues with the rest", "%v", q.Err)
 		}
 		if len(q.Stamps) == 0 {
 			continue
@@ -82,9 +82,9 @@ func (e *examination) queues(ctx context.Context, s store.Store, o *hostconfig.O
 		}
 		switch age := time.Since(q.Stamps[0]); {
 		case reg != nil && !known:
-			warn("put the device back into the configuration, or name it in formerly of the device that it is now; else its slots expire", "%s: the configuration has no such device", line)
+			warn("put the device back into the configuration, or name it in formerly of the device that replaces it; otherwise its slots expire", "%s: the configuration does not have this device", line)
 		case age > oldSlot && !o.DryRun:
-			warn("see ocems status for why: the board refuses the device or does not answer, or a person is to decide; ocems preview shows what waits", "%s", line)
+			warn("see ocems status for the reason: the board refuses the device or does not answer, or a person must decide; ocems preview shows the waiting slots", "%s", line)
 		case waiting <= most:
 			e.add("outbox", OK, "", "%s", line)
 		}
@@ -92,10 +92,10 @@ func (e *examination) queues(ctx context.Context, s store.Store, o *hostconfig.O
 	if warned > most {
 		e.add("outbox", Warning, "ocems preview shows all devices", "warnings of the same kinds: %d more", warned-most)
 	}
-	e.add("outbox", OK, "", "devices that wait %d, slots %d; whether a device is held is in the host's log and metrics only", waiting, slots)
+	e.add("outbox", OK, "", "devices with waiting slots %d, slots %d; ocems status shows which devices are held", waiting, slots)
 }
 
-// DeviceIDs are the ids of a registry's devices; none of nil.
+// DeviceIDs are the ids of a registry's devices; none if it is nil.
 func DeviceIDs(reg *registry.Registry) (ids []string) {
 	if reg == nil {
 		return nil

@@ -8,7 +8,7 @@ import (
 	"syscall"
 )
 
-// fileSystems are those that are no place for a state, by the numbers of statfs(2).
+// fileSystems are those on which a state must not be kept, by the numbers of statfs(2).
 var fileSystems = map[uint32][2]string{
 	0x6969:     {"nfs", "a network file system may lose locks and syncs"},
 	0xff534d42: {"cifs", "a network file system may lose locks and syncs"},
@@ -19,7 +19,7 @@ var fileSystems = map[uint32][2]string{
 	0x00c36400: {"ceph", "a network file system may lose locks and syncs"},
 	0x01021994: {"tmpfs", "it is in memory, and a restart of the machine loses all of it"},
 	0x858458f6: {"ramfs", "it is in memory, and a restart of the machine loses all of it"},
-	0x73717368: {"squashfs", "it is read only"},
+	0x73717368: {"squashfs", "it is read-only"},
 }
 
 func volumeOf(dir string) (volume, error) {
@@ -31,7 +31,7 @@ func volumeOf(dir string) (volume, error) {
 	return volume{kind: known[0], unsafe: known[1], free: s.Bavail * uint64(s.Bsize)}, nil
 }
 
-// ownerOf is the name of the user whose a file is.
+// ownerOf is the name of a file's owner.
 func ownerOf(path string) (string, bool) {
 	info, err := os.Stat(path)
 	if err != nil {

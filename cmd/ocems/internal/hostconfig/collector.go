@@ -30,7 +30,7 @@ import (
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor"
 )
 
-// collectorFile is what the collector makes of its files before the components read their parts.
+// collectorFile is the collector's merged configuration before the components read their parts.
 type collectorFile struct {
 	Receivers  map[component.ID]map[string]any `mapstructure:"receivers"`
 	Processors map[component.ID]map[string]any `mapstructure:"processors"`
@@ -51,29 +51,29 @@ type collectorStages struct {
 	Exporters  []component.ID `mapstructure:"exporters"`
 }
 
-// groups are those of components, by their keys.
+// groups are the groups of components, by their keys.
 func (f *collectorFile) groups() map[string]map[component.ID]map[string]any {
 	return map[string]map[component.ID]map[string]any{"receivers": f.Receivers, "processors": f.Processors, "exporters": f.Exporters,
 		"connectors": f.Connectors, "extensions": f.Extensions}
 }
 
-// compiledIn are the components that are read by their own code.
+// compiledIn are the components whose own code reads their configuration.
 var compiledIn = map[string]component.Factory{
 	"exporters": ocemsexporter.NewFactory(), "processors": ocemsslotprocessor.NewFactory(), "extensions": ocemsstorage.NewFactory(),
 }
 
-// collectorReader is one reading of a collector's files.
+// collectorReader reads a collector's files.
 type collectorReader struct {
 	*reader
 	places  places
 	conf    *confmap.Conf
 	file    collectorFile
-	configs map[string]component.Config // of what is compiled in, by group and id
-	refused map[string][]string         // the host's words of each
-	used    map[string]bool             // what service names
+	configs map[string]component.Config // of compiled-in components, by group and id
+	refused map[string][]string         // the host's errors, by group and id
+	used    map[string]bool             // group and id in service
 }
 
-// collector reads the collector's files, of which a later one changes the ones before.
+// collector reads the collector's files. A later file overrides an earlier one.
 func (r *reader) collector() {
 	r.cfg.Host = Collector
 	c := &collectorReader{reader: r, configs: map[string]component.Config{}, refused: map[string][]string{}, used: map[string]bool{}}
@@ -100,13 +100,13 @@ func (r *reader) collector() {
 		}
 	}
 	if len(r.cfg.Outputs) == 0 && wrong == nil {
-		r.cfg.Faults.fault(Failed, "give the file, or all the files, that the collector is started with", "there is no exporter `ocems` and no processor `ocems_slot`")
+		r.cfg.Faults.fault(Failed, "give all files that the collector is started with", "there is no exporter `ocems` and no processor `ocems_slot`")
 	}
 	c.kafka()
 	c.leftOut()
 }
 
-// parse reads each file by itself, so that a mistake in the YAML is told of the file that it is in.
+// parse reads each file separately, so that an error in the YAML names its file.
 func (c *collectorReader) parse() (ok bool) {
 	ok = true
 	for _, s := range c.sources {
@@ -132,7 +132,7 @@ func (c *collectorReader) parse() (ok bool) {
 	return ok
 }
 
-// resolve merges the files and puts in what ${...} stands for.
+// resolve merges the files and expands ${...}.
 func (c *collectorReader) resolve() bool {
 	core, logs := observer.New(zap.WarnLevel)
 	set := confmap.ResolverSettings{DefaultScheme: "env", ProviderSettings: confmap.ProviderSettings{Logger: zap.New(core)},
@@ -160,7 +160,7 @@ func (c *collectorReader) resolve() bool {
 
 var resolveSecrets = regexp.MustCompile(`(:-|yaml:)[^"]*|(representation: ).*`) // a default, or a value
 
-// decode has each component that is compiled in read its part, and check it.
+// decode has each compiled-in component read and check its part.
 func (c *collectorReader) decode() {
 	for group, factory := range compiledIn {
 		for _, id := range sortedIDs(c.file.groups()[group]) {
@@ -178,7 +178,7 @@ func (c *collectorReader) decode() {
 			key := group + "." + id.String()
 			c.configs[key], c.refused[key] = cfg, errorLines(err)
 			for _, line := range c.refused[key] {
-				if group == "extensions" { // of the others it is said with the output
+				if group == "extensions" { // others are reported with their output
 					c.cfg.Faults.fault(Failed, "edit "+c.mend(line, reflect.TypeOf(cfg), group, id.String()), "%s: %s", key, line)
 				}
 			}
@@ -186,7 +186,7 @@ func (c *collectorReader) decode() {
 	}
 }
 
-// errorLines are the faults of an error, an unknown key each by itself.
+// errorLines returns the faults in an error, one for each unknown key.
 func errorLines(err error) (lines []string) {
 	if err == nil {
 		return nil
@@ -214,7 +214,7 @@ var (
 	pathStep    = regexp.MustCompile(`[^.:\[\] =]+`)
 )
 
-// mend says which line of which file to edit for a fault, and the nearest key to one that is not known.
+// mend returns the file and line to edit for a fault, and the nearest key to an unknown one.
 func (c *collectorReader) mend(line string, t reflect.Type, base ...string) string {
 	of, key, unknown := strings.Cut(line, "has invalid keys: ")
 	path, _, _ := strings.Cut(of, ": ")
@@ -228,11 +228,11 @@ func (c *collectorReader) mend(line string, t reflect.Type, base ...string) stri
 	return c.places.find(append(append(base, steps...), key)...) + nearest(key, typeAt(t, steps), "mapstructure")
 }
 
-// typeAt is the type of what a path leads to, nil where that is not known.
+// typeAt is the type at a path, nil if it is not known.
 func typeAt(t reflect.Type, path []string) reflect.Type {
 	for _, step := range path {
 		if _, err := strconv.Atoi(step); err == nil {
-			continue // of a list
+			continue // index of a list
 		}
 		if t = element(t); t == nil || t.Kind() != reflect.Struct {
 			return nil
@@ -242,7 +242,7 @@ func typeAt(t reflect.Type, path []string) reflect.Type {
 	return t
 }
 
-// references checks that what is named is there, as the collector does in its words, but all of it.
+// references checks the references in service. The collector stops at the first fault; this reports all, in its words.
 func (c *collectorReader) references() {
 	fault := func(at []string, format string, args ...any) {
 		c.cfg.Faults.fault(Failed, "edit "+c.places.find(at...), "%s: %s", strings.Join(at[:min(3, len(at))], "::"), fmt.Sprintf(format, args...))
@@ -266,7 +266,7 @@ func (c *collectorReader) references() {
 				fault(at, "references processor %q multiple times", id)
 			}
 			if len(at) > 2 && !strings.HasPrefix(at[2], "metrics") && strings.HasPrefix(id.Type().String(), "ocems") {
-				fault(at, "%s takes metrics only; put it into a pipeline of metrics", id)
+				fault(at, "%s accepts metrics only; put it into a metrics pipeline", id)
 			}
 		}
 	}
@@ -282,7 +282,7 @@ func (c *collectorReader) references() {
 	}
 }
 
-// leftOut names what was not checked, and what is never started.
+// leftOut reports components that are not checked and components that never start.
 func (c *collectorReader) leftOut() {
 	var unchecked, idle []string
 	for _, group := range []string{"receivers", "processors", "exporters", "connectors", "extensions"} {
@@ -291,13 +291,13 @@ func (c *collectorReader) leftOut() {
 			if c.configs[key] == nil {
 				unchecked = append(unchecked, key)
 			}
-			if !c.used[key] && (c.configs[key] == nil || group == "extensions") { // of an output it is said there
+			if !c.used[key] && (c.configs[key] == nil || group == "extensions") { // outputs report it themselves
 				idle = append(idle, key)
 			}
 		}
 	}
 	if idle != nil {
-		c.cfg.Faults.fault(Warning, "name them in service, or take them out", "never started, since service does not name them: %s", strings.Join(idle, ", "))
+		c.cfg.Faults.fault(Warning, "name them in service, or remove them", "never started because service does not name them: %s", strings.Join(idle, ", "))
 	}
 	if len(c.file.Service.Telemetry) > 0 {
 		unchecked = append(unchecked, "service.telemetry")
@@ -307,7 +307,7 @@ func (c *collectorReader) leftOut() {
 	}
 }
 
-// output begins the report on an exporter or a processor with what the collector refuses of it.
+// output adds an exporter or a processor, with the collector's errors.
 func (c *collectorReader) output(group string, id component.ID, cfg component.Config) *Output {
 	key := group + "." + id.String()
 	o := &Output{Name: key, Where: c.places.find(group, id.String()), Host: Collector}
@@ -321,7 +321,7 @@ func (c *collectorReader) output(group string, id component.ID, cfg component.Co
 	return o
 }
 
-// keep finds where an output keeps its state.
+// keep sets where an output keeps its state.
 func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.Kind, id component.ID) {
 	if storage == nil {
 		return
@@ -340,15 +340,15 @@ func (c *collectorReader) keep(o *Output, storage *component.ID, kind component.
 	}
 }
 
-// kafka warns of receivers whose messages can be lost, by their defaults, although the broker has them.
+// kafka warns of receivers that lose messages by their defaults.
 func (c *collectorReader) kafka() {
 	for _, id := range sortedIDs(c.file.Receivers) {
 		if id.Type().String() != "kafka" || !c.used["receivers."+id.String()] {
 			continue
 		}
 		for _, k := range []struct{ section, key, why string }{
-			{"message_marking", "after", "a message is marked before it is on the disk, and a crash loses it"},
-			{"error_backoff", "enabled", "after an error, such as a full disk, the partition stands still until the next rebalance"},
+			{"message_marking", "after", "a message is marked before it is on disk, and a crash loses it"},
+			{"error_backoff", "enabled", "after an error, such as a full disk, the partition stops until the next rebalance"},
 		} {
 			if keys, _ := c.file.Receivers[id][k.section].(map[string]any); keys[k.key] != true {
 				c.cfg.Faults.fault(Warning, fmt.Sprintf("set %s: true in its %s: edit %s", k.key, k.section, c.places.find("receivers", id.String(), k.section)),
@@ -358,7 +358,7 @@ func (c *collectorReader) kafka() {
 	}
 }
 
-// behind finds what an ocems_slot hands its slots to.
+// behind finds the components that get the slots of an ocems_slot.
 func (c *collectorReader) behind(o *Output, id component.ID) {
 	seen := map[pipeline.ID]bool{}
 	for _, name := range sortedIDs(c.file.Service.Pipelines) {
@@ -368,7 +368,7 @@ func (c *collectorReader) behind(o *Output, id component.ID) {
 	}
 }
 
-// follow goes along a pipeline from one of its processors on, and through connectors.
+// follow walks a pipeline, from one of its processors on and through connectors.
 func (c *collectorReader) follow(o *Output, name pipeline.ID, from int, seen map[pipeline.ID]bool) {
 	if seen[name] {
 		return
@@ -407,7 +407,7 @@ func texts(ids []component.ID) (texts []string) {
 
 var yamlQuote = regexp.MustCompile("`[^`]*`")
 
-// yamlError is the decoder's text without the values that it quotes, any of which may be the token.
+// yamlError is the decoder's text without the values that it quotes, since each may be a token.
 func yamlError(err error) string {
 	lines := []string{innermost(err).Error()}
 	if t := (*yaml.TypeError)(nil); errors.As(err, &t) {
@@ -416,7 +416,7 @@ func yamlError(err error) string {
 	return shortQuotes.ReplaceAllString(yamlQuote.ReplaceAllString(strings.Join(lines, "\n"), "the value"), "...")
 }
 
-// places are the files as they are written, for the lines of their keys.
+// places are the parsed files, for the lines of their keys.
 type places []place
 
 type place struct {
@@ -424,7 +424,7 @@ type place struct {
 	root *yaml.Node
 }
 
-// find is the file and line of a key, or of the last key above it that is there.
+// find returns the file and line of a key, or of its nearest existing parent.
 func (p places) find(path ...string) (at string) {
 	at, deepest := p[0].name, 1
 	for _, place := range p {
@@ -435,7 +435,7 @@ func (p places) find(path ...string) (at string) {
 	return at
 }
 
-// descend goes along a path as far as it leads, and returns how far that is and on which line.
+// descend follows a path as far as it exists, and returns that depth and its line.
 func descend(n *yaml.Node, path []string) (depth, line int) {
 	if n.Kind == yaml.DocumentNode && len(n.Content) > 0 {
 		n = n.Content[0]

@@ -17,11 +17,11 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// Severity is how much a fault matters.
+// Severity is the severity of a fault.
 type Severity int
 
-// A Failed configuration does not start, or does not do what it says. A Warning costs readings or sleep one day. What is
-// Unchecked cannot be known from the files.
+// Failed: the host does not start, or does not do what the configuration says. Warning: readings may be lost later.
+// Unchecked: the files do not tell.
 const (
 	Failed Severity = iota
 	Warning
@@ -31,8 +31,8 @@ const (
 // Fault is something wrong with a configuration. Its texts hold no token and no key.
 type Fault struct {
 	Severity Severity
-	Text     string // what is wrong
-	Do       string // what mends it
+	Text     string // the fault
+	Do       string // the cure
 }
 
 type faults []Fault
@@ -46,23 +46,23 @@ type Config struct {
 	Host    Host
 	Files   []string // in the order they were read
 	Outputs []*Output
-	Faults  faults   // of no output in particular
+	Faults  faults   // those of no output
 	Unset   []string // variables that are named, have no default and are not in the environment
 }
 
-// Options is what Load needs to know beside the files.
+// Options are the options of Load.
 type Options struct {
-	// Environment has variables that the host has and this process has not, or has otherwise.
+	// Environment has the host's variables that this process lacks or has with other values.
 	Environment map[string]string
 	// Set is the collector's --set, each key=value.
 	Set []string
-	// Host is which program reads the files; "" to tell it by the files.
+	// Host is the program that reads the files; "" to detect it.
 	Host Host
 }
 
-// source is a file, or another place that the collector takes a configuration from.
+// source is a file or another source of a collector's configuration.
 type source struct {
-	name string // as it may be shown: a URI can hold a secret
+	name string // safe to show: a URI may hold a secret
 	uri  string // of the collector, "" for a file
 	data []byte
 }
@@ -73,9 +73,9 @@ type reader struct {
 	sources []source
 }
 
-// Load reads the files as the host does: YAML and URIs for the collector, TOML, or a directory of *.conf, for Telegraf. A
-// file of nothing but [[outputs.ocems]] is taken for one of ocems-telegraf. The error is that of reading; what is wrong
-// inside is among the faults.
+// Load reads the files as the host does: YAML and URIs for the collector, TOML or a directory of *.conf for Telegraf. A
+// file that has only [[outputs.ocems]] is one of ocems-telegraf. The error is that of reading; faults of the content are in
+// Faults.
 func Load(paths []string, opt Options) (*Config, error) {
 	r := &reader{opt: opt, cfg: &Config{Host: opt.Host}}
 	host := Host("")
@@ -85,12 +85,12 @@ func Load(paths []string, opt Options) (*Config, error) {
 			return nil, fmt.Errorf("reading the configuration: %w", err)
 		}
 		if host != "" && of != host {
-			return nil, fmt.Errorf("reading the configuration: %s is that of another program than %s: give those of one host", r.sources[len(r.sources)-1].name, r.sources[0].name)
+			return nil, fmt.Errorf("reading the configuration: %s and %s belong to different programs: give the files of one host", r.sources[len(r.sources)-1].name, r.sources[0].name)
 		}
 		host = of
 	}
 	if host == "" {
-		return nil, errors.New("no configuration is given")
+		return nil, errors.New("no configuration given: --config FILE")
 	}
 	if opt.Host != "" && (opt.Host == Collector) != (host == Collector) {
 		return nil, fmt.Errorf("reading the configuration: %s is not a configuration of %s", r.sources[0].name, opt.Host)
@@ -99,9 +99,9 @@ func Load(paths []string, opt Options) (*Config, error) {
 		key, value, ok := strings.Cut(set, "=")
 		switch {
 		case host != Collector:
-			return nil, errors.New("--set is the collector's, and the files are Telegraf's")
+			return nil, errors.New("--set is for the collector only, and the files are Telegraf's")
 		case !ok:
-			return nil, errors.New("--set: there is no = in it: write key=value")
+			return nil, errors.New("--set: it has no =: write key=value")
 		}
 		r.sources = append(r.sources, source{name: "--set " + key, uri: "yaml:" + strings.TrimSpace(strings.ReplaceAll(key, ".", "::")) + ": " + strings.TrimSpace(value)})
 	}
@@ -121,10 +121,10 @@ func Load(paths []string, opt Options) (*Config, error) {
 	return r.cfg, nil
 }
 
-// uriScheme is that of a collector's URI; a drive of Windows has one letter.
+// uriScheme is that of a collector's URI; a Windows drive has one letter.
 var uriScheme = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9+.-]+):`)
 
-// add reads a file, or the files of a directory, and tells the host by their names.
+// add reads a file, or the files of a directory, and detects the host by their names.
 func (r *reader) add(path string) (host Host, err error) {
 	if scheme := uriScheme.FindStringSubmatch(path); scheme != nil && scheme[1] != "file" {
 		r.sources = append(r.sources, source{name: scheme[1] + ":...", uri: path})
@@ -154,16 +154,16 @@ func (r *reader) add(path string) (host Host, err error) {
 		case ext == ".conf", ext == ".toml":
 			host = Telegraf
 		default:
-			return "", fmt.Errorf("%s ends neither in .conf or .toml, as Telegraf's does, nor in .yaml or .yml, as the collector's", name)
+			return "", fmt.Errorf("%s: unknown ending: Telegraf's files end in .conf or .toml, the collector's in .yaml or .yml", name)
 		}
 	}
 	return host, nil
 }
 
-// loading guards what the hosts' code has one of in a process: the environment, Telegraf's list of plugins and its log.
+// loading guards the process-wide state of the hosts' code: the environment, Telegraf's list of plugins and its log.
 var loading sync.Mutex
 
-// setEnvironment gives the hosts' code, which asks the process, the service's variables; restore takes them back.
+// setEnvironment sets the service's variables in this process, where the hosts' code looks them up; restore undoes it.
 func setEnvironment(variables map[string]string) (restore func()) {
 	before := os.Environ()
 	for name, value := range variables {
@@ -181,24 +181,24 @@ func setEnvironment(variables map[string]string) (restore func()) {
 	}
 }
 
-// refused notes what the host said of an output, a fault a line, each with what mends it.
+// refused notes the host's errors of an output, one fault for each line, with its cure.
 func (o *Output) refused(lines []string, where func(line string) string) {
 	for _, line := range lines {
 		o.Faults.fault(Failed, doFor(line, where(line)), "%s", line)
 	}
 }
 
-// doFor is what mends what a host refuses.
+// doFor is the cure for an error of the host.
 func doFor(text, where string) string {
 	switch {
 	case strings.Contains(text, "missing; give token_id"):
-		return "give it in " + where + "; if a variable holds it, set that, or run this with the environment of the service: --env-file FILE"
+		return "give it in " + where + "; if it is in a variable, set the variable here too, or give the service's environment: --env-file FILE"
 	case strings.Contains(text, "is not set in the environment"):
-		return "set the variable, or run this with the environment of the service: --env-file FILE"
+		return "set the variable, or give the service's environment: --env-file FILE"
 	case strings.Contains(text, ": permission denied"):
 		return "let the service's user read the file, and run this as that user"
 	case strings.Contains(text, ": no such file or directory") && !strings.Contains(text, "not a file's name"):
-		return "put the file there, or mend its path in " + where
+		return "put the file there, or correct its path in " + where
 	}
 	return "edit " + where
 }
@@ -214,7 +214,7 @@ func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 			maps.Copy(out, keysOf(f.Type, tag))
 		case f.IsExported() && name != "" && name != "-":
 			out[name] = f.Type
-		case f.IsExported() && name == "" && tag == "toml": // as Telegraf's decoder finds it
+		case f.IsExported() && name == "" && tag == "toml": // as Telegraf's decoder names it
 			out[strings.ToLower(wordBegins.ReplaceAllString(f.Name, "${1}_${2}"))] = f.Type
 		}
 	}
@@ -223,7 +223,7 @@ func keysOf(t reflect.Type, tag string) map[string]reflect.Type {
 
 var wordBegins = regexp.MustCompile(`([a-z])([A-Z])`)
 
-// element is what a list or a pointer holds.
+// element is the element type of a list or pointer.
 func element(t reflect.Type) reflect.Type {
 	for t != nil && (t.Kind() == reflect.Pointer || t.Kind() == reflect.Slice) {
 		t = t.Elem()
@@ -231,7 +231,7 @@ func element(t reflect.Type) reflect.Type {
 	return t
 }
 
-// nearest are the known keys of a struct that an unknown one may have been meant for.
+// nearest lists the known keys of a struct that resemble an unknown one.
 func nearest(key string, t reflect.Type, tag string) string {
 	if t = element(t); t == nil || t.Kind() != reflect.Struct {
 		return ""
@@ -241,7 +241,7 @@ func nearest(key string, t reflect.Type, tag string) string {
 
 var plainKey = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]{0,30}$`)
 
-// shownKey is a key as it may be shown: where a colon or a quote is missing, a secret stands in it.
+// shownKey is a key that is safe to show: if a colon or a quote is missing, a key may contain a secret.
 func shownKey(key string) string {
 	if plainKey.MatchString(key) {
 		return key

@@ -16,7 +16,7 @@ import (
 
 const publicKey = "../../../../ocems/seal/testdata/industry_test_public.pem"
 
-// environment is what the service has and the tests' process has not.
+// environment has variables of the service that the tests' process lacks.
 var environment = map[string]string{"OCEMS_TEST_TOKEN": "0123456789abcdef0123456789abcdef", "OCEMS_TEST_WORD": "plant", "OCEMS_TEST_NUMBER": "007",
 	"OCEMS_TEST_LIST": "[{station_id: s, device_id: d, token_id: 0123456789abcdef0123456789abcdef}]"}
 
@@ -38,7 +38,7 @@ func load(t *testing.T, set []string, paths ...string) *hostconfig.Config {
 	return cfg
 }
 
-// failures are the faults with which the host does not start.
+// failures are the faults that keep the host from starting.
 func failures(faults []hostconfig.Fault) (lines []string) {
 	for _, f := range faults {
 		if f.Severity == hostconfig.Failed {
@@ -55,7 +55,7 @@ func absolute(t *testing.T, path string) string {
 	return path
 }
 
-// collector is a good configuration of a collector with further keys of the exporter.
+// collector is a valid configuration of a collector, with more keys for the exporter.
 func collector(t *testing.T, exporter string) string {
 	t.Helper()
 	return fmt.Sprintf(`
@@ -95,7 +95,7 @@ func TestCollector(t *testing.T) {
 	assert.Contains(t, o.Where, "c.yaml:4")
 }
 
-// What ${...} stands for is the collector's matter; here is how it comes in.
+// The collector expands ${...}; this tests that its result is used.
 func TestCollectorVariables(t *testing.T) {
 	for value, want := range map[string]string{`${env:OCEMS_TEST_WORD}`: "plant", `${OCEMS_TEST_WORD}-x`: "plant-x", `${env:OCEMS_NOT_SET:-x}`: "x", `$$x`: "$x",
 		`"${env:OCEMS_TEST_NUMBER}"`: "007", "${yaml:z}": "z", "${file:" + write(t, "name", "of-a-file") + "}": "of-a-file"} {
@@ -117,7 +117,7 @@ func TestCollectorVariables(t *testing.T) {
 	assert.NotContains(t, failures(cfg.Faults)[0], "hunter2")
 }
 
-// Several files, URIs and --set are one configuration, of which the later changes the earlier.
+// Several files, URIs and --set make one configuration; a later one overrides an earlier one.
 func TestCollectorSources(t *testing.T) {
 	first := write(t, "first.yaml", collector(t, "timeout: &t {} "))
 	second := write(t, "second.yaml", "exporters: {ocems: {endpoint: 'https://staging.example.org/x', audit_file: other.jsonl}}\n")
@@ -138,7 +138,7 @@ func TestCollectorSources(t *testing.T) {
 	_, err := hostconfig.Load([]string{first}, hostconfig.Options{Set: []string{"exporters.ocems.dry_run"}})
 	assert.ErrorContains(t, err, "key=value")
 	_, err = hostconfig.Load([]string{write(t, "t.conf", "")}, hostconfig.Options{Set: []string{"a=b"}})
-	assert.ErrorContains(t, err, "--set is the collector's")
+	assert.ErrorContains(t, err, "--set is for the collector")
 }
 
 func telegrafOutput(t *testing.T, id, more string) string {
@@ -157,7 +157,7 @@ func TestTelegraf(t *testing.T) {
 	assert.Empty(t, cfg.Unset)
 }
 
-// Tables of one plugin may stand between those of another; a disk buffer of Telegraf is not made.
+// Tables of one plugin may be between those of another. No disk buffer of Telegraf is created.
 func TestTelegrafBlocks(t *testing.T) {
 	dir := t.TempDir()
 	text := telegrafOutput(t, "d", "") + "\n[[inputs.modbus]]\n  name = \"etp\"\n[[outputs.ocems.device]]\n  station_id = \"s\"\n  device_id = \"e\"\n  token_id = \"${OCEMS_TEST_TOKEN}\"\n" +
@@ -176,7 +176,7 @@ func TestTelegrafBlocks(t *testing.T) {
 	assert.Empty(t, entries)
 }
 
-// Several files are one configuration.
+// Several files make one configuration.
 func TestTelegrafFiles(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.MkdirAll(filepath.Join(dir, "telegraf.d", "..data"), 0o700))

@@ -14,7 +14,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
-// page is a file of Telegraf's as it was parsed.
+// page is a parsed file of Telegraf's.
 type page struct {
 	name string
 	root *ast.Table
@@ -27,7 +27,7 @@ type plugin struct {
 	*ast.Table
 }
 
-// all are the tables of a kind, such as inputs, in the order of their names.
+// all returns the tables of a kind, such as inputs, ordered by name.
 func (t *telegrafReader) all(kind string) (list []plugin) {
 	for _, p := range t.pages {
 		for _, group := range tablesOf(p.root, kind) {
@@ -41,7 +41,7 @@ func (t *telegrafReader) all(kind string) (list []plugin) {
 	return list
 }
 
-// decode reads what v has fields for. What it does not understand is Telegraf's to refuse.
+// decode reads the keys for which v has fields. Telegraf's loader reports the faults.
 func (p plugin) decode(v any) {
 	c := toml.DefaultConfig
 	c.MissingField = func(reflect.Type, string) error { return nil }
@@ -87,7 +87,7 @@ func (m *modbus) registers() (list []modbusField) {
 	return list
 }
 
-// cut says that Telegraf makes an integer again of what it has scaled, and what prevents that.
+// cut reports whether Telegraf turns the scaled value back into an integer, and how to prevent it.
 func (r modbusField) cut() (cure string, cut bool) {
 	integer := func(s string) bool { return strings.HasPrefix(s, "INT") || strings.HasPrefix(s, "UINT") }
 	switch {
@@ -104,7 +104,7 @@ func (r modbusField) cut() (cure string, cut bool) {
 	return "", false
 }
 
-// group tells the metrics of an input apart.
+// group is the key by which an input splits its fields into metrics.
 func (m *modbus) group(r modbusField) string {
 	if m.ExcludeRegisterTypeTag {
 		return r.Measurement
@@ -119,7 +119,7 @@ type enumMapping struct {
 	ValueMappings    map[string]any `toml:"value_mappings"`
 }
 
-// inputs warns of inputs and processors that lose or spoil readings before the output sees them.
+// inputs warns of inputs and processors that lose or change readings before they reach the output.
 func (t *telegrafReader) inputs() {
 	warn := func(p plugin, do, format string, args ...any) {
 		t.cfg.Faults.fault(Warning, do, "%s: %s: %s", p.where, p.name, fmt.Sprintf(format, args...))
@@ -142,17 +142,17 @@ func (t *telegrafReader) inputs() {
 			flag, err := spec.ParseFlag(whole)
 			switch {
 			case m.Default == nil && !t.guarded():
-				warn(p, `set default = "not mapped": that is no flag, so such a reading is refused, and the audit trail has it`,
-					"the mapping of %s to ocems_flag has no default: a value that it does not know gives no flag, and its readings count as U", strings.Join(from, ", "))
+				warn(p, `set default = "not mapped": it is not a valid flag, so such a reading is refused and recorded in the audit trail`,
+					"the mapping of %s to ocems_flag has no default: an unmapped value gives no flag, and its readings count as U", strings.Join(from, ", "))
 			case m.Default != nil && isText && err == nil:
-				warn(p, `set default = "not mapped": that is no flag, so such a reading is refused, and the audit trail has it`,
-					"the mapping of %s to ocems_flag has the default %q: readings with a value that it does not know count as %s", strings.Join(from, ", "), whole, flag)
+				warn(p, `set default = "not mapped": it is not a valid flag, so such a reading is refused and recorded in the audit trail`,
+					"the mapping of %s to ocems_flag has the default %q: readings with an unmapped value count as %s", strings.Join(from, ", "), whole, flag)
 			}
 		}
 	}
 	for _, p := range t.all("inputs") {
 		if kv, ok := p.Fields["csv_skip_errors"].(*ast.KeyValue); ok && kv.Value.Source() == "true" {
-			warn(p, "leave csv_skip_errors out: the log then names each such row", "csv_skip_errors is set: rows that cannot be read are lost, and only --debug says so")
+			warn(p, "remove csv_skip_errors: the log then names each such row", "csv_skip_errors is set: unreadable rows are lost, and only --debug shows them")
 		}
 		switch p.name {
 		case "inputs.modbus":
@@ -175,19 +175,19 @@ func (t *telegrafReader) inputs() {
 					if i := slices.IndexFunc(list, elsewhere); list[i].Measurement != r.Measurement {
 						do = "give its registers one measurement, and set exclude_register_type_tag = true: they are then one metric"
 					}
-					warn(p, do, "ocems_flag comes from %q, which is in a metric of its own (%s registers), and no field of that metric is reported: the flag reaches no reading", r.Name, r.Register)
+					warn(p, do, "ocems_flag comes from %q, which is in a separate metric (%s registers) without a reported field: the flag reaches no reading", r.Name, r.Register)
 				}
 			}
 		case "inputs.mqtt_consumer":
 			if format := text(p.Table, "data_format"); slices.Contains([]string{"json", "json_v2", "value", "csv"}, format) && !hasTime(p.Table) {
 				warn(p, "take the time from the message, such as timestamp_path of json_v2, or publish without the retain flag",
-					"messages have the time at which they come: a retained message comes again at each connection, and counts as a new reading of an analyser that may be silent")
+					"messages get their time of arrival: the broker sends a retained message again at each connection, and it counts as a new reading even if the analyser is silent")
 			}
 		}
 	}
 }
 
-// reported says whether a field is mapped. Where devices have no mapping here, any may be.
+// reported tells whether a field is mapped. If a device has no mapping here, any key of the catalogue may be.
 func (t *telegrafReader) reported() func(field string) bool {
 	mapped, any := map[string]bool{}, false
 	for _, o := range t.cfg.Outputs {
@@ -202,8 +202,8 @@ func (t *telegrafReader) reported() func(field string) bool {
 	return func(field string) bool { return mapped[field] || any && spec.IsParameter(field) }
 }
 
-// guarded says that nothing without a flag reaches the output, as far as its filters tell. An output that takes only named
-// metrics behind a script may take only what the script makes, which nobody can know here.
+// guarded reports whether the filters of the outputs let only metrics with a flag pass. With a script and a namepass the
+// output may get only the script's metrics, which cannot be checked here; that counts as guarded.
 func (t *telegrafReader) guarded() bool {
 	some := false
 	script := slices.ContainsFunc(t.all("processors"), func(p plugin) bool { return p.name == "processors.starlark" })
@@ -229,7 +229,7 @@ func (t *telegrafReader) isOwnFile(p plugin) bool {
 	return slices.ContainsFunc(t.pages, func(x page) bool { return x.own && strings.HasPrefix(p.where, x.name+":") })
 }
 
-// text is the value of a key, as it is written; "" for none.
+// text is the value of a key as written; "" if it is not set.
 func text(t *ast.Table, key string) string {
 	kv, _ := t.Fields[key].(*ast.KeyValue)
 	if kv == nil {
@@ -238,7 +238,7 @@ func text(t *ast.Table, key string) string {
 	return strings.Trim(kv.Value.Source(), `"'`)
 }
 
-// hasTime says that a parser's keys name the time in the message.
+// hasTime reports whether a parser's keys name a time in the message.
 func hasTime(t *ast.Table) bool {
 	for key := range t.Fields {
 		if strings.Contains(key, "timestamp") || strings.HasSuffix(key, "time_key") {

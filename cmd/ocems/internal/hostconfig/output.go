@@ -19,7 +19,7 @@ import (
 // Host is a program that reports to the board.
 type Host string
 
-// The hosts. External is the output as an external plugin beside a Telegraf as it is.
+// The hosts. External is the output as an external plugin of an unmodified Telegraf.
 const (
 	Telegraf  Host = "Telegraf"
 	External  Host = "ocems-telegraf"
@@ -31,15 +31,15 @@ type Output struct {
 	Name   string // outputs.ocems or exporters.ocems/name
 	Where  string // file:line
 	Host   Host
-	Slots  bool    // a processor: it delivers to no board itself
-	Behind []Stage // what stands behind a processor
+	Slots  bool    // a processor: it does not deliver to the board
+	Behind []Stage // the components behind a processor
 
 	Endpoint  string
 	DryRun    bool
 	Signature string // signature_time
 	Names     registry.Config
 	Client    Client
-	State     *State // open windows and what waits; nil: in memory
+	State     *State // open windows and waiting slots; nil: in memory
 	AuditFile string // "" for none
 	Rules     slot.Options
 	Align     bool
@@ -56,30 +56,30 @@ type Stage struct {
 	Keys           map[string]any // of an exporter
 }
 
-// Buffer is how Telegraf hands over.
+// Buffer has the settings of Telegraf's buffer.
 type Buffer struct {
-	Flush, Jitter time.Duration // flush_interval and what flush_jitter adds at most
+	Flush, Jitter time.Duration // flush_interval, flush_jitter
 	Interval      time.Duration // between two collections
 	Limit, Batch  int
 }
 
-// State is the place on disk where a host keeps what must not be lost.
+// State is where a host keeps its state on disk.
 type State struct {
-	Key       string // that names it, such as state_directory
+	Key       string // of the configuration, such as state_directory
 	Directory string
 	File      string // path of the bbolt file
 	Create    bool   // the host makes the directory
 }
 
-// Client is how the host connects.
+// Client has the connection settings of the host.
 type Client struct {
 	Timeout        time.Duration
 	TimeoutKey     string
 	Proxy          string // URL; may hold a password
-	SystemProxy    bool   // take it from HTTPS_PROXY, HTTP_PROXY and NO_PROXY
+	SystemProxy    bool   // use HTTPS_PROXY, HTTP_PROXY and NO_PROXY
 	LocalAddress   string
 	TLS            func() (*tls.Config, error) // by the host's own code; nil for the default
-	CAKey, NameKey string                      // that give the authority's file and the server's name
+	CAKey, NameKey string                      // keys of the authority's file and of the server's name
 }
 
 func (o *Output) takeExporter(c *ocemsexporter.Config) *component.ID {
@@ -110,7 +110,7 @@ func (o *Output) takePlugin(c *ocems.OCEMS) {
 	o.Client = Client{Timeout: time.Duration(c.Timeout), TimeoutKey: "timeout", Proxy: c.HTTPProxyURL, SystemProxy: c.UseSystemProxy, LocalAddress: c.LocalAddress,
 		TLS: c.TLSConfig, CAKey: "tls_ca", NameKey: "tls_server_name"}
 	if c.UseSystemProxy {
-		o.Client.Proxy = "" // Telegraf obeys the environment then
+		o.Client.Proxy = "" // Telegraf then uses the environment
 	}
 }
 
@@ -123,7 +123,7 @@ func reveal(s *config.Secret) registry.Secret {
 	return registry.Secret(b.String())
 }
 
-// Registry names the devices without their secrets, so that it can be made where the service's environment is missing.
+// Registry has the devices without their secrets, so it works without the service's environment.
 func (o *Output) Registry() (*registry.Registry, error) {
 	cfg := o.Names
 	cfg.NamesOnly = true

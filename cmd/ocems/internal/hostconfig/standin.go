@@ -11,18 +11,18 @@ import (
 	"github.com/ocems-io/ocems/ocems/registry"
 )
 
-// standInToken takes the place of a token that is not read here. Nothing is sealed under it.
+// standInToken replaces a token that is not read here. Nothing is sealed with it.
 var standInToken = strings.Repeat("0", 32)
 
-// standInKey takes the place of a public key that is not read here. It is a number of the right size, and no key.
+// standInKey replaces a public key that is not read here. It is a number of the right size, not a real key.
 var standInKey = sync.OnceValue(func() string {
 	n := new(big.Int).SetBit(big.NewInt(1), 2047, 1)
 	der, err := x509.MarshalPKIXPublicKey(&rsa.PublicKey{N: n, E: 65537})
 	if err != nil {
-		panic(err) // of a constant
+		panic(err) // impossible: the input is constant
 	}
 	return base64.StdEncoding.EncodeToString(der)
 })
 
-// IsStandIn reports that a public key is not the configured one, which could not be read, but a number in its place.
+// IsStandIn reports whether a public key is the stand-in for one that could not be read.
 func IsStandIn(key registry.Secret) bool { return key.Reveal() == standInKey() }

@@ -11,8 +11,8 @@ import (
 	"github.com/influxdata/telegraf/plugins/secretstores"
 )
 
-// register puts a stub into Telegraf's list where the plugin is not compiled in. Telegraf reads what it keeps for every
-// plugin, such as namepass and flush_interval; which keys the plugin has is not known.
+// register adds a stub to Telegraf's list if the plugin is not compiled in. Telegraf reads the keys common to all plugins,
+// such as namepass and flush_interval; the plugin's own keys are not known.
 func register(plugin string) {
 	kind, name, _ := strings.Cut(plugin, ".")
 	switch {
@@ -31,7 +31,7 @@ func register(plugin string) {
 	}
 }
 
-// anyKeys takes any key.
+// anyKeys accepts any key.
 type anyKeys struct{}
 
 func (anyKeys) SampleConfig() string                { return "" }
@@ -59,7 +59,7 @@ func (*processorStub) Start(telegraf.Accumulator) error                { return 
 func (*processorStub) Add(telegraf.Metric, telegraf.Accumulator) error { return nil }
 func (*processorStub) Stop()                                           {}
 
-// execdStub keeps those keys of outputs.execd that matter to an ocems-telegraf behind it.
+// execdStub keeps the keys of outputs.execd that matter for ocems-telegraf.
 type execdStub struct {
 	stub
 	Command        []string

@@ -25,29 +25,29 @@ import (
 	"github.com/ocems-io/ocems/plugins/outputs/ocems"
 )
 
-// telegrafReader is one reading of Telegraf's files.
+// telegrafReader reads Telegraf's files.
 type telegrafReader struct {
 	*reader
 	agent     *config.AgentConfig
 	stores    map[string]telegraf.SecretStore
 	outputs   []telegrafOutput
-	found     bool // an output for the board, or a file that cannot be read and may have one
+	found     bool // there is an output for the board, or a faulty file that may have one
 	unchecked map[string]bool
 	pages     []page
-	execds    *models.RunningOutput // that is followed
+	execds    *models.RunningOutput // whose ocems-telegraf is being read
 }
 
-// telegrafOutput is an [[outputs.ocems]] as Telegraf has read it.
+// telegrafOutput is an [[outputs.ocems]] as Telegraf has loaded it.
 type telegrafOutput struct {
 	*Output
 	running *models.RunningOutput
-	buffer  *models.RunningOutput // that hands over: itself, or the outputs.execd before it
+	buffer  *models.RunningOutput // the output whose buffer applies: itself, or the outputs.execd before it
 }
 
-// telegraf reads Telegraf's files, and those that outputs.execd gives to ocems-telegraf.
+// telegraf reads Telegraf's files, and those of an ocems-telegraf that outputs.execd starts.
 func (r *reader) telegraf() {
 	defer log.SetOutput(log.Writer())
-	log.SetOutput(io.Discard) // in which Telegraf says what it deprecates
+	log.SetOutput(io.Discard) // Telegraf logs its deprecations there
 	logger.RedirectLogging(io.Discard)
 	t := &telegrafReader{reader: r, agent: config.NewConfig().Agent, stores: map[string]telegraf.SecretStore{}, unchecked: map[string]bool{}}
 	for _, s := range r.sources {
@@ -58,10 +58,10 @@ func (r *reader) telegraf() {
 	}
 	t.inputs()
 	if !t.found {
-		r.cfg.Faults.fault(Failed, "give the file, or all the files, that Telegraf is started with", "there is no [[outputs.ocems]] and no [[outputs.execd]] that starts ocems-telegraf")
+		r.cfg.Faults.fault(Failed, "give all files that Telegraf is started with", "there is no [[outputs.ocems]] and no [[outputs.execd]] that starts ocems-telegraf")
 	}
 	for key, v := range map[string]config.Duration{"interval": t.agent.Interval, "flush_interval": t.agent.FlushInterval} {
-		if v <= 0 { // which Telegraf's command refuses, not its loader
+		if v <= 0 { // Telegraf's command refuses it, but not its loader
 			r.cfg.Faults.fault(Failed, "edit [agent]", "agent %s must be positive; found %v", key, time.Duration(v))
 		}
 	}
@@ -70,10 +70,10 @@ func (r *reader) telegraf() {
 	}
 }
 
-// diskBuffer is what would have Telegraf's loader write files, and a variable that may be that.
+// diskBuffer matches a buffer_strategy with which Telegraf's loader would write files, or a variable that may hold it.
 var diskBuffer = regexp.MustCompile(`(?m)^\s*buffer_strategy\s*=.*(disk|\$).*$`)
 
-// file has Telegraf read a file. What is not compiled in is read by stubs, which take any key.
+// file has Telegraf load a file. Stubs stand for plugins that are not compiled in, and accept any key.
 func (t *telegrafReader) file(s source) {
 	s.data = diskBuffer.ReplaceAll(bytes.TrimPrefix(s.data, []byte("\uFEFF")), nil)
 	root, err := toml.Parse(s.data)
@@ -99,18 +99,18 @@ func (t *telegrafReader) file(s source) {
 		}
 	}
 	if host == External && (len(root.Fields) != 1 || !slices.Equal(plugins, []string{"outputs.ocems"})) {
-		t.cfg.Faults.fault(Failed, "edit "+s.name, "%s: only [[outputs.ocems]] belongs into a file of ocems-telegraf", s.name)
+		t.cfg.Faults.fault(Failed, "edit "+s.name, "%s: a file of ocems-telegraf may have only [[outputs.ocems]]", s.name)
 	}
 	c := t.load(s, root)
 	if c == nil {
-		t.cfg.Faults.fault(Unchecked, "", "%s: its outputs are not checked, since Telegraf's loader stops before", s.name)
+		t.cfg.Faults.fault(Unchecked, "", "%s: its outputs are not checked because Telegraf's loader stops before them", s.name)
 		t.found = true
 		return
 	}
 	for _, a := range c.Aggregators {
 		if a.Config.DropOriginal {
-			t.cfg.Faults.fault(Warning, "give it a namepass that leaves out what the board is to have",
-				"%s: aggregators.%s has drop_original: what it takes is lost before the output sees it", s.name, a.Config.Name)
+			t.cfg.Faults.fault(Warning, "give it a namepass without the metrics for the board",
+				"%s: aggregators.%s has drop_original: the output does not get the metrics that it aggregates", s.name, a.Config.Name)
 		}
 	}
 	slices.SortStableFunc(c.Outputs, func(a, b *models.RunningOutput) int { return strings.Compare(b.Config.Name, a.Config.Name) })
@@ -129,7 +129,7 @@ func (t *telegrafReader) file(s source) {
 	}
 }
 
-// load has Telegraf's loader read a file, again without the rows of unknown keys, so that it says the next mistake too.
+// load has Telegraf's loader read a file, again without the lines of unknown keys, so that it reports the next mistake too.
 func (t *telegrafReader) load(s source, root *ast.Table) *config.Config {
 	for {
 		c := config.NewConfig()
@@ -141,7 +141,7 @@ func (t *telegrafReader) load(s source, root *ast.Table) *config.Config {
 		}
 		if len(c.UnusedFields) == 0 {
 			text := strings.ReplaceAll(err.Error(), "\n", " ")
-			if strings.Contains(text, "error parsing data: processing ") { // of a variable; what stands around it shows values
+			if strings.Contains(text, "error parsing data: processing ") { // of a variable; the text around it shows values
 				text = innermost(err).Error()
 			}
 			t.cfg.Faults.fault(Failed, doFor(text, s.row(text)), "%s: %s", s.name, text)
@@ -160,18 +160,18 @@ func (t *telegrafReader) load(s source, root *ast.Table) *config.Config {
 			text := fmt.Sprintf("line %d: configuration specified the field %q, but it was not used%s", line, shownKey(key), nearest(key, among, "toml"))
 			t.cfg.Faults.fault(Failed, "edit "+s.row(text), "%s: %s", s.name, text)
 			if line == 0 || bytes.HasPrefix(bytes.TrimSpace(rows[line-1]), []byte("[")) {
-				return nil // without its first row a table would be part of the one before
+				return nil // without its first line a table would be part of the previous one
 			}
 			rows[line-1] = nil
 		}
 		s.data = bytes.Join(rows, []byte("\n"))
-		if _, err := toml.Parse(s.data); err != nil { // its value has more rows
+		if _, err := toml.Parse(s.data); err != nil { // its value has more lines
 			return nil
 		}
 	}
 }
 
-// output begins the report on one [[outputs.ocems]].
+// output adds one [[outputs.ocems]].
 func (t *telegrafReader) output(where string, host Host, running *models.RunningOutput, table *ast.Table) {
 	t.found = true
 	o := &Output{Name: "outputs.ocems", Where: where, Host: host}
@@ -187,7 +187,7 @@ func (t *telegrafReader) output(where string, host Host, running *models.Running
 	}
 }
 
-// finish puts in what is in secret stores, and has the plugin check its keys.
+// finish puts stand-ins for secrets in stores, and has the plugin check its keys.
 func (t *telegrafReader) finish(o telegrafOutput) {
 	plugin := o.running.Output.(*ocems.OCEMS)
 	stored := o.link(t.stores, "public_key", &plugin.PublicKey, standInKey())
@@ -196,7 +196,7 @@ func (t *telegrafReader) finish(o telegrafOutput) {
 		stored += o.link(t.stores, fmt.Sprintf("device[%d].public_key", i), &d.PublicKey, standInKey())
 	}
 	if stored > 0 {
-		o.Faults.fault(Unchecked, "", "%d of the tokens and keys are in a secret store, which only Telegraf opens: not read", stored)
+		o.Faults.fault(Unchecked, "", "%d of the tokens and keys are in a secret store that only Telegraf can open: not read", stored)
 	}
 	if err := o.running.Init(); err != nil {
 		o.refused(strings.Split(err.Error(), "\n"), func(string) string { return o.Where })
@@ -212,14 +212,14 @@ func (t *telegrafReader) finish(o telegrafOutput) {
 	}
 }
 
-// link puts a stand-in in the place of what only Telegraf can open, and returns how many secrets that are.
+// link replaces secrets that only Telegraf can open by a stand-in, and returns their number.
 func (o *telegrafOutput) link(stores map[string]telegraf.SecretStore, key string, secret *config.Secret, standIn string) (stored int) {
 	resolvers := map[string]telegraf.ResolveFunc{}
 	for _, ref := range secret.GetUnlinked() {
 		store, _, _ := strings.Cut(strings.TrimPrefix(ref, "@{"), ":")
 		switch {
 		case o.Host == External:
-			o.Faults.fault(Failed, "use ${VARIABLE} or a key that ends with _file", "%s: %q: secret stores are Telegraf's and not available to an external plugin", key, ref)
+			o.Faults.fault(Failed, "use ${VARIABLE} or a key that ends with _file", "%s: %q: secret stores are not available to an external plugin", key, ref)
 		case stores[store] == nil:
 			o.Faults.fault(Failed, "edit "+o.Where, "%s: unknown secret-store for %q", key, ref)
 		default:
@@ -235,7 +235,7 @@ func (o *telegrafOutput) link(stores map[string]telegraf.SecretStore, key string
 	return stored
 }
 
-// tablesOf are the tables that a path of names leads to.
+// tablesOf returns the tables at a path of names.
 func tablesOf(t *ast.Table, path ...string) []*ast.Table {
 	for i, name := range path {
 		switch v := t.Fields[name].(type) {
@@ -253,7 +253,7 @@ func tablesOf(t *ast.Table, path ...string) []*ast.Table {
 	return nil
 }
 
-// pluginsOf are the plugins that a file names, such as inputs.modbus.
+// pluginsOf returns the plugins in a file, such as inputs.modbus.
 func pluginsOf(root *ast.Table) (plugins []string) {
 	for _, kind := range []string{"inputs", "plugins", "outputs", "processors", "aggregators", "secretstores"} {
 		for _, group := range tablesOf(root, kind) {
@@ -265,7 +265,7 @@ func pluginsOf(root *ast.Table) (plugins []string) {
 	return plugins
 }
 
-// find visits a key in a table and in those in it, where the options do not have it.
+// find visits each place of a key in a table and its subtables where the options do not have the key.
 func find(t *ast.Table, options reflect.Type, key string, visit func(line int, among reflect.Type)) {
 	if options = element(options); options.Kind() != reflect.Struct {
 		return
@@ -293,7 +293,7 @@ var (
 	variable = regexp.MustCompile(`\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}|\$([A-Za-z_][A-Za-z0-9_]*)`)
 )
 
-// row is the line that a text of Telegraf names.
+// row is the file and line in an error text of Telegraf.
 func (s source) row(text string) string {
 	if m := atLine.FindStringSubmatch(text); m != nil {
 		return s.name + ":" + m[1]
@@ -301,7 +301,7 @@ func (s source) row(text string) string {
 	return s.name
 }
 
-// variables notes those that are named, have no default and are not set.
+// variables notes variables that have no default and are not set.
 func (t *telegrafReader) variables(s source) {
 	for _, m := range variable.FindAllSubmatch(comment.ReplaceAll(s.data, nil), -1) {
 		name := string(m[1]) + string(m[2])
@@ -311,7 +311,7 @@ func (t *telegrafReader) variables(s source) {
 	}
 }
 
-// execd follows an [[outputs.execd]] to the file of ocems-telegraf.
+// execd reads the file of the ocems-telegraf that an [[outputs.execd]] starts.
 func (t *telegrafReader) execd(where string, x *execdStub) {
 	if !slices.ContainsFunc(x.Command, func(s string) bool { return strings.HasPrefix(filepath.Base(s), "ocems-telegraf") }) {
 		t.unchecked["outputs.execd"] = true
@@ -322,13 +322,13 @@ func (t *telegrafReader) execd(where string, x *execdStub) {
 		t.cfg.Faults.fault(s, do, where+": outputs.execd: "+format, args...)
 	}
 	if x.DataFormat != "influx" {
-		fault(Failed, `set data_format = "influx"`, "data_format: %q is not what ocems-telegraf reads", x.DataFormat)
+		fault(Failed, `set data_format = "influx"`, "data_format: ocems-telegraf cannot read %q", x.DataFormat)
 	}
 	if !x.UseBatchFormat {
-		fault(Warning, "set use_batch_format = true", "use_batch_format is not set: a batch with a metric of nothing but NaN is written again and again, and its readings count each time")
+		fault(Warning, "set use_batch_format = true", "use_batch_format is not set: a batch with a metric that has only NaN is written again and again, and its readings count each time")
 	}
 	if x.RestartDelay == nil {
-		fault(Warning, `set restart_delay = "10s"`, "restart_delay is not set: a program that cannot start is started again and again without a pause")
+		fault(Warning, `set restart_delay = "10s"`, "restart_delay is not set: a program that fails at start is restarted without a pause")
 	}
 	path := ""
 	for i, a := range x.Command {
@@ -342,21 +342,21 @@ func (t *telegrafReader) execd(where string, x *execdStub) {
 	switch {
 	case path == "":
 		fault(Failed, "give ocems-telegraf its file: --config FILE", "command: there is no --config")
-	case slices.Contains(t.cfg.Files, path): // given to us by itself too
+	case slices.Contains(t.cfg.Files, path): // it was given with --config too
 	case err != nil:
-		fault(Failed, "give the path that Telegraf's working directory makes of it, or mend the file's permissions", "the file of ocems-telegraf: %v", err)
+		fault(Failed, "use an absolute path, or correct the file's permissions", "the file of ocems-telegraf: %v", err)
 	default:
 		t.cfg.Files = append(t.cfg.Files, path)
 		t.file(source{name: path, data: data})
 	}
 }
 
-// hostOptions are those that Telegraf keeps for every output, and ocems-telegraf refuses.
+// hostOptions are Telegraf's common keys of outputs, which ocems-telegraf refuses.
 var hostOptions = []string{"name_override", "name_prefix", "name_suffix", "namepass", "namepass_separator", "namedrop",
 	"namedrop_separator", "fieldpass", "fielddrop", "fieldinclude", "fieldexclude", "tagpass", "tagdrop", "taginclude", "tagexclude",
 	"metricpass", "metric_batch_size", "metric_buffer_limit", "flush_interval", "flush_jitter", "startup_error_behavior", "labels"}
 
-// isOwn reports that a file holds nothing but [[outputs.ocems]] without Telegraf's own options.
+// isOwn reports whether a file has only [[outputs.ocems]], without Telegraf's own options.
 func isOwn(root *ast.Table) bool {
 	return len(root.Fields) == 1 && slices.Equal(pluginsOf(root), []string{"outputs.ocems"}) &&
 		!slices.ContainsFunc(tablesOf(root, "outputs", "ocems"), func(t *ast.Table) bool {

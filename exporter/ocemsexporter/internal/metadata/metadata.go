@@ -1,4 +1,4 @@
-// Package metadata holds what metadata.yaml says: the type, the stability and the instruments.
+// Package metadata holds the exporter's type, stability and instruments, as metadata.yaml declares them.
 package metadata
 
 import (
@@ -31,12 +31,12 @@ type Telemetry struct {
 	Attempts        metric.Int64Counter
 	RequestDuration metric.Float64Histogram
 
-	// Exporter is on all of them: without it, two exporters of one collector overwrite each other's gauges.
+	// Exporter is an attribute of all instruments. Without it, two exporters of one collector overwrite each other's gauges.
 	Exporter attribute.KeyValue
 
-	// A set of attributes is costly to make for each request.
-	Own metric.MeasurementOption          // Exporter alone
-	Ok  map[bool]metric.MeasurementOption // of an attempt
+	// Attribute sets are made once, because making one for each request is slow.
+	Own metric.MeasurementOption          // only Exporter
+	Ok  map[bool]metric.MeasurementOption // Exporter and ok, for an attempt
 
 	meter                  metric.Meter
 	readings, sent, failed metric.Int64Counter
@@ -57,7 +57,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("How long requests took. [Alpha]"),
 		metric.WithExplicitBucketBoundaries(.01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10, 20, 30, 45, 60))
 	t.finished, errs[3] = t.meter.Int64ObservableCounter(prefix+"finished_slots", metric.WithUnit("{slot}"),
-		metric.WithDescription("Slots made upstream, repeated ones among them. [Alpha]"))
+		metric.WithDescription("Slots made upstream, including repeated ones. [Alpha]"))
 	t.outbox, errs[4] = t.meter.Int64ObservableGauge(prefix+"outbox_slots", metric.WithUnit("{slot}"),
 		metric.WithDescription("Slots that wait in the outbox. [Alpha]"))
 	t.oldest, errs[5] = t.meter.Float64ObservableGauge(prefix+"oldest_age", metric.WithUnit("s"),
@@ -65,10 +65,10 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 	t.held, errs[6] = t.meter.Int64ObservableGauge(prefix+"held_devices", metric.WithUnit("{device}"),
 		metric.WithDescription("Devices whose registration or credentials the server refuses. [Alpha]"))
 	t.skew, errs[7] = t.meter.Float64ObservableGauge(prefix+"clock_skew", metric.WithUnit("s"),
-		metric.WithDescription("The server's clock less this machine's. [Alpha]"))
+		metric.WithDescription("The server's clock minus this machine's. [Alpha]"))
 	t.silent, errs[8] = t.meter.Int64ObservableGauge(prefix+"server_unreachable", metric.WithUnit("{server}"),
 		metric.WithDescription("1 while the server does not answer. [Alpha]"))
-	// What every exporter of the collector's has, in the same scope and words: else a reader has two metrics of one name.
+	// All exporters of the collector have these two. Scope and description are the same, to avoid two metrics of one name.
 	common := set.MeterProvider.Meter("go.opentelemetry.io/collector/exporter/exporterhelper")
 	t.sent, errs[9] = common.Int64Counter("otelcol_exporter_sent_metric_points", metric.WithUnit("{datapoint}"),
 		metric.WithDescription("Number of metric points successfully sent to destination. [Alpha]"))
@@ -76,7 +76,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 		metric.WithDescription("Number of metric points in failed attempts to send to destination. At detailed telemetry level, includes attributes: error.type (semantic convention), error.permanent. [Alpha]"))
 	t.Own, t.Ok = metric.WithAttributes(t.Exporter), map[bool]metric.MeasurementOption{}
 	err := errors.Join(errs[:]...)
-	if err == nil { // a series that begins with its first event is no increase of anything
+	if err == nil { // a counter starts at 0, so that its first event is visible as an increase
 		ctx := context.Background()
 		for _, o := range []audit.Outcome{audit.Delivered, audit.AlreadyStored, audit.Rejected, audit.Expired, audit.Refused} {
 			t.Result(o, 0)
@@ -89,7 +89,7 @@ func NewTelemetry(set component.TelemetrySettings, id component.ID) (*Telemetry,
 	return t, err
 }
 
-// Result counts readings whose outcome is final: as sent what the server has, as failed what is given up.
+// Result counts readings with a final outcome: as sent if the server has them, otherwise as failed.
 func (t *Telemetry) Result(o audit.Outcome, readings int) {
 	ctx := context.Background()
 	t.readings.Add(ctx, int64(readings), metric.WithAttributes(t.Exporter, attribute.String("outcome", string(o))))
@@ -100,7 +100,7 @@ func (t *Telemetry) Result(o audit.Outcome, readings int) {
 	counter.Add(ctx, int64(readings), t.Own)
 }
 
-// Observe reads all that is not counted at once from e, until Close.
+// Observe registers the instruments that are read from e, until Close.
 func (t *Telemetry) Observe(e *engine.Engine) (err error) {
 	if t.intake, err = points.Observe(t.meter, prefix, t.Exporter, e); err != nil {
 		return err
@@ -109,7 +109,7 @@ func (t *Telemetry) Observe(e *engine.Engine) (err error) {
 		s, own := e.Stats(), t.Own
 		o.ObserveInt64(t.finished, int64(s.Finished), own)
 		o.ObserveInt64(t.outbox, int64(s.Outbox.Slots), own)
-		for _, reason := range delivery.HoldReasons() { // also those of no device: an alert needs the 0
+		for _, reason := range delivery.HoldReasons() { // all reasons, because an alert needs the 0
 			o.ObserveInt64(t.held, int64(s.Outbox.HeldFor[reason]), metric.WithAttributes(t.Exporter, attribute.String("reason", reason)))
 		}
 		silent := int64(0)
@@ -124,7 +124,7 @@ func (t *Telemetry) Observe(e *engine.Engine) (err error) {
 	return err
 }
 
-// Close lets go of what Observe reads.
+// Close undoes Observe.
 func (t *Telemetry) Close() error {
 	var errs []error
 	for _, r := range []metric.Registration{t.intake, t.rest} {

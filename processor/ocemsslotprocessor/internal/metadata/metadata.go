@@ -7,10 +7,10 @@ import "go.opentelemetry.io/collector/component"
 var Type = component.MustNewType("ocems_slot")
 
 const (
-	// ScopeName is the meter's.
+	// ScopeName is the name of the meter's scope.
 	ScopeName = "github.com/ocems-io/ocems/processor/ocemsslotprocessor"
-	// MetricsStability is the processor's.
+	// MetricsStability is the stability level of the processor.
 	MetricsStability = component.StabilityLevelAlpha
-	// Prefix is what the names of its metrics begin with.
+	// Prefix is the prefix of the names of its metrics.
 	Prefix = "otelcol_processor_ocems_slot_"
 )

@@ -59,6 +59,18 @@ func (f *fresh) types(dir, text string) string {
 	return string(out)
 }
 
+// commands types those of a page line by line: with a token where one is pasted, an editor that knows the board's address, and
+// without waiting for more of the journal.
+func (f *fresh) commands(text string) {
+	f.t.Helper()
+	for line := range strings.Lines(text) {
+		if strings.Contains(line, "paste the token") {
+			line = "echo 0123456789abcdef0123456789abcdef | " + line
+		}
+		f.types("", "export EDITOR=/usr/local/bin/editor\n"+strings.Replace(line, "journalctl -fu", "journalctl -n 20 --no-pager -u", 1))
+	}
+}
+
 // install puts a program of this machine there.
 func (f *fresh) install(path, as string) {
 	f.t.Helper()
@@ -186,17 +198,7 @@ func TestFirstSlotOfService(t *testing.T) {
 	f.board()
 	f.write("/usr/local/bin/editor", "#!/bin/sh\nsed -i 's|public_key_file:|endpoint: "+endpoint+"\\n    &|' \"$1\"\n")
 	f.sh("chmod 755 /usr/local/bin/editor")
-	for line := range strings.Lines(section(t, "README.md", "The plant")[0].text) {
-		switch {
-		case strings.Contains(line, "sudo tee"):
-			line = "echo 0123456789abcdef0123456789abcdef | " + line
-		case strings.Contains(line, "sudoedit"):
-			line = "export EDITOR=/usr/local/bin/editor; " + line
-		case strings.Contains(line, "-fu"): // it goes on for ever
-			line = strings.Replace(line, "-fu", "-n 20 --no-pager -u", 1)
-		}
-		f.types("", line)
-	}
+	f.commands(section(t, "README.md", "The plant")[0].text)
 	f.reading()
 	f.accepted("package as a service", began, 1)
 	t.Log(f.types("", "sudo -u ocems ocems status /var/lib/ocems"))
@@ -240,15 +242,7 @@ func TestFirstSlotOfStockTelegraf(t *testing.T) {
 	}
 	f.types("", "sudo tee -a /etc/telegraf/telegraf.conf <<'EOF'\n"+conf[0]+"EOF")
 	f.types("", "sudo tee /etc/telegraf/ocems.conf <<'EOF'\n"+strings.Replace(conf[1], "[[outputs.ocems]]\n", "[[outputs.ocems]]\n  endpoint = \""+endpoint+"\"\n", 1)+"EOF")
-	for line := range strings.Lines(page[len(page)-1].text) {
-		switch {
-		case strings.Contains(line, "/dev/stdin"):
-			line = "echo 0123456789abcdef0123456789abcdef | " + line
-		case strings.Contains(line, "-fu"):
-			line = strings.Replace(line, "-fu", "-n 20 --no-pager -u", 1)
-		}
-		f.types("", line)
-	}
+	f.commands(page[len(page)-1].text)
 	f.accepted("stock Telegraf with the external plugin", began, 1)
 	t.Log(f.types("", "sudo -u telegraf ocems status /var/lib/telegraf/ocems"))
 }

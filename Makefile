@@ -298,7 +298,7 @@ SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
 bin/_debian:
 	@command -v debootstrap >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends debootstrap debian-archive-keyring; }
 	$(SUDO) rm -rf $@.part
-	$(SUDO) debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,sudo bookworm $@.part http://deb.debian.org/debian
+	$(SUDO) debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,sudo bookworm $@.part
 	$(SUDO) mv $@.part $@
 
 test-install: packages telegraf-stock $(BUILDER) bin/_debian ## time the first accepted slot on a fresh Debian: of the package, a stock Telegraf, a collector of one's own; needs root or sudo

@@ -123,6 +123,7 @@ func (e *Engine) taken(t *take, err error) error {
 func (e *Engine) run(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	e.loop.stepped = time.Now()
 	for {
 		select {
 		case <-ctx.Done():
@@ -412,7 +413,7 @@ func (e *Engine) step(ctx context.Context, now time.Time) {
 	e.check(now)
 	e.believe(now)
 	e.tellClock()
-	if !e.loop.stepped.IsZero() && time.Since(e.loop.stepped) > frozen {
+	if time.Since(e.loop.stepped) > frozen {
 		e.loop.opens = time.Now().Add(e.rules.Grace + e.rules.Settle)
 	}
 	if len(e.loop.wrong) == 0 && !time.Now().Before(e.loop.opens) && int64(e.clock.Running()) >= e.patience.Load() {

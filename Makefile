@@ -217,7 +217,7 @@ PACKAGE_TAGS := $(EXAMPLE_TAGS),inputs.directory_monitor,inputs.http,inputs.opcu
 PROGRAMS := $(PLATFORMS:%=dist/programs/%)
 PLATFORM = export GOOS=$(word 1,$(subst -, ,$*)) ARCH=$(word 2,$(subst -, ,$*)) CGO_ENABLED=0 GOARM=7; export GOARCH=$${ARCH%7} EXE=$$([ $$GOOS = linux ] || echo .exe)
 IMAGES := $(filter dist/programs/linux-%,$(PROGRAMS))
-.PHONY: man packages archives images release-files test-packages test-archives
+.PHONY: man packages archives images release-files test-packages test-install test-archives
 man: bin/ocems bin/ocems-telegraf ## manual pages in dist/man, and completion for each shell in dist/completion
 	rm -rf dist/man dist/completion && mkdir -p dist/completion
 	bin/ocems man dist/man
@@ -292,6 +292,19 @@ bin/tools/mosquitto:
 # The test runs in namespaces, so that this machine is not changed. It needs root and systemd's package.
 test-packages: packages ## install the Debian package in namespaces and test it; needs root
 	OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb $(GO) test -count=1 ./examples/install
+
+# A Debian as it is after its installation. Go does not look into a folder whose name begins with "_".
+SUDO := $(if $(filter-out 0,$(shell id -u)),sudo)
+bin/_debian:
+	@command -v debootstrap >/dev/null || { $(SUDO) apt-get update && $(SUDO) apt-get install -y --no-install-recommends debootstrap debian-archive-keyring; }
+	$(SUDO) rm -rf $@.part
+	$(SUDO) debootstrap --variant=minbase --include=systemd,systemd-sysv,dbus,sudo bookworm $@.part
+	$(SUDO) mv $@.part $@
+
+test-install: packages telegraf-stock $(BUILDER) bin/_debian ## time the first accepted slot on a fresh Debian: of the package, a stock Telegraf, a collector of one's own; needs root or sudo
+	$(GO) test -c -o bin/install.test ./examples/install
+	cd examples/install && $(SUDO) env PATH="$$PATH" OCEMS_DEBIAN=$(CURDIR)/bin/_debian OCEMS_BUILDER=$(CURDIR)/$(BUILDER) OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf \
+		OCEMS_PACKAGE=$(CURDIR)/dist/packages/ocems_$(PACKAGE_VERSION)_$(shell $(GO) env GOARCH).deb $(CURDIR)/bin/install.test -test.v -test.run '^TestFirstSlot'
 
 test-archives: release-files ## test the archives, images, SBOMs and checksums in dist/packages
 	OCEMS_RELEASE=$(CURDIR)/dist/packages $(GO) test -count=1 -run TestRelease ./examples/install

@@ -50,7 +50,7 @@ func packages(t *testing.T) string {
 
 // stage is a machine with the board's server, which has one registered device.
 func stage(t *testing.T, dir string) *machine {
-	m := newMachine(t, dir)
+	m := newMachine(t, "/", dir)
 	m.run("dpkg", "-i", "/tmp/host/this.deb")
 	m.run("ocems", "keygen", "--out", "/root/keys")
 	m.write("/root/registry.yaml", registry)
@@ -156,9 +156,9 @@ func TestCollectorService(t *testing.T) {
 	if _, err := m.try("systemctl", "reload", unit); err == nil {
 		t.Error("a reload with a mistake has succeeded")
 	}
-	if said := m.run("journalctl", "--no-pager", "-n", "4", "-u", unit); !strings.Contains(said, "mg/Lx") {
-		t.Errorf("the journal does not report the mistake: %s", said)
-	}
+	m.until("the journal reports the mistake", func() bool { // it may lag behind
+		return strings.Contains(m.run("journalctl", "--no-pager", "-n", "12", "-u", unit), "mg/Lx")
+	})
 	m.feed(7, 42)
 	m.arrive(2)
 	m.sh("cp /root/good.yaml /etc/ocems/collector.yaml; systemctl reload " + unit)
@@ -311,9 +311,9 @@ func (m *machine) mistake(unit, config string) {
 	if _, err := m.try("systemctl", "reload", unit); err == nil {
 		m.t.Errorf("%s: a reload with a mistake has succeeded", unit)
 	}
-	if said := m.run("journalctl", "--no-pager", "-n", "6", "-u", unit); !strings.Contains(said, "loading config file "+config+" failed") {
-		m.t.Errorf("the journal of %s does not report the mistake: %s", unit, said)
-	}
+	m.until("the journal of "+unit+" reports the mistake", func() bool { // it may lag behind
+		return strings.Contains(m.run("journalctl", "--no-pager", "-n", "12", "-u", unit), "loading config file "+config+" failed")
+	})
 	m.sh("cp -p /root/good.conf " + config)
 }
 

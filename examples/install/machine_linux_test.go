@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// boot makes a machine in namespaces: the root of this one under an overlay that takes all changes, no network but its
-// own loopback, a /dev with nothing of this machine's, and systemd as its first process.
+// boot makes a machine in namespaces: a root under an overlay that takes all changes, no network but its own loopback, a
+// /dev with nothing of this machine's, and systemd as its first process.
 const boot = `
 set -e
 echo $$ >"$2/cgroup.procs"
@@ -21,7 +21,7 @@ exec unshare --mount --uts --ipc --net --pid --cgroup --fork --kill-child=KILL -
 mount -t tmpfs tmpfs "$1" # an overlay does not stand on an overlay
 cd "$1"
 mkdir upper work root
-mount -t overlay overlay -o lowerdir=/,upperdir=upper,workdir=work root
+mount -t overlay overlay -o lowerdir="$4",upperdir=upper,workdir=work root
 cd root
 mount -t proc proc proc
 mount -t sysfs -o ro sysfs sys
@@ -50,8 +50,8 @@ type machine struct {
 	pid string // of its systemd
 }
 
-// newMachine gives one in which dir is /tmp/host.
-func newMachine(t *testing.T, dir string) *machine {
+// newMachine gives one whose files are those of root, and in which dir is /tmp/host.
+func newMachine(t *testing.T, root, dir string) *machine {
 	if os.Geteuid() != 0 {
 		t.Skip("only root can make the machine that the package is installed in")
 	}
@@ -78,7 +78,7 @@ func newMachine(t *testing.T, dir string) *machine {
 	}
 	var said bytes.Buffer
 	base := t.TempDir()
-	command := exec.Command("sh", "-c", boot, "sh", base, group, dir)
+	command := exec.Command("sh", "-c", boot, "sh", base, group, dir, root)
 	command.Dir, command.Stdout, command.Stderr = base, &said, &said
 	if err := command.Start(); err != nil {
 		t.Fatal(err)

@@ -489,7 +489,7 @@ func (d *Delivery) exchange(req *http.Request, sent, stamp time.Time) answer {
 	defer resp.Body.Close()
 	body, err := readAnswer(resp.Body)
 	if err != nil {
-		return answer{verdict: failed, detail: "half an answer:  " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
+		return answer{verdict: failed, detail: "half an answer: " + d.cfg.Words.hint(err, d.cfg.Hide), unanswered: true, doubt: true}
 	}
 	if code, _, ok := readStatus(body); ok && code == int(spec.StatusSuccess) && resp.StatusCode/100 == 2 { // nothing of the body is logged, so nothing needs to be hidden
 		d.observe(resp.Header, sent, true, stamp)

@@ -124,6 +124,7 @@ func (e *Engine) taken(t *take, err error) error {
 func (e *Engine) run(ctx context.Context) {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
+	e.moves()
 	for {
 		select {
 		case <-ctx.Done():

@@ -113,8 +113,8 @@ type Aligner struct {
 	next     int64  // no window is due before this time, Unix ns
 	settle   bool   // a window is due and waits to settle
 	evictAt  int64  // no series can be evicted before this time, ns since base
-	came     int64  // last arrival, with WaitForNewer, ns since base
-	flow     int64  // flowing at the last arrival, ns
+	came     int64  // last arrival, ns since base
+	resumed  int64  // the first arrival after the last pause, ns since base
 	taken    uint64
 	closed   uint64
 	refused  map[Reason]uint64
@@ -257,24 +257,24 @@ func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Readin
 	}
 }
 
-// flowing is the time with which windows settle. With WaitForNewer it advances only while samples arrive: a longer gap
-// counts as a quarter of Settle. So a source that pauses, for any time, can still resend samples that newer ones have
-// overtaken.
+// flowing is the time with which windows settle. With WaitForNewer it stops in a pause: no source may be there, and when it
+// is back it sends again what newer samples have overtaken.
 func (a *Aligner) flowing(elapsed int64) int64 {
 	if !a.opt.WaitForNewer {
 		return elapsed
 	}
-	if elapsed < a.came { // before the start, or a little before the last arrival
-		return min(elapsed, a.flow)
-	}
-	return a.flow + min(elapsed-a.came, int64(a.opt.Settle/4))
+	return min(elapsed, a.came+a.pause())
 }
+
+// pause is how long no sample arrives before it is a pause, and how long after a pause no window closes.
+func (a *Aligner) pause() int64 { return int64(a.opt.Settle / 4) }
 
 // arrive records an arrival of samples.
 func (a *Aligner) arrive(elapsed int64) {
-	if a.opt.WaitForNewer && elapsed > a.came {
-		a.flow, a.came = a.flowing(elapsed), elapsed
+	if a.opt.WaitForNewer && elapsed-a.came > a.pause() {
+		a.resumed = elapsed
 	}
+	a.came = max(a.came, elapsed)
 }
 
 // count adds a sample. Event time is compared with the wall clock; arrivals use the monotonic clock.
@@ -318,7 +318,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
 	}
 	c.doubt = c.doubt || x.Doubt
-	c.window.arrival, s.seen = a.flowing(arrival), arrival
+	c.window.arrival, s.seen = arrival, arrival
 	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -480,17 +480,17 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 	defer a.mu.Unlock()
 	elapsed, wall := a.since(now), over.UnixNano()
 	if a.next == math.MinInt64 { // restored
-		a.came = min(a.came, max(elapsed, 0)) // a replayed sample may have arrived by a clock that was ahead
+		a.came, a.resumed = min(a.came, max(elapsed, 0)), min(a.resumed, elapsed) // a replayed sample may have arrived by a clock that was ahead
 	}
+	flow, resumes := a.flowing(elapsed), false
 	if a.opt.WaitForNewer {
-		wall = min(wall, a.newest)
+		wall, resumes = min(wall, a.newest), flow-a.resumed < a.pause()
 	}
 	a.evict(elapsed)
-	if !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
+	if resumes || !a.settle && wall < a.next || a.restored && elapsed < int64(a.opt.Grace) {
 		return nil
 	}
 	var due []*window
-	flow := a.flowing(elapsed)
 	a.settle, a.next, a.restored = false, math.MaxInt64, false
 	for i := range a.shards {
 		sh := &a.shards[i]
@@ -514,7 +514,7 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 		w.arrival = min(w.arrival, flow) // likewise
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow) {
+		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow, a.resumed) {
 			a.settle = true
 		} else {
 			out = append(out, w)

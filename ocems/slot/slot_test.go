@@ -108,7 +108,7 @@ func TestGraceAndSettle(t *testing.T) {
 }
 
 // With WaitForNewer a pause of any length closes no window, live or past: only newer samples, of any device, close it.
-// Samples that these have overtaken are taken until the window has settled, for which samples have to arrive.
+// Samples that these have overtaken are taken until the window has settled, and for a quarter of settle after a pause.
 func TestWaitForNewer(t *testing.T) {
 	end := t0.Add(15 * time.Minute)
 	for name, now := range map[string]time.Time{"live": end.Add(-5 * time.Minute), "replayed": end.Add(48 * time.Hour)} {
@@ -143,14 +143,37 @@ func TestWaitForNewer(t *testing.T) {
 			}
 		}
 		flows(2, "at once after the pause")
-		pause("in a pause while it settles") // counts 1.25 s
+		pause("in a pause while it settles") // longer than 1.25 s
 		flows(1, "at once after that pause")
 		add(t, a, of("x", t0.Add(14*time.Minute), 3, 'U'), now)
 		pause("in a pause after a sample that was overtaken")
-		flows(4, "before it settled")
+		flows(2, "at once after that pause, too")
 		now = now.Add(time.Second)
 		if got := one(t, a.Close(now)); got.Value != 2 || got.Samples != 2 {
 			t.Errorf("%s: closed %+v", name, got)
+		}
+	}
+}
+
+// Loggers that all send at the same moment make a pause between two of their messages. Their windows close all the same.
+func TestWaitForNewerOfBursts(t *testing.T) {
+	for _, c := range []struct{ every, closes time.Duration }{
+		{time.Second, 4 * time.Minute}, {20 * time.Second, 4*time.Minute + 20*time.Second}, {time.Minute, 5*time.Minute + 30*time.Second}, {5 * time.Minute, 10*time.Minute + 30*time.Second},
+	} {
+		a := aligner(func(o *Options) { o.WaitForNewer, o.Grace, o.Settle = true, 2*time.Minute, 2*time.Minute })
+		end, after := t0.Add(15*time.Minute), time.Duration(-1)
+		for now := t0.Add(time.Second); after < 0 && now.Before(end.Add(time.Hour)); now = now.Add(time.Second) {
+			if now.Sub(t0)%c.every == 0 {
+				for at := now.Add(-c.every); at.Before(now); at = at.Add(time.Second) {
+					add(t, a, of("x", at, 1, 'U'), now)
+				}
+			}
+			if len(a.Close(now)) > 0 {
+				after = now.Sub(end)
+			}
+		}
+		if after < c.closes || after > c.closes+2*time.Second {
+			t.Errorf("a message each %s: the window closes after %s, want %s", c.every, after, c.closes)
 		}
 	}
 }

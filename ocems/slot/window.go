@@ -65,11 +65,11 @@ type window struct {
 
 // heldTooLong reports that samples have arrived for 15 minutes since the window was due. Otherwise a source with a
 // stopped clock would keep it open for ever.
-func (w *window) heldTooLong(flow int64) bool {
+func (w *window) heldTooLong(flow, resumed int64) bool {
 	if w.held == 0 {
 		w.held = max(flow, 1)
 	}
-	return flow-w.held >= int64(spec.SlotLength)
+	return flow-max(w.held, resumed) >= int64(spec.SlotLength)
 }
 
 // cell is the part of a series in an open window.

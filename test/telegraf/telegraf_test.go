@@ -362,13 +362,14 @@ func (x *process) reload(config string) error {
 	if err != nil {
 		x.p.Fatal(err)
 	}
-	here := strings.NewReplacer("/usr/bin/telegraf-ocems", binary(x.p.T), "/etc/ocems/telegraf.conf", config, "$MAINPID", fmt.Sprint(x.cmd.Process.Pid))
+	here := strings.NewReplacer("/usr/bin/telegraf-ocems", binary(x.p.T), "/etc/ocems/telegraf.conf", config)
 	commands := 0
 	for l := range strings.Lines(string(unit)) {
 		if command, ok := strings.CutPrefix(strings.TrimSpace(l), "ExecReload="); ok {
 			commands++
-			argv := strings.Fields(here.Replace(command))
-			if out, err := exec.Command(argv[0], argv[1:]...).CombinedOutput(); err != nil {
+			run := exec.Command("/bin/sh", "-c", here.Replace(command)) // it splits and expands a line of the unit as systemd does
+			run.Env = append(os.Environ(), fmt.Sprint("MAINPID=", x.cmd.Process.Pid))
+			if out, err := run.CombinedOutput(); err != nil {
 				return fmt.Errorf("%w: %s", err, out)
 			}
 		}

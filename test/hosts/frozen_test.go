@@ -21,7 +21,7 @@ func TestFrozenProcess(t *testing.T) {
 			t.Parallel()
 			x := row{name: "frozen"}
 			x.complete()
-			p := plant{devices: x.devices, options: map[string]any{"grace": "4s", "settle": "4s"}}
+			p := plant{devices: x.devices, options: map[string]any{"grace": "1s", "settle": "9s"}}
 			b := board.New(t, p.stations()...)
 			h := start(t, p, newPlace(t, b.URL, b.PublicKey)).(*process)
 			h.send(tagged(each(1, times(7, 10)...), tag, x.name))
@@ -33,7 +33,7 @@ func TestFrozenProcess(t *testing.T) {
 				defer close(sent)
 				h.send(tagged(each(8, times(7, 20)...), tag, x.name))
 			}()
-			time.Sleep(12 * time.Second)
+			time.Sleep(14 * time.Second)
 			h.program.Signal(syscall.SIGCONT)
 			<-sent
 			board.Until(t, "the slot is at the board", func() bool { return len(b.Received().Readings) > 0 })

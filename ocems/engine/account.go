@@ -27,7 +27,7 @@ const (
 	writeLater   = time.Minute     // after any change
 	writeSettled = 20 * time.Second
 	writeAlways  = 5 * time.Minute  // so that a reader knows that the host runs
-	begins       = 10 * time.Minute // after the start; a person waits for the first readings, so changes are written soon
+	begins       = 10 * time.Minute // after the start; a person waits for the first slots, so changes are written soon
 	forgetSilent = spec.MaxAge      // for a series without an entry
 	excludedFor  = 24 * time.Hour
 	reachWithin  = time.Minute // from the close of a window to the board
@@ -513,9 +513,9 @@ func (a *account) take(end bool) (w written) {
 	if files == 0 {
 		if taken := a.e.aligner.Stats().Taken; taken != a.taken { // a hub updates its status with new slots only
 			a.taken, a.host.changed = taken, true
-			a.host.matters = a.host.matters || time.Since(a.begun) < begins
 		}
-		a.host.changed, a.host.matters = a.host.changed || a.files[0].changed, a.host.matters || a.files[0].matters
+		a.host.changed = a.host.changed || a.files[0].changed
+		a.host.matters = a.host.matters || a.files[0].matters || a.host.changed && time.Since(a.begun) < begins
 	}
 	if a.host.due(wall, true) || all {
 		w.host = a.describe(now, end)

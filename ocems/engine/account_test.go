@@ -221,6 +221,18 @@ func TestStatusThatCannotBeReplaced(t *testing.T) {
 	}
 }
 
+// A person who has just started a host sees the outcome of its first slots within seconds.
+func TestFirstSlotsAreShownSoon(t *testing.T) {
+	run(t, "history", seven, func(p *plant) {
+		until(clock(1, 1, 0))
+		for minute := range 15 {
+			p.mustTake(field("cod", clock(0, minute, 0), 1))
+		}
+		time.Sleep(20 * time.Second)
+		assert.Equal(t, "ok reporting: 05:45 delivered", verdicts(p.status(), clock(1, 1, 20))["cod"])
+	})
+}
+
 // A host that gets more devices keeps the account of each, even if it is killed at any time.
 func TestHostThatGrows(t *testing.T) {
 	devices := func(c *engine.Config, n int) {

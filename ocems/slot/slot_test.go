@@ -178,8 +178,8 @@ func TestWaitForNewerOfBursts(t *testing.T) {
 	}
 }
 
-// A clock that was ahead before the restart: its samples are replayed. Settling still counts only while samples arrive,
-// and no window is kept open.
+// A clock that was ahead before the restart: its samples are replayed. Settling still stops in a pause, and no window
+// is kept open.
 func TestWaitForNewerAfterAClockAhead(t *testing.T) {
 	for _, ahead := range []time.Duration{0, 20 * time.Second, 50 * time.Second} {
 		o := Defaults()

@@ -39,13 +39,9 @@ const (
 
 // NewFeeder connects as the user gateway.
 func (c *Cluster) NewFeeder(ctx context.Context) (*Feeder, error) {
-	conn, err := c.Connect("gateway")
+	conn, js, err := c.JetStream("gateway")
 	if err != nil {
 		return nil, fmt.Errorf("connecting the feeder: %w", err)
-	}
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return nil, err
 	}
 	f := &Feeder{cluster: c, conn: conn, js: js}
 	for range lanes {
@@ -67,17 +63,27 @@ func (c *Cluster) Connect(user string) (*nats.Conn, error) {
 		nats.ClientCert(filepath.Join(c.certs, user+".pem"), filepath.Join(c.certs, user+"-key.pem")))
 }
 
+// JetStream is Connect with the streams of the user's account.
+func (c *Cluster) JetStream(user string) (*nats.Conn, jetstream.JetStream, error) {
+	conn, err := c.Connect(user)
+	if err != nil {
+		return nil, nil, err
+	}
+	js, err := jetstream.New(conn)
+	if err != nil {
+		conn.Close()
+		return nil, nil, err
+	}
+	return conn, js, nil
+}
+
 // Stream looks up a partition's stream and calls use with it, within five seconds.
 func (c *Cluster) Stream(ctx context.Context, partition int, use func(context.Context, jetstream.Stream) error) error {
-	conn, err := c.Connect(fmt.Sprintf("admin-%d", partition))
+	conn, js, err := c.JetStream(fmt.Sprintf("admin-%d", partition))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return err
-	}
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	stream, err := js.Stream(ctx, "READINGS")

@@ -14,8 +14,6 @@ import (
 	"strconv"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/test/cluster"
 )
@@ -225,15 +223,11 @@ func publish(ctx context.Context, c *cluster.Cluster, l load) (messages int, err
 
 // acknowledged waits until the first worker of a partition has acknowledged all messages.
 func acknowledged(ctx context.Context, c *cluster.Cluster, partition int) error {
-	conn, err := c.Connect(fmt.Sprintf("admin-%d", partition))
+	conn, js, err := c.JetStream(fmt.Sprintf("admin-%d", partition))
 	if err != nil {
 		return err
 	}
 	defer conn.Close()
-	js, err := jetstream.New(conn)
-	if err != nil {
-		return err
-	}
 	for {
 		stream, err := js.Stream(ctx, "READINGS")
 		if err != nil {

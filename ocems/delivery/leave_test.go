@@ -70,8 +70,9 @@ func TestWhileOutcomesAreGathered(t *testing.T) {
 	run(t, "another value comes for a slot that was in doubt", registry, func(c *delivery.Config) { noWait(c); c.Store = again }, func(p *plant) {
 		p.net.unplug(true)
 		p.put("a", at(15), cod(1))
+		synctest.Wait()
+		p.net.unplug(false) // before the next life, whose first attempt then arrives
 		p.killed(again, again.copy())
-		p.net.unplug(false)
 		time.Sleep(300 * time.Millisecond)
 		p.put("a", at(15), bod(2))
 		p.put("b", at(15), so2(1))

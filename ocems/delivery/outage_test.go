@@ -78,7 +78,7 @@ func TestOutagesAreInTheTrail(t *testing.T) {
 		want   []string
 	}{
 		{"no answer for hours", nil, unplugged(3 * time.Hour), []string{"01:05 unreachable since 01:00", "04:0. reachable since 01:00, attempts"}},
-		{"no answer for a while", nil, unplugged(4 * time.Minute), nil},
+		{"no answer for a while", nil, unplugged(100 * time.Second), nil},
 		{"the device is refused", nil, unregistered(3 * time.Hour), []string{"01:05 held since 01:00 of a, status 102", "04:.. released since 01:00 of a, attempts, status 102"}},
 		{"the device is refused once", nil, unregistered(time.Second), []string{"01:05 held since 01:00 of a, status 102", "01:10 released since 01:00 of a, attempts, status 102"}},
 		{"a device that is not configured, until its slots expire", nil, func(p *plant) {

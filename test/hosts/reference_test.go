@@ -157,10 +157,13 @@ func named(d device, r reading) (list []name) {
 // rule returns a further key of an entry, or nil.
 func (p parameter) rule(key string) any { return p.rules[key] }
 
+// believes reports whether a value is valid. An analyser may send the limit of its range, or its value for a fault, as a 32-bit float.
 func (p parameter) believes(v float64) bool {
+	short := func(limit any) float64 { return float64(float32(limit.(float64))) }
 	least, most := p.rule("valid_min"), p.rule("valid_max")
 	invalid, _ := p.rule("invalid_values").([]any)
-	return !slices.Contains(invalid, any(v)) && (least == nil || v >= least.(float64)) && (most == nil || v <= most.(float64))
+	return !slices.ContainsFunc(invalid, func(x any) bool { return v == x || v == short(x) }) &&
+		(least == nil || v >= min(least.(float64), short(least))) && (most == nil || v <= max(most.(float64), short(most)))
 }
 
 func later(a, b time.Time) time.Time {

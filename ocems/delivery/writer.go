@@ -69,7 +69,7 @@ func (d *Delivery) writeLoop() {
 		switch unwritten, err = d.write(append(unwritten, list...)); {
 		case len(unwritten) == 0 && d.isMarked():
 			wait = firstRewrite
-		case before == 0:
+		case before == 0 && len(unwritten) > 0: // else only the mark is missing, and New has logged why
 			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or repair the directory; trying again", "error", err)
 		}
 	}

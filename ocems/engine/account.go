@@ -518,7 +518,7 @@ func (a *account) take(end bool) (w written) {
 		a.host.matters = a.host.matters || a.files[0].matters || a.host.changed && time.Since(a.begun) < begins
 	}
 	if a.host.due(wall, true) || all {
-		w.host = a.describe(now, end)
+		w.host = a.describe(end)
 		if w.host.Files = files; files == 0 {
 			w.host.Devices, a.files[0] = a.describeAll(0, now), statusFile{}
 		}
@@ -550,7 +550,7 @@ func (a *account) trouble(device string) {
 }
 
 // describe returns the host's status without its devices.
-func (a *account) describe(now time.Time, end bool) *status.Host {
+func (a *account) describe(end bool) *status.Host {
 	e := a.e
 	h := &status.Host{
 		Written: time.Now().UTC().Round(0), Started: a.started, Before: a.ran, Stopped: end, Software: delivery.UserAgent(), Process: os.Getpid(),
@@ -581,7 +581,7 @@ func (e *Engine) begin() {
 	for _, d := range a.devices {
 		parameters += d.named
 	}
-	h := a.describe(a.now(), false)
+	h := a.describe(false)
 	devices := len(a.ids)
 	a.mu.Unlock()
 	stamp, leaves := h.NextSlot(a.now())

@@ -149,7 +149,7 @@ func (a *account) tell(now time.Time) {
 	if stamp <= a.slots.last {
 		return
 	}
-	a.slots.last, h = stamp, *a.describe(now, false)
+	a.slots.last, h = stamp, *a.describe(false)
 	lost := a.came.lost()
 	for _, f := range lost[:min(len(lost), mostNamed)] {
 		a.e.log.Warn("a flag or unit is on a metric without a reported field, so it applies to no reading: join it with the readings in a processor",

@@ -497,7 +497,7 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
-		w.arrival = min(w.arrival, flow) // likewise
+		w.arrival = min(w.arrival, flow) // replayed samples may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
 		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow, a.resumed) {
@@ -657,7 +657,7 @@ func (a *Aligner) Reopen(name Series, stamp time.Time, flag spec.Flag) {
 	}
 	if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil && s.isClosed(start, k) {
 		s.ring(k).clear(start/k.seconds(), k)
-		if s.memory != nil {
+		if s.memory != nil && k == normal {
 			s.memory.forget(start)
 		}
 		a.shards[d.shard].mark.dirty = true

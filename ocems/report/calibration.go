@@ -103,7 +103,7 @@ func (c *Calibration) String() string {
 		points      int
 	}{{"zero", c.Zero, c.ZeroDrift, c.ZeroPoints}, {"span", c.Span, c.SpanDrift, c.SpanPoints}} {
 		if x.mean != nil {
-			text += fmt.Sprintf("; %s %s, mean of %s", x.name, number(*x.mean), count(x.points, "point"))
+			text += fmt.Sprintf("; %s %s, mean of %s", x.name, number(*x.mean), spec.Counted(x.points, "point"))
 		}
 		if x.drift != nil {
 			text += ", drift " + signed(*x.drift)

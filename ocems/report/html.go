@@ -202,7 +202,7 @@ func (d deviceView) Calibrations() (rows [][]string) {
 		if v == nil {
 			return "–"
 		}
-		return fmt.Sprintf("%s (%s)", number(*v), count(points, "point"))
+		return fmt.Sprintf("%s (%s)", number(*v), spec.Counted(points, "point"))
 	}
 	drift := func(v *float64) string {
 		if v == nil {

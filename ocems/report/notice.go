@@ -259,7 +259,7 @@ func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
 func (f *Finding) Title() string {
 	text := f.Kind + ": " + (&Parameter{Parameter: f.Parameter, Diagnostic: f.Diagnostic}).name()
 	if f.Slots > 0 {
-		text += ", " + span(f.First, f.Last) + ", " + count(f.Slots, "slot")
+		text += ", " + span(f.First, f.Last) + ", " + spec.Counted(f.Slots, "slot")
 	}
 	return text
 }
@@ -274,7 +274,7 @@ func (l Line) Value() string {
 		text += " flag " + l.Reading.Flag
 	}
 	if n := l.Reading.Samples; n > 0 {
-		text += ", of " + count(n, "reading")
+		text += ", of " + spec.Counted(n, "reading")
 	}
 	if r := l.Reading.Range; r != [2]float64{} {
 		text += fmt.Sprintf(", %s to %s", strconv.FormatFloat(r[0], 'f', -1, 64), strconv.FormatFloat(r[1], 'f', -1, 64))
@@ -289,7 +289,7 @@ func (l Line) Result() string {
 		text += ", " + strings.ReplaceAll(l.Reason, "_", " ")
 	}
 	if l.Count > 0 {
-		text += ", " + count(l.Count, "reading")
+		text += ", " + spec.Counted(l.Count, "reading")
 	}
 	if l.Status != nil {
 		text += fmt.Sprintf(", status %d", *l.Status)

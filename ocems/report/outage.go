@@ -103,7 +103,7 @@ func (o Outage) Text() string {
 		text = fmt.Sprintf("%s from %s to %s", what, o.From.Format(clock), o.To.Format(clock))
 	}
 	if o.Attempts > 0 {
-		text += ", " + count(o.Attempts, "attempt")
+		text += ", " + spec.Counted(o.Attempts, "attempt")
 	}
 	if o.Detail != "" {
 		text += ": " + plain(o.Detail)

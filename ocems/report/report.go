@@ -125,7 +125,7 @@ func (g *Gap) String() string {
 	if g == nil {
 		return "none"
 	}
-	return span(g.First, g.Last) + ", " + count(g.Slots, "slot")
+	return span(g.First, g.Last) + ", " + spec.Counted(g.Slots, "slot")
 }
 
 // Day is one row of a calendar: a letter for each of the 96 slots, from 00:00 on.
@@ -370,11 +370,4 @@ func percent(share *float64) string {
 		return "–"
 	}
 	return fmt.Sprintf("%.2f %%", *share)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

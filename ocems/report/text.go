@@ -209,7 +209,7 @@ func (r *Report) notes() []string {
 	}
 	list = append(list, outageTexts(r.Outages, "The board's server did not answer")...)
 	if r.OffGrid > 0 {
-		list = append(list, count(r.OffGrid, "reading")+" stamped off the 15-minute grid, in no slot.")
+		list = append(list, spec.Counted(r.OffGrid, "reading")+" stamped off the 15-minute grid, in no slot.")
 	}
 	if r.Unnamed != (Samples{}) {
 		list = append(list, fmt.Sprintf("Samples without a device: %d late, %d refused.", r.Unnamed.Late, r.Unnamed.Refused))
@@ -262,7 +262,7 @@ func (d *Device) notes() []string {
 	}
 	for _, p := range d.Parameters {
 		if p.Unverified > 0 {
-			list = append(list, fmt.Sprintf("%s: %s from lines that are not verified.", p.name(), count(p.Unverified, "slot")))
+			list = append(list, fmt.Sprintf("%s: %s from lines that are not verified.", p.name(), spec.Counted(p.Unverified, "slot")))
 		}
 		if p.Expected == 0 && p.Samples != (Samples{}) {
 			list = append(list, p.name()+": the trails have only samples of it, no slot.")

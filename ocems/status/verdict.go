@@ -294,19 +294,11 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.DryRun:
 		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
 	case wrong > 0:
-		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, Counted(all, "parameter"), next), ""}
+		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, spec.Counted(all, "parameter"), next), ""}
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case look > 0:
-		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, Counted(all, "parameter"), next), ""}
+		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, spec.Counted(all, "parameter"), next), ""}
 	}
-	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", Counted(all, "parameter"), Counted(len(h.Devices), "device"), next), ""}
-}
-
-// Counted is a number with its noun in singular or plural.
-func Counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", spec.Counted(all, "parameter"), spec.Counted(len(h.Devices), "device"), next), ""}
 }

@@ -329,7 +329,11 @@ func (p *parameterAccount) noteFlat(s *slot.Slot, alert time.Duration) {
 	case !even:
 		p.Flat = nil
 	case p.Flat != nil && p.Slot != nil && p.Slot.Value == s.Value:
-		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1, Alert: alert.Seconds()}
+		slots := p.Flat.Slots
+		if !s.Stamp.Equal(p.Slot.Stamp) { // else the slot came again
+			slots++
+		}
+		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: slots, Alert: alert.Seconds()}
 	default:
 		p.Flat = &status.Flat{Since: start, Slots: 1, Alert: alert.Seconds()}
 	}
@@ -435,7 +439,7 @@ func (a *account) run(done <-chan struct{}) {
 
 // step does what is due. At the end it writes everything.
 func (a *account) step(end bool) {
-	a.came.hurry(mostNearest)
+	a.came.hurry()
 	w := a.take(end)
 	err := a.write(w)
 	switch {

@@ -401,7 +401,7 @@ func (t *Tally) Add(e *Entry) {
 	for i := range e.Readings {
 		x := &e.Readings[i]
 		s := d.of(x)
-		switch calibration := x.Flag == "C" || x.Flag == "Z"; {
+		switch calibration := x.Calibration(); {
 		case calibration && rest%pointMillis == 0:
 			if s.Points == nil {
 				s.Points = Points{}

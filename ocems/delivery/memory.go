@@ -417,7 +417,7 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 			f.Unit, f.Samples, f.Range = r.Unit, r.Samples, r.Range // the unit may have been mended since, and replayed history may differ in samples and range
 			if f == r {
 				same = append(same, rs[i])
-			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
+			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && f.Calibration() == r.Calibration() {
 				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, unit, f.Flag)
 			}
 		}

@@ -236,7 +236,7 @@ func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
 	line := lineOf(trail, e, stamp)
 	for i := range e.Readings {
 		if x := &e.Readings[i]; x.Parameter == f.Parameter && x.Diagnostic == f.Diagnostic {
-			if calibration := x.Flag == "C" || x.Flag == "Z"; calibration != (f.Kind == "calibration") {
+			if x.Calibration() != (f.Kind == "calibration") {
 				return
 			}
 			line.Reading = x

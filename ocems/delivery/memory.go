@@ -339,9 +339,9 @@ func (d *Delivery) mark() {
 }
 
 // unmark records a clean stop if the store knows the outcome of all that was sent. Otherwise it stores what it can.
-func (d *Delivery) unmark(ctx context.Context) error {
+func (d *Delivery) unmark(ctx context.Context) {
 	if !d.marked {
-		return nil
+		return
 	}
 	ops, _ := d.postponedOps()
 	if !d.unwritten {
@@ -351,7 +351,6 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	if err := d.cfg.Store.Batch(ctx, ops...); err != nil {
 		d.cfg.Logger.Warn("cannot record a clean stop in the outbox: the next start treats this stop as a crash", "error", err)
 	}
-	return nil
 }
 
 // asks limits the requests for single readings of slots that another sender has reported. A plant sends all of them. The

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	aligner "github.com/ocems-io/ocems/ocems/slot" // this package has a type slot
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
@@ -301,7 +302,7 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 		return nil, nil
 	}
 	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: id.device, Stamp: id.stamp,
-		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "conflict", Count: 1,
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: string(aligner.Conflict), Count: 1,
 		Detail: fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
 }
 

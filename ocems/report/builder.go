@@ -237,7 +237,7 @@ func (b *Builder) Off(trail int, off audit.Off) { b.hosts[trail].off = append(b.
 
 // take counts one day of a device in a file of a trail.
 func (b *Builder) take(trail int, x *audit.Day, verified bool) {
-	from := int64(x.Date)*slotsADay - istSlots
+	from := firstOf(int64(x.Date))
 	due := from >= b.first && from <= b.last // the period begins and ends with a day
 	if !due && !x.Slots() {
 		return
@@ -302,7 +302,7 @@ func (b *Builder) slots(s *series, n int64, x *audit.Series, verified bool) {
 	}
 	for at := range x.Slots {
 		r := rank(x.Slots[at])
-		slot := n*slotsADay - istSlots + int64(at)
+		slot := firstOf(n) + int64(at)
 		if r > excluded {
 			s.low, s.high = min(s.low, slot), max(s.high, slot)
 		}
@@ -444,6 +444,9 @@ func (b *Builder) unit(name string) uint16 {
 	return n
 }
 
+// firstOf is the first slot of an IST day.
+func firstOf(day int64) int64 { return day*slotsADay - istSlots }
+
 // split gives the IST day of a slot and its index in the day.
 func split(slot int64) (day int64, at int) {
 	return floor(slot+istSlots, slotsADay), int(mod(slot+istSlots, slotsADay))
@@ -469,10 +472,7 @@ func (b *Builder) period() (first, last int64, err error) {
 	} else if b.o.To.IsZero() {
 		last = b.high
 	} else if !b.o.Now.IsZero() {
-		due := floor(b.o.Now.UnixMilli(), slotMillis)
-		if b.o.Stamp == "start" {
-			due--
-		}
+		due := floor(b.o.Now.UnixMilli(), slotMillis) - 1 + b.shift()
 		if b.any {
 			due = max(due, b.high)
 		}
@@ -493,10 +493,7 @@ func (b *Builder) extend(h *Host) {
 		}
 	}
 	if !b.any && !b.begun.IsZero() {
-		b.low, b.any = floor(b.begun.UnixMilli(), slotMillis)+1, true
-		if b.o.Stamp == "end" {
-			b.low++
-		}
+		b.low, b.any = b.firstWindow()+1, true
 	}
 }
 
@@ -510,6 +507,14 @@ func (s *series) span(b *Builder, first, last int64) (int64, int64) {
 		first = max(first, min(s.low, floor(s.due.Since.UnixMilli(), slotMillis)))
 	}
 	return first, last
+}
+
+// shift is the number of a window's stamp minus that of its start, in slots.
+func (b *Builder) shift() int64 {
+	if b.o.Stamp == "end" {
+		return 1
+	}
+	return 0
 }
 
 // names lists the devices of the trails.

@@ -2,7 +2,6 @@ package report
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -160,11 +159,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 
 // firstWindow is the first slot for which the trails can show whether the host ran.
 func (b *Builder) firstWindow() int64 {
-	slot := floor(b.begun.UnixMilli(), slotMillis)
-	if b.o.Stamp == "end" {
-		slot++
-	}
-	return slot
+	return floor(b.begun.UnixMilli(), slotMillis) + b.shift()
 }
 
 func gapText(counts calendar.Counts, off, before, asked int, known bool) string {
@@ -348,12 +343,7 @@ func (n *Notice) Text(w io.Writer) error {
 }
 
 // JSON writes it as one object.
-func (n *Notice) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(n)
-}
+func (n *Notice) JSON(w io.Writer) error { return writeJSON(w, n) }
 
 // HTML writes it as a page.
 func (n *Notice) HTML(w io.Writer) error {

@@ -139,7 +139,6 @@ var always = []string{"expected", "delivered", "missing"}
 // verdict is one sentence on the whole report.
 func (r *Report) verdict() string {
 	var all Parameter
-	var share *float64
 	for _, d := range r.Devices {
 		for i := range d.Parameters {
 			all.add(&d.Parameters[i])
@@ -151,15 +150,13 @@ func (r *Report) verdict() string {
 	case due > 0 && reached == due:
 		text = fmt.Sprintf("All values that were due reached the board: %d.", due)
 	case due > 0:
-		part := float64(reached*10000/due) / 100
-		share = &part
 		var lost []string
 		for _, c := range columns {
 			if n := c.count(&all); c.bad && n > 0 && c.name != "host off" {
 				lost = append(lost, fmt.Sprintf("%s %d", c.name, n))
 			}
 		}
-		text = fmt.Sprintf("%d of %d values that were due reached the board, %s: %s.", reached, due, percent(share), strings.Join(lost, ", "))
+		text = fmt.Sprintf("%d of %d values that were due reached the board, %s: %s.", reached, due, percent(shareOf(reached, due)), strings.Join(lost, ", "))
 	case all.Expected > 0:
 		text = "All slots of the period are calibrations."
 	}

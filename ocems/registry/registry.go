@@ -70,8 +70,6 @@ func (d *Device) Seal(payload []byte) []byte { return d.seal(payload) }
 // Sign makes the signature header of one attempt at the given time (spec 2.3.2).
 func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
 
-func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
-
 // snapshot is the part of the Registry that Reload replaces.
 type snapshot struct {
 	devices  map[string]*Device

@@ -276,8 +276,8 @@ func (a *account) made(slots []slot.Slot, upstream bool) {
 			}
 			continue
 		}
-		if p.Slot != nil && !s.Stamp.Equal(p.Slot.Stamp) && !newer(s.Stamp, &p.Slot.Stamp, now) {
-			continue
+		if p.Slot != nil && !newer(s.Stamp, &p.Slot.Stamp, now) && (upstream || !s.Stamp.Equal(p.Slot.Stamp)) {
+			continue // of two slots made upstream the first stays; one made here again replaces one that was withdrawn
 		}
 		p.Upstream = upstream
 		rules := d.Rules(s.Parameter)

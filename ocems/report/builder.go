@@ -479,7 +479,7 @@ func (b *Builder) period() (first, last int64, err error) {
 		last = min(last, due)
 	}
 	if days := (last - first) / slotsADay; days > maxDays {
-		return 0, 0, fmt.Errorf("--from, --to: the trails have slots from %s to %s, but a report covers at most %d days: give both", clock(first), clock(last), maxDays)
+		return 0, 0, fmt.Errorf("--from, --to: the trails have slots from %s to %s, but a report covers at most %d days: give both", clock(at(first)), clock(at(last)), maxDays)
 	}
 	return first, last, nil
 }
@@ -531,4 +531,6 @@ func (b *Builder) names() []string {
 
 func at(slot int64) time.Time { return time.UnixMilli(slot * slotMillis).In(spec.IST) }
 func date(slot int64) string  { return at(slot).Format(time.DateOnly) }
-func clock(slot int64) string { return at(slot).Format("2006-01-02 15:04") }
+
+// clock is a time for a person, to the minute.
+func clock(t time.Time) string { return t.Format("2006-01-02 15:04") }

@@ -182,14 +182,14 @@ func (p *Parameter) add(x *Parameter) {
 }
 
 func (r *Report) made() string {
-	return fmt.Sprintf("Made %s IST by %s", r.Made.Format("2006-01-02 15:04"), r.Software)
+	return fmt.Sprintf("Made %s IST by %s", clock(r.Made), r.Software)
 }
 
 func (r *Report) headline() string {
 	if r.Period == nil {
 		return "The period is empty."
 	}
-	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", r.Period.First.Format("2006-01-02 15:04"), r.Period.Last.Format("2006-01-02 15:04"), r.Period.Slots)
+	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", clock(r.Period.First), clock(r.Period.Last), r.Period.Slots)
 }
 
 // mostOff is how many times of one kind are listed.
@@ -220,9 +220,9 @@ func (x Off) text(several bool) string {
 		which += " of " + plain(x.Trail)
 	}
 	if x.Killed {
-		return fmt.Sprintf("%s was off: it ran at least until %s and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+		return fmt.Sprintf("%s was off: it ran at least until %s and was started at %s.", which, clock(x.From), clock(x.To))
 	}
-	return fmt.Sprintf("%s was off from %s to %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+	return fmt.Sprintf("%s was off from %s to %s.", which, clock(x.From), clock(x.To))
 }
 
 func (d *Device) title() string {

@@ -706,9 +706,9 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 	return x
 }
 
-// instead returns what came instead of a parameter that never came, without tokens that a sender may have put into it.
+// instead returns what came instead of a parameter that never came.
 func (a *account) instead(p *parameterAccount, d *deviceAccount) string {
-	return string(a.e.names.Hide([]byte(a.came.instead(p.mapped, d))))
+	return a.e.hide(a.came.instead(p.mapped, d))
 }
 
 func (p *parameterAccount) neverCame(d *deviceAccount) bool {

@@ -410,6 +410,9 @@ func (b *Batch) Commit(ctx context.Context) error {
 	return nil
 }
 
+// hide removes tokens, which a sender may have put into an attribute.
+func (e *Engine) hide(text string) string { return string(e.names.Hide([]byte(text))) }
+
 // know stores the text of a source, so that a log line can name it later.
 func (e *Engine) know(s Source) {
 	if s.Text == nil {
@@ -418,7 +421,7 @@ func (e *Engine) know(s Source) {
 	if e.knows(s.ID) {
 		return
 	}
-	text := s.Text()
+	text := e.hide(s.Text())
 	if len(text) > longestSource {
 		text = strings.ToValidUTF8(text[:longestSource], "") + "..."
 	}

@@ -153,7 +153,7 @@ func (a *account) tell(now time.Time) {
 	lost := a.came.lost()
 	for _, f := range lost[:min(len(lost), mostNamed)] {
 		a.e.log.Warn("a flag or unit is on a metric without a reported field, so it applies to no reading: join it with the readings in a processor",
-			"metric", f.metric, "attribute", f.word, "of", f.source)
+			"metric", f.metric, "attribute", f.word, "of", a.e.hide(f.source))
 	}
 	if more := len(lost) - mostNamed; more > 0 {
 		a.e.log.Warn("more flags or units are on metrics without a reported field", "metrics", more)

@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	token   = "8d97c71e68c2f4eee5fb254fccb49773"
-	token44 = "q1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6j7k8l9z0x1c="
+	token44 = "q1w2e3r4t5/6u7i8o9p0a1s2d3f4g5h6j7k8l9z0+1c="
 	keyFile = "../seal/testdata/industry_test_public.pem"
 	weak    = "../seal/testdata/weak_1024_public.pem"
 )
@@ -76,6 +76,7 @@ func TestMistakes(t *testing.T) {
 		{"token twice", func(c C) { c.Devices[0].TokenIDFile = "f" }, []string{"devices[0].token_id: both token_id and token_id_file are given"}},
 		{"token file absent", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", "absent.txt" }, []string{"devices[0].token_id_file: open absent.txt"}},
 		{"token as its file", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", token }, []string{"devices[0].token_id_file: ", "give it as token_id"}},
+		{"token of base64 as its file", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", token44 }, []string{"devices[0].token_id_file: ", "give it as token_id"}},
 		{"token file empty", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", os.DevNull }, []string{"devices[0].token_id_file: /dev/null is empty"}},
 		{"key twice", func(c C) { c.PublicKey = "x" }, []string{"public_key: both public_key and public_key_file are given"}},
 		{"variable not set", func(c C) { c.Devices[0].TokenID = "${OCEMS_TOKEN}" }, []string{`devices[0].token_id: "${OCEMS_TOKEN}" is the name of a variable that is not set`}},

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -519,14 +520,7 @@ func (b *Builder) shift() int64 {
 
 // names lists the devices of the trails.
 func (b *Builder) names() []string {
-	var names []string
-	for name := range b.devices {
-		if name != "" {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(b.devices)), func(name string) bool { return name == "" })
 }
 
 func at(slot int64) time.Time { return time.UnixMilli(slot * slotMillis).In(spec.IST) }

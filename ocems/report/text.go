@@ -27,8 +27,8 @@ func (r *Report) Text(w io.Writer) error {
 		}
 		for i := range d.Parameters {
 			p := &d.Parameters[i]
-			for _, line := range p.calibrated() {
-				fmt.Fprintf(out, "  %s, calibration: %s\n", plain(p.name()), line)
+			for j := range p.Calibrations {
+				fmt.Fprintf(out, "  %s, calibration: %s\n", plain(p.name()), p.Calibrations[j].String())
 			}
 		}
 	}
@@ -286,14 +286,6 @@ func (p *Parameter) leftOut() string {
 		list = append(list, fmt.Sprintf("%s %d", strings.ReplaceAll(reason, "_", " "), p.LeftOut[reason]))
 	}
 	return strings.Join(list, ", ")
-}
-
-// calibrated returns a line for each calibration.
-func (p *Parameter) calibrated() (list []string) {
-	for i := range p.Calibrations {
-		list = append(list, p.Calibrations[i].String())
-	}
-	return list
 }
 
 func (p *Parameter) name() string {

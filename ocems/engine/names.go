@@ -421,9 +421,10 @@ func (e *Engine) know(s Source) {
 	if e.knows(s.ID) {
 		return
 	}
-	text := e.hide(s.Text())
+	text := s.Text()
 	if len(text) > longestSource {
-		text = strings.ToValidUTF8(text[:longestSource], "") + "..."
+		text = e.hide(text) // a token that is cut would not be found later
+		text = strings.ToValidUTF8(text[:min(len(text), longestSource)], "") + "..."
 	}
 	e.sourcesMu.Lock()
 	defer e.sourcesMu.Unlock()
@@ -448,7 +449,7 @@ func (e *Engine) source(id uint64) string {
 		if text == "" {
 			return "a source with no name"
 		}
-		return text
+		return e.hide(text)
 	}
 	return fmt.Sprintf("a sender from before the restart (%016x)", id)
 }

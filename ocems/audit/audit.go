@@ -29,6 +29,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/payload"
+	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store/place"
 )
 
@@ -75,6 +76,9 @@ type Reading struct {
 func (r Reading) String() string {
 	return fmt.Sprintf("{%s %v %s %s %t}", r.Parameter, r.Value, r.Unit, r.Flag, r.Diagnostic)
 }
+
+// Calibration reports whether the value is a 30-second point of a calibration.
+func (r *Reading) Calibration() bool { return len(r.Flag) == 1 && spec.Flag(r.Flag[0]).Calibration() }
 
 // Readings converts the readings of a record.
 func Readings(rs []payload.Reading) []Reading {
@@ -357,7 +361,14 @@ func (t *Trail) whatItIs(damage string) error {
 
 // entry decodes a line of a trail.
 func entry(line []byte) (e Entry, ok bool) {
-	return e, json.Unmarshal(line, &e) == nil && e.Number > 0
+	ok = json.Unmarshal(line, &e) == nil && e.Number > 0
+	return e, ok
+}
+
+// firstEntry decodes the first of some lines.
+func firstEntry(lines []byte) (e Entry, ok bool) {
+	line, _, _ := bytes.Cut(lines, []byte("\n"))
+	return entry(line)
 }
 
 // Check verifies that the trail is at its path, where readers and the next start look for it. If it was removed,

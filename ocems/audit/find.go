@@ -160,8 +160,7 @@ const longestSought = 1 << 20
 
 // older reports that the first of some lines is older than the query needs.
 func (q *query) older(lines []byte) bool {
-	line, _, _ := bytes.Cut(lines, []byte("\n"))
-	e, ok := entry(line)
+	e, ok := firstEntry(lines)
 	return ok && e.Time.Before(q.oldest)
 }
 

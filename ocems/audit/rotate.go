@@ -320,8 +320,7 @@ func lookPacked(path string) (number uint64, previous, fault string) {
 			if err != nil {
 				return 0, "", err.Error()
 			}
-			line, _, _ := bytes.Cut(text, []byte("\n"))
-			e, _ := entry(line)
+			e, _ := firstEntry(text)
 			number, previous = e.Number, e.Previous
 		}
 	}

@@ -268,14 +268,13 @@ func ScanSummary(path string) (f File, days []*Day, ok bool, err error) {
 			return f, nil, false, fmt.Errorf("reading the audit trail %s: %w", path, err)
 		}
 		if i == 0 { // this block has the first line
-			head := &scanner{visit: func(*Entry, bool) {}}
-			head.line(text[:bytes.IndexByte(text, '\n')+1], nil)
-			f.First, f.Previous = head.file.First, head.file.Previous
+			e, _ := firstEntry(text)
+			f.First, f.Previous = e.Number, e.Previous
 			continue
 		}
 		if i == at {
-			var e Entry
-			if json.Unmarshal(text[:bytes.IndexByte(text, '\n')+1], &e) != nil || e.Number == 0 {
+			e, ok := firstEntry(text)
+			if !ok {
 				return f, nil, false, nil
 			}
 			s.chain = chain{number: e.Number - 1, prev: e.Previous, begun: true, summed: true}

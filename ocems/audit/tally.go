@@ -16,7 +16,7 @@ import (
 // The grids of a day in IST. The day begins 22 slots before the UTC day.
 const (
 	SlotsADay  = int(24 * time.Hour / spec.SlotLength)
-	PointsADay = int(24 * time.Hour / spec.CalibrationLength)
+	pointsADay = int(24 * time.Hour / spec.CalibrationLength)
 
 	slotMillis  = int64(spec.SlotLength / time.Millisecond)
 	pointMillis = int64(spec.CalibrationLength / time.Millisecond)
@@ -138,13 +138,13 @@ func (s *Slots) UnmarshalText(text []byte) error {
 
 // MarshalText encodes runs.
 func (p Points) MarshalText() ([]byte, error) {
-	return runs(PointsADay, func(i int) Rank { return p[i] }), nil
+	return runs(pointsADay, func(i int) Rank { return p[i] }), nil
 }
 
 // UnmarshalText decodes runs.
 func (p *Points) UnmarshalText(text []byte) error {
 	*p = Points{}
-	return readRuns(text, PointsADay, func(i int, r Rank) { (*p)[i] = r })
+	return readRuns(text, pointsADay, func(i int, r Rank) { (*p)[i] = r })
 }
 
 func runs(n int, at func(int) Rank) (text []byte) {
@@ -401,7 +401,7 @@ func (t *Tally) Add(e *Entry) {
 	for i := range e.Readings {
 		x := &e.Readings[i]
 		s := d.of(x)
-		switch calibration := x.Flag == "C" || x.Flag == "Z"; {
+		switch calibration := x.Calibration(); {
 		case calibration && rest%pointMillis == 0:
 			if s.Points == nil {
 				s.Points = Points{}

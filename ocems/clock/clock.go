@@ -545,7 +545,7 @@ func (c *Clock) hold() bool {
 	case c.cfg.Alone:
 		return false
 	case c.heard == contradicts:
-		return c.running()-c.against < patience
+		return c.contradicted()
 	case c.heard == disagrees && !c.confirmed: // not a statement of the board itself
 		return c.running()-c.against < unheard
 	case c.confirmed:

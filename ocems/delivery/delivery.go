@@ -164,7 +164,8 @@ func (d *Delivery) Close(ctx context.Context) error {
 	<-done
 	close(d.work)
 	d.writing.Wait()
-	return d.unmark(context.WithoutCancel(ctx))
+	d.unmark(context.WithoutCancel(ctx))
+	return nil
 }
 
 // Stats describes the outbox.

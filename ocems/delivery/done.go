@@ -131,22 +131,3 @@ func decodeDone(value []byte) (slots map[slotID]bool, err error) {
 	}
 	return slots, d.Err()
 }
-
-// mostHeld is how many readings of waiting slots stay in memory; other slots are read from the store.
-const mostHeld = 1 << 18
-
-// hold keeps the content of a new slot in memory. Delivery.mu is held.
-func (d *Delivery) hold(q *queue, stamp int64, c *content) {
-	if n := len(c.readings); d.inMemory+n <= mostHeld {
-		q.slot(stamp).held = &content{readings: c.readings, made: c.made}
-		d.inMemory += n
-	}
-}
-
-// release removes a slot's content from memory. Delivery.mu is held.
-func (d *Delivery) release(s *slot) {
-	if s != nil && s.held != nil {
-		d.inMemory -= len(s.held.readings)
-		s.held = nil
-	}
-}

@@ -339,9 +339,9 @@ func (d *Delivery) mark() {
 }
 
 // unmark records a clean stop if the store knows the outcome of all that was sent. Otherwise it stores what it can.
-func (d *Delivery) unmark(ctx context.Context) error {
+func (d *Delivery) unmark(ctx context.Context) {
 	if !d.marked {
-		return nil
+		return
 	}
 	ops, _ := d.postponedOps()
 	if !d.unwritten {
@@ -351,7 +351,6 @@ func (d *Delivery) unmark(ctx context.Context) error {
 	if err := d.cfg.Store.Batch(ctx, ops...); err != nil {
 		d.cfg.Logger.Warn("cannot record a clean stop in the outbox: the next start treats this stop as a crash", "error", err)
 	}
-	return nil
 }
 
 // asks limits the requests for single readings of slots that another sender has reported. A plant sends all of them. The
@@ -417,7 +416,7 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 			f.Unit, f.Samples, f.Range = r.Unit, r.Samples, r.Range // the unit may have been mended since, and replayed history may differ in samples and range
 			if f == r {
 				same = append(same, rs[i])
-			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && spec.Flag(f.Flag[0]).Calibration() == rs[i].Flag.Calibration() {
+			} else if len(rs) == 1 && f.Parameter == r.Parameter && f.Diagnostic == r.Diagnostic && f.Flag != "" && f.Calibration() == r.Calibration() {
 				conflict = fmt.Sprintf("the server has %v %s flag %s of this parameter and stamp, which was delivered before", f.Value, unit, f.Flag)
 			}
 		}

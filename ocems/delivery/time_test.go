@@ -273,6 +273,23 @@ func TestStoreThatFailsForAWhile(t *testing.T) {
 	})
 }
 
+// The store is full at the start: one line of the log says so with the reason, and nothing is sent until it can be written.
+func TestStoreThatIsFullAtTheStart(t *testing.T) {
+	disk := newOpenStore()
+	disk.fill(true)
+	run(t, "", registry, func(c *delivery.Config) { c.Store = disk }, func(p *plant) {
+		asked := p.answers(success)
+		time.Sleep(10 * time.Minute)
+		p.want("lines about the store", strings.Count(p.log.String(), "cannot write the outbox"), 1)
+		p.want("lines without a reason", strings.Count(p.log.String(), "error=<nil>"), 0)
+		disk.fill(false)
+		time.Sleep(20 * time.Second)
+		p.put("a", at(15), cod(1))
+		time.Sleep(time.Minute)
+		p.want("requests", len(asked()["a"]), 1)
+	})
+}
+
 // A slot whose outcome was not written before the end is sent again after it, and answered 111.
 func TestStopWhileTheStoreFails(t *testing.T) {
 	disk := newOpenStore()

@@ -7,6 +7,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	aligner "github.com/ocems-io/ocems/ocems/slot" // this package has a type slot
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 )
@@ -46,7 +47,7 @@ func (a *attempt) decided(rs []payload.Reading) (send []payload.Reading, done bo
 			}
 			why[r.Parameter] = text
 		default:
-			a.book(audit.Entry{Outcome: audit.Refused, Parameter: r.Parameter, Reason: "min_coverage", Count: max(r.Samples, 1), Detail: text + OfAll}, []payload.Reading{r})
+			a.book(audit.Entry{Outcome: audit.Refused, Parameter: r.Parameter, Reason: string(aligner.TooFew), Count: max(r.Samples, 1), Detail: text + OfAll}, []payload.Reading{r})
 		}
 	}
 	if len(why) > 0 && !a.q.memory.asks { // must be on disk before a newer slot is sent: doubtAll needs it

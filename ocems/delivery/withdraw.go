@@ -8,6 +8,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	aligner "github.com/ocems-io/ocems/ocems/slot" // this package has a type slot
 	"github.com/ocems-io/ocems/ocems/store/frame"
 )
 
@@ -70,6 +71,6 @@ func (x Withdrawn) entry(d *Delivery) audit.Entry {
 	r := x.Reading
 	t, _ := d.cfg.Lookup(x.Device)
 	return audit.Entry{Outcome: audit.Refused, Station: t.StationID, Device: x.Device, Stamp: r.Stamp.UnixMilli(),
-		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "clock", Count: max(r.Samples, 1),
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: string(aligner.WrongClock), Count: max(r.Samples, 1),
 		Detail: "the slot was made while the clock was not confirmed, and the clock was then corrected"}
 }

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/audit"
 	"github.com/ocems-io/ocems/ocems/payload"
+	aligner "github.com/ocems-io/ocems/ocems/slot" // this package has a type slot
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
 	"github.com/ocems-io/ocems/ocems/store/frame"
@@ -69,7 +70,7 @@ func (d *Delivery) writeLoop() {
 		switch unwritten, err = d.write(append(unwritten, list...)); {
 		case len(unwritten) == 0 && d.isMarked():
 			wait = firstRewrite
-		case before == 0:
+		case before == 0 && len(unwritten) > 0: // else only the mark is missing, and New has logged why
 			d.cfg.Logger.Error("cannot write the outbox or the audit trail: free disk space or repair the directory; trying again", "error", err)
 		}
 	}
@@ -301,7 +302,7 @@ func (t *transaction) add(rec payload.Record, r payload.Reading, whole bool) (re
 		return nil, nil
 	}
 	return []audit.Entry{{Outcome: audit.Refused, Station: rec.StationID, Device: id.device, Stamp: id.stamp,
-		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: "conflict", Count: 1,
+		Readings: audit.Readings([]payload.Reading{r}), Parameter: r.Parameter, Reason: string(aligner.Conflict), Count: 1,
 		Detail: fmt.Sprintf("value %v %s flag %s for the same parameter and stamp waits already", x.Value, x.Unit, x.Flag)}}, nil
 }
 
@@ -406,6 +407,25 @@ func (d *Delivery) waits(id slotID) (held *content, waits bool) {
 		_, waits = q.stamps.status(id.stamp)
 	}
 	return held, waits
+}
+
+// mostHeld is how many readings of waiting slots stay in memory; other slots are read from the store.
+const mostHeld = 1 << 18
+
+// hold keeps the content of a new slot in memory. Delivery.mu is held.
+func (d *Delivery) hold(q *queue, stamp int64, c *content) {
+	if n := len(c.readings); d.inMemory+n <= mostHeld {
+		q.slot(stamp).held = &content{readings: c.readings, made: c.made}
+		d.inMemory += n
+	}
+}
+
+// release removes a slot's content from memory. Delivery.mu is held.
+func (d *Delivery) release(s *slot) {
+	if s != nil && s.held != nil {
+		d.inMemory -= len(s.held.readings)
+		s.held = nil
+	}
 }
 
 // slot returns the details of a waiting slot, or nil. Delivery.mu is held.

@@ -276,8 +276,8 @@ func (a *account) made(slots []slot.Slot, upstream bool) {
 			}
 			continue
 		}
-		if p.Slot != nil && !s.Stamp.Equal(p.Slot.Stamp) && !newer(s.Stamp, &p.Slot.Stamp, now) {
-			continue
+		if p.Slot != nil && !newer(s.Stamp, &p.Slot.Stamp, now) && (upstream || !s.Stamp.Equal(p.Slot.Stamp)) {
+			continue // of two slots made upstream the first stays; one made here again replaces one that was withdrawn
 		}
 		p.Upstream = upstream
 		rules := d.Rules(s.Parameter)
@@ -329,7 +329,11 @@ func (p *parameterAccount) noteFlat(s *slot.Slot, alert time.Duration) {
 	case !even:
 		p.Flat = nil
 	case p.Flat != nil && p.Slot != nil && p.Slot.Value == s.Value:
-		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: p.Flat.Slots + 1, Alert: alert.Seconds()}
+		slots := p.Flat.Slots
+		if !s.Stamp.Equal(p.Slot.Stamp) { // else the slot came again
+			slots++
+		}
+		p.Flat = &status.Flat{Since: p.Flat.Since, Slots: slots, Alert: alert.Seconds()}
 	default:
 		p.Flat = &status.Flat{Since: start, Slots: 1, Alert: alert.Seconds()}
 	}
@@ -435,7 +439,7 @@ func (a *account) run(done <-chan struct{}) {
 
 // step does what is due. At the end it writes everything.
 func (a *account) step(end bool) {
-	a.came.hurry(mostNearest)
+	a.came.hurry()
 	w := a.take(end)
 	err := a.write(w)
 	switch {
@@ -518,7 +522,7 @@ func (a *account) take(end bool) (w written) {
 		a.host.matters = a.host.matters || a.files[0].matters || a.host.changed && time.Since(a.begun) < begins
 	}
 	if a.host.due(wall, true) || all {
-		w.host = a.describe(now, end)
+		w.host = a.describe(end)
 		if w.host.Files = files; files == 0 {
 			w.host.Devices, a.files[0] = a.describeAll(0, now), statusFile{}
 		}
@@ -550,7 +554,7 @@ func (a *account) trouble(device string) {
 }
 
 // describe returns the host's status without its devices.
-func (a *account) describe(now time.Time, end bool) *status.Host {
+func (a *account) describe(end bool) *status.Host {
 	e := a.e
 	h := &status.Host{
 		Written: time.Now().UTC().Round(0), Started: a.started, Before: a.ran, Stopped: end, Software: delivery.UserAgent(), Process: os.Getpid(),
@@ -581,7 +585,7 @@ func (e *Engine) begin() {
 	for _, d := range a.devices {
 		parameters += d.named
 	}
-	h := a.describe(a.now(), false)
+	h := a.describe(false)
 	devices := len(a.ids)
 	a.mu.Unlock()
 	stamp, leaves := h.NextSlot(a.now())
@@ -702,9 +706,9 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 	return x
 }
 
-// instead returns what came instead of a parameter that never came, without tokens that a sender may have put into it.
+// instead returns what came instead of a parameter that never came.
 func (a *account) instead(p *parameterAccount, d *deviceAccount) string {
-	return string(a.e.names.Hide([]byte(a.came.instead(p.mapped, d))))
+	return a.e.hide(a.came.instead(p.mapped, d))
 }
 
 func (p *parameterAccount) neverCame(d *deviceAccount) bool {

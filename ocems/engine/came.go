@@ -43,11 +43,11 @@ type flagged struct{ metric, word, source string }
 
 const mostNearest = 20
 
-// hurry sets how many searches for the nearest name may be made until the next call.
-func (c *came) hurry(n int) {
+// hurry allows mostNearest searches for the nearest name until the next call.
+func (c *came) hurry() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.left = n
+	c.left = mostNearest
 }
 
 // nearest returns the nearest name as text to append, or "".

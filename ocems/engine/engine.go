@@ -31,7 +31,6 @@ type Config struct {
 	// closes meanwhile.
 	Patience time.Duration
 	Logger   *slog.Logger
-	Status   string          // file with the status of each parameter for the tools, see [status.Path]; "" for none
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
 	// Wall is the wall clock, which may step; nil is time.Now.
 	Wall func() time.Time
@@ -271,9 +270,6 @@ func (e *Engine) watch(ctx context.Context) {
 		}
 	}, func(err error) { e.log.Error("keeping the previous devices", "error", err) })
 }
-
-// Devices returns the devices in force, sorted by id.
-func (e *Engine) Devices() []*registry.Device { return e.names.Devices() }
 
 // Stats returns the current numbers.
 func (e *Engine) Stats() Stats {

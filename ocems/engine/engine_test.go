@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"os"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -238,6 +239,19 @@ func TestSourcesThatTakeTurns(t *testing.T) {
 			assert.Contains(t, warned[0], part)
 		}
 		assert.EqualValues(t, 10, p.e.Stats().Taken)
+	})
+	run(t, "a token in an attribute", nil, func(p *plant) { // the end of run checks the log
+		for i := range 10 {
+			p.mustTake(reading("a", "cod", clock(1, 0, i), 1, "plc", []string{tokenA, "south"}[i%2]))
+		}
+		p.mustTake(reading("a", "cod", clock(1, 0, 3), 2, "plc", tokenA))
+		assert.Len(t, p.log.lines("two sources take turns"), 1)
+		until(clock(1, 20, 0))
+		assert.Len(t, p.trail(), 1)
+		text, err := os.ReadFile(p.cfg.Slots.AuditFile)
+		require.NoError(t, err)
+		assert.NotContains(t, string(text), tokenA)
+		assert.Contains(t, string(text), "plc=(the token)")
 	})
 	run(t, "restart of a sender", nil, func(p *plant) {
 		for i := range 10 {

@@ -33,7 +33,7 @@ func (e *Engine) Parameters() []ParameterState {
 		return nil
 	}
 	now, list := a.now(), make([]ParameterState, 0, n)
-	h := a.describe(now, false)
+	h := a.describe(false)
 	for _, id := range a.ids {
 		d := a.describeDevice(a.devices[id], now, false)
 		for i := range d.Parameters {

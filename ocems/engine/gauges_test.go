@@ -96,6 +96,24 @@ func TestLimitsAndFlatLinesHaveGauges(t *testing.T) {
 	})
 }
 
+// A finished slot that comes again counts once in the slots of a flat line, and with another value changes nothing.
+func TestRepeatedSlotIsOneOfAFlatLine(t *testing.T) {
+	run(t, "a processor sends again after its restart", seven, func(p *plant) {
+		for range 3 {
+			p.mustTake(finished("seven", "cod", clock(0, 45, 0), 1))
+		}
+		p.mustTake(finished("seven", "cod", clock(1, 0, 0), 1))
+		p.mustTake(finished("seven", "cod", clock(1, 0, 0), 2)) // a conflict: the first stays
+		until(clock(1, 5, 0))
+		for _, x := range p.status().Devices[0].Parameters {
+			if x.Parameter == "cod" {
+				assert.Equal(p.t, 2, x.Flat.Slots)
+				assert.Equal(p.t, 1.0, x.Slot.Value)
+			}
+		}
+	})
+}
+
 // Names that a sender invents do not become parameters of a device without entries.
 func TestUnknownFinishedSlotsHaveNoGauges(t *testing.T) {
 	run(t, "a device without entries", func(*engine.Config) {}, func(p *plant) {

@@ -267,7 +267,7 @@ func (e *Engine) place(m moment, samples []sample, trust clock.Trust, bytes int)
 	e.align(m, own)
 	for _, h := range []held{h, untimely} {
 		if h.samples != nil {
-			h.bytes = bytes * len(h.samples) / len(samples)
+			h.bytes = int(int64(bytes) * int64(len(h.samples)) / int64(len(samples)))
 			e.loop.held = append(e.loop.held, h)
 		}
 	}

@@ -410,6 +410,9 @@ func (b *Batch) Commit(ctx context.Context) error {
 	return nil
 }
 
+// hide removes tokens, which a sender may have put into an attribute.
+func (e *Engine) hide(text string) string { return string(e.names.Hide([]byte(text))) }
+
 // know stores the text of a source, so that a log line can name it later.
 func (e *Engine) know(s Source) {
 	if s.Text == nil {
@@ -420,7 +423,8 @@ func (e *Engine) know(s Source) {
 	}
 	text := s.Text()
 	if len(text) > longestSource {
-		text = strings.ToValidUTF8(text[:longestSource], "") + "..."
+		text = e.hide(text) // a token that is cut would not be found later
+		text = strings.ToValidUTF8(text[:min(len(text), longestSource)], "") + "..."
 	}
 	e.sourcesMu.Lock()
 	defer e.sourcesMu.Unlock()
@@ -445,7 +449,7 @@ func (e *Engine) source(id uint64) string {
 		if text == "" {
 			return "a source with no name"
 		}
-		return text
+		return e.hide(text)
 	}
 	return fmt.Sprintf("a sender from before the restart (%016x)", id)
 }

@@ -90,7 +90,7 @@ func (a *account) sayLate() {
 	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
 		return
 	}
-	text := fmt.Sprintf("delivered late: %s, from %s to %s", status.Counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate))
+	text := fmt.Sprintf("delivered late: %s, from %s to %s", spec.Counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate))
 	if l.olderAlready > 0 {
 		text += fmt.Sprintf("; the board had %d of them already", l.olderAlready)
 	}
@@ -111,7 +111,7 @@ func (d *deviceAccount) due(stamp int64, window time.Time) (n int) {
 
 func (a *account) sayDelivered(stamp int64, d *deviceAccount, x *slotLine, due int, missing []string) {
 	already := x.already[d.DeviceID]
-	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.devices[d.DeviceID]-already, status.Counted(due, "parameter"), d.DeviceID)
+	text := fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.devices[d.DeviceID]-already, spec.Counted(due, "parameter"), d.DeviceID)
 	if already > 0 {
 		text += fmt.Sprintf("; the board had %d already", already)
 	}
@@ -149,11 +149,11 @@ func (a *account) tell(now time.Time) {
 	if stamp <= a.slots.last {
 		return
 	}
-	a.slots.last, h = stamp, *a.describe(now, false)
+	a.slots.last, h = stamp, *a.describe(false)
 	lost := a.came.lost()
 	for _, f := range lost[:min(len(lost), mostNamed)] {
 		a.e.log.Warn("a flag or unit is on a metric without a reported field, so it applies to no reading: join it with the readings in a processor",
-			"metric", f.metric, "attribute", f.word, "of", f.source)
+			"metric", f.metric, "attribute", f.word, "of", a.e.hide(f.source))
 	}
 	if more := len(lost) - mostNamed; more > 0 {
 		a.e.log.Warn("more flags or units are on metrics without a reported field", "metrics", more)
@@ -204,7 +204,7 @@ func (a *account) tell(now time.Time) {
 		a.e.log.Info("more parameters are well again", "parameters", well-mostNamed)
 	}
 	if !a.perDevice() && !h.Slots && !h.DryRun && due > 0 {
-		a.e.log.Info(fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.delivered, status.Counted(due, "parameter"), status.Counted(len(a.ids), "device")))
+		a.e.log.Info(fmt.Sprintf("%s delivered %d of %s of %s", a.clock(stamp), x.delivered, spec.Counted(due, "parameter"), spec.Counted(len(a.ids), "device")))
 	}
 }
 

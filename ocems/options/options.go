@@ -137,7 +137,7 @@ var SignatureTimes = []string{"now", "slot"}
 // Check returns all mistakes. Each begins with its key.
 func (o Delivery) Check() error {
 	var c checker
-	if !IsURL(o.Endpoint, "http", "https") {
+	if !isURL(o.Endpoint, "http", "https") {
 		c.fault("endpoint: %q is not a URL with http or https and a host; nearest: %s", Shown(o.Endpoint), nearestEndpoint(o.Endpoint))
 	}
 	c.duration("coalesce", o.Coalesce, 0, spec.MaxAge)
@@ -170,7 +170,7 @@ func CheckClient(timeoutKey string, timeout time.Duration, proxyKey, proxy strin
 	if timeout <= 0 {
 		c.fault("%s: %s must be more than 0; nearest: 45s", timeoutKey, timeout)
 	}
-	if proxy != "" && !IsURL(proxy, "http", "https", "socks5", "socks5h") {
+	if proxy != "" && !isURL(proxy, "http", "https", "socks5", "socks5h") {
 		c.fault("%s: not a URL such as http://proxy.example.org:3128 (it is not shown, since it may hold a password)", proxyKey)
 	}
 	for _, key := range slices.Sorted(maps.Keys(tls)) {
@@ -201,8 +201,8 @@ func (c *checker) number(key string, n, least int) {
 	}
 }
 
-// IsURL reports whether s is a URL of one of the schemes, with a host.
-func IsURL(s string, schemes ...string) bool {
+// isURL reports whether s is a URL of one of the schemes, with a host.
+func isURL(s string, schemes ...string) bool {
 	u, err := url.Parse(s)
 	return err == nil && u.Hostname() != "" && slices.Contains(schemes, u.Scheme)
 }
@@ -225,7 +225,7 @@ func nearestEndpoint(s string) string {
 	if !ok {
 		rest = s
 	}
-	if s = "https://" + rest; IsURL(s, "https") {
+	if s = "https://" + rest; isURL(s, "https") {
 		return Shown(s)
 	}
 	return DefaultEndpoint

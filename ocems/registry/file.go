@@ -225,17 +225,29 @@ func (d *DeviceConfig) set(column, cell string) error {
 	case "delay":
 		if cell != "" {
 			d.Delay = new(Duration)
-			return d.Delay.UnmarshalText([]byte(cell))
+			err := d.Delay.UnmarshalText([]byte(cell))
+			if _, number := strconv.ParseFloat(cell, 64); err != nil && number != nil {
+				err = errors.New("not a duration such as 30s or 5m")
+			}
+			return err
 		}
 	case "formerly":
 		if cell != "" {
 			d.Formerly = strings.Split(cell, ";")
 		}
 	case "timestamps":
-		d.Timestamps = cell
+		return oneOf(&d.Timestamps, cell, Timestamps)
 	case "reading_stamp":
-		d.ReadingStamp = cell
+		return oneOf(&d.ReadingStamp, cell, readingStamps)
 	}
+	return nil
+}
+
+func oneOf(to *string, cell string, values []string) error {
+	if cell != "" && !slices.Contains(values, cell) {
+		return fmt.Errorf("neither %q nor %q; nearest: %s", values[0], values[1], spec.Nearest(cell, values)[0])
+	}
+	*to = cell
 	return nil
 }
 

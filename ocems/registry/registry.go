@@ -70,8 +70,6 @@ func (d *Device) Seal(payload []byte) []byte { return d.seal(payload) }
 // Sign makes the signature header of one attempt at the given time (spec 2.3.2).
 func (d *Device) Sign(at time.Time) (string, error) { return d.sign(at) }
 
-func (d *Device) String() string { return d.StationID + "/" + d.DeviceID }
-
 // snapshot is the part of the Registry that Reload replaces.
 type snapshot struct {
 	devices  map[string]*Device
@@ -228,7 +226,7 @@ func (b *builder) text(at func(string) string, key string, inline Secret, file s
 
 // maybeSecret reports that a file name may be a token or key in the wrong place. No error may show it.
 func maybeSecret(name string) bool {
-	return len(name) >= 32 && !strings.ContainsAny(name, `./\`) || len(name) > 200 || strings.Contains(name, "-----BEGIN")
+	return tokenForm.MatchString(name) || len(name) >= 32 && !strings.ContainsAny(name, `./\`) || len(name) > 200 || strings.Contains(name, "-----BEGIN")
 }
 
 // publicKey parses a key. The same text is parsed only once, for hubs whose devices share one key.

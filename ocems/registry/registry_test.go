@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 const (
 	token   = "8d97c71e68c2f4eee5fb254fccb49773"
-	token44 = "q1w2e3r4t5y6u7i8o9p0a1s2d3f4g5h6j7k8l9z0x1c="
+	token44 = "q1w2e3r4t5/6u7i8o9p0a1s2d3f4g5h6j7k8l9z0+1c="
 	keyFile = "../seal/testdata/industry_test_public.pem"
 	weak    = "../seal/testdata/weak_1024_public.pem"
 )
@@ -76,6 +76,7 @@ func TestMistakes(t *testing.T) {
 		{"token twice", func(c C) { c.Devices[0].TokenIDFile = "f" }, []string{"devices[0].token_id: both token_id and token_id_file are given"}},
 		{"token file absent", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", "absent.txt" }, []string{"devices[0].token_id_file: open absent.txt"}},
 		{"token as its file", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", token }, []string{"devices[0].token_id_file: ", "give it as token_id"}},
+		{"token of base64 as its file", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", token44 }, []string{"devices[0].token_id_file: ", "give it as token_id"}},
 		{"token file empty", func(c C) { c.Devices[0].TokenID, c.Devices[0].TokenIDFile = "", os.DevNull }, []string{"devices[0].token_id_file: /dev/null is empty"}},
 		{"key twice", func(c C) { c.PublicKey = "x" }, []string{"public_key: both public_key and public_key_file are given"}},
 		{"variable not set", func(c C) { c.Devices[0].TokenID = "${OCEMS_TOKEN}" }, []string{`devices[0].token_id: "${OCEMS_TOKEN}" is the name of a variable that is not set`}},
@@ -394,6 +395,10 @@ func TestDevicesFile(t *testing.T) {
 		{"csv short row", "d.csv", csvHead + "\n" + row + "\n", "d.csv:3: wrong number of fields"},
 		{"csv quote", "d.csv", csvHead + "\"" + row, "d.csv:2: "},
 		{"csv slipped row", "d.csv", csvHead + "s,d1,,17.4," + token + "\n", "d.csv:2: longitude: not a number of degrees"},
+		{"csv slipped to the delay", "d.csv", "station_id,device_id,token_id,delay\ns,d1,," + token + "\n", "d.csv:2: delay: not a duration such as 30s or 5m"},
+		{"csv slipped to the timestamps", "d.csv", "station_id,device_id,token_id,timestamps\ns,d1,," + token + "\n", `d.csv:2: timestamps: neither "auto" nor "source"; nearest: `},
+		{"csv slipped to the stamp", "d.csv", "station_id,device_id,token_id,reading_stamp\ns,d1,," + token + "\n", `d.csv:2: reading_stamp: neither "start" nor "end"; nearest: `},
+		{"csv stamp", "d.csv", "station_id,device_id,token_id,reading_stamp\n" + row + ",ent\n", "d.csv:2: reading_stamp: neither \"start\" nor \"end\"; nearest: end"},
 		{"csv no token", "d.csv", csvHead + "s,d1,,1,1\n", "d.csv:2: token_id: missing"},
 		{"csv in another encoding", "d.csv", csvHead + "Barauni\xe9,d1," + token + ",,\n", `d.csv:2: station_id: "Barauni\xe9" is not one line of UTF-8`},
 		{"csv twice", "d.csv", csvHead + row + ",,\n" + row + ",,\n", `d.csv:3: device_id: "d1" is also `},

@@ -84,7 +84,7 @@ func (r *Registry) Reload(ctx context.Context) (changed bool, err error) {
 }
 
 // Watch reloads at the given interval until ctx ends. It calls onChange after each change, and onError for each error that
-// differs from the one before. Both may be nil.
+// differs from the one before.
 func (r *Registry) Watch(ctx context.Context, every time.Duration, onChange func(), onError func(error)) {
 	if r.file == "" {
 		return
@@ -106,11 +106,9 @@ func (r *Registry) Watch(ctx context.Context, every time.Duration, onChange func
 			reported = ""
 		} else if text := err.Error(); text != reported {
 			reported = text
-			if onError != nil {
-				onError(err)
-			}
+			onError(err)
 		}
-		if changed && onChange != nil {
+		if changed {
 			onChange()
 		}
 	}

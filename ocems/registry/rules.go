@@ -26,13 +26,13 @@ type Common struct {
 
 // DefaultCommon returns the defaults.
 func DefaultCommon() Common {
-	return Common{ReadingStamp: ReadingStamps[0], BelowMinCoverage: BelowMinCoverage[0], FlatLineAfter: Duration{24 * time.Hour}}
+	return Common{ReadingStamp: readingStamps[0], BelowMinCoverage: belowMinCoverage[0], FlatLineAfter: Duration{24 * time.Hour}}
 }
 
-// ReadingStamps and BelowMinCoverage are the valid values of these keys.
+// readingStamps and belowMinCoverage are the valid values of these keys.
 var (
-	ReadingStamps    = []string{"start", "end"}
-	BelowMinCoverage = []string{"leave_out", "wait"}
+	readingStamps    = []string{"start", "end"}
+	belowMinCoverage = []string{"leave_out", "wait"}
 )
 
 // Validity are the keys of a parameter that say which of its readings and values are valid.
@@ -117,7 +117,7 @@ func (d *Device) TooFew(parameter string, minutes int) (why string, waits bool) 
 func (b *builder) common(d Common) *Rules {
 	at := func(key string) string { return key }
 	r := &Rules{ValidMin: math.Inf(-1), ValidMax: math.Inf(1), LimitLow: math.Inf(-1), LimitHigh: math.Inf(1)}
-	r.EndStamped = b.second(at, "reading_stamp", d.ReadingStamp, ReadingStamps, false)
+	r.EndStamped = b.second(at, "reading_stamp", d.ReadingStamp, readingStamps, false)
 	r.MinCoverage = b.coverage(at, d.MinCoverage)
 	r.Waits = b.waits(at, d.BelowMinCoverage, false)
 	r.FlatLineAfter = b.flatLine(at, d.FlatLineAfter)
@@ -131,7 +131,7 @@ func (b *builder) rules(at func(string) string, common *Rules, v *Validity) *Rul
 		return common
 	}
 	r := *common
-	r.EndStamped = b.second(at, "reading_stamp", v.ReadingStamp, ReadingStamps, r.EndStamped)
+	r.EndStamped = b.second(at, "reading_stamp", v.ReadingStamp, readingStamps, r.EndStamped)
 	r.Waits = b.waits(at, v.BelowMinCoverage, r.Waits)
 	b.bounds(at, "valid_min", "valid_max", v.ValidMin, v.ValidMax, &r.ValidMin, &r.ValidMax)
 	b.bounds(at, "limit_low", "limit_high", v.LimitLow, v.LimitHigh, &r.LimitLow, &r.LimitHigh)
@@ -169,9 +169,9 @@ func (b *builder) second(at func(string) string, key, value string, values []str
 
 func (b *builder) waits(at func(string) string, value string, common bool) bool {
 	const key = "below_min_coverage"
-	waits := b.second(at, key, value, BelowMinCoverage, common)
-	if b.noOutbox && value == BelowMinCoverage[1] {
-		b.fault(at(key), "%q needs an outbox, and a processor has none: let the exporter make these slots; nearest: %s", value, BelowMinCoverage[0])
+	waits := b.second(at, key, value, belowMinCoverage, common)
+	if b.noOutbox && value == belowMinCoverage[1] {
+		b.fault(at(key), "%q needs an outbox, and a processor has none: let the exporter make these slots; nearest: %s", value, belowMinCoverage[0])
 	}
 	return waits
 }

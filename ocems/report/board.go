@@ -308,7 +308,7 @@ func (d BoardDifference) String() string {
 }
 
 // StampText is the stamp, for a table.
-func (d BoardDifference) StampText() string { return d.Stamp.Format("2006-01-02 15:04") }
+func (d BoardDifference) StampText() string { return clock(d.Stamp) }
 
 // HereText is the value and outcome in the trails.
 func (d BoardDifference) HereText() string {

@@ -3,6 +3,7 @@ package report
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"time"
@@ -237,7 +238,7 @@ func (b *Builder) Off(trail int, off audit.Off) { b.hosts[trail].off = append(b.
 
 // take counts one day of a device in a file of a trail.
 func (b *Builder) take(trail int, x *audit.Day, verified bool) {
-	from := int64(x.Date)*slotsADay - istSlots
+	from := firstOf(int64(x.Date))
 	due := from >= b.first && from <= b.last // the period begins and ends with a day
 	if !due && !x.Slots() {
 		return
@@ -302,7 +303,7 @@ func (b *Builder) slots(s *series, n int64, x *audit.Series, verified bool) {
 	}
 	for at := range x.Slots {
 		r := rank(x.Slots[at])
-		slot := n*slotsADay - istSlots + int64(at)
+		slot := firstOf(n) + int64(at)
 		if r > excluded {
 			s.low, s.high = min(s.low, slot), max(s.high, slot)
 		}
@@ -444,6 +445,9 @@ func (b *Builder) unit(name string) uint16 {
 	return n
 }
 
+// firstOf is the first slot of an IST day.
+func firstOf(day int64) int64 { return day*slotsADay - istSlots }
+
 // split gives the IST day of a slot and its index in the day.
 func split(slot int64) (day int64, at int) {
 	return floor(slot+istSlots, slotsADay), int(mod(slot+istSlots, slotsADay))
@@ -469,17 +473,14 @@ func (b *Builder) period() (first, last int64, err error) {
 	} else if b.o.To.IsZero() {
 		last = b.high
 	} else if !b.o.Now.IsZero() {
-		due := floor(b.o.Now.UnixMilli(), slotMillis)
-		if b.o.Stamp == "start" {
-			due--
-		}
+		due := floor(b.o.Now.UnixMilli(), slotMillis) - 1 + b.shift()
 		if b.any {
 			due = max(due, b.high)
 		}
 		last = min(last, due)
 	}
 	if days := (last - first) / slotsADay; days > maxDays {
-		return 0, 0, fmt.Errorf("--from, --to: the trails have slots from %s to %s, but a report covers at most %d days: give both", clock(first), clock(last), maxDays)
+		return 0, 0, fmt.Errorf("--from, --to: the trails have slots from %s to %s, but a report covers at most %d days: give both", clock(at(first)), clock(at(last)), maxDays)
 	}
 	return first, last, nil
 }
@@ -493,10 +494,7 @@ func (b *Builder) extend(h *Host) {
 		}
 	}
 	if !b.any && !b.begun.IsZero() {
-		b.low, b.any = floor(b.begun.UnixMilli(), slotMillis)+1, true
-		if b.o.Stamp == "end" {
-			b.low++
-		}
+		b.low, b.any = b.firstWindow()+1, true
 	}
 }
 
@@ -512,18 +510,21 @@ func (s *series) span(b *Builder, first, last int64) (int64, int64) {
 	return first, last
 }
 
+// shift is the number of a window's stamp minus that of its start, in slots.
+func (b *Builder) shift() int64 {
+	if b.o.Stamp == "end" {
+		return 1
+	}
+	return 0
+}
+
 // names lists the devices of the trails.
 func (b *Builder) names() []string {
-	var names []string
-	for name := range b.devices {
-		if name != "" {
-			names = append(names, name)
-		}
-	}
-	slices.Sort(names)
-	return names
+	return slices.DeleteFunc(slices.Sorted(maps.Keys(b.devices)), func(name string) bool { return name == "" })
 }
 
 func at(slot int64) time.Time { return time.UnixMilli(slot * slotMillis).In(spec.IST) }
 func date(slot int64) string  { return at(slot).Format(time.DateOnly) }
-func clock(slot int64) string { return at(slot).Format("2006-01-02 15:04") }
+
+// clock is a time for a person, to the minute.
+func clock(t time.Time) string { return t.Format("2006-01-02 15:04") }

@@ -103,7 +103,7 @@ func (c *Calibration) String() string {
 		points      int
 	}{{"zero", c.Zero, c.ZeroDrift, c.ZeroPoints}, {"span", c.Span, c.SpanDrift, c.SpanPoints}} {
 		if x.mean != nil {
-			text += fmt.Sprintf("; %s %s, mean of %s", x.name, number(*x.mean), count(x.points, "point"))
+			text += fmt.Sprintf("; %s %s, mean of %s", x.name, number(*x.mean), spec.Counted(x.points, "point"))
 		}
 		if x.drift != nil {
 			text += ", drift " + signed(*x.drift)
@@ -124,11 +124,11 @@ func signed(v float64) string {
 // span is a period, with the date once if it is the same.
 func span(first, last time.Time) string {
 	if last.Equal(first) {
-		return first.Format("2006-01-02 15:04")
+		return clock(first)
 	}
-	to := last.Format("2006-01-02 15:04")
+	to := clock(last)
 	if to[:10] == first.Format(time.DateOnly) {
 		to = to[11:]
 	}
-	return first.Format("2006-01-02 15:04") + " – " + to
+	return clock(first) + " – " + to
 }

@@ -180,11 +180,7 @@ func (d deviceView) sum() (share *float64, lost, due int) {
 		due += p.Expected - p.Calibration
 		lost += p.lost()
 	}
-	if due > 0 {
-		all := float64(reached*10000/due) / 100
-		share = &all
-	}
-	return share, lost, due
+	return shareOf(reached, due), lost, due
 }
 
 // Summary is one sentence on all parameters of the device.
@@ -202,7 +198,7 @@ func (d deviceView) Calibrations() (rows [][]string) {
 		if v == nil {
 			return "–"
 		}
-		return fmt.Sprintf("%s (%s)", number(*v), count(points, "point"))
+		return fmt.Sprintf("%s (%s)", number(*v), spec.Counted(points, "point"))
 	}
 	drift := func(v *float64) string {
 		if v == nil {
@@ -294,7 +290,7 @@ func (d deviceView) Values(day Day) template.HTML {
 	var b strings.Builder
 	for i, s := range d.series {
 		today := s.day(day.day)
-		from := day.day*slotsADay - istSlots
+		from := firstOf(day.day)
 		if !s.closed || from > s.last || from+slotsADay <= s.first {
 			continue
 		}

@@ -11,11 +11,13 @@ import (
 )
 
 // JSON writes the report as one indented object, with times in IST.
-func (r *Report) JSON(w io.Writer) error {
+func (r *Report) JSON(w io.Writer) error { return writeJSON(w, r) }
+
+func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(r)
+	return e.Encode(v)
 }
 
 var csvHeader = []string{"station", "device", "parameter", "diagnostic", "unit", "period_first", "period_last",

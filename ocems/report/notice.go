@@ -2,7 +2,6 @@ package report
 
 import (
 	"bufio"
-	"encoding/json"
 	"fmt"
 	"io"
 	"path/filepath"
@@ -160,11 +159,7 @@ func (b *Builder) runs(s *series, flat int) (list []Finding) {
 
 // firstWindow is the first slot for which the trails can show whether the host ran.
 func (b *Builder) firstWindow() int64 {
-	slot := floor(b.begun.UnixMilli(), slotMillis)
-	if b.o.Stamp == "end" {
-		slot++
-	}
-	return slot
+	return floor(b.begun.UnixMilli(), slotMillis) + b.shift()
 }
 
 func gapText(counts calendar.Counts, off, before, asked int, known bool) string {
@@ -236,7 +231,7 @@ func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
 	line := lineOf(trail, e, stamp)
 	for i := range e.Readings {
 		if x := &e.Readings[i]; x.Parameter == f.Parameter && x.Diagnostic == f.Diagnostic {
-			if calibration := x.Flag == "C" || x.Flag == "Z"; calibration != (f.Kind == "calibration") {
+			if x.Calibration() != (f.Kind == "calibration") {
 				return
 			}
 			line.Reading = x
@@ -259,7 +254,7 @@ func (f *Finding) take(trail string, e *audit.Entry, stamp time.Time) {
 func (f *Finding) Title() string {
 	text := f.Kind + ": " + (&Parameter{Parameter: f.Parameter, Diagnostic: f.Diagnostic}).name()
 	if f.Slots > 0 {
-		text += ", " + span(f.First, f.Last) + ", " + count(f.Slots, "slot")
+		text += ", " + span(f.First, f.Last) + ", " + spec.Counted(f.Slots, "slot")
 	}
 	return text
 }
@@ -274,7 +269,7 @@ func (l Line) Value() string {
 		text += " flag " + l.Reading.Flag
 	}
 	if n := l.Reading.Samples; n > 0 {
-		text += ", of " + count(n, "reading")
+		text += ", of " + spec.Counted(n, "reading")
 	}
 	if r := l.Reading.Range; r != [2]float64{} {
 		text += fmt.Sprintf(", %s to %s", strconv.FormatFloat(r[0], 'f', -1, 64), strconv.FormatFloat(r[1], 'f', -1, 64))
@@ -289,7 +284,7 @@ func (l Line) Result() string {
 		text += ", " + strings.ReplaceAll(l.Reason, "_", " ")
 	}
 	if l.Count > 0 {
-		text += ", " + count(l.Count, "reading")
+		text += ", " + spec.Counted(l.Count, "reading")
 	}
 	if l.Status != nil {
 		text += fmt.Sprintf(", status %d", *l.Status)
@@ -348,12 +343,7 @@ func (n *Notice) Text(w io.Writer) error {
 }
 
 // JSON writes it as one object.
-func (n *Notice) JSON(w io.Writer) error {
-	e := json.NewEncoder(w)
-	e.SetEscapeHTML(false)
-	e.SetIndent("", "  ")
-	return e.Encode(n)
-}
+func (n *Notice) JSON(w io.Writer) error { return writeJSON(w, n) }
 
 // HTML writes it as a page.
 func (n *Notice) HTML(w io.Writer) error {

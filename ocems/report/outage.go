@@ -93,17 +93,16 @@ func (b *Builder) outages(first, last int64) (server []Outage, held map[string][
 
 // Text is one sentence.
 func (o Outage) Text() string {
-	const clock = "2006-01-02 15:04"
 	what, now := "The board's server did not answer", "The board's server does not answer"
 	if o.Device != "" {
 		what, now = "The device was held", "The device is held"
 	}
-	text := fmt.Sprintf("%s since %s", now, o.From.Format(clock))
+	text := fmt.Sprintf("%s since %s", now, clock(o.From))
 	if o.To != nil {
-		text = fmt.Sprintf("%s from %s to %s", what, o.From.Format(clock), o.To.Format(clock))
+		text = fmt.Sprintf("%s from %s to %s", what, clock(o.From), clock(*o.To))
 	}
 	if o.Attempts > 0 {
-		text += ", " + count(o.Attempts, "attempt")
+		text += ", " + spec.Counted(o.Attempts, "attempt")
 	}
 	if o.Detail != "" {
 		text += ": " + plain(o.Detail)

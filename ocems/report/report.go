@@ -125,7 +125,7 @@ func (g *Gap) String() string {
 	if g == nil {
 		return "none"
 	}
-	return span(g.First, g.Last) + ", " + count(g.Slots, "slot")
+	return span(g.First, g.Last) + ", " + spec.Counted(g.Slots, "slot")
 }
 
 // Day is one row of a calendar: a letter for each of the 96 slots, from 00:00 on.
@@ -202,17 +202,13 @@ func (b *Builder) Report() (*Report, error) {
 
 // off returns for each trail the slots of the period in which its host was off.
 func (b *Builder) off(r *Report, first, last int64) (slots []map[int64]bool) {
-	shift := int64(0) // from a stamp to the number of its window
-	if b.o.Stamp == "end" {
-		shift = 1
-	}
 	for i, h := range b.hosts {
 		if !h.stopped.IsZero() && !b.o.Now.IsZero() {
 			h.off = append(h.off, audit.Off{From: h.stopped, To: b.o.Now})
 		}
 		slots = append(slots, map[int64]bool{})
 		for _, x := range h.off {
-			from, to := floor(x.From.UnixMilli(), slotMillis)+shift, floor(x.To.UnixMilli()-1, slotMillis)+shift
+			from, to := floor(x.From.UnixMilli(), slotMillis)+b.shift(), floor(x.To.UnixMilli()-1, slotMillis)+b.shift()
 			if to < first || from > last {
 				continue
 			}
@@ -262,18 +258,18 @@ func (d *device) report(b *Builder, first, last int64, off []map[int64]bool) Dev
 		row := make([]byte, slotsADay)
 		for i := range row {
 			row[i] = calendar.LetterOutside
-			if slot := n*slotsADay - istSlots + int64(i); first <= slot && slot <= last {
+			if slot := firstOf(n) + int64(i); first <= slot && slot <= last {
 				row[i] = letterOf(shown, days, n, i)
 			}
 		}
-		out.Days = append(out.Days, Day{Date: date(n*slotsADay - istSlots), Slots: string(row), day: n})
+		out.Days = append(out.Days, Day{Date: date(firstOf(n)), Slots: string(row), day: n})
 	}
 	return out
 }
 
 // state is the outcome of a slot of a parameter, at index at of day n.
 func (s *series) state(d *day, n int64, at int) (c calendar.Class, verified bool) {
-	slot := n*slotsADay - istSlots + int64(at)
+	slot := firstOf(n) + int64(at)
 	r, verified := missing, true
 	if d != nil && d.ranks[at] != missing {
 		r, verified = d.ranks[at].outcome(), d.ranks[at].verified()
@@ -344,10 +340,7 @@ func (s *series) count(first, last int64) (p Parameter) {
 	if longest > 0 {
 		p.LongestGap = &Gap{at(longestEnd - longest + 1), at(longestEnd), int(longest)}
 	}
-	if due := p.Expected - p.Calibration; due > 0 {
-		share := float64((p.Delivered+p.AlreadyStored)*10000/due) / 100 // rounded down, so that 100 means all slots
-		p.Share = &share
-	}
+	p.Share = shareOf(p.Delivered+p.AlreadyStored, p.Expected-p.Calibration)
 	return p
 }
 
@@ -364,17 +357,19 @@ func letterOf(all []*series, days []*day, n int64, at int) byte {
 	return counts.Letter()
 }
 
+// shareOf is a share in percent, nil if nothing was due. It is rounded down, so that 100 means all.
+func shareOf(reached, due int) *float64 {
+	if due == 0 {
+		return nil
+	}
+	share := float64(int64(reached)*10000/int64(due)) / 100
+	return &share
+}
+
 // percent formats a share, as a dash if nothing was expected.
 func percent(share *float64) string {
 	if share == nil {
 		return "–"
 	}
 	return fmt.Sprintf("%.2f %%", *share)
-}
-
-func count(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
 }

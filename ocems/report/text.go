@@ -27,8 +27,8 @@ func (r *Report) Text(w io.Writer) error {
 		}
 		for i := range d.Parameters {
 			p := &d.Parameters[i]
-			for _, line := range p.calibrated() {
-				fmt.Fprintf(out, "  %s, calibration: %s\n", plain(p.name()), line)
+			for j := range p.Calibrations {
+				fmt.Fprintf(out, "  %s, calibration: %s\n", plain(p.name()), p.Calibrations[j].String())
 			}
 		}
 	}
@@ -139,7 +139,6 @@ var always = []string{"expected", "delivered", "missing"}
 // verdict is one sentence on the whole report.
 func (r *Report) verdict() string {
 	var all Parameter
-	var share *float64
 	for _, d := range r.Devices {
 		for i := range d.Parameters {
 			all.add(&d.Parameters[i])
@@ -151,15 +150,13 @@ func (r *Report) verdict() string {
 	case due > 0 && reached == due:
 		text = fmt.Sprintf("All values that were due reached the board: %d.", due)
 	case due > 0:
-		part := float64(reached*10000/due) / 100
-		share = &part
 		var lost []string
 		for _, c := range columns {
 			if n := c.count(&all); c.bad && n > 0 && c.name != "host off" {
 				lost = append(lost, fmt.Sprintf("%s %d", c.name, n))
 			}
 		}
-		text = fmt.Sprintf("%d of %d values that were due reached the board, %s: %s.", reached, due, percent(share), strings.Join(lost, ", "))
+		text = fmt.Sprintf("%d of %d values that were due reached the board, %s: %s.", reached, due, percent(shareOf(reached, due)), strings.Join(lost, ", "))
 	case all.Expected > 0:
 		text = "All slots of the period are calibrations."
 	}
@@ -185,14 +182,14 @@ func (p *Parameter) add(x *Parameter) {
 }
 
 func (r *Report) made() string {
-	return fmt.Sprintf("Made %s IST by %s", r.Made.Format("2006-01-02 15:04"), r.Software)
+	return fmt.Sprintf("Made %s IST by %s", clock(r.Made), r.Software)
 }
 
 func (r *Report) headline() string {
 	if r.Period == nil {
 		return "The period is empty."
 	}
-	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", r.Period.First.Format("2006-01-02 15:04"), r.Period.Last.Format("2006-01-02 15:04"), r.Period.Slots)
+	return fmt.Sprintf("Slots stamped %s to %s IST, %d of each parameter", clock(r.Period.First), clock(r.Period.Last), r.Period.Slots)
 }
 
 // mostOff is how many times of one kind are listed.
@@ -209,7 +206,7 @@ func (r *Report) notes() []string {
 	}
 	list = append(list, outageTexts(r.Outages, "The board's server did not answer")...)
 	if r.OffGrid > 0 {
-		list = append(list, count(r.OffGrid, "reading")+" stamped off the 15-minute grid, in no slot.")
+		list = append(list, spec.Counted(r.OffGrid, "reading")+" stamped off the 15-minute grid, in no slot.")
 	}
 	if r.Unnamed != (Samples{}) {
 		list = append(list, fmt.Sprintf("Samples without a device: %d late, %d refused.", r.Unnamed.Late, r.Unnamed.Refused))
@@ -223,9 +220,9 @@ func (x Off) text(several bool) string {
 		which += " of " + plain(x.Trail)
 	}
 	if x.Killed {
-		return fmt.Sprintf("%s was off: it ran at least until %s and was started at %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+		return fmt.Sprintf("%s was off: it ran at least until %s and was started at %s.", which, clock(x.From), clock(x.To))
 	}
-	return fmt.Sprintf("%s was off from %s to %s.", which, x.From.Format("2006-01-02 15:04"), x.To.Format("2006-01-02 15:04"))
+	return fmt.Sprintf("%s was off from %s to %s.", which, clock(x.From), clock(x.To))
 }
 
 func (d *Device) title() string {
@@ -262,7 +259,7 @@ func (d *Device) notes() []string {
 	}
 	for _, p := range d.Parameters {
 		if p.Unverified > 0 {
-			list = append(list, fmt.Sprintf("%s: %s from lines that are not verified.", p.name(), count(p.Unverified, "slot")))
+			list = append(list, fmt.Sprintf("%s: %s from lines that are not verified.", p.name(), spec.Counted(p.Unverified, "slot")))
 		}
 		if p.Expected == 0 && p.Samples != (Samples{}) {
 			list = append(list, p.name()+": the trails have only samples of it, no slot.")
@@ -289,14 +286,6 @@ func (p *Parameter) leftOut() string {
 		list = append(list, fmt.Sprintf("%s %d", strings.ReplaceAll(reason, "_", " "), p.LeftOut[reason]))
 	}
 	return strings.Join(list, ", ")
-}
-
-// calibrated returns a line for each calibration.
-func (p *Parameter) calibrated() (list []string) {
-	for i := range p.Calibrations {
-		list = append(list, p.Calibrations[i].String())
-	}
-	return list
 }
 
 func (p *Parameter) name() string {

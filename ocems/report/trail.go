@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // Trail is one file of a trail, with the result of checking its hash chain.
@@ -174,13 +175,13 @@ func (t *Trail) verdict() string {
 	text := ""
 	switch {
 	case t.Fault != "":
-		text = fmt.Sprintf("NOT VERIFIED: %s. Only the first %d of %s are verified", t.Fault, t.Verified, count(t.Lines, "line"))
+		text = fmt.Sprintf("NOT VERIFIED: %s. Only the first %d of %s are verified", t.Fault, t.Verified, spec.Counted(t.Lines, "line"))
 	case t.Lines == 0:
 		return "empty"
 	case t.Summed:
-		text = fmt.Sprintf("its summary is verified, %s (--verify reads every line)", count(t.Lines, "line"))
+		text = fmt.Sprintf("its summary is verified, %s (--verify reads every line)", spec.Counted(t.Lines, "line"))
 	default:
-		text = "verified, " + count(t.Lines, "line")
+		text = "verified, " + spec.Counted(t.Lines, "line")
 	}
 	if t.Before > 0 {
 		text += fmt.Sprintf("; earlier lines of the trail that were not given: %d", t.Before)
@@ -189,7 +190,7 @@ func (t *Trail) verdict() string {
 		text += fmt.Sprintf("; unreadable lines: %d", t.Unreadable)
 	}
 	if t.Recovered > 0 {
-		text += fmt.Sprintf("; %s of repaired damage", count(t.Recovered, "note"))
+		text += fmt.Sprintf("; %s of repaired damage", spec.Counted(t.Recovered, "note"))
 	}
 	return text
 }

@@ -51,12 +51,6 @@ type Reading struct {
 	Doubt bool  // the clock was not confirmed when it was taken
 }
 
-// Sample is one reading of a series.
-type Sample struct {
-	Head
-	Reading
-}
-
 // Slot is the value of a closed window.
 type Slot struct {
 	Series
@@ -232,17 +226,9 @@ func (o Options) StampOf(at time.Time, flag spec.Flag) time.Time {
 	return end
 }
 
-// Add takes a sample that arrived now. The first sample of a window fixes its unit and statistic.
-func (a *Aligner) Add(x Sample, now time.Time) Result {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	arrival := a.since(now)
-	a.arrive(arrival)
-	return a.count(&x.Head, &x.Reading, now.Round(0), arrival)
-}
-
-// AddAll takes n samples that arrived together, in order. It calls result for each sample that was not taken, or whose
-// source alternates with another. Both functions are called under the Aligner's lock.
+// AddAll takes n samples that arrived together, in order. The first sample of a window fixes its unit and statistic. It calls
+// result for each sample that was not taken, or whose source alternates with another. Both functions are called under the
+// Aligner's lock.
 func (a *Aligner) AddAll(now time.Time, n int, sample func(i int) (*Head, Reading), result func(i int, r Result)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -290,10 +276,10 @@ func (a *Aligner) count(h *Head, x *Reading, now time.Time, arrival int64) Resul
 }
 
 func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result {
-	k := kindOf(x.Flag)
-	if reason := a.check(x, k, now); reason != Taken {
+	if reason := a.check(x, now); reason != Taken {
 		return Result{Reason: reason}
 	}
+	k := kindOf(x.Flag)
 	a.newest = max(a.newest, x.Time.UnixNano())
 	s := a.find(h, arrival)
 	start := s.startOf(x.Time.Unix(), k)
@@ -324,7 +310,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	return r
 }
 
-func (a *Aligner) check(x *Reading, k kind, now time.Time) Reason {
+func (a *Aligner) check(x *Reading, now time.Time) Reason {
 	switch {
 	case !(math.Abs(x.Value) <= maxValue):
 		return NotANumber
@@ -347,7 +333,7 @@ func (a *Aligner) check(x *Reading, k kind, now time.Time) Reason {
 // Untimely reports that a sample would be refused for its time alone.
 func (a *Aligner) Untimely(x Reading, now time.Time) bool {
 	x.Time = x.Time.Round(0)
-	r := a.check(&x, kindOf(x.Flag), now.Round(0))
+	r := a.check(&x, now.Round(0))
 	return r == Future || r == TooOld
 }
 
@@ -511,7 +497,7 @@ func (a *Aligner) CloseBy(now, over time.Time) []Slot {
 func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window {
 	kept := d.windows[:0]
 	for _, w := range d.windows {
-		w.arrival = min(w.arrival, flow) // likewise
+		w.arrival = min(w.arrival, flow) // replayed samples may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
 		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow, a.resumed) {
@@ -671,7 +657,7 @@ func (a *Aligner) Reopen(name Series, stamp time.Time, flag spec.Flag) {
 	}
 	if s := d.series[parameter{name.Parameter, name.Diagnostic}]; s != nil && s.isClosed(start, k) {
 		s.ring(k).clear(start/k.seconds(), k)
-		if s.memory != nil {
+		if s.memory != nil && k == normal {
 			s.memory.forget(start)
 		}
 		a.shards[d.shard].mark.dirty = true

@@ -159,6 +159,24 @@ func TestDoubt(t *testing.T) {
 	}
 }
 
+// A calibration point that is taken back leaves the last sample of the 15-minute window to the next one.
+func TestReopenCalibration(t *testing.T) {
+	a := aligner()
+	point := of("x", t0.Add(8*time.Minute), 5, 'C')
+	add(t, a, point, point.Time)
+	add(t, a, with(TimeWeighted, of("x", t0.Add(10*time.Minute), 10, 'U')), t0.Add(10*time.Minute))
+	closed := a.Close(t0.Add(16 * time.Minute))
+	if len(closed) != 2 || closed[0].Flag != 'C' {
+		t.Fatalf("closed %+v", closed)
+	}
+	a.Reopen(closed[0].Series, closed[0].Stamp, closed[0].Flag)
+	add(t, a, point, t0.Add(17*time.Minute))
+	add(t, a, with(TimeWeighted, of("x", t0.Add(20*time.Minute), 25, 'U')), t0.Add(20*time.Minute))
+	if got := a.Close(t0.Add(31 * time.Minute)); len(got) != 2 || got[1].Value != 20 { // 5 minutes of 10, 10 minutes of 25
+		t.Errorf("closed %+v", got)
+	}
+}
+
 // A sample is too old or in the future only if it is by both clocks.
 func TestTwoClocks(t *testing.T) {
 	const day = 24 * time.Hour

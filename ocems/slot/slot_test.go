@@ -25,6 +25,18 @@ func aligner(change ...func(*Options)) *Aligner {
 	return New(o)
 }
 
+// Sample is one reading of a series.
+type Sample struct {
+	Head
+	Reading
+}
+
+// Add takes one sample.
+func (a *Aligner) Add(x Sample, now time.Time) (r Result) {
+	a.AddAll(now, 1, func(int) (*Head, Reading) { return &x.Head, x.Reading }, func(_ int, not Result) { r = not })
+	return r
+}
+
 // of makes a reading of a parameter of the device "d" from the source 1.
 func of(parameter string, at time.Time, v float64, f spec.Flag) Sample {
 	return Sample{Head{Series: Series{Device: "d", Parameter: parameter}, Unit: "mg/l", Source: 1}, Reading{Time: at, Value: v, Flag: f}}
@@ -549,12 +561,13 @@ func TestConcurrentUse(t *testing.T) {
 }
 
 func TestAddAllocates(t *testing.T) {
-	a, n := aligner(), 0
+	a, n, x := aligner(), 0, of("x", t0, 1, 'U')
 	hundred := func() {
-		for range 100 {
-			add(t, a, of("x", t0.Add(time.Duration(n)*time.Millisecond), 1, 'U'), t0)
+		a.AddAll(t0, 100, func(int) (*Head, Reading) {
+			x.Time = t0.Add(time.Duration(n) * time.Millisecond)
 			n++
-		}
+			return &x.Head, x.Reading
+		}, func(i int, r Result) { t.Errorf("sample %d: %+v", i, r) })
 	}
 	for range 10 {
 		hundred()

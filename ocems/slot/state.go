@@ -73,7 +73,6 @@ func (a *Aligner) Restore(entries map[string][]byte, now time.Time) (damaged map
 		return nil, errors.New("restoring the slots' state: the aligner is in use already")
 	}
 	a.base, a.restored = now, len(entries) > 0
-	a.evictAt = math.MinInt64
 	a.next = math.MinInt64 // the next Close checks every window
 	numbers := map[string]int{}
 	for i := range shardCount {

@@ -64,7 +64,7 @@ func IsUnit(key string) bool { _, ok := unitSet[key]; return ok }
 // UnknownError is a key that is not in the catalogue. Its text has the nearest keys. Error finds them, because the search
 // takes too long for each reading.
 type UnknownError struct {
-	Kind    string          // "parameter", "unit", "flag"
+	Kind    string          // "parameter", "unit", "flag" or "statistic"
 	Value   string          // as given
 	Nearest func() []string // best first, at most three; nil: none
 	// Convert says that Value is a unit, and that Nearest are other units of the same quantity, so the values differ.

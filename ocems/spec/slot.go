@@ -78,6 +78,3 @@ func StampStatus(err error) Status {
 	}
 	return StatusFailed
 }
-
-// ISTString formats a time in IST for the plant.
-func ISTString(t time.Time) string { return t.In(IST).Format("2006-01-02 15:04:05.999 IST") }

@@ -115,8 +115,8 @@ var cures = map[string]string{
 	"not_configured": "put the device back into the configuration, or name it in formerly",
 }
 
-// Cure tells what to do about a hold reason.
-func Cure(reason string) string {
+// cureOf tells what to do about a hold reason.
+func cureOf(reason string) string {
 	if cure, ok := cures[reason]; ok {
 		return cure
 	}
@@ -177,9 +177,9 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
 		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or find out why the input does not have it"}
 	case p.Refused != nil:
-		return Verdict{Failed, Refuses, fmt.Sprintf("the board has refused it since %s: %s; its slots wait", Time(p.Refused.Since, now), meaning(p.Refused.Reason)), Cure(p.Refused.Reason)}
+		return Verdict{Failed, Refuses, fmt.Sprintf("the board has refused it since %s: %s; its slots wait", Time(p.Refused.Since, now), meaning(p.Refused.Reason)), cureOf(p.Refused.Reason)}
 	case d.Held != "":
-		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses the device: %s; its slots wait", meaning(d.Held)), Cure(d.Held)}
+		return Verdict{Failed, Refuses, fmt.Sprintf("the board refuses the device: %s; its slots wait", meaning(d.Held)), cureOf(d.Held)}
 	case due && missing && p.Calibrated != nil && !p.Calibrated.Before(window):
 		return Verdict{OK, Calibrates, "in calibration, last point " + Time(*p.Calibrated, now), ""}
 	case due && missing:
@@ -194,11 +194,11 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
 	}
 	if d.Apart != "" {
-		return Verdict{Failed, Refuses, fmt.Sprintf("some slots wait apart: %s", meaning(d.Apart)), Cure(d.Apart)}
+		return Verdict{Failed, Refuses, fmt.Sprintf("some slots wait apart: %s", meaning(d.Apart)), cureOf(d.Apart)}
 	}
 	if due && !h.DryRun && (p.Delivered == nil || p.Delivered.Before(least)) {
 		if p.Rejected != nil && !p.Rejected.Since.Before(p.Slot.Stamp) {
-			return Verdict{Failed, Refuses, fmt.Sprintf("the board rejects its slots: %s", meaning(p.Rejected.Reason)), Cure(p.Rejected.Reason)}
+			return Verdict{Failed, Refuses, fmt.Sprintf("the board rejects its slots: %s", meaning(p.Rejected.Reason)), cureOf(p.Rejected.Reason)}
 		}
 		if h.Slots {
 			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and check the components behind the processor"}
@@ -294,19 +294,11 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.DryRun:
 		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
 	case wrong > 0:
-		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, Counted(all, "parameter"), next), ""}
+		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, spec.Counted(all, "parameter"), next), ""}
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case look > 0:
-		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, Counted(all, "parameter"), next), ""}
+		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, spec.Counted(all, "parameter"), next), ""}
 	}
-	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", Counted(all, "parameter"), Counted(len(h.Devices), "device"), next), ""}
-}
-
-// Counted is a number with its noun in singular or plural.
-func Counted(n int, what string) string {
-	if n == 1 {
-		return "1 " + what
-	}
-	return fmt.Sprintf("%d %ss", n, what)
+	return Verdict{OK, Reporting, fmt.Sprintf("Reporting %s of %s; %s.", spec.Counted(all, "parameter"), spec.Counted(len(h.Devices), "device"), next), ""}
 }

@@ -128,7 +128,7 @@ func openSound(path string) (h handle, damage string, err error) {
 // begin writes the format into a file without one: a new file, or a damaged one that lost it.
 func (f *File) begin() error {
 	begun := false
-	err := Guard(func() error {
+	err := guard(func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
 			b := tx.Bucket(formatBucket)
 			begun = b != nil && b.Get(formatKey) != nil && tx.Bucket(entriesBucket) != nil
@@ -231,7 +231,7 @@ func (f *File) Range(_ context.Context, prefix string, visit func(key string, va
 func (f *File) view(fn func(*bolt.Bucket) error) error {
 	f.open.RLock()
 	defer f.open.RUnlock()
-	err := Guard(func() error {
+	err := guard(func() error {
 		return f.db.View(func(tx *bolt.Tx) error {
 			b := tx.Bucket(entriesBucket)
 			if b == nil {
@@ -341,7 +341,7 @@ func inOrder(ops []Op) []Op {
 // whose panic ends the process; update does not. A transaction whose last sync failed is in effect but may not be on
 // disk: update makes it durable with an empty transaction before it writes anything else.
 func (f *File) update(fn func(*bolt.Tx) error) error {
-	return Guard(func() error {
+	return guard(func() error {
 		if f.unsynced {
 			if _, err := f.transact(func(*bolt.Tx) error { return nil }); err != nil {
 				return err

@@ -92,8 +92,8 @@ func isDamage(err error) bool {
 	return !errors.Is(err, ErrInUse) && !errors.Is(err, ErrNewer) && !errors.As(err, &refused)
 }
 
-// Guard turns bbolt's reactions to a damaged file, a panic or a fault in mapped memory, into an error.
-func Guard(f func() error) (err error) {
+// guard turns bbolt's reactions to a damaged file, a panic or a fault in mapped memory, into an error.
+func guard(f func() error) (err error) {
 	defer debug.SetPanicOnFault(debug.SetPanicOnFault(true))
 	defer func() {
 		if r := recover(); r != nil {
@@ -117,7 +117,7 @@ func open(path string, readOnly bool) (h handle, err error) {
 			return h.file, err
 		},
 	}
-	err = Guard(func() (err error) {
+	err = guard(func() (err error) {
 		h.db, err = bolt.Open(path, 0o600, options)
 		return err
 	})

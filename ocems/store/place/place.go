@@ -75,8 +75,8 @@ func Aside(path, why string) string {
 	return fmt.Sprintf("%s.%s-%s", path, why, time.Now().UTC().Format("20060102T150405.000000000"))
 }
 
-// Put gives the file fresh the name path, durably. The file with that name gets the name kept, unless kept is "". After
-// an error nothing has changed.
+// Put gives the file fresh the name path, durably. The file with that name gets the name kept, unless kept is "". If a
+// file cannot be renamed, nothing has changed.
 func Put(fresh, path, kept string) error {
 	undo := func() {}
 	if kept != "" {

@@ -38,7 +38,8 @@ func newBrokers(c *Cluster) ([]*Broker, error) {
 		list = append(list, b)
 	}
 	for _, b := range list {
-		if err := c.authority.issue(b.name); err != nil {
+		host, _, _ := net.SplitHostPort(b.route)
+		if err := c.authority.issue(b.name, host); err != nil { // a route's certificate must have a name in NATS_ROUTES
 			return nil, err
 		}
 		b.argv = []string{filepath.Join(c.Root, "bin/tools/nats-server"), "-c", filepath.Join(c.Root, "examples/cluster/nats-server.conf")}

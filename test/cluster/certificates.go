@@ -39,10 +39,10 @@ func newAuthority(dir string, addresses []net.IP) (*authority, error) {
 	return a, write(filepath.Join(dir, "ca.pem"), "CERTIFICATE", der)
 }
 
-// issue writes name.pem and name-key.pem.
-func (a *authority) issue(name string) error {
+// issue writes name.pem and name-key.pem. The certificate has the other names too.
+func (a *authority) issue(name string, others ...string) error {
 	key, der, err := a.sign(&x509.Certificate{SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, NotBefore: time.Now().Add(-time.Hour),
-		NotAfter: time.Now().Add(24 * time.Hour), DNSNames: []string{name}, IPAddresses: a.own,
+		NotAfter: time.Now().Add(24 * time.Hour), DNSNames: append([]string{name}, others...), IPAddresses: a.own,
 		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth}})
 	if err != nil {
 		return fmt.Errorf("issuing the certificate of %s: %w", name, err)

@@ -1,9 +1,14 @@
 package cluster
 
 import (
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -56,5 +61,54 @@ func TestGateway(t *testing.T) {
 	b.judged()
 	if b.last(0) == 0 || b.last(1) == 0 {
 		t.Errorf("the partitions have %d and %d messages", b.last(0), b.last(1))
+	}
+}
+
+// TestBadLines posts lines that the brokers would refuse. They must not stop the lines behind them.
+func TestBadLines(t *testing.T) {
+	b := newBench(t, 20, 0)
+	b.must(b.Gateway.Start())
+	stored := func() uint64 { return b.last(0) + b.last(1) }
+	long, fields := strings.Repeat("x", 20_000), ""
+	for i := range 2000 {
+		fields += fmt.Sprintf("f%d=%d,", i, i)
+	}
+	for _, bad := range []string{"stack,ocems_device_id=dev.1 so2=1", `stack,ocems_device_id=dev\ 1 so2=1`, "stack,ocems_device_id=* so2=1", "stack,ocems_device_id=> so2=1",
+		"stack so2=1", "stack,ocems_device_id=dev_1 so2=1,text=\"" + long + "\"", "stack,ocems_device_id=dev_1,text=" + long + " so2=1", "stack,ocems_device_id=dev_1 " + fields + "so2=1"} {
+		before := stored()
+		name := bad[:min(len(bad), 50)]
+		b.until("the gateway accepts it", func() bool { return b.Gateway.Post([]byte(bad+"\n")) == nil })
+		b.must(b.Gateway.Post([]byte("stack,ocems_device_id=dev_1,ocems_unit=mg/Nm³ so2=81.25,pm=9i,on=true,flag=\"U\"\n")))
+		b.until("the good line behind "+name+" is stored", func() bool { return stored() > before })
+		if n := stored() - before; n != 1 {
+			t.Errorf("%s: %d lines are stored, want the good one", name, n)
+		}
+	}
+}
+
+// TestRoutes starts a broker with a certificate of the same authority, such as a logger has. It must not become a part of the
+// cluster, because a broker can read and write everything.
+func TestRoutes(t *testing.T) {
+	b := newBench(t, 1, 0)
+	b.must(b.authority.issue("logger"))
+	ports, err := freePorts(3)
+	b.must(err)
+	foreign := &process{name: "foreign", dir: b.Dir, argv: b.Brokers[0].argv, env: append(slices.Clone(b.Brokers[0].env),
+		"NATS_NAME=foreign", "NATS_LISTEN=127.0.0.1:"+ports[0], "NATS_ROUTE_LISTEN=127.0.0.1:"+ports[1], "NATS_MONITOR=127.0.0.1:"+ports[2],
+		"NATS_STORE="+filepath.Join(b.Dir, "foreign"), "NATS_CERT="+filepath.Join(b.certs, "logger.pem"), "NATS_KEY="+filepath.Join(b.certs, "logger-key.pem"))}
+	b.must(foreign.Start())
+	defer foreign.Kill()
+	b.until("a broker refuses its route", func() bool {
+		log, err := os.ReadFile(foreign.Log())
+		return err == nil && strings.Contains(string(log), "Route Error 'Authorization Violation'")
+	})
+	for _, broker := range b.Brokers {
+		resp, err := http.Get("http://" + broker.monitor + "/routez")
+		b.must(err)
+		text, err := io.ReadAll(resp.Body)
+		b.must(errors.Join(err, resp.Body.Close()))
+		if !strings.Contains(string(text), `"remote_name": "broker-`) || strings.Contains(string(text), `"remote_name": "foreign"`) {
+			t.Errorf("the routes of %s: %s", broker.Name(), text)
+		}
 	}
 }

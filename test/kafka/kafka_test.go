@@ -8,7 +8,6 @@ import (
 	"math"
 	"net/http"
 	"path/filepath"
-	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -44,21 +43,21 @@ type reading struct {
 
 // host is one of the two hosts, with its gateway and its worker.
 type host struct {
-	name, variable  string
-	gateway, worker string // configuration files
-	listens         string // address in the gateway's configuration
-	grace, state    string // texts in the worker's configuration
-	post            func(t *testing.T, address string, readings []reading)
-	messages        int64  // messages of one device in a request
-	end             string // further keys of the exporter or output
+	name, variable          string
+	gatewayFile, workerFile string // configurations
+	listens                 string // address in the gateway's configuration
+	post                    func(t *testing.T, address string, readings []reading)
+	messages                int64    // messages of one device in a request
+	short                   []string // texts in the worker's configuration and what stands for them, for short waits
+	output, end             string   // the text in the worker's configuration that end follows
 }
 
 func hosts() []host {
 	return []host{
-		{"telegraf", "OCEMS_TELEGRAF", "gateway.conf", "worker.conf", "127.0.0.1:8186", `grace = "2m"`, "/var/lib/ocems", lines, int64(part / step),
-			"  spread = \"0s\"\n  endpoint = \"%s\"\n  grace = \"20s\""},
-		{"collector", "OCEMS_COLLECTOR", "gateway.yaml", "worker.yaml", "127.0.0.1:4318", "grace: 2m", "/var/lib/ocems", otlp, 1,
-			"spread: 0s\n    endpoint: %s\n    grace: 20s"},
+		{"telegraf", "OCEMS_TELEGRAF", "gateway.conf", "worker.conf", "127.0.0.1:8186", lines, int64(part / step),
+			[]string{`grace = "2m"`, `grace = "4s"`, `settle = "2m"`, `settle = "16s"`}, "[[outputs.ocems]]", "\n  spread = \"0s\"\n  endpoint = \"%s\""},
+		{"collector", "OCEMS_COLLECTOR", "gateway.yaml", "worker.yaml", "127.0.0.1:4318", otlp, 1,
+			[]string{"grace: 2m", "grace: 4s", "settle: 2m", "settle: 16s"}, "storage: ocems_storage", "\n    spread: 0s\n    endpoint: %s"},
 	}
 }
 
@@ -213,32 +212,86 @@ func (b *broker) partitions() map[string]map[int32]bool {
 	return found
 }
 
+// plant is a gateway and a worker with their broker and board.
+type plant struct {
+	*host
+	t               *testing.T
+	kafka           *broker
+	server          *board.Board
+	dir, gateway    string
+	program, config string // of the worker
+	posted          int64  // messages
+}
+
+func newPlant(t *testing.T, h host) *plant {
+	p := &plant{host: &h, t: t, kafka: newBroker(t), dir: t.TempDir(), gateway: board.FreeAddr(t), program: board.Built(t, h.variable)}
+	station := simulator.Station{ID: "station_1"}
+	for i := range devices {
+		station.Devices = append(station.Devices, simulator.Device{ID: fmt.Sprintf("dev_%d", i), Token: fmt.Sprintf("%032d", i+1)})
+	}
+	p.server = board.New(t, station)
+	list := "station_id,device_id,token_id,public_key_file\n"
+	for _, d := range station.Devices {
+		list += fmt.Sprintf("station_1,%s,%s,%s\n", d.ID, d.Token, p.server.PublicKey)
+	}
+	board.Write(t, filepath.Join(p.dir, "devices.csv"), list)
+	board.Start(t, p.dir, nil, p.program, "--config", board.Config(t, examples+h.gatewayFile, p.dir, h.listens, p.gateway, "127.0.0.1:9092", p.kafka.address))
+	board.Listens(t, p.gateway)
+	p.config = board.Config(t, examples+h.workerFile, p.dir, append(h.short, "127.0.0.1:9092", p.kafka.address, "/var/lib/ocems", p.dir, "/etc/ocems/devices.csv",
+		filepath.Join(p.dir, "devices.csv"), h.output, fmt.Sprintf(h.output+h.end, p.server.URL))...)
+	return p
+}
+
+func (p *plant) worker() *board.Program {
+	return board.Start(p.t, p.dir, nil, p.program, "--config", p.config)
+}
+
+// send posts readings to the gateway, which makes n messages of them.
+func (p *plant) send(readings []reading, n int64) {
+	p.post(p.t, p.gateway, readings)
+	p.posted += n
+}
+
+// arrive posts a newer reading again and again until the board has n slots, because with wait_for_newer a window settles only
+// while readings come.
+func (p *plant) arrive(n int, newer time.Time) {
+	for end := time.Now().Add(time.Minute); p.server.Received().Accepted < n && time.Now().Before(end); time.Sleep(500 * time.Millisecond) {
+		p.send([]reading{{"dev_0", newer, 1}}, 1)
+	}
+	p.server.Arrive(n)
+}
+
+// While no message comes, for example because no broker can be reached, no slot closes. Otherwise it would lack readings.
+func TestAPauseClosesNoIncompleteSlot(t *testing.T) {
+	for _, h := range hosts() {
+		t.Run(h.name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlant(t, h)
+			p.worker()
+			first := time.Now().Truncate(quarter).Add(-3 * quarter)
+			p.send([]reading{{"dev_0", first.Add(time.Minute), 10}}, 1)
+			board.Until(t, "the worker has the first reading", func() bool { n, _ := p.kafka.marked(); return n == p.posted })
+			time.Sleep(24 * time.Second) // longer than grace and settle
+			p.send([]reading{{"dev_0", first.Add(2 * time.Minute), 20}}, 1)
+			p.arrive(1, first.Add(quarter+time.Minute))
+			if got := p.server.Received().Readings; len(got) != 1 || got[0].Value.String() != "15" {
+				t.Errorf("the board has %v, want the mean of both readings", got)
+			}
+		})
+	}
+}
+
 // If a worker is killed while it reads, no reading is lost and none counts twice.
 func TestAKilledWorkerLosesNothing(t *testing.T) {
 	for _, h := range hosts() {
 		t.Run(h.name, func(t *testing.T) {
 			t.Parallel()
-			program := board.Built(t, h.variable)
-			dir, kafka, gateway := t.TempDir(), newBroker(t), board.FreeAddr(t)
-			station := simulator.Station{ID: "station_1"}
-			for i := range devices {
-				station.Devices = append(station.Devices, simulator.Device{ID: fmt.Sprintf("dev_%d", i), Token: fmt.Sprintf("%032d", i+1)})
-			}
-			server := board.New(t, station)
-			list := "station_id,device_id,token_id,public_key_file\n"
-			for _, d := range station.Devices {
-				list += fmt.Sprintf("station_1,%s,%s,%s\n", d.ID, d.Token, server.PublicKey)
-			}
-			board.Write(t, filepath.Join(dir, "devices.csv"), list)
-			board.Start(t, dir, nil, program, "--config", board.Config(t, examples+h.gateway, dir, h.listens, gateway, "127.0.0.1:9092", kafka.address))
-			board.Listens(t, gateway)
-			config := board.Config(t, examples+h.worker, dir, "127.0.0.1:9092", kafka.address, h.state, dir, "/etc/ocems/devices.csv",
-				filepath.Join(dir, "devices.csv"), h.grace, strings.TrimSpace(fmt.Sprintf(h.end, server.URL)))
-			worker := board.Start(t, dir, nil, program, "--config", config)
+			p := newPlant(t, h)
+			kafka, server, worker := p.kafka, p.server, p.worker()
 
 			first := time.Now().Truncate(quarter).Add(-3 * quarter)
 			sums, counts, want := map[string]float64{}, map[string]float64{}, map[string]float64{}
-			kills, posted, marked := 0, int64(0), int64(0)
+			kills, marked := 0, int64(0)
 			for n, from := 0, first; from.Before(first.Add(2 * quarter)); n, from = n+1, from.Add(part) {
 				var readings []reading
 				for at := from; at.Before(from.Add(part)); at = at.Add(step) {
@@ -251,10 +304,7 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 						readings = append(readings, r)
 					}
 				}
-				post := func() {
-					h.post(t, gateway, readings)
-					posted += devices * h.messages
-				}
+				post := func() { p.send(readings, devices*h.messages) }
 				post()
 				if n%6 != 3 {
 					continue
@@ -263,7 +313,7 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 				kafka.hear(kills%2 == 1)
 				post() // again, as after a lost answer
 				if kills%2 == 0 {
-					board.Until(t, "the worker has taken all", func() bool { _, n := kafka.marked(); return n == posted })
+					board.Until(t, "the worker has taken all", func() bool { _, n := kafka.marked(); return n == p.posted })
 					var taken int64
 					if marked, taken = kafka.marked(); taken == marked {
 						t.Error("no message must be read again, so the test checks nothing")
@@ -274,14 +324,14 @@ func TestAKilledWorkerLosesNothing(t *testing.T) {
 				kafka.hear(true)
 				marked, _ = kafka.marked()
 				if kills < 4 {
-					worker = board.Start(t, dir, nil, program, "--config", config)
+					worker = p.worker()
 				}
 			}
-			board.Until(t, "Kafka has messages that the worker does not have", func() bool { return kafka.held() == posted && posted > marked })
-			board.Start(t, dir, nil, program, "--config", config)
-			server.Arrive(len(want))
-			board.Until(t, "all offsets are marked", func() bool { n, _ := kafka.marked(); return n == posted })
-			t.Logf("%d kills; %d messages, %d of them marked before the last start", kills, posted, marked)
+			board.Until(t, "Kafka has messages that the worker does not have", func() bool { return kafka.held() == p.posted && p.posted > marked })
+			p.worker()
+			p.arrive(len(want), first.Add(2*quarter+time.Minute))
+			board.Until(t, "all offsets are marked", func() bool { n, _ := kafka.marked(); return n == p.posted })
+			t.Logf("%d kills; %d messages, %d of them marked before the last start", kills, p.posted, marked)
 
 			got := map[string]float64{}
 			for _, r := range server.Received().Readings {

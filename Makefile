@@ -240,8 +240,15 @@ dist/programs/%: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES) bin/otelcol-ocems
 	$(PLATFORM); $(TELEGRAF_BUILD) -tags "$(PACKAGE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@.part/telegraf-ocems$$EXE ./cmd/telegraf
 	mv $@.part $@
 
+# The pages, the examples and the files that the pages link to, in the directories of this repository.
+DOCUMENTATION := git ls-files -z LICENSE go.mod builder-config.yaml '*.md' '*/metadata.yaml' '*/sample.conf' docs examples ':!*.go' ':!ocems'
+DOC ?= dist/doc
+.PHONY: documentation
+documentation:
+	rm -rf $(DOC) && mkdir -p $(DOC) && $(DOCUMENTATION) | xargs -0 cp --parents -t $(DOC) && chmod -R u=rwX,go=rX $(DOC)
+
 packages: $(IMAGES:dist/programs/%=package-%) ## make Debian packages and RPMs in dist/packages; PLATFORMS="linux-amd64 linux-arm7" for several
-package-%: dist/programs/% bin/tools/nfpm man
+package-%: dist/programs/% bin/tools/nfpm man documentation
 	mkdir -p dist/packages
 	$(PLATFORM); export BIN=$< VERSION=$(PACKAGE_VERSION); for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages || exit 1; done
 
@@ -249,7 +256,7 @@ package-%: dist/programs/% bin/tools/nfpm man
 archives: $(PLATFORMS:%=archive-%) ## make .tar.gz and .zip of the programs in dist/packages
 archive-%: dist/programs/%
 	@rm -rf dist/archive/$* && d=dist/archive/$*/ocems-$(PACKAGE_VERSION)-$* && mkdir -p $$d dist/packages && cp $</* $$d && \
-		git ls-files -z LICENSE README.md CHANGELOG.md SECURITY.md docs examples ':!*.go' | xargs -0 cp --parents -t $$d && touch -d '$(DATE)' $$(find $$d)
+		$(DOCUMENTATION) | xargs -0 cp --parents -t $$d && touch -d '$(DATE)' $$(find $$d)
 	$(PLATFORM); cd dist/archive/$* && f=../../packages/ocems-$(PACKAGE_VERSION)-$* && case $$GOOS in \
 		windows) rm -f $$f.zip; find * | LC_ALL=C sort | TZ=UTC0 zip -qX9@ $$f.zip;; \
 		*) tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w -c * | gzip -9n >$$f.tar.gz;; esac

@@ -128,7 +128,7 @@ func TestStatusUnknown(t *testing.T) {
 	assert.Contains(t, out, "has version 2, this program reads version 1")
 }
 
-func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {
+func TestDirectoryThatMayNotBeRead(t *testing.T) {
 	if os.Geteuid() <= 0 {
 		t.Skip("root may read all, and Windows has other permissions")
 	}
@@ -136,7 +136,9 @@ func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {
 	if err := os.Chmod(dir, 0o300); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, errs := quiet(t, "status", dir); code != 3 || !strings.Contains(errs, "permission denied: run it as the host's user") {
-		t.Errorf("exit %d: %s", code, errs)
+	for _, args := range [][]string{{"status", dir}, {"report", filepath.Join(dir, "audit.jsonl")}} {
+		if code, _, errs := quiet(t, args...); code != 3 || !strings.Contains(errs, "permission denied: run it as the host's user") {
+			t.Errorf("%v: exit %d: %s", args, code, errs)
+		}
 	}
 }

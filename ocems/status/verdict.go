@@ -200,8 +200,8 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
 			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
 		}
-		for _, x := range p.Excluded { // readings arrive, with a wrong time
-			if !x.Noted.Before(window) && (p.Reading == nil || x.Stamp.After(p.Reading.At.Add(spec.SlotLength))) {
+		for _, x := range p.Excluded { // readings arrive, but with a wrong time
+			if now.Sub(x.Noted) < spec.SlotLength {
 				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), x.cure()}
 			}
 		}
@@ -335,7 +335,7 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.DryRun:
 		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
 	case wrong > 0:
-		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, Counted(all, "parameter"), next), ""}
+		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s %s a person; %s.", wrong, Counted(all, "parameter"), map[bool]string{true: "needs", false: "need"}[wrong == 1], next), ""}
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case look > 0:

@@ -36,7 +36,7 @@ func TestJudge(t *testing.T) {
 			p.Excluded = left("future", at(11, 30), at(10, 19))
 		}, "failed excluded: no slot 10:15: readings left out: 9 (future). compare the clock and the time zone of the instrument with this machine's"},
 		{"the instrument's clock is an hour behind", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
-			p.Slot, p.Reading, p.Excluded = &status.Slot{Stamp: at(8, 45)}, &status.Reading{At: at(8, 44)}, left("late", at(9, 30), at(10, 19))
+			p.Slot, p.Reading, p.Excluded = &status.Slot{Stamp: at(9, 15)}, &status.Reading{At: at(9, 15)}, left("late", at(9, 30), at(10, 19))
 		}, "failed excluded: no slot 10:15: readings left out: 9 (late). compare the clock and the time zone of the instrument with this machine's; if they agree, raise grace"},
 		{"its last reading was late, and none came since", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
 			p.Slot, p.Reading, p.Excluded = &status.Slot{Stamp: at(10, 0)}, &status.Reading{At: at(9, 58)}, left("late", at(10, 0), at(10, 1))

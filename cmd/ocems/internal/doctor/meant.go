@@ -47,6 +47,9 @@ func (e *examination) meant(o *hostconfig.Output) {
 	for _, d := range o.Names.Devices {
 		for _, p := range d.Parameters {
 			parameter := cmp.Or(strings.TrimSpace(p.Parameter), strings.TrimSpace(p.Field), strings.TrimSpace(p.Metric))
+			if p.Unit == "" && o.Host != hostconfig.Collector {
+				warn("set unit, unless the input sets the tag", "device %q: parameter %q has no unit: a reading without the tag %s is refused", d.DeviceID, parameter, o.Names.Words.Unit)
+			}
 			unit, err := spec.ResolveUnit(p.Unit)
 			if quantity, fits := spec.Measures(parameter, unit); err == nil && !fits && !p.AllowUnlisted {
 				warn("check parameter and unit: one of them belongs to another instrument", "device %q: parameter %q has the unit %q, a unit of %s; its quantity is %s",

@@ -101,6 +101,7 @@ func TestStatusOfAHub(t *testing.T) {
 			d.Held = map[bool]string{true: "102"}[i < 60]
 			h.Devices = append(h.Devices, d)
 		}
+		h.Trouble = `device "device_aa" is held: status 102`
 	})
 	_, out, _ := ocems("", "status", path)
 	assert.Contains(t, out, "other devices that need a person: 10 (--all shows them)")

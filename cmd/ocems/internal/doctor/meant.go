@@ -25,6 +25,7 @@ func (e *examination) meant(o *hostconfig.Output) {
 	}
 	switch {
 	case o.State != nil:
+	case slices.ContainsFunc(o.Faults, func(f hostconfig.Fault) bool { return strings.HasPrefix(f.Text, "storage: ") }): // it is set, and wrong
 	case o.Host == hostconfig.Collector:
 		warn("name an ocems_storage extension as storage", "storage: not set: open windows and finished slots are in memory only, and a restart loses them")
 	default:

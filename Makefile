@@ -34,8 +34,9 @@ bin/tools/builder-%:
 	GOBIN=$(CURDIR)/bin/tools/$* $(GO) install go.opentelemetry.io/collector/cmd/builder@v$*
 	mv bin/tools/$*/builder $@ && rmdir bin/tools/$*
 
+COLLECTOR_VERSION := $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))
 bin/otelcol-ocems: builder-config.yaml $(SOURCES) | $(BUILDER)
-	sed 's/^  version: .*/  version: $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))/' builder-config.yaml >bin/builder-config.yaml
+	sed 's/^  version: .*/  version: $(COLLECTOR_VERSION)/' builder-config.yaml >bin/builder-config.yaml
 	$(BUILDER) --config bin/builder-config.yaml --ldflags "-s -w $(STAMP)"
 	install dist/otelcol-ocems $@
 
@@ -236,6 +237,7 @@ bin/tools/cyclonedx-gomod:
 dist/programs/%: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES) bin/otelcol-ocems
 	rm -rf $@ && mkdir -p $@.part
 	$(PLATFORM); $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $@.part/ ./cmd/ocems ./cmd/ocems-telegraf
+	sed -i 's|^\(\s*Version: *\)".*"|\1"$(COLLECTOR_VERSION)"|' dist/main.go # it may be of an earlier commit
 	$(PLATFORM); cd dist && $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $(CURDIR)/$@.part/otelcol-ocems$$EXE .
 	$(PLATFORM); $(TELEGRAF_BUILD) -tags "$(PACKAGE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@.part/telegraf-ocems$$EXE ./cmd/telegraf
 	mv $@.part $@

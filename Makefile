@@ -34,8 +34,9 @@ bin/tools/builder-%:
 	GOBIN=$(CURDIR)/bin/tools/$* $(GO) install go.opentelemetry.io/collector/cmd/builder@v$*
 	mv bin/tools/$*/builder $@ && rmdir bin/tools/$*
 
+COLLECTOR_VERSION := $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))
 bin/otelcol-ocems: builder-config.yaml $(SOURCES) | $(BUILDER)
-	sed 's/^  version: .*/  version: $(VERSION)$(if $(COMMIT),+$(COMMIT).$(subst :,,$(subst -,,$(DATE))))/' builder-config.yaml >bin/builder-config.yaml
+	sed 's/^  version: .*/  version: $(COLLECTOR_VERSION)/' builder-config.yaml >bin/builder-config.yaml
 	$(BUILDER) --config bin/builder-config.yaml --ldflags "-s -w $(STAMP)"
 	install dist/otelcol-ocems $@
 
@@ -236,12 +237,20 @@ bin/tools/cyclonedx-gomod:
 dist/programs/%: $(TELEGRAF_OUTPUT) $(TELEGRAF_SOURCES) bin/otelcol-ocems
 	rm -rf $@ && mkdir -p $@.part
 	$(PLATFORM); $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $@.part/ ./cmd/ocems ./cmd/ocems-telegraf
+	sed -i 's|^\(\s*Version: *\)".*"|\1"$(COLLECTOR_VERSION)"|' dist/main.go # it may be of an earlier commit
 	$(PLATFORM); cd dist && $(GO) build -trimpath -ldflags "-s -w $(STAMP)" -o $(CURDIR)/$@.part/otelcol-ocems$$EXE .
 	$(PLATFORM); $(TELEGRAF_BUILD) -tags "$(PACKAGE_TAGS),migrations,outputs.ocems" -o $(CURDIR)/$@.part/telegraf-ocems$$EXE ./cmd/telegraf
 	mv $@.part $@
 
+# The pages, the examples and the files that the pages link to, in the directories of this repository.
+DOCUMENTATION := git ls-files -z LICENSE go.mod builder-config.yaml '*.md' '*/metadata.yaml' '*/sample.conf' docs examples ':!*.go' ':!ocems'
+DOC ?= dist/doc
+.PHONY: documentation
+documentation:
+	rm -rf $(DOC) && mkdir -p $(DOC) && $(DOCUMENTATION) | xargs -0 cp --parents -t $(DOC) && chmod -R u=rwX,go=rX $(DOC)
+
 packages: $(IMAGES:dist/programs/%=package-%) ## make Debian packages and RPMs in dist/packages; PLATFORMS="linux-amd64 linux-arm7" for several
-package-%: dist/programs/% bin/tools/nfpm man
+package-%: dist/programs/% bin/tools/nfpm man documentation
 	mkdir -p dist/packages
 	$(PLATFORM); export BIN=$< VERSION=$(PACKAGE_VERSION); for p in deb rpm; do bin/tools/nfpm package -f examples/install/nfpm.yaml -p $$p -t dist/packages || exit 1; done
 
@@ -249,7 +258,7 @@ package-%: dist/programs/% bin/tools/nfpm man
 archives: $(PLATFORMS:%=archive-%) ## make .tar.gz and .zip of the programs in dist/packages
 archive-%: dist/programs/%
 	@rm -rf dist/archive/$* && d=dist/archive/$*/ocems-$(PACKAGE_VERSION)-$* && mkdir -p $$d dist/packages && cp $</* $$d && \
-		git ls-files -z LICENSE README.md CHANGELOG.md SECURITY.md docs examples ':!*.go' | xargs -0 cp --parents -t $$d && touch -d '$(DATE)' $$(find $$d)
+		$(DOCUMENTATION) | xargs -0 cp --parents -t $$d && touch -d '$(DATE)' $$(find $$d)
 	$(PLATFORM); cd dist/archive/$* && f=../../packages/ocems-$(PACKAGE_VERSION)-$* && case $$GOOS in \
 		windows) rm -f $$f.zip; find * | LC_ALL=C sort | TZ=UTC0 zip -qX9@ $$f.zip;; \
 		*) tar --sort=name --owner=0 --group=0 --numeric-owner --mode=go-w -c * | gzip -9n >$$f.tar.gz;; esac

@@ -8,6 +8,7 @@ import (
 	"crypto/x509"
 	"encoding/pem"
 	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -80,6 +81,11 @@ func sign(t *testing.T, token string) string {
 
 func TestMistakes(t *testing.T) {
 	t.Setenv("OCEMS_TOKEN", "")
+	busy, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer busy.Close()
 	for _, c := range []struct {
 		args string
 		want string
@@ -102,6 +108,7 @@ func TestMistakes(t *testing.T) {
 		{"simulate --registry no-such-file", "--registry: reading the registry: open no-such-file"},
 		{"simulate --listen 127.0.0.1:0 --registry testdata/registry.yaml --tls-cert no-such-file --tls-key y", "--tls-cert, --tls-key: open no-such-file"},
 		{"simulate --listen nowhere --registry testdata/registry.yaml", "--listen: listen tcp"},
+		{"simulate --listen " + busy.Addr().String() + " --registry testdata/registry.yaml", "--listen: another program listens on 127.0.0.1:"},
 		{"simulate --registry testdata/registry.yaml --duplicates slots", `duplicates: "slots" is unknown: nearest slot`},
 		{"decode", "no token: OCEMS_TOKEN is empty"},
 		{"decode --signature x", "--private-key and --signature go together"},

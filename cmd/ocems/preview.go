@@ -9,6 +9,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -115,7 +116,11 @@ func (v *viewer) output(ctx context.Context, o *hostconfig.Output) error {
 	stored, err := store.Snapshot(o.State.File)
 	v.bar.clear()
 	if errors.Is(err, fs.ErrNotExist) {
-		v.note("nothing waits: %s does not exist yet", o.State.File)
+		path, relative := o.State.File, ""
+		if absolute, err := filepath.Abs(path); err == nil && !filepath.IsAbs(path) {
+			path, relative = absolute, " (relative to the working directory, and the service may have another one)"
+		}
+		v.note("nothing waits: %s%s does not exist yet", path, relative)
 		return nil
 	}
 	if err != nil {

@@ -479,3 +479,12 @@ service:
 	})
 	return config
 }
+
+// A relative path is of the working directory, which may not be the service's.
+func TestPreviewOfARelativeState(t *testing.T) {
+	config := write(t, "t.conf", regexp.MustCompile(`state_directory = .*`).ReplaceAllString(telegrafText(t), `state_directory = "no-such-state"`))
+	code, out, errs := quiet(t, "preview", "--config", config)
+	if want := "/no-such-state/state.db (relative to the working directory"; code != 0 || !strings.Contains(filepath.ToSlash(out), want) {
+		t.Errorf("exit %d: %s%s, want %s", code, out, errs, want)
+	}
+}

@@ -230,7 +230,10 @@ func findTrails(paths []string, out string) (trails [][]string, err error) {
 	}
 	for _, path := range paths {
 		files, err := audit.Files(path)
-		if err != nil {
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+			return nil, fmt.Errorf("%w: run it as the host's user", err)
+		case err != nil:
 			return nil, err
 		}
 		info, err := os.Stat(files[len(files)-1])

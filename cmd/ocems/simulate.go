@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -73,7 +74,10 @@ keeps the readings in memory. It prints the address of its console; there a brow
 // listenAndServe serves until the context is done. With a certificate it speaks TLS.
 func listenAndServe(ctx context.Context, s std, server *http.Server, listen, cert, key, what string) error {
 	listener, err := net.Listen("tcp", listen)
-	if err != nil {
+	switch {
+	case errors.Is(err, syscall.EADDRINUSE):
+		return fmt.Errorf("--listen: another program listens on %s: stop it, or give another port", listen)
+	case err != nil:
 		return fmt.Errorf("--listen: %w", err)
 	}
 	defer listener.Close()

@@ -185,6 +185,9 @@ func (v *statusView) keep(h *status.Host) (ids []string) {
 	}
 	if v.device != "" {
 		h.Devices = slices.DeleteFunc(h.Devices, func(d status.Device) bool { return d.ID != v.device })
+		if strings.HasPrefix(h.Trouble, `device "`) && !strings.Contains(h.Trouble, "\n") { // of devices alone: this one's parameters tell its own
+			h.Trouble = ""
+		}
 	}
 	return ids
 }

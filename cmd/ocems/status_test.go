@@ -101,6 +101,7 @@ func TestStatusOfAHub(t *testing.T) {
 			d.Held = map[bool]string{true: "102"}[i < 60]
 			h.Devices = append(h.Devices, d)
 		}
+		h.Trouble = `device "device_aa" is held: status 102`
 	})
 	_, out, _ := ocems("", "status", path)
 	assert.Contains(t, out, "other devices that need a person: 10 (--all shows them)")
@@ -128,7 +129,7 @@ func TestStatusUnknown(t *testing.T) {
 	assert.Contains(t, out, "has version 2, this program reads version 1")
 }
 
-func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {
+func TestDirectoryThatMayNotBeRead(t *testing.T) {
 	if os.Geteuid() <= 0 {
 		t.Skip("root may read all, and Windows has other permissions")
 	}
@@ -136,7 +137,9 @@ func TestStatusOfADirectoryThatMayNotBeRead(t *testing.T) {
 	if err := os.Chmod(dir, 0o300); err != nil {
 		t.Fatal(err)
 	}
-	if code, _, errs := quiet(t, "status", dir); code != 3 || !strings.Contains(errs, "permission denied: run it as the host's user") {
-		t.Errorf("exit %d: %s", code, errs)
+	for _, args := range [][]string{{"status", dir}, {"report", filepath.Join(dir, "audit.jsonl")}} {
+		if code, _, errs := quiet(t, args...); code != 3 || !strings.Contains(errs, "permission denied: run it as the host's user") {
+			t.Errorf("%v: exit %d: %s", args, code, errs)
+		}
 	}
 }

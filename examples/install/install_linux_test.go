@@ -284,7 +284,7 @@ func TestTelegrafServices(t *testing.T) {
 		mkdir -p /etc/telegraf/telegraf.d /etc/systemd/system/telegraf.service.d
 		install -d -m 770 -o root -g telegraf /var/lib/telegraf
 		sed 's|/var/lib/ocems/telegraf|/var/lib/telegraf/ocems|; s|/etc/ocems/tokens/|${CREDENTIALS_DIRECTORY}/tokens_|' /etc/ocems/telegraf.conf >/etc/telegraf/telegraf.conf
-		cp /usr/share/doc/ocems/examples/telegraf.service.d/ocems.conf /etc/systemd/system/telegraf.service.d/
+		cp /usr/share/doc/ocems/examples/install/telegraf.service.d/ocems.conf /etc/systemd/system/telegraf.service.d/
 		systemctl daemon-reload
 		systemctl enable --now telegraf`)
 	m.arrive(3)

@@ -66,19 +66,23 @@ func TestReleaseArchives(t *testing.T) {
 			}
 			output(t, extract[0], append(extract[1:], dir)...)
 			root := filepath.Join(dir, strings.TrimSuffix(strings.TrimSuffix(filepath.Base(path), ".tar.gz"), ".zip"))
-			for _, name := range []string{"LICENSE", "README.md", "examples/install/README.md", "examples/install/etc/collector.yaml",
+			for _, name := range []string{"LICENSE", "README.md", "docs/troubleshooting.md", "exporter/ocemsexporter/README.md", "examples/install/README.md", "examples/install/etc/collector.yaml",
 				"examples/install/etc/telegraf.conf", "examples/telegraf-execd/ocems.conf"} {
 				if got, err := os.Stat(filepath.Join(root, name)); err != nil || got.Size() == 0 || got.Mode().Perm()&0o044 != 0o044 {
 					t.Errorf("%s: %v %v", name, got, err)
 				}
+			}
+			version := ""
+			if strings.HasSuffix(root, "-linux-"+runtime.GOARCH) {
+				version = strings.Fields(output(t, filepath.Join(root, "ocems"), "version"))[1]
 			}
 			for _, name := range programs {
 				program := filepath.Join(root, name+exe)
 				if got, err := os.Stat(program); err != nil || exe == "" && got.Mode().Perm() != 0o755 {
 					t.Errorf("%s: %v %v", name, got, err)
 				} else if strings.HasSuffix(root, "-linux-"+runtime.GOARCH) {
-					if got := output(t, program, "--version"); !strings.ContainsAny(got, "0123456789") {
-						t.Errorf("%s --version: %q", name, got)
+					if got := output(t, program, "--version"); !strings.Contains(got, version) {
+						t.Errorf("%s --version: %q lacks the version of ocems, %s", name, got, version)
 					}
 				}
 			}

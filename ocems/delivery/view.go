@@ -133,7 +133,7 @@ type State struct {
 	Answered  time.Time         // time of the server's last answer to the device, zero before the first
 	Held      string            // of HoldReasons: why a person must look at the whole device, or ""
 	Apart     string            // of HoldReasons: why some slots wait apart, or ""
-	Detail    string            // what the server answered
+	Detail    string            // what the server answered to slots that are held, wait apart or are tried again
 	Suspended map[string]string // of HoldReasons, by parameter: why it waits
 	Undecided map[string]Undecided
 }
@@ -176,10 +176,13 @@ func (d *Delivery) State(device string) (s State) {
 			for u, why := range m.suspended {
 				s.Suspended[u.parameter] = why.reason
 				if s.Apart == why.reason { // only the parameter waits
-					s.Apart = ""
+					s.Apart, s.Detail = "", ""
 				}
 			}
 		}
+	}
+	if s.Held == "" && s.Apart == "" && q.condition.state == backingOff {
+		s.Detail = q.condition.detail
 	}
 	return s
 }

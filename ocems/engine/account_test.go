@@ -69,7 +69,7 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 		}
 		until(clock(1, 0, 10))
 		feed(clock(1, 1, 0), clock(1, 7, 0))
-		assert.Equal(t, "ok begins: its first slot is 06:45", verdicts(p.status(), clock(1, 7, 0))["bod"])
+		assert.Equal(t, "ok begins: no reading yet; its first whole slot is 06:45", verdicts(p.status(), clock(1, 7, 0))["bod"])
 		feed(clock(1, 7, 0), clock(1, 20, 0))
 		assert.Equal(t, map[string]string{
 			"cod": "ok reporting: 06:45 delivered", "tss": "ok reporting: 06:45 delivered", "toc": "ok reporting: 06:45 delivered", "no3-n": "ok reporting: 06:45 delivered",

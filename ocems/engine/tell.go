@@ -90,7 +90,7 @@ func (a *account) sayLate() {
 	if l.older == 0 || time.Since(l.lateAt) < lateTogether {
 		return
 	}
-	text := fmt.Sprintf("delivered late: %s, from %s to %s", spec.Counted(l.older, "slot"), a.clock(l.oldestLate), a.clock(l.newestLate))
+	text := fmt.Sprintf("delivered slots that waited: %d, from %s to %s", l.older, a.clock(l.oldestLate), a.clock(l.newestLate))
 	if l.olderAlready > 0 {
 		text += fmt.Sprintf("; the board had %d of them already", l.olderAlready)
 	}

@@ -216,7 +216,7 @@ func TestLight(t *testing.T) {
 		text  string // beginning of the text
 	}{
 		{"well", map[string]*status.Host{"exporter": well}, "ok", "Reporting 1 parameter of 1 device; the next slot, 12:15, is made at 12:15:33."},
-		{"the worst of two", map[string]*status.Host{"exporter": well, "processor": ill}, "failed", "processor: 1 of 1 parameter need a person"},
+		{"the worst of two", map[string]*status.Host{"exporter": well, "processor": ill}, "failed", "processor: 1 of 1 parameter needs a person"},
 		{"two that are well", map[string]*status.Host{"exporter": well, "processor": well}, "ok", "Reporting"},
 		{"stopped", map[string]*status.Host{"exporter": stopped}, "failed", "The host was stopped at 12:01."},
 		{"in memory", map[string]*status.Host{"exporter": well, "memory": nil}, "failed", "memory: No status: it keeps its state in memory"},

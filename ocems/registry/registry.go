@@ -448,7 +448,11 @@ func (b *builder) mapping(at func(string) string, d *Device, p ParameterConfig) 
 			m.parameter = name
 		} else if name != "" {
 			_, err := spec.LookupParameter(name)
-			b.fault(at("parameter"), "missing, and the metric's name is not a parameter key: %w", err)
+			what := "metric"
+			if m.field != "" {
+				what = "field"
+			}
+			b.fault(at("parameter"), "missing, and the %s's name is not a parameter key: %w", what, err)
 		} else {
 			b.fault(at("parameter"), "missing; give a key of the catalogue")
 		}

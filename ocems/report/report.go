@@ -196,7 +196,7 @@ func (b *Builder) Report() (*Report, error) {
 		r.Devices[i].Held = append(r.Devices[i].Held, held[names[i]]...)
 	})
 	slices.SortStableFunc(r.Devices, func(a, b Device) int { return cmp.Compare(a.Station, b.Station) })
-	r.Verdict = r.verdict()
+	r.Verdict = r.verdict(b.o.Host == nil)
 	return r, nil
 }
 

@@ -136,8 +136,9 @@ var columns = []column{
 // always are the columns that a terminal shows even if they are all zero.
 var always = []string{"expected", "delivered", "missing"}
 
-// verdict is one sentence on the whole report.
-func (r *Report) verdict() string {
+// verdict is one sentence on the whole report. Trails alone do not show a slot that still waits, nor a parameter that never
+// reported.
+func (r *Report) verdict(trailsOnly bool) string {
 	var all Parameter
 	for _, d := range r.Devices {
 		for i := range d.Parameters {
@@ -147,6 +148,8 @@ func (r *Report) verdict() string {
 	due, reached := all.Expected-all.Calibration, all.Delivered+all.AlreadyStored
 	text := "No slot was due in the period."
 	switch {
+	case due > 0 && reached == due && trailsOnly:
+		text = fmt.Sprintf("All values that are due by the trails reached the board: %d (--config also counts what waits).", due)
 	case due > 0 && reached == due:
 		text = fmt.Sprintf("All values that were due reached the board: %d.", due)
 	case due > 0:

@@ -53,7 +53,10 @@ func (b *Body) Open(body []byte) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening a body: not base64: %w", err)
 	}
-	if len(text) == 0 || len(text)%n != 0 {
+	if len(text) == 0 {
+		return nil, errors.New("opening a body: it is empty")
+	}
+	if len(text)%n != 0 {
 		return nil, fmt.Errorf("opening a body: %d bytes are not a whole number of %d-byte blocks", len(text), n)
 	}
 	for i := 0; i < len(text); i += n {

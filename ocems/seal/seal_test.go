@@ -110,7 +110,7 @@ func TestOpenRefuses(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, c := range []struct{ name, token, body, want string }{
-		{"empty", hexToken, "", "blocks"},
+		{"empty", hexToken, "", "it is empty"},
 		{"plain JSON", hexToken, `{"data":[]}`, "not base64"},
 		{"truncated in the base64", hexToken, string(body[:len(body)-5]), "not base64"},
 		{"truncated within a block", hexToken, string(body[:len(body)-8]), "blocks"},

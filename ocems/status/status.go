@@ -84,7 +84,7 @@ type Device struct {
 	Runs       [][2]int64  `json:"waiting_runs,omitempty"`   // first and last stamp of each run of waiting slots, in milliseconds
 	Held       string      `json:"held,omitempty"`           // why all its slots wait: a status code of the board, or another hold reason
 	Apart      string      `json:"apart,omitempty"`          // why some of its slots wait apart, as in Held
-	Detail     string      `json:"detail,omitempty"`         // the board's answer
+	Detail     string      `json:"detail,omitempty"`         // the board's answer to slots that are held, wait apart or are tried again
 	Since      *time.Time  `json:"held_since,omitempty"`
 	Answered   *time.Time  `json:"answered,omitempty"` // the last answer of the board
 	Parameters []Parameter `json:"parameters"`

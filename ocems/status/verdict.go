@@ -173,7 +173,16 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	missing := p.Slot == nil || p.Slot.Stamp.Before(least) || p.Slot.Stamp.After(now.Add(spec.SlotLength))
 	switch {
 	case p.Slot == nil && !due:
-		return Verdict{OK, Begins, "its first slot is " + Time(h.StampOf(p.Due), now), ""}
+		first := "; its first whole slot is " + Time(h.StampOf(p.Due), now)
+		if p.Reading != nil {
+			return Verdict{OK, Begins, first[2:], ""}
+		}
+		for _, x := range p.Excluded {
+			if now.Sub(x.Noted) < spec.SlotLength {
+				return Verdict{Warning, Partly, x.text() + first, x.cure()}
+			}
+		}
+		return Verdict{OK, Begins, "no reading yet" + first, ""}
 	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
 		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or find out why the input does not have it"}
 	case p.Refused != nil:
@@ -185,11 +194,16 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	case due && missing:
 		for _, x := range p.Excluded {
 			if x.since(expected, now) {
-				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), "look at the instrument, or correct the limits of its entry"}
+				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), x.cure()}
 			}
 		}
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
 			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
+		}
+		for _, x := range p.Excluded { // readings arrive, but with a wrong time
+			if now.Sub(x.Noted) < spec.SlotLength {
+				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), x.cure()}
+			}
 		}
 		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
 	}
@@ -203,11 +217,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		if h.Slots {
 			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and check the components behind the processor"}
 		}
-		text := fmt.Sprintf("slots wait for the board: %d", d.Waiting)
-		if h.Board.Reason != "" && !h.Board.Reachable {
-			text += ": " + h.Board.Reason
-		}
-		return Verdict{Warning, Waits, text, "nothing is lost for 7 days: check the connection to the board"}
+		return h.waiting(d)
 	}
 	switch {
 	case p.Flat != nil && p.Flat.Alert > 0 && now.Sub(p.Flat.Since).Seconds() >= p.Flat.Alert:
@@ -217,12 +227,16 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	}
 	for _, x := range p.Excluded {
 		if p.Slot != nil && x.since(p.Slot.Stamp, now) {
-			return Verdict{Warning, Partly, x.text(), "look at the instrument, or correct the limits of its entry"}
+			return Verdict{Warning, Partly, x.text(), x.cure()}
 		}
 	}
 	switch {
+	case p.Delivered == nil && h.DryRun:
+		return Verdict{OK, Begins, Time(p.Slot.Stamp, now) + " made, not sent", ""}
+	case p.Delivered == nil && d.Waiting > 0 && d.Detail != "": // the board's first answers
+		return h.waiting(d)
 	case p.Delivered == nil:
-		return Verdict{OK, Begins, "its first slot is " + Time(p.Slot.Stamp, now), ""}
+		return Verdict{OK, Begins, Time(p.Slot.Stamp, now) + " made", ""}
 	case h.Slots:
 		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " passed on", ""}
 	}
@@ -230,6 +244,19 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " was at the board already", ""}
 	}
 	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
+}
+
+// waiting is the verdict on a device whose slots wait for the board.
+func (h *Host) waiting(d *Device) Verdict {
+	text, cure := fmt.Sprintf("slots wait for the board: %d", d.Waiting), "check the connection to the board"
+	switch {
+	case h.Board.Reason != "" && !h.Board.Reachable:
+		text += ": " + h.Board.Reason
+	case d.Detail != "":
+		text += "; its answer: " + d.Detail
+		cure = "compare endpoint with the board's; if it is right, wait, or ask the board"
+	}
+	return Verdict{Warning, Waits, text, "nothing is lost for 7 days: " + cure}
 }
 
 // since reports whether these readings belong to the slot or a later one, but not to a future one.
@@ -243,6 +270,20 @@ func (x Excluded) text() string {
 		text += ", " + x.Detail
 	}
 	return text
+}
+
+func (x Excluded) cure() string {
+	switch x.Reason {
+	case "future", "too_old":
+		return "compare the clock and the time zone of the instrument with this machine's"
+	case "late":
+		return "compare the clock and the time zone of the instrument with this machine's; if they agree, raise grace"
+	case "unit":
+		return "set unit of its entry to the unit of the readings"
+	case "bad_flag":
+		return "map the status of the instrument to one of the six flags"
+	}
+	return "look at the instrument, or correct the limits of its entry"
 }
 
 // lastSeen is the time of the last reading, as far as known.
@@ -294,7 +335,7 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.DryRun:
 		return Verdict{Warning, Waits, "Dry run: nothing is sent.", "remove dry_run"}
 	case wrong > 0:
-		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s need a person; %s.", wrong, spec.Counted(all, "parameter"), next), ""}
+		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s %s a person; %s.", wrong, spec.Counted(all, "parameter"), map[bool]string{true: "needs", false: "need"}[wrong == 1], next), ""}
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case look > 0:

@@ -167,6 +167,8 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 		}
 		text := fmt.Sprintf("%s: devices %d%s; parameters mapped %d", o.Where, devices, tokens, parameters)
 		switch {
+		case devices == 0:
+			e.add("configuration", Warning, "add the devices", "%s: no device is configured, so no reading is reported", o.Where)
 		case o.Slots:
 			e.add("configuration", OK, "", "%s; it does not deliver to the board, it passes its slots to %s", text, cmp.Or(next(o), "no exporter"))
 		case o.DryRun:

@@ -25,6 +25,7 @@ func (e *examination) meant(o *hostconfig.Output) {
 	}
 	switch {
 	case o.State != nil:
+	case slices.ContainsFunc(o.Faults, func(f hostconfig.Fault) bool { return strings.HasPrefix(f.Text, "storage: ") }): // it is set, and wrong
 	case o.Host == hostconfig.Collector:
 		warn("name an ocems_storage extension as storage", "storage: not set: open windows and finished slots are in memory only, and a restart loses them")
 	default:
@@ -47,6 +48,9 @@ func (e *examination) meant(o *hostconfig.Output) {
 	for _, d := range o.Names.Devices {
 		for _, p := range d.Parameters {
 			parameter := cmp.Or(strings.TrimSpace(p.Parameter), strings.TrimSpace(p.Field), strings.TrimSpace(p.Metric))
+			if p.Unit == "" && o.Host != hostconfig.Collector {
+				warn("set unit, unless the input sets the tag", "device %q: parameter %q has no unit: a reading without the tag %s is refused", d.DeviceID, parameter, o.Names.Words.Unit)
+			}
 			unit, err := spec.ResolveUnit(p.Unit)
 			if quantity, fits := spec.Measures(parameter, unit); err == nil && !fits && !p.AllowUnlisted {
 				warn("check parameter and unit: one of them belongs to another instrument", "device %q: parameter %q has the unit %q, a unit of %s; its quantity is %s",

@@ -1,0 +1,70 @@
+package status_test
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/assert"
+
+	"github.com/ocems-io/ocems/ocems/status"
+)
+
+// TestJudge is what a person reads of a parameter at 10:20 IST. The host started at 09:37 unless the case says otherwise.
+func TestJudge(t *testing.T) {
+	at := func(hour, minute int) time.Time {
+		return time.Date(2026, 11, 27, hour, minute, 0, 0, time.FixedZone("IST", 19800)).UTC()
+	}
+	now := at(10, 20)
+	left := func(reason string, stamp, noted time.Time) []status.Excluded {
+		return []status.Excluded{{Reason: reason, Count: 9, Stamp: stamp, Noted: noted}}
+	}
+	for _, c := range []struct {
+		name   string
+		change func(*status.Host, *status.Device, *status.Parameter)
+		want   string
+	}{
+		{"no reading before the first slot", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Due = at(10, 15)
+		}, "ok begins: no reading yet; its first whole slot is 10:30"},
+		{"readings before the first slot", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Due, p.Reading = at(10, 15), &status.Reading{At: at(10, 19)}
+		}, "ok begins: its first whole slot is 10:30"},
+		{"no reading counts before the first slot", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Due, p.Excluded = at(10, 15), left("unit", at(10, 30), at(10, 19))
+		}, "warning partly: readings left out: 9 (unit); its first whole slot is 10:30. set unit of its entry to the unit of the readings"},
+		{"the instrument's clock is an hour ahead", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Excluded = left("future", at(11, 30), at(10, 19))
+		}, "failed excluded: no slot 10:15: readings left out: 9 (future). compare the clock and the time zone of the instrument with this machine's"},
+		{"the instrument's clock is an hour behind", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Slot, p.Reading, p.Excluded = &status.Slot{Stamp: at(9, 15)}, &status.Reading{At: at(9, 15)}, left("late", at(9, 30), at(10, 19))
+		}, "failed excluded: no slot 10:15: readings left out: 9 (late). compare the clock and the time zone of the instrument with this machine's; if they agree, raise grace"},
+		{"its last reading was late, and none came since", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Slot, p.Reading, p.Excluded = &status.Slot{Stamp: at(10, 0)}, &status.Reading{At: at(9, 58)}, left("late", at(10, 0), at(10, 1))
+		}, "failed silent: no reading since 09:58. look at the instrument, its cable and the input that reads it"},
+		{"a dry run", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			h.DryRun, d.Waiting, p.Slot, p.Reading = true, 3, &status.Slot{Stamp: at(10, 15)}, &status.Reading{At: at(10, 19)}
+		}, "ok begins: 10:15 made, not sent"},
+		{"the server has nothing at the endpoint", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			d.Waiting, d.Detail, p.Slot, p.Reading = 2, "HTTP 404", &status.Slot{Stamp: at(10, 15)}, &status.Reading{At: at(10, 19)}
+		}, "warning waiting: slots wait for the board: 2; its answer: HTTP 404. nothing is lost for 7 days: compare endpoint with the board's; if it is right, wait, or ask the board"},
+		{"the same with readings of before the start", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			d.Waiting, d.Detail, p.Due, p.Slot, p.Reading = 2, "HTTP 404", at(10, 15), &status.Slot{Stamp: at(10, 15)}, &status.Reading{At: at(10, 19)}
+		}, "warning waiting: slots wait for the board: 2; its answer: HTTP 404. nothing is lost for 7 days: compare endpoint with the board's; if it is right, wait, or ask the board"},
+		{"no answer yet", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			d.Waiting, p.Due, p.Slot, p.Reading = 1, at(10, 15), &status.Slot{Stamp: at(10, 15)}, &status.Reading{At: at(10, 19)}
+		}, "ok begins: 10:15 made"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := &status.Host{Stamp: "end", Grace: 35, Within: 105, Board: status.Board{Reachable: true}}
+			d := &status.Device{ID: "device_1"}
+			p := &status.Parameter{Parameter: "cod", Due: at(9, 45)}
+			c.change(h, d, p)
+			v := h.Judge(d, p, now)
+			got := v.Level.String() + " " + string(v.Class) + ": " + v.Text
+			if v.Cure != "" {
+				got += ". " + v.Cure
+			}
+			assert.Equal(t, c.want, got)
+		})
+	}
+}

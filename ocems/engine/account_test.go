@@ -228,6 +228,7 @@ func TestFirstSlotsAreShownSoon(t *testing.T) {
 		for minute := range 15 {
 			p.mustTake(field("cod", clock(0, minute, 0), 1))
 		}
+		p.mustTake(field("cod", clock(1, 1, 0), 1)) // a live one: the history is complete
 		time.Sleep(20 * time.Second)
 		assert.Equal(t, "ok reporting: 05:45 delivered", verdicts(p.status(), clock(1, 1, 20))["cod"])
 	})

@@ -39,7 +39,8 @@ type Slots struct {
 	Grace Duration `mapstructure:"grace" toml:"grace"`
 	// CalibrationGrace is the wait after the end of a 30-second window.
 	CalibrationGrace Duration `mapstructure:"calibration_grace" toml:"calibration_grace"`
-	// Settle is the wait after the last arrival of a sample for the window.
+	// Settle is the wait after the last arrival of a sample for the window. With 0 it is 5 s, or 90 s if a sample came when
+	// its window was due already, and its parameter has sent nothing newer.
 	Settle Duration `mapstructure:"settle" toml:"settle"`
 	// WaitForNewer keeps a window open until any device has a reading that is Grace after the window's end.
 	WaitForNewer bool `mapstructure:"wait_for_newer" toml:"wait_for_newer"`
@@ -58,15 +59,20 @@ func DefaultSlots() Slots {
 	return Slots{
 		AuditRotateMB: 1000, AuditRotateMonthly: true, ParameterMetrics: 1000,
 		DevicesFileInterval: Duration{Duration: 10 * time.Second}, Stamp: d.Stamp, Grace: Duration{Duration: d.Grace},
-		CalibrationGrace: Duration{Duration: d.CalibrationGrace}, Settle: Duration{Duration: d.Settle}, MaxSkew: Duration{Duration: d.MaxSkew},
+		CalibrationGrace: Duration{Duration: d.CalibrationGrace}, MaxSkew: Duration{Duration: d.MaxSkew},
 		Timestamps: registry.TimestampsAuto, MinSamples: d.MinSamples,
 	}
 }
 
 // Rules returns the options of the aligner.
 func (o Slots) Rules() slot.Options {
-	return slot.Options{Stamp: o.Stamp, Grace: o.Grace.Duration, CalibrationGrace: o.CalibrationGrace.Duration,
-		Settle: o.Settle.Duration, MaxSkew: o.MaxSkew.Duration, MinSamples: o.MinSamples, WaitForNewer: o.WaitForNewer}
+	r := slot.Defaults()
+	r.Stamp, r.Grace, r.CalibrationGrace, r.MaxSkew = o.Stamp, o.Grace.Duration, o.CalibrationGrace.Duration, o.MaxSkew.Duration
+	r.MinSamples, r.WaitForNewer = o.MinSamples, o.WaitForNewer
+	if o.Settle.Duration > 0 {
+		r.Settle, r.SettleOld = o.Settle.Duration, 0
+	}
+	return r
 }
 
 // Rotation returns the options for the rotation of the trail.

@@ -146,6 +146,7 @@ type series struct {
 	device      *device
 	shard       int32   // same as the device's
 	seen        int64   // last arrival, ns since Aligner.base
+	newest      int64   // latest event time of a sample, Unix ns
 	open        []*cell // by start and kind of their windows
 	closed      ring
 	calibration *[2]ring // C and Z; nil until one has closed
@@ -304,7 +305,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
 	}
 	c.doubt = c.doubt || x.Doubt
-	c.window.arrival, s.seen = arrival, arrival
+	c.window.arrival, s.seen, s.newest = arrival, arrival, max(s.newest, x.Time.UnixNano())
 	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -500,7 +501,7 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 		w.arrival = min(w.arrival, flow) // replayed samples may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if flow-a.settlesFrom(w, flow) < int64(a.opt.Settle) && !w.heldTooLong(flow, a.resumed) {
+		} else if flow-a.settlesFrom(w, flow) < a.settles(w, wall-flow) && !w.heldTooLong(flow, a.resumed) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -526,6 +527,19 @@ func (a *Aligner) settlesFrom(w *window, flow int64) int64 {
 		w.held = max(flow, 1)
 	}
 	return max(w.arrival, w.held)
+}
+
+// settles returns how long a due window settles. clock is the wall time at base, Unix ns. The readings of a source that is
+// behind, or that sends its history slowly, come when their window is due already: the window is not complete before the
+// source has passed its end.
+func (a *Aligner) settles(w *window, clock int64) int64 {
+	if a.opt.SettleOld > a.opt.Settle && !a.opt.WaitForNewer && clock+w.arrival >= a.due(w) {
+		end := (w.start + w.kind.seconds()) * int64(time.Second)
+		if slices.ContainsFunc(w.cells, func(c *cell) bool { return c.series.newest < end }) {
+			return int64(a.opt.SettleOld)
+		}
+	}
+	return int64(a.opt.Settle)
 }
 
 // close makes the slots of windows in the order of Slot.Compare. It sorts the windows, which are fewer and smaller than

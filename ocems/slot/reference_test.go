@@ -22,6 +22,7 @@ type reference struct {
 	done      map[span]bool
 	due       map[span]time.Time // when a window of a device was first due
 	restarted time.Time
+	newest    map[Series]time.Time
 	kept      map[Series]Sample      // last sample taken of series with a MaxStep
 	held      map[Series][][]arrived // recently closed 15-minute windows
 }
@@ -85,6 +86,9 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	if x.MaxStep > 0 && s.kind == 0 {
 		r.kept[x.Series] = x
 	}
+	if x.Time.After(r.newest[x.Series]) {
+		r.newest[x.Series] = x.Time
+	}
 	r.readings = append(r.readings, arrived{x, s, now})
 	return Result{}
 }
@@ -93,9 +97,10 @@ func (r *reference) close(now time.Time) (out []Slot) {
 	if now.Before(r.restarted.Add(r.opt.Grace)) {
 		return nil
 	}
-	last, closing := map[span]time.Time{}, map[span][]arrived{}
+	last, slow, closing := map[span]time.Time{}, map[span]bool{}, map[span][]arrived{}
 	for _, x := range r.readings { // in the order of arrival
 		last[x.device()] = x.at
+		slow[x.device()] = slow[x.device()] || r.newest[x.Series].Before(x.end)
 	}
 	r.readings = slices.DeleteFunc(r.readings, func(x arrived) bool {
 		grace, d := r.opt.Grace, x.device()
@@ -108,7 +113,11 @@ func (r *reference) close(now time.Time) (out []Slot) {
 		if r.due[d].IsZero() {
 			r.due[d] = now
 		}
-		if now.Before(last[d].Add(r.opt.Settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
+		settle := r.opt.Settle
+		if slow[d] && !last[d].Before(x.end.Add(grace)) {
+			settle = max(settle, r.opt.SettleOld)
+		}
+		if now.Before(last[d].Add(settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
 			return false
 		}
 		closing[x.span] = append(closing[x.span], x)
@@ -202,9 +211,10 @@ func TestAgainstReference(t *testing.T) {
 	for seed := range uint64(streams) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		opt := Defaults()
+		opt.SettleOld *= time.Duration(r.IntN(2))
 		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
 		a, entries := New(opt), store{}
-		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
+		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, newest: map[Series]time.Time{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
 		now := t0.Add(time.Duration(r.IntN(900)) * time.Second)
 		var sent []Sample
 		for step := range 100 {

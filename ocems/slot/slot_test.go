@@ -19,6 +19,7 @@ var t0 = time.Date(2026, 3, 10, 4, 30, 0, 0, time.UTC) // on the grid
 
 func aligner(change ...func(*Options)) *Aligner {
 	o := Defaults()
+	o.SettleOld = 0
 	for _, f := range change {
 		f(&o)
 	}
@@ -187,6 +188,56 @@ func TestWaitForNewerOfBursts(t *testing.T) {
 		if after < c.closes || after > c.closes+2*time.Second {
 			t.Errorf("a message each %s: the window closes after %s, want %s", c.every, after, c.closes)
 		}
+	}
+}
+
+// A source whose clock is behind, or that sends its history slowly: each window is due when its first sample comes. It closes
+// once the series has passed its end, or after SettleOld.
+func TestOldSamplesThatComeSlowly(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		every        time.Duration
+		live, reopen bool // another parameter is on time; the process restarts in each window
+		samples      int  // of each window
+	}{
+		{"each 10 seconds", 10 * time.Second, false, false, 90},
+		{"each minute", time.Minute, false, false, 15},
+		{"each minute, beside live readings", time.Minute, true, false, 15},
+		{"each 10 seconds, with restarts", 10 * time.Second, false, true, 90},
+		{"each 2 minutes, which is too slow", 2 * time.Minute, false, false, 1},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			slow := func(o *Options) { o.SettleOld = 90 * time.Second }
+			a, state := aligner(slow), store{}
+			var closed []Slot
+			for now := t0; now.Before(t0.Add(time.Hour)); now = now.Add(time.Second) {
+				if at := now.Add(-time.Hour); now.Sub(t0)%c.every == 0 {
+					a.Add(of("cod", at, 1, 'U'), now)
+					if c.live {
+						add(t, a, of("bod", now, 1, 'U'), now)
+					}
+				}
+				closed = append(closed, a.Close(now)...)
+				if c.reopen && now.Sub(t0)%(7*time.Minute) == 0 {
+					state.save(a)
+					a = aligner(slow)
+					if _, err := a.Restore(state, now); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			n := 0
+			for _, s := range closed {
+				if s.Parameter == "cod" && s.End.Before(t0.Add(-15*time.Minute)) {
+					if n++; s.Samples != c.samples {
+						t.Errorf("the window %s has %d samples, want %d", s.Start.Format(time.TimeOnly), s.Samples, c.samples)
+					}
+				}
+			}
+			if n != 2 {
+				t.Errorf("%d windows closed, want 2", n)
+			}
+		})
 	}
 }
 

@@ -14,7 +14,7 @@ import (
 
 const (
 	shardCount = 64
-	version    = 3
+	version    = 4
 )
 
 // mark says whether a part of the state has to be saved.
@@ -145,6 +145,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Text(s.Parameter)
 		e.Bool(s.Diagnostic)
 		e.Int(base + s.seen)
+		e.Int(s.newest)
 		encodeMemory(e, s.memory)
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
@@ -179,7 +180,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 		x.windows = append(x.windows, w)
 	}
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
-		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
+		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival(), newest: decodeTime(d)}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {
 			d.Fail("a duplicate series")

@@ -200,7 +200,7 @@ func (b *board) open(dir string, devices int) (*hub, error) {
 		return nil, err
 	}
 	slots, delivery := options.DefaultSlots(), options.DefaultDelivery()
-	slots.AuditFile, slots.Timestamps, slots.Settle.Duration, slots.Grace.Duration = filepath.Join(dir, "audit.jsonl"), registry.TimestampsSource, 0, time.Millisecond
+	slots.AuditFile, slots.Timestamps, slots.Settle.Duration, slots.Grace.Duration = filepath.Join(dir, "audit.jsonl"), registry.TimestampsSource, time.Nanosecond, time.Millisecond
 	delivery.Endpoint, delivery.Spread.Duration, delivery.Coalesce.Duration = "http://board.example.org"+dataPath, 0, 0
 	e, err := engine.Open(context.Background(), engine.Config{Slots: slots, Store: file, Logger: slog.New(slog.DiscardHandler),
 		Names: registry.Config{PublicKeyFile: publicKey, DevicesFile: list, Words: registry.Collector},

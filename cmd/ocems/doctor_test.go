@@ -719,12 +719,13 @@ func TestDoctorNamesTheServiceUser(t *testing.T) {
 	wants(t, checks, "user", "warning", "sudo -u ocems ocems doctor")
 }
 
-// What is valid, and reports nothing.
-func TestDoctorReportsNothing(t *testing.T) {
+// What is valid, and cannot be meant.
+func TestDoctorDoubts(t *testing.T) {
 	noDevice, _, _ := strings.Cut(telegrafText(t, fmt.Sprintf("devices_file = %q", write(t, "devices.csv", "station_id,device_id,token_id\n"))), "[[outputs.ocems.device]]")
 	for text, want := range map[string]string{
 		strings.Replace(telegrafText(t), `unit = "mg/L"`, "", 1): `parameter "cod" has no unit: a reading without the tag ocems_unit is refused`,
 		noDevice: "no device is configured, so no reading is reported",
+		strings.Replace(telegrafText(t), "[[outputs.ocems.device]]", "[[outputs.ocems.device]]\nlatitude = 72.88\nlongitude = 19.07", 1): "latitude 72.88 and longitude 19.07 are not in India; they are swapped",
 	} {
 		if code, out, errs := quiet(t, "doctor", "--offline", "--config", write(t, "t.conf", text)); code != 0 || !strings.Contains(out, want) {
 			t.Errorf("exit %d: %s%s, want %s", code, out, errs, want)

@@ -119,6 +119,11 @@ func parseCSV(path string, data []byte) ([]source, error) {
 		header = header[:len(header)-1]
 	}
 	if !slices.Contains(header, "device_id") {
+		for _, name := range header {
+			if strings.Trim(strings.NewReplacer("_", "", "-", "").Replace(name), " .") == "deviceid" {
+				return nil, fmt.Errorf("%s:%d: column %q is unknown; nearest: device_id", path, line, name)
+			}
+		}
 		return nil, fmt.Errorf("%s:%d: no column device_id; the first row names the columns: %s", path, line, strings.Join(columns, ","))
 	}
 	var faults []error

@@ -390,6 +390,7 @@ func TestDevicesFile(t *testing.T) {
 		{"csv with a token of a spreadsheet", "d.csv", csvHead + "s,d1,1.23E+31,17.4,78.5\n", "d.csv:2: token_id: a spreadsheet has changed it into a number"},
 		{"csv empty", "d.csv", "", "d.csv:1: the file is empty"},
 		{"csv without header", "d.csv", row + "\n", "d.csv:1: no column device_id"},
+		{"csv without a name's underscore", "d.csv", "station_id,DeviceID,token_id\n" + row + "\n", `d.csv:1: column "deviceid" is unknown; nearest: device_id`},
 		{"csv column", "d.csv", "device_id,tokenid\n", `d.csv:1: column "tokenid" is unknown; nearest: token_id`},
 		{"csv column twice", "d.csv", "device_id,device_id\n", `d.csv:1: column "device_id" is given twice`},
 		{"csv short row", "d.csv", csvHead + "\n" + row + "\n", "d.csv:3: wrong number of fields"},

@@ -157,6 +157,7 @@ func (e *examination) configuration(o *hostconfig.Output, before []*hostconfig.O
 		devices, parameters := 0, 0
 		if reg != nil {
 			devices = len(reg.Devices())
+			e.abroad(reg.Devices())
 		}
 		for _, d := range o.Names.Devices {
 			parameters += len(d.Parameters)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/ocems-io/ocems/cmd/ocems/internal/hostconfig"
 	"github.com/ocems-io/ocems/ocems/options"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -64,6 +65,31 @@ func (e *examination) meant(o *hostconfig.Output) {
 			shown[s.Kind+s.ID.String()] = true
 			warn(do, "service.pipelines.%s: %s behind %s %s", s.Pipeline, s.ID, strings.TrimPrefix(o.Name, "processors."), text)
 		}
+	}
+}
+
+// abroad warns of devices that are not in India.
+func (e *examination) abroad(devices []*registry.Device) {
+	var text string
+	n := 0
+	for _, d := range devices {
+		if d.Latitude == nil || d.Longitude == nil {
+			continue
+		}
+		if x, y := *d.Latitude, *d.Longitude; x < 6 || x > 38 || y < 68 || y > 98 {
+			if n++; n == 1 {
+				text = fmt.Sprintf("device %q: latitude %v and longitude %v are not in India", d.DeviceID, x, y)
+				if y >= 6 && y <= 38 && x >= 68 {
+					text += "; they are swapped"
+				}
+			}
+		}
+	}
+	if n > 1 {
+		text += fmt.Sprintf(", and %s likewise", spec.Counted(n-1, "more device"))
+	}
+	if n > 0 {
+		e.add("configuration", Warning, "give both in degrees, such as latitude 19.07 and longitude 72.88", "%s", text)
 	}
 }
 

@@ -255,7 +255,7 @@ func within(limit time.Duration, ok func() bool) {
 // the middle the host is killed. This is no evidence either, because a 111 is unexplained.
 func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	list := answers()
-	p := plant{options: map[string]any{"settle": "0s", "hold_interval": "1s"}}
+	p := plant{options: map[string]any{"settle": "1ms", "hold_interval": "1s"}}
 	s := &strange{rows: map[string]answered{}, asked: map[string]int{}}
 	var batch []reading
 	var first, all []string

@@ -34,7 +34,7 @@ func TestHangingDevices(t *testing.T) {
 	for name, start := range adapters {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			p := plant{devices: x.devices, options: map[string]any{"max_concurrency": 1, "settle": "0s"}}
+			p := plant{devices: x.devices, options: map[string]any{"max_concurrency": 1, "settle": "1ms"}}
 			b := board.New(t, p.stations()...)
 			for _, d := range p.devices[:3] {
 				w := httptest.NewRecorder()

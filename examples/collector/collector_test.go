@@ -25,6 +25,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/test/board"
 )
 
 const (
@@ -222,7 +223,7 @@ func (p *plant) send(device, metric string, from, to time.Time) []float64 {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	resp, err := http.Post(fmt.Sprintf("http://127.0.0.1:%d/v1/metrics", p.port), "application/x-protobuf", bytes.NewReader(body))
+	resp, err := board.Client.Post(fmt.Sprintf("http://127.0.0.1:%d/v1/metrics", p.port), "application/x-protobuf", bytes.NewReader(body))
 	if err != nil {
 		p.t.Fatal(err)
 	}

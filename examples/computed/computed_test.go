@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"maps"
 	"math"
-	"net/http"
 	"os"
 	"path/filepath"
 	"slices"
@@ -173,7 +172,7 @@ func newPlant(t *testing.T) (p *plant, pairs []string) {
 
 func (p *plant) post(url, kind string, body []byte) {
 	p.t.Helper()
-	answer, err := http.Post(url, kind, bytes.NewReader(body))
+	answer, err := board.Client.Post(url, kind, bytes.NewReader(body))
 	if err != nil {
 		p.t.Fatal(err)
 	}

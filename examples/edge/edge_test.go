@@ -100,7 +100,7 @@ func send(t *testing.T, address string, at time.Time, values ...float64) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	resp, err := http.Post("http://"+address+"/v1/metrics", "application/x-protobuf", bytes.NewReader(text))
+	resp, err := board.Client.Post("http://"+address+"/v1/metrics", "application/x-protobuf", bytes.NewReader(text))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -252,7 +252,7 @@ func (w *watched) write(name, text string) string {
 func (w *watched) await(what string, ok func() bool) { w.Helper(); board.Until(w.T, what, ok) }
 
 func (w *watched) post(address, path, kind, body string) error {
-	resp, err := http.Post("http://"+address+path, kind, strings.NewReader(body))
+	resp, err := board.Client.Post("http://"+address+path, kind, strings.NewReader(body))
 	if err != nil {
 		return err
 	}

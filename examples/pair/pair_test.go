@@ -5,7 +5,6 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -167,7 +166,7 @@ func TestCollectorStandsBy(t *testing.T) {
 		board.Listens(t, address)
 		body := fmt.Sprintf(`{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"etp_analyser.cod","gauge":{"dataPoints":[{"timeUnixNano":"%d","asDouble":81.5}]}}]}]}]}`,
 			first.Add(time.Minute).UnixNano())
-		resp, err := http.Post("http://"+address+"/v1/metrics", "application/json", strings.NewReader(body))
+		resp, err := board.Client.Post("http://"+address+"/v1/metrics", "application/json", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}

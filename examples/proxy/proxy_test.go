@@ -148,7 +148,7 @@ func TestCollector(t *testing.T) {
 	board.Listens(t, address)
 	at, slot := reading()
 	body := fmt.Sprintf(`{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"analyser.cod","gauge":{"dataPoints":[{"timeUnixNano":"%d","asDouble":81.5}]}}]}]}]}`, at.UnixNano())
-	resp, err := http.Post("http://"+address+"/v1/metrics", "application/json", bytes.NewReader([]byte(body)))
+	resp, err := board.Client.Post("http://"+address+"/v1/metrics", "application/json", bytes.NewReader([]byte(body)))
 	if err != nil {
 		t.Fatal(err)
 	}

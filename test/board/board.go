@@ -25,6 +25,9 @@ import (
 // Path is the URL path for data.
 const Path = "/v1.0/industry/data"
 
+// Client keeps no connections: the end of any test server closes those of the default client, which can break a request.
+var Client = &http.Client{Transport: &http.Transport{DisableKeepAlives: true}}
+
 // Board is the board's server for one industry.
 type Board struct {
 	http.Handler

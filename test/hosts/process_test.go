@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -67,7 +66,7 @@ func (p *process) log() string { return p.before + p.program.Log() }
 // post sends a request that the program must accept.
 func post(t *testing.T, url, kind string, body []byte) {
 	t.Helper()
-	resp, err := http.Post(url, kind, bytes.NewReader(body))
+	resp, err := board.Client.Post(url, kind, bytes.NewReader(body))
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	answer, _ := io.ReadAll(resp.Body)
@@ -90,7 +89,7 @@ func lastNumber(t *testing.T, file, pattern string) (n int) {
 
 // scraped returns the sum of the collector's counters of duplicates. Each must have the version of its scope.
 func scraped(t *testing.T, url string) (n int) {
-	resp, err := http.Get(url)
+	resp, err := board.Client.Get(url)
 	require.NoError(t, err)
 	defer resp.Body.Close()
 	text, err := io.ReadAll(resp.Body)

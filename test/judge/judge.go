@@ -77,6 +77,12 @@ func Expect(samples []Sample, due func(Sample) time.Time) Wants {
 	return wants
 }
 
+// Value returns one expected value. The stamp is in milliseconds since the Unix epoch.
+func (wants Wants) Value(device, parameter string, stamp int64, flag string) (value float64, ok bool) {
+	w, ok := wants[place{device, parameter, stamp, flag}]
+	return w.value, ok
+}
+
 // Received is the data that the simulator has received.
 type Received struct {
 	Accepted int `json:"accepted"`

@@ -149,7 +149,7 @@ func TestKilledOnTheWayOut(t *testing.T) {
 		killed = append(killed, asKilled(t, o))
 		time.Sleep(600 * time.Millisecond)
 	}
-	require.Equal(t, 1, o.engine.Stats().Outbox.Slots)
+	require.Eventually(t, func() bool { return o.engine.Stats().Outbox.Slots == 1 }, 15*time.Second, 20*time.Millisecond)
 	b.down.Store(false)
 	want := []string{"cod 3 mg/L U " + clock(at.Add(spec.SlotLength))}
 	assert.Equal(t, append(before, want...), b.await(t, 2))

@@ -119,10 +119,9 @@ func parseCSV(path string, data []byte) ([]source, error) {
 		header = header[:len(header)-1]
 	}
 	if !slices.Contains(header, "device_id") {
-		for _, name := range header {
-			if strings.Trim(strings.NewReplacer("_", "", "-", "").Replace(name), " .") == "deviceid" {
-				return nil, fmt.Errorf("%s:%d: column %q is unknown; nearest: device_id", path, line, name)
-			}
+		nearly := strings.NewReplacer("_", "", "-", "")
+		if i := slices.IndexFunc(header, func(name string) bool { return strings.Trim(nearly.Replace(name), " .") == "deviceid" }); i >= 0 {
+			return nil, fmt.Errorf("%s:%d: column %q is unknown; nearest: device_id", path, line, header[i])
 		}
 		return nil, fmt.Errorf("%s:%d: no column device_id; the first row names the columns: %s", path, line, strings.Join(columns, ","))
 	}

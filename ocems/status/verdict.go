@@ -178,7 +178,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			return Verdict{OK, Begins, first[2:], ""}
 		}
 		for _, x := range p.Excluded {
-			if now.Sub(x.Noted) < spec.SlotLength {
+			if x.lately(now) {
 				return Verdict{Warning, Partly, x.text() + first, x.cure()}
 			}
 		}
@@ -194,15 +194,15 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	case due && missing:
 		for _, x := range p.Excluded {
 			if x.since(expected, now) {
-				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), x.cure()}
+				return x.instead(expected, now)
 			}
 		}
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
 			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
 		}
 		for _, x := range p.Excluded { // readings arrive, but with a wrong time
-			if now.Sub(x.Noted) < spec.SlotLength {
-				return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(expected, now), x.text()), x.cure()}
+			if x.lately(now) {
+				return x.instead(expected, now)
 			}
 		}
 		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
@@ -262,6 +262,14 @@ func (h *Host) waiting(d *Device) Verdict {
 // since reports whether these readings belong to the slot or a later one, but not to a future one.
 func (x Excluded) since(stamp, now time.Time) bool {
 	return !x.Stamp.Before(stamp) && !x.Stamp.After(now.Add(spec.SlotLength))
+}
+
+// lately reports whether such readings came within the last quarter of an hour.
+func (x Excluded) lately(now time.Time) bool { return now.Sub(x.Noted) < spec.SlotLength }
+
+// instead is the verdict on a slot that was not made because these readings were left out.
+func (x Excluded) instead(slot, now time.Time) Verdict {
+	return Verdict{Failed, Excludes, fmt.Sprintf("no slot %s: %s", Time(slot, now), x.text()), x.cure()}
 }
 
 func (x Excluded) text() string {

@@ -121,9 +121,9 @@ var (
 
 // file is a file to which the host writes.
 type file struct {
-	pages, head bool // written and not synced; for bbolt, writing head commits a transaction
+	pages, head bool // written and not synced; writing head commits a transaction, and each line of the trail is one
 	syncs       int
-	holds       string // writes of a transaction whose head is not synced
+	holds       string // what is written of a transaction whose head is not synced
 	kept        map[string]bool
 	parted      bool // a slot was stored in another transaction than the aligner without it
 }
@@ -133,10 +133,10 @@ func (f *file) dirty() bool { return f.pages || f.head }
 // synced records a sync of all earlier writes. If the head was among these, it ends a transaction.
 func (f *file) synced() {
 	if f.head {
-		for _, key := range keys[1:] {
+		for _, key := range slots {
 			f.parted = f.parted || !f.kept[key] && strings.Contains(f.holds, key) && !strings.Contains(f.holds, "open/")
 		}
-		for _, key := range keys {
+		for _, key := range append(slots, "samples/", "done/", "delivered") {
 			f.kept[key] = f.kept[key] || strings.Contains(f.holds, key)
 		}
 		f.holds = ""
@@ -145,8 +145,9 @@ func (f *file) synced() {
 	f.syncs++
 }
 
-// keys are the prefixes of the keys for batches of readings, for slots to be passed on, and for slots for the board.
-var keys = []string{"samples/", "ready/", "outbox/"}
+// slots are the prefixes of the keys for slots to be passed on, and for slots for the board. "samples/" is that of batches of
+// readings, "done/" that of outcomes.
+var slots = []string{"ready/", "outbox/"}
 
 // seen counts what was checked.
 type seen struct {
@@ -157,8 +158,8 @@ type seen struct {
 // order checks the order of the system calls. A state is written in transactions. Each is synced before its head is written and
 // before the next one. Readings are synced before the sender gets its answer, or before more readings are read. The slot is
 // stored in one transaction with the aligner that has closed it, and synced before anything goes to the board and before the
-// processor deletes it. The board's answer is synced as a line of the trail before the slot leaves the outbox and before the
-// next line. Everything is synced at the end.
+// processor deletes it. The board's answer is synced as a line of the trail before the slot's outcome is written to the outbox,
+// and before the next line. Everything is synced at the end.
 func order(text []byte, of files, at ports) (found seen, faults []string) {
 	const trail = "audit.jsonl"
 	all := map[string]*file{}
@@ -211,10 +212,11 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 			if f.dirty() {
 				fault(short, "the trail is written while earlier lines are not synced")
 			}
-			f.pages = true
+			f.head = true
+			f.holds += s.Text()
 		case name == "pwrite64":
-			if f == exit && (all[trail].dirty() || found.requests > 0 && all[trail].syncs == 0) {
-				fault(short, "the outbox is written while the line of the trail is not synced")
+			if f == exit && strings.Contains(s.Text(), "done/") && !all[trail].kept["delivered"] {
+				fault(short, "the outcome is written while the line of the trail is not synced")
 			}
 			if f == intake && f != exit && f.kept["ready/"] && !exit.kept["outbox/"] {
 				fault(short, "the processor deletes a slot while the exporter's copy is not synced")
@@ -232,6 +234,9 @@ func order(text []byte, of files, at ports) (found seen, faults []string) {
 				f.pages = true
 			}
 		}
+	}
+	if !exit.kept["done/"] {
+		fault("", "the outcome is not synced")
 	}
 	if intake.parted {
 		fault("", "a slot leaves the aligner in more than one transaction")
@@ -264,7 +269,7 @@ func TestOrder(t *testing.T) {
 	const (
 		host, board = `write(9<TCP:[127.0.0.1:1->127.0.0.1:7]>, "HTTP/1.1 200 OK\r\n", 17) = 17`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\27\3\3", 900) = 900`
 		hello, ask  = `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\26\3\1", 1500) = 1500`, `write(8<TCP:[127.0.0.1:8->127.0.0.1:2]>, "\27\3\3", 131 <unfinished ...>`
-		line, told  = `write(6</s/audit.jsonl>, "{}\n", 3) = 3`, `fsync(6</s/audit.jsonl>) = 0`
+		line, told  = `write(6</s/audit.jsonl>, "delivered\n", 10) = 10`, `fsync(6</s/audit.jsonl>) = 0`
 	)
 	transaction := func(file, holds string) []string {
 		return []string{
@@ -283,7 +288,7 @@ func TestOrder(t *testing.T) {
 		if of.intake != of.exit {
 			calls = append(calls, transaction(of.intake, "")...)
 		}
-		return append(append(calls, line, told), transaction(of.exit, "")...)
+		return append(append(calls, line, told), transaction(of.exit, "done/1")...)
 	}
 	for _, c := range []struct {
 		name    string
@@ -299,9 +304,10 @@ func TestOrder(t *testing.T) {
 		{"the pages of a slot", one, []int{7, 8}, "committed while its pages"},
 		{"the head of a slot", one, []int{10}, "a request goes to the board"},
 		{"the slot", one, []int{6, 7, 8, 9, 10}, "a request goes to the board"},
-		{"the line of the trail", one, []int{12, 13}, "the outbox is written while the line"},
-		{"the sync of the trail", one, []int{13}, "the outbox is written while the line"},
+		{"the line of the trail", one, []int{12, 13}, "the outcome is written while the line"},
+		{"the sync of the trail", one, []int{13}, "the outcome is written while the line"},
 		{"the sync of the outcome", one, []int{18}, "not synced at the end"},
+		{"the outcome", one, []int{14, 15, 16, 17, 18}, "the outcome is not synced"},
 		{"the exporter's head", two, []int{15}, "the processor deletes"},
 		{"the exporter's slot", two, []int{11, 12, 13, 14, 15}, "the processor deletes"},
 		{"the aligner", one, nil, "more than one transaction"},

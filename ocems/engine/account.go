@@ -181,6 +181,7 @@ func (a *account) refresh(before []status.Device) {
 	}
 	for _, x := range devices {
 		x.sort()
+		a.expect(x, a.reports(x))
 	}
 	a.devices, a.delay = devices, 0
 	for _, d := range list {
@@ -197,6 +198,19 @@ func (a *account) refresh(before []status.Device) {
 func (d *deviceAccount) sort() {
 	slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
 }
+
+// expect adds status.Any to a device without another parameter if a reading is expected, and removes it from all others.
+func (a *account) expect(d *deviceAccount, reading bool) {
+	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool { return p.any() && len(d.parameters) > 1 })
+	if len(d.parameters) == 0 && reading {
+		d.parameters = append(d.parameters, &parameterAccount{Parameter: status.Parameter{Parameter: status.Any, Due: firstWindow(a.now())}})
+	}
+}
+
+// reports tells whether a reading of a device without entries is expected. A hub may list devices that do not report yet.
+func (a *account) reports(d *deviceAccount) bool { return a.perDevice() || a.came.with(d.DeviceID) }
+
+func (p *parameterAccount) any() bool { return p.Parameter.Parameter == status.Any }
 
 // goesOnBefore reports that p is kept of two accounts of one parameter: the one that has had a reading; if both have,
 // the one with the current name, or else the one with the latest reading.
@@ -225,9 +239,6 @@ func (a *account) now() time.Time {
 }
 
 func (d *deviceAccount) find(parameter string, diagnostic bool) *parameterAccount {
-	if d == nil {
-		return nil
-	}
 	for _, p := range d.parameters {
 		if p.Parameter.Parameter == parameter && p.Diagnostic == diagnostic {
 			return p
@@ -247,6 +258,7 @@ func (a *account) of(device, parameter string, diagnostic bool) (*deviceAccount,
 		p = &parameterAccount{Parameter: status.Parameter{Parameter: parameter, Diagnostic: diagnostic, Due: firstWindow(a.now())}}
 		d.parameters = append(d.parameters, p)
 		d.sort()
+		a.expect(d, true)
 	}
 	return d, p
 }
@@ -378,11 +390,8 @@ func (a *account) note(entries []audit.Entry) {
 				}
 			}
 		case audit.Refused, audit.Late:
-			d := a.devices[x.Device]
-			if p := d.find(x.Parameter, len(x.Readings) > 0 && x.Readings[0].Diagnostic); p != nil { // a refused parameter is not added to a device without entries
-				p.exclude(status.Excluded{Reason: cmp.Or(x.Reason, string(x.Outcome)), Count: x.Count, Stamp: stamp, Detail: x.Detail, Noted: now})
-				a.change(d, false)
-			}
+			s := slot.Series{Device: x.Device, Parameter: x.Parameter, Diagnostic: len(x.Readings) > 0 && x.Readings[0].Diagnostic}
+			a.exclude(s, status.Excluded{Reason: cmp.Or(x.Reason, string(x.Outcome)), Count: x.Count, Stamp: stamp, Noted: now}, func() string { return x.Detail })
 		}
 	}
 }
@@ -394,16 +403,29 @@ func reasonOf(x *audit.Entry) string {
 	return "other"
 }
 
-// excluded records a reading that is in no slot. It adds no parameter to a device without entries.
+// excluded records a reading that is in no slot.
 func (a *account) excluded(s slot.Series, x status.Excluded, detail func() string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	x.Noted = a.now()
+	a.exclude(s, x, detail)
+}
+
+// exclude adds no parameter to a device without entries, but then a reading is expected of the device.
+func (a *account) exclude(s slot.Series, x status.Excluded, detail func() string) {
 	d := a.devices[s.Device]
-	p := d.find(s.Parameter, s.Diagnostic)
-	if p == nil {
+	if d == nil {
 		return
 	}
-	x.Noted, x.Detail = a.now(), detail()
+	x.Detail = detail()
+	p := d.find(s.Parameter, s.Diagnostic)
+	if p == nil {
+		a.expect(d, true)
+		if p = d.find(status.Any, false); p == nil {
+			return
+		}
+		x.Detail = registry.Short(s.Parameter) + ": " + x.Detail
+	}
 	p.exclude(x)
 	a.change(d, false)
 }
@@ -694,8 +716,9 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 		}
 	}
 	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool {
-		return d.named == 0 && now.Sub(p.lastSeen()) > forgetSilent
+		return d.named == 0 && now.Sub(p.lastSeen()) > forgetSilent && !(p.any() && a.reports(d))
 	})
+	a.expect(d, a.reports(d))
 	for _, p := range d.parameters {
 		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Noted).Abs() > excludedFor })
 		if p.Never = ""; reader && p.neverCame(d) {
@@ -708,11 +731,14 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 
 // instead returns what came instead of a parameter that never came.
 func (a *account) instead(p *parameterAccount, d *deviceAccount) string {
+	if p.any() {
+		return a.e.hide(a.came.ofDevice(d.DeviceID, a.e.cfg.Names.Words))
+	}
 	return a.e.hide(a.came.instead(p.mapped, d))
 }
 
 func (p *parameterAccount) neverCame(d *deviceAccount) bool {
-	return p.Reading == nil && p.Slot == nil && d.named > 0
+	return p.any() || p.Reading == nil && p.Slot == nil && d.named > 0
 }
 
 func (p *parameterAccount) lastSeen() time.Time {

@@ -127,6 +127,85 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 	})
 }
 
+// A device without entries is accounted for although nothing says which parameters it has.
+func TestDeviceWithoutEntries(t *testing.T) {
+	of := func(device, name, unit string, at time.Time) engine.Reading {
+		return reading(device, name, at, float64(at.Minute()), "ocems.unit", unit)
+	}
+	run(t, "names that are no key", nil, func(p *plant) {
+		feed := func(from, to time.Time, right bool) {
+			for at := from; at.Before(to); at = at.Add(time.Minute) {
+				until(at)
+				p.mustTake(of("a", "codd", "mg/L", at), of("a", "uptime", "", at))
+				if right {
+					p.mustTake(of("a", "cod", "mg/L", at))
+				}
+			}
+		}
+		feed(clock(1, 0, 0), clock(1, 20, 0), false)
+		h := p.status()
+		assert.Contains(t, h.JudgeAll(clock(1, 20, 0)).Text, "2 of 2 parameters need a person")
+		assert.Equal(t, "names codd, uptime came with ocems_device_id=a; no parameter key is among them; nearest to codd: cod", h.Devices[0].Parameters[0].Never)
+		assert.Equal(t, "failed never: no reading of the device: no metric came with ocems_device_id=b", verdicts(h, clock(1, 20, 0))[status.Any])
+		lines := p.log.lines("ignored: its device is configured, but its name is not a parameter key and has no entry")
+		require.Len(t, lines, 2)
+		assert.Contains(t, lines[0], "level=WARN")
+		assert.Contains(t, lines[0], "metric=codd field=\"\" device=a nearest=cod")
+		assert.Contains(t, lines[1], "level=INFO")
+		assert.Len(t, p.log.lines("06:45 delivered 0 of 1 parameter of a; never: (any parameter)"), 1)
+		assert.Len(t, p.log.lines("a parameter needs a person: no reading of the device"), 2)
+
+		feed(clock(1, 30, 0), clock(1, 50, 0), true)
+		h = p.status()
+		require.Len(t, h.Devices[0].Parameters, 1)
+		assert.Equal(t, "cod", h.Devices[0].Parameters[0].Parameter)
+		assert.Equal(t, "ok", h.Judge(&h.Devices[0], &h.Devices[0].Parameters[0], clock(1, 50, 0)).Level.String())
+
+		due := h.Devices[1].Parameters[0].Due
+		p.restart()
+		until(clock(1, 50, 10))
+		assert.Equal(t, due, p.status().Devices[1].Parameters[0].Due, "a restart begins nothing anew")
+		p.close()
+		until(clock(1, 50, 0).Add(8 * 24 * time.Hour))
+		p.open()
+		until(clock(1, 50, 10).Add(8 * 24 * time.Hour))
+		assert.Equal(t, status.Any, p.status().Devices[0].Parameters[0].Parameter, "after 7 days of silence any reading is missing")
+	})
+	hub := func(c *engine.Config) {
+		for i := range 40 {
+			c.Names.Devices = append(c.Names.Devices, registry.DeviceConfig{StationID: "s-a", DeviceID: fmt.Sprint("hub-", i), TokenID: registry.Secret(fmt.Sprint("token-of-device-", i))})
+		}
+	}
+	run(t, "a hub that lists devices which do not report yet", hub, func(p *plant) {
+		until(clock(1, 35, 0))
+		assert.Equal(t, "No reading of any of 42 devices has come.", p.status().JudgeAll(clock(1, 35, 0)).Text)
+		for at := clock(1, 35, 0); at.Before(clock(2, 20, 0)); at = at.Add(time.Minute) {
+			until(at)
+			p.mustTake(of("a", "cod", "mg/L", at), of("b", "codd", "mg/L", at), of("hub-7", "cod", "mg/Lx", at))
+		}
+		h := p.status()
+		named := map[string]string{}
+		for _, d := range h.Devices {
+			for _, x := range d.Parameters {
+				named[d.ID] = x.Parameter
+			}
+		}
+		assert.Equal(t, map[string]string{"a": "cod", "b": status.Any, "hub-7": status.Any}, named)
+		assert.Contains(t, h.JudgeAll(clock(2, 20, 0)).Text, "2 of 3 parameters need a person")
+	})
+	run(t, "readings that are left out", nil, func(p *plant) {
+		for at := clock(1, 0, 0); at.Before(clock(1, 20, 0)); at = at.Add(time.Minute) {
+			until(at)
+			p.mustTake(of("a", "cod", "mg/Lx", at))
+		}
+		h := p.status()
+		v := h.Judge(&h.Devices[0], &h.Devices[0].Parameters[0], clock(1, 20, 0))
+		assert.Contains(t, v.Text, "no slot 06:45: readings left out: ")
+		assert.Contains(t, v.Text, "(unit), cod: ")
+		assert.Contains(t, v.Text, "mg/Lx")
+	})
+}
+
 // A value that does not change, or exceeds a limit, is reported once. The data is not changed.
 func TestFlatLinesAndLimits(t *testing.T) {
 	change := func(c *engine.Config) {

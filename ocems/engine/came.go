@@ -18,6 +18,7 @@ import (
 const (
 	mostCameMetrics = 200
 	mostCameFields  = 50
+	mostNotListed   = 10      // of each device
 	mostFlagged     = 1000    // between two slots
 	mostJudged      = 1 << 16 // a lost flag or unit is not reported beyond this number
 )
@@ -25,10 +26,11 @@ const (
 // came has the names of readings that are no parameter of any device. An entry may have been meant for one of them.
 type came struct {
 	mu      sync.Mutex
-	metrics map[string]map[string]string // attributes of the first reading of each field, by metric and field
-	flagged map[metricOf]flagged         // since the last slot: metrics with a flag or unit but no reading that is a parameter
-	judged  map[metricOf]struct{}        // metrics that need no report: a reading is a parameter, or a lost flag or unit was reported; never forgotten
-	left    int                          // how many searches for the nearest name are left; a search takes milliseconds
+	metrics map[string]map[string]string   // attributes of the first reading of each field, by metric and field
+	others  map[string]map[string]struct{} // names that are no parameter, by the configured device that they came with
+	flagged map[metricOf]flagged           // since the last slot: metrics with a flag or unit but no reading that is a parameter
+	judged  map[metricOf]struct{}          // metrics that need no report: a reading is a parameter, or a lost flag or unit was reported; never forgotten
+	left    int                            // how many searches for the nearest name are left; a search takes milliseconds
 }
 
 // metricOf identifies a metric of a source.
@@ -78,6 +80,26 @@ func (c *came) foreign(r Reading) {
 	}
 	if _, known := fields[r.Field]; !known && len(fields) < mostCameFields {
 		fields[strings.Clone(registry.Short(r.Field))] = r.text()
+	}
+}
+
+// notListed records a name that came with a device.
+func (c *came) notListed(x *registry.NotListedError) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := c.others[x.Device]
+	if names == nil {
+		if len(c.others) >= mostForeign {
+			return
+		}
+		if c.others == nil {
+			c.others = map[string]map[string]struct{}{}
+		}
+		names = map[string]struct{}{}
+		c.others[strings.Clone(x.Device)] = names
+	}
+	if _, known := names[x.Key]; !known && len(names) < mostNotListed {
+		names[strings.Clone(x.Key)] = struct{}{}
 	}
 }
 
@@ -146,6 +168,34 @@ func (c *came) lost() (list []flagged) {
 		return cmp.Or(cmp.Compare(a.metric, b.metric), cmp.Compare(a.source, b.source))
 	})
 	return list
+}
+
+// with reports whether a reading came with a device.
+func (c *came) with(device string) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	_, came := c.others[device]
+	return came
+}
+
+// ofDevice returns what came instead of the readings of a device without entries.
+func (c *came) ofDevice(id string, w registry.Words) string {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	names := slices.Sorted(maps.Keys(c.others[id]))
+	if len(names) == 0 {
+		return fmt.Sprintf("no metric came with %s=%s", w.DeviceID, id)
+	}
+	text := fmt.Sprintf("%s came with %s=%s; no parameter key is among them", fewOf("name", names), w.DeviceID, id)
+	for _, name := range names {
+		if c.left--; c.left < 0 {
+			break
+		}
+		if near := (&registry.NotListedError{Key: name}).Nearest(); near != "" {
+			text += fmt.Sprintf("; nearest to %s: %s", name, near)
+		}
+	}
+	return text
 }
 
 // instead returns what came instead of an entry's readings.

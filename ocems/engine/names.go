@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"math"
 	"slices"
 	"strings"
@@ -173,13 +174,27 @@ func flatten(err error) []error {
 	return []error{err}
 }
 
-// unresolved takes a reading whose device, unit or flag cannot be resolved. If it names a device that is not
-// configured, it is ignored.
+// unresolved takes a reading whose device, unit or flag cannot be resolved. If it names a device that is not configured, or
+// no parameter, it is ignored.
 func (b *Batch) unresolved(r Reading, err error) (named bool) {
 	if unknown := (*registry.UnknownDeviceError)(nil); errors.As(err, &unknown) {
 		b.ignored++
 		if b.e.once.first(foreignDevice, unknown.Device+"\x00"+unknown.Metric) {
 			b.e.log.Warn("ignored: the device is not configured", "error", b.e.unknownDevice(unknown))
+		}
+		return false
+	}
+	if other := (*registry.NotListedError)(nil); errors.As(err, &other) {
+		b.ignored++
+		b.e.account.came.notListed(other)
+		if b.e.once.first(foreignName, r.Name+"\x00"+r.Field) {
+			b.e.account.came.foreign(r)
+			level, near := slog.LevelInfo, other.Nearest()
+			if near != "" {
+				level = slog.LevelWarn
+			}
+			b.e.log.Log(context.Background(), level, "ignored: its device is configured, but its name is not a parameter key and has no entry",
+				"metric", registry.Short(r.Name), "field", registry.Short(r.Field), "device", other.Device, "nearest", near)
 		}
 		return false
 	}

@@ -64,6 +64,29 @@ func (e *UnknownDeviceError) Error() string {
 
 func (e *UnknownDeviceError) Unwrap() error { return ErrUnknownDevice }
 
+// NotListedError means that a metric names a configured device, but its name is no catalogue key and no mapping fits it. It
+// may be a misspelt parameter, or not meant for the board.
+type NotListedError struct {
+	Device string
+	Key    string
+}
+
+func (e *NotListedError) Error() string {
+	return fmt.Sprintf("naming a reading of device %q: %q is not a parameter key and has no entry", e.Device, e.Key)
+}
+
+// Nearest returns the parameter key that may be meant, or "".
+func (e *NotListedError) Nearest() string {
+	var keys []string
+	for _, p := range spec.Parameters() {
+		keys = append(keys, p.Key)
+	}
+	if near := spec.Alike(e.Key, keys); len(near) > 0 {
+		return near[0]
+	}
+	return ""
+}
+
 // ResolveError means that a metric is a device's parameter but has no unit, or has a unit or flag that is not in the
 // catalogue. Err is then a *spec.UnknownError with the nearest keys.
 type ResolveError struct {
@@ -81,7 +104,7 @@ func (e *ResolveError) Unwrap() error { return e.Err }
 
 // Resolve returns the parameters to which a metric is mapped: all mappings of the configuration that it fits. Without a
 // mapping, its attribute gives the device and its name gives the catalogue key. A metric without match and error is
-// ignored. If some of several mappings are faulty, the others are returned with the error.
+// ignored, and so is one with a *NotListedError. If some of several mappings are faulty, the others are returned with the error.
 func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	s := r.now.Load()
 	sel := selector{m.Name, plainField(m.Field)}
@@ -122,11 +145,13 @@ func (r *Registry) Resolve(m Metric) ([]Match, error) {
 	}
 
 	name := sel.catalogueName()
-	if !named || !spec.IsParameter(name) {
-		return nil, nil
-	}
 	device := s.devices[id]
-	if device == nil {
+	switch {
+	case !named, device == nil && !spec.IsParameter(name):
+		return nil, nil
+	case !spec.IsParameter(name):
+		return nil, &NotListedError{id, Short(name)}
+	case device == nil:
 		return nil, &UnknownDeviceError{id, Short(m.Name), s.ids}
 	}
 	match := Match{Device: device, Parameter: name, Statistic: statisticOf(name, m), Rules: device.rules}

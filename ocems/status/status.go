@@ -90,6 +90,10 @@ type Device struct {
 	Parameters []Parameter `json:"parameters"`
 }
 
+// Any is the Parameter of a device without entries that has reported nothing within the last 7 days, although it should:
+// it is one of few devices, or readings came that are no parameter or were left out.
+const Any = "(any parameter)"
+
 // Parameter is one parameter that a device must report.
 type Parameter struct {
 	Parameter  string     `json:"parameter"`

@@ -183,6 +183,8 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			}
 		}
 		return Verdict{OK, Begins, "no reading yet" + first, ""}
+	case p.Parameter == Any && len(p.Excluded) == 0:
+		return Verdict{Failed, Never, "no reading of the device: " + p.Never, "name its readings by the keys of the catalogue, or give it an entry for each parameter"}
 	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
 		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or find out why the input does not have it"}
 	case p.Refused != nil:
@@ -346,6 +348,8 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 		return Verdict{Failed, Partly, fmt.Sprintf("%d of %s %s a person; %s.", wrong, spec.Counted(all, "parameter"), map[bool]string{true: "needs", false: "need"}[wrong == 1], next), ""}
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
+	case all == 0 && len(h.Devices) > 0 && now.Sub(h.Started) > 2*spec.SlotLength:
+		return Verdict{Failed, Never, fmt.Sprintf("No reading of any of %s has come.", spec.Counted(len(h.Devices), "device")), "compare the device ids of the readings with those of the configuration"}
 	case look > 0:
 		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, spec.Counted(all, "parameter"), next), ""}
 	}

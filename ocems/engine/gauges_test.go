@@ -123,7 +123,8 @@ func TestUnknownFinishedSlotsHaveNoGauges(t *testing.T) {
 		}
 		until(clock(1, 5, 0))
 		states := p.e.Parameters()
-		assert.Len(p.t, states, 1)
-		assert.Equal(p.t, "cod", states[0].Parameter)
+		assert.Len(p.t, states, 2)
+		assert.Equal(p.t, "a cod", states[0].Device+" "+states[0].Parameter)
+		assert.Equal(p.t, "b "+status.Any, states[1].Device+" "+states[1].Parameter)
 	})
 }

@@ -27,6 +27,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/engine"
 	"github.com/ocems-io/ocems/ocems/slot"
+	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/ocems/version"
 	"github.com/ocems-io/ocems/processor/ocemsslotprocessor/internal/metadata"
 )
@@ -85,10 +86,10 @@ func TestTelemetry(t *testing.T) {
 		}
 		each := func(v int64, of ...string) (all metricdata.Gauge[int64]) {
 			for _, names := range of {
-				parameter, class, troubled := strings.Cut(names, " ")
-				with := []attribute.KeyValue{attribute.String("station", "station_1"), attribute.String("device", "D1"), attribute.String("parameter", parameter), attribute.Bool("diagnostic", false)}
-				if troubled {
-					with = append(with, attribute.String("class", class))
+				part := strings.Split(names, "/") // device, parameter, class
+				with := []attribute.KeyValue{attribute.String("station", "station_1"), attribute.String("device", part[0]), attribute.String("parameter", part[1]), attribute.Bool("diagnostic", false)}
+				if len(part) > 2 {
+					with = append(with, attribute.String("class", part[2]))
 				}
 				all.DataPoints = append(all.DataPoints, value(v, with...))
 			}
@@ -96,8 +97,14 @@ func TestTelemetry(t *testing.T) {
 		}
 		var classes []metricdata.DataPoint[int64]
 		for _, class := range engine.Troubles() {
-			classes = append(classes, value(0, attribute.String("class", string(class))))
+			n := int64(0)
+			if class == status.Never {
+				n = 1
+			}
+			classes = append(classes, value(n, attribute.String("class", string(class))))
 		}
+		expected := each(0, "D1/bod", "D1/cod", "D1/tss")
+		expected.DataPoints = append(expected.DataPoints, each(1, "D2/(any parameter)").DataPoints...)
 		const prefix = "otelcol_processor_ocems_slot_"
 		want := []metricdata.Metrics{
 			{Name: prefix + "samples", Unit: "{sample}", Description: "Samples taken into a window. [Alpha]", Data: counter(value(3))},
@@ -114,11 +121,11 @@ func TestTelemetry(t *testing.T) {
 			{Name: prefix + "troubled_parameters", Unit: "{parameter}", Description: "Parameters that need a person, at the end of the last slot. [Alpha]",
 				Data: metricdata.Gauge[int64]{DataPoints: classes}},
 			{Name: prefix + "parameter_expected", Unit: "{slot}", Description: "1 where slots of the parameter are due, 0 before its first one. [Alpha]",
-				Data: each(0, "bod", "cod", "tss")},
+				Data: expected},
 			{Name: prefix + "parameter_last_delivered_timestamp", Unit: "s", Description: "Newest delivered stamp of the parameter, in Unix time. [Alpha]",
-				Data: each(time.Date(1999, 12, 31, 23, 45, 0, 0, time.UTC).Unix(), "tss")},
+				Data: each(time.Date(1999, 12, 31, 23, 45, 0, 0, time.UTC).Unix(), "D1/tss")},
 			{Name: prefix + "parameter_trouble", Unit: "{parameter}", Description: "1 for each trouble of the parameter. No series without trouble. [Alpha]",
-				Data: each(1, "cod partly")},
+				Data: each(1, "D1/cod/partly", "D2/(any parameter)/never")},
 		}
 		metricdatatest.AssertEqual(t, metricdata.ScopeMetrics{Scope: got.Scope, Metrics: want}, got, metricdatatest.IgnoreTimestamp())
 	})

@@ -202,7 +202,7 @@ func (v *statusView) host(out io.Writer, x operator.Host, now time.Time) {
 	if x.Verdict.Cure != "" {
 		fmt.Fprintf(out, "        do: %s\n", x.Verdict.Cure)
 	}
-	if x.Trouble != "" && x.Trouble != x.Verdict.Text {
+	if x.Trouble != "" && x.Trouble != x.Verdict.Text && !strings.HasSuffix(x.Verdict.Cure, strings.TrimPrefix(x.Trouble, "the server does not answer: ")) {
 		fmt.Fprintf(out, "        %s\n", x.Trouble)
 	}
 	fmt.Fprintln(out, facts(x.Host, now))

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"time"
+
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // dispatch starts an attempt of each queue when it is due.
@@ -183,7 +185,7 @@ func (d *Delivery) checkServer() (wait time.Duration) {
 }
 
 func (d *Delivery) logUnreachable() {
-	d.cfg.Logger.Error("the server does not answer: the readings wait in the outbox", "since", d.server.since, "reason", d.server.reason)
+	d.cfg.Logger.Error("the server does not answer: the readings wait in the outbox", "since", spec.ISTString(d.server.since.Truncate(time.Second)), "reason", d.server.reason)
 	d.changed.send()
 	d.outageBegins("", d.server.since, "", d.server.reason)
 	d.outageGoesOn("", d.server.attempts)

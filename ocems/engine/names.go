@@ -189,12 +189,11 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 		b.e.account.came.notListed(other)
 		if b.e.once.first(foreignName, r.Name+"\x00"+r.Field) {
 			b.e.account.came.foreign(r)
-			level, near := slog.LevelInfo, other.Nearest()
-			if near != "" {
-				level = slog.LevelWarn
+			level, of := slog.LevelInfo, []any{"metric", registry.Short(r.Name), "field", registry.Short(r.Field), "device", other.Device}
+			if near := other.Nearest(); near != "" {
+				level, of = slog.LevelWarn, append(of, "nearest", near)
 			}
-			b.e.log.Log(context.Background(), level, "ignored: its device is configured, but its name is not a parameter key and has no entry",
-				"metric", registry.Short(r.Name), "field", registry.Short(r.Field), "device", other.Device, "nearest", near)
+			b.e.log.Log(context.Background(), level, "ignored: its device is configured, but its name is not a parameter key and has no entry", of...)
 		}
 		return false
 	}

@@ -146,7 +146,7 @@ func TestDeviceWithoutEntries(t *testing.T) {
 		h := p.status()
 		assert.Contains(t, h.JudgeAll(clock(1, 20, 0)).Text, "2 of 2 parameters need a person")
 		assert.Equal(t, "names codd, uptime came with ocems_device_id=a; no parameter key is among them; nearest to codd: cod", h.Devices[0].Parameters[0].Never)
-		assert.Equal(t, "failed never: no reading of the device: no metric came with ocems_device_id=b", verdicts(h, clock(1, 20, 0))[status.Any])
+		assert.Equal(t, "failed never: no reading of the device: no metric came with ocems_device_id=b since the start", verdicts(h, clock(1, 20, 0))[status.Any])
 		lines := p.log.lines("ignored: its device is configured, but its name is not a parameter key and has no entry")
 		require.Len(t, lines, 2)
 		assert.Contains(t, lines[0], "level=WARN")

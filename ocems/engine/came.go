@@ -184,7 +184,7 @@ func (c *came) ofDevice(id string, w registry.Words) string {
 	defer c.mu.Unlock()
 	names := slices.Sorted(maps.Keys(c.others[id]))
 	if len(names) == 0 {
-		return fmt.Sprintf("no metric came with %s=%s", w.DeviceID, id)
+		return fmt.Sprintf("no metric came with %s=%s since the start", w.DeviceID, id)
 	}
 	text := fmt.Sprintf("%s came with %s=%s; no parameter key is among them", fewOf("name", names), w.DeviceID, id)
 	for _, name := range names {

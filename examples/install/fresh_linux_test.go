@@ -86,15 +86,13 @@ func (f *fresh) install(path, as string) {
 	}
 }
 
-// reading sends a collector one of three quarters of an hour ago and a live one, by this machine's curl.
+// reading sends a collector one of three quarters of an hour ago, by this machine's curl.
 func (f *fresh) reading() {
 	f.t.Helper()
-	point := func(ago time.Duration) string {
-		return fmt.Sprintf(`{"timeUnixNano":"%d","asDouble":41,"attributes":[{"key":"line","value":{"stringValue":"etp-outlet"}}]}`, time.Now().Add(-ago).UnixNano())
-	}
 	out, err := exec.Command("nsenter", "--target", f.pid, "--net", "--", "curl", "-fsS", "--retry", "20", "--retry-connrefused", "--retry-delay", "1",
-		"-H", "Content-Type: application/json", "-d", `{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"analyser.cod","gauge":{"dataPoints":[`+
-			point(45*time.Minute)+","+point(0)+`]}}]}]}]}`, "http://127.0.0.1:4318/v1/metrics").CombinedOutput()
+		"-H", "Content-Type: application/json", "-d", fmt.Sprintf(`{"resourceMetrics":[{"scopeMetrics":[{"metrics":[{"name":"analyser.cod","gauge":{"dataPoints":[{
+			"timeUnixNano":"%d","asDouble":41,"attributes":[{"key":"line","value":{"stringValue":"etp-outlet"}}]}]}}]}]}]}`,
+			time.Now().Add(-45*time.Minute).UnixNano()), "http://127.0.0.1:4318/v1/metrics").CombinedOutput()
 	if err != nil {
 		f.t.Fatalf("%v: %s", err, out)
 	}

@@ -92,7 +92,7 @@ func TestStorageFails(t *testing.T) {
 
 		d.full.Store(false)
 		b.consume(e, md)
-		pass(2 * time.Minute)
+		pass(time.Minute)
 		require.Equal(t, []componentstatus.Status{componentstatus.StatusOK}, b.reported())
 		require.Len(t, b.said("readings are accepted again"), 1)
 		require.Equal(t, []string{"dev_1 cod 41 mg/L U -15", "dev_1 tss 12 mg/L U -0"}, b.received())

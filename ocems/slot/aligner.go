@@ -147,6 +147,8 @@ type series struct {
 	shard       int32   // same as the device's
 	seen        int64   // last arrival, ns since Aligner.base
 	newest      int64   // latest event time of a sample, Unix ns
+	earlier     passed  // seen and newest before the last arrival
+	behind      bool    // its samples come when their windows are due, at the pace of their times
 	open        []*cell // by start and kind of their windows
 	closed      ring
 	calibration *[2]ring // C and Z; nil until one has closed
@@ -285,6 +287,8 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	s := a.find(h, arrival)
 	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
+		s.pass(x.Time.UnixNano(), arrival, true, a.opt.SettleBehind)
+		a.shards[s.shard].mark.dirty = true
 		return Result{Reason: Late}
 	}
 	leaps := h.MaxStep > 0 && k == normal && s.leaps(h.MaxStep, x)
@@ -305,7 +309,8 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 		s.remember().step = point{x.Time.UnixNano(), x.Value, x.Flag}
 	}
 	c.doubt = c.doubt || x.Doubt
-	c.window.arrival, s.seen, s.newest = arrival, arrival, max(s.newest, x.Time.UnixNano())
+	c.window.arrival = arrival
+	s.pass(x.Time.UnixNano(), arrival, now.UnixNano() >= a.due(c.window), a.opt.SettleBehind)
 	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -533,13 +538,37 @@ func (a *Aligner) settlesFrom(w *window, flow int64) int64 {
 // behind, or that sends its history slowly, come when their window is due already: the window is not complete before the
 // source has passed its end.
 func (a *Aligner) settles(w *window, clock int64) int64 {
-	if a.opt.SettleOld > a.opt.Settle && !a.opt.WaitForNewer && clock+w.arrival >= a.due(w) {
+	settle := a.opt.Settle
+	if a.opt.SettleOld > 0 && !a.opt.WaitForNewer && clock+w.arrival >= a.due(w) {
 		end := (w.start + w.kind.seconds()) * int64(time.Second)
-		if slices.ContainsFunc(w.cells, func(c *cell) bool { return c.series.newest < end }) {
-			return int64(a.opt.SettleOld)
+		for _, c := range w.cells {
+			if c.series.newest < end {
+				settle = max(settle, a.opt.SettleOld)
+				if c.series.behind {
+					settle = max(settle, a.opt.SettleBehind)
+				}
+			}
 		}
 	}
-	return int64(a.opt.Settle)
+	return int64(settle)
+}
+
+// passed is how far a series was at an arrival.
+type passed struct{ seen, newest int64 }
+
+// pass records a sample. late: its window was due already. Such samples come at the pace of their times if these advance at
+// most three times as fast as the arrivals, and in steps of at most a limit: history comes faster.
+func (s *series) pass(at, arrival int64, late bool, limit time.Duration) {
+	if s.newest != 0 && arrival != s.seen {
+		s.earlier = passed{s.seen, s.newest}
+	}
+	s.seen, s.newest = arrival, max(s.newest, at)
+	switch advance, elapsed := s.newest-s.earlier.newest, arrival-s.earlier.seen; {
+	case !late:
+		s.behind = false
+	case s.earlier != passed{} && 0 < advance && advance <= 3*elapsed && elapsed <= int64(limit):
+		s.behind = true
+	}
 }
 
 // close makes the slots of windows in the order of Slot.Compare. It sorts the windows, which are fewer and smaller than

@@ -22,9 +22,41 @@ type reference struct {
 	done      map[span]bool
 	due       map[span]time.Time // when a window of a device was first due
 	restarted time.Time
-	newest    map[Series]time.Time
+	paces     map[Series]*pace
 	kept      map[Series]Sample      // last sample taken of series with a MaxStep
 	held      map[Series][][]arrived // recently closed 15-minute windows
+}
+
+// pace is how far a series was at its last arrival and at the one before.
+type pace struct {
+	seen, newest, seenBefore, newestBefore time.Time
+	behind                                 bool
+}
+
+func (r *reference) pass(s span, x Sample, now time.Time) {
+	p := r.paces[x.Series]
+	if p == nil {
+		p = &pace{}
+		r.paces[x.Series] = p
+	} else if !now.Equal(p.seen) {
+		p.seenBefore, p.newestBefore = p.seen, p.newest
+	}
+	p.seen = now
+	if x.Time.After(p.newest) {
+		p.newest = x.Time
+	}
+	if now.Before(s.end.Add(r.grace(s))) {
+		p.behind = false
+	} else if step, elapsed := p.newest.Sub(p.newestBefore), now.Sub(p.seenBefore); !p.seenBefore.IsZero() && step > 0 && step <= 3*elapsed && elapsed <= r.opt.SettleBehind {
+		p.behind = true
+	}
+}
+
+func (r *reference) grace(s span) time.Duration {
+	if s.kind != 0 {
+		return r.opt.CalibrationGrace
+	}
+	return r.opt.Grace
 }
 
 // span is a window of a series, or of a device if the parameter is empty.
@@ -55,6 +87,7 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	case s.end.Before(now.Add(-7 * 24 * time.Hour)):
 		return Result{Reason: TooOld}
 	case r.done[s]:
+		r.pass(s, x, now)
 		return Result{Reason: Late}
 	}
 	last, some := r.kept[x.Series]
@@ -86,9 +119,7 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	if x.MaxStep > 0 && s.kind == 0 {
 		r.kept[x.Series] = x
 	}
-	if x.Time.After(r.newest[x.Series]) {
-		r.newest[x.Series] = x.Time
-	}
+	r.pass(s, x, now)
 	r.readings = append(r.readings, arrived{x, s, now})
 	return Result{}
 }
@@ -97,16 +128,18 @@ func (r *reference) close(now time.Time) (out []Slot) {
 	if now.Before(r.restarted.Add(r.opt.Grace)) {
 		return nil
 	}
-	last, slow, closing := map[span]time.Time{}, map[span]bool{}, map[span][]arrived{}
+	last, old, closing := map[span]time.Time{}, map[span]time.Duration{}, map[span][]arrived{}
 	for _, x := range r.readings { // in the order of arrival
 		last[x.device()] = x.at
-		slow[x.device()] = slow[x.device()] || r.newest[x.Series].Before(x.end)
+		if p := r.paces[x.Series]; p.newest.Before(x.end) {
+			old[x.device()] = max(old[x.device()], r.opt.SettleOld)
+			if p.behind {
+				old[x.device()] = max(old[x.device()], r.opt.SettleBehind)
+			}
+		}
 	}
 	r.readings = slices.DeleteFunc(r.readings, func(x arrived) bool {
-		grace, d := r.opt.Grace, x.device()
-		if x.kind != 0 {
-			grace = r.opt.CalibrationGrace
-		}
+		grace, d := r.grace(x.span), x.device()
 		if now.Before(x.end.Add(grace)) {
 			return false
 		}
@@ -114,8 +147,8 @@ func (r *reference) close(now time.Time) (out []Slot) {
 			r.due[d] = now
 		}
 		settle := r.opt.Settle
-		if slow[d] && !last[d].Before(x.end.Add(grace)) {
-			settle = max(settle, r.opt.SettleOld)
+		if !last[d].Before(x.end.Add(grace)) && r.opt.SettleOld > 0 {
+			settle = max(settle, old[d])
 		}
 		if now.Before(last[d].Add(settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
 			return false
@@ -211,10 +244,12 @@ func TestAgainstReference(t *testing.T) {
 	for seed := range uint64(streams) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		opt := Defaults()
-		opt.SettleOld *= time.Duration(r.IntN(2))
+		if r.IntN(2) == 0 {
+			opt.SettleOld, opt.SettleBehind = 0, 0
+		}
 		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
 		a, entries := New(opt), store{}
-		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, newest: map[Series]time.Time{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
+		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, paces: map[Series]*pace{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
 		now := t0.Add(time.Duration(r.IntN(900)) * time.Second)
 		var sent []Sample
 		for step := range 100 {
@@ -259,6 +294,9 @@ func TestAgainstReference(t *testing.T) {
 			if r.IntN(40) == 0 {
 				a = entries.save(a).restore(t, opt, now)
 				ref.restarted, ref.due = now, map[span]time.Time{}
+				for _, p := range ref.paces {
+					p.seenBefore = time.Time{}
+				}
 			}
 		}
 		if s := a.Stats(); s.Open != 0 {

@@ -40,7 +40,7 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 	}
 	now := a.devices[to.Device]
 	a.shards[d.shard].mark.dirty, a.shards[now.shard].mark.dirty = true, true
-	t.seen = max(t.seen, s.seen)
+	t.seen, t.newest, t.behind = max(t.seen, s.seen), max(t.newest, s.newest), t.behind || s.behind
 	t.memory = cmp.Or(t.memory, s.memory)
 	for k := range kinds {
 		if k == normal || s.calibration != nil {

@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"reflect"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -19,7 +20,7 @@ var t0 = time.Date(2026, 3, 10, 4, 30, 0, 0, time.UTC) // on the grid
 
 func aligner(change ...func(*Options)) *Aligner {
 	o := Defaults()
-	o.SettleOld = 0
+	o.SettleOld, o.SettleBehind = 0, 0
 	for _, f := range change {
 		f(&o)
 	}
@@ -192,27 +193,31 @@ func TestWaitForNewerOfBursts(t *testing.T) {
 }
 
 // A source whose clock is behind, or that sends its history slowly: each window is due when its first sample comes. It closes
-// once the series has passed its end, or after SettleOld.
+// once the series has passed its end, or after a wait that depends on the pace of the samples.
 func TestOldSamplesThatComeSlowly(t *testing.T) {
 	for _, c := range []struct {
 		name         string
-		every        time.Duration
-		live, reopen bool // another parameter is on time; the process restarts in each window
-		samples      int  // of each window
+		every, each  time.Duration // between two arrivals, and between two samples
+		live, reopen bool          // another parameter is on time; the process restarts in each window
+		first, later int           // samples of the first window and of each later one
 	}{
-		{"each 10 seconds", 10 * time.Second, false, false, 90},
-		{"each minute", time.Minute, false, false, 15},
-		{"each minute, beside live readings", time.Minute, true, false, 15},
-		{"each 10 seconds, with restarts", 10 * time.Second, false, true, 90},
-		{"each 2 minutes, which is too slow", 2 * time.Minute, false, false, 1},
+		{"each 10 seconds", 10 * time.Second, 10 * time.Second, false, false, 90, 90},
+		{"each minute", time.Minute, time.Minute, false, false, 1, 15},
+		{"each minute, a sample of each 10 seconds", time.Minute, 10 * time.Second, false, false, 6, 90},
+		{"each minute, beside live readings", time.Minute, time.Minute, true, false, 1, 15},
+		{"each 10 seconds, with restarts", 10 * time.Second, 10 * time.Second, false, true, 90, 90},
+		{"each minute, with restarts", time.Minute, time.Minute, false, true, 1, 15},
+		{"each 2 minutes, which is too slow", 2 * time.Minute, 2 * time.Minute, false, false, 1, 1},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			slow := func(o *Options) { o.SettleOld = 90 * time.Second }
-			a, state := aligner(slow), store{}
+			o := Defaults()
+			a, state := New(o), store{}
 			var closed []Slot
 			for now := t0; now.Before(t0.Add(time.Hour)); now = now.Add(time.Second) {
-				if at := now.Add(-time.Hour); now.Sub(t0)%c.every == 0 {
-					a.Add(of("cod", at, 1, 'U'), now)
+				if now.Sub(t0)%c.every == 0 {
+					for at := now; at.Before(now.Add(c.every)); at = at.Add(c.each) {
+						a.Add(of("cod", at.Add(-time.Hour), 1, 'U'), now)
+					}
 					if c.live {
 						add(t, a, of("bod", now, 1, 'U'), now)
 					}
@@ -220,22 +225,54 @@ func TestOldSamplesThatComeSlowly(t *testing.T) {
 				closed = append(closed, a.Close(now)...)
 				if c.reopen && now.Sub(t0)%(7*time.Minute) == 0 {
 					state.save(a)
-					a = aligner(slow)
+					a = New(o)
 					if _, err := a.Restore(state, now); err != nil {
 						t.Fatal(err)
 					}
 				}
 			}
-			n := 0
+			var samples []int
 			for _, s := range closed {
 				if s.Parameter == "cod" && s.End.Before(t0.Add(-15*time.Minute)) {
-					if n++; s.Samples != c.samples {
-						t.Errorf("the window %s has %d samples, want %d", s.Start.Format(time.TimeOnly), s.Samples, c.samples)
-					}
+					samples = append(samples, s.Samples)
 				}
 			}
-			if n != 2 {
-				t.Errorf("%d windows closed, want 2", n)
+			if want := []int{c.first, c.later}; !slices.Equal(samples, want) {
+				t.Errorf("the windows have %d samples, want %d", samples, want)
+			}
+		})
+	}
+}
+
+// Old samples that come faster than their times are history. A window without newer ones does not wait long for more.
+func TestHistoryClosesSoon(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		steps  []time.Duration // from one arrival to the next
+		stride time.Duration   // from one sample to the next
+		closes time.Duration   // after the last arrival
+	}{
+		{"one sample", []time.Duration{0}, 0, 15 * time.Second},
+		{"ten at once", make([]time.Duration, 10), time.Minute, 15 * time.Second},
+		{"two parts", []time.Duration{0, 0, 0, 3 * time.Second, 0}, time.Minute, 15 * time.Second},
+		{"two slots, one after the other", []time.Duration{0, 0, 45 * time.Second}, 15 * time.Minute, 15 * time.Second},
+		{"at the pace of their times", []time.Duration{0, 10 * time.Second, 10 * time.Second}, 10 * time.Second, 90 * time.Second},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, now := New(Defaults()), t0
+			arrived := now
+			for i, step := range c.steps {
+				for end := now.Add(step); now.Before(end); now = now.Add(time.Second) {
+					a.Close(now)
+				}
+				add(t, a, of("cod", t0.Add(-2*time.Hour+time.Duration(i)*c.stride), 1, 'U'), now)
+				arrived = now
+			}
+			for ; a.Stats().Open > 0; now = now.Add(time.Second) {
+				a.Close(now)
+			}
+			if after := now.Add(-time.Second).Sub(arrived); after != c.closes {
+				t.Errorf("the last window closed after %s, want %s", after, c.closes)
 			}
 		})
 	}

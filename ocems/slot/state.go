@@ -14,7 +14,7 @@ import (
 
 const (
 	shardCount = 64
-	version    = 4
+	version    = 5
 )
 
 // mark says whether a part of the state has to be saved.
@@ -146,6 +146,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Bool(s.Diagnostic)
 		e.Int(base + s.seen)
 		e.Int(s.newest)
+		e.Bool(s.behind)
 		encodeMemory(e, s.memory)
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
@@ -180,7 +181,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 		x.windows = append(x.windows, w)
 	}
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
-		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival(), newest: decodeTime(d)}
+		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival(), newest: decodeTime(d), behind: d.Bool()}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {
 			d.Fail("a duplicate series")

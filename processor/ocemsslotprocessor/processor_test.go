@@ -316,7 +316,7 @@ func TestStorageFails(t *testing.T) {
 		pass(10 * time.Second)
 		require.Equal(t, []componentstatus.Status{ok}, h.reported())
 		require.Empty(t, next.took(), "more may come")
-		pass(85 * time.Second)
+		pass(10 * time.Second)
 		require.Equal(t, []string{"D1 cod 2 mg/L U 2 00:15:00"}, next.took())
 		require.Len(t, h.said("error: readings are refused until the state can be written again: their senders keep them"), 1)
 

@@ -87,7 +87,7 @@ func (p place) token() string { return filepath.Join(p.dir, "token") }
 func (p plant) common(at place) map[string]any {
 	options := map[string]any{
 		"endpoint": at.url, "public_key_file": at.publicKey, "audit_file": at.trail(), "grace": "1s", "calibration_grace": "1s",
-		"settle":   "5s", // otherwise a last slot of old readings waits for 90 s
+		"settle":   "5s", // otherwise a last slot of old readings waits for 15 s or 90 s
 		"coalesce": "0s", "spread": "0s", "initial_backoff": "50ms", "max_backoff": "200ms",
 	}
 	maps.Copy(options, p.options)

@@ -461,19 +461,19 @@ func TestStreams(t *testing.T) {
 }
 
 // TestSourceThatIsBehind reads an instrument whose clock is an hour behind, each half minute: a slot is over long before its
-// first reading comes, and has all its readings all the same.
+// first reading comes, and has all its readings all the same, but for the slot of the very first reading.
 func TestSourceThatIsBehind(t *testing.T) {
 	server := newBoards(t)
 	warmUp(t, server.publicKey)
 	s := script{plant: plant{devices: []device{{id: "dev"}}, options: map[string]any{"grace": "30s", "settle": "0s"}}}
-	for i := range 80 {
+	for i := range 81 {
 		now := bubble.Add(time.Duration(i) * 30 * time.Second)
-		s.rounds = append(s.rounds, round{now, []step{{batch: []reading{{name: "cod", device: "dev", unit: "mg/L", value: float64(i % 30), at: now.Add(-time.Hour)}}}}})
+		s.rounds = append(s.rounds, round{now, []step{{batch: []reading{{name: "cod", device: "dev", unit: "mg/L", value: float64((i + 29) % 30), at: now.Add(-time.Hour - 30*time.Second)}}}}})
 	}
 	for name, got := range perform(t, s, server.publicKey, ways(server)) {
 		var want []string
-		for i, mean := range []float64{14.5, 14.5, 9.5} { // of 0 to 29, and at last of 0 to 19
-			want = append(want, fmt.Sprintf(`dev params {"parameter":"cod","value":%v,"unit":"mg/L","timestamp":%d,"flag":"U"}`, mean, bubble.Add(time.Duration(i-3)*spec.SlotLength).UnixMilli()))
+		for i, mean := range []float64{29, 14.5, 14.5, 9.5} { // of 29, of 0 to 29, and at last of 0 to 19
+			want = append(want, fmt.Sprintf(`dev params {"parameter":"cod","value":%v,"unit":"mg/L","timestamp":%d,"flag":"U"}`, mean, bubble.Add(time.Duration(i-4)*spec.SlotLength).UnixMilli()))
 		}
 		slices.Sort(want)
 		if have := readings(t, got.sorted()); !slices.Equal(want, have) {

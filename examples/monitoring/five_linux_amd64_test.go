@@ -73,7 +73,12 @@ func TestFiveTroubles(t *testing.T) {
 				if err := os.Remove(strings.TrimSuffix(p.statusFile(), ".status.json")); err != nil {
 					t.Fatal(err)
 				}
-				p.start(p.config).Stop()
+				second := p.start(p.config)
+				p.await("the host writes its status", func() bool { // a host that has not got so far may end without a word
+					h, err := status.Read(p.statusFile())
+					return err == nil && h.Started.After(now.Add(-time.Minute))
+				})
+				second.Stop()
 			} else {
 				p.simulate(fmt.Sprintf("stations:\n  - id: plant\n    devices: [{id: %s, token: %s, parameters: {cod: [], bod: [], tss: [], toc: [], do: [], no3-n: []}}]\n", sevenDevice, token))
 			}

@@ -10,7 +10,11 @@ nats() {
 if [ "${3:-}" = anew ]; then # brokers that cannot answer now must not make it keep the old one
 	answer=$(nats consumer rm -f READINGS "$worker" 2>&1) || case $answer in
 	*"consumer not found"*) ;;
-	*) echo "$answer" >&2 || true; exit 1 ;;
+	*) # the request may still be under way, and would later delete a consumer that is created now
+		echo "$answer" >&2 || true
+		sleep 20
+		exit 1
+		;;
 	esac
 elif nats consumer info READINGS "$worker" >/dev/null 2>&1; then
 	exit 0

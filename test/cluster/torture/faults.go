@@ -216,7 +216,7 @@ func (t *torture) workerFaults(alone bool) []fault {
 				if gone == nil || errors.Is(gone, jetstream.ErrConsumerNotFound) {
 					break
 				}
-				err = t.pause(200 * time.Millisecond)
+				err = t.pause(20 * time.Second) // as consumer.sh: the request may still be under way
 			}
 			return errors.Join(err, t.pause(between(random, 0, 8)), w.Start())
 		}),

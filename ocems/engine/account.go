@@ -181,7 +181,7 @@ func (a *account) refresh(before []status.Device) {
 	}
 	for _, x := range devices {
 		x.sort()
-		a.expect(x, a.reports(x))
+		a.expect(x, false)
 	}
 	a.devices, a.delay = devices, 0
 	for _, d := range list {
@@ -199,10 +199,11 @@ func (d *deviceAccount) sort() {
 	slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
 }
 
-// expect adds status.Any to a device without another parameter if a reading is expected, and removes it from all others.
-func (a *account) expect(d *deviceAccount, reading bool) {
+// expect adds status.Any to a device without another parameter if a reading is expected, and removes it from all others. came:
+// a reading of the device came.
+func (a *account) expect(d *deviceAccount, came bool) {
 	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool { return p.any() && len(d.parameters) > 1 })
-	if len(d.parameters) == 0 && reading {
+	if len(d.parameters) == 0 && (came || a.reports(d)) {
 		d.parameters = append(d.parameters, &parameterAccount{Parameter: status.Parameter{Parameter: status.Any, Due: firstWindow(a.now())}})
 	}
 }
@@ -417,15 +418,15 @@ func (a *account) exclude(s slot.Series, x status.Excluded, detail func() string
 	if d == nil {
 		return
 	}
-	x.Detail = detail()
-	p := d.find(s.Parameter, s.Diagnostic)
+	p, of := d.find(s.Parameter, s.Diagnostic), ""
 	if p == nil {
 		a.expect(d, true)
 		if p = d.find(status.Any, false); p == nil {
 			return
 		}
-		x.Detail = registry.Short(s.Parameter) + ": " + x.Detail
+		of = registry.Short(s.Parameter) + ": "
 	}
+	x.Detail = of + detail()
 	p.exclude(x)
 	a.change(d, false)
 }
@@ -718,7 +719,7 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool {
 		return d.named == 0 && now.Sub(p.lastSeen()) > forgetSilent && !(p.any() && a.reports(d))
 	})
-	a.expect(d, a.reports(d))
+	a.expect(d, false)
 	for _, p := range d.parameters {
 		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Noted).Abs() > excludedFor })
 		if p.Never = ""; reader && p.neverCame(d) {

@@ -14,14 +14,17 @@ import (
 
 	"github.com/influxdata/telegraf"
 	"github.com/influxdata/telegraf/metric"
+
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 func TestMetricsAreServed(t *testing.T) {
-	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	address := loopback.Addr(t)
+	taken, err := net.Listen("tcp", address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	address, p := taken.Addr().String(), newPlant(t)
+	p := newPlant(t)
 	r := p.start("--metrics-listen", address)
 	start := past(2)
 	wire, sum, n := samples(start, start.Add(slotTime), every)

@@ -29,6 +29,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 func TestPreview(t *testing.T) {
@@ -265,16 +266,6 @@ stations:
       - {id: dev_2, token: ` + token + `, calibrations: [{from: -8h, to: 8h}]}
 `
 
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // Preview shows, while a real host runs without the board, exactly the bytes that the board decrypts later.
 func TestPreviewIsWhatIsSent(t *testing.T) {
 	for _, host := range []struct {
@@ -292,7 +283,7 @@ func TestPreviewIsWhatIsSent(t *testing.T) {
 			}
 			t.Parallel()
 			dir := t.TempDir()
-			address := freePort(t)
+			address := loopback.Addr(t)
 			key, err := filepath.Abs(publicPath)
 			if err != nil {
 				t.Fatal(err)
@@ -442,7 +433,7 @@ func startTelegraf(t *testing.T, binary, dir, endpoint, key string, list []sampl
 }
 
 func startCollector(t *testing.T, binary, dir, endpoint, key string, list []sample) string {
-	address := freePort(t)
+	address := loopback.Addr(t)
 	config := write(t, "config.yaml", fmt.Sprintf(`
 receivers:
   otlp: {protocols: {http: {endpoint: "%s"}}}

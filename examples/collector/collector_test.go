@@ -26,6 +26,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -45,7 +46,7 @@ stations:
 
 const config = `
 receivers:
-  otlp: {protocols: {http: {endpoint: 127.0.0.1:%[1]d}}}
+  otlp: {protocols: {http: {endpoint: %[1]q}}}
 exporters:
   ocems:
     endpoint: http://%[2]s/v1.0/industry/data
@@ -75,7 +76,7 @@ type plant struct {
 	t      *testing.T
 	binary string
 	dir    string
-	port   int
+	input  string
 	addr   string
 	server *simulator.Server
 	http   *httptest.Server
@@ -88,7 +89,7 @@ func newPlant(t *testing.T, tokens map[string]string) *plant {
 	if binary == "" {
 		t.Skip("OCEMS_COLLECTOR names no collector: make test builds one and sets it")
 	}
-	p := &plant{t: t, binary: binary, dir: t.TempDir(), port: freePort(t)}
+	p := &plant{t: t, binary: binary, dir: t.TempDir(), input: loopback.Addr(t)}
 	p.setTokens(tokens)
 	key, err := os.ReadFile(keys + "industry_test_private.pem")
 	if err != nil {
@@ -105,12 +106,12 @@ func newPlant(t *testing.T, tokens map[string]string) *plant {
 	if p.server, err = simulator.New(simulator.Config{PrivateKey: private, Registry: reg}); err != nil {
 		t.Fatal(err)
 	}
-	p.addr = fmt.Sprintf("127.0.0.1:%d", freePort(t))
+	p.addr = loopback.Addr(t)
 	testKeys, err := filepath.Abs(keys)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := fmt.Sprintf(config, p.port, p.addr, testKeys, p.dir)
+	text := fmt.Sprintf(config, p.input, p.addr, testKeys, p.dir)
 	if err := os.WriteFile(filepath.Join(p.dir, "config.yaml"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -136,15 +137,6 @@ func (p *plant) setTokens(tokens map[string]string) {
 	if err := os.WriteFile(filepath.Join(p.dir, "devices.csv"), []byte(text), 0o600); err != nil {
 		p.t.Fatal(err)
 	}
-}
-
-func freePort(t *testing.T) int {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).Port
 }
 
 // plug starts the board's server, and unplug stops it. The server keeps its slots.
@@ -176,7 +168,7 @@ func (p *plant) start() {
 		p.t.Fatal(err)
 	}
 	p.until("the collector listens", func() bool {
-		c, err := net.Dial("tcp", fmt.Sprintf("127.0.0.1:%d", p.port))
+		c, err := net.Dial("tcp", p.input)
 		if err == nil {
 			c.Close()
 		}
@@ -223,7 +215,7 @@ func (p *plant) send(device, metric string, from, to time.Time) []float64 {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	resp, err := board.Client.Post(fmt.Sprintf("http://127.0.0.1:%d/v1/metrics", p.port), "application/x-protobuf", bytes.NewReader(body))
+	resp, err := board.Client.Post("http://"+p.input+"/v1/metrics", "application/x-protobuf", bytes.NewReader(body))
 	if err != nil {
 		p.t.Fatal(err)
 	}

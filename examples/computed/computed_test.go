@@ -19,6 +19,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -190,7 +191,7 @@ func newTelegraf(t *testing.T) *plant {
 	if err != nil {
 		t.Fatal(err)
 	}
-	address := board.FreeAddr(t)
+	address := loopback.Addr(t)
 	config := board.Config(t, "telegraf.conf", p.dir, append(pairs, "127.0.0.1:8186", address, "/etc/telegraf/computed.star", script,
 		`ZERO = "Z"`, "ZERO = \"Z\"\n      MAINT = \"M\"", `flush_interval = "1s"`, `flush_interval = "200ms"`, "[[outputs.ocems]]",
 		"[[outputs.ocems]]\n  spread = \"0s\"\n  coalesce = \"1s\"\n  settle = \"6s\"\n  endpoint = \""+p.URL+`"`)...)
@@ -221,7 +222,7 @@ func newTelegraf(t *testing.T) *plant {
 func newCollector(t *testing.T) *plant {
 	binary := board.Built(t, "OCEMS_COLLECTOR")
 	p, pairs := newPlant(t)
-	address := board.FreeAddr(t)
+	address := loopback.Addr(t)
 	config := board.Config(t, "collector.yaml", p.dir, append(pairs, "127.0.0.1:4318", address,
 		"  ocems:\n", "  ocems:\n    endpoint: "+p.URL+"\n    spread: 0s\n    coalesce: 1s\n    settle: 6s\n")...)
 	p.start = func() *board.Program {

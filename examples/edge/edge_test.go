@@ -16,6 +16,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const token = "test-token-edge-000000000000000000000000001"
@@ -31,7 +32,7 @@ func TestSlotsOverAThinLink(t *testing.T) {
 	if err := os.WriteFile(tokenFile, []byte(token+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	plantAddr, vendorAddr := board.FreeAddr(t), board.FreeAddr(t)
+	plantAddr, vendorAddr := loopback.Addr(t), loopback.Addr(t)
 	plantFile := board.Config(t, "plant.yaml", plantDir, "127.0.0.1:4318", plantAddr, "vendor.example:4318", vendorAddr,
 		"/etc/ocems/vendor-ca.pem", ca.File, "/var/lib/ocems", plantDir)
 	vendorFile := board.Config(t, "vendor.yaml", vendorDir, "0.0.0.0:4318", vendorAddr, "/etc/ocems/vendor.pem", cert, "/etc/ocems/vendor-key.pem", key,

@@ -25,6 +25,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -185,9 +186,9 @@ func TestCollector(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
 	h.register(h.devices[:industries*perPlant])
-	address := board.FreeAddr(t)
+	address := loopback.Addr(t)
 	config := board.Config(t, "collector.yaml", h.dir, "0.0.0.0:4318", address, "/etc/ocems/hub.pem", h.hubCert[0], "/etc/ocems/hub-key.pem", h.hubCert[1],
-		"/etc/ocems/loggers-ca.pem", h.ca.File, "/etc/ocems/devices.csv", h.devicesFile(), "/var/lib/ocems", h.dir, "127.0.0.1:13133", board.FreeAddr(t))
+		"/etc/ocems/loggers-ca.pem", h.ca.File, "/etc/ocems/devices.csv", h.devicesFile(), "/var/lib/ocems", h.dir, "127.0.0.1:13133", loopback.Addr(t))
 	// Shorter waits for the test, and the address of its board.
 	program := board.Start(t, h.dir, nil, binary, "--config", config, "--config", "yaml:exporters::ocems::settle: 1s",
 		"--config", "yaml:exporters::ocems::spread: 1s", "--config", "yaml:exporters::ocems::coalesce: 1s",
@@ -218,7 +219,7 @@ func TestTelegraf(t *testing.T) {
 	t.Parallel()
 	h := newHub(t)
 	h.register(h.devices[:industries*perPlant])
-	address := board.FreeAddr(t)
+	address := loopback.Addr(t)
 	config := board.Config(t, "telegraf.conf", h.dir, ":8186", address, "/etc/ocems/hub.pem", h.hubCert[0], "/etc/ocems/hub-key.pem", h.hubCert[1],
 		"/etc/ocems/loggers-ca.pem", h.ca.File, "/etc/ocems/devices.csv", h.devicesFile(), "/var/lib/ocems", h.dir,
 		// Shorter waits for the test, and the address of its board.

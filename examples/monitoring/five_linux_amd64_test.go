@@ -21,6 +21,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // seven are the parameters of a plant, five of them with a fault. The log, ocems status, the page of ocems serve and ocems report
@@ -311,7 +312,7 @@ func (p *plant) readers(host *board.Program) {
 	if err := json.Unmarshal([]byte(tool(2, "status", "--json")), &hosts); err != nil || len(hosts) != 1 {
 		p.Fatalf("ocems status --json: %d hosts, %v", len(hosts), err)
 	}
-	address := board.FreeAddr(p.T)
+	address := loopback.Addr(p.T)
 	p.run(p.tool, "serve", "--listen", address, "--config", p.config)
 	var page stated
 	p.await("the page answers", func() bool { return p.get("http://"+address+"/status.json", &page) == nil })

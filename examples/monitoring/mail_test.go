@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const mailPassword = "pa55word-of-the-plant"
@@ -134,7 +135,7 @@ func TestMail(t *testing.T) {
 	if out, err := exec.Command(alertmanager, "--version").CombinedOutput(); err != nil {
 		t.Skipf("Alertmanager does not start here, which in a test needs a namespace of its own: %v\n%s", err, out)
 	}
-	dir, address := t.TempDir(), board.FreeAddr(t)
+	dir, address := t.TempDir(), loopback.Addr(t)
 	server, letters := mailServer(t)
 	board.Write(t, filepath.Join(dir, "password"), mailPassword) // without a newline, as README.md says
 	config := board.Config(t, "alertmanager.yml", dir, "mail.plant.example:587 ", server+" ", "/etc/prometheus/smtp_password", filepath.Join(dir, "password"),

@@ -19,6 +19,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/status"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -73,7 +74,7 @@ func port(address string) string { return address[strings.LastIndexByte(address,
 func newWatched(t *testing.T, host string) *watched {
 	t.Helper()
 	w := &watched{T: t, host: host, dir: t.TempDir(), server: prometheus(t, "prometheus"), program: board.Built(t, "OCEMS_"+strings.ToUpper(host)),
-		tool: filepath.Join(board.Built(t, "OCEMS_BIN"), "ocems"), board: board.FreeAddr(t), input: board.FreeAddr(t), prometheus: board.FreeAddr(t), metrics: board.FreeAddr(t)}
+		tool: filepath.Join(board.Built(t, "OCEMS_BIN"), "ocems"), board: loopback.Addr(t), input: loopback.Addr(t), prometheus: loopback.Addr(t), metrics: loopback.Addr(t)}
 	public, err := filepath.Abs(testKeys + "public.pem")
 	if err != nil {
 		t.Fatal(err)
@@ -145,7 +146,7 @@ func (w *watched) scrape(edit func(rules string) string) {
 		mine, other = other, mine
 	}
 	config := w.write("prometheus.yml", replace(w.T, read(w.T, "prometheus.yml"), "scrape_interval: 15s", "scrape_interval: 1s",
-		"evaluation_interval: 15s", "evaluation_interval: 1s", mine, w.metrics, other, board.FreeAddr(w.T)))
+		"evaluation_interval: 15s", "evaluation_interval: 1s", mine, w.metrics, other, loopback.Addr(w.T)))
 	board.Start(w.T, w.dir, nil, w.server, "--config.file="+config, "--storage.tsdb.path="+filepath.Join(w.dir, "tsdb"), "--web.listen-address="+w.prometheus, "--log.level=warn")
 	w.await("Prometheus has scraped the host", func() bool {
 		s, err := w.query(`up == 1`)

@@ -14,6 +14,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -44,7 +45,7 @@ func run(t *testing.T, input string, argv ...string) {
 func TestMessagesWaitForAKilledTelegraf(t *testing.T) {
 	telegraf := board.Built(t, "OCEMS_TELEGRAF")
 	mosquitto, publish := tool(t, "mosquitto"), tool(t, "mosquitto_pub")
-	dir, address := t.TempDir(), board.FreeAddr(t)
+	dir, address := t.TempDir(), loopback.Addr(t)
 	host, port, _ := strings.Cut(address, ":")
 	server := board.New(t, simulator.Station{ID: "station_1234", Devices: []simulator.Device{{ID: "device_5678", Token: "8d97c71e68c2f4eee5fb254fccb49773",
 		Calibrations: []simulator.Calibration{{From: time.Now().Add(-3 * time.Hour), To: time.Now()}}}}})

@@ -13,6 +13,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -22,7 +23,7 @@ const (
 
 func TestBadQualityIsNoReading(t *testing.T) {
 	telegraf := board.Built(t, "OCEMS_TELEGRAF")
-	dir, address := t.TempDir(), board.FreeAddr(t)
+	dir, address := t.TempDir(), loopback.Addr(t)
 	analyser := filepath.Join(dir, "analyser")
 	build := exec.Command("go", "build", "-o", analyser, ".")
 	build.Dir = "../../test/opcuaserver"

@@ -18,6 +18,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const token = "8d97c71e68c2f4eee5fb254fccb49773"
@@ -81,7 +82,7 @@ func (m *machine) reads(first time.Time, from float64, slots int, bod func(slot 
 	}
 	readings := filepath.Join(m.dir, "readings")
 	board.Write(m.t, readings, lines)
-	m.config = board.Config(m.t, "telegraf.conf", m.dir, append(m.pair, "192.168.0.10:502", board.FreeAddr(m.t),
+	m.config = board.Config(m.t, "telegraf.conf", m.dir, append(m.pair, "192.168.0.10:502", loopback.Addr(m.t),
 		"[[inputs.modbus]]", "[[inputs.file]]\n  interval = \"24h\"\n  files = [\""+readings+"\"]\n  data_format = \"influx\"\n[[inputs.modbus]]",
 		"[agent]", "[agent]\n  round_interval = false", `flush_interval = "5s"`, `flush_interval = "500ms"`,
 		"[[outputs.ocems]]", "[[outputs.ocems]]\n  settle = \"500ms\"\n  grace = \"1s\"\n  spread = \"0s\"\n  endpoint = \""+m.board.URL+`"`)...)
@@ -159,7 +160,7 @@ func TestCollectorStandsBy(t *testing.T) {
 	first := time.Now().Truncate(spec.SlotLength).Add(-5 * spec.SlotLength)
 	for _, delay := range []string{"0s", "5m"} {
 		m := newMachine(t, b, delay)
-		address := board.FreeAddr(t)
+		address := loopback.Addr(t)
 		config := board.Config(t, "collector.yaml", m.dir, append(m.pair, "127.0.0.1:4318", address)...)
 		board.Start(t, m.dir, m.env, board.Built(t, "OCEMS_COLLECTOR"), "--config", config, "--config", "yaml:exporters::ocems::settle: 500ms",
 			"--config", "yaml:exporters::ocems::spread: 0s", "--config", "yaml:exporters::ocems::endpoint: "+b.URL)

@@ -17,6 +17,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -138,7 +139,7 @@ func TestCollector(t *testing.T) {
 	binary := board.Built(t, "OCEMS_COLLECTOR")
 	t.Parallel()
 	p := newPlant(t)
-	address := board.FreeAddr(t)
+	address := loopback.Addr(t)
 	config := board.Config(t, "collector.yaml", p.dir, append(p.pair, "127.0.0.1:4318", address)...)
 	args := []string{binary, "--config", config, "--config", "yaml:exporters::ocems::settle: 500ms"}
 	for _, key := range []string{"endpoint: " + p.url, "spread: 0s", "coalesce: 500ms", "initial_backoff: 500ms", "max_backoff: 1s"} {
@@ -162,7 +163,7 @@ func TestTelegraf(t *testing.T) {
 	p := newPlant(t)
 	at, slot := reading()
 	board.Write(t, filepath.Join(p.dir, "reading"), fmt.Sprintf("etp_analyser cod=81.5 %d\n", at.UnixNano()))
-	config := board.Config(t, "telegraf.conf", p.dir, append(p.pair, "192.168.0.10:502", board.FreeAddr(t),
+	config := board.Config(t, "telegraf.conf", p.dir, append(p.pair, "192.168.0.10:502", loopback.Addr(t),
 		"[[inputs.modbus]]", "[[inputs.file]]\n  interval = \"24h\"\n  files = [\""+filepath.Join(p.dir, "reading")+"\"]\n  data_format = \"influx\"\n[[inputs.modbus]]",
 		"[agent]", "[agent]\n  round_interval = false", `flush_interval = "5s"`, `flush_interval = "500ms"`,
 		"[[outputs.ocems]]", "[[outputs.ocems]]\n  settle = \"500ms\"\n  spread = \"0s\"\n  coalesce = \"500ms\"\n  initial_backoff = \"500ms\"\n  max_backoff = \"1s\"\n  endpoint = \""+p.url+`"`)...)

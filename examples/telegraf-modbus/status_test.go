@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"github.com/simonvetter/modbus"
+
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // A reading with an unmapped status is in the trail and not in the mean.
@@ -73,7 +75,7 @@ func TestFlagOfACoilAndScaledInteger(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			p := newPlant(t)
-			address := freeAddr(t)
+			address := loopback.Addr(t)
 			server, err := modbus.NewServer(&modbus.ServerConfiguration{URL: "tcp://" + address, MaxClients: 5}, plc{})
 			if err != nil {
 				t.Fatal(err)

@@ -23,6 +23,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/seal"
 	"github.com/ocems-io/ocems/ocems/simulator"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -138,7 +139,7 @@ func program(t *testing.T, variable, target string) string {
 
 func newPlantOf(t *testing.T, binary string) *plant {
 	t.Parallel()
-	p := &plant{t: t, binary: binary, dir: t.TempDir(), addr: freeAddr(t), settle: "1s"}
+	p := &plant{t: t, binary: binary, dir: t.TempDir(), addr: loopback.Addr(t), settle: "1s"}
 	key, err := os.ReadFile(keys + "industry_test_private.pem")
 	if err != nil {
 		t.Fatal(err)
@@ -170,15 +171,6 @@ func newPlantOf(t *testing.T, binary string) *plant {
 		}
 	})
 	return p
-}
-
-func freeAddr(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // write writes a file into the plant's directory atomically, so that Telegraf never reads half of it.

@@ -236,17 +236,6 @@ func Until(t *testing.T, what string, ok func() bool) {
 	}
 }
 
-// FreeAddr returns a free address of this machine.
-func FreeAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // Listens waits until a program listens at an address.
 func Listens(t *testing.T, address string) {
 	t.Helper()

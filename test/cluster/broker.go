@@ -3,13 +3,13 @@ package cluster
 import (
 	"context"
 	"fmt"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"time"
+
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // Broker is one nats-server of the cluster.
@@ -77,18 +77,14 @@ func (p *process) until(ctx context.Context, what string, ok func() bool) error 
 	return nil
 }
 
-// freePorts returns free ports of this machine. They are below the ports of outgoing connections, so that no other process
-// gets one while a broker is down.
+// freePorts returns the ports of n addresses that are this process's own, also while a broker is down.
 func freePorts(n int) (list []string, err error) {
-	for tries := 0; len(list) < n; tries++ {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 15000+rand.IntN(15000)))
-		if err != nil && tries < 1000 {
-			continue
-		} else if err != nil {
+	for len(list) < n {
+		free, err := loopback.Free()
+		if err != nil {
 			return nil, err
 		}
-		defer l.Close()
-		list = append(list, strconv.Itoa(l.Addr().(*net.TCPAddr).Port))
+		list = append(list, strings.TrimPrefix(free, "127.0.0.1:"))
 	}
 	return list, nil
 }

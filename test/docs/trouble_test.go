@@ -14,6 +14,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // TestTroubleshooting causes each trouble. The programs must then write every line that the page shows.
@@ -101,7 +102,7 @@ func TestTroubleshooting(t *testing.T) {
 		p.command = nil
 		keep(p.log())
 	}
-	closed := freeAddress(t)
+	closed := loopback.Addr(t)
 	for _, endpoint := range []string{"https://cems.example.invalid/v1.0/industry/data", "https://" + closed, strings.Replace(server.URL, "http:", "https:", 1)} {
 		dir := t.TempDir()
 		key, _ := filepath.Abs(testKeys + "industry_test_public.pem")

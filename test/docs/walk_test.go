@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -19,6 +18,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const patience = 40 * time.Second // limit for the output of a background program or a repeated command
@@ -82,13 +82,13 @@ func newWalk(t *testing.T, programs ...string) *walk {
 	}
 	var pairs []string
 	for _, port := range []string{"8750", "1502", "4318"} {
-		free := freeAddress(t)
+		free := loopback.Addr(t)
 		pairs = append(pairs, "127.0.0.1:"+port, free)
 		if port == "8750" {
 			w.board = free
 		}
 	}
-	pairs = append(pairs, "ocems simulate --", "ocems simulate --listen "+w.board+" --", "ocems serve --", "ocems serve --listen "+freeAddress(t)+" --")
+	pairs = append(pairs, "ocems simulate --", "ocems simulate --listen "+w.board+" --", "ocems serve --", "ocems serve --listen "+loopback.Addr(t)+" --")
 	w.ports = strings.NewReplacer(pairs...)
 	for _, name := range []string{"telegraf.conf", "history.conf", "collector.yaml", "registry.yaml"} {
 		w.copy(name)
@@ -100,15 +100,6 @@ func newWalk(t *testing.T, programs ...string) *walk {
 		}
 	})
 	return w
-}
-
-func freeAddress(t *testing.T) string {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func (w *walk) copy(name string) {
@@ -244,7 +235,7 @@ func clone(t *testing.T, b block) <-chan ran {
 	command.Dir, command.Env = root, os.Environ()
 	command.Cancel = func() error { return command.Process.Signal(os.Interrupt) } // its children end with it
 	for _, name := range []string{"BOARD", "MODBUS", "OTLP"} {
-		_, port, _ := strings.Cut(freeAddress(t), ":")
+		_, port, _ := strings.Cut(loopback.Addr(t), ":")
 		command.Env = append(command.Env, "OCEMS_"+name+"_PORT="+port)
 	}
 	done := make(chan ran, 1)
@@ -302,7 +293,7 @@ func (w *walk) install() {
 	for _, c := range blocks(t, "README.md") {
 		switch {
 		case c.language == "toml" && strings.Contains(c.text, "[[outputs.ocems]]\n"):
-			text := "[agent]\n  interval = \"1s\"\n  flush_interval = \"1s\"\n  round_interval = false\n" + strings.Replace(c.text, "192.168.0.10:502", freeAddress(t), 1)
+			text := "[agent]\n  interval = \"1s\"\n  flush_interval = \"1s\"\n  round_interval = false\n" + strings.Replace(c.text, "192.168.0.10:502", loopback.Addr(t), 1)
 			write("/etc/telegraf/telegraf.conf", w.here(strings.Replace(text, "[[outputs.ocems]]\n",
 				fmt.Sprintf("[[outputs.ocems]]\n  endpoint = %q\n  settle = \"1s\"\n  coalesce = \"0s\"\n  spread = \"0s\"\n", endpoint), 1)))
 		case c.language == "yaml" && strings.Contains(c.text, "receivers:\n"):

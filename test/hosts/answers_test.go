@@ -26,6 +26,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // answered is one case: the board's answers to a device, first by reply and then correct, and the expected outcome.
@@ -280,7 +281,7 @@ func believe(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 	}
 	b := board.New(t, p.stations()...)
 	s.board = b
-	address := board.FreeAddr(t)
+	address := loopback.Addr(t)
 	at := newPlace(t, "http://"+address+board.Path, b.PublicKey)
 	listen := func() *httptest.Server {
 		listener, err := net.Listen("tcp", address)

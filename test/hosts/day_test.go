@@ -12,6 +12,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // TestTheDemosDayThroughTheExporterAlone removes the processor from the pipeline of examples/collector. The exporter makes the
@@ -27,7 +28,7 @@ func TestTheDemosDayThroughTheExporterAlone(t *testing.T) {
 	config := board.Config(t, "../../examples/collector/config.yaml", dir, "      processors: [ocems_slot]\n", "",
 		"    devices: *devices\n", "    devices: *devices\n    grace: 2s\n    spread: 0s\n")
 
-	otlp, health := board.FreeAddr(t), board.FreeAddr(t)
+	otlp, health := loopback.Addr(t), loopback.Addr(t)
 	_, otlpPort, _ := strings.Cut(otlp, ":")
 	_, healthPort, _ := strings.Cut(health, ":")
 	variables := []string{"OCEMS_OTLP_PORT=" + otlpPort, "OCEMS_HEALTH_PORT=" + healthPort, "OCEMS_STATE=" + dir,

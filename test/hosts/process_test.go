@@ -18,6 +18,7 @@ import (
 	"go.opentelemetry.io/collector/pdata/pmetric/pmetricotlp"
 
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // process is a host that runs as a built program.
@@ -104,7 +105,7 @@ func scraped(t *testing.T, url string) (n int) {
 
 // telegrafProcess starts a Telegraf with the built-in output and an input for line protocol.
 func telegrafProcess(t *testing.T, p plant, at place) host {
-	binary, address := board.Built(t, "OCEMS_TELEGRAF"), board.FreeAddr(t)
+	binary, address := board.Built(t, "OCEMS_TELEGRAF"), loopback.Addr(t)
 	config, counters := filepath.Join(at.dir, "telegraf.conf"), filepath.Join(at.dir, "counters.json")
 	board.Write(t, config, fmt.Sprintf(`[agent]
   interval = "1s"
@@ -157,7 +158,7 @@ func externalProcess(t *testing.T, p plant, at place) host {
 // collectorProcess starts a collector with only the exporter, or also with the processor.
 func collectorProcess(processors ...string) func(t *testing.T, p plant, at place) host {
 	return func(t *testing.T, p plant, at place) host {
-		binary, address, metrics := board.Built(t, "OCEMS_COLLECTOR"), board.FreeAddr(t), board.FreeAddr(t)
+		binary, address, metrics := board.Built(t, "OCEMS_COLLECTOR"), loopback.Addr(t), loopback.Addr(t)
 		_, port, _ := strings.Cut(metrics, ":")
 		number, err := strconv.Atoi(port)
 		require.NoError(t, err)

@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -16,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/ocems-io/ocems/ocems/spec"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -91,7 +91,7 @@ func (p *plan) start(name string, s scenario, server *sink, dir string) (*proces
 	if err != nil {
 		return nil, err
 	}
-	port, err := freePort()
+	port, err := loopback.Free()
 	if err != nil {
 		return nil, err
 	}
@@ -156,15 +156,6 @@ func writeDevices(path string, n int) error {
 		list = fmt.Appendf(list, "%s,%s,%s\n", station(i), deviceID(i), token(i))
 	}
 	return os.WriteFile(path, list, 0o600)
-}
-
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
 }
 
 func (h *process) stop() error {

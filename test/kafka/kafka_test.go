@@ -23,6 +23,7 @@ import (
 
 	"github.com/ocems-io/ocems/ocems/simulator"
 	"github.com/ocems-io/ocems/test/board"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 const (
@@ -224,7 +225,7 @@ type plant struct {
 }
 
 func newPlant(t *testing.T, h host) *plant {
-	p := &plant{host: &h, t: t, kafka: newBroker(t), dir: t.TempDir(), gateway: board.FreeAddr(t), program: board.Built(t, h.variable)}
+	p := &plant{host: &h, t: t, kafka: newBroker(t), dir: t.TempDir(), gateway: loopback.Addr(t), program: board.Built(t, h.variable)}
 	station := simulator.Station{ID: "station_1"}
 	for i := range devices {
 		station.Devices = append(station.Devices, simulator.Device{ID: fmt.Sprintf("dev_%d", i), Token: fmt.Sprintf("%032d", i+1)})

@@ -25,6 +25,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // board is a simulator in a separate process, behind a TLS front that can show a bad certificate, break connections and give
@@ -50,17 +52,8 @@ const (
 	old // a good one, over TLS 1.1
 )
 
-func freePort() (string, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return "", err
-	}
-	defer l.Close()
-	return l.Addr().String(), nil
-}
-
 func startBoard(bin, dir, registry string) (*board, error) {
-	address, err := freePort()
+	address, err := loopback.Free()
 	if err != nil {
 		return nil, err
 	}

@@ -18,6 +18,8 @@ import (
 	"time"
 
 	bolt "go.etcd.io/bbolt"
+
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // device is a device of the plant. The tokens are for tests only.
@@ -142,7 +144,7 @@ func newVictim(o options, name, dir string, seed uint64) (*victim, error) {
 	if v.board, err = startBoard(o.bin, dir, filepath.Join(dir, "registry.yaml")); err != nil {
 		return nil, err
 	}
-	if v.port, err = freePort(); err != nil {
+	if v.port, err = loopback.Free(); err != nil {
 		return nil, err
 	}
 	return v, v.writeConfig()
@@ -411,7 +413,7 @@ func (v *victim) second() error {
 	if err != nil {
 		return err
 	}
-	other, err := freePort()
+	other, err := loopback.Free()
 	if err != nil {
 		return err
 	}

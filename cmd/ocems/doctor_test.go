@@ -34,6 +34,7 @@ import (
 	"github.com/ocems-io/ocems/ocems/payload"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/store"
+	"github.com/ocems-io/ocems/test/loopback"
 )
 
 // secrets are in the configurations of these tests, and must be in no output.
@@ -311,8 +312,7 @@ func TestDoctorClock(t *testing.T) {
 }
 
 func TestDoctorRoute(t *testing.T) {
-	closed := httptest.NewServer(nil)
-	closed.Close()
+	closed := "http://" + loopback.Addr(t)
 	silent, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -339,7 +339,7 @@ func TestDoctorRoute(t *testing.T) {
 		texts                         []string
 	}{
 		{"no such name", "https://user:hunter2@cems.invalid/", "dns", "failed", []string{"cems.invalid does not resolve", "spelling of the host"}},
-		{"nobody there", closed.URL, "tcp", "failed", []string{"connection refused", "nothing listens at"}},
+		{"nobody there", closed, "tcp", "failed", []string{"connection refused", "nothing listens at"}},
 		{"wrong path", missing.URL + "/v1.0/industry/dat", "http", "warning", []string{`nothing at "/v1.0/industry/dat"`, "/v1.0/industry/data"}},
 		{"no path", missing.URL, "http", "warning", []string{`nothing at ""`}},
 		{"the board's path, which is not asked by GET", missing.URL + "/v1.0/industry/data", "http", "ok", nil},

@@ -298,6 +298,12 @@ func TestTelegrafServices(t *testing.T) {
 	if now := m.mainPID("telegraf"); now != pid {
 		t.Errorf("the reloads have ended process %d, now it is %d", pid, now)
 	}
+	// With the service's credentials the doctor finds the token.
+	told, _ := m.try("systemd-run", "--pipe", "--wait", "-p", "User=telegraf", "-p", "LoadCredential=tokens:/etc/ocems/tokens",
+		"ocems", "doctor", "--offline", "--config", "/etc/telegraf/telegraf.conf")
+	if !strings.Contains(told, "devices 1, each with a token") {
+		t.Errorf("the doctor says:\n%s", told)
+	}
 	if got, want := m.sh("stat -c '%a %U' /var/lib/telegraf/ocems"), "700 telegraf\n"; got != want {
 		t.Errorf("the state's mode and owner are %q, want %q", got, want)
 	}

@@ -13,13 +13,13 @@ STAMP := -X github.com/ocems-io/ocems/ocems/version.stamp=v$(VERSION),$(COMMIT),
 help: ## print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# The two slowest packages come first, so that none of them runs alone at the end.
+# The slowest packages come first, so that none of them runs alone at the end.
 .PHONY: test
 test: build telegraf-small telegraf-stock telegraf-external ## run the tests with the race detector
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { echo "gofmt would change:"; gofmt -l $$(git ls-files '*.go'); exit 1; }
 	$(GO) vet ./...
 	OCEMS_BIN=$(CURDIR)/bin OCEMS_COLLECTOR=$(CURDIR)/bin/otelcol-ocems OCEMS_TELEGRAF=$(CURDIR)/bin/telegraf-ocems-small \
-		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./test/hosts ./ocems/engine ./...
+		OCEMS_TELEGRAF_STOCK=$(CURDIR)/bin/tools/telegraf OCEMS_TELEGRAF_EXTERNAL=$(CURDIR)/bin/ocems-telegraf $(GO) test -race ./test/hosts ./ocems/engine ./test/docs ./...
 
 SOURCES := go.mod go.sum $(shell find cmd/ocems cmd/internal exporter extension ocems processor -type f -not -name '*_test.go' 2>/dev/null)
 

@@ -299,7 +299,7 @@ func (a *account) made(slots []slot.Slot, upstream bool) {
 		p.Slot = &status.Slot{Stamp: s.Stamp.UTC(), Value: s.Value, Flag: s.Flag.String(), Samples: s.Samples}
 		p.Unit = s.Unit
 		if !s.Last.IsZero() {
-			p.read(s.Last, s.LastValue, now)
+			p.read(s.Last, s.LastValue, 0, now)
 		}
 		a.change(d, false)
 	}
@@ -310,10 +310,14 @@ func newer(at time.Time, known *time.Time, now time.Time) bool {
 	return known == nil || at.After(*known) || known.After(now.Add(spec.SlotLength))
 }
 
-func (p *parameterAccount) read(at time.Time, value float64, now time.Time) {
+// read records the latest reading. behind: see [slot.Aligner.Latest]; 0 if it is not known.
+func (p *parameterAccount) read(at time.Time, value float64, behind time.Duration, now time.Time) {
 	at = sent(at)
-	if p.Reading == nil || at.Equal(p.Reading.At) || newer(at, &p.Reading.At, now) {
-		p.Reading = &status.Reading{At: at.UTC(), Value: value}
+	switch seconds := behind.Round(time.Second).Seconds(); {
+	case p.Reading != nil && at.Equal(p.Reading.At):
+		p.Reading = &status.Reading{At: p.Reading.At, Value: value, Behind: max(seconds, p.Reading.Behind)}
+	case p.Reading == nil || newer(at, &p.Reading.At, now):
+		p.Reading = &status.Reading{At: at.UTC(), Value: value, Behind: seconds}
 	}
 }
 
@@ -687,9 +691,9 @@ func (a *account) describeAll(file int, now time.Time) []status.Device {
 // a hub's gauges do not need that.
 func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) status.Device {
 	x := status.Device{Station: d.StationID, ID: d.DeviceID, Parameters: make([]status.Parameter, 0, len(d.parameters))}
-	a.e.aligner.Latest(d.DeviceID, func(s slot.Series, at time.Time, value float64) {
+	a.e.aligner.Latest(d.DeviceID, func(s slot.Series, at time.Time, value float64, behind time.Duration) {
 		if _, p := a.of(s.Device, s.Parameter, s.Diagnostic); p != nil {
-			p.read(at, value, now)
+			p.read(at, value, behind, now)
 		}
 	})
 	if a.e.outbox != nil {

@@ -17,7 +17,7 @@ type ParameterState struct {
 
 // Troubles are the classes of a parameter that a person must act on or check.
 func Troubles() []status.Class {
-	return []status.Class{status.Never, status.Silent, status.Excludes, status.Refuses, status.Asks, status.Waits, status.FlatLine, status.Limit, status.Partly}
+	return []status.Class{status.Never, status.Silent, status.Excludes, status.Refuses, status.Asks, status.Waits, status.Behind, status.FlatLine, status.Limit, status.Partly}
 }
 
 // Parameters returns the current state of each parameter. It is empty if there are more than parameter_metrics.

@@ -39,8 +39,8 @@ type Slots struct {
 	Grace Duration `mapstructure:"grace" toml:"grace"`
 	// CalibrationGrace is the wait after the end of a 30-second window.
 	CalibrationGrace Duration `mapstructure:"calibration_grace" toml:"calibration_grace"`
-	// Settle is the wait after the last arrival of a sample for the window. With 0 it is 5 s; 15 s if a sample came when its
-	// window was due already, and its parameter has sent nothing newer; 90 s if such samples come at the pace of their times.
+	// Settle is the wait after the last arrival of a sample for the window. With 0 it is 5 s. After a sample that arrived more
+	// than 90 s after its time it is 15 s, and 90 s if such samples arrive with pauses of more than 5 s.
 	Settle Duration `mapstructure:"settle" toml:"settle"`
 	// WaitForNewer keeps a window open until any device has a reading that is Grace after the window's end.
 	WaitForNewer bool `mapstructure:"wait_for_newer" toml:"wait_for_newer"`
@@ -70,7 +70,7 @@ func (o Slots) Rules() slot.Options {
 	r.Stamp, r.Grace, r.CalibrationGrace, r.MaxSkew = o.Stamp, o.Grace.Duration, o.CalibrationGrace.Duration, o.MaxSkew.Duration
 	r.MinSamples, r.WaitForNewer = o.MinSamples, o.WaitForNewer
 	if o.Settle.Duration > 0 {
-		r.Settle, r.SettleOld, r.SettleBehind = o.Settle.Duration, 0, 0
+		r.Settle, r.SettleOld, r.SettleSlow = o.Settle.Duration, 0, 0
 	}
 	return r
 }

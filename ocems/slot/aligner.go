@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -144,11 +145,9 @@ func (d *device) inOrder() []*series {
 type series struct {
 	Series
 	device      *device
-	shard       int32   // same as the device's
-	seen        int64   // last arrival, ns since Aligner.base
-	newest      int64   // latest event time of a sample, Unix ns
-	earlier     passed  // seen and newest before the last arrival
-	behind      bool    // its samples come when their windows are due, at the pace of their times
+	shard       int32 // same as the device's
+	seen        int64 // last arrival, ns since Aligner.base
+	past        past
 	open        []*cell // by start and kind of their windows
 	closed      ring
 	calibration *[2]ring // C and Z; nil until one has closed
@@ -285,10 +284,12 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	k := kindOf(x.Flag)
 	a.newest = max(a.newest, x.Time.UnixNano())
 	s := a.find(h, arrival)
+	s.seen = arrival
 	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
-		s.pass(x.Time.UnixNano(), arrival, true, a.opt.SettleBehind)
-		a.shards[s.shard].mark.dirty = true
+		if s.past.note(x.Time, now, arrival, &a.opt) {
+			a.shards[s.shard].mark.dirty = true
+		}
 		return Result{Reason: Late}
 	}
 	leaps := h.MaxStep > 0 && k == normal && s.leaps(h.MaxStep, x)
@@ -310,7 +311,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	}
 	c.doubt = c.doubt || x.Doubt
 	c.window.arrival = arrival
-	s.pass(x.Time.UnixNano(), arrival, now.UnixNano() >= a.due(c.window), a.opt.SettleBehind)
+	s.past.note(x.Time, now, arrival, &a.opt)
 	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -506,7 +507,7 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 		w.arrival = min(w.arrival, flow) // replayed samples may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if flow-a.settlesFrom(w, flow) < a.settles(w, wall-flow) && !w.heldTooLong(flow, a.resumed) {
+		} else if flow < a.settled(w, flow) && !w.heldTooLong(flow, a.resumed) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -522,53 +523,54 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 	return out
 }
 
-// settlesFrom returns the time from which a due window settles: its last arrival. With WaitForNewer, newer samples may
-// have overtaken some of its own; so it settles no earlier than from the time when it became due.
-func (a *Aligner) settlesFrom(w *window, flow int64) int64 {
-	if !a.opt.WaitForNewer {
-		return w.arrival
+// settled returns when a due window has settled. With WaitForNewer, newer samples may have overtaken some of its own; so it
+// settles no earlier than from the time when it became due. Otherwise a window waits longer for a series whose old samples
+// have not passed its end.
+func (a *Aligner) settled(w *window, flow int64) int64 {
+	at := w.arrival + int64(a.opt.Settle)
+	if a.opt.WaitForNewer {
+		if w.held == 0 {
+			w.held = max(flow, 1)
+		}
+		return max(at, w.held+int64(a.opt.Settle))
 	}
-	if w.held == 0 {
-		w.held = max(flow, 1)
-	}
-	return max(w.arrival, w.held)
-}
-
-// settles returns how long a due window settles. clock is the wall time at base, Unix ns. The readings of a source that is
-// behind, or that sends its history slowly, come when their window is due already: the window is not complete before the
-// source has passed its end.
-func (a *Aligner) settles(w *window, clock int64) int64 {
-	settle := a.opt.Settle
-	if a.opt.SettleOld > 0 && !a.opt.WaitForNewer && clock+w.arrival >= a.due(w) {
-		end := (w.start + w.kind.seconds()) * int64(time.Second)
-		for _, c := range w.cells {
-			if c.series.newest < end {
-				settle = max(settle, a.opt.SettleOld)
-				if c.series.behind {
-					settle = max(settle, a.opt.SettleBehind)
-				}
+	for _, c := range w.cells {
+		if p := &c.series.past; p.newest >= w.start*int64(time.Second) && p.newest < (w.start+w.kind.seconds())*int64(time.Second) {
+			wait := a.opt.SettleOld
+			if p.slow {
+				wait = a.opt.SettleSlow
 			}
+			at = max(at, min(p.seen, flow)+int64(wait))
 		}
 	}
-	return int64(settle)
+	return at
 }
 
-// passed is how far a series was at an arrival.
-type passed struct{ seen, newest int64 }
+// past is the last run of a series' old samples. A sample is old if it is not live: history, or a source whose clock is behind.
+type past struct {
+	seen   int64 // last arrival, ns since Aligner.base
+	newest int64 // latest event time, Unix ns; 0: there is none
+	pause  int64 // before the last arrival
+	slow   bool  // there was a pause longer than Settle between two arrivals that advance
+}
 
-// pass records a sample. late: its window was due already. Such samples come at the pace of their times if these advance at
-// most three times as fast as the arrivals, and in steps of at most a limit: history comes faster.
-func (s *series) pass(at, arrival int64, late bool, limit time.Duration) {
-	if s.newest != 0 && arrival != s.seen {
-		s.earlier = passed{s.seen, s.newest}
+// note records a sample if it is old, and reports that. A pause longer than SettleSlow ends a run.
+func (p *past) note(at, now time.Time, arrival int64, o *Options) bool {
+	if now.Sub(at) <= clock.LiveWithin {
+		return false
 	}
-	s.seen, s.newest = arrival, max(s.newest, at)
-	switch advance, elapsed := s.newest-s.earlier.newest, arrival-s.earlier.seen; {
-	case !late:
-		s.behind = false
-	case s.earlier != passed{} && 0 < advance && advance <= 3*elapsed && elapsed <= int64(limit):
-		s.behind = true
+	if arrival != p.seen {
+		p.pause = arrival - p.seen
 	}
+	switch {
+	case p.newest == 0 || p.pause > int64(o.SettleSlow) && arrival != p.seen:
+		*p = past{arrival, at.UnixNano(), 0, false}
+		return true
+	case at.UnixNano() > p.newest && p.pause > int64(o.Settle):
+		p.slow = true
+	}
+	p.seen, p.newest = arrival, max(p.newest, at.UnixNano())
+	return true
 }
 
 // close makes the slots of windows in the order of Slot.Compare. It sorts the windows, which are fewer and smaller than
@@ -627,7 +629,8 @@ func (a *Aligner) take(c *cell) Slot {
 }
 
 // Latest calls visit with the latest sample of each series of a device that has an open window.
-func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64)) {
+// behind is how long after its time it arrived, if it was not live.
+func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64, behind time.Duration)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	d := a.devices[device]
@@ -637,7 +640,11 @@ func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value
 	for _, s := range d.series {
 		if n := len(s.open); n > 0 {
 			at, value := s.open[n-1].last()
-			visit(s.Series, at, value)
+			behind := time.Duration(0)
+			if at.UnixNano() == s.past.newest {
+				behind = a.base.Add(time.Duration(s.past.seen)).Sub(at)
+			}
+			visit(s.Series, at, value, behind)
 		}
 	}
 }

@@ -14,8 +14,8 @@ type Options struct {
 	Grace            time.Duration // wait after the end of a 15-minute window
 	CalibrationGrace time.Duration // wait after the end of a 30-second window
 	Settle           time.Duration // wait after a window's last arrival; at most 15 minutes in all
-	SettleOld        time.Duration // the same, if a sample came when its window was due, and its series has no newer one; 0: Settle
-	SettleBehind     time.Duration // the same, if such samples come at the pace of their times; 0: SettleOld
+	SettleOld        time.Duration // wait after the last sample of a series that is not live, until one has passed the window; 0: Settle
+	SettleSlow       time.Duration // the same, if such samples came more than Settle apart; 0: SettleOld
 	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be
 	MinSamples       int           // a window with this many samples flagged U has the flag U
 	WaitForNewer     bool          // the newest sample ends the grace, not the clock: without samples no window closes
@@ -27,7 +27,7 @@ var Stamps = []string{"end", "start"}
 // Defaults are the rules without configuration. A calibration point is closed within a minute.
 func Defaults() Options {
 	return Options{Stamp: "end", Grace: 30 * time.Second, CalibrationGrace: 10 * time.Second, Settle: 5 * time.Second,
-		SettleOld: 15 * time.Second, SettleBehind: 90 * time.Second, MaxSkew: time.Minute, MinSamples: 1}
+		SettleOld: 15 * time.Second, SettleSlow: 90 * time.Second, MaxSkew: time.Minute, MinSamples: 1}
 }
 
 // Statistic is the way to compute one value from the samples of a window.

@@ -27,28 +27,28 @@ type reference struct {
 	held      map[Series][][]arrived // recently closed 15-minute windows
 }
 
-// pace is how far a series was at its last arrival and at the one before.
+// pace is the last run of a series' old samples.
 type pace struct {
-	seen, newest, seenBefore, newestBefore time.Time
-	behind                                 bool
+	seen, newest time.Time
+	pause        time.Duration // unknown after a restart
+	slow         bool
 }
 
-func (r *reference) pass(s span, x Sample, now time.Time) {
+func (r *reference) pass(x Sample, now time.Time) {
+	if now.Sub(x.Time) <= 90*time.Second {
+		return
+	}
 	p := r.paces[x.Series]
-	if p == nil {
-		p = &pace{}
-		r.paces[x.Series] = p
-	} else if !now.Equal(p.seen) {
-		p.seenBefore, p.newestBefore = p.seen, p.newest
+	if p == nil || now.Sub(p.seen) > r.opt.SettleSlow {
+		r.paces[x.Series] = &pace{seen: now, newest: x.Time}
+		return
 	}
-	p.seen = now
+	if !now.Equal(p.seen) {
+		p.pause, p.seen = now.Sub(p.seen), now
+	}
 	if x.Time.After(p.newest) {
+		p.slow = p.slow || p.pause > r.opt.Settle
 		p.newest = x.Time
-	}
-	if now.Before(s.end.Add(r.grace(s))) {
-		p.behind = false
-	} else if step, elapsed := p.newest.Sub(p.newestBefore), now.Sub(p.seenBefore); !p.seenBefore.IsZero() && step > 0 && step <= 3*elapsed && elapsed <= r.opt.SettleBehind {
-		p.behind = true
 	}
 }
 
@@ -67,6 +67,13 @@ type span struct {
 }
 
 func (s span) earlier() span { return span{s.Series, s.kind, s.end.Add(-15 * time.Minute)} }
+
+func (s span) length() time.Duration {
+	if s.kind != 0 {
+		return s.kind.Length()
+	}
+	return 15 * time.Minute
+}
 
 func (s span) device() span { return span{Series{Device: s.Device}, s.kind, s.end} }
 
@@ -87,7 +94,7 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	case s.end.Before(now.Add(-7 * 24 * time.Hour)):
 		return Result{Reason: TooOld}
 	case r.done[s]:
-		r.pass(s, x, now)
+		r.pass(x, now)
 		return Result{Reason: Late}
 	}
 	last, some := r.kept[x.Series]
@@ -119,7 +126,7 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	if x.MaxStep > 0 && s.kind == 0 {
 		r.kept[x.Series] = x
 	}
-	r.pass(s, x, now)
+	r.pass(x, now)
 	r.readings = append(r.readings, arrived{x, s, now})
 	return Result{}
 }
@@ -128,15 +135,17 @@ func (r *reference) close(now time.Time) (out []Slot) {
 	if now.Before(r.restarted.Add(r.opt.Grace)) {
 		return nil
 	}
-	last, old, closing := map[span]time.Time{}, map[span]time.Duration{}, map[span][]arrived{}
-	for _, x := range r.readings { // in the order of arrival
-		last[x.device()] = x.at
-		if p := r.paces[x.Series]; p.newest.Before(x.end) {
-			old[x.device()] = max(old[x.device()], r.opt.SettleOld)
-			if p.behind {
-				old[x.device()] = max(old[x.device()], r.opt.SettleBehind)
+	settled, closing := map[span]time.Time{}, map[span][]arrived{}
+	for _, x := range r.readings {
+		at := x.at.Add(r.opt.Settle)
+		if p := r.paces[x.Series]; p != nil && !p.newest.Before(x.end.Add(-x.length())) && p.newest.Before(x.end) {
+			wait := r.opt.SettleOld
+			if p.slow {
+				wait = r.opt.SettleSlow
 			}
+			at = later(at, p.seen.Add(wait))
 		}
+		settled[x.device()] = later(settled[x.device()], at)
 	}
 	r.readings = slices.DeleteFunc(r.readings, func(x arrived) bool {
 		grace, d := r.grace(x.span), x.device()
@@ -146,11 +155,7 @@ func (r *reference) close(now time.Time) (out []Slot) {
 		if r.due[d].IsZero() {
 			r.due[d] = now
 		}
-		settle := r.opt.Settle
-		if !last[d].Before(x.end.Add(grace)) && r.opt.SettleOld > 0 {
-			settle = max(settle, old[d])
-		}
-		if now.Before(last[d].Add(settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
+		if now.Before(settled[d]) && now.Before(r.due[d].Add(15*time.Minute)) {
 			return false
 		}
 		closing[x.span] = append(closing[x.span], x)
@@ -245,7 +250,7 @@ func TestAgainstReference(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 5))
 		opt := Defaults()
 		if r.IntN(2) == 0 {
-			opt.SettleOld, opt.SettleBehind = 0, 0
+			opt.SettleOld, opt.SettleSlow = 0, 0
 		}
 		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
 		a, entries := New(opt), store{}
@@ -295,7 +300,7 @@ func TestAgainstReference(t *testing.T) {
 				a = entries.save(a).restore(t, opt, now)
 				ref.restarted, ref.due = now, map[span]time.Time{}
 				for _, p := range ref.paces {
-					p.seenBefore = time.Time{}
+					p.pause = 0
 				}
 			}
 		}
@@ -348,4 +353,11 @@ func reading(r *rand.Rand, now time.Time) Sample {
 		x.Time = now.Add(-time.Duration(r.IntN(100)) * time.Minute)
 	}
 	return x
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
 }

@@ -20,7 +20,7 @@ var t0 = time.Date(2026, 3, 10, 4, 30, 0, 0, time.UTC) // on the grid
 
 func aligner(change ...func(*Options)) *Aligner {
 	o := Defaults()
-	o.SettleOld, o.SettleBehind = 0, 0
+	o.SettleOld, o.SettleSlow = 0, 0
 	for _, f := range change {
 		f(&o)
 	}
@@ -192,34 +192,50 @@ func TestWaitForNewerOfBursts(t *testing.T) {
 	}
 }
 
-// A source whose clock is behind, or that sends its history slowly: each window is due when its first sample comes. It closes
-// once the series has passed its end, or after a wait that depends on the pace of the samples.
+// A source whose clock is behind, or that sends its history slowly: a window is due before its last samples come. It closes
+// once the series has passed its end, or after a wait that depends on the pauses between the arrivals.
 func TestOldSamplesThatComeSlowly(t *testing.T) {
+	const hour = time.Hour
 	for _, c := range []struct {
-		name         string
-		every, each  time.Duration // between two arrivals, and between two samples
-		live, reopen bool          // another parameter is on time; the process restarts in each window
-		first, later int           // samples of the first window and of each later one
+		name        string
+		lag         time.Duration // of the first sample
+		every, each time.Duration // between two arrivals, and between two samples
+		n           int           // samples that arrive together
+		live        string        // a parameter that is on time
+		reopen      bool          // the process restarts in each window
+		want        []int         // samples of the first windows
 	}{
-		{"each 10 seconds", 10 * time.Second, 10 * time.Second, false, false, 90, 90},
-		{"each minute", time.Minute, time.Minute, false, false, 1, 15},
-		{"each minute, a sample of each 10 seconds", time.Minute, 10 * time.Second, false, false, 6, 90},
-		{"each minute, beside live readings", time.Minute, time.Minute, true, false, 1, 15},
-		{"each 10 seconds, with restarts", 10 * time.Second, 10 * time.Second, false, true, 90, 90},
-		{"each minute, with restarts", time.Minute, time.Minute, false, true, 1, 15},
-		{"each 2 minutes, which is too slow", 2 * time.Minute, 2 * time.Minute, false, false, 1, 1},
+		{"each 10 seconds", hour, 10 * time.Second, 10 * time.Second, 1, "", false, []int{90, 90}},
+		{"each minute", hour, time.Minute, time.Minute, 1, "", false, []int{1, 15, 15}},
+		{"each minute, a sample of each 10 seconds", hour, time.Minute, 10 * time.Second, 6, "", false, []int{6, 90, 90}},
+		{"each minute, beside live readings", hour, time.Minute, time.Minute, 1, "bod", false, []int{1, 15, 15}},
+		{"each minute, beside live readings of the same parameter", 6 * hour, time.Minute, time.Minute, 1, "cod", false, []int{1, 15, 15}},
+		{"each 10 seconds, with restarts", hour, 10 * time.Second, 10 * time.Second, 1, "", true, []int{90, 90}},
+		{"each minute, with restarts", hour, time.Minute, time.Minute, 1, "", true, []int{1, 15, 15}},
+		{"each 2 minutes, which is too slow", hour, 2 * time.Minute, 2 * time.Minute, 1, "", false, []int{1, 1, 1}},
+		{"faster than their times, with pauses", 24 * hour, 20 * time.Second, 5 * time.Minute, 1, "", false, []int{1, 3, 3, 3}},
+		{"ten at once, with pauses", 24 * hour, 18 * time.Second, time.Minute, 10, "", false, []int{10, 15, 15}},
+		{"each second, 7 minutes behind", 7 * time.Minute, time.Second, time.Second, 1, "", false, []int{420, 900, 900}},
+		{"each minute, 7 minutes behind", 7 * time.Minute, time.Minute, time.Minute, 1, "", false, []int{1, 15, 15}},
+		{"each minute, 14 minutes behind", 14 * time.Minute, time.Minute, time.Minute, 1, "", false, []int{1, 15, 15}},
+		{"each 10 seconds, 15 minutes and 20 seconds behind", 15*time.Minute + 20*time.Second, 10 * time.Second, 10 * time.Second, 1, "", false, []int{2, 90, 90}},
+		{"each minute, 2 minutes behind, with restarts", 2 * time.Minute, time.Minute, time.Minute, 1, "", true, []int{1, 15, 15}},
+		{"each minute, 80 seconds behind, which is live", 80 * time.Second, time.Minute, time.Minute, 1, "", false, []int{1, 14, 14}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			o := Defaults()
 			a, state := New(o), store{}
 			var closed []Slot
+			at := t0.Add(-c.lag)
+			old := at
 			for now := t0; now.Before(t0.Add(time.Hour)); now = now.Add(time.Second) {
 				if now.Sub(t0)%c.every == 0 {
-					for at := now; at.Before(now.Add(c.every)); at = at.Add(c.each) {
-						a.Add(of("cod", at.Add(-time.Hour), 1, 'U'), now)
+					for range c.n {
+						a.Add(of("cod", at, 1, 'U'), now)
+						at = at.Add(c.each)
 					}
-					if c.live {
-						add(t, a, of("bod", now, 1, 'U'), now)
+					if c.live != "" {
+						add(t, a, of(c.live, now, 1, 'U'), now)
 					}
 				}
 				closed = append(closed, a.Close(now)...)
@@ -233,18 +249,18 @@ func TestOldSamplesThatComeSlowly(t *testing.T) {
 			}
 			var samples []int
 			for _, s := range closed {
-				if s.Parameter == "cod" && s.End.Before(t0.Add(-15*time.Minute)) {
+				if s.Parameter == "cod" && (c.live != "cod" || s.End.Before(old.Add(2*time.Hour))) {
 					samples = append(samples, s.Samples)
 				}
 			}
-			if want := []int{c.first, c.later}; !slices.Equal(samples, want) {
-				t.Errorf("the windows have %d samples, want %d", samples, want)
+			if got := samples[:min(len(samples), len(c.want))]; !slices.Equal(got, c.want) {
+				t.Errorf("the first windows have %d samples, want %d", got, c.want)
 			}
 		})
 	}
 }
 
-// Old samples that come faster than their times are history. A window without newer ones does not wait long for more.
+// History that comes without pauses: its last window does not wait long for more.
 func TestHistoryClosesSoon(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -255,8 +271,10 @@ func TestHistoryClosesSoon(t *testing.T) {
 		{"one sample", []time.Duration{0}, 0, 15 * time.Second},
 		{"ten at once", make([]time.Duration, 10), time.Minute, 15 * time.Second},
 		{"two parts", []time.Duration{0, 0, 0, 3 * time.Second, 0}, time.Minute, 15 * time.Second},
-		{"two slots, one after the other", []time.Duration{0, 0, 45 * time.Second}, 15 * time.Minute, 15 * time.Second},
-		{"at the pace of their times", []time.Duration{0, 10 * time.Second, 10 * time.Second}, 10 * time.Second, 90 * time.Second},
+		{"many parts", slices.Repeat([]time.Duration{5 * time.Second, 0, 0}, 9), 10 * time.Second, 15 * time.Second},
+		{"two slots, an hour apart", []time.Duration{0, time.Hour}, 15 * time.Minute, 15 * time.Second},
+		{"two slots, with a pause", []time.Duration{0, 0, 45 * time.Second}, 15 * time.Minute, 90 * time.Second},
+		{"with pauses", []time.Duration{0, 10 * time.Second, 10 * time.Second}, 10 * time.Second, 90 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			a, now := New(Defaults()), t0

@@ -145,8 +145,10 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Text(s.Parameter)
 		e.Bool(s.Diagnostic)
 		e.Int(base + s.seen)
-		e.Int(s.newest)
-		e.Bool(s.behind)
+		if e.Int(s.past.newest); s.past.newest != 0 {
+			e.Int(base + s.past.seen)
+			e.Bool(s.past.slow)
+		}
 		encodeMemory(e, s.memory)
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
@@ -181,7 +183,10 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 		x.windows = append(x.windows, w)
 	}
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
-		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival(), newest: decodeTime(d), behind: d.Bool()}
+		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
+		if s.past.newest = decodeTime(d); s.past.newest != 0 {
+			s.past.seen, s.past.slow = arrival(), d.Bool()
+		}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {
 			d.Fail("a duplicate series")

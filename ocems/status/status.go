@@ -124,8 +124,9 @@ type Next struct {
 
 // Reading is the last one of a parameter.
 type Reading struct {
-	At    time.Time `json:"at"`
-	Value float64   `json:"value"`
+	At     time.Time `json:"at"`
+	Value  float64   `json:"value"`
+	Behind float64   `json:"behind_seconds,omitempty"` // how long after its time it arrived, if more than 90 s
 }
 
 // Slot is the last slot of a parameter.

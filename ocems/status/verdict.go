@@ -37,6 +37,7 @@ const (
 	Calibrates Class = "calibration" // it is in calibration
 	Silent     Class = "silent"      // readings have stopped
 	Never      Class = "never"       // no reading has ever arrived
+	Behind     Class = "behind"      // its readings arrive long after their time
 	FlatLine   Class = "flat"        // all readings are equal
 	Limit      Class = "limit"       // the last value is beyond a limit
 	Partly     Class = "partly"      // some readings of the last slot were left out
@@ -202,6 +203,9 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
 			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
 		}
+		if behind := p.behind(now); behind != "" {
+			return Verdict{Warning, Behind, behind, behindCure}
+		}
 		for _, x := range p.Excluded { // readings arrive, but with a wrong time
 			if x.lately(now) {
 				return x.instead(expected, now)
@@ -220,6 +224,9 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and check the components behind the processor"}
 		}
 		return h.waiting(d)
+	}
+	if behind := p.behind(now); behind != "" {
+		return Verdict{Warning, Behind, behind, behindCure}
 	}
 	switch {
 	case p.Flat != nil && p.Flat.Alert > 0 && now.Sub(p.Flat.Since).Seconds() >= p.Flat.Alert:
@@ -246,6 +253,21 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 		return Verdict{OK, Reporting, Time(*p.Delivered, now) + " was at the board already", ""}
 	}
 	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
+}
+
+const behindCure = "set the clock of their source by NTP, or find out why they arrive late"
+
+// behind says that the last reading arrived within the last quarter of an hour, but long after its time.
+func (p *Parameter) behind(now time.Time) string {
+	r := p.Reading
+	if r == nil || r.Behind == 0 {
+		return ""
+	}
+	late := time.Duration(r.Behind * float64(time.Second))
+	if now.Sub(r.At.Add(late)).Abs() > spec.SlotLength {
+		return ""
+	}
+	return fmt.Sprintf("its readings arrive %s after their time, the last is from %s", strings.TrimSuffix(late.Round(time.Minute).String(), "0s"), Time(r.At, now))
 }
 
 // waiting is the verdict on a device whose slots wait for the board.

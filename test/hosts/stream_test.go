@@ -6,6 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"maps"
 	"math"
 	"math/rand/v2"
 	"net/http"
@@ -460,25 +461,41 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestSourceThatIsBehind reads an instrument whose clock is an hour behind, each half minute: a slot is over long before its
-// first reading comes, and has all its readings all the same, but for the slot of the very first reading.
+// TestSourceThatIsBehind reads an instrument whose clock is behind, each half minute: a slot is due before its last reading
+// comes, and has all its readings all the same.
 func TestSourceThatIsBehind(t *testing.T) {
 	server := newBoards(t)
 	warmUp(t, server.publicKey)
-	s := script{plant: plant{devices: []device{{id: "dev"}}, options: map[string]any{"grace": "30s", "settle": "0s"}}}
-	for i := range 81 {
-		now := bubble.Add(time.Duration(i) * 30 * time.Second)
-		s.rounds = append(s.rounds, round{now, []step{{batch: []reading{{name: "cod", device: "dev", unit: "mg/L", value: float64((i + 29) % 30), at: now.Add(-time.Hour - 30*time.Second)}}}}})
-	}
-	for name, got := range perform(t, s, server.publicKey, ways(server)) {
-		var want []string
-		for i, mean := range []float64{29, 14.5, 14.5, 9.5} { // of 29, of 0 to 29, and at last of 0 to 19
-			want = append(want, fmt.Sprintf(`dev params {"parameter":"cod","value":%v,"unit":"mg/L","timestamp":%d,"flag":"U"}`, mean, bubble.Add(time.Duration(i-4)*spec.SlotLength).UnixMilli()))
-		}
-		slices.Sort(want)
-		if have := readings(t, got.sorted()); !slices.Equal(want, have) {
-			t.Errorf("%s: %s", name, difference(want, have))
-		}
+	for _, behind := range []time.Duration{3 * time.Hour, 14 * time.Minute, 7 * time.Minute, 2 * time.Minute} {
+		t.Run(behind.String(), func(t *testing.T) {
+			s := script{plant: plant{devices: []device{{id: "dev"}}, options: map[string]any{"grace": "30s", "settle": "0s"}}}
+			slots := map[int64][]float64{}
+			for i := range 81 {
+				now := bubble.Add(20*time.Second + time.Duration(i)*30*time.Second)
+				at, value := now.Add(-behind), float64(i*i%50)
+				s.rounds = append(s.rounds, round{now, []step{{batch: []reading{{name: "cod", device: "dev", unit: "mg/L", value: value, at: at}}}}})
+				stamp := at.Truncate(spec.SlotLength).Add(spec.SlotLength).UnixMilli()
+				slots[stamp] = append(slots[stamp], value)
+			}
+			if behind > time.Hour { // younger slots wait until the clock is trusted, 2 minutes after the start
+				first := slices.Min(slices.Collect(maps.Keys(slots)))
+				slots[first] = slots[first][:1]
+			}
+			var want []string
+			for stamp, values := range slots {
+				sum := 0.0
+				for _, v := range values {
+					sum += v
+				}
+				want = append(want, fmt.Sprintf(`dev params {"parameter":"cod","value":%v,"unit":"mg/L","timestamp":%d,"flag":"U"}`, math.Round(sum/float64(len(values))*1e5)/1e5, stamp))
+			}
+			slices.Sort(want)
+			for name, got := range perform(t, s, server.publicKey, ways(server)) {
+				if have := readings(t, got.sorted()); !slices.Equal(want, have) {
+					t.Errorf("%s: %s", name, difference(want, have))
+				}
+			}
+		})
 	}
 }
 

@@ -587,12 +587,12 @@ func TestPatience(t *testing.T) {
 		p.disk.set(nil)
 		assert.Equal(t, 1, p.e.Stats().Open, "10 minutes after the last try")
 		p.mustTake(rest)
-		until(clock(1, 29, 10))
-		assert.Equal(t, 1, p.e.Stats().Open, "more of the rest may come")
-		until(clock(1, 29, 20))
+		until(clock(1, 29, 50))
+		p.mustTake(reading("a", "cod", clock(1, 14, 55), 5)) // another sender's
+		until(clock(1, 31, 25))
 		assert.Zero(t, p.e.Stats().Open)
-		until(clock(1, 30, 0))
-		assert.Equal(t, []string{"a/cod@01:15=2U"}, p.received())
+		until(clock(1, 32, 30))
+		assert.Equal(t, []string{"a/cod@01:15=3U"}, p.received())
 		assert.Empty(t, p.trail())
 	})
 	run(t, "given up", patient, func(p *plant) {

@@ -25,7 +25,7 @@ import (
 const (
 	tick        = time.Second
 	frozen      = 10 * time.Second // longer without progress: the process, its machine or its disk stood still
-	restWithin  = 5 * time.Second  // after the first retaken reading, for the rest of the sender's readings
+	restWithin  = time.Minute      // after the first retaken reading, for those of other senders, see Config.Patience
 	mostTakes   = 512              // takes that share one write
 	showFiles   = time.Minute      // how long a fault of the files stays in the health
 	mostBytes   = 32 << 20         // of samples beside the saved aligner, or as many as the aligner has: more would make a restart slow
@@ -298,7 +298,7 @@ func (e *Engine) writable() {
 	}
 }
 
-// rested records that readings are taken again: a sender that waited sends the rest soon.
+// rested records that readings are taken again: all senders that waited send theirs soon.
 func (e *Engine) rested() {
 	e.writable()
 	if rest := int64(e.clock.Running() + restWithin); rest < e.patience.Load() {

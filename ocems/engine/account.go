@@ -179,10 +179,14 @@ func (a *account) refresh(before []status.Device) {
 			x.parameters = append(x.parameters, p)
 		}
 	}
-	for _, x := range devices {
+	var free []string // devices without entries
+	for id, x := range devices {
 		x.sort()
-		a.expect(x, false)
+		if a.expect(x, false); x.named == 0 {
+			free = append(free, id)
+		}
 	}
+	a.came.keepOthers(free)
 	a.devices, a.delay = devices, 0
 	for _, d := range list {
 		a.delay = max(a.delay, a.e.delay(d))
@@ -262,6 +266,20 @@ func (a *account) of(device, parameter string, diagnostic bool) (*deviceAccount,
 		a.expect(d, true)
 	}
 	return d, p
+}
+
+// other records a reading whose name is no parameter. It is cheap if nothing is new, because there may be thousands a second.
+func (a *account) other(device, name string, now time.Time) {
+	if !a.came.other(device, name, now) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d := a.devices[device]; d != nil {
+		known := len(d.parameters) > 0
+		a.expect(d, true)
+		a.change(d, !known)
+	}
 }
 
 func (a *account) change(d *deviceAccount, matters bool) {

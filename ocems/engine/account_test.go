@@ -129,6 +129,16 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 
 // A device without entries is accounted for although nothing says which parameters it has.
 func TestDeviceWithoutEntries(t *testing.T) {
+	listed := func(p *plant) map[string]string { // of the status, by device and parameter
+		h, out := p.status(), map[string]string{}
+		for i, d := range h.Devices {
+			for j := range d.Parameters {
+				v := h.Judge(&h.Devices[i], &d.Parameters[j], time.Now())
+				out[d.ID+" "+d.Parameters[j].Parameter] = fmt.Sprintf("%s %s: %s", v.Level, v.Class, v.Text)
+			}
+		}
+		return out
+	}
 	of := func(device, name, unit string, at time.Time) engine.Reading {
 		return reading(device, name, at, float64(at.Minute()), "ocems.unit", unit)
 	}
@@ -171,12 +181,14 @@ func TestDeviceWithoutEntries(t *testing.T) {
 		until(clock(1, 50, 10).Add(8 * 24 * time.Hour))
 		assert.Equal(t, status.Any, p.status().Devices[0].Parameters[0].Parameter, "after 7 days of silence any reading is missing")
 	})
-	hub := func(c *engine.Config) {
-		for i := range 40 {
-			c.Names.Devices = append(c.Names.Devices, registry.DeviceConfig{StationID: "s-a", DeviceID: fmt.Sprint("hub-", i), TokenID: registry.Secret(fmt.Sprint("token-of-device-", i))})
+	hub := func(devices int) func(*engine.Config) {
+		return func(c *engine.Config) {
+			for i := range devices {
+				c.Names.Devices = append(c.Names.Devices, registry.DeviceConfig{StationID: "s-a", DeviceID: fmt.Sprint("hub-", i), TokenID: registry.Secret(fmt.Sprint("token-of-device-", i))})
+			}
 		}
 	}
-	run(t, "a hub that lists devices which do not report yet", hub, func(p *plant) {
+	run(t, "a hub that lists devices which do not report yet", hub(40), func(p *plant) {
 		until(clock(1, 35, 0))
 		assert.Equal(t, "No reading of any of 42 devices has come.", p.status().JudgeAll(clock(1, 35, 0)).Text)
 		for at := clock(1, 35, 0); at.Before(clock(2, 20, 0)); at = at.Add(time.Minute) {
@@ -203,6 +215,30 @@ func TestDeviceWithoutEntries(t *testing.T) {
 		assert.Contains(t, v.Text, "no slot 06:45: readings left out: ")
 		assert.Contains(t, v.Text, "(unit), cod: ")
 		assert.Contains(t, v.Text, "mg/Lx")
+	})
+	run(t, "a name after a thousand devices with other names", hub(1100), func(p *plant) {
+		for i := range 1050 {
+			p.mustTake(of(fmt.Sprint("hub-", i), "uptime", "", clock(1, 0, 0)))
+		}
+		p.mustTake(of("hub-1070", "codd", "mg/L", clock(1, 0, 0)))
+		until(clock(1, 32, 0))
+		assert.Equal(t, "failed never: no reading of the device: name codd came with ocems_device_id=hub-1070; no parameter key is among them; nearest to codd: cod", listed(p)["hub-1070 "+status.Any])
+		assert.Len(t, listed(p), 1051)
+	})
+	run(t, "a hub whose status has several files", hub(600), func(p *plant) {
+		until(clock(1, 15, 0))
+		for i := range 600 {
+			p.mustTake(of(fmt.Sprint("hub-", i), "codd", "mg/L", clock(1, 15, 0)))
+		}
+		until(clock(1, 15, 10))
+		assert.Len(t, listed(p), 600)
+		until(clock(1, 50, 0))
+		assert.Contains(t, p.status().JudgeAll(clock(1, 50, 0)).Text, "600 of 600 parameters need a person")
+	})
+	run(t, "slots made upstream whose parameter is unknown", nil, func(p *plant) {
+		p.mustTake(finished("b", "codd", clock(1, 0, 0), 1))
+		until(clock(1, 20, 0))
+		assert.Equal(t, "failed never: no reading of the device: name codd came with ocems_device_id=b; no parameter key is among them; nearest to codd: cod", listed(p)["b "+status.Any])
 	})
 }
 

@@ -189,14 +189,6 @@ func (c *came) lost() (list []flagged) {
 	return list
 }
 
-// with reports whether a reading came with a device.
-func (c *came) with(device string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	o := c.others[device]
-	return o != nil && len(o.names) > 0
-}
-
 // ofDevice returns what came instead of the readings of a device without entries.
 func (c *came) ofDevice(id string, w registry.Words) string {
 	c.mu.Lock()

@@ -71,6 +71,10 @@ type deviceAccount struct {
 	named      int                 // number of parameters that the configuration names
 	held       string
 	heldSince  time.Time
+
+	// Of a device without entries, when a reading last came: of a parameter, even if it was left out; and one with another
+	// name, to the hour.
+	read, other time.Time
 }
 
 type parameterAccount struct {
@@ -133,7 +137,7 @@ func (a *account) refresh(before []status.Device) {
 	}
 	a.names = version
 	for _, d := range before {
-		old := &deviceAccount{Device: &registry.Device{DeviceID: d.ID}}
+		old := &deviceAccount{Device: &registry.Device{DeviceID: d.ID}, read: d.Read, other: d.Other}
 		for _, p := range d.Parameters {
 			old.parameters = append(old.parameters, &parameterAccount{Parameter: p})
 		}
@@ -149,8 +153,11 @@ func (a *account) refresh(before []status.Device) {
 	known := map[slot.Series]*parameterAccount{}
 	for _, old := range a.devices {
 		id, _ := a.e.names.Current(slot.Series{Device: old.DeviceID}, "")
-		if x := devices[id.Device]; x != nil && (x.held == "" || id.Device == old.DeviceID) {
-			x.held, x.heldSince = old.held, old.heldSince
+		if x := devices[id.Device]; x != nil {
+			if x.held == "" || id.Device == old.DeviceID {
+				x.held, x.heldSince = old.held, old.heldSince
+			}
+			x.read, x.other = later(x.read, old.read), later(x.other, old.other)
 		}
 		for _, p := range old.parameters {
 			was := slot.Series{Device: old.DeviceID, Parameter: p.Parameter.Parameter, Diagnostic: p.Diagnostic}
@@ -179,10 +186,6 @@ func (a *account) refresh(before []status.Device) {
 			x.parameters = append(x.parameters, p)
 		}
 	}
-	for _, x := range devices {
-		x.sort()
-		a.expect(x, false)
-	}
 	a.devices, a.delay = devices, 0
 	for _, d := range list {
 		a.delay = max(a.delay, a.e.delay(d))
@@ -193,23 +196,60 @@ func (a *account) refresh(before []status.Device) {
 		a.files[i].matters = true
 	}
 	a.host.matters = true
+	var free []string // devices without entries
+	now := a.now()
+	for id, x := range devices {
+		x.sort()
+		if a.expect(x, now); x.named == 0 {
+			free = append(free, id)
+		}
+	}
+	a.came.keepOthers(free)
 }
 
 func (d *deviceAccount) sort() {
 	slices.SortFunc(d.parameters, func(x, y *parameterAccount) int { return cmp.Compare(x.Parameter.Parameter, y.Parameter.Parameter) })
 }
 
-// expect adds status.Any to a device without another parameter if a reading is expected, and removes it from all others. came:
-// a reading of the device came.
-func (a *account) expect(d *deviceAccount, came bool) {
-	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool { return p.any() && len(d.parameters) > 1 })
-	if len(d.parameters) == 0 && (came || a.reports(d)) {
-		d.parameters = append(d.parameters, &parameterAccount{Parameter: status.Parameter{Parameter: status.Any, Due: firstWindow(a.now())}})
+// expect decides which parameters a device without entries must report: those that came within the 7 days before the newest
+// of them, or status.Any if none is known; and none if no reading of the device is expected.
+func (a *account) expect(d *deviceAccount, now time.Time) {
+	if d.named > 0 {
+		return
+	}
+	before, newest := len(d.parameters), time.Time{}
+	for _, p := range d.parameters {
+		newest = later(newest, p.seen())
+	}
+	if !newest.IsZero() && newer(newest, &d.read, now) {
+		d.read = newest
+	}
+	reports := a.reports(d, now)
+	if !reports || newest.IsZero() || newest.After(now) { // a later time comes from a clock that was ahead
+		newest = now
+	}
+	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool {
+		if p.any() {
+			return before > 1 || !reports
+		}
+		return newest.Sub(p.lastSeen()) > forgetSilent
+	})
+	if len(d.parameters) == 0 && reports {
+		since := now
+		if !d.read.IsZero() {
+			since = d.read
+		}
+		d.parameters = append(d.parameters, &parameterAccount{Parameter: status.Parameter{Parameter: status.Any, Due: firstWindow(since)}})
+	}
+	if len(d.parameters) != before {
+		a.change(d, true)
 	}
 }
 
-// reports tells whether a reading of a device without entries is expected. A hub may list devices that do not report yet.
-func (a *account) reports(d *deviceAccount) bool { return a.perDevice() || a.came.with(d.DeviceID) }
+// reports tells whether a reading of a device without entries is expected. A hub may list devices that do not report.
+func (a *account) reports(d *deviceAccount, now time.Time) bool {
+	return a.perDevice() || now.Sub(later(d.read, d.other)) <= forgetSilent
+}
 
 func (p *parameterAccount) any() bool { return p.Parameter.Parameter == status.Any }
 
@@ -259,9 +299,23 @@ func (a *account) of(device, parameter string, diagnostic bool) (*deviceAccount,
 		p = &parameterAccount{Parameter: status.Parameter{Parameter: parameter, Diagnostic: diagnostic, Due: firstWindow(a.now())}}
 		d.parameters = append(d.parameters, p)
 		d.sort()
-		a.expect(d, true)
+		a.expect(d, a.now())
 	}
 	return d, p
+}
+
+// other records a reading whose name is no parameter. It is cheap if nothing is new, because there may be thousands a second.
+func (a *account) other(device, name string, now time.Time) {
+	if !a.came.other(device, name, now) {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if d := a.devices[device]; d != nil {
+		d.other = a.now()
+		a.change(d, false)
+		a.expect(d, d.other)
+	}
 }
 
 func (a *account) change(d *deviceAccount, matters bool) {
@@ -424,7 +478,8 @@ func (a *account) exclude(s slot.Series, x status.Excluded, detail func() string
 	}
 	p, of := d.find(s.Parameter, s.Diagnostic), ""
 	if p == nil {
-		a.expect(d, true)
+		d.read = x.Noted
+		a.expect(d, x.Noted)
 		if p = d.find(status.Any, false); p == nil {
 			return
 		}
@@ -720,10 +775,8 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 			}
 		}
 	}
-	d.parameters = slices.DeleteFunc(d.parameters, func(p *parameterAccount) bool {
-		return d.named == 0 && now.Sub(p.lastSeen()) > forgetSilent && !(p.any() && a.reports(d))
-	})
-	a.expect(d, false)
+	a.expect(d, now)
+	x.Read, x.Other = d.read, d.other
 	for _, p := range d.parameters {
 		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Noted).Abs() > excludedFor })
 		if p.Never = ""; reader && p.neverCame(d) {
@@ -743,16 +796,34 @@ func (a *account) instead(p *parameterAccount, d *deviceAccount) string {
 }
 
 func (p *parameterAccount) neverCame(d *deviceAccount) bool {
-	return p.any() || p.Reading == nil && p.Slot == nil && d.named > 0
+	if p.any() {
+		return d.read.IsZero()
+	}
+	return p.Reading == nil && p.Slot == nil && d.named > 0
 }
 
-func (p *parameterAccount) lastSeen() time.Time {
-	at := p.Due
-	if p.Reading != nil && p.Reading.At.After(at) {
+func (p *parameterAccount) lastSeen() time.Time { return later(p.Due, p.seen()) }
+
+// seen returns when a reading last came, even one that was left out, as far as known.
+func (p *parameterAccount) seen() (at time.Time) {
+	if p.Reading != nil {
 		at = p.Reading.At
 	}
-	if p.Slot != nil && p.Slot.Stamp.After(at) {
-		at = p.Slot.Stamp
+	if p.Slot != nil {
+		at = later(at, p.Slot.Stamp)
+	}
+	if p.Calibrated != nil {
+		at = later(at, *p.Calibrated)
+	}
+	for _, x := range p.Excluded {
+		at = later(at, x.Noted)
 	}
 	return at
+}
+
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }

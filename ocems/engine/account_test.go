@@ -140,6 +140,19 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 
 // A device without entries is accounted for although nothing says which parameters it has.
 func TestDeviceWithoutEntries(t *testing.T) {
+	listed := func(p *plant) map[string]string { // of the status, by device and parameter
+		h, out := p.status(), map[string]string{}
+		for i, d := range h.Devices {
+			for j := range d.Parameters {
+				v := h.Judge(&h.Devices[i], &d.Parameters[j], time.Now())
+				out[d.ID+" "+d.Parameters[j].Parameter] = fmt.Sprintf("%s %s: %s", v.Level, v.Class, v.Text)
+			}
+		}
+		return out
+	}
+	nothing := func(device string) string {
+		return "failed never: no reading of the device: no metric came with ocems_device_id=" + device + " since the start"
+	}
 	of := func(device, name, unit string, at time.Time) engine.Reading {
 		return reading(device, name, at, float64(at.Minute()), "ocems.unit", unit)
 	}
@@ -180,14 +193,16 @@ func TestDeviceWithoutEntries(t *testing.T) {
 		until(clock(1, 50, 0).Add(8 * 24 * time.Hour))
 		p.open()
 		until(clock(1, 50, 10).Add(8 * 24 * time.Hour))
-		assert.Equal(t, status.Any, p.status().Devices[0].Parameters[0].Parameter, "after 7 days of silence any reading is missing")
+		assert.Equal(t, map[string]string{"a cod": "failed silent: no reading since 2000-01-01 07:19", "b " + status.Any: nothing("b")}, listed(p))
 	})
-	hub := func(c *engine.Config) {
-		for i := range 40 {
-			c.Names.Devices = append(c.Names.Devices, registry.DeviceConfig{StationID: "s-a", DeviceID: fmt.Sprint("hub-", i), TokenID: registry.Secret(fmt.Sprint("token-of-device-", i))})
+	hub := func(devices int) func(*engine.Config) {
+		return func(c *engine.Config) {
+			for i := range devices {
+				c.Names.Devices = append(c.Names.Devices, registry.DeviceConfig{StationID: "s-a", DeviceID: fmt.Sprint("hub-", i), TokenID: registry.Secret(fmt.Sprint("token-of-device-", i))})
+			}
 		}
 	}
-	run(t, "a hub that lists devices which do not report yet", hub, func(p *plant) {
+	run(t, "a hub that lists devices which do not report yet", hub(40), func(p *plant) {
 		until(clock(1, 35, 0))
 		assert.Equal(t, "No reading of any of 42 devices has come.", p.status().JudgeAll(clock(1, 35, 0)).Text)
 		for at := clock(1, 35, 0); at.Before(clock(2, 20, 0)); at = at.Add(time.Minute) {
@@ -214,6 +229,100 @@ func TestDeviceWithoutEntries(t *testing.T) {
 		assert.Contains(t, v.Text, "no slot 06:45: readings left out: ")
 		assert.Contains(t, v.Text, "(unit), cod: ")
 		assert.Contains(t, v.Text, "mg/Lx")
+		p.close()
+		for _, later := range []time.Duration{time.Hour, 25 * time.Hour} {
+			until(clock(1, 20, 0).Add(later))
+			p.open()
+			time.Sleep(5 * time.Minute)
+			assert.Equal(t, "failed silent: no reading since "+status.Time(clock(1, 19, 0), time.Now()), listed(p)["a "+status.Any])
+			p.close()
+		}
+	})
+	every := func(p *plant, from, to time.Time, readings func(at time.Time) []engine.Reading) {
+		for at := from; at.Before(to); at = at.Add(time.Minute) {
+			until(at)
+			p.mustTake(readings(at)...)
+		}
+	}
+	week := 7 * 24 * time.Hour
+	run(t, "a name after a thousand devices with other names", hub(1100), func(p *plant) {
+		for i := range 1050 {
+			p.mustTake(of(fmt.Sprint("hub-", i), "uptime", "", clock(1, 0, 0)))
+		}
+		p.mustTake(of("hub-1070", "codd", "mg/L", clock(1, 0, 0)))
+		until(clock(1, 32, 0))
+		assert.Equal(t, "failed never: no reading of the device: name codd came with ocems_device_id=hub-1070; no parameter key is among them; nearest to codd: cod", listed(p)["hub-1070 "+status.Any])
+		assert.Len(t, listed(p), 1051)
+	})
+	run(t, "a hub whose status has several files", hub(600), func(p *plant) {
+		until(clock(1, 15, 0))
+		for i := range 600 {
+			p.mustTake(of(fmt.Sprint("hub-", i), "codd", "mg/L", clock(1, 15, 0)))
+		}
+		until(clock(1, 15, 10))
+		assert.Len(t, listed(p), 600)
+		until(clock(1, 50, 0))
+		assert.Contains(t, p.status().JudgeAll(clock(1, 50, 0)).Text, "600 of 600 parameters need a person")
+	})
+	run(t, "slots made upstream whose parameter is unknown", nil, func(p *plant) {
+		p.mustTake(finished("b", "codd", clock(1, 0, 0), 1))
+		until(clock(1, 20, 0))
+		assert.Equal(t, "failed never: no reading of the device: name codd came with ocems_device_id=b; no parameter key is among them; nearest to codd: cod", listed(p)["b "+status.Any])
+	})
+	run(t, "a hub's device that sends only another name after a week", hub(40), func(p *plant) {
+		every(p, clock(1, 0, 0), clock(1, 20, 0), func(at time.Time) []engine.Reading {
+			return []engine.Reading{of("a", "cod", "mg/L", at), of("b", "cod", "mg/Lx", at)}
+		})
+		until(clock(1, 32, 0))
+		p.close()
+		until(clock(1, 35, 0).Add(week))
+		p.open()
+		until(clock(2, 9, 0).Add(week))
+		assert.Empty(t, listed(p))
+		assert.Equal(t, "No reading of any of 42 devices has come within the last 7 days.", p.status().JudgeAll(clock(2, 9, 0).Add(week)).Text)
+		every(p, clock(2, 15, 0).Add(week), clock(2, 35, 0).Add(week), func(at time.Time) []engine.Reading {
+			return []engine.Reading{of("a", "uptime", "", at), of("b", "uptime", "", at)}
+		})
+		assert.Equal(t, map[string]string{
+			"a " + status.Any: "failed silent: no reading since 2000-01-01 07:00", // the stamp of its last slot
+			"b " + status.Any: "failed silent: no reading since 2000-01-01 06:49",
+		}, listed(p))
+	})
+	run(t, "the last parameter is silent for a week", nil, func(p *plant) {
+		every(p, clock(1, 0, 0), clock(1, 20, 0), func(at time.Time) []engine.Reading { return []engine.Reading{of("a", "cod", "mg/L", at)} })
+		p.close()
+		until(clock(1, 10, 0).Add(week))
+		p.open()
+		for at := clock(1, 11, 0).Add(week); at.Before(clock(2, 0, 0).Add(week)); at = at.Add(5 * time.Minute) {
+			until(at)
+			assert.Equal(t, "failed silent: no reading since 2000-01-01 06:49", listed(p)["a cod"], at)
+		}
+	})
+	run(t, "few devices become many", nil, func(p *plant) {
+		every(p, clock(1, 0, 0), clock(1, 20, 0), func(at time.Time) []engine.Reading { return []engine.Reading{of("a", "cod", "mg/Lx", at)} })
+		assert.Equal(t, nothing("b"), listed(p)["b "+status.Any])
+		p.close()
+		hub(40)(&p.cfg)
+		p.open()
+		until(clock(1, 20, 10))
+		assert.Len(t, listed(p), 1)
+		assert.Contains(t, listed(p), "a "+status.Any)
+	})
+	run(t, "readings that are left out for more than a week", hub(40), func(p *plant) {
+		wrong := func(at time.Time) []engine.Reading { return []engine.Reading{of("a", "cod", "mg/Lx", at)} }
+		every(p, clock(1, 0, 0), clock(1, 20, 0), wrong)
+		for day := range 8 {
+			p.close()
+			from := clock(1, 5, 0).AddDate(0, 0, day+1)
+			until(from)
+			p.open()
+			for at := from; at.Before(from.Add(45 * time.Minute)); at = at.Add(5 * time.Minute) {
+				every(p, at, at.Add(5*time.Minute), wrong)
+				if at.After(from) {
+					assert.Regexp(t, "^failed excluded: ", listed(p)["a "+status.Any], at)
+				}
+			}
+		}
 	})
 }
 

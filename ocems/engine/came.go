@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/cespare/xxhash/v2"
 
@@ -18,19 +19,26 @@ import (
 const (
 	mostCameMetrics = 200
 	mostCameFields  = 50
-	mostNotListed   = 10      // of each device
-	mostFlagged     = 1000    // between two slots
-	mostJudged      = 1 << 16 // a lost flag or unit is not reported beyond this number
+	mostOthers      = 10        // names of each device
+	othersEvery     = time.Hour // how often the account learns that they still come
+	mostFlagged     = 1000      // between two slots
+	mostJudged      = 1 << 16   // a lost flag or unit is not reported beyond this number
 )
 
 // came has the names of readings that are no parameter of any device. An entry may have been meant for one of them.
 type came struct {
 	mu      sync.Mutex
-	metrics map[string]map[string]string   // attributes of the first reading of each field, by metric and field
-	others  map[string]map[string]struct{} // names that are no parameter, by the configured device that they came with
-	flagged map[metricOf]flagged           // since the last slot: metrics with a flag or unit but no reading that is a parameter
-	judged  map[metricOf]struct{}          // metrics that need no report: a reading is a parameter, or a lost flag or unit was reported; never forgotten
-	left    int                            // how many searches for the nearest name are left; a search takes milliseconds
+	metrics map[string]map[string]string // attributes of the first reading of each field, by metric and field
+	others  map[string]*others           // by device without entries
+	flagged map[metricOf]flagged         // since the last slot: metrics with a flag or unit but no reading that is a parameter
+	judged  map[metricOf]struct{}        // metrics that need no report: a reading is a parameter, or a lost flag or unit was reported; never forgotten
+	left    int                          // how many searches for the nearest name are left; a search takes milliseconds
+}
+
+// others has the names that came with a device and are no parameter.
+type others struct {
+	names []string
+	told  time.Time // when the account last learned that one came
 }
 
 // metricOf identifies a metric of a source.
@@ -83,24 +91,35 @@ func (c *came) foreign(r Reading) {
 	}
 }
 
-// notListed records a name that came with a device.
-func (c *came) notListed(x *registry.NotListedError) {
+// keepOthers keeps the names of these devices only, which have no entries.
+func (c *came) keepOthers(devices []string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	names := c.others[x.Device]
-	if names == nil {
-		if len(c.others) >= mostForeign {
-			return
+	kept := make(map[string]*others, len(devices))
+	for _, id := range devices {
+		if kept[id] = c.others[id]; kept[id] == nil {
+			kept[id] = &others{}
 		}
-		if c.others == nil {
-			c.others = map[string]map[string]struct{}{}
-		}
-		names = map[string]struct{}{}
-		c.others[strings.Clone(x.Device)] = names
 	}
-	if _, known := names[x.Key]; !known && len(names) < mostNotListed {
-		names[strings.Clone(x.Key)] = struct{}{}
+	c.others = kept
+}
+
+// other records a name that is no parameter, and reports whether the account must learn of it.
+func (c *came) other(device, name string, now time.Time) (news bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	o := c.others[device]
+	if o == nil {
+		return false
 	}
+	news = now.Sub(o.told).Abs() >= othersEvery
+	if len(o.names) < mostOthers && !slices.Contains(o.names, name) {
+		o.names, news = append(o.names, strings.Clone(name)), true
+	}
+	if news {
+		o.told = now
+	}
+	return news
 }
 
 func (c *came) bare(r Reading) {
@@ -170,22 +189,15 @@ func (c *came) lost() (list []flagged) {
 	return list
 }
 
-// with reports whether a reading came with a device.
-func (c *came) with(device string) bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	_, came := c.others[device]
-	return came
-}
-
 // ofDevice returns what came instead of the readings of a device without entries.
 func (c *came) ofDevice(id string, w registry.Words) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	names := slices.Sorted(maps.Keys(c.others[id]))
-	if len(names) == 0 {
+	o := c.others[id]
+	if o == nil || len(o.names) == 0 {
 		return fmt.Sprintf("no metric came with %s=%s since the start", w.DeviceID, id)
 	}
+	names := slices.Sorted(slices.Values(o.names))
 	text := fmt.Sprintf("%s came with %s=%s; no parameter key is among them", fewOf("name", names), w.DeviceID, id)
 	for _, name := range names {
 		if c.left--; c.left < 0 {

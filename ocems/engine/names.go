@@ -186,7 +186,7 @@ func (b *Batch) unresolved(r Reading, err error) (named bool) {
 	}
 	if other := (*registry.NotListedError)(nil); errors.As(err, &other) {
 		b.ignored++
-		b.e.account.came.notListed(other)
+		b.e.account.other(other.Device, other.Key, b.now)
 		if b.e.once.first(foreignName, r.Name+"\x00"+r.Field) {
 			b.e.account.came.foreign(r)
 			level, of := slog.LevelInfo, []any{"metric", registry.Short(r.Name), "field", registry.Short(r.Field), "device", other.Device}

@@ -203,7 +203,11 @@ func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now 
 		stamp = e.stamp(x.Time, x.Flag)
 	}
 	e.loop.refusals.add(refusal{x.Series, stamp.UnixMilli(), reason}, x, detail, now)
-	if e.account != nil && reason != slot.Duplicate && reason != unknown {
+	switch {
+	case e.account == nil || reason == slot.Duplicate:
+	case reason == unknown:
+		e.account.other(x.Device, x.Parameter, now)
+	default:
 		e.account.excluded(x.Series, status.Excluded{Reason: string(reason), Count: max(x.count, 1), Stamp: stamp.UTC()}, detail)
 	}
 	kind := refusedOwn

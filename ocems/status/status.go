@@ -88,10 +88,13 @@ type Device struct {
 	Since      *time.Time  `json:"held_since,omitempty"`
 	Answered   *time.Time  `json:"answered,omitempty"` // the last answer of the board
 	Parameters []Parameter `json:"parameters"`
+	// Of a device without entries, when a reading last came.
+	Read  time.Time `json:"last_reading,omitzero"`    // of a parameter, even if it was left out
+	Other time.Time `json:"last_other_name,omitzero"` // with a name that is no parameter, to the hour
 }
 
-// Any is the Parameter of a device without entries that has reported nothing within the last 7 days, although it should:
-// it is one of few devices, or readings came that are no parameter or were left out.
+// Any is the Parameter of a device without entries of which no parameter is known, although a reading is expected: it is one
+// of few devices, or one came within the last 7 days, perhaps with another name or left out.
 const Any = "(any parameter)"
 
 // Parameter is one parameter that a device must report.

@@ -2,6 +2,7 @@ package status
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -184,9 +185,13 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			}
 		}
 		return Verdict{OK, Begins, "no reading yet" + first, ""}
-	case p.Parameter == Any && len(p.Excluded) == 0:
-		return Verdict{Failed, Never, "no reading of the device: " + p.Never, "name its readings by the keys of the catalogue, or give it an entry for each parameter"}
-	case p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
+	case p.Parameter == Any && d.Read.IsZero():
+		cure := "find out why the input does not have it, or compare its device id with that of the readings"
+		if d.Other.After(h.Started) { // as Never, which has the names since the start
+			cure = "name its readings by the keys of the catalogue, or give it an entry for each parameter"
+		}
+		return Verdict{Failed, Never, "no reading of the device: " + p.Never, cure}
+	case p.Parameter != Any && p.Reading == nil && p.Slot == nil && len(p.Excluded) == 0:
 		return Verdict{Failed, Never, "no reading ever came: " + p.Never, "correct metric, field or tags of its entry, or find out why the input does not have it"}
 	case p.Refused != nil:
 		return Verdict{Failed, Refuses, fmt.Sprintf("the board has refused it since %s: %s; its slots wait", Time(p.Refused.Since, now), meaning(p.Refused.Reason)), cureOf(p.Refused.Reason)}
@@ -211,7 +216,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 				return x.instead(expected, now)
 			}
 		}
-		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(), now), "look at the instrument, its cable and the input that reads it"}
+		return Verdict{Failed, Silent, "no reading since " + Time(p.lastSeen(d), now), "look at the instrument, its cable and the input that reads it"}
 	}
 	if d.Apart != "" {
 		return Verdict{Failed, Refuses, fmt.Sprintf("some slots wait apart: %s", meaning(d.Apart)), cureOf(d.Apart)}
@@ -319,8 +324,10 @@ func (x Excluded) cure() string {
 }
 
 // lastSeen is the time of the last reading, as far as known.
-func (p *Parameter) lastSeen() time.Time {
+func (p *Parameter) lastSeen(d *Device) time.Time {
 	switch {
+	case p.Parameter == Any:
+		return d.Read
 	case p.Reading != nil:
 		return p.Reading.At
 	case p.Slot != nil:
@@ -371,7 +378,11 @@ func (h *Host) overall(all, wrong, look int, now time.Time) Verdict {
 	case h.Trouble != "":
 		return Verdict{Failed, Partly, h.Trouble, ""}
 	case all == 0 && len(h.Devices) > 0 && now.Sub(h.Started) > 2*spec.SlotLength:
-		return Verdict{Failed, Never, fmt.Sprintf("No reading of any of %s has come.", spec.Counted(len(h.Devices), "device")), "compare the device ids of the readings with those of the configuration"}
+		text := fmt.Sprintf("No reading of any of %s has come", spec.Counted(len(h.Devices), "device"))
+		if slices.ContainsFunc(h.Devices, func(d Device) bool { return !d.Read.IsZero() || !d.Other.IsZero() }) {
+			return Verdict{Failed, Never, text + " within the last 7 days.", "look at the inputs that read the devices"}
+		}
+		return Verdict{Failed, Never, text + ".", "compare the device ids of the readings with those of the configuration"}
 	case look > 0:
 		return Verdict{Warning, Partly, fmt.Sprintf("Reporting, with warnings for %d of %s; %s.", look, spec.Counted(all, "parameter"), next), ""}
 	}

@@ -62,6 +62,18 @@ func TestJudge(t *testing.T) {
 		{"no answer yet", func(h *status.Host, d *status.Device, p *status.Parameter) {
 			d.Waiting, p.Due, p.Slot, p.Reading = 1, at(10, 15), &status.Slot{Stamp: at(10, 15)}, &status.Reading{At: at(10, 19)}
 		}, "ok begins: 10:15 made"},
+		{"a device without entries that sends nothing", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Parameter, p.Never = status.Any, "no metric came with it"
+		}, "failed never: no reading of the device: no metric came with it. find out why the input does not have it, or compare its device id with that of the readings"},
+		{"the same with other names", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			p.Parameter, p.Never, h.Started, d.Other = status.Any, "name codd came with it", at(9, 37), at(9, 40)
+		}, "failed never: no reading of the device: name codd came with it. name its readings by the keys of the catalogue, or give it an entry for each parameter"},
+		{"the same with other names before the start", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			p.Parameter, p.Never, h.Started, d.Other = status.Any, "no metric came with it", at(9, 37), at(9, 30)
+		}, "failed never: no reading of the device: no metric came with it. find out why the input does not have it, or compare its device id with that of the readings"},
+		{"the same with other names now, and readings before", func(h *status.Host, d *status.Device, p *status.Parameter) {
+			p.Parameter, h.Started, d.Other, d.Read = status.Any, at(9, 37), at(10, 19), at(8, 2)
+		}, "failed silent: no reading since 08:02. look at the instrument, its cable and the input that reads it"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			h := &status.Host{Stamp: "end", Grace: 35, Within: 105, Board: status.Board{Reachable: true}}
@@ -74,6 +86,26 @@ func TestJudge(t *testing.T) {
 				got += ". " + v.Cure
 			}
 			assert.Equal(t, c.want, got)
+		})
+	}
+}
+
+// Without any parameter the verdict does not blame the device ids if one of them is known to be right.
+func TestJudgeWithoutParameters(t *testing.T) {
+	now := time.Date(2026, 11, 27, 10, 20, 0, 0, time.UTC)
+	for _, c := range []struct {
+		name   string
+		device status.Device
+		want   string
+	}{
+		{"nothing ever came", status.Device{}, "No reading of any of 2 devices has come. compare the device ids of the readings with those of the configuration"},
+		{"a reading came before", status.Device{Read: now.AddDate(0, 0, -8)}, "No reading of any of 2 devices has come within the last 7 days. look at the inputs that read the devices"},
+		{"another name came before", status.Device{Other: now.AddDate(0, 0, -8)}, "No reading of any of 2 devices has come within the last 7 days. look at the inputs that read the devices"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			h := &status.Host{Written: now, Started: now.Add(-time.Hour), Devices: []status.Device{{}, c.device}}
+			v := h.JudgeAll(now)
+			assert.Equal(t, c.want, v.Text+" "+v.Cure)
 		})
 	}
 }

@@ -629,7 +629,7 @@ func (a *Aligner) take(c *cell) Slot {
 }
 
 // Latest calls visit with the latest sample of each series of a device that has an open window.
-// behind is how long after its time it arrived, if it was not live.
+// behind is how long after its time it arrived, if it was not live and such samples arrive one after the other, with pauses.
 func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64, behind time.Duration)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -641,7 +641,7 @@ func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value
 		if n := len(s.open); n > 0 {
 			at, value := s.open[n-1].last()
 			behind := time.Duration(0)
-			if at.UnixNano() == s.past.newest {
+			if s.past.slow && at.UnixNano() == s.past.newest {
 				behind = a.base.Add(time.Duration(s.past.seen)).Sub(at)
 			}
 			visit(s.Series, at, value, behind)

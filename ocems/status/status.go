@@ -129,7 +129,7 @@ type Next struct {
 type Reading struct {
 	At     time.Time `json:"at"`
 	Value  float64   `json:"value"`
-	Behind float64   `json:"behind_seconds,omitempty"` // how long after its time it arrived, if more than 90 s
+	Behind float64   `json:"behind_seconds,omitempty"` // how long after its time it arrived, if such readings arrive one after the other
 }
 
 // Slot is the last slot of a parameter.

@@ -203,6 +203,7 @@ func TestHalfADevicesFile(t *testing.T) {
 // TestDamagedState damages one page of the state after an outage. All slots that are not on this page arrive with their
 // values.
 func TestDamagedState(t *testing.T) {
+	t.Parallel()
 	const slots, ofAPage = 300, 70
 	everywhere(t, func(t *testing.T, start func(t *testing.T, p plant, at place) host) {
 		x := row{name: "damaged"}

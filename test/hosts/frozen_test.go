@@ -15,6 +15,7 @@ import (
 // TestFrozenProcess stops each program in the middle of a slot for longer than grace and settle, as when a machine's disk or
 // hypervisor freezes. Readings that are sent in this time wait in the kernel, and belong to the slot.
 func TestFrozenProcess(t *testing.T) {
+	t.Parallel()
 	for name, start := range programs {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

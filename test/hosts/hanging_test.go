@@ -15,6 +15,7 @@ import (
 
 // TestHangingDevices: with max_concurrency 1, the slots of one device arrive while the requests of three others hang.
 func TestHangingDevices(t *testing.T) {
+	t.Parallel()
 	const slots = 4
 	x := row{name: "hanging", devices: slices.Repeat(cod(func(*parameter) {}), 4)}
 	for n := range slots {

@@ -30,6 +30,9 @@ type Config struct {
 	// Patience is how long a sender may take to resend a reading that was refused because the disk failed. No window
 	// closes meanwhile.
 	Patience time.Duration
+	// Rest is how long a sender may take after the first of these readings is taken again; 0: Patience. If the host has
+	// several senders, it is the time of the slowest.
+	Rest     time.Duration
 	Logger   *slog.Logger
 	OnHealth func(err error) // called when trouble begins (not nil) and ends (nil); may be nil
 	// Wall is the wall clock, which may step; nil is time.Now.

@@ -566,7 +566,7 @@ func TestNewerFormat(t *testing.T) {
 
 // No window closes while a sender may still resend readings that were refused because the disk failed.
 func TestPatience(t *testing.T) {
-	patient := func(c *engine.Config) { c.Patience = 10 * time.Minute }
+	patient := func(c *engine.Config) { c.Patience, c.Rest = 10*time.Minute, time.Minute }
 	full := func(_ int, ops []store.Op) error {
 		for _, op := range ops {
 			if strings.HasPrefix(op.Key, "samples/") {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -25,7 +26,6 @@ import (
 const (
 	tick        = time.Second
 	frozen      = 10 * time.Second // longer without progress: the process, its machine or its disk stood still
-	restWithin  = time.Minute      // after the first retaken reading, for those of other senders, see Config.Patience
 	mostTakes   = 512              // takes that share one write
 	showFiles   = time.Minute      // how long a fault of the files stays in the health
 	mostBytes   = 32 << 20         // of samples beside the saved aligner, or as many as the aligner has: more would make a restart slow
@@ -298,10 +298,10 @@ func (e *Engine) writable() {
 	}
 }
 
-// rested records that readings are taken again: all senders that waited send theirs soon.
+// rested records that readings are taken again.
 func (e *Engine) rested() {
 	e.writable()
-	if rest := int64(e.clock.Running() + restWithin); rest < e.patience.Load() {
+	if rest := int64(e.clock.Running() + cmp.Or(e.cfg.Rest, e.cfg.Patience)); rest < e.patience.Load() {
 		e.patience.Store(rest)
 	}
 }

@@ -30,6 +30,7 @@ var sampleConfig string
 const (
 	closeWithin = 3 * time.Second  // how long Close waits for requests in flight
 	patience    = 10 * time.Minute // Telegraf writes a refused batch again within this time
+	rest        = 5 * time.Second  // and then all others
 	observe     = time.Second      // between two updates of the gauges
 	seldom      = 5                // every 5th update includes the gauges of parameters
 	openAgain   = 5 * time.Second  // between attempts to open the state
@@ -174,7 +175,7 @@ func (o *OCEMS) open(ctx context.Context) (err error) {
 	shown := options.Shown(o.Endpoint)
 	o.stats = newStats(map[string]string{"endpoint": shown, "state_directory": o.StateDirectory})
 	e, err := engine.Open(ctx, engine.Config{
-		Slots: o.Slots, Names: o.names, Store: state, Patience: patience, Logger: slog.New(logHandler{log: o.Log}),
+		Slots: o.Slots, Names: o.names, Store: state, Patience: patience, Rest: rest, Logger: slog.New(logHandler{log: o.Log}),
 		Board: &engine.Board{Delivery: o.Delivery, Client: client, OnResult: o.stats.result, OnTry: o.stats.try},
 	})
 	if err != nil {

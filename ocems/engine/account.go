@@ -778,7 +778,9 @@ func (a *account) describeDevice(d *deviceAccount, now time.Time, reader bool) s
 	a.expect(d, now)
 	x.Read, x.Other = d.read, d.other
 	for _, p := range d.parameters {
-		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool { return now.Sub(x.Noted).Abs() > excludedFor })
+		p.Excluded = slices.DeleteFunc(slices.Clone(p.Excluded), func(x status.Excluded) bool {
+			return now.Sub(x.Noted).Abs() > excludedFor && (p.Reading != nil || p.Slot != nil)
+		})
 		if p.Never = ""; reader && p.neverCame(d) {
 			p.Never = a.instead(p, d)
 		}

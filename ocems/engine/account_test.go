@@ -129,6 +129,19 @@ func TestEachParameterIsAccountedFor(t *testing.T) {
 			}
 		}
 		assert.Len(t, p.log.lines("a parameter needs a person: its readings arrive"), 1)
+		assert.Len(t, p.log.lines("07:30 delivered 0 of 7 parameters of seven; behind: cod; never: bod"), 1)
+	})
+	run(t, "all readings are left out, and then none comes", seven, func(p *plant) {
+		for minute := range 30 {
+			until(clock(1, minute, 0))
+			p.mustTake(field("cod", clock(1, minute, 0), 1, "ocems.unit", "mg/Lx"))
+		}
+		until(clock(1, 31, 0))
+		p.close()
+		until(clock(27, 0, 0))
+		p.open()
+		until(clock(27, 1, 0))
+		assert.Equal(t, "failed silent: no reading since 2000-01-01 06:59", verdicts(p.status(), clock(27, 1, 0))["cod"])
 	})
 	run(t, "nothing comes", seven, func(p *plant) {
 		until(clock(1, 17, 0))

@@ -180,7 +180,7 @@ func (a *account) tell(now time.Time) {
 				q.Never = a.instead(p, d)
 			}
 			v := h.Judge(&device, q, now)
-			if v.Level == status.Failed || v.Class == status.Waits {
+			if v.Level == status.Failed || v.Class == status.Waits || v.Class == status.Behind {
 				missing[v.Class] = append(missing[v.Class], p.Parameter.Parameter)
 			}
 			if v.Level != status.OK {

@@ -323,7 +323,7 @@ func (x Excluded) cure() string {
 	return "look at the instrument, or correct the limits of its entry"
 }
 
-// lastSeen is the time of the last reading, as far as known.
+// lastSeen is the time of the last reading, as far as known. A reading that was left out counts if no other came.
 func (p *Parameter) lastSeen(d *Device) time.Time {
 	switch {
 	case p.Parameter == Any:
@@ -333,7 +333,13 @@ func (p *Parameter) lastSeen(d *Device) time.Time {
 	case p.Slot != nil:
 		return p.Slot.Stamp
 	}
-	return p.Due
+	at := p.Due
+	for _, x := range p.Excluded {
+		if x.Noted.After(at) {
+			at = x.Noted
+		}
+	}
+	return at
 }
 
 // JudgeAll sets the verdict of each parameter, and returns in one sentence whether the host reports.

@@ -47,6 +47,10 @@ func TestJudge(t *testing.T) {
 		{"history came at 09:50, and nothing since", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
 			p.Slot, p.Reading = &status.Slot{Stamp: at(8, 15)}, &status.Reading{At: at(8, 20), Behind: 5400}
 		}, "failed silent: no reading since 08:20. look at the instrument, its cable and the input that reads it"},
+		{"all its readings were left out, the last a day ago", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
+			p.Excluded = left("unit", at(9, 30).Add(-24*time.Hour), at(9, 25).Add(-24*time.Hour))
+			p.Due = at(8, 0).Add(-24 * time.Hour)
+		}, "failed silent: no reading since 2026-11-26 09:25. look at the instrument, its cable and the input that reads it"},
 		{"its last reading was late, and none came since", func(_ *status.Host, _ *status.Device, p *status.Parameter) {
 			p.Slot, p.Reading, p.Excluded = &status.Slot{Stamp: at(10, 0)}, &status.Reading{At: at(9, 58)}, left("late", at(10, 0), at(10, 1))
 		}, "failed silent: no reading since 09:58. look at the instrument, its cable and the input that reads it"},

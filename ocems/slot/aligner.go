@@ -536,25 +536,28 @@ func (a *Aligner) settled(w *window, flow int64) int64 {
 	}
 	for _, c := range w.cells {
 		if p := &c.series.past; p.newest >= w.start*int64(time.Second) && p.newest < (w.start+w.kind.seconds())*int64(time.Second) {
-			wait := a.opt.SettleOld
-			if p.slow {
-				wait = a.opt.SettleSlow
+			wait := int64(a.opt.SettleOld)
+			if p.slow > 0 && a.opt.SettleSlow > 0 {
+				wait = max(int64(a.opt.SettleSlow), p.slow+p.slow/2)
 			}
-			at = max(at, min(p.seen, flow)+int64(wait))
+			at = max(at, min(p.seen, flow)+wait)
 		}
 	}
 	return at
 }
+
+// longestPause ends a run: a sample that comes later belongs to another one.
+const longestPause = 6 * time.Minute
 
 // past is the last run of a series' old samples. A sample is old if it is not live: history, or a source whose clock is behind.
 type past struct {
 	seen   int64 // last arrival, ns since Aligner.base
 	newest int64 // latest event time, Unix ns; 0: there is none
 	pause  int64 // before the last arrival
-	slow   bool  // there was a pause longer than Settle between two arrivals that advance
+	slow   int64 // the longest pause between two arrivals that advance, if longer than Settle
 }
 
-// note records a sample if it is old, and reports that. A pause longer than SettleSlow ends a run.
+// note records a sample if it is old, and reports that.
 func (p *past) note(at, now time.Time, arrival int64, o *Options) bool {
 	if now.Sub(at) <= clock.LiveWithin {
 		return false
@@ -563,11 +566,11 @@ func (p *past) note(at, now time.Time, arrival int64, o *Options) bool {
 		p.pause = arrival - p.seen
 	}
 	switch {
-	case p.newest == 0 || p.pause > int64(o.SettleSlow) && arrival != p.seen:
-		*p = past{arrival, at.UnixNano(), 0, false}
+	case p.newest == 0 || p.pause > int64(longestPause) && arrival != p.seen:
+		*p = past{seen: arrival, newest: at.UnixNano()}
 		return true
 	case at.UnixNano() > p.newest && p.pause > int64(o.Settle):
-		p.slow = true
+		p.slow = max(p.slow, p.pause)
 	}
 	p.seen, p.newest = arrival, max(p.newest, at.UnixNano())
 	return true
@@ -641,7 +644,7 @@ func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value
 		if n := len(s.open); n > 0 {
 			at, value := s.open[n-1].last()
 			behind := time.Duration(0)
-			if s.past.slow && at.UnixNano() == s.past.newest {
+			if s.past.slow > 0 && at.UnixNano() == s.past.newest {
 				behind = a.base.Add(time.Duration(s.past.seen)).Sub(at)
 			}
 			visit(s.Series, at, value, behind)

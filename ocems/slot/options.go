@@ -15,7 +15,7 @@ type Options struct {
 	CalibrationGrace time.Duration // wait after the end of a 30-second window
 	Settle           time.Duration // wait after a window's last arrival; at most 15 minutes in all
 	SettleOld        time.Duration // wait after the last sample of a series that is not live, until one has passed the window; 0: Settle
-	SettleSlow       time.Duration // the same, if such samples came more than Settle apart; 0: SettleOld
+	SettleSlow       time.Duration // the same, if such samples came more than Settle apart, or 1.5 times their longest pause; 0: SettleOld
 	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be
 	MinSamples       int           // a window with this many samples flagged U has the flag U
 	WaitForNewer     bool          // the newest sample ends the grace, not the clock: without samples no window closes

@@ -31,7 +31,7 @@ type reference struct {
 type pace struct {
 	seen, newest time.Time
 	pause        time.Duration // unknown after a restart
-	slow         bool
+	slow         time.Duration
 }
 
 func (r *reference) pass(x Sample, now time.Time) {
@@ -39,7 +39,7 @@ func (r *reference) pass(x Sample, now time.Time) {
 		return
 	}
 	p := r.paces[x.Series]
-	if p == nil || now.Sub(p.seen) > r.opt.SettleSlow {
+	if p == nil || now.Sub(p.seen) > 6*time.Minute {
 		r.paces[x.Series] = &pace{seen: now, newest: x.Time}
 		return
 	}
@@ -47,7 +47,9 @@ func (r *reference) pass(x Sample, now time.Time) {
 		p.pause, p.seen = now.Sub(p.seen), now
 	}
 	if x.Time.After(p.newest) {
-		p.slow = p.slow || p.pause > r.opt.Settle
+		if p.pause > r.opt.Settle {
+			p.slow = max(p.slow, p.pause)
+		}
 		p.newest = x.Time
 	}
 }
@@ -140,8 +142,8 @@ func (r *reference) close(now time.Time) (out []Slot) {
 		at := x.at.Add(r.opt.Settle)
 		if p := r.paces[x.Series]; p != nil && !p.newest.Before(x.end.Add(-x.length())) && p.newest.Before(x.end) {
 			wait := r.opt.SettleOld
-			if p.slow {
-				wait = r.opt.SettleSlow
+			if p.slow > 0 && r.opt.SettleSlow > 0 {
+				wait = max(r.opt.SettleSlow, p.slow*3/2)
 			}
 			at = later(at, p.seen.Add(wait))
 		}

@@ -212,7 +212,10 @@ func TestOldSamplesThatComeSlowly(t *testing.T) {
 		{"each minute, beside live readings of the same parameter", 6 * hour, time.Minute, time.Minute, 1, "cod", false, []int{1, 15, 15}},
 		{"each 10 seconds, with restarts", hour, 10 * time.Second, 10 * time.Second, 1, "", true, []int{90, 90}},
 		{"each minute, with restarts", hour, time.Minute, time.Minute, 1, "", true, []int{1, 15, 15}},
-		{"each 2 minutes, which is too slow", hour, 2 * time.Minute, 2 * time.Minute, 1, "", false, []int{1, 1, 1}},
+		{"each 5 minutes", 6 * hour, 5 * time.Minute, 5 * time.Minute, 1, "", false, []int{1, 3, 3}},
+		{"each 5 minutes, with restarts", 6 * hour, 5 * time.Minute, 5 * time.Minute, 1, "", true, []int{1, 3, 3}},
+		{"each 5 minutes, 7 minutes behind", 7 * time.Minute, 5 * time.Minute, 5 * time.Minute, 1, "", false, []int{1, 3, 3}},
+		{"each 7 minutes, which is too slow", hour, 7 * time.Minute, 7 * time.Minute, 1, "", false, []int{1, 1, 1}},
 		{"faster than their times, with pauses", 24 * hour, 20 * time.Second, 5 * time.Minute, 1, "", false, []int{1, 3, 3, 3}},
 		{"ten at once, with pauses", 24 * hour, 18 * time.Second, time.Minute, 10, "", false, []int{10, 15, 15}},
 		{"each second, 7 minutes behind", 7 * time.Minute, time.Second, time.Second, 1, "", false, []int{420, 900, 900}},
@@ -274,6 +277,7 @@ func TestHistoryClosesSoon(t *testing.T) {
 		{"many parts", slices.Repeat([]time.Duration{5 * time.Second, 0, 0}, 9), 10 * time.Second, 15 * time.Second},
 		{"two slots, an hour apart", []time.Duration{0, time.Hour}, 15 * time.Minute, 15 * time.Second},
 		{"two slots, with a pause", []time.Duration{0, 0, 45 * time.Second}, 15 * time.Minute, 90 * time.Second},
+		{"two slots, with a longer pause", []time.Duration{0, 0, 4 * time.Minute}, 15 * time.Minute, 6 * time.Minute},
 		{"with pauses", []time.Duration{0, 10 * time.Second, 10 * time.Second}, 10 * time.Second, 90 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -147,7 +147,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Int(base + s.seen)
 		if e.Int(s.past.newest); s.past.newest != 0 {
 			e.Int(base + s.past.seen)
-			e.Bool(s.past.slow)
+			e.Int(s.past.slow)
 		}
 		encodeMemory(e, s.memory)
 		encodeRings(e, s)
@@ -185,7 +185,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
 		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
 		if s.past.newest = decodeTime(d); s.past.newest != 0 {
-			s.past.seen, s.past.slow = arrival(), d.Bool()
+			s.past.seen, s.past.slow = arrival(), min(max(d.Int(), 0), int64(longestPause))
 		}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {

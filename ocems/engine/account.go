@@ -221,9 +221,15 @@ func (a *account) expect(d *deviceAccount, now time.Time) {
 	for _, p := range d.parameters {
 		newest = later(newest, p.seen())
 	}
+	for _, at := range []*time.Time{&d.read, &d.other} {
+		if at.After(now.Add(spec.SlotLength)) { // from a clock that was ahead
+			*at = now
+		}
+	}
 	if !newest.IsZero() && newer(newest, &d.read, now) {
 		d.read = newest
 	}
+	newest = later(newest, d.read)
 	reports := a.reports(d, now)
 	if !reports || newest.IsZero() || newest.After(now) { // a later time comes from a clock that was ahead
 		newest = now

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/registry"
 	"github.com/ocems-io/ocems/ocems/slot"
 	"github.com/ocems-io/ocems/ocems/spec"
 	"github.com/ocems-io/ocems/ocems/status"
@@ -206,7 +207,7 @@ func (e *Engine) refuse(x sample, reason slot.Reason, detail func() string, now 
 	switch {
 	case e.account == nil || reason == slot.Duplicate:
 	case reason == unknown:
-		e.account.other(x.Device, x.Parameter, now)
+		e.account.other(x.Device, registry.Short(x.Parameter), now)
 	default:
 		e.account.excluded(x.Series, status.Excluded{Reason: string(reason), Count: max(x.count, 1), Stamp: stamp.UTC()}, detail)
 	}

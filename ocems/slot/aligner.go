@@ -524,8 +524,8 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 }
 
 // settled returns when a due window has settled. With WaitForNewer, newer samples may have overtaken some of its own; so it
-// settles no earlier than from the time when it became due. Otherwise a window waits longer for a series whose old samples
-// have not passed its end.
+// settles no earlier than from the time when it became due. Otherwise a window waits longer for a series whose run of old
+// samples is in it: for the next of them, unless the last has come by the step from one to the next.
 func (a *Aligner) settled(w *window, flow int64) int64 {
 	at := w.arrival + int64(a.opt.Settle)
 	if a.opt.WaitForNewer {
@@ -534,14 +534,17 @@ func (a *Aligner) settled(w *window, flow int64) int64 {
 		}
 		return max(at, w.held+int64(a.opt.Settle))
 	}
+	start, end := w.start*int64(time.Second), (w.start+w.kind.seconds())*int64(time.Second)
 	for _, c := range w.cells {
-		if p := &c.series.past; p.newest >= w.start*int64(time.Second) && p.newest < (w.start+w.kind.seconds())*int64(time.Second) {
-			wait := int64(a.opt.SettleOld)
-			if p.slow > 0 && a.opt.SettleSlow > 0 {
-				wait = max(int64(a.opt.SettleSlow), p.slow+p.slow/2)
-			}
-			at = max(at, min(p.seen, flow)+wait)
+		p, wait := &c.series.past, int64(a.opt.SettleOld)
+		if p.newest < start || p.newest >= end {
+			continue
 		}
+		if p.slow > 0 && a.opt.SettleSlow > 0 && p.newest+p.step < end {
+			wait = max(int64(a.opt.SettleSlow), p.slow+p.slow/2)
+		}
+		p.seen = min(p.seen, flow) // as the arrivals of windows
+		at = max(at, p.seen+wait)
 	}
 	return at
 }
@@ -549,30 +552,43 @@ func (a *Aligner) settled(w *window, flow int64) int64 {
 // longestPause ends a run: a sample that comes later belongs to another one.
 const longestPause = 6 * time.Minute
 
-// past is the last run of a series' old samples. A sample is old if it is not live: history, or a source whose clock is behind.
+// past is the last run of a series' old samples. A sample is old if it is not live: it is history, its source sends several
+// together, or the clock of its source is behind. Live samples that follow directly continue the run.
 type past struct {
-	seen   int64 // last arrival, ns since Aligner.base
-	newest int64 // latest event time, Unix ns; 0: there is none
-	pause  int64 // before the last arrival
-	slow   int64 // the longest pause between two arrivals that advance, if longer than Settle
+	seen    int64         // last arrival of an old sample, ns since Aligner.base
+	newest  int64         // latest event time, Unix ns; 0: there is none
+	behind  time.Duration // how long after its time this sample arrived
+	step    int64         // the smaller of the last two advances of newest
+	advance int64         // the last one
+	pause   int64         // before the last arrival of an old sample
+	slow    int64         // the longest pause between two arrivals that advance, if longer than Settle
 }
 
-// note records a sample if it is old, and reports that.
+// note records a sample, and reports whether it belongs to the run.
 func (p *past) note(at, now time.Time, arrival int64, o *Options) bool {
-	if now.Sub(at) <= clock.LiveWithin {
+	t, behind := at.UnixNano(), now.Sub(at)
+	if behind > clock.LiveWithin {
+		if arrival != p.seen {
+			p.pause = arrival - p.seen
+		}
+		if p.newest == 0 || arrival != p.seen && p.pause > int64(longestPause) {
+			*p = past{seen: arrival, newest: t, behind: behind}
+			return true
+		}
+		if t > p.newest && p.pause > int64(o.Settle) {
+			p.slow = max(p.slow, p.pause)
+		}
+		p.seen = arrival
+	} else if follows := arrival == p.seen || t-p.newest <= 2*p.step; p.newest == 0 || !follows || t-p.newest > int64(longestPause) {
 		return false
 	}
-	if arrival != p.seen {
-		p.pause = arrival - p.seen
+	if advance := t - p.newest; advance > 0 {
+		p.step = advance
+		if p.advance > 0 {
+			p.step = min(advance, p.advance)
+		}
+		p.newest, p.behind, p.advance = t, behind, advance
 	}
-	switch {
-	case p.newest == 0 || p.pause > int64(longestPause) && arrival != p.seen:
-		*p = past{seen: arrival, newest: at.UnixNano()}
-		return true
-	case at.UnixNano() > p.newest && p.pause > int64(o.Settle):
-		p.slow = max(p.slow, p.pause)
-	}
-	p.seen, p.newest = arrival, max(p.newest, at.UnixNano())
 	return true
 }
 
@@ -632,7 +648,7 @@ func (a *Aligner) take(c *cell) Slot {
 }
 
 // Latest calls visit with the latest sample of each series of a device that has an open window.
-// behind is how long after its time it arrived, if it was not live and such samples arrive one after the other, with pauses.
+// behind is how long after their time the last ones arrived at most, if some were not live and there were pauses.
 func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64, behind time.Duration)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -644,8 +660,8 @@ func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value
 		if n := len(s.open); n > 0 {
 			at, value := s.open[n-1].last()
 			behind := time.Duration(0)
-			if s.past.slow > 0 && at.UnixNano() == s.past.newest {
-				behind = a.base.Add(time.Duration(s.past.seen)).Sub(at)
+			if p := s.past; p.slow > 0 && at.UnixNano() == p.newest {
+				behind = max(p.behind, time.Duration(p.slow))
 			}
 			visit(s.Series, at, value, behind)
 		}

@@ -27,30 +27,45 @@ type reference struct {
 	held      map[Series][][]arrived // recently closed 15-minute windows
 }
 
-// pace is the last run of a series' old samples.
+// pace is the last run of a series' old samples, and of the live ones that follow directly.
 type pace struct {
-	seen, newest time.Time
-	pause        time.Duration // unknown after a restart
-	slow         time.Duration
+	seen          time.Time   // last arrival of an old one
+	times         []time.Time // event times at which the run was the furthest; the last three
+	pause, longer time.Duration
+}
+
+func (p *pace) newest() time.Time { return p.times[len(p.times)-1] }
+
+func (p *pace) step() (step time.Duration) {
+	for i := 1; i < len(p.times); i++ {
+		if d := p.times[i].Sub(p.times[i-1]); step == 0 || d < step {
+			step = d
+		}
+	}
+	return step
 }
 
 func (r *reference) pass(x Sample, now time.Time) {
-	if now.Sub(x.Time) <= 90*time.Second {
-		return
-	}
 	p := r.paces[x.Series]
-	if p == nil || now.Sub(p.seen) > 6*time.Minute {
-		r.paces[x.Series] = &pace{seen: now, newest: x.Time}
+	if old := now.Sub(x.Time) > 90*time.Second; old {
+		if p == nil || now.Sub(p.seen) > 6*time.Minute {
+			r.paces[x.Series] = &pace{seen: now, times: []time.Time{x.Time}}
+			return
+		}
+		if !now.Equal(p.seen) {
+			p.pause, p.seen = now.Sub(p.seen), now
+		}
+		if x.Time.After(p.newest()) && p.pause > r.opt.Settle {
+			p.longer = max(p.longer, p.pause)
+		}
+	} else if p == nil {
+		return
+	} else if gap := x.Time.Sub(p.newest()); gap > 6*time.Minute || gap > 2*p.step() && !now.Equal(p.seen) {
 		return
 	}
-	if !now.Equal(p.seen) {
-		p.pause, p.seen = now.Sub(p.seen), now
-	}
-	if x.Time.After(p.newest) {
-		if p.pause > r.opt.Settle {
-			p.slow = max(p.slow, p.pause)
-		}
-		p.newest = x.Time
+	if x.Time.After(p.newest()) {
+		p.times = append(p.times, x.Time)
+		p.times = p.times[max(0, len(p.times)-3):]
 	}
 }
 
@@ -140,10 +155,10 @@ func (r *reference) close(now time.Time) (out []Slot) {
 	settled, closing := map[span]time.Time{}, map[span][]arrived{}
 	for _, x := range r.readings {
 		at := x.at.Add(r.opt.Settle)
-		if p := r.paces[x.Series]; p != nil && !p.newest.Before(x.end.Add(-x.length())) && p.newest.Before(x.end) {
+		if p := r.paces[x.Series]; p != nil && !p.newest().Before(x.end.Add(-x.length())) && p.newest().Before(x.end) {
 			wait := r.opt.SettleOld
-			if p.slow > 0 && r.opt.SettleSlow > 0 {
-				wait = max(r.opt.SettleSlow, p.slow*3/2)
+			if p.longer > 0 && r.opt.SettleSlow > 0 && p.newest().Add(p.step()).Before(x.end) {
+				wait = max(r.opt.SettleSlow, p.longer*3/2)
 			}
 			at = later(at, p.seen.Add(wait))
 		}
@@ -303,6 +318,9 @@ func TestAgainstReference(t *testing.T) {
 				ref.restarted, ref.due = now, map[span]time.Time{}
 				for _, p := range ref.paces {
 					p.pause = 0
+					if step := p.step(); step > 0 { // the state has no more
+						p.times = []time.Time{p.newest().Add(-step), p.newest()}
+					}
 				}
 			}
 		}

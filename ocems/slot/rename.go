@@ -41,7 +41,9 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 	now := a.devices[to.Device]
 	a.shards[d.shard].mark.dirty, a.shards[now.shard].mark.dirty = true, true
 	t.seen = max(t.seen, s.seen)
-	t.past = past{max(t.past.seen, s.past.seen), max(t.past.newest, s.past.newest), 0, max(t.past.slow, s.past.slow)}
+	if t.past.newest == 0 || s.past.newest != 0 && s.past.seen > t.past.seen {
+		t.past = s.past
+	}
 	t.memory = cmp.Or(t.memory, s.memory)
 	for k := range kinds {
 		if k == normal || s.calibration != nil {

@@ -263,6 +263,69 @@ func TestOldSamplesThatComeSlowly(t *testing.T) {
 	}
 }
 
+// A source that is on time, but sends several samples together: its window closes at the end of grace if they are all there, and
+// waits for the next upload otherwise.
+func TestUploads(t *testing.T) {
+	for _, c := range []struct {
+		name         string
+		upload, each time.Duration   // between two uploads, and between two samples
+		after        time.Duration   // from a multiple of upload to the upload
+		stamped      time.Duration   // from the time of a sample to the time when it is ready to be sent
+		out          []time.Duration // from a gap in the link to its end, by the time since the start; repeated
+		closes       time.Duration   // after the end of each window but the first
+		samples      int
+	}{
+		{"each 5 minutes", 5 * time.Minute, time.Minute, 0, time.Second, nil, 30 * time.Second, 15},
+		{"each 5 minutes, 2 minutes later", 5 * time.Minute, time.Minute, 2 * time.Minute, time.Second, nil, 125 * time.Second, 15},
+		{"each 3 minutes", 3 * time.Minute, time.Minute, 0, time.Second, nil, 30 * time.Second, 15},
+		{"each 4 minutes and 10 seconds, many samples", 250 * time.Second, 10 * time.Second, 0, time.Second, nil, -1, 90},
+		{"means of 5 minutes, stamped at their start", 5 * time.Minute, 5 * time.Minute, 0, 5 * time.Minute, nil, 30 * time.Second, 3},
+		{"a link that fails", 10 * time.Second, 10 * time.Second, 0, time.Second, []time.Duration{5 * time.Minute, 7 * time.Minute, 8 * time.Minute, 770 * time.Second}, 30 * time.Second, 90},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			a, at := New(Defaults()), t0
+			var closed []Slot
+			for now := t0; now.Before(t0.Add(3 * time.Hour)); now = now.Add(time.Second) {
+				up := now.Sub(t0)%c.upload == c.after
+				for i := 0; i < len(c.out); i += 2 {
+					minute := now.Sub(t0) % spec.SlotLength
+					up = up && (minute < c.out[i] || minute >= c.out[i+1])
+				}
+				for ; up && !at.Add(c.stamped).After(now); at = at.Add(c.each) {
+					a.Add(of("cod", at, 1, 'U'), now)
+				}
+				for _, s := range a.Close(now) {
+					closed = append(closed, s)
+					if after := now.Sub(s.End); len(closed) > 1 && c.closes >= 0 && after != c.closes {
+						t.Errorf("the window until %s closes %s after its end, want %s", s.End, after, c.closes)
+					}
+				}
+			}
+			for _, s := range closed[1:] {
+				if s.Samples != c.samples {
+					t.Errorf("the window until %s has %d samples, want %d", s.End, s.Samples, c.samples)
+				}
+			}
+		})
+	}
+}
+
+// A clock that was ahead before the restart: old samples that arrived by it, and are replayed, keep no window open.
+func TestOldSamplesOfAClockAhead(t *testing.T) {
+	a := New(Defaults())
+	if _, err := a.Restore(map[string][]byte{}, t0); err != nil {
+		t.Fatal(err)
+	}
+	add(t, a, of("cod", t0.Add(-time.Hour), 1, 'U'), t0.Add(time.Hour))
+	now := t0
+	for ; a.Stats().Open > 0; now = now.Add(time.Second) {
+		a.Close(now)
+	}
+	if after := now.Sub(t0); after > time.Minute {
+		t.Errorf("the window is open for %s", after)
+	}
+}
+
 // History that comes without pauses: its last window does not wait long for more.
 func TestHistoryClosesSoon(t *testing.T) {
 	for _, c := range []struct {
@@ -276,8 +339,9 @@ func TestHistoryClosesSoon(t *testing.T) {
 		{"two parts", []time.Duration{0, 0, 0, 3 * time.Second, 0}, time.Minute, 15 * time.Second},
 		{"many parts", slices.Repeat([]time.Duration{5 * time.Second, 0, 0}, 9), 10 * time.Second, 15 * time.Second},
 		{"two slots, an hour apart", []time.Duration{0, time.Hour}, 15 * time.Minute, 15 * time.Second},
-		{"two slots, with a pause", []time.Duration{0, 0, 45 * time.Second}, 15 * time.Minute, 90 * time.Second},
-		{"two slots, with a longer pause", []time.Duration{0, 0, 4 * time.Minute}, 15 * time.Minute, 6 * time.Minute},
+		{"the only readings of two slots, with a pause", []time.Duration{0, 0, 45 * time.Second}, 15 * time.Minute, 15 * time.Second},
+		{"a part of the second slot, after a pause", []time.Duration{0, 0, 0, 45 * time.Second}, 5 * time.Minute, 90 * time.Second},
+		{"a part of the second slot, after a longer pause", []time.Duration{0, 0, 0, 4 * time.Minute}, 5 * time.Minute, 6 * time.Minute},
 		{"with pauses", []time.Duration{0, 10 * time.Second, 10 * time.Second}, 10 * time.Second, 90 * time.Second},
 	} {
 		t.Run(c.name, func(t *testing.T) {

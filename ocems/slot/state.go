@@ -14,7 +14,7 @@ import (
 
 const (
 	shardCount = 64
-	version    = 5
+	version    = 6
 )
 
 // mark says whether a part of the state has to be saved.
@@ -147,6 +147,7 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Int(base + s.seen)
 		if e.Int(s.past.newest); s.past.newest != 0 {
 			e.Int(base + s.past.seen)
+			e.Int(s.past.step)
 			e.Int(s.past.slow)
 		}
 		encodeMemory(e, s.memory)
@@ -185,7 +186,8 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
 		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
 		if s.past.newest = decodeTime(d); s.past.newest != 0 {
-			s.past.seen, s.past.slow = arrival(), min(max(d.Int(), 0), int64(longestPause))
+			s.past.seen, s.past.step = arrival(), max(d.Int(), 0)
+			s.past.advance, s.past.slow = s.past.step, min(max(d.Int(), 0), int64(longestPause))
 		}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {

@@ -205,11 +205,16 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 				return x.instead(expected, now)
 			}
 		}
+		if behind := p.behind(now); behind != "" {
+			return Verdict{Warning, Behind, behind, "set the clock of their source by NTP, or let it send more often"}
+		}
+		for i := range d.Parameters { // all parameters of a device are sent together
+			if q := &d.Parameters[i]; q != p && q.behind(now) != "" {
+				return Verdict{OK, Begins, "its slot waits for readings of " + q.Parameter, ""}
+			}
+		}
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
 			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
-		}
-		if behind := p.behind(now); behind != "" {
-			return Verdict{Warning, Behind, behind, behindCure}
 		}
 		for _, x := range p.Excluded { // readings arrive, but with a wrong time
 			if x.lately(now) {
@@ -229,9 +234,6 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			return Verdict{Warning, Waits, fmt.Sprintf("slots wait for the next consumer: %d", h.Waiting), "see the log, and check the components behind the processor"}
 		}
 		return h.waiting(d)
-	}
-	if behind := p.behind(now); behind != "" {
-		return Verdict{Warning, Behind, behind, behindCure}
 	}
 	switch {
 	case p.Flat != nil && p.Flat.Alert > 0 && now.Sub(p.Flat.Since).Seconds() >= p.Flat.Alert:
@@ -260,9 +262,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 	return Verdict{OK, Reporting, Time(*p.Delivered, now) + " delivered", ""}
 }
 
-const behindCure = "set the clock of their source by NTP, or find out why they arrive late"
-
-// behind says that the last reading arrived within the last quarter of an hour, but long after its time.
+// behind says that readings arrive long after their time, the last within the last quarter of an hour.
 func (p *Parameter) behind(now time.Time) string {
 	r := p.Reading
 	if r == nil || r.Behind == 0 {
@@ -272,7 +272,7 @@ func (p *Parameter) behind(now time.Time) string {
 	if now.Sub(r.At.Add(late)).Abs() > spec.SlotLength {
 		return ""
 	}
-	return fmt.Sprintf("its readings arrive %s after their time, the last is from %s", strings.TrimSuffix(late.Round(time.Minute).String(), "0s"), Time(r.At, now))
+	return fmt.Sprintf("its readings arrive up to %s after their time, the last is from %s", strings.TrimSuffix(late.Round(time.Minute).String(), "0s"), Time(r.At, now))
 }
 
 // waiting is the verdict on a device whose slots wait for the board.

@@ -38,7 +38,7 @@ var (
 
 // format must be raised when an earlier version cannot read what this one writes, and when the version of any value
 // changes: an older value would count as damaged.
-const format = 7
+const format = 8
 
 // olderBucket is the bucket of the collector's file_storage.
 const olderBucket = "default"

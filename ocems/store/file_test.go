@@ -92,7 +92,7 @@ func TestRefusedFileIsLeftAlone(t *testing.T) {
 			require.NoError(t, os.WriteFile(path, text, 0o600))
 		}, store.ErrOlder, ""},
 		{"a newer version's", func(t *testing.T, path string) {
-			bucket(t, path, "ocems", map[string]string{"format": "\x08"})
+			bucket(t, path, "ocems", map[string]string{"format": "\x09"})
 		}, store.ErrNewer, "it was written by a newer version; use that version, or another directory"},
 		{"a newer version's with a format of its own", func(t *testing.T, path string) {
 			bucket(t, path, "ocems", map[string]string{"format": "2.1"})
@@ -127,7 +127,7 @@ func TestEarlierVersionRefusesTheFile(t *testing.T) {
 	db, err := bolt.Open(path, 0o600, nil)
 	require.NoError(t, err)
 	require.NoError(t, db.View(func(tx *bolt.Tx) error {
-		assert.Equal(t, []byte{7}, tx.Bucket([]byte("ocems")).Get([]byte("format")))
+		assert.Equal(t, []byte{8}, tx.Bucket([]byte("ocems")).Get([]byte("format")))
 		return nil
 	}))
 	require.NoError(t, db.Close())
@@ -136,7 +136,7 @@ func TestEarlierVersionRefusesTheFile(t *testing.T) {
 // A file with a format but without entries has lost them to damage: starting with an empty state would hide that.
 func TestLostEntriesAreDamage(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "state.db")
-	bucket(t, path, "ocems", map[string]string{"format": "\x07"})
+	bucket(t, path, "ocems", map[string]string{"format": "\x08"})
 	f, err := store.Open(path)
 	require.NoError(t, err)
 	assert.Contains(t, f.Damage(), "its entries are missing")

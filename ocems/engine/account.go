@@ -359,7 +359,7 @@ func (a *account) made(slots []slot.Slot, upstream bool) {
 		p.Slot = &status.Slot{Stamp: s.Stamp.UTC(), Value: s.Value, Flag: s.Flag.String(), Samples: s.Samples}
 		p.Unit = s.Unit
 		if !s.Last.IsZero() {
-			p.read(s.Last, s.LastValue, 0, now)
+			p.read(s.Last, s.LastValue, notKnown, now)
 		}
 		a.change(d, false)
 	}
@@ -370,13 +370,17 @@ func newer(at time.Time, known *time.Time, now time.Time) bool {
 	return known == nil || at.After(*known) || known.After(now.Add(spec.SlotLength))
 }
 
-// read records the latest reading. behind: see [slot.Aligner.Latest]; 0 if it is not known.
+// notKnown is how long after its time a reading arrived if nobody knows: as the one before.
+const notKnown = -1
+
+// read records the latest reading. behind: see [slot.Aligner.Latest], or notKnown.
 func (p *parameterAccount) read(at time.Time, value float64, behind time.Duration, now time.Time) {
 	at = sent(at)
-	switch seconds := behind.Round(time.Second).Seconds(); {
-	case p.Reading != nil && at.Equal(p.Reading.At):
-		p.Reading = &status.Reading{At: p.Reading.At, Value: value, Behind: max(seconds, p.Reading.Behind)}
-	case p.Reading == nil || newer(at, &p.Reading.At, now):
+	seconds := behind.Round(time.Second).Seconds()
+	if behind == notKnown && p.Reading != nil {
+		seconds = p.Reading.Behind
+	}
+	if p.Reading == nil || at.Equal(p.Reading.At) || newer(at, &p.Reading.At, now) {
 		p.Reading = &status.Reading{At: at.UTC(), Value: value, Behind: seconds}
 	}
 }

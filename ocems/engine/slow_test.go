@@ -60,7 +60,7 @@ func TestDiskThatStandsStill(t *testing.T) {
 			require.True(t, stood)
 			time.Sleep(5 * time.Second) // the sender's next batch
 			p.mustTake(reading("a", "cod", clock(1, 14, 55), 6))
-			until(clock(1, 18, 0))
+			until(clock(1, 18, 30))
 			require.Contains(t, p.received(), "a/cod@01:15=3U")
 			require.Empty(t, p.trail())
 		})

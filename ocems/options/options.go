@@ -39,8 +39,9 @@ type Slots struct {
 	Grace Duration `mapstructure:"grace" toml:"grace"`
 	// CalibrationGrace is the wait after the end of a 30-second window.
 	CalibrationGrace Duration `mapstructure:"calibration_grace" toml:"calibration_grace"`
-	// Settle is the wait after the last arrival of a sample for the window. With 0 it is 5 s. After a sample that arrived more
-	// than 90 s after its time it is 15 s; if such samples arrive with pauses of 5 s to 6 minutes, 90 s or 1.5 times the longest pause.
+	// Settle is the wait after the last arrival of a sample for the window. With 0 it is 5 s; 15 s if a sample came when its
+	// window was due already, and its parameter has sent nothing newer; and if such samples come slowly, one after the other,
+	// 90 s or 1.5 times the longest pause.
 	Settle Duration `mapstructure:"settle" toml:"settle"`
 	// WaitForNewer keeps a window open until any device has a reading that is Grace after the window's end.
 	WaitForNewer bool `mapstructure:"wait_for_newer" toml:"wait_for_newer"`

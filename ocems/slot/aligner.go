@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/ocems-io/ocems/ocems/clock"
 	"github.com/ocems-io/ocems/ocems/spec"
 )
 
@@ -147,7 +146,7 @@ type series struct {
 	device      *device
 	shard       int32 // same as the device's
 	seen        int64 // last arrival, ns since Aligner.base
-	past        past
+	pace        pace
 	open        []*cell // by start and kind of their windows
 	closed      ring
 	calibration *[2]ring // C and Z; nil until one has closed
@@ -284,12 +283,10 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	k := kindOf(x.Flag)
 	a.newest = max(a.newest, x.Time.UnixNano())
 	s := a.find(h, arrival)
-	s.seen = arrival
 	start := s.startOf(x.Time.Unix(), k)
 	if s.isClosed(start, k) {
-		if s.past.note(x.Time, now, arrival, &a.opt) {
-			a.shards[s.shard].mark.dirty = true
-		}
+		s.arrive(x, now, arrival, true, &a.opt)
+		a.shards[s.shard].mark.dirty = true
 		return Result{Reason: Late}
 	}
 	leaps := h.MaxStep > 0 && k == normal && s.leaps(h.MaxStep, x)
@@ -311,7 +308,7 @@ func (a *Aligner) add(h *Head, x *Reading, now time.Time, arrival int64) Result 
 	}
 	c.doubt = c.doubt || x.Doubt
 	c.window.arrival = arrival
-	s.past.note(x.Time, now, arrival, &a.opt)
+	s.arrive(x, now, arrival, now.UnixNano() >= a.due(c.window), &a.opt)
 	a.restored = a.restored || arrival < 0 // taken before the start
 	a.shards[s.shard].mark.dirty = true
 	return r
@@ -507,7 +504,7 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 		w.arrival = min(w.arrival, flow) // replayed samples may have arrived by a clock that was ahead
 		if due := a.due(w); wall < due {
 			a.next = min(a.next, due)
-		} else if flow < a.settled(w, flow) && !w.heldTooLong(flow, a.resumed) {
+		} else if flow < a.settled(w, flow, wall-flow) && !w.heldTooLong(flow, a.resumed) {
 			a.settle = true
 		} else {
 			out = append(out, w)
@@ -523,73 +520,68 @@ func (a *Aligner) takeDue(d *device, flow, wall int64, out []*window) []*window 
 	return out
 }
 
-// settled returns when a due window has settled. With WaitForNewer, newer samples may have overtaken some of its own; so it
-// settles no earlier than from the time when it became due. Otherwise a window waits longer for a series whose run of old
-// samples is in it: for the next of them, unless the last has come by the step from one to the next.
-func (a *Aligner) settled(w *window, flow int64) int64 {
-	at := w.arrival + int64(a.opt.Settle)
-	if a.opt.WaitForNewer {
+// settled returns when a due window has settled. clock is the wall time at base, Unix ns. With WaitForNewer, newer samples may
+// have overtaken some of its own; so it settles no earlier than from the time when it became due. The readings of a source
+// that is behind, or that sends its history slowly, come when their window is due already: the window is not complete before
+// the source has passed its end.
+func (a *Aligner) settled(w *window, flow, clock int64) int64 {
+	at, wait := w.arrival, a.opt.Settle
+	switch {
+	case a.opt.WaitForNewer:
 		if w.held == 0 {
 			w.held = max(flow, 1)
 		}
-		return max(at, w.held+int64(a.opt.Settle))
-	}
-	start, end := w.start*int64(time.Second), (w.start+w.kind.seconds())*int64(time.Second)
-	for _, c := range w.cells {
-		p, wait := &c.series.past, int64(a.opt.SettleOld)
-		if p.newest < start || p.newest >= end {
-			continue
+		at = max(at, w.held)
+	case a.opt.SettleOld > 0 && clock+w.arrival >= a.due(w):
+		end := (w.start + w.kind.seconds()) * int64(time.Second)
+		for _, c := range w.cells {
+			if p := &c.series.pace; p.newest < end {
+				wait = max(wait, a.opt.SettleOld)
+				if p.slow > 0 {
+					wait = max(wait, a.opt.SettleSlow, p.slow+p.slow/2)
+				}
+			}
 		}
-		if p.slow > 0 && a.opt.SettleSlow > 0 && p.newest+p.step < end {
-			wait = max(int64(a.opt.SettleSlow), p.slow+p.slow/2)
-		}
-		p.seen = min(p.seen, flow) // as the arrivals of windows
-		at = max(at, p.seen+wait)
 	}
-	return at
+	return at + int64(wait)
 }
 
-// longestPause ends a run: a sample that comes later belongs to another one.
+// arrive records that a sample has arrived.
+func (s *series) arrive(x *Reading, now time.Time, arrival int64, late bool, o *Options) {
+	s.pace.note(x.Time, now, time.Duration(arrival-s.seen), late, o)
+	s.seen = arrival
+}
+
+// longestPause is the longest between two samples of one source that is behind.
 const longestPause = 6 * time.Minute
 
-// past is the last run of a series' old samples. A sample is old if it is not live: it is history, its source sends several
-// together, or the clock of its source is behind. Live samples that follow directly continue the run.
-type past struct {
-	seen    int64         // last arrival of an old sample, ns since Aligner.base
+// pace is how the samples of a series arrive.
+type pace struct {
 	newest  int64         // latest event time, Unix ns; 0: there is none
-	behind  time.Duration // how long after its time this sample arrived
-	step    int64         // the smaller of the last two advances of newest
-	advance int64         // the last one
-	pause   int64         // before the last arrival of an old sample
-	slow    int64         // the longest pause between two arrivals that advance, if longer than Settle
+	from    int64         // the same before the last arrival
+	behind  time.Duration // how long after its time the newest sample arrived
+	pause   time.Duration // before the last arrival
+	natural bool          // the arrival before the last one advanced at most three times as far as the pause after it
+	slow    time.Duration // the longest pause of late samples that come one after the other; 0: they are not late, or come fast
 }
 
-// note records a sample, and reports whether it belongs to the run.
-func (p *past) note(at, now time.Time, arrival int64, o *Options) bool {
-	t, behind := at.UnixNano(), now.Sub(at)
-	if behind > clock.LiveWithin {
-		if arrival != p.seen {
-			p.pause = arrival - p.seen
-		}
-		if p.newest == 0 || arrival != p.seen && p.pause > int64(longestPause) {
-			*p = past{seen: arrival, newest: t, behind: behind}
-			return true
-		}
-		if t > p.newest && p.pause > int64(o.Settle) {
-			p.slow = max(p.slow, p.pause)
-		}
-		p.seen = arrival
-	} else if follows := arrival == p.seen || t-p.newest <= 2*p.step; p.newest == 0 || !follows || t-p.newest > int64(longestPause) {
-		return false
+// note records a sample that arrives at the given time after the series' last arrival. late: its window was due already.
+func (p *pace) note(at, now time.Time, pause time.Duration, late bool, o *Options) {
+	if pause != 0 {
+		advance := time.Duration(p.newest - p.from)
+		p.natural = p.from != 0 && 0 < advance && advance <= 3*pause
+		p.from, p.pause = p.newest, pause
 	}
-	if advance := t - p.newest; advance > 0 {
-		p.step = advance
-		if p.advance > 0 {
-			p.step = min(advance, p.advance)
-		}
-		p.newest, p.behind, p.advance = t, behind, advance
+	t := at.UnixNano()
+	switch {
+	case !late:
+		p.slow = 0
+	case p.newest != 0 && t > p.newest && p.pause <= longestPause && (p.natural || p.pause > o.Settle):
+		p.slow = max(p.slow, p.pause)
 	}
-	return true
+	if t > p.newest {
+		p.newest, p.behind = t, now.Sub(at)
+	}
 }
 
 // close makes the slots of windows in the order of Slot.Compare. It sorts the windows, which are fewer and smaller than
@@ -648,7 +640,7 @@ func (a *Aligner) take(c *cell) Slot {
 }
 
 // Latest calls visit with the latest sample of each series of a device that has an open window.
-// behind is how long after their time the last ones arrived at most, if some were not live and there were pauses.
+// behind is how long after its time it arrived, if such samples arrive slowly when their windows are due already.
 func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value float64, behind time.Duration)) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -660,8 +652,8 @@ func (a *Aligner) Latest(device string, visit func(s Series, at time.Time, value
 		if n := len(s.open); n > 0 {
 			at, value := s.open[n-1].last()
 			behind := time.Duration(0)
-			if p := s.past; p.slow > 0 && at.UnixNano() == p.newest {
-				behind = max(p.behind, time.Duration(p.slow))
+			if s.pace.slow > 0 && at.UnixNano() == s.pace.newest {
+				behind = s.pace.behind
 			}
 			visit(s.Series, at, value, behind)
 		}

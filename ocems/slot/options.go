@@ -14,8 +14,8 @@ type Options struct {
 	Grace            time.Duration // wait after the end of a 15-minute window
 	CalibrationGrace time.Duration // wait after the end of a 30-second window
 	Settle           time.Duration // wait after a window's last arrival; at most 15 minutes in all
-	SettleOld        time.Duration // wait after the last sample of a series that is not live, until one has passed the window; 0: Settle
-	SettleSlow       time.Duration // the same, if such samples came more than Settle apart, or 1.5 times their longest pause; 0: SettleOld
+	SettleOld        time.Duration // the same, if a sample came when its window was due, and its series has no newer one; 0: Settle
+	SettleSlow       time.Duration // the same, if such samples come slowly; at least 1.5 times their longest pause
 	MaxSkew          time.Duration // how far ahead of the wall clock a sample may be
 	MinSamples       int           // a window with this many samples flagged U has the flag U
 	WaitForNewer     bool          // the newest sample ends the grace, not the clock: without samples no window closes

@@ -22,50 +22,38 @@ type reference struct {
 	done      map[span]bool
 	due       map[span]time.Time // when a window of a device was first due
 	restarted time.Time
-	paces     map[Series]*pace
+	tempos    map[Series]*tempo
 	kept      map[Series]Sample      // last sample taken of series with a MaxStep
 	held      map[Series][][]arrived // recently closed 15-minute windows
 }
 
-// pace is the last run of a series' old samples, and of the live ones that follow directly.
-type pace struct {
-	seen          time.Time   // last arrival of an old one
-	times         []time.Time // event times at which the run was the furthest; the last three
-	pause, longer time.Duration
+// tempo is how the samples of a series arrive.
+type tempo struct {
+	seen, newest, from time.Time // from is the newest before the last arrival
+	pause, longest     time.Duration
+	natural            bool
 }
 
-func (p *pace) newest() time.Time { return p.times[len(p.times)-1] }
-
-func (p *pace) step() (step time.Duration) {
-	for i := 1; i < len(p.times); i++ {
-		if d := p.times[i].Sub(p.times[i-1]); step == 0 || d < step {
-			step = d
-		}
+func (r *reference) pass(s span, x Sample, now time.Time) {
+	p := r.tempos[x.Series]
+	if p == nil {
+		p = &tempo{seen: now}
+		r.tempos[x.Series] = p
 	}
-	return step
-}
-
-func (r *reference) pass(x Sample, now time.Time) {
-	p := r.paces[x.Series]
-	if old := now.Sub(x.Time) > 90*time.Second; old {
-		if p == nil || now.Sub(p.seen) > 6*time.Minute {
-			r.paces[x.Series] = &pace{seen: now, times: []time.Time{x.Time}}
-			return
-		}
-		if !now.Equal(p.seen) {
-			p.pause, p.seen = now.Sub(p.seen), now
-		}
-		if x.Time.After(p.newest()) && p.pause > r.opt.Settle {
-			p.longer = max(p.longer, p.pause)
-		}
-	} else if p == nil {
-		return
-	} else if gap := x.Time.Sub(p.newest()); gap > 6*time.Minute || gap > 2*p.step() && !now.Equal(p.seen) {
-		return
+	if !now.Equal(p.seen) {
+		p.pause, p.seen = now.Sub(p.seen), now
+		advance := p.newest.Sub(p.from)
+		p.natural = !p.from.IsZero() && advance > 0 && advance <= 3*p.pause
+		p.from = p.newest
 	}
-	if x.Time.After(p.newest()) {
-		p.times = append(p.times, x.Time)
-		p.times = p.times[max(0, len(p.times)-3):]
+	further := !p.newest.IsZero() && x.Time.After(p.newest)
+	if now.Before(s.end.Add(r.grace(s))) {
+		p.longest = 0
+	} else if further && p.pause <= 6*time.Minute && (p.natural || p.pause > r.opt.Settle) {
+		p.longest = max(p.longest, p.pause)
+	}
+	if x.Time.After(p.newest) {
+		p.newest = x.Time
 	}
 }
 
@@ -84,13 +72,6 @@ type span struct {
 }
 
 func (s span) earlier() span { return span{s.Series, s.kind, s.end.Add(-15 * time.Minute)} }
-
-func (s span) length() time.Duration {
-	if s.kind != 0 {
-		return s.kind.Length()
-	}
-	return 15 * time.Minute
-}
 
 func (s span) device() span { return span{Series{Device: s.Device}, s.kind, s.end} }
 
@@ -111,7 +92,7 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	case s.end.Before(now.Add(-7 * 24 * time.Hour)):
 		return Result{Reason: TooOld}
 	case r.done[s]:
-		r.pass(x, now)
+		r.pass(s, x, now)
 		return Result{Reason: Late}
 	}
 	last, some := r.kept[x.Series]
@@ -143,7 +124,7 @@ func (r *reference) add(x Sample, now time.Time) Result {
 	if x.MaxStep > 0 && s.kind == 0 {
 		r.kept[x.Series] = x
 	}
-	r.pass(x, now)
+	r.pass(s, x, now)
 	r.readings = append(r.readings, arrived{x, s, now})
 	return Result{}
 }
@@ -152,17 +133,16 @@ func (r *reference) close(now time.Time) (out []Slot) {
 	if now.Before(r.restarted.Add(r.opt.Grace)) {
 		return nil
 	}
-	settled, closing := map[span]time.Time{}, map[span][]arrived{}
-	for _, x := range r.readings {
-		at := x.at.Add(r.opt.Settle)
-		if p := r.paces[x.Series]; p != nil && !p.newest().Before(x.end.Add(-x.length())) && p.newest().Before(x.end) {
+	last, old, closing := map[span]time.Time{}, map[span]time.Duration{}, map[span][]arrived{}
+	for _, x := range r.readings { // in the order of arrival
+		last[x.device()] = x.at
+		if p := r.tempos[x.Series]; p.newest.Before(x.end) {
 			wait := r.opt.SettleOld
-			if p.longer > 0 && r.opt.SettleSlow > 0 && p.newest().Add(p.step()).Before(x.end) {
-				wait = max(r.opt.SettleSlow, p.longer*3/2)
+			if p.longest > 0 {
+				wait = max(wait, r.opt.SettleSlow, p.longest*3/2)
 			}
-			at = later(at, p.seen.Add(wait))
+			old[x.device()] = max(old[x.device()], wait)
 		}
-		settled[x.device()] = later(settled[x.device()], at)
 	}
 	r.readings = slices.DeleteFunc(r.readings, func(x arrived) bool {
 		grace, d := r.grace(x.span), x.device()
@@ -172,7 +152,11 @@ func (r *reference) close(now time.Time) (out []Slot) {
 		if r.due[d].IsZero() {
 			r.due[d] = now
 		}
-		if now.Before(settled[d]) && now.Before(r.due[d].Add(15*time.Minute)) {
+		settle := r.opt.Settle
+		if !last[d].Before(x.end.Add(grace)) && r.opt.SettleOld > 0 {
+			settle = max(settle, old[d])
+		}
+		if now.Before(last[d].Add(settle)) && now.Before(r.due[d].Add(15*time.Minute)) {
 			return false
 		}
 		closing[x.span] = append(closing[x.span], x)
@@ -271,7 +255,7 @@ func TestAgainstReference(t *testing.T) {
 		}
 		opt.MinSamples, opt.Settle = 1+r.IntN(3), time.Duration(5+r.IntN(2)*r.IntN(120))*time.Second
 		a, entries := New(opt), store{}
-		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, paces: map[Series]*pace{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
+		ref := &reference{opt: opt, done: map[span]bool{}, due: map[span]time.Time{}, tempos: map[Series]*tempo{}, kept: map[Series]Sample{}, held: map[Series][][]arrived{}}
 		now := t0.Add(time.Duration(r.IntN(900)) * time.Second)
 		var sent []Sample
 		for step := range 100 {
@@ -316,11 +300,8 @@ func TestAgainstReference(t *testing.T) {
 			if r.IntN(40) == 0 {
 				a = entries.save(a).restore(t, opt, now)
 				ref.restarted, ref.due = now, map[span]time.Time{}
-				for _, p := range ref.paces {
-					p.pause = 0
-					if step := p.step(); step > 0 { // the state has no more
-						p.times = []time.Time{p.newest().Add(-step), p.newest()}
-					}
+				for _, p := range ref.tempos {
+					p.from, p.natural = time.Time{}, false
 				}
 			}
 		}
@@ -373,11 +354,4 @@ func reading(r *rand.Rand, now time.Time) Sample {
 		x.Time = now.Add(-time.Duration(r.IntN(100)) * time.Minute)
 	}
 	return x
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }

@@ -41,9 +41,7 @@ func (a *Aligner) rename(d *device, s *series, to Series) (renamed int) {
 	now := a.devices[to.Device]
 	a.shards[d.shard].mark.dirty, a.shards[now.shard].mark.dirty = true, true
 	t.seen = max(t.seen, s.seen)
-	if t.past.newest == 0 || s.past.newest != 0 && s.past.seen > t.past.seen {
-		t.past = s.past
-	}
+	t.pace = pace{newest: max(t.pace.newest, s.pace.newest), slow: max(t.pace.slow, s.pace.slow)}
 	t.memory = cmp.Or(t.memory, s.memory)
 	for k := range kinds {
 		if k == normal || s.calibration != nil {

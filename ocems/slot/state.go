@@ -145,11 +145,8 @@ func (a *Aligner) encodeDevice(e *frame.Encoder, d *device) {
 		e.Text(s.Parameter)
 		e.Bool(s.Diagnostic)
 		e.Int(base + s.seen)
-		if e.Int(s.past.newest); s.past.newest != 0 {
-			e.Int(base + s.past.seen)
-			e.Int(s.past.step)
-			e.Int(s.past.slow)
-		}
+		e.Int(s.pace.newest)
+		e.Int(int64(s.pace.slow))
 		encodeMemory(e, s.memory)
 		encodeRings(e, s)
 		e.Uint(uint64(len(s.open)))
@@ -185,10 +182,7 @@ func (a *Aligner) decodeDevice(d *frame.Decoder) *device {
 	}
 	for n := d.Uint(); n > 0 && d.Err() == nil; n-- {
 		s := &series{device: x, shard: x.shard, Series: Series{Device: x.id, Parameter: d.Text(), Diagnostic: d.Bool()}, seen: arrival()}
-		if s.past.newest = decodeTime(d); s.past.newest != 0 {
-			s.past.seen, s.past.step = arrival(), max(d.Int(), 0)
-			s.past.advance, s.past.slow = s.past.step, min(max(d.Int(), 0), int64(longestPause))
-		}
+		s.pace = pace{newest: decodeTime(d), slow: min(max(time.Duration(d.Int()), 0), longestPause)}
 		name := parameter{s.Parameter, s.Diagnostic}
 		if d.Err() == nil && x.series[name] != nil {
 			d.Fail("a duplicate series")

@@ -129,7 +129,7 @@ type Next struct {
 type Reading struct {
 	At     time.Time `json:"at"`
 	Value  float64   `json:"value"`
-	Behind float64   `json:"behind_seconds,omitempty"` // how long after their time readings arrive at most, if some are not live and there are pauses
+	Behind float64   `json:"behind_seconds,omitempty"` // how long after its time it arrived, if such readings go on after the end of their slot
 }
 
 // Slot is the last slot of a parameter.

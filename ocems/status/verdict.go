@@ -206,12 +206,7 @@ func (h *Host) judge(d *Device, p *Parameter, now time.Time) Verdict {
 			}
 		}
 		if behind := p.behind(now); behind != "" {
-			return Verdict{Warning, Behind, behind, "set the clock of their source by NTP, or let it send more often"}
-		}
-		for i := range d.Parameters { // all parameters of a device are sent together
-			if q := &d.Parameters[i]; q != p && q.behind(now) != "" {
-				return Verdict{OK, Begins, "its slot waits for readings of " + q.Parameter, ""}
-			}
+			return Verdict{Warning, Behind, behind, "set the clock of their source by NTP, or find out why they arrive late"}
 		}
 		if end := window.Add(spec.SlotLength); p.Reading != nil && p.Reading.At.After(end) && !p.Reading.At.After(now.Add(spec.SlotLength)) {
 			return Verdict{OK, Begins, "readings arrive again: its next slot is " + Time(h.StampOf(end), now), ""}
@@ -272,7 +267,7 @@ func (p *Parameter) behind(now time.Time) string {
 	if now.Sub(r.At.Add(late)).Abs() > spec.SlotLength {
 		return ""
 	}
-	return fmt.Sprintf("its readings arrive up to %s after their time, the last is from %s", strings.TrimSuffix(late.Round(time.Minute).String(), "0s"), Time(r.At, now))
+	return fmt.Sprintf("its readings arrive %s after their time, the last is from %s", strings.TrimSuffix(late.Round(time.Minute).String(), "0s"), Time(r.At, now))
 }
 
 // waiting is the verdict on a device whose slots wait for the board.

@@ -461,12 +461,12 @@ func TestStreams(t *testing.T) {
 	}
 }
 
-// TestSourceThatIsBehind reads an instrument whose clock is behind, each half minute: a slot is due before its last reading
-// comes, and has all its readings all the same.
+// TestSourceThatIsBehind reads an instrument whose clock is behind, each half minute: a slot is due before its readings
+// come, and has all its readings all the same.
 func TestSourceThatIsBehind(t *testing.T) {
 	server := newBoards(t)
 	warmUp(t, server.publicKey)
-	for _, behind := range []time.Duration{3 * time.Hour, 14 * time.Minute, 7 * time.Minute, 2 * time.Minute} {
+	for _, behind := range []time.Duration{3 * time.Hour, 20 * time.Minute} {
 		t.Run(behind.String(), func(t *testing.T) {
 			s := script{plant: plant{devices: []device{{id: "dev"}}, options: map[string]any{"grace": "30s", "settle": "0s"}}}
 			slots := map[int64][]float64{}

@@ -18,7 +18,7 @@ func (v *victim) takeAway(p *process) error {
 		return err
 	}
 	told := filepath.Join(v.disk, "audit.jsonl")
-	gone := filepath.Join(v.disk, fmt.Sprintf("gone-%d", v.kills))
+	gone := filepath.Join(v.disk, fmt.Sprintf("gone-%d", time.Now().UnixNano())) // a life may lose several
 	kinds := []struct {
 		what  string
 		files []string // must exist again

@@ -280,19 +280,12 @@ func (t *Tally) outage(e *Entry) {
 // over ends all open outages.
 func (t *Tally) over(at time.Time) {
 	for _, o := range t.open {
-		o.To = later(at, o.From)
+		o.To = spec.Later(at, o.From)
 	}
 	t.open = nil
 	if t.Over.IsZero() {
 		t.Over = at
 	}
-}
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
 }
 
 // Tally sums up lines.

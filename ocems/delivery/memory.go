@@ -378,7 +378,7 @@ func (a *asks) allow(counted *time.Time, requests int, now time.Time) bool {
 		a.wanted += cost
 	}
 	share := float64(askBurst) / float64(max(a.before, a.wanted))
-	if a.paid = later(a.paid, now); a.paid.Sub(now) > askBurst || rand.Float64() >= share {
+	if a.paid = spec.Later(a.paid, now); a.paid.Sub(now) > askBurst || rand.Float64() >= share {
 		return false
 	}
 	a.paid = a.paid.Add(cost)
@@ -409,7 +409,7 @@ func (d *Delivery) recorded(id slotID, rs []payload.Reading) (same []payload.Rea
 	if err != nil {
 		d.cfg.Logger.Error("cannot read the audit trail: a slot that the server calls stored has to wait", "error", err)
 	}
-	d.lookup.paid = later(d.lookup.paid, begin).Add(10 * time.Since(begin))
+	d.lookup.paid = spec.Later(d.lookup.paid, begin).Add(10 * time.Since(begin))
 	for i, r := range audit.Readings(rs) {
 		for _, f := range found {
 			unit := f.Unit

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/ocems-io/ocems/ocems/audit"
+	"github.com/ocems-io/ocems/ocems/spec"
 )
 
 // evident is how long an outage lasts before the trail records it. A shorter one does not delay a slot for long, and a
@@ -99,7 +100,7 @@ func (d *Delivery) checkOutages() (wait time.Duration) {
 	if s.due.IsZero() {
 		return forever
 	}
-	s.due = later(s.due, now.Add(lookAgain))
+	s.due = spec.Later(s.due, now.Add(lookAgain))
 	return s.due.Sub(now)
 }
 

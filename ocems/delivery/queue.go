@@ -220,9 +220,9 @@ func (q *queue) pickQueued() (stamp int64, due time.Time, ok bool) {
 		}
 		if !ok || failed < often {
 			if q.delay > 0 {
-				ready = later(ready, time.UnixMilli(t).Add(q.delay))
+				ready = spec.Later(ready, time.UnixMilli(t).Add(q.delay))
 			}
-			stamp, due, ok, often = t, later(later(ready, q.tried), q.condition.until), true, failed
+			stamp, due, ok, often = t, spec.Later(spec.Later(ready, q.tried), q.condition.until), true, failed
 		}
 		if often == 0 {
 			break
@@ -236,12 +236,12 @@ func (q *queue) pickParked() (stamp int64, at time.Time, ok bool) {
 	if !ok {
 		stamp, ok = q.nextParked(everBefore, q.parkedTried)
 	}
-	at = later(q.parkedUntil, q.condition.until)
+	at = spec.Later(q.parkedUntil, q.condition.until)
 	first, _ := q.stamps.next(everBefore, (*word).waiting)
 	if status, _ := q.stamps.status(first); status != queued && !q.isLeaving(first) {
 		tooOld := time.UnixMilli(first).Add(spec.MaxAge)
 		if !ok || time.Now().After(tooOld) {
-			stamp, at, ok = first, later(at, tooOld), true
+			stamp, at, ok = first, spec.Later(at, tooOld), true
 		}
 	}
 	return stamp, at, ok

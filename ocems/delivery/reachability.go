@@ -107,10 +107,3 @@ func (l *latency) patience() time.Duration {
 	}
 	return min(max(patienceTimes*usual, minPatience), maxPatience)
 }
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}

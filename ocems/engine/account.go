@@ -157,7 +157,7 @@ func (a *account) refresh(before []status.Device) {
 			if x.held == "" || id.Device == old.DeviceID {
 				x.held, x.heldSince = old.held, old.heldSince
 			}
-			x.read, x.other = later(x.read, old.read), later(x.other, old.other)
+			x.read, x.other = spec.Later(x.read, old.read), spec.Later(x.other, old.other)
 		}
 		for _, p := range old.parameters {
 			was := slot.Series{Device: old.DeviceID, Parameter: p.Parameter.Parameter, Diagnostic: p.Diagnostic}
@@ -219,7 +219,7 @@ func (a *account) expect(d *deviceAccount, now time.Time) {
 	}
 	before, newest := len(d.parameters), time.Time{}
 	for _, p := range d.parameters {
-		newest = later(newest, p.seen())
+		newest = spec.Later(newest, p.seen())
 	}
 	for _, at := range []*time.Time{&d.read, &d.other} {
 		if at.After(now.Add(spec.SlotLength)) { // from a clock that was ahead
@@ -229,7 +229,7 @@ func (a *account) expect(d *deviceAccount, now time.Time) {
 	if !newest.IsZero() && newer(newest, &d.read, now) {
 		d.read = newest
 	}
-	newest = later(newest, d.read)
+	newest = spec.Later(newest, d.read)
 	reports := a.reports(d, now)
 	if !reports || newest.IsZero() || newest.After(now) { // a later time comes from a clock that was ahead
 		newest = now
@@ -254,7 +254,7 @@ func (a *account) expect(d *deviceAccount, now time.Time) {
 
 // reports tells whether a reading of a device without entries is expected. A hub may list devices that do not report.
 func (a *account) reports(d *deviceAccount, now time.Time) bool {
-	return a.perDevice() || now.Sub(later(d.read, d.other)) <= forgetSilent
+	return a.perDevice() || now.Sub(spec.Later(d.read, d.other)) <= forgetSilent
 }
 
 func (p *parameterAccount) any() bool { return p.Parameter.Parameter == status.Any }
@@ -814,7 +814,7 @@ func (p *parameterAccount) neverCame(d *deviceAccount) bool {
 	return p.Reading == nil && p.Slot == nil && d.named > 0
 }
 
-func (p *parameterAccount) lastSeen() time.Time { return later(p.Due, p.seen()) }
+func (p *parameterAccount) lastSeen() time.Time { return spec.Later(p.Due, p.seen()) }
 
 // seen returns when a reading last came, even one that was left out, as far as known.
 func (p *parameterAccount) seen() (at time.Time) {
@@ -822,20 +822,13 @@ func (p *parameterAccount) seen() (at time.Time) {
 		at = p.Reading.At
 	}
 	if p.Slot != nil {
-		at = later(at, p.Slot.Stamp)
+		at = spec.Later(at, p.Slot.Stamp)
 	}
 	if p.Calibrated != nil {
-		at = later(at, *p.Calibrated)
+		at = spec.Later(at, *p.Calibrated)
 	}
 	for _, x := range p.Excluded {
-		at = later(at, x.Noted)
+		at = spec.Later(at, x.Noted)
 	}
 	return at
-}
-
-func later(a, b time.Time) time.Time {
-	if b.After(a) {
-		return b
-	}
-	return a
 }

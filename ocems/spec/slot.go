@@ -27,6 +27,14 @@ func Window(t time.Time, length time.Duration) (start, end time.Time) {
 	return time.UnixMilli(s), time.UnixMilli(s + n)
 }
 
+// Later returns the later of two times.
+func Later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
 // Length returns the time between two readings with this flag.
 func (f Flag) Length() time.Duration {
 	if f.Calibration() {

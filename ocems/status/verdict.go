@@ -330,9 +330,7 @@ func (p *Parameter) lastSeen(d *Device) time.Time {
 	}
 	at := p.Due
 	for _, x := range p.Excluded {
-		if x.Noted.After(at) {
-			at = x.Noted
-		}
+		at = spec.Later(at, x.Noted)
 	}
 	return at
 }
